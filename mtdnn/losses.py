@@ -1,0 +1,205 @@
+"""Tensors → scalar losses and per-example divergences, in float32 (float64 stays float64), in nats.
+
+Every mean here is over what counts: a mean over nothing is 0 with a zero gradient, never NaN, and what does not count
+sends no gradient back even where it is not finite. Dimension letters: B batch, T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtdnn.registry import Registry
+
+IGNORE_INDEX = -100
+"""A label that does not count: the padding of sequence labels, as everywhere in transformers."""
+
+Loss = Callable[..., Tensor]
+"""`loss(logits, labels, mask=None)` → scalar."""
+
+LOSSES: Registry[Loss] = Registry("loss")
+"""The words for `loss:` in a task definition."""
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of the values that count; 0, with a zero gradient, when none does.
+
+    Args:
+        values: any shape, float.
+        mask: the same shape, bool, True = counts; None counts all.
+    """
+    if mask is None:
+        return values.sum() / max(values.numel(), 1)
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B]: the mean of the values of each example that count; 0 for an example where none does.
+
+    Args:
+        values: [B, …], float; [B] is an example's only value.
+        mask: the same shape, bool, True = counts; None counts all.
+    """
+    rows = values.reshape(len(values), -1)
+    if mask is None:
+        return rows.sum(dim=1) / max(rows.shape[1], 1)
+    counts = mask.reshape(rows.shape)
+    return rows.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+
+
+@LOSSES.register("cross_entropy")
+def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of the logits with the given classes, in nats.
+
+    Args:
+        logits: [B, C] or [B, T, C], float, not normalised.
+        labels: [B] or [B, T], long, class numbers; `IGNORE_INDEX` does not count.
+        mask: [B] or [B, T], bool, True = counts; None counts all that are not ignored.
+    Returns:
+        Scalar ≥ 0; 0 when nothing counts.
+    Raises:
+        ValueError: the shape of the labels is not that of the logits without its last dimension.
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {list(logits.shape)} need labels {list(logits.shape[:-1])}, not {list(labels.shape)}")
+    counts = labels != IGNORE_INDEX if mask is None else mask & (labels != IGNORE_INDEX)
+    kept = _wide(logits).masked_fill(~counts.unsqueeze(-1), 0.0)  # so that NaN in padding reaches no gradient
+    total = F.cross_entropy(
+        kept.flatten(0, -2), labels.masked_fill(~counts, IGNORE_INDEX).flatten(), reduction="sum", ignore_index=IGNORE_INDEX
+    )
+    return total / counts.sum().clamp(min=1)
+
+
+@LOSSES.register("soft_cross_entropy")
+def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of the logits with given distributions over the classes, in nats.
+
+    Args:
+        logits: [B, C] or [B, T, C], float, not normalised.
+        labels: the same shape, probabilities (annotators' votes, a teacher's predictions); no gradient flows into them.
+        mask: [B] or [B, T], bool, True = counts; None counts all.
+    Returns:
+        Scalar ≥ 0; 0 when nothing counts.
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    _same_shape(logits, labels)
+    log_p = _log_softmax(logits, mask)
+    terms = (labels.detach().to(log_p.dtype) * log_p).masked_fill(labels == 0, 0.0)  # 0 · log 0 is 0
+    return masked_mean(-terms.sum(dim=-1), mask)
+
+
+@LOSSES.register("mse")
+def mse(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference between predicted and given numbers.
+
+    Args:
+        logits: [B] or [B, 1], float: the predicted numbers.
+        labels: [B] or [B, 1], float.
+        mask: [B], bool, True = counts; None counts all.
+    Returns:
+        Scalar ≥ 0; 0 when nothing counts.
+    Raises:
+        ValueError: the two hold different numbers of values.
+    """
+    numbers, targets = _numbers(logits), _numbers(labels)
+    if mask is not None:  # before the square: its gradient would carry NaN out of what does not count
+        numbers, targets = numbers.masked_fill(~mask, 0.0), targets.masked_fill(~mask, 0.0)
+    return masked_mean(squared_difference(numbers, targets), mask)
+
+
+def squared_difference(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """[B]: squared difference of two sets of predicted numbers, the divergence of regression.
+
+    Args:
+        logits_p, logits_q: [B] or [B, 1], float; gradients flow through both.
+    Raises:
+        ValueError: one of them is neither [B] nor [B, 1], or they hold different numbers of values.
+    """
+    p, q = _numbers(logits_p), _numbers(logits_q)
+    _same_shape(p, q)
+    return (p - q).square()
+
+
+def kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean KL divergence KL(p‖q) between two sets of predictions, in nats.
+
+    Args and errors are those of `symmetric_kl`. For distillation p is the (detached) teacher.
+    """
+    return masked_mean(_kl_values(logits_p, logits_q, mask), mask)
+
+
+def kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B]: KL(p‖q) of each example in nats; for [B, T, C] the mean over the tokens that count."""
+    return masked_mean_per_example(_kl_values(logits_p, logits_q, mask), mask)
+
+
+def symmetric_kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean symmetric KL divergence between two sets of predictions, in nats.
+
+    Args:
+        logits_p, logits_q: [B, C] or [B, T, C], float, not normalised; gradients flow through both. A logit of −inf
+            in both (a candidate that is not there) adds nothing.
+        mask: [B] or [B, T], bool, True = counts; None counts all.
+    Returns:
+        Scalar ≥ 0: KL(p‖q) + KL(q‖p), averaged over what counts; 0 when nothing counts.
+    Raises:
+        ValueError: the two shapes differ.
+    Source: Jiang et al. 2020, arXiv 1911.03437, smoothness loss for classification. Added here: the mask.
+    """
+    return masked_mean(_symmetric_kl_values(logits_p, logits_q, mask), mask)
+
+
+def symmetric_kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B]: symmetric KL divergence of each example, in nats.
+
+    Args and errors are those of `symmetric_kl`. For [B, T, C] it is the mean over the tokens of the example that
+    count, and 0 for an example where none does.
+    """
+    return masked_mean_per_example(_symmetric_kl_values(logits_p, logits_q, mask), mask)
+
+
+def _kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tensor:
+    """[B] or [B, T]: KL(p‖q); arbitrary but finite where the mask is False."""
+    _same_shape(logits_p, logits_q)
+    log_p, log_q = _log_softmax(logits_p, mask), _log_softmax(logits_q, mask)
+    impossible = log_p.isneginf()  # p log p is 0 at p = 0
+    return (log_p.exp() * (log_p - log_q).masked_fill(impossible, 0.0)).sum(dim=-1)
+
+
+def _symmetric_kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tensor:
+    """[B] or [B, T]: KL(p‖q) + KL(q‖p); arbitrary but finite where the mask is False.
+
+    Computed as Σ (p−q)(log p − log q). Summing the two divergences instead would subtract numbers of the size of the
+    change δ to find one of the size δ²: at the published ε of SMART (δ² near 1e-6) most digits of float32 would be lost.
+    """
+    _same_shape(logits_p, logits_q)
+    log_p, log_q = _log_softmax(logits_p, mask), _log_softmax(logits_q, mask)
+    impossible = log_p.isneginf() & log_q.isneginf()
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q).masked_fill(impossible, 0.0)).sum(dim=-1)
+
+
+def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Log probabilities; uniform, without gradient, where the mask is False."""
+    wide = _wide(logits)
+    return F.log_softmax(wide if mask is None else wide.masked_fill(~mask.unsqueeze(-1), 0.0), dim=-1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 when they come so."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """[B] from [B] or [B, 1]. Broadcasting one against the other would silently compare all pairs."""
+    if values.dim() == 1 or (values.dim() == 2 and values.shape[1] == 1):
+        return _wide(values.reshape(-1))
+    raise ValueError(f"one number per example is a tensor [B] or [B, 1], not {list(values.shape)}")
+
+
+def _same_shape(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise ValueError(f"shapes differ: {list(first.shape)} and {list(second.shape)}")
