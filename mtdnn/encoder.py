@@ -1,0 +1,208 @@
+"""Token ids → word embeddings → hidden states, for any Hugging Face encoder.
+
+Dimensions: B batch, T tokens, E size of the word embeddings, H hidden. The two halves `embed` and `encode` are apart so
+that a regularizer may encode other word embeddings than the ones looked up; together they are the plain forward.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+from mtdnn.errors import ConfigError, fault
+
+_LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
+
+
+class Encoder(nn.Module):
+    """Hidden states of a pretrained encoder, reached through its word embeddings.
+
+    Args:
+        backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
+        pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it; None without one.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, *, execution: str = "auto", pooler: dict[str, Tensor] | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.hidden_size: int = backbone.config.hidden_size
+        self.num_layers: int = backbone.config.num_hidden_layers
+        self._pooler = pooler
+        self._position_offset = position_offset(backbone)
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.register_module("pooler", None)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        execution: str = "auto",
+        gradient_checkpointing: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> Encoder:
+        """The encoder of a hub name or of a local folder, in evaluation mode.
+
+        Args:
+            gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
+            dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
+        Raises:
+            ConfigError: no configuration, no weights, weights of another architecture, or not an encoder.
+        """
+        where = str(name_or_folder)
+        refuse_decoders(read_config(where), where)
+        backbone, missing = read_backbone(where, dtype)
+        if gradient_checkpointing:
+            if not backbone.supports_gradient_checkpointing:
+                found = f"{type(backbone).__name__} cannot recompute its layers"
+                raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        has_pooler = not any("pooler" in name for name in missing)
+        return cls(backbone, execution=execution, pooler=pooler_weights(backbone) if has_pooler else None).eval()
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The Hugging Face configuration of the backbone."""
+        return self.backbone.config
+
+    @property
+    def _word_embeddings(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.backbone.get_input_embeddings())
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens one example may have; None where positions are only relative."""
+        embeddings = getattr(self.backbone, "embeddings", None)
+        if getattr(embeddings, "position_embeddings", embeddings) is None:
+            return None
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None or limit < 0 else limit - self._position_offset
+
+    def embedding_rms(self) -> float:
+        """Root mean square of all word embeddings: the unit in which relative perturbations are given."""
+        return self._word_embeddings.weight.detach().float().square().mean().sqrt().item()
+
+    def pooler_state(self) -> dict[str, Tensor] | None:
+        """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler, or None when it held none."""
+        return self._pooler
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of a parameter, for rates that differ by layer: 0 embeddings, 1 … num_layers, the top for what follows.
+
+        ALBERT shares one layer among many depths: it gets the deepest of them.
+        """
+        found = _LAYER.search(parameter_name)
+        if found is None:
+            return 0 if "embed" in parameter_name else self.num_layers
+        if found.group(1) == "albert_layer_groups":
+            return (int(found.group(2)) + 1) * self.num_layers // self.config.num_hidden_groups
+        return int(found.group(2)) + 1
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[B, T] token ids → [B, T, E] word embeddings alone, without positions, types or normalisation."""
+        return self._word_embeddings(input_ids)
+
+    def encode(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Hidden states of word embeddings.
+
+        Args:
+            embeddings: [B, T, E]; gradients flow to them, none to those at padding.
+            mask: [B, T] bool, True = real token.
+            token_type_ids: [B, T] long, or None; families without token types ignore them.
+        Returns:
+            [B, T, H]; zero at padding.
+        """
+        self._check_length(mask)
+        return self._encode_padded(embeddings, mask, token_type_ids)
+
+    def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
+        return self.encode(self.embed(input_ids), mask, token_type_ids)
+
+    def _check_length(self, mask: Tensor) -> None:
+        limit = self.max_positions
+        if limit is not None and mask.shape[1] > limit:
+            raise ValueError(f"{mask.shape[1]} tokens in a row; this encoder takes at most {limit}")
+
+    def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        inputs: dict[str, Tensor] = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
+        if self._position_offset:
+            inputs["position_ids"] = position_ids(mask, self._position_offset)
+        if token_type_ids is not None and has_token_types(self.config):
+            inputs["token_type_ids"] = token_type_ids
+        hidden = self.backbone(**inputs).last_hidden_state
+        return hidden.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def position_offset(backbone: PreTrainedModel) -> int:
+    """Number of the first position: 0, but padding index + 1 for RoBERTa, XLM-R, MPNet and their kin."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def position_ids(mask: Tensor, offset: int) -> Tensor:
+    """[B, T] positions as each family counts them: columns, or with an offset real tokens only (padding stays below)."""
+    if offset == 0:
+        return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return (mask.cumsum(1) * mask) + (offset - 1)
+
+
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Whether the family distinguishes the two texts of a pair; RoBERTa has one type, DistilBERT none."""
+    return getattr(config, "type_vocab_size", 0) > 1
+
+
+def read_config(where: str) -> PretrainedConfig:
+    """The configuration of a hub name or folder; ConfigError when there is none that can be read."""
+    try:
+        return AutoConfig.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        fix = "Give a Hugging Face hub name, or a folder that holds config.json."
+        raise ConfigError(fault(where, "encoder", f"no configuration found ({_first_line(error)})", fix)) from error
+
+
+def refuse_decoders(config: PretrainedConfig, where: str) -> None:
+    """ConfigError for encoder-decoders and for families that only predict the next token."""
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder"
+    elif getattr(config, "is_decoder", False) or (
+        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    ):
+        kind = "a decoder"
+    else:
+        return
+    fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
+    raise ConfigError(fault(where, "encoder", f"'{config.model_type}' is {kind}", fix))
+
+
+def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+    """The model of a hub name or folder, and the names of the pooler's weights that the files do not hold."""
+    try:
+        backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        fix = "Give a folder with model.safetensors as save_pretrained writes it."
+        raise ConfigError(fault(where, "encoder", f"weights cannot be loaded ({_first_line(error)})", fix)) from error
+    missing = sorted(info["missing_keys"])
+    lacking = [name for name in missing if "pooler" not in name]
+    if lacking:
+        found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
+        raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; mend or choose again."))
+    return backbone, missing
+
+
+def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Copies of the weight and bias of the pooler's dense layer (BERT, ALBERT, …), or None without one."""
+    pooler = getattr(backbone, "pooler", None)
+    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
+    return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
