@@ -1,0 +1,44 @@
+"""What a user did wrong, said so that it can be mended: where, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MtdnnError(Exception):
+    """A mistake in what the user gave, or a state of the machine only the user can change.
+
+    The command line prints the faults, one a line, and ends with status 2; there is no traceback.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class ConfigError(MtdnnError):
+    """A fault in a task definition, a run, a study, or in a word given on the command line."""
+
+
+class DataError(MtdnnError):
+    """A fault in rows, in a prepared store, in predictions or in a checkpoint."""
+
+
+def fault(where: str, key: str, found: str, fix: str = "") -> str:
+    """One line `<where>: <key>: <found>. <fix>`; an empty part is left out, punctuation with it."""
+    place = ": ".join(part for part in (where, key) if part)
+    text = f"{place}: {found}" if place else found
+    return f"{text.rstrip('.')}. {fix}" if fix else text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'accuracy'?` for the nearest known word, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`"""
+    names = list(known)
+    return f"unknown {kind} '{word}'; known: {', '.join(names)}.{did_you_mean(word, names)}"

@@ -1,0 +1,56 @@
+"""Hidden states → logits.
+
+Dimensions: N sequences, T tokens, H hidden, C outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mtdnn.batch import Batch
+from mtdnn.registry import Registry
+
+HEADS: Registry[type[nn.Module]] = Registry("head")
+
+ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": torch.relu}
+
+
+@HEADS.register("pooled")
+class PooledHead(nn.Module):
+    """First token → dense(H, H) → activation → dropout → linear(H, C).
+
+    The layout of the classification heads of BERT and its family, so that it exports to their
+    `AutoModelForSequenceClassification` with equal logits.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer.
+        activation: tanh | gelu | relu.
+        initializer_std: of the weights' normal distribution, BERT's 0.02; biases start at 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_outputs: int,
+        *,
+        dropout: float,
+        activation: str = "tanh",
+        initializer_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        for layer in (self.dense, self.output):
+            nn.init.normal_(layer.weight, std=initializer_std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, C] of hidden states [N, T, H]."""
+        pooled = self.activation(self.dense(hidden[:, 0]))
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits

@@ -1,0 +1,59 @@
+"""One shared encoder and one head per task name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mtdnn.batch import Batch
+from mtdnn.encoder import Encoder
+from mtdnn.task_types.base import TaskType
+
+
+class MultiTaskModel(nn.Module):
+    """MT-DNN (Liu et al. 2019, figure 1): shared layers, task-specific output layers.
+
+    Args:
+        encoder: shared by all tasks.
+        task_types: task name → the task seen through its type; a head is built for each.
+    """
+
+    def __init__(self, encoder: Encoder, task_types: Mapping[str, TaskType]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.task_types = dict(task_types)
+        self.heads = nn.ModuleDict(
+            {
+                name: task_type.build_head(encoder.hidden_size, activation=encoder.head_activation)
+                for name, task_type in task_types.items()
+            }
+        )
+
+    def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+        """Logits of the batch's task.
+
+        Args:
+            batch: N sequences of T tokens.
+            embeddings: [N, T, E], word embeddings in place of those of the batch's tokens.
+        """
+        return self.task_logits(batch.task, self.hidden(batch, embeddings), batch)
+
+    def hidden(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+        """Hidden states [N, T, H]; what lies on padding is undefined."""
+        if embeddings is None:
+            embeddings = self.encoder.embed(batch.inputs["input_ids"])
+        return self.encoder.encode(embeddings, batch.mask, batch.inputs.get("token_type_ids"))
+
+    def task_logits(self, task: str, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits of one task's head for hidden states, whichever task the batch was made for."""
+        return self.task_types[task].logits(self.heads[task], hidden, batch)
+
+    def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
+        """Prediction records of several tasks from one pass through the encoder."""
+        with torch.inference_mode():
+            hidden = self.hidden(batch)
+            return {
+                task: self.task_types[task].predict(self.task_logits(task, hidden, batch), batch) for task in tasks
+            }

@@ -1,0 +1,57 @@
+"""One seed → named, independent streams of random numbers.
+
+Every random draw of a run names its stream ("order", "dropout", "noise", …), so that adding draws to one stream (a
+regularizer, say) moves no other. Nothing here or elsewhere depends on Python's own hash or on global random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for the stream called `names`: the same in every process and on every machine."""
+    text = "\x1f".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A NumPy generator for the stream called `names`."""
+    import numpy as np
+
+    return np.random.default_rng(derive_seed(seed, *names))
+
+
+def torch_generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A PyTorch generator for the stream called `names`."""
+    import torch
+
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
+
+
+def seed_default_generators(seed: int, *names: str | int) -> None:
+    """Seed PyTorch's default generators (CPU and accelerator) for the stream called `names`.
+
+    `nn.Dropout` draws from them and takes no generator of its own. The trainer calls this before each forward pass with
+    ("dropout", step, …): masks are then a function of the seed and the step, whatever else was drawn before.
+    """
+    import torch
+
+    torch.manual_seed(derive_seed(seed, *names))
+
+
+@contextmanager
+def preserved_default_generators() -> Iterator[None]:
+    """Draws from PyTorch's default generators inside leave their state outside as it was."""
+    import torch
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,192 @@
+"""task_defs/*.yml → frozen TaskDef, each key remembering its file:line.
+
+Only the shape of a block is checked here. Words that name plug-ins (task type, metrics, loss, regularizer) are checked
+against their registries where tasks are assembled.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+
+from mtdnn import legacy
+from mtdnn.errors import ConfigError, fault
+from mtdnn.yaml_source import KeyPath, YamlSource, read_yaml, validated
+
+logger = logging.getLogger(__name__)
+
+
+class Frozen(BaseModel):
+    """A part of a definition: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(BaseModel):
+    """A plug-in by name with its options: `{name: smart, weight: 3}`, or the bare word `smart`.
+
+    The options stay as given; the plug-in's own class checks them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(description="Registered name, or dotted path of a class living elsewhere.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NamedOrWord = Annotated[Named, BeforeValidator(_named)]
+
+
+def _tuple_of_words(value: object) -> object:
+    """One word, a number (labels such as 0 and 1) or a list of them, as a tuple of words.
+
+    YAML reads a bare `yes` or `off` as a truth value; the word cannot be told from it any more, so it is refused.
+    """
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(item, bool) for item in items):
+        raise ValueError("YAML reads yes/no/on/off/true/false without quotes as truth values; put the word in quotes")
+    return tuple(str(item) if isinstance(item, (int, float)) else item for item in items)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words)]
+
+
+class Source(Frozen):
+    """A Hugging Face data set to read the rows from, in place of files."""
+
+    path: str = Field(description="Data set name on the hub, or a local folder.")
+    name: str | None = Field(None, description="Configuration of the data set.")
+    columns: dict[str, str] = Field({}, description="Ours → theirs, for columns that are named otherwise there.")
+    splits: dict[str, str] = Field({}, description="Ours → theirs, for splits that are named otherwise there.")
+
+
+class InitHead(Frozen):
+    """A trained head that a new one starts from."""
+
+    from_: str = Field(alias="from", description="Task of the run named by `encoder: {run: …}`.")
+    labels: dict[str, str] = Field(
+        {}, description="Our label → theirs, whose output rows start ours. Empty: the dense layer only."
+    )
+
+
+class TaskDef(Frozen):
+    """One task: what its rows hold, how it is learnt and how it is measured."""
+
+    name: str = Field(description="Letters, digits, '_' and '-'; also the folder of its rows.")
+    task_type: str = Field(description="classification | regression | ranking | sequence_labeling | span | masked_lm")
+    inputs: Words = Field(("text",), description="Names of the text columns, in order.")
+    labels: Words = Field((), description="Label names; their order is the order of the logits.")
+    metrics: Words = Field((), description="Reported metrics, the main one first. Default: by task type.")
+    splits: dict[str, Words] = Field(
+        {"train": ("train",), "dev": ("dev",)}, description="Role (train, dev, test) → names of the splits."
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the output layer; 0 turns it off.")
+    loss: str | None = Field(None, description="Default: by task type.")
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor of this task's loss.")
+    batch_size: int | None = Field(None, ge=1, description="Rows in a batch. Default: the run's.")
+    max_length: int = Field(256, ge=3, description="Tokens of a row, special ones included; longer rows are cut.")
+    max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
+    regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
+    head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
+    init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
+    source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
+    options: dict[str, Any] = Field({}, description="Keys of this task type alone; flat in YAML.")
+
+    _yaml: YamlSource | None = PrivateAttr(None)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError("a task's name has only letters, digits, '_' and '-', as it names folders")
+        return name
+
+    @field_validator("labels", "inputs", "metrics")
+    @classmethod
+    def _no_twins(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        twins = sorted({word for word in words if words.count(word) > 1})
+        if twins:
+            raise ValueError(f"'{twins[0]}' is given twice")
+        return words
+
+    @field_validator("splits")
+    @classmethod
+    def _known_roles(cls, splits: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for role in splits:
+            if role not in ("train", "dev", "test"):
+                raise ValueError(f"unknown role '{role}'; known: train, dev, test")
+        return splits
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Every split of every role, each once."""
+        return tuple(dict.fromkeys(name for names in self.splits.values() for name in names))
+
+    @property
+    def regularizer_off(self) -> bool:
+        """True when the block says `regularizer: none`."""
+        return self.regularizer is not None and self.regularizer.name == "none"
+
+    def where(self, key: str = "") -> str:
+        """`file:line` of a key of this block (dots for inner keys), or the task's name when it was made in Python."""
+        if self._yaml is None:
+            return self.name
+        keys: KeyPath = (self.name, *key.split(".")) if key else (self.name,)
+        return self._yaml.where(keys)
+
+    def fault(self, key: str, found: str, fix: str = "") -> str:
+        """A fault of one key of this block, with its place."""
+        return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
+
+
+def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
+    """Task name → TaskDef, in the order of the file; the native schema or the original toolkit's.
+
+    Raises:
+        ConfigError: every fault of every block, with file:line.
+    """
+    source = read_yaml(path)
+    value = source.value
+    if legacy.is_legacy(value):
+        value, remarks = legacy.translate(value)
+        for remark in remarks:
+            logger.info("%s: %s", path, remark)
+    tasks: dict[str, TaskDef] = {}
+    faults: list[str] = []
+    for name, block in value.items():
+        try:
+            tasks[str(name)] = task_def_from(str(name), block, source)
+        except ConfigError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise ConfigError(faults)
+    return tasks
+
+
+def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
+    """One block as a TaskDef; keys that no task shares go to `options`, for the task type to check.
+
+    Raises:
+        ConfigError: every fault of the block.
+    """
+    source = source or YamlSource(path=name, value={})
+    if not isinstance(block, dict):
+        found = f"{block!r} is not a mapping of keys to values"
+        raise ConfigError(fault(source.where((name,)), name, found, "See docs/task_definitions.md for the keys."))
+    common = {key: value for key, value in block.items() if key in TaskDef.model_fields and key != "options"}
+    options = {str(key): value for key, value in block.items() if key not in common}
+    task = validated(TaskDef, {"name": name, **common, "options": options}, source, (name,))
+    task._yaml = source if source.lines else None
+    return task

@@ -1,0 +1,100 @@
+"""One label out of several for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.errors import did_you_mean
+from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
+
+
+@TASK_TYPES.register("classification")
+class Classification(TaskType):
+    """Single-label classification; labels are stored as their place in the task's list."""
+
+    default_metrics = ("accuracy",)
+    default_loss = "cross_entropy"
+    losses = ("cross_entropy",)
+    metrics = (
+        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "cross_entropy", "ece",
+    )  # fmt: skip
+    label_dtype = "int64"
+    sample_block = {
+        "task_type": "classification",
+        "inputs": ["premise", "hypothesis"],
+        "labels": ["entailment", "neutral"],
+    }
+    sample_rows = (
+        "1\tentailment\tThe red kite flew over the barn.\tA kite flew.",
+        "2\tneutral\tTwo boys carry a bucket.\tThe bucket is full of apples.",
+        "3\tneutral\tRain.\tIt rained all night.",
+    )
+
+    def __init__(self, task: TaskDef) -> None:
+        super().__init__(task)
+        self._index = {label: index for index, label in enumerate(task.labels)}
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if len(task.labels) < 2:
+            found.append(task.fault("labels", f"{len(task.labels)} labels", "Classification needs at least two."))
+        if "f1" in task.metrics and len(task.labels) > 2:
+            fix = "Use f1_macro or f1_micro; f1 is that of the second of two labels."
+            found.append(task.fault("metrics", f"f1 with {len(task.labels)} labels", fix))
+        return found
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.task.labels)
+
+    def parse_label(self, text: str) -> str:
+        if text not in self._index:
+            place = f"{self.task.name}.labels ({self.task.where('labels')})"
+            found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"
+            raise RowError("label", found, "Fix the row, or add the label.")
+        return text
+
+    def stored_label(self, label: str | None) -> int:
+        return IGNORED if label is None else self._index[label]
+
+    def label_name(self, stored: int) -> str | None:
+        return None if stored == IGNORED else self.task.labels[stored]
+
+    def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
+        """[B] long; IGNORED for rows without a label."""
+        return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.int64))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_function(logits, batch.labels)
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        if symmetric:
+            return symmetric_kl_per_example(logits_p, logits_q)
+        return kl_per_example(logits_q, logits_p)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        probabilities = torch.softmax(logits.float(), dim=-1).cpu()
+        labels = [IGNORED] * len(batch) if batch.labels is None else batch.labels.tolist()
+        return [
+            {
+                "id": row_id,
+                "prediction": self.task.labels[best],
+                "label": self.label_name(label),
+                "scores": dict(zip(self.task.labels, scores, strict=True)),
+            }
+            for row_id, best, label, scores in zip(
+                batch.row_ids, probabilities.argmax(-1).tolist(), labels, probabilities.tolist(), strict=True
+            )
+        ]

@@ -1,0 +1,70 @@
+"""One number for a text or a pair of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtdnn.batch import Batch
+from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
+
+
+@TASK_TYPES.register("regression")
+class Regression(TaskType):
+    """A real number; a row without one is stored as NaN."""
+
+    default_metrics = ("pearson", "spearman")
+    default_loss = "mse"
+    losses = ("mse",)
+    metrics = ("pearson", "spearman", "mse", "mae")
+    label_dtype = "float32"
+    sample_block = {"task_type": "regression", "inputs": ["first", "second"]}
+    sample_rows = (
+        "1\t4.5\tA goat eats grass.\tA goat is eating grass.",
+        "2\t0\tThe lamp is off.\tHe swam across the lake in an hour.",
+        "3\t2.25\tShe paints.\tShe draws.",
+    )
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    def parse_label(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise RowError("label", f"'{text}' is not a number", "Give a number such as 2.5.") from error
+        if not math.isfinite(value):
+            raise RowError("label", f"'{text}' is not a finite number", "Give a number, or leave it empty.")
+        return value
+
+    def stored_label(self, label: float | None) -> float:
+        return math.nan if label is None else label
+
+    def label_name(self, stored: float) -> float | None:
+        return None if math.isnan(stored) else float(stored)
+
+    def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
+        """[B] float32; NaN for rows without a label."""
+        return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.float32))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_function(logits.squeeze(-1), batch.labels)
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        return ((logits_p - logits_q) ** 2).squeeze(-1)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        labels = [math.nan] * len(batch) if batch.labels is None else batch.labels.tolist()
+        return [
+            {"id": row_id, "prediction": value, "label": self.label_name(label), "scores": {}}
+            for row_id, value, label in zip(batch.row_ids, logits.float().squeeze(-1).tolist(), labels, strict=True)
+        ]

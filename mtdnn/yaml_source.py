@@ -1,0 +1,151 @@
+"""YAML text → plain values that remember the line each key stands on, and pydantic faults told by file:line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mtdnn.errors import ConfigError, fault, unknown
+
+KeyPath = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class YamlSource:
+    """A YAML document: its value, and the line of every key in it.
+
+    Attributes:
+        path: the file, for messages.
+        value: the plain mapping.
+        lines: key path, e.g. ("mnli", "labels", 0) → line, counted from 1.
+    """
+
+    path: str
+    value: dict[str, Any]
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+
+    def where(self, keys: KeyPath) -> str:
+        """`file:line` of a key, or of the nearest enclosing key that has a line of its own."""
+        for end in range(len(keys), -1, -1):
+            if keys[:end] in self.lines:
+                return f"{self.path}:{self.lines[keys[:end]]}"
+        return self.path
+
+
+def read_yaml(path: str | Path) -> YamlSource:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not YAML, a key given twice, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(fault(str(path), "", f"cannot be read: {error.strerror}", "Check the path.")) from error
+    except UnicodeDecodeError as error:
+        found = f"not UTF-8 (byte {error.start})"
+        raise ConfigError(fault(str(path), "", found, "Save the file as UTF-8.")) from error
+    return parse_yaml(text, path=str(path))
+
+
+def parse_yaml(text: str, *, path: str) -> YamlSource:
+    """The mapping in a YAML text; `path` names it in messages. Raises as `read_yaml`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(fault(f"{path}:{line}", "", f"not valid YAML: {error.problem}")) from error
+    if node is None:
+        raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(fault(f"{path}:1", "", "not a mapping of keys to values"))
+    lines: dict[KeyPath, int] = {}
+    faults: list[str] = []
+    _walk(node, (), lines, faults, path)
+    if faults:
+        raise ConfigError(faults)
+    return YamlSource(path=path, value=yaml.safe_load(text), lines=lines)
+
+
+def _walk(node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int], faults: list[str], path: str) -> None:
+    """Note the line of every key below `node`; a key given twice is a fault, where YAML would keep the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*keys, index)] = item.start_mark.line + 1
+            _walk(item, (*keys, index), lines, faults, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        here = (*keys, str(key_node.value))
+        line = key_node.start_mark.line + 1
+        if here in lines:
+            found = f"given twice, first at line {lines[here]}"
+            faults.append(fault(f"{path}:{line}", ".".join(map(str, here)), found, "Remove or rename one."))
+        lines[here] = line
+        _walk(value_node, here, lines, faults, path)
+
+
+def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPath = ()) -> Model:
+    """`value` as `model`.
+
+    Raises:
+        ConfigError: every fault pydantic finds, each with the file:line of its key below `keys`.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        details = [detail for detail in error.errors() if not _other_member(detail, error.errors())]
+        faults = [_told(detail, model, source, keys) for detail in details]
+        raise ConfigError(list(dict.fromkeys(faults))) from error
+
+
+def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """True for "should be a string" about a mapping that another member of the same union read further into."""
+    parent = detail["loc"][:-1]
+    deeper = any(len(other["loc"]) > len(detail["loc"]) and other["loc"][: len(parent)] == parent for other in details)
+    return detail["type"] == "string_type" and isinstance(detail["input"], dict) and deeper
+
+
+def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath) -> str:
+    """One pydantic fault as `file:line: key: found. fix`."""
+    here = (*keys, *_named_in(detail["loc"], source, keys))
+    if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
+        here = (*here, detail["loc"][-1])
+    name = ".".join(str(key) for key in here)
+    if detail["type"] == "extra_forbidden":
+        return fault(source.where(here), name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
+    if detail["type"] == "missing":
+        return fault(source.where(here), name, "is missing", "Add it.")
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    shown = "" if isinstance(given, (dict, list)) else f"{given!r}: "
+    return fault(source.where(here), name, f"{shown}{message[:1].lower()}{message[1:]}")
+
+
+def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:
+    """The part of a pydantic location that stands in the file: without the names of union members."""
+    path: KeyPath = ()
+    for part in loc:
+        if (*keys, *path, part) in source.lines or not source.lines or not path:
+            path = (*path, part)
+    return path
+
+
+def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Names of the fields of the model found at `path` below `model`, following plain and optional model fields."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        inner = [item for item in (annotation, *getattr(annotation, "__args__", ())) if isinstance(item, type)]
+        models = [item for item in inner if issubclass(item, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

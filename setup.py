@@ -1,0 +1,38 @@
+"""Installs mtdnn; tool settings lie in pyproject.toml, tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mtdnn",
+    version="0.1.0",
+    description="Multi-task fine-tuning of one shared encoder, with SMART as a per-task objective",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["mtdnn", "mtdnn.*"]),
+    package_data={"mtdnn": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.0",
+        "datasets>=4.0",
+        "accelerate>=1.10",
+        "tokenizers>=0.21",
+        "safetensors>=0.5",
+        "pydantic>=2.7",
+        "jsonargparse>=4.35",
+        "PyYAML>=6.0",
+        "numpy>=1.26",
+        "pyarrow>=17",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "tensorboard>=2.16",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["mtdnn = mtdnn.cli:main"]},
+)
