@@ -61,9 +61,15 @@ def test_symmetric_kl_in_float32_keeps_its_digits_for_a_tiny_change() -> None:
     p = random_logits(64, 3, seed=3)
     q = p + 1e-3 * random_logits(64, 3, seed=4)
     exact = symmetric_kl(p, q)  # near 1e-6: what SMART's published ε gives
-    rounded_inputs = symmetric_kl(p.float(), q.float())
-    # Logits of size 1 are rounded by 6e-8, a relative 6e-5 of the change; the two divergences added apart are off by 1e-2.
-    assert rounded_inputs.item() == pytest.approx(exact.item(), rel=1e-3)
+    rounded = symmetric_kl(p.float(), q.float())
+    # Logits of size 1 are rounded by 6e-8: a relative 6e-5 of the change of 1e-3.
+    assert rounded.item() == pytest.approx(exact.item(), rel=1e-3)
+
+
+def test_symmetric_kl_is_never_negative_however_small_the_change() -> None:
+    p = random_logits(1000, 3, seed=3, dtype=torch.float32)
+    q = p + 1e-7 * random_logits(1000, 3, seed=4, dtype=torch.float32)
+    assert (symmetric_kl_per_example(p, q) >= 0).all()
 
 
 def test_symmetric_kl_sends_gradients_through_both_arguments() -> None:
