@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, fault
 from mtdnn.task_def import Frozen, Named, NamedOrWord, Words
 from mtdnn.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 
@@ -91,13 +91,12 @@ class RunConfig(Frozen):
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
-    @model_validator(mode="after")
-    def _positive_intervals(self) -> RunConfig:
-        for name in ("evaluate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} must be at least 1 step, or epoch, or never")
-        return self
+    @field_validator("evaluate_every", "checkpoint_every")
+    @classmethod
+    def _positive_interval(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("no interval; give at least 1 step, or epoch, or never")
+        return value
 
     def to_yaml(self) -> str:
         """YAML text that loads to an equal RunConfig."""
@@ -115,11 +114,11 @@ def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any]
     """
     source = read_yaml(path) if path is not None else YamlSource(path="command line", value={})
     value, lines = dict(source.value), dict(source.lines)
-    for dotted, given in (overrides or {}).items():
-        keys = tuple(dotted.split("."))
-        _set(value, keys, given, dotted)
+    flags = [tuple(dotted.split(".")) for dotted in overrides or {}]
+    for keys, given in zip(flags, (overrides or {}).values(), strict=True):
+        _set(value, keys, given)
         lines = {at: line for at, line in lines.items() if at[: len(keys)] != keys}
-    return validated(RunConfig, value, YamlSource(path=source.path, value=value, lines=lines))
+    return validated(RunConfig, value, YamlSource(path=source.path, value=value, lines=lines, flags=flags))
 
 
 def run_config_from_yaml(text: str, *, path: str = "run.yml") -> RunConfig:
@@ -128,14 +127,15 @@ def run_config_from_yaml(text: str, *, path: str = "run.yml") -> RunConfig:
     return validated(RunConfig, source.value, source)
 
 
-def _set(value: dict[str, Any], keys: tuple[str, ...], given: object, dotted: str) -> None:
+def _set(value: dict[str, Any], keys: tuple[str, ...], given: object) -> None:
     """Put `given` at a key path; a word on the way (`mixing: temperature`) becomes {name: word}."""
     for key in keys[:-1]:
         inner = value.get(key)
         if isinstance(inner, str):
-            inner = {"name": inner}
+            inner = {} if key == "encoder" else {"name": inner}  # an encoder is a word or a run, never both
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"--{dotted}: {key} holds {inner!r}, not a mapping. Give --{key} as a whole.")
+            found = f"{key} holds {inner!r}, not a mapping"
+            raise ConfigError(fault("--" + ".".join(keys), "", found, f"Give --{key} as a whole."))
         value[key] = dict(inner or {})
         value = value[key]
     value[keys[-1]] = given

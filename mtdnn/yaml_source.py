@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,15 @@ KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `1e-5` is a number, as in YAML 1.2; PyYAML alone takes it for a word."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 @dataclass(frozen=True)
 class YamlSource:
     """A YAML document: its value, and the line of every key in it.
@@ -25,18 +35,32 @@ class YamlSource:
         path: the file, for messages.
         value: the plain mapping.
         lines: key path, e.g. ("mnli", "labels", 0) → line, counted from 1.
+        flags: key paths whose value was given on the command line, not in the file.
     """
 
     path: str
     value: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    flags: Collection[KeyPath] = ()
 
     def where(self, keys: KeyPath) -> str:
-        """`file:line` of a key, or of the nearest enclosing key that has a line of its own."""
-        for end in range(len(keys), -1, -1):
+        """`file:line` of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.flags:
+                return "--" + ".".join(map(str, keys[:end]))
             if keys[:end] in self.lines:
                 return f"{self.path}:{self.lines[keys[:end]]}"
         return self.path
+
+    def holds(self, keys: KeyPath) -> bool:
+        """Whether the document has that key."""
+        value: Any = self.value
+        for key in keys:
+            inner = isinstance(value, list) and isinstance(key, int) and key < len(value)
+            if not inner and not (isinstance(value, dict) and key in value):
+                return False
+            value = value[key]
+        return True
 
 
 def read_yaml(path: str | Path) -> YamlSource:
@@ -59,7 +83,7 @@ def read_yaml(path: str | Path) -> YamlSource:
 def parse_yaml(text: str, *, path: str) -> YamlSource:
     """The mapping in a YAML text; `path` names it in messages. Raises as `read_yaml`."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(fault(f"{path}:{line}", "", f"not valid YAML: {error.problem}")) from error
@@ -72,7 +96,19 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     _walk(node, (), lines, faults, path)
     if faults:
         raise ConfigError(faults)
-    return YamlSource(path=path, value=yaml.safe_load(text), lines=lines)
+    return YamlSource(path=path, value=yaml.load(text, Loader=Loader), lines=lines)
+
+
+def parse_value(text: str, *, where: str) -> object:
+    """The value of a YAML text on its own, as after `--key`: a number, a word, `{name: smart, weight: 3}`, …
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(fault(where, "", f"{text!r} is not valid YAML", "Put it in quotes if it is text.")) from error
 
 
 def _walk(node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int], faults: list[str], path: str) -> None:
@@ -119,22 +155,24 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
     here = (*keys, *_named_in(detail["loc"], source, keys))
     if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
         here = (*here, detail["loc"][-1])
-    name = ".".join(str(key) for key in here)
+    where, name = source.where(here), ".".join(str(key) for key in here)
+    if where == f"--{name}":
+        name = ""
     if detail["type"] == "extra_forbidden":
-        return fault(source.where(here), name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
+        return fault(where, name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
     if detail["type"] == "missing":
-        return fault(source.where(here), name, "is missing", "Add it.")
+        return fault(where, name, "is missing", "Add it.")
     message = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, (dict, list)) else f"{given!r}: "
-    return fault(source.where(here), name, f"{shown}{message[:1].lower()}{message[1:]}")
+    return fault(where, name, f"{shown}{message[:1].lower()}{message[1:]}")
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:
     """The part of a pydantic location that stands in the file: without the names of union members."""
     path: KeyPath = ()
     for part in loc:
-        if (*keys, *path, part) in source.lines or not source.lines or not path:
+        if not path or not source.value or source.holds((*keys, *path, part)):
             path = (*path, part)
     return path
 
