@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.encoder import Encoder
+from mtdnn.heads import PooledHead, family_activation
+from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
 
 
@@ -18,18 +20,28 @@ class MultiTaskModel(nn.Module):
     Args:
         encoder: shared by all tasks.
         task_types: task name → the task seen through its type; a head is built for each.
+        seed: of the heads' first weights, which depend on it and the task's name alone, not on the other tasks.
     """
 
-    def __init__(self, encoder: Encoder, task_types: Mapping[str, TaskType]) -> None:
+    def __init__(self, encoder: Encoder, task_types: Mapping[str, TaskType], *, seed: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
         self.task_types = dict(task_types)
-        self.heads = nn.ModuleDict(
-            {
-                name: task_type.build_head(encoder.hidden_size, activation=encoder.head_activation)
-                for name, task_type in task_types.items()
-            }
-        )
+        self.heads = nn.ModuleDict()
+        for name, task_type in task_types.items():
+            with preserved_default_generators():
+                seed_default_generators(seed, "head", name)
+                self.heads[name] = task_type.build_head(
+                    encoder.hidden_size, activation=family_activation(encoder.config.model_type)
+                )
+        self._start_from_pooler()
+
+    def _start_from_pooler(self) -> None:
+        """Give heads with a dense layer of BERT's kind the checkpoint's pretrained pooler, as transformers does."""
+        pooler = self.encoder.pooler_state()
+        for head in self.heads.values():
+            if pooler is not None and isinstance(head, PooledHead):
+                head.start_from_pooler(pooler)
 
     def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         """Logits of the batch's task.

@@ -1,0 +1,233 @@
+"""Save, find whole, and load: checkpoints of a run that survive being killed at any moment.
+
+A checkpoint is a folder: `model.safetensors`, `encoder/` (configuration and tokenizer), `state.json`, and, where
+training can go on from it, `training.pt` (tensors and plain values only). `checksums.json` is written last, and the
+folder gets its name only when all of it lies on disk; a folder without it, or with a file that does not match, is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from torch import Tensor, nn
+
+from mtdnn.errors import DataError, fault
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+WEIGHTS = "model.safetensors"
+TRAINING = "training.pt"
+STATE = "state.json"
+ENCODER = "encoder"
+
+SaveEncoder = Callable[[Path], None]
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, *, save_encoder: SaveEncoder, state: dict[str, Any], training: dict[str, Any] | None
+) -> None:
+    """Write a checkpoint so that `folder` is either whole, or what it was before.
+
+    Args:
+        save_encoder: writes the encoder's configuration and the tokenizer into the folder it is given.
+        state: plain JSON values.
+        training: optimizer and the like, tensors and plain values; None for weights alone.
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    with written_beside(folder) as partial:
+        save_model(model, str(partial / WEIGHTS))
+        save_encoder(partial / ENCODER)
+        (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if training is not None:
+            torch.save(training, partial / TRAINING)
+        sums = {str(path.relative_to(partial)): checksum(path) for path in files_below(partial)}
+        (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place once the block has ended well, and vanishes otherwise.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in files_below(partial):
+            _flush(path)
+        _take_place(partial, folder)
+    except OSError as error:
+        fix = "Make room or choose another folder; what was there before is kept."
+        raise DataError(fault(str(folder), "", f"cannot be written: {error.strerror or error}", fix)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    """Rename `partial` to `folder`; what stood there steps aside first and is removed last."""
+    if folder.exists():
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        partial.rename(folder)
+        shutil.rmtree(aside)
+    else:
+        partial.rename(folder)
+    _flush(folder.parent)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    """The same for Python 3.10, which has no `hashlib.file_digest`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None when it is whole."""
+    try:
+        sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except OSError:
+        return f"{CHECKSUMS} is missing"
+    except ValueError:
+        return f"{CHECKSUMS} is cut short"
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if checksum(path) != expected:
+            return f"{name} is not as it was written"
+    return None
+
+
+def recover(folder: Path) -> Path:
+    """`folder`, put back first if a kill came between the two renames that replace it."""
+    aside = _aside(folder)
+    if not folder.exists() and aside.exists():
+        aside.rename(folder)
+    return folder
+
+
+def open_checkpoint(folder: Path) -> Path:
+    """`folder`, once its checksums have been found right.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    recover(folder)
+    found = damage(folder) if folder.is_dir() else "there is no such checkpoint"
+    if found is not None:
+        raise DataError(fault(str(folder), "", found, f"{_others(folder)}"))
+    return folder
+
+
+def _others(folder: Path) -> str:
+    """Which checkpoints there are instead."""
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
+    known = [name for name in ("best", "last") if (run / name).is_dir()]
+    known += [path.name for path in steps_of(run / "checkpoints")]
+    return f"Whole or not, there are: {', '.join(known)}." if known else "Train first."
+
+
+def steps_of(folder: Path) -> list[Path]:
+    """The `step-N` folders in a folder, oldest first."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest undamaged `step-N` in a folder; damaged ones are passed over with a warning."""
+    for path in reversed(steps_of(folder)):
+        found = damage(path)
+        if found is None:
+            return path
+        logger.warning("%s: %s; the checkpoint before it is used", path, found)
+    return None
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written."""
+    for path in steps_of(folder)[:-count]:
+        shutil.rmtree(path)
+    for path in folder.glob(".*.partial-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The plain values of a whole checkpoint."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """Optimizer and the like of a whole checkpoint; nothing in it is code.
+
+    Raises:
+        DataError: the checkpoint holds weights alone.
+    """
+    path = folder / TRAINING
+    if not path.is_file():
+        raise DataError(fault(str(folder), "", "holds weights alone", "Training goes on from checkpoints/step-N."))
+    training: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return training
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Put the weights of a whole checkpoint into a model of the same encoder and tasks.
+
+    Raises:
+        DataError: names or shapes differ.
+    """
+    try:
+        load_model(model, str(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        found = f"weights do not fit this model: {str(error).splitlines()[0]}"
+        raise DataError(fault(str(folder), "", found, "The encoder or the tasks are others than the run's.")) from error
+
+
+def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The weights below a prefix (`encoder.`, `heads.rte.`) of a whole checkpoint, named without it."""
+    weights = load_file(str(folder / WEIGHTS))
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

@@ -1,0 +1,147 @@
+"""Model + rows → predictions, and metrics over a whole split at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from mtdnn.batch import Batch
+from mtdnn.errors import DataError, fault
+from mtdnn.metrics import applicable, compute, higher_is_better
+from mtdnn.model import MultiTaskModel
+
+Record = dict[str, Any]
+Results = dict[str, dict[str, dict[str, float]]]
+"""task → split → metric → value; `rows` counts the labelled rows."""
+
+
+class RowBatches(Protocol):
+    """Batches in any order, each with the numbers of its rows."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Batch]]: ...
+
+
+def predict_rows(
+    model: MultiTaskModel,
+    batches: RowBatches,
+    tasks: Sequence[str],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, list[Record]]:
+    """Prediction records of every row, in the order of the rows, for several tasks from one encoder pass.
+
+    Args:
+        tasks: names; the batches' own labels belong to their own task, other tasks' records carry none.
+        progress: called after each batch.
+    """
+    found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
+    with evaluating(model), torch.inference_mode():
+        for rows, batch in batches:
+            with autocast():
+                predictions = model.predict(batch.to(device), tasks)
+            for task, records in predictions.items():
+                found[task].update(zip(rows.tolist(), records, strict=True))
+            progress()
+    return {task: [records[row] for row in sorted(records)] for task, records in found.items()}
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode it had afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
+    """The named metrics of a split's records, and the number of labelled rows; the number alone when none has a label."""
+    labelled = sum(record["label"] is not None for record in records)
+    values = compute(metrics, records, labels) if labelled else {}
+    return {**values, "rows": labelled}
+
+
+def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float:
+    """A task's main metric, larger is better: the mean over its labelled splits of the first of `metrics`."""
+    sign = 1.0 if higher_is_better(metrics[0]) else -1.0
+    values = [values[metrics[0]] for values in splits.values() if metrics[0] in values]
+    return sign * sum(values) / len(values) if values else 0.0
+
+
+def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float:
+    """What the best checkpoint is chosen by: one task's main metric, or the mean over the tasks'.
+
+    Metrics are fractions or correlations, so no task outweighs another by its unit.
+    """
+    if select_by != "mean":
+        return main_score(main_metrics[select_by], results[select_by])
+    scores = [main_score(main_metrics[task], splits) for task, splits in results.items()]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Prediction records as JSON lines, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DataError(fault(str(path), "", f"cannot be written: {error.strerror}", "Make room, or name another.")) from error
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The prediction records in a JSON lines file.
+
+    Raises:
+        DataError: no such file, or lines that are no records, with file:line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(fault(str(path), "", f"cannot be read: {error}", "Give a file `mtdnn predict` wrote.")) from error
+    records, faults = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
+            records.append(record)
+        else:
+            faults.append(fault(f"{path}:{number}", "", "not a prediction record", 'Expected {"id", "prediction", "label"}.'))
+    if faults:
+        raise DataError(faults)
+    return records
+
+
+def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:
+    """Metrics of a prediction file, from the file alone; by default all that its records allow.
+
+    Raises:
+        DataError: the file cannot be read, or holds no labelled record.
+    """
+    records = read_records(path)
+    names = list(metrics) or applicable(records)
+    if not names:
+        fix = "Predict rows that carry labels."
+        raise DataError(fault(str(path), "", f"none of the {len(records)} predictions has a label", fix))
+    return measured(records, names)

@@ -1,0 +1,86 @@
+"""One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from mtdnn.batch import Batch
+from mtdnn.checkpoint import SaveEncoder, written_beside
+from mtdnn.errors import ConfigError, fault
+from mtdnn.heads import PooledHead
+from mtdnn.model import MultiTaskModel
+
+DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
+OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
+TOLERANCE = 1e-4  # float32 logits after the same operations in another order of summation
+
+
+def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveEncoder) -> None:
+    """Write one task's encoder and head as its family's sequence classification model.
+
+    Args:
+        save_tokenizer: writes the tokenizer's files into the folder it is given.
+    Raises:
+        ConfigError: the task's head or the encoder's family has no such layout, or the logits would differ.
+    """
+    exported = sequence_classifier(model, task)
+    difference = largest_difference(model, exported, task)
+    if not difference <= TOLERANCE:
+        found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
+        raise ConfigError(fault(task, "export", found, "This family's head has more layers; use `mtdnn predict`."))
+    with written_beside(folder) as partial:
+        exported.save_pretrained(partial)
+        save_tokenizer(partial)
+
+
+def sequence_classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
+    """The family's sequence classification model with the weights of the shared encoder and of one head."""
+    head, task_def = model.heads[task], model.task_types[task].task
+    if not isinstance(head, PooledHead):
+        found = f"a {type(head).__name__} has no counterpart in transformers"
+        raise ConfigError(fault(task, "export", found, "Only heads named `pooled` can be exported."))
+    config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
+    config.num_labels = head.output.out_features
+    if task_def.labels:
+        config.id2label = dict(enumerate(task_def.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+    config.problem_type = "single_label_classification" if task_def.labels else "regression"
+    with torch.random.fork_rng(devices=[]):
+        exported = AutoModelForSequenceClassification.from_config(config).eval()
+    exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
+    _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
+    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
+    return exported
+
+
+def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -> nn.Linear:
+    """The linear layer that stands at one of these places, of the shape of ours."""
+    for parent in (exported, exported.base_model):
+        for name in names:
+            try:
+                found = parent.get_submodule(name)
+            except AttributeError:
+                continue
+            if isinstance(found, nn.Linear) and found.weight.shape == like.weight.shape:
+                return found
+    message = f"{type(exported).__name__} has no layer of {tuple(like.weight.shape)} among {', '.join(names)}"
+    raise ConfigError(fault("", "export", message, "This family cannot be exported; use `mtdnn predict`."))
+
+
+def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: str) -> float:
+    """Largest difference of the two models' logits on a few random rows."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.encoder.config.vocab_size
+    ids = torch.randint(5, vocabulary, (4, 16), generator=generator)
+    batch = Batch(task, {"input_ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}, None, ["0", "1", "2", "3"])
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        ours: Tensor = model(batch.to(next(model.parameters()).device)).cpu()
+        theirs: Tensor = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    model.train(training)
+    return float((ours - theirs).abs().max())

@@ -1,0 +1,77 @@
+"""What a run writes down while it goes: `log.jsonl`, TensorBoard events, `timing.jsonl`.
+
+`log.jsonl` holds nothing that depends on the clock, so that a resumed run's log equals an unbroken one's to the byte; speed
+goes to `timing.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Recorder:
+    """Appends to a run's log files; a resumed run first forgets what came after its checkpoint.
+
+    Args:
+        folder: of the run.
+        step: the run goes on from here; 0 for a new one.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0) -> None:
+        self.log, self.timing = folder / "log.jsonl", folder / "timing.jsonl"
+        for path in (self.log, self.timing):
+            forget_after(path, step)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._since = (time.perf_counter(), step)
+
+    def train(self, step: int, tasks: Mapping[str, Mapping[str, float]], values: Mapping[str, float]) -> None:
+        """One line of training: per task the means since the last line, and values of the run (lr, gradient norm)."""
+        self._write(self.log, {"step": step, "train": tasks, **values})
+        self._scalars("train", tasks, step)
+        for name, value in values.items():
+            self._events.add_scalar(f"run/{name}", value, step)
+        now, (then, before) = time.perf_counter(), self._since
+        if step > before:
+            self._write(self.timing, {"step": step, "seconds_per_step": (now - then) / (step - before)})
+        self._since = (now, step)
+
+    def evaluation(self, step: int, results: Mapping[str, Mapping[str, Mapping[str, Any]]], score: float) -> None:
+        """One line of evaluation: task → split → metric → value, and the score that selects the best checkpoint."""
+        self._write(self.log, {"step": step, "evaluation": results, "score": score})
+        for task, splits in results.items():
+            self._scalars(f"evaluation/{task}", splits, step)
+        self._events.add_scalar("run/score", score, step)
+        self._since = (time.perf_counter(), step)
+
+    def _scalars(self, prefix: str, groups: Mapping[str, Mapping[str, float]], step: int) -> None:
+        for group, values in groups.items():
+            for name, value in values.items():
+                self._events.add_scalar(f"{prefix}/{group}/{name}", value, step)
+
+    def _write(self, path: Path, record: Mapping[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard events."""
+        self._events.close()
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    beside = path.with_suffix(".kept")
+    beside.write_text("".join(kept), encoding="utf-8")
+    beside.replace(path)
