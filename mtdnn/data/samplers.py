@@ -1,0 +1,351 @@
+"""The order of training: which task's turn it is, and which of its rows. One class per strategy.
+
+A step is one batch of one task. Each task runs through its rows pass by pass, in a new shuffled order each pass; a
+strategy only decides the turns. The plan of an epoch is a pure function of (seed, epoch, sizes), so that a resumed run
+continues exactly and every process of a distributed run takes the same task at the same step.
+"""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtdnn.data.row_stream import RowStream
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.registry import Registry
+from mtdnn.seeding import numpy_generator
+
+
+class Step(NamedTuple):
+    """One batch of one task.
+
+    Args:
+        rows: int64 row numbers of the task's training rows.
+    """
+
+    task: str
+    rows: np.ndarray
+
+
+class Sampler(ABC):
+    """The steps of each epoch of a run; a strategy fills in `turns`, and `set_options` if it has any.
+
+    Args:
+        sizes: training rows of each task, in the order of the run's `train`.
+        batch_sizes: rows in a batch of each task.
+        seed: the run's.
+        num_epochs: of the run, for strategies that change over it.
+        lengths: tokens of each row of each task, for the next two.
+        max_tokens, group_by_length: see `RowStream`.
+        options: the strategy's own.
+    Raises:
+        ConfigError: an unknown option, or one outside its range; the message says what is allowed.
+    """
+
+    whole_passes = True
+    """Whether an epoch is one pass over every task; otherwise each task goes on where the epoch before left it."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        batch_sizes: Mapping[str, int],
+        *,
+        seed: int,
+        num_epochs: float | None = None,
+        lengths: Mapping[str, np.ndarray] | None = None,
+        max_tokens: int | None = None,
+        group_by_length: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not sizes:
+            raise ConfigError(fault("", "train", "no task to train on", "Name one with a train split."))
+        self.sizes, self.tasks, self.seed, self.num_epochs = dict(sizes), tuple(sizes), seed, num_epochs
+        self.epoch = 0
+        self.streams = [
+            RowStream(
+                task,
+                size,
+                batch_sizes[task],
+                seed=seed,
+                lengths=None if lengths is None else lengths[task],
+                max_tokens=max_tokens,
+                group_by_length=group_by_length,
+            )
+            for task, size in sizes.items()
+        ]
+        self._check_names(options)
+        self.set_options(**options)
+
+    def _check_names(self, options: Mapping[str, Any]) -> None:
+        known = list(inspect.signature(self.set_options).parameters)
+        strange = [name for name in options if name not in known]
+        if strange:
+            raise ConfigError([fault("", "mixing", unknown("option", name, known or ["none"])) for name in strange])
+
+    def set_options(self) -> None:
+        """Take the strategy's own options, as keywords with defaults."""
+        return
+
+    @abstractmethod
+    def turns(self, epoch: int) -> np.ndarray:
+        """[steps of the epoch]: the number of the task whose turn it is."""
+
+    def num_steps(self, epoch: int) -> int:
+        """The exact number of steps of that epoch."""
+        return sum(self._pass_sizes(epoch))
+
+    def batches_per_task(self, epoch: int) -> dict[str, int]:
+        """How many steps of that epoch each task has."""
+        counts = np.bincount(self.turns(epoch), minlength=len(self.tasks))
+        return dict(zip(self.tasks, counts.tolist(), strict=True))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let `len()` and iteration be those of that epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_steps(self.epoch)
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps_from(0)
+
+    def steps_from(self, step: int) -> Iterator[Step]:
+        """The steps of the current epoch from number `step` on, as a whole iteration would give them.
+
+        Takes about as long to start as a whole iteration, whatever the step.
+        """
+        turns, epoch = self.turns(self.epoch), self.epoch
+        if not 0 <= step <= len(turns):
+            raise ValueError(f"step {step} of epoch {epoch}, which has {len(turns)} steps")
+        done = np.bincount(turns[:step], minlength=len(self.tasks))
+        if not self.whole_passes:
+            done += sum(np.bincount(self.turns(before), minlength=len(self.tasks)) for before in range(epoch))
+        first_pass = epoch if self.whole_passes else 0
+        batches = [
+            stream.batches_from(count, first_pass=first_pass)
+            for stream, count in zip(self.streams, done.tolist(), strict=True)
+        ]
+        for number in turns[step:].tolist():
+            yield Step(self.tasks[number], next(batches[number]))
+
+    def _pass_sizes(self, epoch: int) -> list[int]:
+        """[tasks]: batches in one pass over each task; with `max_tokens` they differ a little from pass to pass."""
+        return [stream.num_batches(epoch) for stream in self.streams]
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return numpy_generator(self.seed, "turns", epoch)
+
+
+SAMPLERS: Registry[type[Sampler]] = Registry("mixing")
+"""The words for `mixing:` in a run."""
+
+
+def even_turns(counts: Sequence[int]) -> np.ndarray:
+    """[sum of counts]: task numbers, each as often as its count, spread as evenly as can be.
+
+    After k of M turns each task has had its share k·count/M rounded up or down: batch j of a task may come from turn
+    ⌊j·M/count⌋ on and has to come before turn ⌈(j+1)·M/count⌉; of those that may, the most urgent comes.
+
+    Source: Baruah, Cohen, Plaxton, Varvel 1996, "Proportionate progress" (windows; earliest deadline first meets them).
+    """
+    total = sum(counts)
+    number = np.concatenate([np.arange(count) for count in counts])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    count = np.repeat(np.asarray(counts, dtype=np.int64), counts)
+    first, last = number * total // count, -(-(number + 1) * total // count)
+    by_first = np.argsort(first, kind="stable")
+    coming = list(zip(first[by_first].tolist(), last[by_first].tolist(), owner[by_first].tolist(), strict=True))[::-1]
+    turns = np.empty(total, dtype=np.int64)
+    ready: list[tuple[int, int]] = []
+    for turn in range(total):
+        while coming and coming[-1][0] <= turn:
+            heapq.heappush(ready, coming.pop()[1:])
+        turns[turn] = heapq.heappop(ready)[1]
+    return turns
+
+
+def one_of(key: str, word: str, allowed: Sequence[str]) -> str:
+    """The word, if it is allowed.
+
+    Raises:
+        ConfigError: it is not; the message lists the words.
+    """
+    if word not in allowed:
+        raise ConfigError(fault("", key, f"'{word}' is not one of {', '.join(allowed)}", "Choose one of them."))
+    return word
+
+
+def positive(key: str, value: float) -> float:
+    """The number, if it is finite and above 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ConfigError(fault("", key, f"{value!r} is not a number above 0", "Give one."))
+    return float(value)
+
+
+@SAMPLERS.register("round_robin")
+class RoundRobin(Sampler):
+    """Tasks take turns; every row of every task comes exactly once an epoch, a task's batches evenly spread.
+
+    Args:
+        turns: proportional = as many turns as the task has batches; equal = one batch of each task in turn.
+        exhausted: with equal turns, what happens when a task has no batch left: drop = the others go on without it,
+            restart = it starts over until the longest task is through, stop = the epoch ends (each task then goes on
+            in the next epoch where this one left it).
+    """
+
+    def set_options(self, *, turns: str = "proportional", exhausted: str | None = None) -> None:
+        one_of("mixing.turns", turns, ("proportional", "equal"))
+        if exhausted is not None:
+            one_of("mixing.exhausted", exhausted, ("drop", "restart", "stop"))
+            if turns != "equal":
+                found = f"'{exhausted}' means nothing with turns: {turns}"
+                raise ConfigError(fault("", "mixing.exhausted", found, "Set turns: equal, or leave it out."))
+        self.equal, self.exhausted = turns == "equal", exhausted or "drop"
+        self.whole_passes = self.exhausted == "drop"
+
+    def turns(self, epoch: int) -> np.ndarray:
+        counts = self._pass_sizes(epoch)
+        if not self.equal:
+            return even_turns(counts)
+        if self.exhausted != "drop":
+            rounds = max(counts) if self.exhausted == "restart" else min(counts)
+            return np.tile(np.arange(len(counts)), rounds)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        return owner[np.argsort(np.concatenate([np.arange(count) for count in counts]), kind="stable")]
+
+    def num_steps(self, epoch: int) -> int:
+        counts = self._pass_sizes(epoch)
+        if self.exhausted == "drop":
+            return sum(counts)
+        return len(counts) * (max(counts) if self.exhausted == "restart" else min(counts))
+
+
+@SAMPLERS.register("proportional")
+class Proportional(Sampler):
+    """All batches of all tasks in shuffled order; every row exactly once an epoch.
+
+    Source: Liu et al. 2019 (MT-DNN), arXiv 1901.11504, Algorithm 1.
+    """
+
+    def turns(self, epoch: int) -> np.ndarray:
+        owner = np.repeat(np.arange(len(self.tasks)), self._pass_sizes(epoch))
+        return self._generator(epoch).permutation(owner)
+
+
+@SAMPLERS.register("sequential")
+class Sequential(Sampler):
+    """Task after task, in the order of `train`; every row exactly once an epoch."""
+
+    def turns(self, epoch: int) -> np.ndarray:
+        return np.repeat(np.arange(len(self.tasks)), self._pass_sizes(epoch))
+
+
+class Weighted(Sampler):
+    """At each step a task is drawn; an epoch has as many steps as one pass over all tasks has batches."""
+
+    whole_passes = False
+
+    @abstractmethod
+    def probabilities(self, epoch: int) -> np.ndarray:
+        """[tasks]: the probability of each task's turn, summing to 1."""
+
+    def turns(self, epoch: int) -> np.ndarray:
+        generator = self._generator(epoch)
+        return generator.choice(len(self.tasks), size=self.num_steps(epoch), p=self.probabilities(epoch))
+
+    def _powers_of_sizes(self, exponent: float) -> np.ndarray:
+        """[tasks]: rows to the power of the exponent, scaled to sum to 1."""
+        logs = exponent * np.log(np.array([self.sizes[task] for task in self.tasks], dtype=np.float64))
+        powers = np.exp(logs - logs.max())
+        scaled: np.ndarray = powers / powers.sum()
+        return scaled
+
+
+@SAMPLERS.register("uniform")
+class Uniform(Weighted):
+    """Every task has the same probability at each step."""
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        return self._powers_of_sizes(0.0)
+
+
+@SAMPLERS.register("temperature")
+class Temperature(Weighted):
+    """A task of n rows has probability ∝ n^(1/τ) at each step.
+
+    Args:
+        tau: 1 = by size; larger = more even.
+    Source: Arivazhagan et al. 2019, arXiv 1907.05019.
+    """
+
+    def set_options(self, *, tau: float = 2.0) -> None:
+        self.tau = positive("mixing.tau", tau)
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        return self._powers_of_sizes(1 / self.tau)
+
+
+@SAMPLERS.register("annealed")
+class Annealed(Weighted):
+    """A task of n rows has probability ∝ n^α, with α falling evenly from epoch to epoch.
+
+    Args:
+        start, end: α of the first and of the last epoch.
+    Source: Stickland & Murray 2019 (PALs), arXiv 1902.02671: α = 1 − 0.8·(e−1)/(E−1).
+    """
+
+    def set_options(self, *, start: float = 1.0, end: float = 0.2) -> None:
+        for name, value in (("start", start), ("end", end)):
+            if not 0 <= value <= 1:
+                raise ConfigError(fault("", f"mixing.{name}", f"{value} is no exponent", "Give one from 0 to 1."))
+        if self.num_epochs is None:
+            raise ConfigError(fault("", "mixing", "annealed needs to know the length of the run", "Give `epochs`."))
+        self.start, self.end, self.last_epoch = start, end, max(int(np.ceil(self.num_epochs)) - 1, 1)
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        share = min(epoch / self.last_epoch, 1.0)
+        return self._powers_of_sizes(self.start + (self.end - self.start) * share)
+
+
+@SAMPLERS.register("main_ratio")
+class MainRatio(Sampler):
+    """All batches of the first task and `ratio` times as many of the others, in shuffled order.
+
+    Which others is drawn anew each epoch, by their number of batches; each goes on where the epoch before left it, so
+    that its extra rows differ until all have come.
+
+    Args:
+        ratio: batches of the others per batch of the first task; 1 = as many.
+    Source: Xu et al. 2019, arXiv 1809.06963 (mixture ratio), and the mt-dnn toolkit's `--ratio`.
+    """
+
+    whole_passes = False
+
+    def set_options(self, *, ratio: float = 1.0) -> None:
+        self.ratio = positive("mixing.ratio", ratio)
+        if len(self.tasks) < 2:
+            fix = "Train another task beside it, or choose another mixing."
+            raise ConfigError(fault("", "mixing", f"main_ratio has no task to add to '{self.tasks[0]}'", fix))
+
+    def turns(self, epoch: int) -> np.ndarray:
+        generator = self._generator(epoch)
+        main, *others = self._pass_sizes(epoch)
+        passes, rest = divmod(self._extra(main), sum(others))
+        extra = passes * np.array(others) + generator.multivariate_hypergeometric(others, rest)
+        return generator.permutation(np.repeat(np.arange(len(self.tasks)), [main, *extra.tolist()]))
+
+    def num_steps(self, epoch: int) -> int:
+        main = self._pass_sizes(epoch)[0]
+        return main + self._extra(main)
+
+    def _extra(self, main: int) -> int:
+        return max(1, round(self.ratio * main))
