@@ -29,7 +29,9 @@ def fault(where: str, key: str, found: str, fix: str = "") -> str:
     """One line `<where>: <key>: <found>. <fix>`; an empty part is left out, punctuation with it."""
     place = ": ".join(part for part in (where, key) if part)
     text = f"{place}: {found}" if place else found
-    return f"{text.rstrip('.')}. {fix}" if fix else text
+    if not fix:
+        return text
+    return f"{text} {fix}" if text.endswith("?") else f"{text.rstrip('.')}. {fix}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

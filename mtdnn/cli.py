@@ -1,0 +1,323 @@
+"""`mtdnn <command> …`: the words of the command line, what is printed, and the exit status.
+
+Each command is one function; its docstring is its help. Exit status: 0 done, 2 something the user can mend (told in
+one line each, without traceback), 130 interrupted. Heavy imports stand inside, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import ConfigError, MtdnnError, fault, unknown
+
+EXIT_FAULT = 2
+EXIT_INTERRUPTED = 130
+
+
+def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> None:
+    """Tell every fault of task definitions and of their rows, and what the rows are like.
+
+    Args:
+        definitions: Task definitions, a YAML file.
+        data: Folder of the rows. Without it, only the definitions are checked.
+        encoder: Hub name or folder; its tokenizer gives lengths and the share of cut rows.
+        run: A run's YAML; its mixing gives the number of batches per epoch.
+    """
+    from mtdnn.data.check import check_tasks
+
+    report = check_tasks(definitions, data=data, encoder=encoder, run=run)
+    print(report)
+
+
+def prepro(
+    definitions: str,
+    *,
+    data: str | None = None,
+    encoder: str,
+    out: str,
+    workers: int | None = None,
+    tasks: str | None = None,
+) -> None:
+    """Turn rows into token ids on disk; what is there and unchanged is kept.
+
+    Args:
+        definitions: Task definitions, a YAML file.
+        data: Folder of the rows; not needed by tasks with a `source`.
+        encoder: Hub name or folder of the encoder whose tokenizer is used.
+        out: Folder of the prepared rows.
+        workers: Processes. Default: one per core.
+        tasks: Names, separated by commas. Default: all.
+    """
+    from mtdnn.data.prepro import prepare
+    from mtdnn.task_def import load_task_defs
+
+    chosen = chosen_tasks(load_task_defs(definitions), tasks)
+    rows = None if data is None else Path(data)
+    prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True)
+    print(f"prepared rows: {out}")
+
+
+def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> None:
+    """Train one encoder on the tasks of a run."""
+    from mtdnn.run_config import load_run_config
+
+    config = load_run_config(run, overrides)
+    from mtdnn.assemble import train as train_run
+
+    results = train_run(config, resume=resume)
+    print(results_table(results))
+    print(f"\nbest checkpoint, results and predictions: {config.output}")
+
+
+def evaluate(
+    run: str, *, tasks: str | None = None, split: str = "dev", checkpoint: str = "best", data: str | None = None
+) -> None:
+    """Measure a run on a split; predictions and results go to the run's folder.
+
+    Args:
+        run: Folder of the run.
+        tasks: Names, separated by commas. Default: all of the run's.
+        split: A role (train, dev, test) or the name of a split.
+        checkpoint: best, last or step-N.
+        data: Folder made by `mtdnn prepro`. Default: the one the run was trained on.
+    """
+    from mtdnn.assemble import open_run
+
+    opened = open_run(run, checkpoint=checkpoint)
+    prepared = None if data is None else Path(data)
+    results = opened.evaluate(names_in(tasks), split=split, data=prepared)
+    print(results_table(results))
+    print(f"\npredictions: {Path(run) / 'predictions'}\nresults: {Path(run) / 'results.json'}")
+
+
+def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best") -> None:
+    """Predict rows, labelled or not, with one or several tasks in one pass through the encoder.
+
+    Args:
+        run: Folder of the run.
+        task: A task's name, or several separated by commas.
+        input: Rows: .tsv, .jsonl, .csv or .parquet.
+        output: Predictions, JSON lines; of several tasks each gets its own, `out.<task>.jsonl`.
+        checkpoint: best, last or step-N.
+    """
+    target = output_file(output, suffixes=(".jsonl",))
+    from mtdnn.assemble import open_run
+    from mtdnn.evaluation import write_records
+
+    names = names_in(task) or []
+    predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
+    for name, records in predictions.items():
+        path = target if len(names) == 1 else target.with_suffix(f".{name}{target.suffix}")
+        write_records(path, records)
+        print(f"{len(records)} predictions of {name}: {path}")
+
+
+def score(predictions: str, *, metrics: str | None = None) -> None:
+    """Compute metrics from a prediction file alone.
+
+    Args:
+        predictions: JSON lines written by `mtdnn predict`, `evaluate` or `train`.
+        metrics: Names, separated by commas. Default: all that can be computed from the file.
+    """
+    from mtdnn.evaluation import score as score_file
+
+    values = score_file(predictions, names_in(metrics) or ())
+    print(table([[name, number(value)] for name, value in values.items()]))
+
+
+def embed(run: str, *, input: str, output: str, pooling: str = "mean", checkpoint: str = "best") -> None:
+    """Write one vector per row, made by a run's encoder.
+
+    Args:
+        run: Folder of the run.
+        input: Rows: .tsv, .jsonl, .csv or .parquet.
+        output: A .parquet file with columns `id` and `vector`.
+        pooling: mean of the real tokens' hidden states, or first: that of the first token.
+        checkpoint: best, last or step-N.
+    """
+    target = output_file(output, suffixes=(".parquet",))
+    if pooling not in ("mean", "first"):
+        raise ConfigError(fault("--pooling", "", unknown("pooling", pooling, ("mean", "first"))))
+    from mtdnn.assemble import open_run
+
+    ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), pooling=pooling)
+    write_vectors(target, ids, vectors)
+    print(f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}")
+
+
+def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> None:
+    """Write encoder and head of one task as a Hugging Face model folder.
+
+    Args:
+        run: Folder of the run.
+        task: The task's name.
+        output: A new folder.
+        checkpoint: best, last or step-N.
+    """
+    from mtdnn.assemble import open_run
+    from mtdnn.export import export as export_model
+
+    export_model(open_run(run, checkpoint=checkpoint), task, Path(output))
+    print(f"model and tokenizer: {output}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (check, prepro, train, evaluate, predict, score, embed, export)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    Args:
+        argv: words after `mtdnn`; None takes the process's own.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else EXIT_FAULT
+    try:
+        with messages_to_stderr():
+            dispatch(words[0], words[1:])
+    except MtdnnError as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fix = "Make room, then run the same command again."
+        print(fault(str(error.filename or ""), "", "no space left on the disk", fix), file=sys.stderr)
+        return EXIT_FAULT
+    return 0
+
+
+def dispatch(name: str, words: Sequence[str]) -> None:
+    """Read the words after the command's name and call its function."""
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"mtdnn {version('mtdnn')}")
+        return
+    if name not in COMMANDS:
+        raise ConfigError(fault("", "mtdnn", unknown("command", name, COMMANDS), "See mtdnn --help."))
+    from mtdnn.cli_options import call_arguments, run_arguments
+
+    function = COMMANDS[name]
+    read = run_arguments if function is train else call_arguments
+    function(**read(function, words))
+
+
+def overview() -> str:
+    """The commands, one line each."""
+    lines = [[f"  {name}", (function.__doc__ or "").split("\n")[0]] for name, function in COMMANDS.items()]
+    head = "usage: mtdnn <command> …\n\nFine-tune one shared encoder on many tasks.\n"
+    return f"{head}\n{table(lines)}\n\n`mtdnn <command> --help` tells its arguments."
+
+
+@contextmanager
+def messages_to_stderr() -> Iterator[None]:
+    """What the package logs, from "info" on, goes to stderr as plain lines while a command runs."""
+    logger, handler = logging.getLogger("mtdnn"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def names_in(words: str | None) -> list[str] | None:
+    """`rte,mrpc` as a list; None stays None."""
+    return None if words is None else [name.strip() for name in words.split(",") if name.strip()]
+
+
+def chosen_tasks(tasks: Mapping[str, Any], words: str | None) -> dict[str, Any]:
+    """The tasks named in `rte,mrpc`, or all.
+
+    Raises:
+        ConfigError: a name is not among them.
+    """
+    names = names_in(words)
+    if names is None:
+        return dict(tasks)
+    faults = [fault("--tasks", "", unknown("task", name, tasks)) for name in names if name not in tasks]
+    if faults or not names:
+        raise ConfigError(faults or fault("--tasks", "", "names no task", f"Known: {', '.join(tasks)}."))
+    return {name: tasks[name] for name in names}
+
+
+def output_file(word: str, *, suffixes: Sequence[str]) -> Path:
+    """A file that can be written, found out before the work that fills it.
+
+    Raises:
+        ConfigError: another suffix, or no folder to write it to.
+    """
+    path = Path(word)
+    if path.suffix not in suffixes:
+        raise ConfigError(fault("--output", "", f"'{word}' does not end in {' or '.join(suffixes)}", "Rename it."))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        found = "is a folder" if path.is_dir() else f"cannot be written: there is no writable folder '{path.parent}'"
+        raise ConfigError(fault("--output", "", f"'{word}' {found}", "Choose another place."))
+    return path
+
+
+def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
+    """A Parquet file of ids and vectors [n, H], whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = pyarrow.array(vectors.astype("float32").ravel())
+    columns = {"id": list(ids), "vector": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pyarrow.parquet.write_table(pyarrow.table(columns), beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """One line per task and split of `{task: {split: {metric: value}}}`; what else lies beside the tasks is left out."""
+    splits = [
+        (task, split, values)
+        for task, inner in results.items()
+        if isinstance(inner, Mapping)
+        for split, values in inner.items()
+        if isinstance(values, Mapping)
+    ]
+    metrics = list(dict.fromkeys(metric for _, _, values in splits for metric in values))
+    lines = [["task", "split", *metrics]]
+    lines += [
+        [task, split, *(number(values[metric]) if metric in values else "" for metric in metrics)]
+        for task, split, values in splits
+    ]
+    return table(lines)
+
+
+def number(value: Any) -> str:
+    """A count as it is, a metric with four decimals."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, two spaces between them."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

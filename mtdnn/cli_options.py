@@ -1,0 +1,153 @@
+"""Words on the command line → arguments of a function, or overrides of a run's YAML.
+
+A command's flags and their help come from the signature and docstring of its function (jsonargparse); those of `train`
+from the fields of RunConfig, whose values `load_run_config` checks together with the file's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+import typing
+from argparse import Action, ArgumentError, Namespace
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
+
+from jsonargparse import SUPPRESS, ArgumentParser
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mtdnn.errors import ConfigError, did_you_mean, fault
+from mtdnn.run_config import RunConfig
+from mtdnn.task_def import Named
+from mtdnn.yaml_source import parse_value
+
+
+def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of `function` as given on the command line; without a default they are positional.
+
+    Raises:
+        ConfigError: an unknown or missing flag, or a value of the wrong type.
+        SystemExit: after --help or --schema.
+    """
+    parser = _parser(function)
+    if function.__name__ == "check":
+        parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
+    parser.add_function_arguments(function, as_positional=True)
+    return dict(vars(_parsed(parser, argv)))
+
+
+def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
+    """`run` (a YAML file or None), `overrides` (dotted key → value) and `resume`. Raises as `call_arguments`."""
+    usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
+    parser = _parser(function, usage=usage, description=function.__doc__)
+    parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
+    parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
+    given: dict[str, str] = {}
+    fields = dict(run_fields())
+    for key, field in fields.items():
+        about = f"{field.description}{default_text(field)}".replace("%", "%%")
+        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=_metavar(field), help=about)
+    for key in _plugin_keys(argv, fields):
+        parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
+    found = _parsed(parser, argv)
+    overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
+    return {"run": found["run"], "resume": found["resume"], "overrides": overrides}
+
+
+class Collect(Action):
+    """Notes a flag's text under its dotted key, apart from the parser's nested result."""
+
+    def __init__(self, *, into: dict[str, str], **settings: Any) -> None:
+        super().__init__(**{**settings, "default": SUPPRESS})
+        self.into = into
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        self.into[(option_string or "").removeprefix("--")] = values
+
+
+class PrintSchema(Action):
+    """`--schema tasks` or `--schema run`: print it and stop, as `--help` does."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs="?", const="tasks", default=SUPPRESS, choices=("tasks", "run"), **settings)
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        from mtdnn.schema import run_schema, task_schema
+
+        schema = task_schema() if values == "tasks" else run_schema()
+        sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+        raise SystemExit(0)
+
+
+def _parser(function: Callable[..., object], **settings: Any) -> ArgumentParser:
+    return ArgumentParser(prog=f"mtdnn {function.__name__}", exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+    try:
+        return parser.parse_args(list(argv))
+    except ArgumentError as error:
+        message = re.sub(r"\s+", " ", str(error))
+        strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
+        near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
+        raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.") + near) from error
+
+
+def _flags(parser: ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def run_fields(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted key, field) of a run's fields, and of the fields of the models in it."""
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        inner = inner_model(field.annotation)
+        if inner is not None and inner is not Named:
+            yield from run_fields(inner, f"{prefix}{name}.")
+
+
+def _metavar(field: FieldInfo) -> str:
+    """The words a field takes, where it takes no others."""
+    words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+    return "|".join(map(str, words)) or "VALUE"
+
+
+def default_text(field: FieldInfo) -> str:
+    """` [0.1]`, or nothing where the description tells the default or the field is required or a group of fields."""
+    value = field.default
+    if field.is_required() or value is None or "Default:" in (field.description or ""):
+        return ""
+    if isinstance(value, Named):
+        return f" [{value.name}]"
+    return "" if isinstance(value, BaseModel) else f" [{value if isinstance(value, str) else json.dumps(value)}]"
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model a field's value is, or may be; None for plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    models = (inner_model(item) for item in typing.get_args(annotation) if not isinstance(item, typing.ForwardRef))
+    return next((model for model in models if model is not None), None)
+
+
+def _plugin_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
+    """Keys such as `regularizer.weight`: options of a plug-in, which its own class checks."""
+    plugins = [name for name, field in RunConfig.model_fields.items() if inner_model(field.annotation) is Named]
+    words = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
+    return list(dict.fromkeys(word for word in words if word.split(".")[0] in plugins and word not in fields))
+
+
+def _value(key: str, text: str) -> object:
+    """A flag's text as the value a YAML file would hold: numbers, lists, mappings; paths and names stay text."""
+    annotation = RunConfig.model_fields[key].annotation if key in RunConfig.model_fields else None
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if str in members and not text.startswith("{"):
+        return text
+    if key == "train" and not text.startswith("["):
+        return text.split(",")
+    return parse_value(text, where=f"--{key}")
+
+
