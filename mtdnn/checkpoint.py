@@ -2,7 +2,7 @@
 
 A checkpoint is a folder: `model.safetensors`, `encoder/` (configuration and tokenizer), `state.json`, and, where
 training can go on from it, `training.pt` (tensors and plain values only). `checksums.json` is written last, and the
-folder gets its name only when all of it lies on disk; a folder without it, or with a file that does not match, is damaged.
+folder gets its name only when all of it lies on disk; without it, or with a file that does not match, it is damaged.
 """
 
 from __future__ import annotations

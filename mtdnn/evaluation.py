@@ -68,7 +68,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The named metrics of a split's records, and the number of labelled rows; the number alone when none has a label."""
+    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has."""
     labelled = sum(record["label"] is not None for record in records)
     values = compute(metrics, records, labels) if labelled else {}
     return {**values, "rows": labelled}
@@ -103,7 +103,8 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise DataError(fault(str(path), "", f"cannot be written: {error.strerror}", "Make room, or name another.")) from error
+        found = f"cannot be written: {error.strerror}"
+        raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -115,7 +116,8 @@ def read_records(path: str | Path) -> list[Record]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(fault(str(path), "", f"cannot be read: {error}", "Give a file `mtdnn predict` wrote.")) from error
+        found = f"cannot be read: {error}"
+        raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
     records, faults = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -127,7 +129,8 @@ def read_records(path: str | Path) -> list[Record]:
         if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
             records.append(record)
         else:
-            faults.append(fault(f"{path}:{number}", "", "not a prediction record", 'Expected {"id", "prediction", "label"}.'))
+            expected = 'Expected {"id": …, "prediction": …, "label": …}.'
+            faults.append(fault(f"{path}:{number}", "", "not a prediction record", expected))
     if faults:
         raise DataError(faults)
     return records

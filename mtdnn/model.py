@@ -29,6 +29,8 @@ class MultiTaskModel(nn.Module):
         self.task_types = dict(task_types)
         self.heads = nn.ModuleDict()
         for name, task_type in task_types.items():
+            if task_type.task.head_of is not None:
+                continue
             with preserved_default_generators():
                 seed_default_generators(seed, "head", name)
                 self.heads[name] = task_type.build_head(
@@ -60,7 +62,8 @@ class MultiTaskModel(nn.Module):
 
     def task_logits(self, task: str, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits of one task's head for hidden states, whichever task the batch was made for."""
-        return self.task_types[task].logits(self.heads[task], hidden, batch)
+        task_type = self.task_types[task]
+        return task_type.logits(self.heads[task_type.task.head_of or task], hidden, batch)
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
         """Prediction records of several tasks from one pass through the encoder."""

@@ -100,6 +100,7 @@ class TaskDef(Frozen):
     max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
     regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
     head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
+    head_of: str | None = Field(None, description="A task whose head answers this one, which is then only evaluated.")
     init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
     source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
     options: dict[str, Any] = Field({}, description="Keys of this task type alone; flat in YAML.")
@@ -109,7 +110,7 @@ class TaskDef(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise ValueError("a task's name has only letters, digits, '_' and '-', as it names folders")
         return name
 

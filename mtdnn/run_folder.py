@@ -1,0 +1,161 @@
+"""The folder of a run: what lies where, who may write it, and what made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.run_config import RunConfig, run_config_from_yaml
+from mtdnn.task_def import TaskDef, load_task_defs
+
+PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+
+FREE_TO_CHANGE = frozenset(
+    {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "execution", "compile"}
+)
+"""Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
+
+
+class RunFolder:
+    """Paths in the folder of a run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "run.yml"
+        self.tasks_file = self.path / "tasks.yml"
+        self.results_file = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.predictions = self.path / "predictions"
+
+    def checkpoint(self, name: str) -> Path:
+        """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`."""
+        return self.checkpoints / name if name.startswith("step-") else self.path / name
+
+    def prediction_file(self, task: str, split: str) -> Path:
+        """Where the predictions of a split lie."""
+        return self.predictions / f"{task}.{split}.jsonl"
+
+    def claim(self, config: RunConfig, tasks: Mapping[str, TaskDef], *, resume: bool) -> None:
+        """Make the folder this run's own.
+
+        Raises:
+            ConfigError: it already holds a run, or, with `resume`, a run of another configuration or other tasks.
+            DataError: it cannot be written.
+        """
+        if self.config_file.exists():
+            if not resume:
+                fix = "Give --resume to continue it, or another --output."
+                raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
+            self._refuse_changes(config, tasks)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.tasks_file, tasks_to_yaml(tasks))
+            header = "".join(f"# {name}: {value}\n" for name, value in provenance().items())
+            write_text(self.config_file, header + config.to_yaml())
+        except OSError as error:
+            found = f"cannot be written: {error.strerror or error}"
+            raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
+
+    def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
+        before, now = self.read_config().model_dump(), config.model_dump()
+        changed = [key for key in now if now[key] != before[key] and key not in FREE_TO_CHANGE]
+        faults = [
+            fault(str(self.config_file), key, f"the run began with {before[key]!r}, now it is {now[key]!r}")
+            for key in changed
+        ]
+        known = self.read_tasks()
+        faults += [
+            fault(str(self.tasks_file), name, "the run began with another definition of this task")
+            for name, task in tasks.items()
+            if name not in known or known[name].model_dump() != task.model_dump()
+        ]
+        if faults:
+            raise ConfigError([*faults, "A resumed run must go on as it began. Undo the change, or give another --output."])
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            ConfigError: this is no run's folder.
+        """
+        if not self.config_file.is_file():
+            fix = "Give the `output` folder of `mtdnn train`."
+            raise ConfigError(fault(str(self.path), "", "holds no run (there is no run.yml)", fix))
+        return run_config_from_yaml(self.config_file.read_text(encoding="utf-8"), path=str(self.config_file))
+
+    def read_tasks(self) -> dict[str, TaskDef]:
+        """The task definitions the run was made with."""
+        return load_task_defs(self.tasks_file)
+
+    def read_results(self) -> dict[str, Any]:
+        """task → split → metric → value, and `_run`, what made them; empty before the first evaluation."""
+        if not self.results_file.exists():
+            return {}
+        results: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
+        return results
+
+    def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
+        """Add results to `results.json`, and say beside them which checkpoint and code they come from."""
+        merged = self.read_results()
+        for task, splits in results.items():
+            merged[task] = {**merged.get(task, {}), **splits}
+        merged["_run"] = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
+        write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+        return merged
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
+    """YAML text of the native schema that loads to equal definitions."""
+    blocks = {}
+    for name, task in tasks.items():
+        block = task.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name", "options"})
+        blocks[name] = {**block, **task.options}
+    return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120)
+
+
+def provenance() -> dict[str, str]:
+    """The commit of the source checkout, if it is one, and versions of what decides numbers."""
+    made_by = {"commit": commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            made_by[package] = version(package)
+        except PackageNotFoundError:
+            made_by[package] = "not installed"
+    return made_by
+
+
+def commit() -> str:
+    """The commit of the checkout this code lies in, `+changes` when it has uncommitted ones, or `unknown`."""
+    where = Path(__file__).resolve().parent
+    try:
+        head = _git(where, "rev-parse", "--short=12", "HEAD")
+        return f"{head}+changes" if _git(where, "status", "--porcelain", "--", ".") else head
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(where: Path, *words: str) -> str:
+    command = ["git", "-C", str(where), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
