@@ -290,7 +290,7 @@ def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """One line per task and split of `{task: {split: {metric: value}}}`; what else lies beside the tasks is left out."""
+    """One line per task and split of `{task: {split: {metric: value}}}`; other keys are left out."""
     splits = [
         (task, split, values)
         for task, inner in results.items()

@@ -162,10 +162,10 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
         return fault(where, name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
-    message = detail["msg"].removeprefix("Value error, ")
+    ours, message = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, (dict, list)) else f"{given!r}: "
-    return fault(where, name, f"{shown}{message[:1].lower()}{message[1:]}")
+    return fault(where, name, f"{shown}{message if ours else message[:1].lower() + message[1:]}")
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:

@@ -1,0 +1,53 @@
+"""Faults are one line each: place, what was found, what to do."""
+
+import pytest
+
+from mtdnn.errors import ConfigError, DataError, MtdnnError, did_you_mean, fault, unknown
+
+
+def test_a_fault_reads_place_key_found_and_fix():
+    assert fault("a.yml:3", "mnli.loss", "unknown loss 'mse'", "Use cross_entropy.") == (
+        "a.yml:3: mnli.loss: unknown loss 'mse'. Use cross_entropy."
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        (("", "", "found"), "found"),
+        (("a.yml", "", "found"), "a.yml: found"),
+        (("", "key", "found"), "key: found"),
+        (("a.yml", "key", "found."), "a.yml: key: found."),
+        (("a.yml", "key", "found.", "Fix it."), "a.yml: key: found. Fix it."),
+        (("", "", "unknown. Did you mean 'x'?", "Fix it."), "unknown. Did you mean 'x'? Fix it."),
+    ],
+)
+def test_empty_parts_leave_no_punctuation_behind(parts, line):
+    assert fault(*parts) == line
+
+
+def test_several_faults_are_one_error_told_line_by_line():
+    error = ConfigError(["first", "second"])
+    assert error.faults == ("first", "second")
+    assert str(error) == "first\nsecond"
+
+
+def test_one_fault_may_be_given_as_a_string():
+    assert DataError("only").faults == ("only",)
+
+
+def test_both_kinds_are_what_the_command_line_catches():
+    assert issubclass(ConfigError, MtdnnError)
+    assert issubclass(DataError, MtdnnError)
+
+
+def test_the_nearest_name_is_offered_only_when_one_is_near():
+    assert did_you_mean("acuracy", ["accuracy", "f1"]) == " Did you mean 'accuracy'?"
+    assert did_you_mean("zebra", ["accuracy", "f1"]) == ""
+    assert did_you_mean("zebra", []) == ""
+
+
+def test_an_unknown_word_lists_the_known_ones():
+    assert unknown("metric", "acuracy", iter(["accuracy", "f1"])) == (
+        "unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?"
+    )
