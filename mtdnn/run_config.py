@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mtdnn.errors import ConfigError, fault
 from mtdnn.task_def import Frozen, Named, NamedOrWord, Words
 from mtdnn.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 
-NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(lambda value: None if value in ("none", None) else value)]
+
+def _off(value: object) -> object:
+    return None if value == "none" else value
+
+
+NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(_off, json_schema_input_type=str | Named | None)]
 
 
 class EncoderSource(Frozen):
@@ -56,6 +61,20 @@ class EarlyStopping(Frozen):
     min_delta: float = Field(0.0, ge=0, description="A smaller rise counts as none.")
 
 
+class Subset(Frozen):
+    """Part of a task's training rows: a pure function of their ids, the size and the seed; smaller ones are nested."""
+
+    fraction: float | None = Field(None, gt=0, le=1, description="Of the rows, rounded down.")
+    rows: int | None = Field(None, ge=1, description="Number of rows, in place of a fraction.")
+    seed: int = Field(0, ge=0, description="Of the choice.")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Subset:
+        if (self.fraction is None) == (self.rows is None):
+            raise ValueError("give either fraction or rows")
+        return self
+
+
 class RunConfig(Frozen):
     """Everything that decides a run; written, resolved, to `<output>/run.yml`."""
 
@@ -64,6 +83,7 @@ class RunConfig(Frozen):
     output: str = Field(description="Folder of this run.")
     encoder: str | EncoderSource = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
+    subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     seed: int = Field(1, ge=0, description="Of every random draw of the run.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
