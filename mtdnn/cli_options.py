@@ -12,16 +12,15 @@ import sys
 import types
 import typing
 from argparse import Action, ArgumentError, Namespace
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mtdnn.errors import ConfigError, did_you_mean, fault
 from mtdnn.run_config import RunConfig
-from mtdnn.task_def import Named
+from mtdnn.schema import default_text, fields_of, is_open
 from mtdnn.yaml_source import parse_value
 
 
@@ -46,11 +45,10 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
     parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
     parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
     given: dict[str, str] = {}
-    fields = dict(run_fields())
+    fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
     for key, field in fields.items():
-        about = f"{field.description}{default_text(field)}".replace("%", "%%")
-        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=_metavar(field), help=about)
-    for key in _plugin_keys(argv, fields):
+        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=_metavar(field), help=_help(field))
+    for key in _open_keys(argv, fields):
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
     found = _parsed(parser, argv)
     overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
@@ -100,13 +98,10 @@ def _flags(parser: ArgumentParser) -> list[str]:
     return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def run_fields(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """(dotted key, field) of a run's fields, and of the fields of the models in it."""
-    for name, field in model.model_fields.items():
-        yield prefix + name, field
-        inner = inner_model(field.annotation)
-        if inner is not None and inner is not Named:
-            yield from run_fields(inner, f"{prefix}{name}.")
+def _help(field: FieldInfo) -> str:
+    """The field's description, and its default in brackets where there is one to tell."""
+    default = default_text(field)
+    return f"{field.description}{f' [{default}]' if default else ''}".replace("%", "%%")
 
 
 def _metavar(field: FieldInfo) -> str:
@@ -115,29 +110,11 @@ def _metavar(field: FieldInfo) -> str:
     return "|".join(map(str, words)) or "VALUE"
 
 
-def default_text(field: FieldInfo) -> str:
-    """` [0.1]`, or nothing where the description tells the default or the field is required or a group of fields."""
-    value = field.default
-    if field.is_required() or value is None or "Default:" in (field.description or ""):
-        return ""
-    if isinstance(value, Named):
-        return f" [{value.name}]"
-    return "" if isinstance(value, BaseModel) else f" [{value if isinstance(value, str) else json.dumps(value)}]"
-
-
-def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The model a field's value is, or may be; None for plain values."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    models = (inner_model(item) for item in typing.get_args(annotation) if not isinstance(item, typing.ForwardRef))
-    return next((model for model in models if model is not None), None)
-
-
-def _plugin_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
-    """Keys such as `regularizer.weight`: options of a plug-in, which its own class checks."""
-    plugins = [name for name, field in RunConfig.model_fields.items() if inner_model(field.annotation) is Named]
+def _open_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
+    """Keys such as `regularizer.weight` and `subset.rte.rows`, which no field of RunConfig names."""
+    open_fields = [name for name, field in RunConfig.model_fields.items() if is_open(field)]
     words = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
-    return list(dict.fromkeys(word for word in words if word.split(".")[0] in plugins and word not in fields))
+    return list(dict.fromkeys(word for word in words if word.split(".")[0] in open_fields and word not in fields))
 
 
 def _value(key: str, text: str) -> object:

@@ -46,7 +46,7 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-NamedOrWord = Annotated[Named, BeforeValidator(_named)]
+NamedOrWord = Annotated[Named, BeforeValidator(_named, json_schema_input_type=str | Named)]
 
 
 def _tuple_of_words(value: object) -> object:
@@ -60,7 +60,8 @@ def _tuple_of_words(value: object) -> object:
     return tuple(str(item) if isinstance(item, (int, float)) else item for item in items)
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words)]
+Word = str | int | float
+Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words, json_schema_input_type=Word | list[Word])]
 
 
 class Source(Frozen):
