@@ -1,0 +1,144 @@
+"""Canonical rows on disk: what every converter shares.
+
+A converter reads a source file into `Row`s and `Dropped`s; `write_rows` turns them into `<out>/<task>/<split>.tsv` (id,
+label, texts; UTF-8, tab separated, no header, no quoting), whole or not at all, and counts both.
+"""
+
+import argparse
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mtdnn.errors import DataError
+
+UNLABELLED = ""
+BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its label is a name, a number as text, or empty when the source has none."""
+
+    id: str
+    label: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One row of the source that is not passed on, and why."""
+
+    reason: str
+    id: str
+
+
+@dataclass
+class Report:
+    """What became of one split: rows written, texts with a tab or line break replaced, rows dropped by reason."""
+
+    path: Path
+    written: int = 0
+    replaced: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason → the first few ids
+
+    def drop(self, row: Dropped) -> None:
+        self.dropped[row.reason] += 1
+        first = self.examples.setdefault(row.reason, [])
+        if len(first) < 3:
+            first.append(row.id)
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {self.written} rows written"]
+        if self.replaced:
+            parts.append(f"{self.replaced} texts with a tab or line break replaced by a space")
+        for reason, count in sorted(self.dropped.items()):
+            parts.append(f"{count} dropped, {reason} (first: {', '.join(self.examples[reason])})")
+        return "; ".join(parts)
+
+
+def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
+    """Write a split beside its place, then rename it there; rows with an empty text are dropped.
+
+    Raises:
+        DataError: nothing at all is left to write; an older file stays as it was.
+    """
+    report = Report(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                if isinstance(row, Row):
+                    row = clean(row, report)
+                if isinstance(row, Dropped):
+                    report.drop(row)
+                    continue
+                file.write("\t".join((row.id, row.label, *row.texts)) + "\n")
+                report.written += 1
+        if not report.written:
+            raise DataError(f"{report}. Check that the input is the file this converter is for.")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return report
+
+
+def clean(row: Row, report: Report) -> Row | Dropped:
+    """The row with every tab and line break in its texts turned into a space; `Dropped` when a text is empty."""
+    texts = tuple(text.strip() for text in row.texts)
+    if not all(texts):
+        return Dropped("empty text", row.id)
+    cleaned = tuple(BREAKS.sub(" ", text) for text in texts)
+    report.replaced += sum(before != after for before, after in zip(texts, cleaned, strict=True))
+    return Row(row.id, row.label, cleaned)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and line without its end; only a line feed ends a line, no other separator of Unicode."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error}. Save the file as UTF-8.") from error
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str] | None]]:
+    """Line number and named columns of each row of a tab-separated file with a header; None where a row is too short.
+
+    Raises:
+        DataError: the header lacks one of the columns.
+    """
+    lines = read_lines(path)
+    header = next(lines, (1, ""))[1].split("\t")
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise DataError(f"{path}:1: no column {missing[0]!r}; the columns are {', '.join(header)}. "
+                        "Check that this is the file as distributed.")
+    places = [header.index(column) for column in columns]
+    for number, line in lines:
+        values = line.split("\t")
+        yield number, [values[place] for place in places] if len(values) > max(places) else None
+
+
+def find_input(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of the names that is a file of the folder, or None."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def run(convert: Callable[[Path, Path], list[Report]], description: str) -> None:
+    """The command line of a converter: `--input FOLDER --out FOLDER`; prints one line for each split."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--input", type=Path, required=True, help="folder with the files as distributed")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write <task>/<split>.tsv to")
+    arguments = parser.parse_args()
+    try:
+        reports = convert(arguments.input, arguments.out)
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+    for report in reports:
+        print(report)
