@@ -1,0 +1,140 @@
+"""Part of a data set as a pure function of (row ids, fraction or size, seed): nested, and the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtdnn.errors import ConfigError, DataError, fault
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def subset_size(num_rows: int, fraction: float) -> int:
+    """⌊num_rows · fraction⌋, with the fraction taken as it is written: 0.29 of 100 rows is 29, not 28.
+
+    Raises:
+        ConfigError: a fraction outside (0, 1].
+    """
+    exact = Fraction(str(fraction)) if math.isfinite(fraction) else Fraction(0)
+    if not 0 < exact <= 1:
+        raise ConfigError(fault("", "fraction", f"{fraction} is not in (0, 1]", "0.01 keeps one row of a hundred."))
+    return math.floor(num_rows * exact)
+
+
+def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
+    """[size], row numbers in the order of the rows.
+
+    Each row draws a number from (seed, id) alone, and the rows with the smallest numbers are taken. So a smaller subset
+    lies in every larger one of the same seed, and neither the order of the rows nor the name of the data set matters.
+    The second row of a repeated id draws as "second of that id".
+
+    Raises:
+        DataError: fewer rows than asked for, or none asked for.
+    """
+    import numpy as np
+
+    if not 0 < size <= len(ids):
+        found = f"a subset of {size} rows was asked for, and there are {len(ids)}"
+        raise DataError(fault("", "subset", found, "Raise the fraction, or leave it out to use all rows."))
+    seen: Counter[str] = Counter()
+    draws = np.empty(len(ids), dtype=np.uint64)
+    for row, row_id in enumerate(ids):
+        draws[row] = _draw(seed, row_id, seen[row_id])
+        seen[row_id] += 1
+    chosen: np.ndarray = np.sort(np.argsort(draws, kind="stable")[:size]).astype(np.int64)
+    return chosen
+
+
+def _draw(seed: int, row_id: str, occurrence: int) -> int:
+    """A 64-bit number for one row."""
+    text = f"{seed}\x1f{row_id}\x1f{occurrence}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A subset on disk.
+
+    Attributes:
+        rows: the file of rows; `ids` beside it, one id a line.
+        size, num_rows: rows in the subset and in the whole.
+    """
+
+    rows: Path
+    ids: Path
+    size: int
+    num_rows: int
+
+
+def write_subset(
+    source: Path, out: Path, *, seed: int, fraction: float | None = None, rows: int | None = None
+) -> Written:
+    """Copy part of a file of rows, unchanged and in their order, and store the ids beside it.
+
+    Args:
+        source: .tsv (id in the first column) or .jsonl (key `id`).
+        fraction, rows: one of the two says how many.
+    Raises:
+        ConfigError: neither or both given, or a kind of file that is not read by lines.
+        DataError: a row without id, or too few rows.
+    """
+    if (fraction is None) == (rows is None):
+        raise ConfigError(fault("", "subset", "give either a fraction or a number of rows", "As --fraction 0.01."))
+    lines = _lines(source)
+    ids = _ids(source, lines)
+    size = rows if rows is not None else subset_size(len(lines), fraction or 0.0)
+    chosen = chosen_rows(ids, size, seed=seed)
+    ids_file = out.with_suffix(".ids")
+    write_lines(ids_file, (ids[row] for row in chosen))
+    write_lines(out, (lines[row] for row in chosen))
+    return Written(rows=out, ids=ids_file, size=size, num_rows=len(lines))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file of these lines, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    beside.replace(path)
+
+
+def _lines(path: Path) -> list[str]:
+    if path.suffix not in (".tsv", ".jsonl"):
+        raise ConfigError(fault(str(path), "", "not a .tsv or .jsonl file", "A run's `subset` reads every format."))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(fault(str(path), "", f"cannot be read: {error}", "Check the path.")) from error
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _ids(path: Path, lines: Sequence[str]) -> list[str]:
+    ids, faults = [], []
+    for number, line in enumerate(lines, 1):
+        row_id = _id_of(line, path.suffix)
+        if not row_id:
+            faults.append(fault(f"{path}:{number}", "id", "the row has no id", "Give every row its own."))
+        ids.append(row_id)
+    if faults:
+        raise DataError(faults[:20])
+    return ids
+
+
+def _id_of(line: str, suffix: str) -> str:
+    if suffix == ".tsv":
+        return line.split("\t", 1)[0]
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return ""
+    return str(record.get("id", "")) if isinstance(record, dict) else ""
