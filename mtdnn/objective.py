@@ -1,0 +1,213 @@
+"""Task loss + weighted penalties → what is sent backward, and named values for the log.
+
+L(θ) + λ_s·R_s(θ) + μ·D_Breg(θ, θ̃), Jiang et al. 2020, arXiv 1911.03437, equation 2 with 1; any regularizer may take the
+place of R_s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtdnn.batch import Batch
+from mtdnn.model import MultiTaskModel
+from mtdnn.regularizers.base import Autocast, ForwardPass, Precision, Regularizer, RunPrecision, Terms
+from mtdnn.regularizers.proximal import Proximal
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """A loss to send backward before the next one is asked for.
+
+    Attributes:
+        loss: scalar; the sum over the parts of a step is the loss of its whole batch.
+        named: detached scalars, "task", the regularizer's name, "proximal": unweighted values, whose sum over the parts
+            of a step is the batch's.
+        then_update: the optimizer should move right after this backward pass, though the step goes on (`free_at`).
+    """
+
+    loss: Tensor
+    named: dict[str, Tensor]
+    then_update: bool = False
+
+
+class Objective:
+    """What the weights are moved by.
+
+    Args:
+        model: the shared model; each task's `weight` multiplies its loss.
+        regularizers: task name → its own regularizer; a task that is missing or None has none.
+        proximal: the Bregman term of all tasks; None without.
+        seed: of dropout masks and noise, which are functions of it and of the step.
+        autocast: context of the run's precision.
+        rank: of this process; None asks torch.distributed.
+    Raises:
+        ConfigError: a regularizer cannot work with this encoder or precision.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        regularizers: Mapping[str, Regularizer | None] | None = None,
+        proximal: Proximal | None = None,
+        *,
+        seed: int,
+        autocast: Autocast = nullcontext,
+        rank: int | None = None,
+    ) -> None:
+        self.model, self.proximal, self.seed, self.autocast = model, proximal, seed, autocast
+        self.regularizers = {task: method for task, method in (regularizers or {}).items() if method is not None}
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
+        self._tasks_in_step: set[str] = set()
+        self._tasks_since_log: set[str] = set()
+        for method in self.regularizers.values():
+            method.prepare(
+                embedding_rms=model.encoder.embedding_rms(),
+                embedding_size=model.encoder.backbone.get_input_embeddings().weight.shape[1],
+                precision=run_precision(model, autocast),
+            )
+
+    def parts(
+        self, batch: Batch, *, step: int, part: int = 0, row_share: float = 1.0, label_share: float = 1.0
+    ) -> Iterator[LossPart]:
+        """Losses of one batch, or of one part of it, each to be sent backward before the next is asked for.
+
+        Args:
+            step: optimizer steps done before this one.
+            part: which of the parts that the step's batch is computed in.
+            row_share, label_share: this part's share of the step's rows and of its labels.
+        """
+        self._tasks_in_step.add(batch.task)
+        self._tasks_since_log.add(batch.task)
+        method = self._method(batch.task)
+        forward_pass = self._forward_pass(batch, step, part, "run" if method is None else method.precision)
+        proximal = self.proximal if self.proximal is not None and self.proximal.weight > 0 else None
+        for terms in self._terms(method, forward_pass):
+            if proximal is not None and not forward_pass.has_logits:
+                yield self._proximal_part(proximal, forward_pass, row_share)
+                proximal = None
+            shared = self._part(terms, batch.task, row_share, label_share)
+            if proximal is not None:
+                shared = _joined(shared, self._proximal_part(proximal, forward_pass, row_share))
+                proximal = None
+            yield shared
+
+    def _method(self, task: str) -> Regularizer | None:
+        """The task's regularizer when it applies at this step."""
+        method = self.regularizers.get(task)
+        return method if method is not None and method.is_due else None
+
+    def _forward_pass(self, batch: Batch, step: int, part: int, precision: Precision) -> ForwardPass:
+        return ForwardPass(
+            self.model,
+            batch,
+            seed=self.seed,
+            step=step,
+            part=part,
+            rank=self.rank,
+            precision=precision,
+            autocast=self.autocast,
+        )
+
+    def _terms(self, method: Regularizer | None, forward_pass: ForwardPass) -> Iterator[Terms]:
+        if method is None:
+            yield Terms(forward_pass.loss(forward_pass.logits))
+        else:
+            yield from method.losses(forward_pass)
+
+    def _part(self, terms: Terms, task: str, row_share: float, label_share: float) -> LossPart:
+        """Terms of one task with its weight and this part's shares."""
+        loss = self.model.task_types[task].task.weight * label_share * terms.loss
+        named = {"task": label_share * terms.loss.detach()}
+        if terms.penalty is not None:
+            loss = loss + row_share * terms.penalty
+        if terms.measured is not None:
+            method = self.regularizers[task]
+            named[method.name] = row_share * method.options.every * terms.measured.detach()
+        return LossPart(loss, named, terms.then_update)
+
+    def _proximal_part(self, proximal: Proximal, forward_pass: ForwardPass, row_share: float) -> LossPart:
+        value = row_share * proximal.penalty(forward_pass)
+        return LossPart(proximal.weight * value, {proximal.name: value.detach()})
+
+    def after_step(self, step: int) -> None:
+        """The optimizer has moved: teachers and counters follow."""
+        for task in self._tasks_in_step & self.regularizers.keys():
+            self.regularizers[task].after_step()
+        self._tasks_in_step.clear()
+        if self.proximal is not None:
+            self.proximal.after_step(self.model)
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """Per task seen since the last call: what its regularizer tells of its last step, and the teacher's drift.
+
+        Waits for the device.
+        """
+        values: dict[str, dict[str, float]] = {task: {} for task in sorted(self._tasks_since_log)}
+        self._tasks_since_log.clear()
+        for task in values.keys() & self.regularizers.keys():
+            method = self.regularizers[task]
+            values[task] = {f"{method.name}.{name}": float(value) for name, value in method.diagnostics().items()}
+        if self.proximal is not None and values:
+            drift = float(self.proximal.drift(self.model))
+            values = {task: {**named, "proximal.drift": drift} for task, named in values.items()}
+        return {task: named for task, named in values.items() if named}
+
+    def gradient_norms(self, batch: Batch, *, step: int) -> dict[str, float]:
+        """Norm of the gradient of each weighted term with respect to all weights; leaves no gradient behind.
+
+        For methods with several backward passes the term is "task" at their first pass. Waits for the device; costs one
+        more backward pass per term.
+        """
+        method = self._method(batch.task)
+        forward_pass = self._forward_pass(batch, step, 0, "run" if method is None else method.precision)
+        terms = next(self._terms(method, forward_pass))
+        weighted = {"task": self.model.task_types[batch.task].task.weight * terms.loss}
+        if method is not None and terms.penalty is not None:
+            weighted[method.name] = terms.penalty
+        if self.proximal is not None and self.proximal.weight > 0:
+            weighted[self.proximal.name] = self.proximal.weight * self.proximal.penalty(forward_pass)
+        return {name: float(self._gradient_norm(value)) for name, value in weighted.items()}
+
+    def _gradient_norm(self, value: Tensor) -> Tensor:
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+        norms = [each.float().norm() for each in gradients if each is not None]
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else value.new_zeros(())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; tensors and plain values."""
+        return {
+            "regularizers": {task: method.state_dict() for task, method in self.regularizers.items()},
+            "proximal": None if self.proximal is None else self.proximal.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for task, method in self.regularizers.items():
+            method.load_state_dict(state["regularizers"][task])
+        if self.proximal is not None:
+            self.proximal.load_state_dict(state["proximal"])
+
+
+def _joined(first: LossPart, second: LossPart) -> LossPart:
+    """Both, to be sent backward at once: they share the clean pass."""
+    return LossPart(first.loss + second.loss, {**first.named, **second.named}, first.then_update)
+
+
+def run_precision(model: MultiTaskModel, autocast: Autocast = nullcontext) -> RunPrecision:
+    """The numbers that the passes of a run compute with."""
+    weight = next(model.parameters())
+    device = weight.device.type
+    with autocast():
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if dtype == torch.float32 and device == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        return RunPrecision("tf32", 2.0**-10)
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return RunPrecision(names.get(dtype, str(dtype).removeprefix("torch.")), torch.finfo(dtype).eps)

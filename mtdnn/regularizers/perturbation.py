@@ -1,0 +1,219 @@
+"""Perturbations of word embeddings: their sizes, directions, limits, and the numbers that can hold them.
+
+Dimensions: N sequences, T tokens, E size of the word embeddings.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from torch import Tensor
+
+from mtdnn.errors import ConfigError, fault
+from mtdnn.regularizers.base import DropoutMode, ForwardPass, Regularizer, RegularizerOptions, RunPrecision
+
+logger = logging.getLogger(__name__)
+
+Norm = Literal["inf", "l2"]
+Scope = Literal["example", "token"]
+
+
+class RelativeSize(BaseModel):
+    """A size in units of the root mean square of the encoder's word embeddings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    relative: float
+
+
+def _size(value: object) -> float | RelativeSize:
+    """A number, or `{relative: number}`; neither negative nor infinite."""
+    if isinstance(value, RelativeSize):
+        return value
+    relative = isinstance(value, Mapping) and set(value) == {"relative"}
+    number = value["relative"] if relative else value  # type: ignore[index]
+    try:
+        size = float(number)  # type: ignore[arg-type]  # YAML reads 1e-5 as a word
+    except (TypeError, ValueError):
+        size = math.nan
+    if isinstance(number, bool) or not (math.isfinite(size) and size >= 0):
+        raise ValueError("expected a number ≥ 0, or {relative: number} in units of the embeddings' root mean square")
+    return RelativeSize(relative=size) if relative else size
+
+
+def _positive(value: object) -> object:
+    if (value.relative if isinstance(value, RelativeSize) else value) == 0:
+        raise ValueError("expected more than 0; to turn the regularizer off, give weight: 0")
+    return value
+
+
+def resolved(size: float | RelativeSize, embedding_rms: float) -> float:
+    """The size as a plain number."""
+    return size.relative * embedding_rms if isinstance(size, RelativeSize) else size
+
+
+SizeOrZero = Annotated[float | RelativeSize, BeforeValidator(_size)]
+Size = Annotated[float | RelativeSize, BeforeValidator(lambda value: _positive(_size(value)))]
+
+
+def over(scope: Scope) -> tuple[int, ...]:
+    """Dimensions of [N, T, E] that one norm is taken over."""
+    return (1, 2) if scope == "example" else (2,)
+
+
+def extent(values: Tensor, norm: Norm, scope: Scope) -> Tensor:
+    """[N, 1, 1] or [N, T, 1]: the norm of each example or token of [N, T, E], safe from underflow."""
+    peak = values.abs().amax(over(scope), keepdim=True)
+    if norm == "inf":
+        return peak
+    scaled = values / peak.clamp(min=torch.finfo(values.dtype).tiny)
+    norms: Tensor = peak * torch.linalg.vector_norm(scaled, dim=over(scope), keepdim=True)
+    return norms
+
+
+def direction(gradient: Tensor, norm: Norm, scope: Scope) -> Tensor:
+    """[N, T, E]: g/‖g‖ of each example or token; 0 where the gradient is 0."""
+    return gradient / extent(gradient, norm, scope).clamp(min=torch.finfo(gradient.dtype).tiny)
+
+
+def beyond(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
+    """Where a perturbation is larger than its limit: per coordinate for inf, per example or token for l2."""
+    return delta.abs() > limit if norm == "inf" else extent(delta, norm, scope) > limit
+
+
+def projected(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
+    """[N, T, E]: the nearest perturbation with ‖δ‖ ≤ limit."""
+    if norm == "inf":
+        return delta.clamp(-limit, limit)
+    return delta * (limit / extent(delta, norm, scope).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
+
+
+def held(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
+    """The perturbation, a rounding smaller where the sum with the embeddings would round beyond ±limit."""
+    shifted = embeddings + delta
+    rounding = shifted.abs() * torch.finfo(delta.dtype).eps
+    return torch.where((shifted - embeddings).abs() > limit, delta - delta.sign() * rounding, delta)
+
+
+def root_mean_square(delta: Tensor, mask: Tensor) -> Tensor:
+    """Scalar: over the coordinates of real tokens; padding holds zeros."""
+    return (delta.square().sum() / (mask.sum() * delta.shape[-1]).clamp(min=1)).sqrt()
+
+
+def share(chosen: Tensor, mask: Tensor) -> Tensor:
+    """Scalar: how many of the real coordinates [N, T, E], tokens [N, T, 1] or examples [N, 1, 1] are chosen, 0 … 1."""
+    real = (mask if chosen.shape[1] == mask.shape[1] else mask.any(dim=1, keepdim=True)).unsqueeze(-1)
+    return (chosen & real).sum() / (real.sum() * chosen.shape[2]).clamp(min=1)
+
+
+class PerturbationOptions(RegularizerOptions):
+    """Options of regularizers that move word embeddings."""
+
+    dropout: DropoutMode = Field(
+        "same", description="Of the perturbed pass: same masks as the clean pass, independent ones, or off in both."
+    )
+    precision: Literal["auto", "float32", "run"] = Field(
+        "auto", description="Of all passes of its steps. auto: float32 when the run's numbers cannot hold the size."
+    )
+
+
+class PerturbationRegularizer(Regularizer):
+    """A regularizer that moves word embeddings by a size given absolutely or in units of their root mean square.
+
+    Class attributes:
+        size_names: the options that are such sizes.
+    """
+
+    Options = PerturbationOptions
+    size_names: ClassVar[tuple[str, ...]] = ("epsilon", "eta", "noise")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._seen: dict[str, Tensor] = {}
+        self._resolve(math.nan)
+
+    def _resolve(self, embedding_rms: float) -> None:
+        """Make plain numbers of the sizes; relative ones are NaN until the encoder is known."""
+        self.embedding_rms = embedding_rms
+        given = {name: getattr(self.options, name) for name in self.size_names}
+        self.sizes = {name: resolved(size, embedding_rms) for name, size in given.items() if size is not None}
+
+    def coordinate_size(self, embedding_size: int) -> float | None:
+        """About how far one coordinate is moved, to compare with the resolution of numbers; None when it is large."""
+        raise NotImplementedError
+
+    def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
+        """Resolve relative sizes, say so once, and choose the precision of the passes.
+
+        Raises:
+            ConfigError: `precision: run` with a size that the run's numbers cannot hold.
+        """
+        self._resolve(embedding_rms)
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in self.sizes.items())
+        logger.info("%s: %s; word embeddings have root mean square %.3g", self.name, shown, embedding_rms)
+        found = self._unresolvable(embedding_rms, embedding_size, precision)
+        if self.options.precision == "float32" or (self.options.precision == "auto" and found):
+            self.precision = "float32"
+        if found and self.options.precision == "auto":
+            logger.info("%s: %s: its passes run in float32", self.name, found)
+        if found and self.options.precision == "run":
+            raise ConfigError(self._refusal(found, "", self.name))
+
+    def precision_faults(
+        self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
+    ) -> list[str]:
+        """The same refusal for `check`, with its place."""
+        self._resolve(embedding_rms)
+        found = self._unresolvable(embedding_rms, embedding_size, precision)
+        return [self._refusal(found, where, key)] if found and self.options.precision == "run" else []
+
+    def _unresolvable(self, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
+        """Why the run's numbers cannot hold the perturbation; empty when they can."""
+        size, step = self.coordinate_size(embedding_size), embedding_rms * precision.spacing
+        if size is None or size >= step:
+            return ""
+        return (
+            f"moves of {size:.2g} are below the resolution of {precision.name} around word embeddings of root mean "
+            f"square {embedding_rms:.2g}; the smallest size that works is {step:.2g}"
+        )
+
+    def _refusal(self, found: str, where: str, key: str) -> str:
+        return fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or a larger size.")
+
+    def perturbed(self, forward_pass: ForwardPass, embeddings: Tensor) -> Tensor:
+        """Logits for other word embeddings, with dropout as the options say."""
+        return forward_pass.rerun(embeddings, dropout=self.options.dropout)
+
+    def clean_logits(self, forward_pass: ForwardPass) -> Tensor:
+        """Logits to compare with: those of the clean pass, or without dropout when the perturbed pass has none."""
+        if self.options.dropout == "off":
+            return forward_pass.rerun(forward_pass.embeddings, dropout="off")
+        return forward_pass.logits
+
+    def note(self, delta: Tensor, forward_pass: ForwardPass, clipped: Tensor | None = None) -> None:
+        """Keep what `diagnostics` tells about a perturbation.
+
+        Args:
+            delta: [N, T, E].
+            clipped: bool, [N, T, E] or [N, T or 1, 1]: what the limit has cut.
+        """
+        self._seen = {"perturbation": root_mean_square(delta, forward_pass.mask) / self.embedding_rms}
+        if clipped is not None:
+            self._seen["clipped"] = share(clipped, forward_pass.mask)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """perturbation: its root mean square in units of the embeddings'; clipped: the share that the limit has cut."""
+        return dict(self._seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "embedding_rms": self.embedding_rms}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Also keeps the sizes of the run's start, whatever the embeddings have become."""
+        super().load_state_dict(state)
+        self._resolve(state["embedding_rms"])

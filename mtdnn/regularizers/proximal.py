@@ -1,0 +1,148 @@
+"""SMART's Bregman proximal point term: the model is held near a slower copy of itself.
+
+Source: Jiang et al. 2020, arXiv 1911.03437, equations 2 and 3, Algorithm 1, lines 1-4 and 11-15.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from mtdnn.errors import fault, unknown
+from mtdnn.registry import Registry
+from mtdnn.regularizers.base import ForwardPass
+from mtdnn.task_def import Named
+from mtdnn.task_types.base import option_faults
+
+logger = logging.getLogger(__name__)
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+PROXIMAL: Registry[type[Proximal]] = Registry("proximal term")
+
+
+class ProximalOptions(BaseModel):
+    """Options every proximal term has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mu: float = Field(1.0, ge=0, allow_inf_nan=False, description="μ, factor of the term; 0 turns it off.")
+    inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two moves of the teacher.")
+
+
+class MomentumOptions(ProximalOptions):
+    """The paper's values."""
+
+    beta: float = Field(0.99, ge=0, lt=1, description="β, share of the teacher that stays when it moves; 0 = vanilla.")
+    beta_late: float = Field(0.999, ge=0, lt=1, description="β in the later part of the run.")
+    late_after: float = Field(0.1, ge=0, le=1, description="Fraction of the updates after which β is beta_late.")
+
+
+class Proximal:
+    """D_Breg = mean_i ℓ_s(f(x_i; θ), f(x_i; θ̃)), the teacher θ̃ in evaluation mode and without gradient.
+
+    Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model. Cost: 1 forward unit.
+
+    Args:
+        model: whose copy the teacher is.
+        total_steps: optimizer steps of the run.
+    """
+
+    name: ClassVar[str] = "proximal"
+    Options: ClassVar[type[ProximalOptions]] = ProximalOptions
+
+    def __init__(self, model: nn.Module, *, total_steps: int, **options: Any) -> None:
+        self.options: Any = self.Options(**options)
+        self.total_steps, self.steps_done = total_steps, 0
+        self._beta = 0.0
+        self.teacher = AveragedModel(model, multi_avg_fn=self._average)
+        self.teacher.update_parameters(model)  # the first update only copies; from now on all of them average
+        self.teacher.eval().requires_grad_(False)
+
+    @classmethod
+    def faults(cls, named: Named, where: str, key: str) -> list[str]:
+        """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines."""
+        fields = list(cls.Options.model_fields)
+        strange = [option for option in named.options if option not in fields]
+        if strange:
+            return [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
+        return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
+
+    @property
+    def weight(self) -> float:
+        """μ; 0 = off."""
+        return float(self.options.mu)
+
+    def beta(self, update: int) -> float:
+        """β of the move after optimizer step `update`, counted from 1."""
+        raise NotImplementedError
+
+    def penalty(self, forward_pass: ForwardPass) -> Tensor:
+        """D_Breg, a scalar ≥ 0, the mean over the rows of the batch, without its weight."""
+        reference = forward_pass.rerun_with(self.teacher.module)
+        return forward_pass.divergence(forward_pass.logits, reference).mean()
+
+    def after_step(self, model: nn.Module) -> None:
+        """The optimizer has moved; every S steps the teacher does."""
+        self.steps_done += 1
+        if self.steps_done % self.options.inner_steps == 0:
+            self._beta = self.beta(self.steps_done)
+            self.teacher.update_parameters(model)
+
+    def _average(self, teacher: Tensors, model: Tensors, _count: Tensor | int) -> None:
+        """θ̃ ← θ̃ + (1−β)(θ − θ̃), in place."""
+        torch._foreach_lerp_(teacher, model, 1.0 - self._beta)
+
+    def drift(self, model: nn.Module) -> Tensor:
+        """Scalar: ‖θ − θ̃‖ / ‖θ̃‖ over all weights."""
+        teacher = [each.detach() for each in self.teacher.module.parameters()]
+        student = [each.detach() for each in model.parameters()]
+        return _norm(torch._foreach_sub(student, teacher)) / _norm(teacher)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights and the count of steps."""
+        weights = {name: weight.clone() for name, weight in self.teacher.module.state_dict().items()}
+        return {"steps_done": self.steps_done, "teacher": weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, bit for bit."""
+        self.steps_done = state["steps_done"]
+        self.teacher.module.load_state_dict(state["teacher"])
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm
+
+
+@PROXIMAL.register("momentum")
+class Momentum(Proximal):
+    """Equation 3: the teacher is a moving average of the model, slower in the later part of the run."""
+
+    Options = MomentumOptions
+
+    def beta(self, update: int) -> float:
+        early = update <= self.options.late_after * self.total_steps
+        return float(self.options.beta if early else self.options.beta_late)
+
+
+@PROXIMAL.register("vanilla")
+class Vanilla(Proximal):
+    """Equation 2: the teacher is the model as it was at the last move."""
+
+    def __init__(self, model: nn.Module, *, total_steps: int, **options: Any) -> None:
+        super().__init__(model, total_steps=total_steps, **options)
+        if self.options.inner_steps == 1:
+            logger.warning(
+                "proximal: vanilla with inner_steps: 1 compares the model with itself: but for dropout, the term and "
+                "its gradient are zero at every step. Give inner_steps of 2 or more, or name: momentum."
+            )
+
+    def beta(self, update: int) -> float:
+        return 0.0
