@@ -1,7 +1,7 @@
 """`mtdnn <command> …`: the words of the command line, what is printed, and the exit status.
 
 Each command is one function; its docstring is its help. Exit status: 0 done, 2 something the user can mend (told in
-one line each, without traceback), 130 interrupted. Heavy imports stand inside, so that `--help` answers at once.
+one line each, without traceback), 128 + signal when stopped. Heavy imports stand inside, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -70,8 +70,13 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> Non
 
     config = load_run_config(run, overrides)
     from mtdnn.assemble import train as train_run
+    from mtdnn.trainer import Interrupted
 
-    results = train_run(config, resume=resume)
+    try:
+        results = train_run(config, resume=resume)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(128 + stop.signal_number) from None
     print(results_table(results))
     print(f"\nbest checkpoint, results and predictions: {config.output}")
 

@@ -1,0 +1,29 @@
+# make demo | test | lint — each makes .venv with the tested versions first, once.
+# On Linux without a GPU, `make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"` fetches the
+# small build of torch.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	.venv/bin/python experiments/demo/run.py --out demo
+
+test: .venv/installed
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/mypy mtdnn
+
+# torch first: what comes after it then finds the pinned build there.
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

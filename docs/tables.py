@@ -1,0 +1,68 @@
+"""Writes the tables of keys into the pages beside this file: `python docs/tables.py`, after a key was added or changed.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test fails while one of them is out of date.
+"""
+
+import re
+from pathlib import Path
+
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.run_config import RunConfig
+from mtdnn.schema import key_table
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES
+
+PAGES = sorted(Path(__file__).parent.glob("*.md"))
+BLOCK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def words_of_types() -> str:
+    """Which metrics, losses and heads each task type takes; the defaults come first."""
+    lines = ["| task_type | metrics | loss | head |", "|---|---|---|---|"]
+    for name in TASK_TYPES:
+        kind = TASK_TYPES.get(name)
+        metrics = dict.fromkeys((*kind.default_metrics, *kind.metrics))
+        losses = dict.fromkeys((kind.default_loss, *kind.losses))
+        cells = (", ".join(f"`{word}`" for word in words) for words in (metrics, losses, kind.heads))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def options_of_types() -> str:
+    """One table for each task type that has keys of its own."""
+    tables = [
+        f"`task_type: {name}`\n\n{key_table(TASK_TYPES.get(name).Options)}"
+        for name in TASK_TYPES
+        if TASK_TYPES.get(name).Options.model_fields
+    ]
+    return "\n\n".join(tables) or "None of the task types has any."
+
+
+def samplers() -> str:
+    """The mixing strategies and the first sentence about each."""
+    lines = ["| mixing | order of the batches |", "|---|---|"]
+    lines += [f"| `{name}` | {first_paragraph(SAMPLERS.get(name).__doc__)} |" for name in SAMPLERS]
+    return "\n".join(lines)
+
+
+def first_paragraph(docstring: str | None) -> str:
+    return " ".join((docstring or "").split("\n\n")[0].split())
+
+
+TABLES = {
+    "task keys": lambda: key_table(TaskDef, without=("name", "options")),
+    "task types": words_of_types,
+    "task type options": options_of_types,
+    "run keys": lambda: key_table(RunConfig),
+    "mixing": samplers,
+}
+
+
+def refreshed(text: str) -> str:
+    """A page with its tables as they should be."""
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
