@@ -1,0 +1,202 @@
+"""The original toolkit's YAML (github.com/namisan/mt-dnn) → the same blocks as ours, and nothing else.
+
+Its keys, as its `experiments/exp_def.py` reads them: data_format, task_type, n_class, metric_meta, enable_san, labels,
+split_names, dropout_p, loss, kd_loss, adv_loss; forks add actf. A word that toolkit does not know either is passed on
+as it is, so that the check of our own schema names it with its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mtdnn.errors import ConfigError, fault, unknown
+
+INPUTS = {
+    "PremiseOnly": ["text"],
+    "PremiseAndOneHypothesis": ["premise", "hypothesis"],
+    "PremiseAndMultiHypothesis": ["premise", "hypothesis"],
+    "Seqence": ["tokens"],
+    "Sequence": ["tokens"],
+    "MRC": ["context", "question"],
+    "MLM": ["text"],
+}
+TASK_TYPES = {
+    "Classification": "classification",
+    "Regression": "regression",
+    "Ranking": "ranking",
+    "SeqenceLabeling": "sequence_labeling",
+    "SeqenceLabelling": "sequence_labeling",
+    "SequenceLabeling": "sequence_labeling",
+    "SequenceLabelling": "sequence_labeling",
+    "SeqenceLabling": "sequence_labeling",
+    "Span": "span",
+    "SpanYN": "span",
+    "MaskLM": "masked_lm",
+}
+METRICS = {
+    "ACC": "accuracy",
+    "F1": "f1",
+    "F1MAC": "f1_macro",
+    "F1MIC": "f1_micro",
+    "MCC": "mcc",
+    "Pearson": "pearson",
+    "Spearman": "spearman",
+}
+METRICS_OF_TYPE = ("SeqEval", "EmF1")  # each is what its task type reports anyway
+LOSSES = {"CeCriterion": "cross_entropy", "MseCriterion": "mse"}
+LOSSES_OF_TYPE = ("RankCeCriterion", "SpanCeCriterion", "SpanYNCeCriterion", "SeqCeCriterion", "MlmCriterion")
+NO_COUNTERPART = (  # of data_format or task_type
+    "CLUE_CLASSIFICATION", "CLUE_SPAN", "CLUE_SEQ", "CLUE_GEN", "ClozeChoice", "SpanSeqenceLabeling",
+    "SeqenceGeneration",
+)  # fmt: skip
+PIECE_LABELS = ("X", "CLS", "SEP")  # that toolkit's labels for what is no word
+DROPOUT = 0.1  # that toolkit passes None to nn.Dropout when a block has no dropout_p, and crashes
+ROLES = ("train", "dev", "test")
+
+Block = dict[str, Any]
+
+
+def is_legacy(raw: object) -> bool:
+    """Whether any block has `data_format`, which every block of that toolkit must have and none of ours may."""
+    return isinstance(raw, Mapping) and any(isinstance(b, Mapping) and "data_format" in b for b in raw.values())
+
+
+def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Task name → block in our schema, and one line for each key that was translated or means nothing here.
+
+    Task types without a counterpart (generation, cloze) are left out, with a line that says so.
+
+    Raises:
+        ConfigError: a data_format or an n_class that cannot be read, or no task is left; every fault of every block.
+    """
+    blocks: dict[str, Any] = {}
+    remarks: list[str] = []
+    faults: list[str] = []
+    for name, block in raw.items():
+        if not isinstance(block, Mapping) or "data_format" not in block:
+            blocks[name] = block  # a block of ours, or something that our own check will refuse
+            continue
+        missing = [block[key] for key in ("data_format", "task_type") if block.get(key) in NO_COUNTERPART]
+        if missing:
+            remarks.append(f"{name}: {missing[0]} has no counterpart here; the task is left out")
+            continue
+        try:
+            blocks[name] = translate_block(str(name), block, remarks)
+        except ConfigError as error:
+            faults.extend(error.faults)
+    if not blocks and not faults:
+        faults.append(fault("", "task definitions", "no task has a counterpart here", "Write the tasks in our schema."))
+    if faults:
+        raise ConfigError(faults)
+    return blocks, remarks
+
+
+def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> Block:
+    """One block in our schema; appends one remark for each key that was translated or means nothing here.
+
+    Raises:
+        ConfigError: a data_format or an n_class that cannot be read.
+    """
+    new: Block = {"dropout": DROPOUT, "splits": roles_of(ROLES)}
+    for key, value in block.items():
+        if key in MEANINGLESS:
+            remarks.append(f"{name}.{key}: {MEANINGLESS[key]}")
+        elif key in TRANSLATIONS:
+            changed = TRANSLATIONS[key](value, name)
+            new.update(changed)
+            read_as = ", ".join(f"{k}: {v}" for k, v in changed.items()) or "the default of the task type"
+            remarks.append(f"{name}.{key}: {value} is read as {read_as}")
+        elif key != "n_class":
+            new[key] = value  # the same word in our schema, or refused there with its line
+    new.update(labels_of(block, name, remarks))
+    return new
+
+
+def read_data_format(value: Any, name: str) -> Block:
+    if value not in INPUTS:
+        raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", str(value), INPUTS)))
+    return {"inputs": INPUTS[value]}
+
+
+def read_task_type(value: Any, name: str) -> Block:
+    return {"task_type": TASK_TYPES.get(value, value)}
+
+
+def read_metrics(value: Any, name: str) -> Block:
+    """Our names; a metric that belongs to one task type is left to that type."""
+    names = [value] if isinstance(value, str) else list(value or ())
+    kept = [METRICS.get(metric, metric) for metric in names if metric not in METRICS_OF_TYPE]
+    return {"metrics": kept} if kept else {}
+
+
+def read_loss(value: Any, name: str) -> Block:
+    return {} if value in LOSSES_OF_TYPE else {"loss": LOSSES.get(value, value)}
+
+
+def read_dropout(value: Any, name: str) -> Block:
+    return {"dropout": value}
+
+
+def read_split_names(value: Any, name: str) -> Block:
+    return {"splits": roles_of([value] if isinstance(value, str) else value)}
+
+
+def read_activation(value: Any, name: str) -> Block:
+    return {"head": {"name": "pooled", "activation": value}}
+
+
+def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
+    """Role → splits whose name holds its word, as in matched_dev or r1_test; `valid` counts as dev.
+
+    A name without any of the words goes to `test`: it can still be prepared and predicted, but never trained on.
+    """
+    splits: dict[str, list[str]] = {}
+    for split in map(str, split_names):
+        plain = split.replace("valid", "dev")
+        role = next((role for role in ROLES if role in plain), "test")
+        splits.setdefault(role, []).append(split)
+    return splits
+
+
+def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
+    """The labels in the order of their numbers there; from n_class alone they are "0", "1", ….
+
+    Raises:
+        ConfigError: n_class is needed and no whole number of at least 1.
+    """
+    labels, count = block.get("labels"), block.get("n_class")
+    task_type = TASK_TYPES.get(block.get("task_type", ""), "")
+    if labels is None and task_type == "classification":
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(fault("", f"{name}.n_class", f"{count!r} is no number of labels", "List the labels."))
+        labels = [str(number) for number in range(count)]
+        remarks.append(f"{name}.n_class: {count} is read as labels: {labels}")
+        return {"labels": labels}
+    if not isinstance(labels, list):
+        remarks.append(f"{name}.n_class: means nothing for this task type")
+        return {}
+    if task_type == "sequence_labeling":
+        pieces = [label for label in labels if label in PIECE_LABELS]
+        labels = [label for label in labels if label not in PIECE_LABELS]
+        remarks.append(f"{name}.labels: {pieces} are left out; only words have labels here")
+    elif count is not None and count != len(labels):
+        remarks.append(f"{name}.n_class: {count} is not the number of labels; the {len(labels)} labels count")
+    return {"labels": labels}
+
+
+TRANSLATIONS: dict[str, Callable[[Any, str], Block]] = {
+    "data_format": read_data_format,
+    "task_type": read_task_type,
+    "metric_meta": read_metrics,
+    "loss": read_loss,
+    "dropout_p": read_dropout,
+    "split_names": read_split_names,
+    "actf": read_activation,
+}
+MEANINGLESS = {
+    "enable_san": "means nothing here; the head is the pooled one unless `head` names another",
+    "kd_loss": "means nothing here; it is for distillation",
+    "adv_loss": "means nothing here; a regularizer takes the divergence of the task type",
+    "encoder_type": "means nothing here; the encoder is named by the run",
+}

@@ -1,0 +1,169 @@
+"""The original toolkit's task definitions give the same tasks as ours; every odd key is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtdnn.errors import ConfigError
+from mtdnn.legacy import is_legacy, translate
+from mtdnn.task_def import load_task_defs
+
+PAIR = {
+    "data_format": "PremiseAndOneHypothesis",
+    "task_type": "Classification",
+    "n_class": 3,
+    "labels": ["no", "maybe", "yes"],
+    "metric_meta": ["ACC"],
+    "enable_san": False,
+    "dropout_p": 0.2,
+    "loss": "CeCriterion",
+    "kd_loss": "MseCriterion",
+    "adv_loss": "SymKlCriterion",
+}
+
+# Every block of that project's GLUE file in short: name, format, type, metrics, number of classes, labels.
+NLI, RTE = ["contradiction", "neutral", "entailment"], ["not_entailment", "entailment"]
+GLUE = [
+    ("cola", "PremiseOnly", "Classification", ["ACC", "MCC"], 2, None),
+    ("mnli", "PremiseAndOneHypothesis", "Classification", ["ACC"], 3, NLI),
+    ("mrpc", "PremiseAndOneHypothesis", "Classification", ["ACC", "F1"], 2, None),
+    ("qnli", "PremiseAndOneHypothesis", "Classification", ["ACC"], 2, RTE),
+    ("qqp", "PremiseAndOneHypothesis", "Classification", ["ACC", "F1"], 2, None),
+    ("rte", "PremiseAndOneHypothesis", "Classification", ["ACC"], 2, RTE),
+    ("scitail", "PremiseAndOneHypothesis", "Classification", ["ACC"], 2, ["neutral", "entails"]),
+    ("snli", "PremiseAndOneHypothesis", "Classification", ["ACC"], 3, NLI),
+    ("sst", "PremiseOnly", "Classification", ["ACC"], 2, None),
+    ("stsb", "PremiseAndOneHypothesis", "Regression", ["Pearson", "Spearman"], 1, None),
+    ("wnli", "PremiseAndOneHypothesis", "Classification", ["ACC"], 2, None),
+]
+
+
+def block(**changes):
+    return {key: value for key, value in (PAIR | changes).items() if value is not None}
+
+
+def only(**changes):
+    """The one translated block and the remarks."""
+    blocks, remarks = translate({"t": block(**changes)})
+    return blocks["t"], remarks
+
+
+def glue_file(folder: Path) -> Path:
+    tasks = {}
+    for name, data_format, task_type, metrics, n_class, labels in GLUE:
+        loss = "MseCriterion" if task_type == "Regression" else "CeCriterion"
+        tasks[name] = block(
+            data_format=data_format, task_type=task_type, metric_meta=metrics, n_class=n_class, labels=labels,
+            loss=loss, dropout_p={"cola": 0.05, "mnli": 0.1}.get(name),
+        )  # fmt: skip
+    tasks["mnli"]["split_names"] = ["train", "matched_dev", "mismatched_dev", "matched_test", "mismatched_test"]
+    path = folder / "glue_task_def.yml"
+    path.write_text(yaml.safe_dump(tasks), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_that_toolkit_is_told_from_one_of_ours():
+    assert is_legacy({"t": PAIR})
+    assert not is_legacy({"t": {"task_type": "classification", "labels": ["a", "b"]}})
+    assert not is_legacy(None) and not is_legacy([PAIR]) and not is_legacy({"t": None})
+
+
+def test_glue_as_that_toolkit_writes_it_loads_as_eleven_tasks(tmp_path):
+    tasks = load_task_defs(glue_file(tmp_path))
+    assert set(tasks) == {name for name, *_ in GLUE}
+    assert tasks["cola"].inputs == ("text",) and tasks["cola"].metrics == ("accuracy", "mcc")
+    assert tasks["cola"].dropout == 0.05 and tasks["cola"].labels == ("0", "1")
+    assert tasks["mrpc"].dropout == 0.1  # no dropout_p there, where that toolkit crashes
+    assert tasks["mnli"].labels == tuple(NLI) and tasks["mnli"].loss == "cross_entropy"
+    assert tasks["mnli"].splits["dev"] == ("matched_dev", "mismatched_dev")
+    assert tasks["mnli"].splits["test"] == ("matched_test", "mismatched_test")
+    assert tasks["stsb"].task_type == "regression" and tasks["stsb"].loss == "mse" and tasks["stsb"].labels == ()
+    assert tasks["stsb"].metrics == ("pearson", "spearman")
+    assert tasks["rte"].splits == {"train": ("train",), "dev": ("dev",), "test": ("test",)}
+    assert all(task.options == {} for task in tasks.values())
+
+
+def test_every_translated_or_meaningless_key_has_one_remark():
+    _, remarks = only(split_names=["train", "dev"])
+    told = [remark.split(":")[0] for remark in remarks]
+    same_here = {"labels", "n_class"}  # the labels are taken as they are, and there are n_class of them
+    assert sorted(told) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
+    assert "t.metric_meta: ['ACC'] is read as metrics: ['accuracy']" in remarks
+
+
+@pytest.mark.parametrize("word", ["SeqenceLabeling", "SequenceLabeling", "SeqenceLabelling"])
+def test_the_misspelt_sequence_is_understood(word):
+    labels = ["O", "B-PER", "X", "CLS", "SEP"]
+    new, remarks = only(
+        data_format="Seqence", task_type=word, labels=labels, n_class=5, metric_meta=["SeqEval"], loss="SeqCeCriterion"
+    )
+    assert new["task_type"] == "sequence_labeling" and new["inputs"] == ["tokens"]
+    assert new["labels"] == ["O", "B-PER"]  # X, CLS, SEP stand for pieces there
+    assert "metrics" not in new and "loss" not in new
+    assert "t.labels: ['X', 'CLS', 'SEP'] are left out; only words have labels here" in remarks
+
+
+@pytest.mark.parametrize(
+    ("data_format", "task_type", "expected"),
+    [
+        ("PremiseAndMultiHypothesis", "Ranking", "ranking"),
+        ("MRC", "Span", "span"),
+        ("MRC", "SpanYN", "span"),
+        ("MLM", "MaskLM", "masked_lm"),
+    ],
+)
+def test_other_task_types_keep_no_labels_made_of_n_class(data_format, task_type, expected):
+    new, remarks = only(data_format=data_format, task_type=task_type, labels=None, n_class=30522)
+    assert new["task_type"] == expected and "labels" not in new
+    assert "t.n_class: means nothing for this task type" in remarks
+
+
+def test_labels_win_over_another_n_class():
+    new, remarks = only(n_class=2)
+    assert new["labels"] == ["no", "maybe", "yes"]
+    assert "t.n_class: 2 is not the number of labels; the 3 labels count" in remarks
+
+
+def test_splits_find_their_role_by_the_word_in_their_name():
+    new, _ = only(split_names=["r1_train", "r2_train", "r1_dev", "valid_b", "r1_test", "diagnostic"])
+    assert new["splits"] == {
+        "train": ["r1_train", "r2_train"],
+        "dev": ["r1_dev", "valid_b"],
+        "test": ["r1_test", "diagnostic"],
+    }
+
+
+def test_an_activation_becomes_an_option_of_the_pooled_head():
+    assert only(actf="relu")[0]["head"] == {"name": "pooled", "activation": "relu"}
+
+
+def test_a_task_without_counterpart_is_left_out_and_told():
+    blocks, remarks = translate({"a": block(), "b": block(data_format="ClozeChoice", task_type="ClozeChoice")})
+    assert list(blocks) == ["a"]
+    assert "b: ClozeChoice has no counterpart here; the task is left out" in remarks
+
+
+def test_nothing_left_is_a_fault():
+    with pytest.raises(ConfigError, match="no task has a counterpart here"):
+        translate({"b": block(task_type="SeqenceGeneration")})
+
+
+def test_all_unreadable_blocks_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        translate({"a": block(data_format="PremiseOnlyy"), "b": block(labels=None, n_class="two")})
+    first, second = caught.value.faults
+    assert first.startswith("a.data_format: unknown data_format 'PremiseOnlyy'")
+    assert "Did you mean 'PremiseOnly'?" in first
+    assert second == "b.n_class: 'two' is no number of labels. List the labels."
+
+
+def test_a_word_unknown_there_too_is_left_for_our_own_check():
+    new, _ = only(metric_meta=["ACC", "ACCC"], loss="CeCriterio", task_type="Clasification", epochs=3)
+    assert new["metrics"] == ["accuracy", "ACCC"] and new["loss"] == "CeCriterio"
+    assert new["task_type"] == "Clasification" and new["epochs"] == 3
+
+
+def test_a_block_of_ours_in_the_same_file_stays_as_it_is():
+    ours = {"task_type": "regression", "inputs": ["text"]}
+    assert translate({"a": block(), "b": ours})[0]["b"] == ours
