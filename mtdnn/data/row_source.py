@@ -1,0 +1,117 @@
+"""What a source of rows is, wherever they lie.
+
+A source is cut into parts of whole rows that different processes can read, each in memory of its own size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import fault
+
+PART_BYTES = 1 << 20
+OPTIONAL = ("id", "label")  # columns that a format with named columns may lack
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: column → value (text, or a list where JSON and Parquet have one), and its `file:line`."""
+
+    values: dict[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive whole rows of a source.
+
+    Attributes:
+        start, stop: bytes of a text file, rows of a table; `stop` is not included.
+        first: number of the first line (text) or row (table), counted from 1.
+    """
+
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a row is asked to hold.
+
+    Attributes:
+        names: of its columns; in a file without header, their order.
+        repeats_last: the last column may come any number of times, or holds a list; its value is a list.
+    """
+
+    names: tuple[str, ...]
+    repeats_last: bool = False
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns that a format with named columns must have."""
+        return [name for name in self.names if name not in OPTIONAL]
+
+
+class RowSource(ABC):
+    """Rows of one split, wherever they lie. Can be sent to another process.
+
+    Attributes:
+        place: path or data set name, for messages.
+    """
+
+    place: str
+
+    @abstractmethod
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        """The source cut into parts of about `size` bytes, in order."""
+
+    @abstractmethod
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        """The rows of a part, or in place of a row that cannot be read the line that tells its fault."""
+
+    @abstractmethod
+    def sha256(self) -> str:
+        """Hash of the content, to tell whether it changed."""
+
+    def faults(self, columns: Columns) -> list[str]:
+        """What is wrong with the source as a whole: it is empty, or lacks a column."""
+        return [] if next(self.parts(), None) else [fault(self.place, "", "no rows", "Add rows, or remove the split.")]
+
+
+def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
+    """What to say of columns that named rows lack; empty when all are there."""
+    missing = [name for name in needed if name not in present]
+    if not missing:
+        return ""
+    return f"no column '{missing[0]}'; present: {', '.join(map(str, present))}"
+
+
+def named_values(values: Mapping[str, Any], columns: Columns, number: str) -> dict[str, Any]:
+    """The asked columns of a row with names: numbers as text, null as empty, `id` by default the row's number."""
+    named = {name: _as_text(values.get(name)) for name in columns.names}
+    if "id" in columns.names and values.get("id") is None:
+        named["id"] = number
+    if columns.repeats_last and not isinstance(named[columns.names[-1]], list):
+        named[columns.names[-1]] = [named[columns.names[-1]]]
+    return named
+
+
+def _as_text(value: Any) -> Any:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""Rows of tables with named columns: Parquet files and Hugging Face data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtdnn.data.row_source import (
+    OPTIONAL,
+    PART_BYTES,
+    Columns,
+    Part,
+    Row,
+    RowSource,
+    file_sha256,
+    missing_columns,
+    named_values,
+)
+from mtdnn.errors import DataError, fault
+from mtdnn.task_def import Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_PER_PART = PART_BYTES // 200  # a pair of sentences is about 200 bytes
+ROWS_READ_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class ParquetRows(RowSource):
+    """Rows of a Parquet file; a part is one of its row groups or a stretch of it."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+    def _open(self) -> Any:
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(self.path, memory_map=True)
+        except pyarrow.ArrowInvalid as error:
+            found = f"not a Parquet file: {error}"
+            raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        rows = self._open().metadata.num_rows
+        step = max(1, size * ROWS_PER_PART // PART_BYTES)
+        for start in range(0, rows, step):
+            yield Part(start, min(start + step, rows), start + 1)
+
+    def sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def faults(self, columns: Columns) -> list[str]:
+        try:
+            missing = missing_columns(columns.needed, self._open().schema_arrow.names)
+        except DataError as error:
+            return list(error.faults)
+        return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        file = self._open()
+        wanted = [name for name in columns.names if name in file.schema_arrow.names]
+        for number, values in _rows_between(file, part, wanted):
+            yield Row(named_values(values, columns, str(number)), f"{self.path}:{number}")
+
+
+def _rows_between(file: Any, part: Part, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, values) of the rows of a part, reading only the row groups it touches."""
+    start = 0
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        if start < part.stop and stop > part.start:
+            number = start
+            for batch in file.iter_batches(ROWS_READ_AT_ONCE, row_groups=[group], columns=wanted):
+                if number + len(batch) > part.start and number < part.stop:
+                    chosen = batch.slice(max(0, part.start - number), part.stop - max(number, part.start))
+                    yield from enumerate(chosen.to_pylist(), max(number, part.start) + 1)
+                number += len(batch)
+        start = stop
+
+
+@dataclass(frozen=True)
+class HubRows(RowSource):
+    """Rows of one split of a Hugging Face data set; class numbers are read as the names the data set gives them.
+
+    Attributes:
+        dataset: the split, memory-mapped.
+        renamed: our column → theirs.
+    """
+
+    place: str  # type: ignore[misc]
+    dataset: Dataset
+    renamed: dict[str, str]
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        step = max(1, size * ROWS_PER_PART // PART_BYTES)
+        for start in range(0, len(self.dataset), step):
+            yield Part(start, min(start + step, len(self.dataset)), start + 1)
+
+    def sha256(self) -> str:
+        """The fingerprint the `datasets` library gives this content."""
+        return str(self.dataset._fingerprint)
+
+    def faults(self, columns: Columns) -> list[str]:
+        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
+        asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
+        missing = missing_columns(asked, self.dataset.column_names)
+        fix = "Name theirs under the task's `source.columns`."
+        return super().faults(columns) + ([fault(self.place, "", missing, fix)] if missing else [])
+
+    @cached_property
+    def _class_names(self) -> dict[str, list[str]]:
+        return {name: feature.names for name, feature in self.dataset.features.items() if hasattr(feature, "names")}
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
+        present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
+        chosen = self.dataset.select_columns(present)
+        number = part.first
+        for start in range(part.start, part.stop, ROWS_READ_AT_ONCE):
+            block = chosen[start : min(start + ROWS_READ_AT_ONCE, part.stop)]
+            for values in zip(*block.values(), strict=True):
+                named = {name: self._named(name, value) for name, value in zip(block, values, strict=True)}
+                ours = {ours: named.get(name) for ours, name in theirs.items()}
+                yield Row(named_values(ours, columns, str(number)), f"{self.place}:{number}")
+                number += 1
+
+    def _named(self, column: str, value: Any) -> Any:
+        """A class number as its name; the number for "none", −1, as nothing."""
+        names = self._class_names.get(column)
+        if names is None or not isinstance(value, int):
+            return value
+        return names[value] if value >= 0 else None
+
+
+def hub_rows(source: Source, split: str, *, where: str = "") -> HubRows:
+    """The rows of a split of the data set that a task names as its source.
+
+    Args:
+        where: file:line of the task's `source`, for the message.
+    Raises:
+        DataError: the data set, its configuration or the split cannot be had.
+    """
+    import datasets
+
+    theirs = source.splits.get(split, split)
+    try:
+        dataset = datasets.load_dataset(source.path, source.name, split=theirs)
+    except Exception as error:  # the library raises some twenty kinds, from network to YAML of the data set card
+        found = (
+            f"cannot load split '{theirs}' of {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
+        )
+        fix = "Check name, configuration and split, and the network; `source.splits` renames splits."
+        raise DataError(fault(where, "source", found, fix)) from error
+    name = "/".join(part for part in (source.path, source.name, theirs) if part)
+    return HubRows(name, dataset, dict(source.columns))

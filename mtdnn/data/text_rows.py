@@ -1,0 +1,193 @@
+"""Rows of text files: .tsv, .jsonl, .csv, with file:line in every complaint."""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.data.row_source import PART_BYTES, Columns, Part, Row, RowSource, file_sha256, missing_columns, named_values
+from mtdnn.errors import fault
+
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class TextRows(RowSource):
+    """Rows of a text file, UTF-8; only a line feed ends a line, with or without a carriage return before it."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        with self.path.open("rb") as file:
+            start, line = 0, 1
+            while block := file.read(size):
+                block += file.readline()
+                yield Part(start, start + len(block), line)
+                start += len(block)
+                line += block.count(b"\n")
+
+    def sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def faults(self, columns: Columns) -> list[str]:
+        with self.path.open("rb") as file:
+            head = file.read(4)
+        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return [fault(f"{self.place}:1", "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")]
+        if not head.removeprefix(BOM):
+            return [fault(self.place, "", "the file is empty", "Add rows, or remove the split.")]
+        return []
+
+    def lines(self, part: Part) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
+        """(number, text) of each line of a part, or the error where a line is not UTF-8."""
+        with self.path.open("rb") as file:
+            file.seek(part.start)
+            raw = file.read(part.stop - part.start)
+        if part.start == 0:
+            raw = raw.removeprefix(BOM)
+        raw = raw.removesuffix(b"\n")
+        try:
+            yield from enumerate(raw.decode("utf-8").split("\n"), part.first)
+        except UnicodeDecodeError:
+            for number, line in enumerate(raw.split(b"\n"), part.first):
+                yield number, _decoded(line)
+
+
+class LineRows(TextRows):
+    """A row on every line."""
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        for number, line in self.lines(part):
+            where = f"{self.path}:{number}"
+            if isinstance(line, str):
+                yield self.parse(line.removesuffix("\r"), where, columns)
+            else:
+                yield _told_encoding(line, where)
+
+    @abstractmethod
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+        """One line as a row, or its fault."""
+
+
+class TsvRows(LineRows):
+    """Tab separated, no header, no quoting."""
+
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+        cells: list[Any] = line.split("\t")
+        names = columns.names
+        if columns.repeats_last and len(cells) >= len(names):
+            cells[len(names) - 1 :] = [cells[len(names) - 1 :]]
+        if len(cells) == len(names):
+            return Row(dict(zip(names, cells, strict=True)), where)
+        if not line.strip():
+            return fault(where, "", "an empty line", "Remove it.")
+        more = " or more" if columns.repeats_last else ""
+        found = f"{len(cells)} columns; {len(names)}{more} expected: {', '.join(names)}"
+        return fault(where, "", found, "Columns are split by one tab; a text holds none.")
+
+
+class JsonlRows(LineRows):
+    """One JSON object a line."""
+
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            return fault(where, "", f"not JSON: {error}", "One object a line is expected.")
+        if "\\ud" in line.lower() and not _is_text(values):
+            return fault(where, "", "half of a surrogate pair (\\ud8… alone)", "Escape whole characters.")
+        if not isinstance(values, dict):
+            return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object a line is expected.")
+        missing = missing_columns(columns.needed, list(values))
+        if missing:
+            return fault(where, "", missing)
+        return Row(named_values(values, columns, where.rpartition(":")[2]), where)
+
+
+class CsvRows(TextRows):
+    """Comma separated with a header, quoted as `csv` and pandas write it: a quoted text may hold line breaks."""
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        """As for text, but never cut inside a quoted text."""
+        with self.path.open("rb") as file:
+            taken = [0, 0]  # bytes, lines
+
+            def lines() -> Iterator[str]:
+                for raw in file:
+                    taken[0] += len(raw)
+                    taken[1] += 1
+                    yield raw.decode("utf-8", "replace")
+
+            start, first = 0, 1
+            for _ in csv.reader(lines()):
+                if taken[0] - start >= size:
+                    yield Part(start, taken[0], first)
+                    start, first = taken[0], taken[1] + 1
+            if taken[0] > start:
+                yield Part(start, taken[0], first)
+
+    def header(self) -> list[str]:
+        """Names in the first line."""
+        with self.path.open("rb") as file:
+            raw = file.readline().removeprefix(BOM)
+        return next(csv.reader([raw.decode("utf-8", "replace")]), [])
+
+    def faults(self, columns: Columns) -> list[str]:
+        found = super().faults(columns)
+        if found:
+            return found
+        missing = missing_columns(columns.needed, self.header())
+        return [fault(f"{self.place}:1", "", missing)] if missing else []
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        header = self.header()
+        texts = list(self.lines(part))
+        broken = [(number, line) for number, line in texts if not isinstance(line, str)]
+        if broken:
+            yield from (_told_encoding(line, f"{self.path}:{number}") for number, line in broken)
+            return
+        reader = csv.reader((f"{line}\n" for _, line in texts), strict=True)
+        number = part.first
+        try:
+            for cells in reader:
+                if number > 1:
+                    yield self._row(cells, header, f"{self.path}:{number}", columns)
+                number = part.first + reader.line_num
+        except csv.Error as error:
+            yield fault(f"{self.path}:{number}", "", f"not CSV: {error}", "Close the quotes, and double those inside.")
+
+    def _row(self, cells: list[str], header: list[str], where: str, columns: Columns) -> Row | str:
+        if len(cells) != len(header):
+            found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
+            return fault(where, "", found, "Put a text that holds a comma in quotes.")
+        return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.rpartition(":")[2]), where)
+
+
+def _decoded(line: bytes) -> str | UnicodeDecodeError:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _told_encoding(error: UnicodeDecodeError, where: str) -> str:
+    found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start + 1} of the line"
+    return fault(where, "", found, "Save the file as UTF-8.")
+
+
+def _is_text(values: Any) -> bool:
+    """Whether what JSON holds can be written as UTF-8: an escape may name half of a character."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
