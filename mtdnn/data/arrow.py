@@ -1,0 +1,181 @@
+"""Columns of a prepared split ↔ one Arrow file that the `datasets` library opens as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mtdnn.ragged import Ragged
+from mtdnn.task_types.base import Column
+
+DATA_FILE = "data-00000-of-00001.arrow"
+
+
+def record_batch(columns: Mapping[str, Column]) -> pa.RecordBatch:
+    """Columns of some rows, without copying their numbers."""
+    return pa.RecordBatch.from_pydict({name: _array(column) for name, column in columns.items()})
+
+
+def _array(column: Column) -> pa.Array:
+    if isinstance(column, Ragged):
+        return pa.ListArray.from_arrays(pa.array(column.offsets, pa.int32()), pa.array(column.values))
+    return pa.array(column, pa.string()) if isinstance(column, list) else pa.array(column)
+
+
+class SplitWriter:
+    """Writes a split batch by batch; what was written is dropped from memory.
+
+    Args:
+        folder: of the split; made here.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder, self.split = folder, split
+        self.rows = 0
+        folder.mkdir(parents=True)
+        self._writer: Any = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; the first batch decides the columns."""
+        if self._writer is None:
+            from datasets import Features
+
+            self._schema = Features.from_arrow_schema(batch.schema).arrow_schema
+            self._writer = pa.ipc.new_stream(str(self.folder / DATA_FILE), self._schema)
+        self._writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
+        self.rows += batch.num_rows
+
+    def close(self, fingerprint: str) -> None:
+        """Finish the file and write what `datasets.load_from_disk` reads beside it."""
+        from datasets import DatasetInfo, Features
+
+        self._writer.close()
+        DatasetInfo(features=Features.from_arrow_schema(self._schema)).write_to_directory(str(self.folder))
+        state: dict[str, Any] = {
+            "_data_files": [{"filename": DATA_FILE}],
+            "_fingerprint": fingerprint[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        (self.folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None and self._writer is not None:
+            self._writer.close()
+
+
+class SplitFile:
+    """The rows of one prepared split, memory-mapped; opening reads no row.
+
+    Rows are gathered by their place in the mapped file, all rows of a batch at once: an Arrow file is a sequence of
+    record batches, and `_first` holds where in the file each of them starts, per buffer.
+
+    Raises:
+        OSError, pyarrow.ArrowInvalid: the file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with pa.memory_map(str(folder / DATA_FILE)) as mapped:
+            self._buffer = mapped.read_buffer()
+        batches = [batch for batch in pa.ipc.open_stream(self._buffer) if batch.num_rows]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._columns = {
+            field.name: _Column(self._buffer, [batch.column(index) for batch in batches])
+            for index, field in enumerate(pa.ipc.open_stream(self._buffer).schema)
+        }
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, rows: np.ndarray) -> dict[str, Any]:
+        """All columns of the chosen rows, in the order chosen.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        chunks, places = self._find(rows)
+        return {name: column.take(chunks, places) for name, column in self._columns.items()}
+
+    def column(self, name: str) -> Any:
+        """One column of all rows, in memory."""
+        return self._columns[name].take(*self._find(np.arange(len(self))))
+
+    def lengths(self, name: str = "input_ids") -> np.ndarray:
+        """[rows] int32: numbers in each row of a ragged column; the numbers themselves are not read."""
+        lengths = self._columns[name].lengths(*self._find(np.arange(len(self))))
+        return lengths.astype(np.int32)
+
+    def _find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the record batch of each row, and the row's number in it."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a split of {len(self)}")
+        chunks = np.searchsorted(self._starts, rows, side="right") - 1
+        return chunks, rows - self._starts[chunks]
+
+
+class _Column:
+    """One column over all record batches."""
+
+    def __init__(self, buffer: pa.Buffer, chunks: list[pa.Array]) -> None:
+        self.type = chunks[0].type
+        self._is_text, self._is_ragged = pa.types.is_string(self.type), pa.types.is_list(self.type)
+        if self._is_text:
+            self._offsets = _Flat(buffer, np.dtype(np.int32), [chunk.buffers()[1] for chunk in chunks])
+            self._values = _Flat(buffer, np.dtype(np.uint8), [chunk.buffers()[2] for chunk in chunks])
+        elif self._is_ragged:
+            self._offsets = _Flat(buffer, np.dtype(np.int32), [chunk.buffers()[1] for chunk in chunks])
+            dtype = np.dtype(self.type.value_type.to_pandas_dtype())
+            self._values = _Flat(buffer, dtype, [chunk.values.buffers()[1] for chunk in chunks])
+        elif pa.types.is_boolean(self.type):
+            self._values = _Flat(buffer, np.dtype(np.uint8), [chunk.buffers()[1] for chunk in chunks])
+        else:
+            dtype = np.dtype(self.type.to_pandas_dtype())
+            self._values = _Flat(buffer, dtype, [chunk.buffers()[1] for chunk in chunks])
+
+    def take(self, chunks: np.ndarray, places: np.ndarray) -> Any:
+        """The values at places of record batches."""
+        if self._is_text or self._is_ragged:
+            ragged = self._ragged(chunks, places)
+            return _texts(ragged) if self._is_text else ragged
+        if pa.types.is_boolean(self.type):
+            eighths = self._values.data[self._values.first[chunks] + places // 8]
+            return ((eighths >> (places % 8)) & 1).astype(bool)
+        return self._values.data[self._values.first[chunks] + places]
+
+    def lengths(self, chunks: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """How many numbers the rows at places of record batches have."""
+        at = self._offsets.first[chunks] + places
+        lengths: np.ndarray = self._offsets.data[at + 1] - self._offsets.data[at]
+        return lengths
+
+    def _ragged(self, chunks: np.ndarray, places: np.ndarray) -> Ragged:
+        at = self._offsets.first[chunks] + places
+        starts = self._offsets.data[at].astype(np.int64)
+        lengths = self._offsets.data[at + 1] - starts
+        return Ragged.gather(self._values.data, self._values.first[chunks] + starts, lengths)
+
+
+class _Flat:
+    """A whole mapped file seen as numbers of one kind, and where in it each record batch's numbers start."""
+
+    def __init__(self, file: pa.Buffer, dtype: np.dtype, chunks: list[pa.Buffer]) -> None:
+        self.data = np.frombuffer(file, dtype, count=file.size // dtype.itemsize)
+        self.first = np.array([(chunk.address - file.address) // dtype.itemsize for chunk in chunks], np.int64)
+
+
+def _texts(ragged: Ragged) -> list[str]:
+    raw, ends = ragged.values.tobytes(), ragged.offsets.tolist()
+    return [raw[start:end].decode() for start, end in pairwise(ends)]

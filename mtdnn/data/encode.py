@@ -1,0 +1,242 @@
+"""Parts of rows → columns of token ids, by several processes, in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mtdnn.data.arrow import record_batch
+from mtdnn.data.row_source import Columns, Part, Row, RowSource
+from mtdnn.data.tokenizing import Tokenizer
+from mtdnn.errors import DataError, fault
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, Example, RowError, TaskType
+
+FAULTS_KEPT = 20  # of one part
+PARTS_AHEAD = 2  # per process: results waiting to be written
+
+
+@dataclass(frozen=True)
+class Job:
+    """One split of a task to prepare.
+
+    Attributes:
+        labels: required | allowed | ignored.
+    """
+
+    task: TaskDef
+    split: str
+    rows: RowSource
+    labels: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Task and split."""
+        return self.task.name, self.split
+
+    @cached_property
+    def task_type(self) -> TaskType:
+        """The task seen through its type."""
+        return TASK_TYPES.get(self.task.task_type)(self.task)
+
+    @property
+    def columns(self) -> Columns:
+        """Columns of its rows."""
+        return Columns(self.task_type.columns, self.task_type.repeats_last)
+
+    def parts(self) -> list[Part]:
+        """Its rows in parts; in a single one for a task whose rows are joined across the file."""
+        parts = list(self.rows.parts())
+        if self.task_type.group_by is None or len(parts) < 2:
+            return parts
+        return [Part(parts[0].start, parts[-1].stop, parts[0].first)]
+
+    def examples(self, part: Part) -> Iterator[Example | str]:
+        """The rows of a part, understood; in place of a bad row the line that tells its fault."""
+        rows = self.rows.read(part, self.columns)
+        column = self.task_type.group_by
+        for group in ([row] for row in rows) if column is None else _groups(rows, column):
+            yield self._understood(group)
+
+    def _understood(self, group: list[Row | str]) -> Example | str:
+        """One row, or the rows that the task type joins into one."""
+        row = group[0]
+        if isinstance(row, str):
+            return row
+        try:
+            values = row.values
+            if self.task_type.group_by is not None:
+                values = self.task_type.join([one.values for one in group if isinstance(one, Row)])
+            if self.labels == "ignored":
+                values = {**values, "label": ""}
+            example = self.task_type.read(values)
+        except RowError as error:
+            return fault(row.where, error.key, error.found, error.fix)
+        if example.label is None and self.labels == "required":
+            return fault(row.where, "label", "none, in a train split", "Give a label, or remove the row.")
+        return example
+
+    def duplicates(self, hashes: set[int]) -> Iterator[str]:
+        """A fault for every row whose id an earlier row has, among rows whose id has one of these hashes."""
+        seen: dict[str, str] = {}
+        for part in self.rows.parts():
+            for row in self.rows.read(part, self.columns):
+                if isinstance(row, str) or id_hash(row.values["id"]) not in hashes:
+                    continue
+                first = seen.setdefault(row.values["id"], row.where)
+                if first != row.where:
+                    yield fault(
+                        row.where, "id", f"'{row.values['id']}' is also the id of {first}", "Rename one of them."
+                    )
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """A part of the rows of a split, or its faults.
+
+    Attributes:
+        batch: its columns; None when it has faults.
+        faults, num_faults: the first of them, and how many there are.
+        id_hashes: [rows] uint64.
+    """
+
+    batch: pa.RecordBatch | None
+    faults: list[str]
+    num_faults: int
+    id_hashes: np.ndarray
+
+
+def _groups(rows: Iterator[Row | str], column: str) -> Iterator[list[Row | str]]:
+    """Rows with the same value in a column, in the order in which the values come first; a fault stays alone."""
+    groups: dict[str, list[Row | str]] = {}
+    for row in rows:
+        if isinstance(row, str):
+            yield [row]
+        else:
+            groups.setdefault(row.values[column], []).append(row)
+    yield from groups.values()
+
+
+def id_hash(text: str) -> int:
+    """64 bits, the same in every process."""
+    import xxhash
+
+    return int(xxhash.xxh64_intdigest(text.encode()))
+
+
+def encode_part(job: Job, part: Part, tokenizer: Tokenizer) -> EncodedPart:
+    """The columns of the rows of a part."""
+    examples: list[Example] = []
+    faults: list[str] = []
+    for found in job.examples(part):
+        if isinstance(found, Example):
+            examples.append(found)
+        else:
+            faults.append(found)
+    if faults or not examples:
+        return EncodedPart(None, faults[:FAULTS_KEPT], len(faults), np.empty(0, np.uint64))
+    job.task_type.bind(tokenizer.hf)
+    columns = job.task_type.encode(examples, tokenizer.cutting_at(job.task.max_length))
+    hashes = np.fromiter((id_hash(example.id) for example in examples), np.uint64, len(examples))
+    return EncodedPart(record_batch(columns), [], 0, hashes)
+
+
+def encode_jobs(
+    jobs: Sequence[Job],
+    parts: Sequence[Sequence[Part]],
+    tokenizer: Tokenizer,
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[int, EncodedPart]]:
+    """(number of the job, its next part encoded), in the order of jobs and parts.
+
+    Args:
+        num_workers: processes; None takes one per core this process may use.
+    """
+    from tqdm import tqdm
+
+    order = [(index, part) for index, of_job in enumerate(parts) for part in of_job]
+    workers = min(num_workers or usable_cores(), len(order))
+    encoded = _by_pool(jobs, order, tokenizer, workers) if workers > 1 else _here(jobs, order, tokenizer)
+    with tqdm(total=len(order), unit="part", disable=not progress or not order, file=sys.stderr) as bar:
+        for index, part in encoded:
+            bar.set_description("/".join(jobs[index].key), refresh=False)
+            bar.update()
+            yield index, part
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Order = Sequence[tuple[int, Part]]
+
+
+def _here(jobs: Sequence[Job], order: Order, tokenizer: Tokenizer) -> Iterator[tuple[int, EncodedPart]]:
+    for index, part in order:
+        yield index, encode_part(jobs[index], part, tokenizer)
+
+
+def _by_pool(
+    jobs: Sequence[Job], order: Order, tokenizer: Tokenizer, workers: int
+) -> Iterator[tuple[int, EncodedPart]]:
+    """As `_here`, a few parts ahead of the consumer, so that memory stays flat however slow it is."""
+    method = "fork" if sys.platform == "linux" else None  # forked workers share what is loaded, and start at once
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context(method),
+        initializer=_start_worker,
+        initargs=(jobs, tokenizer),
+    )
+    waiting: deque[tuple[int, Future[EncodedPart]]] = deque()
+    try:
+        for index, part in order:
+            waiting.append((index, pool.submit(_work, index, part)))
+            if len(waiting) > PARTS_AHEAD * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    except BrokenProcessPool as error:
+        found = "a process was killed, as the system does when memory runs out"
+        raise DataError(fault("mtdnn prepro", "", found, "Run it again with fewer --workers.")) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(jobs: Sequence[Job], tokenizer: Tokenizer) -> None:
+    """Set up a process of the pool: one thread of its own, and no life without the process that started it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    _worker.update(jobs=jobs, tokenizer=tokenizer)
+
+
+def _work(index: int, part: Part) -> EncodedPart:
+    return encode_part(_worker["jobs"][index], part, _worker["tokenizer"])

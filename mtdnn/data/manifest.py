@@ -1,0 +1,127 @@
+"""`manifest.json` of a prepared split: what it was made from, and what it is like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtdnn.errors import DataError, fault
+from mtdnn.task_def import TaskDef
+
+STORE_FORMAT = 1
+"""Raised when the columns of a store change, so that older ones are made anew."""
+
+STORED_KEYS = ("task_type", "inputs", "labels", "max_length", "source", "options")
+"""The keys of a task block that decide what is stored; a change of any other needs no new prepro."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared split was made from, and what it is like.
+
+    Attributes:
+        tokenizer: `encoder` (as given) and `sha256` of its tokenizer.
+        block: the task's keys that decide what is stored, and `sha256` of them.
+        source: `path` and `sha256` of the rows, and `data`, the folder given.
+        rows, truncated_rows: counts.
+        bytes: size of the Arrow file, by which one cut short is recognised.
+        labels: unlabelled rows, and counts by name or quartiles, by task type.
+        lengths: quantiles of the tokens in a row, and `total`.
+        store_format, mtdnn_version: who wrote it.
+    """
+
+    task: str
+    split: str
+    tokenizer: dict[str, str]
+    block: dict[str, Any]
+    source: dict[str, Any]
+    rows: int = 0
+    truncated_rows: int = 0
+    bytes: int = 0
+    labels: dict[str, Any] = field(default_factory=dict)
+    lengths: dict[str, float] = field(default_factory=dict)
+    store_format: int = STORE_FORMAT
+    mtdnn_version: str = ""
+
+    def differences(self, wanted: Manifest) -> list[str]:
+        """In what this store is not the wanted one, one phrase for each part; empty when it is."""
+        found = []
+        if self.store_format != wanted.store_format:
+            found.append(f"its format is {self.store_format}, this version writes {wanted.store_format}")
+        if self.tokenizer["sha256"] != wanted.tokenizer["sha256"]:
+            theirs, ours = self.tokenizer["encoder"], wanted.tokenizer["encoder"]
+            found.append(f"it was made with the tokenizer of {theirs}, which is not that of {ours}")
+        for key in STORED_KEYS:
+            if self.block[key] != wanted.block[key]:
+                found.append(f"its {key} was {_shown(self.block[key])}, now {_shown(wanted.block[key])}")
+        if wanted.source and self.source["sha256"] != wanted.source["sha256"]:
+            found.append(f"its rows in {self.source['path']} have changed")
+        return found
+
+    def is_whole(self, file: Path) -> bool:
+        """Whether the Arrow file is there in its full size."""
+        return file.is_file() and file.stat().st_size == self.bytes
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, the last file of a store."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in the folder of a split; None when there is no store.
+
+    Raises:
+        DataError: there is one that cannot be read.
+    """
+    path = folder / "manifest.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {each.name for each in fields(Manifest)}
+        return Manifest(**{key: value for key, value in values.items() if key in known})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        found = f"not a manifest: {error}"
+        raise DataError(fault(str(path), "", found, f"Remove {folder} and run mtdnn prepro again.")) from error
+
+
+def stored_block(task: TaskDef) -> dict[str, Any]:
+    """The keys of a task block that decide what is stored, as JSON has them, and `sha256` of them."""
+    values = json.loads(json.dumps(task.model_dump(mode="json", include=set(STORED_KEYS)), sort_keys=True))
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {**values, "sha256": digest}
+
+
+def length_summary(lengths: np.ndarray) -> dict[str, float]:
+    """Quantiles of the tokens in a row, their mean and total."""
+    if not len(lengths):
+        return {"total": 0}
+    names = ("min", "q05", "q25", "median", "q75", "q95", "max")
+    quantiles = np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)).tolist()
+    return {
+        **{name: round(value, 2) for name, value in zip(names, quantiles, strict=True)},
+        "mean": round(float(lengths.mean()), 2),
+        "total": int(lengths.sum()),
+    }
+
+
+def mtdnn_version() -> str:
+    """The installed version, or "unknown" from a checkout that is not installed."""
+    try:
+        return version("mtdnn")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, Mapping)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

@@ -1,0 +1,324 @@
+"""Rows × TaskDef × tokenizer → Arrow + manifest.json.
+
+Every split is written beside its place and renamed when whole; the splits of a task go to their places together, when
+none of them has a fault. What a killed run leaves behind lies in `<out>/.staging`: whole splits there are used by the
+next run, the rest is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter
+from mtdnn.data.encode import EncodedPart, Job, encode_jobs
+from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, stored_block
+from mtdnn.data.rows import open_split, rows_of
+from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
+from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES
+
+logger = logging.getLogger(__name__)
+
+STAGING = ".staging"
+FAULTS_TOLD = 20  # of one file; more of them would bury those of the others
+
+
+def prepare(
+    tasks: Mapping[str, TaskDef],
+    *,
+    data: str | Path | None,
+    encoder: str | Path,
+    out: str | Path,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, dict[str, Manifest]]:
+    """Prepare every split of the tasks under `<out>/<task>/<split>`; a split that is there and unchanged is kept.
+
+    Args:
+        data: folder of the rows; None when every task has a `source`.
+        encoder: hub name or folder; only its tokenizer is loaded.
+        num_workers: processes; None takes one per core.
+        progress: show a bar.
+    Returns:
+        task → split → what was made.
+    Raises:
+        ConfigError: a task's type cannot use its block, or the encoder has no tokenizer or cannot take max_length.
+        DataError: every fault of the rows of all tasks. Tasks without a fault are prepared nevertheless; of the
+            others nothing is written.
+    """
+    out, tokenizer = Path(out), load_tokenizer(encoder)
+    refuse_faulty(tasks, tokenizer)
+    with _locked(out):
+        jobs, faults = _jobs(tasks, data)
+        wanted = {job.key: _wanted(job, tokenizer, data) for job in jobs}
+        faulty = set(faults)
+        due = [job for job in jobs if job.task.name not in faulty and not _is_there(out, wanted[job.key])]
+        told = [line for lines in faults.values() for line in lines]
+        for job, result in _write_all(
+            due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress
+        ):
+            if result:
+                faulty.add(job.task.name)
+                told += result
+        for job in jobs:
+            if job.task.name not in faulty:
+                _promote(out, job)
+        shutil.rmtree(out / STAGING, ignore_errors=True)
+    if told:
+        raise DataError(told)
+    return _made(out, jobs)
+
+
+def prepare_file(
+    path: str | Path,
+    task: TaskDef,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    labels: str = "allowed",
+    num_workers: int = 1,
+) -> Manifest:
+    """Prepare the rows of one file, of any of the known formats, as a split in `folder`, which is made here.
+
+    Args:
+        labels: allowed, or ignored: rows are taken as unlabelled.
+    Raises:
+        DataError: every fault of the rows; nothing is written.
+    """
+    job = Job(task, Path(path).stem, rows_of(path), labels)
+    faults = job.rows.faults(job.columns)
+    if faults:
+        raise DataError(faults)
+    wanted = _wanted(job, tokenizer, None)
+    for _, found in _write_all([job], {job.key: wanted}, tokenizer, folder.parent / STAGING, num_workers=num_workers):
+        faults += found
+    staged = _place(folder.parent / STAGING, job)
+    if not faults:
+        staged.rename(folder)
+    shutil.rmtree(folder.parent / STAGING, ignore_errors=True)
+    if faults:
+        raise DataError(faults)
+    return read_manifest(folder) or wanted
+
+
+def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer | None = None) -> None:
+    """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
+    faults: list[str] = []
+    for task in tasks.values():
+        try:
+            faults += TASK_TYPES.get(
+                task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type"
+            ).faults(task)
+        except ConfigError as error:
+            faults += error.faults
+        if tokenizer is not None:
+            faults += tokenizer.length_faults(task)
+            for warning in tokenizer.length_warnings(task):
+                logger.warning("%s", warning)
+    if faults:
+        raise ConfigError(faults)
+
+
+def _jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tuple[list[Job], dict[str, list[str]]]:
+    """The splits whose rows are there, and the faults of those that are not, by task; a test split may be missing."""
+    jobs: list[Job] = []
+    faults: dict[str, list[str]] = {}
+    for task in tasks.values():
+        for split in task.split_names:
+            try:
+                rows = open_split(task, split, data)
+            except DataError as error:
+                if split in optional_splits(task):
+                    logger.warning("%s (test splits may be missing)", error)
+                else:
+                    faults.setdefault(task.name, []).extend(error.faults)
+                continue
+            job = Job(task, split, rows, "required" if split in task.splits.get("train", ()) else "allowed")
+            found = rows.faults(job.columns)
+            if found:
+                faults.setdefault(task.name, []).extend(found)
+            jobs.append(job)
+    return [job for job in jobs if job.task.name not in faults], faults
+
+
+def optional_splits(task: TaskDef) -> set[str]:
+    """Splits that only the role "test" names; they may be missing."""
+    needed = {name for role, names in task.splits.items() if role != "test" for name in names}
+    return set(task.split_names) - needed
+
+
+def _wanted(job: Job, tokenizer: Tokenizer, data: str | Path | None) -> Manifest:
+    """The manifest of a store that was made from these rows with this block and tokenizer."""
+    return Manifest(
+        task=job.task.name,
+        split=job.split,
+        tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
+        block=stored_block(job.task),
+        source={"path": job.rows.place, "sha256": job.rows.sha256(), "data": None if data is None else str(data)},
+        mtdnn_version=mtdnn_version(),
+    )
+
+
+def _is_there(out: Path, wanted: Manifest) -> bool:
+    """Whether a whole split made from the same things lies in its place, or staged by a run that was killed."""
+    for root in (out / STAGING, out):
+        folder = root / wanted.task / wanted.split
+        try:
+            manifest = read_manifest(folder)
+        except DataError:
+            manifest = None
+        if manifest is not None and not manifest.differences(wanted) and manifest.is_whole(folder / DATA_FILE):
+            return True
+    return False
+
+
+def _place(root: Path, job: Job) -> Path:
+    return root / job.task.name / job.split
+
+
+def _promote(out: Path, job: Job) -> None:
+    """Put a staged split in its place; an older one there is removed."""
+    staged, place = _place(out / STAGING, job), _place(out, job)
+    if not staged.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = out / STAGING / f"{job.task.name}.{job.split}.old"
+    if place.exists():
+        place.rename(old)
+    staged.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _made(out: Path, jobs: list[Job]) -> dict[str, dict[str, Manifest]]:
+    made: dict[str, dict[str, Manifest]] = {}
+    for job in jobs:
+        manifest = read_manifest(_place(out, job))
+        if manifest is not None:
+            made.setdefault(job.task.name, {})[job.split] = manifest
+            logger.info("%s/%s: %s", job.task.name, job.split, told(manifest))
+    return made
+
+
+def told(manifest: Manifest) -> str:
+    """`2490 rows, 3 cut to 256 tokens, 7 unlabelled`."""
+    words = [f"{manifest.rows} rows"]
+    if manifest.truncated_rows:
+        words.append(f"{manifest.truncated_rows} cut to {manifest.block['max_length']} tokens")
+    if manifest.labels.get("unlabelled"):
+        words.append(f"{manifest.labels['unlabelled']} unlabelled")
+    return ", ".join(words)
+
+
+@dataclass
+class _Split:
+    """A split being written."""
+
+    writer: SplitWriter
+    parts_left: int
+    faults: list[str] = field(default_factory=list)
+    num_faults: int = 0
+    id_hashes: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, part: EncodedPart) -> None:
+        """Write a part, unless a fault was seen: then only faults are gathered."""
+        self.parts_left -= 1
+        self.num_faults += part.num_faults
+        self.faults += part.faults[: FAULTS_TOLD - len(self.faults)]
+        if part.batch is not None and not self.num_faults:
+            self.writer.write(part.batch)
+            self.id_hashes.append(part.id_hashes)
+
+
+def _write_all(
+    jobs: list[Job],
+    wanted: Mapping[tuple[str, str], Manifest],
+    tokenizer: Tokenizer,
+    staging: Path,
+    *,
+    num_workers: int | None,
+    progress: bool = False,
+) -> Iterator[tuple[Job, list[str]]]:
+    """Write each split to its staged place; yields each with its faults, and leaves none that has any."""
+    for job in jobs:
+        shutil.rmtree(_place(staging, job), ignore_errors=True)
+        shutil.rmtree(_partial(staging, job), ignore_errors=True)
+    parts = [job.parts() for job in jobs]
+    open_splits: dict[int, _Split] = {}
+    for index, encoded in encode_jobs(jobs, parts, tokenizer, num_workers=num_workers, progress=progress):
+        job = jobs[index]
+        if index not in open_splits:
+            open_splits[index] = _Split(SplitWriter(_partial(staging, job), job.split), len(parts[index]))
+        split = open_splits[index]
+        split.add(encoded)
+        if split.parts_left == 0:
+            yield job, _finish(job, open_splits.pop(index), wanted[job.key], staging)
+
+
+def _partial(staging: Path, job: Job) -> Path:
+    return staging / job.task.name / f"{job.split}.partial"
+
+
+def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[str]:
+    """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
+    folder = split.writer.folder
+    faults = split.faults
+    if not split.num_faults:
+        faults = _duplicate_ids(job, np.concatenate(split.id_hashes))
+        split.num_faults = len(faults)
+    if faults:
+        shutil.rmtree(folder, ignore_errors=True)
+        more = split.num_faults - FAULTS_TOLD
+        return faults[:FAULTS_TOLD] + (
+            [fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else []
+        )
+    split.writer.close(wanted.source["sha256"])
+    described(wanted, folder, job).write(folder)
+    folder.rename(_place(staging, job))
+    return []
+
+
+def described(wanted: Manifest, folder: Path, job: Job) -> Manifest:
+    """The manifest with what the written split is like."""
+    file = SplitFile(folder)
+    return replace(
+        wanted,
+        rows=len(file),
+        bytes=(folder / DATA_FILE).stat().st_size,
+        truncated_rows=int(file.column("truncated").sum()),
+        labels=job.task_type.label_summary(file.column("label")),
+        lengths=length_summary(file.lengths()),
+    )
+
+
+def _duplicate_ids(job: Job, hashes: np.ndarray) -> list[str]:
+    """A fault for every row whose id an earlier row has; rows are read again only when two hashes are equal."""
+    ordered = np.sort(hashes)
+    twins = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    return list(job.duplicates(twins)) if twins else []
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Only one process prepares into a folder; the lock of a killed one is free."""
+    from filelock import FileLock, Timeout
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(
+            fault(str(out), "", "another mtdnn prepro is writing here", "Wait until it is done.")
+        ) from error
+    except PermissionError as error:
+        raise DataError(
+            fault(str(out), "", f"cannot be written: {error.strerror}", "Choose another folder.")
+        ) from error
