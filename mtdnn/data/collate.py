@@ -1,0 +1,37 @@
+"""Records → padded Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtdnn.batch import Batch
+from mtdnn.ragged import Ragged
+from mtdnn.task_types.base import TaskType
+
+
+def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: int, seed: int = 0) -> Batch:
+    """Rows as tensors, padded on the right to the longest sequence among them.
+
+    Args:
+        records: columns of the rows, as `Store.take` gives them.
+        pad_token_id: fills `input_ids`; segments are filled with 0.
+        seed: of what the task type draws, see `TaskType.complete`.
+    """
+    sequences = records.get("sequence_lengths")
+    ids: Ragged = records["input_ids"]
+    lengths = ids.lengths if sequences is None else sequences.values
+    by_sequence = Ragged.from_lengths(ids.values, lengths)
+    inputs = {
+        "input_ids": torch.from_numpy(by_sequence.padded(pad_token_id, np.int64)),
+        "mask": torch.from_numpy(by_sequence.mask()),
+    }
+    if "token_type_ids" in records:
+        segments = Ragged(records["token_type_ids"].values, by_sequence.offsets)
+        inputs["token_type_ids"] = torch.from_numpy(segments.padded(0, np.int64))
+    extras = {} if sequences is None else {"sequences": torch.from_numpy(sequences.lengths)}
+    batch = Batch(task=task_type.task.name, inputs=inputs, labels=None, row_ids=records["id"], extras=extras)
+    return task_type.complete(batch, records, seed=seed)

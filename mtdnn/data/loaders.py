@@ -1,0 +1,139 @@
+"""Store + sampler + collate → batches, for training and for evaluation."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from mtdnn.batch import Batch
+from mtdnn.data.collate import collate
+from mtdnn.data.row_stream import shard
+from mtdnn.data.samplers import Sampler, Step
+from mtdnn.data.store import Store
+from mtdnn.seeding import derive_seed
+from mtdnn.task_types.base import TaskType
+
+T = TypeVar("T")
+
+
+class TrainLoader:
+    """The steps of each epoch, every one a batch of one task in the parts it is computed in.
+
+    Args:
+        stores: training rows of each task of the sampler.
+        accumulate: parts of a batch; fewer where it has fewer rows.
+        rank, num_processes: this process of a distributed run takes its share of the rows of every step.
+        seed: the run's, for what task types draw.
+        prefetch: steps assembled ahead by a thread; 0 assembles each when it is asked for.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, Store],
+        task_types: Mapping[str, TaskType],
+        sampler: Sampler,
+        *,
+        pad_token_id: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        num_processes: int = 1,
+        prefetch: int = 0,
+    ) -> None:
+        self.stores, self.task_types, self.sampler = stores, task_types, sampler
+        self.pad_token_id, self.seed, self.accumulate, self.prefetch = pad_token_id, seed, accumulate, prefetch
+        self.rank, self.num_processes = rank, num_processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let `len()` and iteration be those of that epoch, counted from 0."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        return self.from_step(0)
+
+    def from_step(self, step: int) -> Iterator[tuple[Batch, ...]]:
+        """The steps of the epoch from number `step` on, exactly as a whole iteration would give them."""
+        epoch = self.sampler.epoch
+        steps = (
+            self._parts(each, derive_seed(self.seed, "rows", epoch, number))
+            for number, each in enumerate(self.sampler.steps_from(step), step)
+        )
+        return ahead(steps, self.prefetch) if self.prefetch else steps
+
+    def _parts(self, step: Step, seed: int) -> tuple[Batch, ...]:
+        """This process's rows of a step, in nearly equal parts.
+
+        A process that a small last batch leaves without a row repeats the first one without its label, so that it
+        takes part in the exchange of gradients without weighing in it.
+        """
+        own = shard(step.rows, rank=self.rank, num_processes=self.num_processes).rows
+        store, task_type = self.stores[step.task], self.task_types[step.task]
+        return tuple(
+            collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
+            for rows in np.array_split(own, min(self.accumulate, len(own)))
+        )
+
+
+@dataclass(frozen=True)
+class EvalLoader:
+    """All rows once, the longest first, so that a batch has little padding and a lack of memory shows at once.
+
+    Yields (row numbers, batch); `batch_size` changes no prediction.
+    """
+
+    store: Store
+    task_type: TaskType
+    batch_size: int
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return -(-len(self.store) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Batch]]:
+        order = np.argsort(-self.store.lengths, kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            yield rows, collate(self.store.take(rows), self.task_type, pad_token_id=self.pad_token_id)
+
+
+_END = object()
+
+
+def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them made ahead by a thread; an error in it is raised here."""
+    ready: queue.Queue = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(item: object) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(_END)
+        except BaseException as error:  # raised again where the items are used
+            put(error)
+
+    threading.Thread(target=work, daemon=True, name="batches").start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()

@@ -1,0 +1,165 @@
+"""Prepared rows of a task, memory-mapped; a store made for another tokenizer or task block is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtdnn.data.arrow import DATA_FILE, SplitFile
+from mtdnn.data.manifest import Manifest, read_manifest, stored_block
+from mtdnn.data.tokenizing import Tokenizer
+from mtdnn.errors import DataError, fault
+from mtdnn.ragged import Ragged
+from mtdnn.subset import chosen_rows
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import Column
+
+
+@dataclass(frozen=True)
+class Store:
+    """Rows of one or several prepared splits of a task, one after another. Opening reads no row.
+
+    Attributes:
+        files, manifests: one of each per split.
+        chosen: row numbers of a selection, counted over all splits; None holds all.
+    """
+
+    files: tuple[SplitFile, ...]
+    manifests: tuple[Manifest, ...]
+    chosen: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.files)) if self.chosen is None else len(self.chosen)
+
+    @property
+    def manifest(self) -> Manifest:
+        """That of the first split."""
+        return self.manifests[0]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[rows] int32, tokens of each row; token ids are not read."""
+        lengths = np.concatenate([file.lengths() for file in self.files])
+        return lengths if self.chosen is None else lengths[self.chosen]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all rows, in memory."""
+        ids = [row_id for file in self.files for row_id in file.column("id")]
+        return ids if self.chosen is None else [ids[row] for row in self.chosen]
+
+    def take(self, rows: np.ndarray) -> dict[str, Any]:
+        """The columns of the rows with these numbers, in their order.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        rows = rows if self.chosen is None else self.chosen[rows]
+        return self.files[0].take(rows) if len(self.files) == 1 else self._from_several(rows)
+
+    def select(self, rows: np.ndarray) -> Store:
+        """A store of these rows only."""
+        return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows])
+
+    def _from_several(self, rows: np.ndarray) -> dict[str, Any]:
+        """Rows gathered file by file, then put into the order asked for."""
+        starts = np.cumsum([0, *map(len, self.files)])
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        used = np.unique(numbers)
+        taken = [self.files[number].take(rows[numbers == number] - starts[number]) for number in used]
+        back = np.argsort(np.argsort(numbers, kind="stable"), kind="stable")
+        return {name: _joined([columns[name] for columns in taken], back) for name in taken[0]}
+
+
+def _joined(parts: list[Any], order: np.ndarray) -> Column:
+    if isinstance(parts[0], Ragged):
+        return Ragged.join(parts).take(order)
+    if isinstance(parts[0], list):
+        texts = [text for part in parts for text in part]
+        return [texts[place] for place in order]
+    joined: np.ndarray = np.concatenate(parts)[order]
+    return joined
+
+
+def open_store(
+    prepared: str | Path, task: TaskDef, splits: str | Sequence[str], *, tokenizer: Tokenizer | None = None
+) -> Store:
+    """The prepared rows of one or several splits of a task.
+
+    Args:
+        prepared: folder made by `mtdnn prepro`.
+        tokenizer: that of the encoder that will read them; None trusts the store.
+    Raises:
+        DataError: a split is not there, damaged, or made for another tokenizer or task block; it says which, and the
+            command that mends it.
+    """
+    names = (splits,) if isinstance(splits, str) else tuple(splits)
+    files, manifests = [], []
+    faults: list[str] = []
+    for split in names:
+        try:
+            manifest, file = _open_split(Path(prepared), task, split, tokenizer)
+        except DataError as error:
+            faults += error.faults
+            continue
+        files.append(file)
+        manifests.append(manifest)
+    if faults:
+        raise DataError(faults)
+    return Store(tuple(files), tuple(manifests))
+
+
+def open_train_store(prepared: str | Path, task: TaskDef, *, tokenizer: Tokenizer | None = None) -> Store:
+    """The rows of all train splits of a task, or of them `max_rows`: the same ones in every run. Raises as above."""
+    store = open_store(prepared, task, task.splits["train"], tokenizer=tokenizer)
+    if task.max_rows is None or task.max_rows >= len(store):
+        return store
+    return store.select(chosen_rows(store.ids, task.max_rows, seed=0))
+
+
+def open_prepared(folder: Path) -> Store:
+    """The rows in one split's own folder, as they are.
+
+    Raises:
+        DataError: there is no store, or it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise DataError(fault(str(folder), "", "no prepared rows", "Run mtdnn prepro."))
+    return Store((_opened(folder, manifest, "Remove it and run mtdnn prepro again."),), (manifest,))
+
+
+def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer | None) -> tuple[Manifest, SplitFile]:
+    folder = prepared / task.name / split
+    manifest = read_manifest(folder)
+    fix = mending_command(prepared, task, tokenizer, manifest)
+    if manifest is None:
+        raise DataError(fault(str(folder), "", "this split is not prepared", fix))
+    made_with = manifest.tokenizer if tokenizer is None else {"encoder": tokenizer.name, "sha256": tokenizer.sha256}
+    wanted = Manifest(task=task.name, split=split, tokenizer=made_with, block=stored_block(task), source={})
+    different = manifest.differences(wanted)
+    if different:
+        raise DataError(fault(str(folder), "", f"the prepared rows do not fit: {'; '.join(different)}", fix))
+    return manifest, _opened(folder, manifest, fix)
+
+
+def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
+    path = folder / DATA_FILE
+    if not manifest.is_whole(path):
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+        raise DataError(fault(str(path), "", f"damaged: {size}; {manifest.bytes} bytes were written", fix))
+    return SplitFile(folder)
+
+
+def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
+    """`Run: mtdnn prepro …`, with what is known of its arguments."""
+    definitions = task.where().rpartition(":")[0] or "TASKS.yml"
+    data = manifest.source.get("data") if manifest is not None else None if task.source else "DATA"
+    encoder = tokenizer.name if tokenizer is not None else manifest.tokenizer["encoder"] if manifest else "ENCODER"
+    rows = f" --data {data}" if data else ""
+    return f"Run: mtdnn prepro {definitions}{rows} --encoder {encoder} --out {prepared} --tasks {task.name}"
