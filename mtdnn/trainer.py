@@ -194,9 +194,7 @@ class Trainer:
 
     def train_step(self, parts: Sequence[Batch]) -> None:
         """One update from one batch, computed in parts that are weighted so that their sum is the whole batch's."""
-        step = self.progress.step
-        self.optimizer.zero_grad(set_to_none=True)
-        watch = LossWatch()
+        step, watch = self.progress.step, LossWatch()
         for index, (batch, row_share, label_share) in enumerate(self._shares(parts)):
             batch = batch.to(self.accelerator.device)
             for part in self.objective.parts(
@@ -205,14 +203,22 @@ class Trainer:
                 watch.see(part.loss)
                 part.loss.backward()
                 watch.add(part.named)
-        self._sum_over_ranks()
-        watch.refuse_non_finite(parts, step)
-        norm = self._clip()
-        self.optimizer.step()
+                if part.then_update:
+                    self._move(watch, parts)
+        norm = self._move(watch, parts)
         self.scheduler.step()
         self.objective.after_step(step)
         self.meter.add(parts[0].task, {**watch.named, **norm})
         self._advance()
+
+    def _move(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Let the optimizer move by the gradient gathered so far, which is then used up; the norm it had."""
+        self._sum_over_ranks()
+        watch.refuse_non_finite(parts, self.progress.step)
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
         """Each part with its share of the rows and of the labels of the step, over all ranks."""

@@ -1,0 +1,107 @@
+"""What the weights of a run start from: a pretrained encoder or an earlier run's, new heads or trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel
+
+from mtdnn.checkpoint import ENCODER, open_checkpoint, read_weights
+from mtdnn.encoder import Encoder
+from mtdnn.errors import ConfigError, unknown
+from mtdnn.model import MultiTaskModel
+from mtdnn.run_config import EncoderSource, RunConfig
+from mtdnn.run_folder import RunFolder
+from mtdnn.task_def import TaskDef
+
+
+def encoder_place(source: str | EncoderSource) -> str:
+    """Hub name or folder that holds an encoder's configuration and tokenizer."""
+    if isinstance(source, str):
+        return source
+    return str(open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint)) / ENCODER)
+
+
+def build_encoder(config: RunConfig) -> Encoder:
+    """The encoder a run starts from, with its pretrained weights or those of an earlier run."""
+    source = config.encoder
+    if isinstance(source, str):
+        encoder = Encoder.from_pretrained(
+            source, execution=config.execution, gradient_checkpointing=config.gradient_checkpointing
+        )
+    else:
+        encoder = empty_encoder(Path(encoder_place(source)), config)
+        checkpoint = RunFolder(source.run).checkpoint(source.checkpoint)
+        encoder.load_state_dict(read_weights(checkpoint, "encoder."))
+    encoder.requires_grad_(not config.freeze_encoder)
+    return encoder
+
+
+def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
+    """An encoder of the configuration in a folder, to be filled with weights."""
+    with torch.random.fork_rng(devices=[]):
+        backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    if config.gradient_checkpointing:
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    return Encoder(backbone, execution=config.execution)
+
+
+def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
+    """Fill heads from those of an earlier run: of the same task with `heads: keep`, or as `init_head` says.
+
+    Raises:
+        ConfigError: `init_head` without an earlier run, or naming what that run does not have.
+    """
+    if isinstance(source, str):
+        for task in tasks.values():
+            if task.init_head is not None:
+                fix = "Give `encoder: {run: folder of an earlier run}`."
+                raise ConfigError(task.fault("init_head", "there is no earlier run to take a head from", fix))
+        return
+    run = RunFolder(source.run)
+    checkpoint, known = run.checkpoint(source.checkpoint), run.read_tasks()
+    for name, task in tasks.items():
+        if task.init_head is not None:
+            start_head(model, task, known, checkpoint)
+        elif source.heads == "keep" and name in known and name in model.heads and known[name].labels == task.labels:
+            model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+
+
+def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef], checkpoint: Path) -> None:
+    """Start one head from another task's: all layers below the output, and the output rows of mapped labels.
+
+    Args:
+        known: the tasks of the earlier run.
+        checkpoint: of the earlier run.
+    Raises:
+        ConfigError: the source task, a label of either side, or the layout of the head is not there.
+    """
+    init = task.init_head
+    if init is None or init.from_ not in known:
+        raise ConfigError(task.fault("init_head.from", unknown("task", init.from_ if init else "", known)))
+    theirs = known[init.from_]
+    refuse_unknown_labels(task, theirs)
+    weights = read_weights(checkpoint, f"heads.{init.from_}.")
+    for name, value in model.heads[task.name].state_dict().items():
+        if name not in weights:
+            raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has no {name}"))
+        if name.startswith("output."):
+            for ours, their in init.labels.items():
+                value[task.labels.index(ours)].copy_(weights[name][theirs.labels.index(their)])
+        elif weights[name].shape == value.shape:
+            value.copy_(weights[name])
+        else:
+            raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has another shape at {name}"))
+
+
+def refuse_unknown_labels(task: TaskDef, theirs: TaskDef) -> None:
+    """ConfigError for every label in the map of `init_head` that one of the two tasks does not have."""
+    mapped = task.init_head.labels if task.init_head is not None else {}
+    sides = [(word, task.labels) for word in mapped] + [(word, theirs.labels) for word in mapped.values()]
+    faults = [
+        task.fault("init_head.labels", unknown("label", word, labels)) for word, labels in sides if word not in labels
+    ]
+    if faults:
+        raise ConfigError(faults)

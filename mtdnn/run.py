@@ -1,0 +1,252 @@
+"""A trained model with its tasks: measure it on prepared splits, let it predict and embed rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtdnn.batch import Batch
+from mtdnn.data.loaders import EvalLoader
+from mtdnn.data.prepro import prepare_file
+from mtdnn.data.store import Store, open_prepared, open_store
+from mtdnn.data.tokenizing import Tokenizer
+from mtdnn.errors import ConfigError, DataError, fault, unknown
+from mtdnn.evaluation import Record, Results, evaluating, measured, predict_rows, write_records
+from mtdnn.model import MultiTaskModel
+from mtdnn.ragged import Ragged
+from mtdnn.run_config import RunConfig
+from mtdnn.run_folder import RunFolder
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import Column, RowError
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
+
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[rows], tokens of each row."""
+        ids = self.columns["input_ids"]
+        return ids.lengths if isinstance(ids, Ragged) else np.ones(len(self), dtype=np.int64)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all rows."""
+        return list(self.columns["id"])
+
+    def take(self, rows: np.ndarray) -> dict[str, Column]:
+        """The columns of the rows with these numbers, in their order."""
+        return {name: _chosen(column, rows) for name, column in self.columns.items()}
+
+
+def _chosen(column: Column, rows: np.ndarray) -> Column:
+    if isinstance(column, Ragged):
+        return column.take(rows)
+    return [column[row] for row in rows] if isinstance(column, list) else column[rows]
+
+
+Rows = str | Path | Sequence[Sequence[str]]
+"""A file of rows in any known format, or the texts of each row."""
+
+
+@dataclass
+class Run:
+    """A run opened at one of its checkpoints.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: best, last or step-N.
+        step: optimizer steps behind the weights.
+        tasks: name → definition.
+        autocast: context of the run's precision.
+    """
+
+    folder: RunFolder
+    checkpoint: str
+    step: int
+    config: RunConfig
+    tasks: dict[str, TaskDef]
+    model: MultiTaskModel
+    tokenizer: Tokenizer
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager]
+
+    def evaluate(
+        self, tasks: Sequence[str] | None = None, *, split: str | None = "dev", data: str | Path | None = None
+    ) -> Results:
+        """Metrics of prepared splits; predictions and `results.json` go to the run's folder.
+
+        Args:
+            tasks: names; None takes all.
+            split: a role (dev, test, train), the name of a split, or None for all prepared dev and test splits.
+            data: folder made by `mtdnn prepro`; None takes the run's.
+        Raises:
+            ConfigError: an unknown task, or no task has such a split.
+            DataError: a split is not prepared for this tokenizer and task block.
+        """
+        names = self._known(tasks)
+        prepared = Path(data or self.config.data)
+        results: Results = {}
+        for name, each in self._splits(names, split, prepared):
+            store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
+            records = self._records(store, [name])[name]
+            write_records(self.folder.prediction_file(name, each), records)
+            task_type = self.model.task_types[name]
+            results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
+        self.folder.write_results(results, seed=self.config.seed, step=self.step, checkpoint=self.checkpoint)
+        return results
+
+    def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:
+        """(task, split) pairs to measure; with None, of the dev and test splits those that lie there."""
+        found = []
+        for name in names:
+            roles = self.tasks[name].splits
+            if split is None:
+                wanted = [*roles.get("dev", ()), *roles.get("test", ())]
+                found += [(name, each) for each in wanted if (prepared / name / each).is_dir()]
+            elif split in roles:
+                found += [(name, each) for each in roles[split]]
+            elif split in self.tasks[name].split_names:
+                found.append((name, split))
+        if not found and split is not None:
+            known = sorted({"dev", "test", "train", *(each for name in names for each in self.tasks[name].split_names)})
+            raise ConfigError(fault("", "split", f"of {', '.join(names)}: {unknown('split', split, known)}"))
+        return found
+
+    def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
+        """Predictions of several tasks for the rows of a store made for the first of them."""
+        loader = EvalLoader(
+            store, self.model.task_types[tasks[0]], self.config.eval_batch_size, self.tokenizer.pad_token_id
+        )
+        return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
+
+    def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
+        """Prediction records of one or several tasks, from one pass through the encoder.
+
+        Args:
+            rows: a file with the first task's columns, labelled or not, or texts: `[(premise, hypothesis), …]`.
+        Raises:
+            ConfigError: an unknown task, or tasks that take different inputs.
+            DataError: every bad row, with its place.
+        """
+        names = self._known([tasks] if isinstance(tasks, str) else tasks)
+        self._refuse_unlike_inputs(names)
+        with self._store(names[0], rows) as store:
+            return self._records(store, names)
+
+    def _refuse_unlike_inputs(self, names: Sequence[str]) -> None:
+        first = self.tasks[names[0]]
+        for name in names[1:]:
+            task = self.tasks[name]
+            if (task.task_type, len(task.inputs)) != (first.task_type, len(first.inputs)) and not (
+                {task.task_type, first.task_type} <= {"classification", "regression"}
+                and len(task.inputs) == len(first.inputs)
+            ):
+                found = f"'{name}' takes {len(task.inputs)} texts as {task.task_type}, '{first.name}' other ones"
+                raise ConfigError(fault("", "task", found, "Predict tasks of the same inputs together."))
+
+    def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
+        """Ids of the rows and [rows, H] float32, one vector for each.
+
+        Args:
+            rows: as for `predict`.
+            task: whose columns the rows have; None takes the first task with as many texts.
+            pooling: mean = of the hidden states of a row's real tokens; first = of its first token alone.
+        """
+        name = self._known([task])[0] if task else self._task_for(rows)
+        with self._store(name, rows) as store:
+            loader = EvalLoader(
+                store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
+            )
+            vectors = np.empty((len(store), self.model.encoder.hidden_size), dtype=np.float32)
+            with evaluating(self.model), torch.inference_mode(), self.autocast():
+                for numbers, batch in loader:
+                    vectors[numbers] = self._pooled(batch.to(self.device), pooling)
+            return store.ids, vectors
+
+    def _pooled(self, batch: Batch, pooling: str) -> np.ndarray:
+        hidden = self.model.hidden(batch).float()
+        if pooling == "first":
+            return hidden[:, 0].cpu().numpy()
+        mask = batch.mask.unsqueeze(-1)
+        pooled: np.ndarray = (hidden.masked_fill(~mask, 0).sum(1) / mask.sum(1)).cpu().numpy()
+        return pooled
+
+    def _task_for(self, rows: Rows) -> str:
+        """The first task whose rows look like these: as many columns in a file without header, else the first task."""
+        count = _num_texts(rows)
+        for name, task in self.tasks.items():
+            if count is None or len(task.inputs) == count:
+                return name
+        counts = ", ".join(f"{name}: {len(task.inputs)}" for name, task in self.tasks.items())
+        found = f"{count} texts in a row; the run's tasks take other numbers ({counts})"
+        raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+
+    def _known(self, names: Sequence[str] | None) -> list[str]:
+        """These tasks, or all.
+
+        Raises:
+            ConfigError: one is not a task of this run.
+        """
+        unknown_names = [name for name in names or () if name not in self.tasks]
+        faults = [fault("", "task", unknown("task", name, self.tasks)) for name in unknown_names]
+        if names is not None and not names:
+            faults.append(fault("", "task", "no task named", f"Known: {', '.join(self.tasks)}."))
+        if faults:
+            raise ConfigError(faults)
+        return list(self.tasks if names is None else names)
+
+    def _store(self, task: str, rows: Rows) -> AbstractContextManager[Store | MemoryStore]:
+        """The rows, encoded for a task: a file by way of a temporary folder, texts in memory."""
+        if isinstance(rows, (str, Path)):
+            return self._stored_file(task, Path(rows))
+        return self._stored_texts(task, rows)
+
+    @contextmanager
+    def _stored_file(self, task: str, path: Path) -> Iterator[Store]:
+        with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
+            place = Path(folder) / "rows" / "split"
+            prepare_file(path, self.tasks[task], self.tokenizer, place)
+            yield open_prepared(place)
+
+    @contextmanager
+    def _stored_texts(self, task: str, rows: Sequence[Sequence[str]]) -> Iterator[MemoryStore]:
+        task_type, task_def = self.model.task_types[task], self.tasks[task]
+        examples, faults = [], []
+        for number, texts in enumerate(rows):
+            if isinstance(texts, str) or len(texts) != len(task_def.inputs):
+                expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
+                faults.append(fault(f"row {number}", "", f"{texts!r} is no sequence of texts", expected))
+                continue
+            values: dict[str, Any] = dict(zip(task_def.inputs, texts, strict=True))
+            try:
+                examples.append(task_type.read({"id": str(number), "label": "", **values}))
+            except RowError as error:
+                faults.append(fault(f"row {number}", error.key, error.found, error.fix))
+        if faults:
+            raise DataError(faults)
+        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
+
+
+def _num_texts(rows: Rows) -> int | None:
+    """How many texts a row has, as far as the first row tells; None for formats with named columns."""
+    if not isinstance(rows, (str, Path)):
+        return len(rows[0]) if len(rows) else None
+    if Path(rows).suffix != ".tsv" or not Path(rows).is_file():
+        return None
+    with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().count("\t") - 1
+
