@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	.venv/bin/python experiments/demo/run.py --out demo
+	.venv/bin/python -m experiments.demo.run --out demo
 
 test: .venv/installed
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.registry import Registry
+from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.run_config import RunConfig
 from mtdnn.schema import key_table
 from mtdnn.task_def import TaskDef
@@ -38,15 +40,20 @@ def options_of_types() -> str:
     return "\n\n".join(tables) or "None of the task types has any."
 
 
-def samplers() -> str:
-    """The mixing strategies and the first sentence about each."""
-    lines = ["| mixing | order of the batches |", "|---|---|"]
-    lines += [f"| `{name}` | {first_paragraph(SAMPLERS.get(name).__doc__)} |" for name in SAMPLERS]
+def described(registry: Registry, meaning: str) -> str:
+    """The names in a registry and the first paragraph about each."""
+    lines = [f"| {registry.kind} | {meaning} |", "|---|---|"]
+    lines += [f"| `{name}` | {first_paragraph(registry.get(name).__doc__)} |" for name in registry]
     return "\n".join(lines)
 
 
+def regularizer_options() -> str:
+    """One table of options for each regularizer."""
+    return "\n\n".join(f"`{name}`\n\n{key_table(REGULARIZERS.get(name).Options)}" for name in REGULARIZERS)
+
+
 def first_paragraph(docstring: str | None) -> str:
-    return " ".join((docstring or "").split("\n\n")[0].split())
+    return " ".join((docstring or "").split("\n\n")[0].split()).replace("|", r"\|")
 
 
 TABLES = {
@@ -54,7 +61,9 @@ TABLES = {
     "task types": words_of_types,
     "task type options": options_of_types,
     "run keys": lambda: key_table(RunConfig),
-    "mixing": samplers,
+    "mixing": lambda: described(SAMPLERS, "order of the batches"),
+    "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),
+    "regularizer options": regularizer_options,
 }
 
 

@@ -1,7 +1,7 @@
 """`mtdnn <command> …`: the words of the command line, what is printed, and the exit status.
 
 Each command is one function; its docstring is its help. Exit status: 0 done, 2 something the user can mend (told in
-one line each, without traceback), 128 + signal when stopped. Heavy imports stand inside, so that `--help` answers at once.
+one line each, without traceback), 128 + signal when stopped. Heavy imports stand inside: `--help` answers at once.
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""Imports point upwards, names cost nothing to import, and every module has its place in the order of reading."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "mtdnn"
+
+READING_ORDER = """
+    errors registry seeding yaml_source legacy task_def run_config
+    batch ragged windows losses metrics metrics_tokens metrics_answers heads task_types
+    subset
+    data.row_source data.text_rows data.tables data.rows
+    data.tokenizing data.arrow data.manifest data.encode data.prepro data.check data.store data.collate
+    data.row_stream data.samplers data.loaders
+    dropout packing encoder model
+    regularizers objective optim
+    checkpoint initialisation recorder evaluation export trainer progress
+    run_folder
+    study_table statistics study_grid study_cells study_launchers study_plan study report
+    run assemble schema cli_options cli
+"""
+"""A module imports only from those before it. `task_types` and `regularizers` are folders of plug-ins; `base` comes
+first there, and the others import from each other in no circle."""
+
+WITHOUT_TORCH = """
+    errors registry seeding yaml_source legacy task_def run_config metrics subset
+    data.rows data.samplers run_folder cli_options cli
+"""
+"""Modules that must import at once, for `--help`, `check` and `report`; NumPy is allowed."""
+
+PLUG_INS = ("task_types", "regularizers")
+
+
+def modules():
+    paths = (path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+
+
+def imports_of(path):
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    known = modules()
+    return {name.removeprefix("mtdnn.") for name in found if name.removeprefix("mtdnn.") in known and "mtdnn" in name}
+
+
+def place(module):
+    """The rank of a module, or of the folder of plug-ins it lies in."""
+    folder = module.split(".")[0]
+    return READING_ORDER.split().index(folder if folder in PLUG_INS else module)
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_imports_only_from_those_before_it(module):
+    imported = imports_of(modules()[module])
+    assert [other for other in imported if place(other) > place(module)] == []
+    assert not (module.endswith(".base") and [other for other in imported if place(other) == place(module)])
+
+
+def test_no_imports_go_in_a_circle():
+    graph = {module: imports_of(path) for module, path in modules().items()}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_the_package_imports_nothing_from_the_folders_around_it():
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"data_prep", "experiments", "tests", "benchmarks"}
+
+
+def test_light_modules_import_no_heavy_library():
+    heavy = ["torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib"]
+    imports = "\n".join(f"import mtdnn.{module}" for module in WITHOUT_TORCH.split())
+    code = f"import sys\n{imports}\nprint([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_imports_neither_torch_nor_pydantic():
+    code = (
+        "import sys; from mtdnn.cli import main; assert main(['--help']) == 0;"
+        "sys.exit(str([name for name in ('torch', 'numpy', 'pydantic', 'jsonargparse') if name in sys.modules]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "[]\n"
+
+
+def test_help_answers_in_under_half_a_second():
+    seconds = []
+    for _ in range(3):  # the best of three, as other processes may keep the machine busy
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mtdnn.cli", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
