@@ -1,0 +1,127 @@
+"""How large the cells of a study are, and how long they will take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtdnn.data.manifest import read_manifest
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.errors import DataError, fault
+from mtdnn.run_config import RunConfig
+from mtdnn.study_cells import Outcome
+from mtdnn.study_grid import Cell
+from mtdnn.subset import subset_size
+from mtdnn.task_def import TaskDef, load_task_defs, task_def_from
+from mtdnn.yaml_source import parse_yaml
+
+FORWARD_UNITS = {"plain": 3.0, "smooth": 8.0, "proximal": 1.0}
+"""Cost of a step in forward passes (forward 1, backward 2, backward to the input 1): a plain step, one with a
+smoothness penalty of one inner step, and what a proximal term adds."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a cell will compute.
+
+    Attributes:
+        rows: task → training rows.
+        steps: optimizer steps.
+        examples: rows in all steps together.
+        units: examples × cost of one in forward passes, in plain forward passes.
+    """
+
+    rows: Mapping[str, int]
+    steps: int
+    examples: int
+    units: float
+
+
+def cell_size(cell: Cell) -> Size:
+    """The size of a cell, from the manifests of the prepared rows.
+
+    Raises:
+        DataError: a task's training rows are not prepared.
+    """
+    tasks = trained_tasks(cell)
+    return run_size(cell.config, tasks)
+
+
+def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
+    """The definitions of the tasks a cell trains on."""
+    if cell.task_file is None:
+        known = load_task_defs(cell.config.tasks)
+    else:
+        source = parse_yaml(cell.task_file, path=cell.config.tasks)
+        known = {name: task_def_from(name, block, source) for name, block in source.value.items()}
+    trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
+    return {name: known[name] for name in cell.config.train or trainable}
+
+
+def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
+    """The size of a run on these tasks; epochs of strategies that change over the run count as its first."""
+    rows = {name: training_rows(config, task) for name, task in tasks.items()}
+    batches = {name: task.batch_size or config.batch_size for name, task in tasks.items()}
+    sampler = SAMPLERS.get(config.mixing.name)(
+        rows, batches, seed=config.seed, num_epochs=config.epochs, **config.mixing.options
+    )
+    per_epoch = max(1, sampler.num_steps(0))
+    steps = config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
+    turns = sampler.batches_per_task(0)
+    # The last batch of a pass is smaller: rows of a pass over its batches is the mean size of a batch.
+    mean_rows = sum(count * rows[task] / math.ceil(rows[task] / batches[task]) for task, count in turns.items())
+    examples = round(steps * mean_rows / max(1, sum(turns.values())))
+    return Size(rows=rows, steps=steps, examples=examples, units=examples * _units(config))
+
+
+def training_rows(config: RunConfig, task: TaskDef) -> int:
+    """How many rows of a task a run trains on.
+
+    Raises:
+        DataError: they are not prepared.
+    """
+    total = 0
+    for split in task.splits.get("train", ()):
+        folder = Path(config.data) / task.name / split
+        manifest = read_manifest(folder)
+        if manifest is None:
+            fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
+            raise DataError(fault(str(folder), "", "is not prepared", fix))
+        total += manifest.rows - manifest.labels.get("unlabelled", 0)
+    total = min(total, task.max_rows or total)
+    choice = config.subset.get(task.name)
+    if choice is None:
+        return total
+    return choice.rows or subset_size(total, choice.fraction or 1.0)
+
+
+def _units(config: RunConfig) -> float:
+    """Cost of one example of a run, in forward passes."""
+    cost = FORWARD_UNITS["plain"]
+    if config.regularizer is not None:
+        every = config.regularizer.options.get("every", 1)
+        cost += (FORWARD_UNITS["smooth"] - cost) / every
+    return cost + (FORWARD_UNITS["proximal"] if config.proximal is not None else 0.0)
+
+
+def estimated_seconds(
+    cells: Sequence[Cell], sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome], *, rate: float | None = None
+) -> float | None:
+    """Time that cells not finished yet will take, one after another; None when nothing tells how fast they go.
+
+    Args:
+        rate: training examples per second of a plain step. Default: that of the finished cells, weighted by time.
+    """
+    per_unit = 1 / (rate * FORWARD_UNITS["plain"]) if rate else _measured(sizes, outcomes)
+    if per_unit is None:
+        return None
+    return sum(sizes[cell.name].units * per_unit for cell in cells if cell.name not in outcomes)
+
+
+def _measured(sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome]) -> float | None:
+    """Seconds per unit of the finished cells."""
+    timed = [(outcome["seconds"], sizes[name].units) for name, outcome in outcomes.items() if name in sizes]
+    units = sum(amount for _, amount in timed)
+    return sum(seconds for seconds, _ in timed) / units if units else None

@@ -1,0 +1,96 @@
+"""results.csv: one line per cell, task, split and metric, with the study's axes as columns.
+
+Nothing in it depends on the clock, on the machine or on the order in which cells were run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import DataError, fault
+
+FIXED = ("stage", "outcome", "task", "split", "train_rows", "metric", "value", "run")
+"""Columns that every study has; no axis may have one of these names."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number.
+
+    Attributes:
+        axes: axis → value name; an axis its stage does not have is missing.
+        outcome: finished, or diverged: then task, split and metric are empty and the value is None.
+        train_rows: training rows of that task in that run; None where it was not trained on.
+        run: folder of the run, relative to the study's.
+    """
+
+    stage: str
+    axes: Mapping[str, str]
+    outcome: str
+    task: str
+    split: str
+    train_rows: int | None
+    metric: str
+    value: float | None
+    run: str
+
+
+def lines_of(
+    stage: str, axes: Mapping[str, str], outcome: Mapping[str, Any], *, run: str, trained: Sequence[str] = ()
+) -> Iterator[Line]:
+    """The lines of one finished cell, by task and split, a task's main metric first; a diverged one has a line for each
+    task."""
+    if outcome["outcome"] == "diverged":
+        for task in trained or ("",):
+            yield Line(stage, axes, "diverged", task, "", None, "", None, run)
+        return
+    rows: Mapping[str, int] = outcome.get("rows", {})
+    for task in sorted(name for name in outcome["results"] if not name.startswith("_")):
+        for split, values in sorted(outcome["results"][task].items()):
+            for metric, value in values.items():
+                yield Line(stage, axes, "finished", task, split, rows.get(task), metric, value, run)
+
+
+def to_csv(lines: Sequence[Line], axes: Sequence[str]) -> str:
+    """The text of results.csv; numbers with all their digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["stage", *axes, *FIXED[1:]])
+    for line in lines:
+        values = [line.axes.get(axis, "") for axis in axes]
+        rows = "" if line.train_rows is None else line.train_rows
+        value = "" if line.value is None else repr(line.value)
+        writer.writerow([line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run])
+    return out.getvalue()
+
+
+def read_csv(path: Path) -> list[Line]:
+    """The lines of a results.csv.
+
+    Raises:
+        DataError: no such file, or it is something else.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            records = list(csv.DictReader(file))
+    except OSError as error:
+        found = f"cannot be read: {error.strerror}"
+        raise DataError(fault(str(path), "", found, "Run `mtdnn study` first.")) from error
+    missing = [name for name in FIXED if records and name not in records[0]]
+    if missing:
+        raise DataError(fault(f"{path}:1", "", f"no column '{missing[0]}'", "Give a results.csv of `mtdnn study`."))
+    return [_line(record) for record in records]
+
+
+def _line(record: Mapping[str, str]) -> Line:
+    axes = {name: value for name, value in record.items() if name not in FIXED and value != ""}
+    return Line(
+        stage=record["stage"], axes=axes, outcome=record["outcome"], task=record["task"], split=record["split"],
+        train_rows=int(record["train_rows"]) if record["train_rows"] else None, metric=record["metric"],
+        value=float(record["value"]) if record["value"] else None, run=record["run"],
+    )  # fmt: skip
