@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,8 @@ class SplitWriter:
         folder: of the split; made here.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = folder, split
-        self.rows = 0
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         folder.mkdir(parents=True)
         self._writer: Any = None
 
@@ -50,7 +50,6 @@ class SplitWriter:
             self._schema = Features.from_arrow_schema(batch.schema).arrow_schema
             self._writer = pa.ipc.new_stream(str(self.folder / DATA_FILE), self._schema)
         self._writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
-        self.rows += batch.num_rows
 
     def close(self, fingerprint: str) -> None:
         """Finish the file and write what `datasets.load_from_disk` reads beside it."""
@@ -69,12 +68,12 @@ class SplitWriter:
         }
         (self.folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
-    def __enter__(self) -> SplitWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is not None and self._writer is not None:
-            self._writer.close()
+    def abandon(self) -> None:
+        """Remove what was written."""
+        if self._writer is not None:
+            with suppress(OSError):  # of a full disk
+                self._writer.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class SplitFile:

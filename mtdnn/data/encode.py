@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, Example, RowError, TaskType
+
+T = TypeVar("T")
 
 FAULTS_KEPT = 20  # of one part
 PARTS_AHEAD = 2  # per process: results waiting to be written
@@ -137,8 +139,10 @@ def id_hash(text: str) -> int:
     return int(xxhash.xxh64_intdigest(text.encode()))
 
 
-def encode_part(job: Job, part: Part, tokenizer: Tokenizer) -> EncodedPart:
+def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
     """The columns of the rows of a part."""
+    if tokenizer is None:
+        raise ValueError("rows cannot be encoded without a tokenizer")
     examples: list[Example] = []
     faults: list[str] = []
     for found in job.examples(part):
@@ -154,29 +158,34 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer) -> EncodedPart:
     return EncodedPart(record_batch(columns), [], 0, hashes)
 
 
-def encode_jobs(
+def map_parts(
+    work: Callable[[Job, Part, Tokenizer | None], T],
     jobs: Sequence[Job],
     parts: Sequence[Sequence[Part]],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     num_workers: int | None = None,
     progress: bool = False,
-) -> Iterator[tuple[int, EncodedPart]]:
-    """(number of the job, its next part encoded), in the order of jobs and parts.
+) -> Iterator[tuple[int, T]]:
+    """(number of the job, what `work` makes of its next part), in the order of jobs and parts.
 
     Args:
+        work: a function of a module, as processes find it by name.
         num_workers: processes; None takes one per core this process may use.
     """
     from tqdm import tqdm
 
     order = [(index, part) for index, of_job in enumerate(parts) for part in of_job]
     workers = min(num_workers or usable_cores(), len(order))
-    encoded = _by_pool(jobs, order, tokenizer, workers) if workers > 1 else _here(jobs, order, tokenizer)
+    if workers > 1:
+        made = _by_pool(work, jobs, order, tokenizer, workers)
+    else:
+        made = ((index, work(jobs[index], part, tokenizer)) for index, part in order)
     with tqdm(total=len(order), unit="part", disable=not progress or not order, file=sys.stderr) as bar:
-        for index, part in encoded:
+        for index, result in made:
             bar.set_description("/".join(jobs[index].key), refresh=False)
             bar.update()
-            yield index, part
+            yield index, result
 
 
 def usable_cores() -> int:
@@ -184,26 +193,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Order = Sequence[tuple[int, Part]]
-
-
-def _here(jobs: Sequence[Job], order: Order, tokenizer: Tokenizer) -> Iterator[tuple[int, EncodedPart]]:
-    for index, part in order:
-        yield index, encode_part(jobs[index], part, tokenizer)
-
-
 def _by_pool(
-    jobs: Sequence[Job], order: Order, tokenizer: Tokenizer, workers: int
-) -> Iterator[tuple[int, EncodedPart]]:
-    """As `_here`, a few parts ahead of the consumer, so that memory stays flat however slow it is."""
+    work: Callable[[Job, Part, Tokenizer | None], T],
+    jobs: Sequence[Job],
+    order: Sequence[tuple[int, Part]],
+    tokenizer: Tokenizer | None,
+    workers: int,
+) -> Iterator[tuple[int, T]]:
+    """Results in order, made a few parts ahead of the consumer, so that memory stays flat however slow it is."""
     method = "fork" if sys.platform == "linux" else None  # forked workers share what is loaded, and start at once
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context(method),
         initializer=_start_worker,
-        initargs=(jobs, tokenizer),
+        initargs=(work, jobs, tokenizer),
     )
-    waiting: deque[tuple[int, Future[EncodedPart]]] = deque()
+    waiting: deque[tuple[int, Future[T]]] = deque()
     try:
         for index, part in order:
             waiting.append((index, pool.submit(_work, index, part)))
@@ -223,7 +228,7 @@ def _by_pool(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(jobs: Sequence[Job], tokenizer: Tokenizer) -> None:
+def _start_worker(*setup: Any) -> None:
     """Set up a process of the pool: one thread of its own, and no life without the process that started it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -235,8 +240,9 @@ def _start_worker(jobs: Sequence[Job], tokenizer: Tokenizer) -> None:
             os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _worker.update(jobs=jobs, tokenizer=tokenizer)
+    _worker["setup"] = setup
 
 
-def _work(index: int, part: Part) -> EncodedPart:
-    return encode_part(_worker["jobs"][index], part, _worker["tokenizer"])
+def _work(index: int, part: Part) -> Any:
+    work, jobs, tokenizer = _worker["setup"]
+    return work(jobs[index], part, tokenizer)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
 
-from mtdnn.batch import Batch
+from mtdnn.batch import IGNORED, Batch
 from mtdnn.data.collate import collate
 from mtdnn.data.row_stream import shard
 from mtdnn.data.samplers import Sampler, Step
@@ -74,12 +76,21 @@ class TrainLoader:
         A process that a small last batch leaves without a row repeats the first one without its label, so that it
         takes part in the exchange of gradients without weighing in it.
         """
-        own = shard(step.rows, rank=self.rank, num_processes=self.num_processes).rows
+        own = shard(step.rows, rank=self.rank, num_processes=self.num_processes)
         store, task_type = self.stores[step.task], self.task_types[step.task]
-        return tuple(
+        parts = tuple(
             collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
-            for rows in np.array_split(own, min(self.accumulate, len(own)))
+            for rows in np.array_split(own.rows, min(self.accumulate, len(own.rows)))
         )
+        return parts if own.weight else tuple(map(without_labels, parts))
+
+
+def without_labels(batch: Batch) -> Batch:
+    """The batch with every label marked as "none"."""
+    if batch.labels is None:
+        return batch
+    none = math.nan if batch.labels.is_floating_point() else IGNORED
+    return replace(batch, labels=torch.full_like(batch.labels, none))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ next run, the rest is removed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter
-from mtdnn.data.encode import EncodedPart, Job, encode_jobs
+from mtdnn.data.encode import EncodedPart, Job, encode_part, map_parts
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, stored_block
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
@@ -56,25 +57,21 @@ def prepare(
     """
     out, tokenizer = Path(out), load_tokenizer(encoder)
     refuse_faulty(tasks, tokenizer)
-    with _locked(out):
-        jobs, faults = _jobs(tasks, data)
+    with _locked(out), _room_told(out):
+        jobs, faults = readable_jobs(tasks, data)
         wanted = {job.key: _wanted(job, tokenizer, data) for job in jobs}
-        faulty = set(faults)
-        due = [job for job in jobs if job.task.name not in faulty and not _is_there(out, wanted[job.key])]
-        told = [line for lines in faults.values() for line in lines]
-        for job, result in _write_all(
-            due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress
-        ):
-            if result:
-                faulty.add(job.task.name)
-                told += result
+        _clean_staging(out, jobs, wanted)
+        due = [job for job in jobs if not any(_holds(_place(root, job), job, wanted) for root in (out / STAGING, out))]
+        for job, found in _write_all(due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress):
+            faults.setdefault(job.task.name, []).extend(found)
         for job in jobs:
-            if job.task.name not in faulty:
+            if not faults.get(job.task.name):
                 _promote(out, job)
         shutil.rmtree(out / STAGING, ignore_errors=True)
+    told = [line for lines in faults.values() for line in lines]
     if told:
         raise DataError(told)
-    return _made(out, jobs)
+    return _made(out, jobs, new={job.key for job in due})
 
 
 def prepare_file(
@@ -127,8 +124,8 @@ def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer | None = No
         raise ConfigError(faults)
 
 
-def _jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tuple[list[Job], dict[str, list[str]]]:
-    """The splits whose rows are there, and the faults of those that are not, by task; a test split may be missing."""
+def readable_jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tuple[list[Job], dict[str, list[str]]]:
+    """The splits whose rows can be read, and the faults of the others, by task; a test split may be missing."""
     jobs: list[Job] = []
     faults: dict[str, list[str]] = {}
     for task in tasks.values():
@@ -137,16 +134,16 @@ def _jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tuple[list[J
                 rows = open_split(task, split, data)
             except DataError as error:
                 if split in optional_splits(task):
-                    logger.warning("%s (test splits may be missing)", error)
+                    logger.warning("%s (a test split, left out)", error)
                 else:
                     faults.setdefault(task.name, []).extend(error.faults)
                 continue
             job = Job(task, split, rows, "required" if split in task.splits.get("train", ()) else "allowed")
             found = rows.faults(job.columns)
-            if found:
-                faults.setdefault(task.name, []).extend(found)
-            jobs.append(job)
-    return [job for job in jobs if job.task.name not in faults], faults
+            faults.setdefault(task.name, []).extend(found)
+            if not found:
+                jobs.append(job)
+    return jobs, faults
 
 
 def optional_splits(task: TaskDef) -> set[str]:
@@ -167,17 +164,23 @@ def _wanted(job: Job, tokenizer: Tokenizer, data: str | Path | None) -> Manifest
     )
 
 
-def _is_there(out: Path, wanted: Manifest) -> bool:
-    """Whether a whole split made from the same things lies in its place, or staged by a run that was killed."""
-    for root in (out / STAGING, out):
-        folder = root / wanted.task / wanted.split
-        try:
-            manifest = read_manifest(folder)
-        except DataError:
-            manifest = None
-        if manifest is not None and not manifest.differences(wanted) and manifest.is_whole(folder / DATA_FILE):
-            return True
-    return False
+def _clean_staging(out: Path, jobs: list[Job], wanted: Mapping[tuple[str, str], Manifest]) -> None:
+    """Remove what a killed run left, but for whole splits that are still wanted."""
+    keep = {place for job in jobs if _holds(place := _place(out / STAGING, job), job, wanted)}
+    for folder in [*(out / STAGING).glob("*/*"), *(out / STAGING).glob("*.old")]:
+        if folder not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) -> bool:
+    """Whether a folder holds the split, whole and made from the same things."""
+    try:
+        manifest = read_manifest(folder)
+    except DataError:
+        return False
+    if manifest is None or manifest.differences(wanted[job.key]) or not manifest.is_whole(folder / DATA_FILE):
+        return False
+    return job.labels == "allowed" or not manifest.labels.get("unlabelled")
 
 
 def _place(root: Path, job: Job) -> Path:
@@ -197,13 +200,14 @@ def _promote(out: Path, job: Job) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _made(out: Path, jobs: list[Job]) -> dict[str, dict[str, Manifest]]:
+def _made(out: Path, jobs: list[Job], *, new: set[tuple[str, str]]) -> dict[str, dict[str, Manifest]]:
     made: dict[str, dict[str, Manifest]] = {}
     for job in jobs:
         manifest = read_manifest(_place(out, job))
         if manifest is not None:
             made.setdefault(job.task.name, {})[job.split] = manifest
-            logger.info("%s/%s: %s", job.task.name, job.split, told(manifest))
+            unchanged = "" if job.key in new else " (unchanged)"
+            logger.info("%s/%s: %s%s", job.task.name, job.split, told(manifest), unchanged)
     return made
 
 
@@ -247,19 +251,23 @@ def _write_all(
     progress: bool = False,
 ) -> Iterator[tuple[Job, list[str]]]:
     """Write each split to its staged place; yields each with its faults, and leaves none that has any."""
-    for job in jobs:
-        shutil.rmtree(_place(staging, job), ignore_errors=True)
-        shutil.rmtree(_partial(staging, job), ignore_errors=True)
     parts = [job.parts() for job in jobs]
-    open_splits: dict[int, _Split] = {}
-    for index, encoded in encode_jobs(jobs, parts, tokenizer, num_workers=num_workers, progress=progress):
-        job = jobs[index]
-        if index not in open_splits:
-            open_splits[index] = _Split(SplitWriter(_partial(staging, job), job.split), len(parts[index]))
-        split = open_splits[index]
-        split.add(encoded)
-        if split.parts_left == 0:
-            yield job, _finish(job, open_splits.pop(index), wanted[job.key], staging)
+    being_written: dict[int, _Split] = {}
+    try:
+        for index, encoded in map_parts(
+            encode_part, jobs, parts, tokenizer, num_workers=num_workers, progress=progress
+        ):
+            job = jobs[index]
+            if index not in being_written:
+                being_written[index] = _Split(SplitWriter(_partial(staging, job)), len(parts[index]))
+            split = being_written[index]
+            split.add(encoded)
+            if split.parts_left == 0:
+                yield job, _finish(job, split, wanted[job.key], staging)
+                del being_written[index]
+    finally:
+        for split in being_written.values():
+            split.writer.abandon()
 
 
 def _partial(staging: Path, job: Job) -> Path:
@@ -268,20 +276,19 @@ def _partial(staging: Path, job: Job) -> Path:
 
 def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[str]:
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
-    folder = split.writer.folder
     faults = split.faults
     if not split.num_faults:
         faults = _duplicate_ids(job, np.concatenate(split.id_hashes))
         split.num_faults = len(faults)
     if faults:
-        shutil.rmtree(folder, ignore_errors=True)
+        split.writer.abandon()
         more = split.num_faults - FAULTS_TOLD
         return faults[:FAULTS_TOLD] + (
             [fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else []
         )
     split.writer.close(wanted.source["sha256"])
-    described(wanted, folder, job).write(folder)
-    folder.rename(_place(staging, job))
+    described(wanted, split.writer.folder, job).write(split.writer.folder)
+    split.writer.folder.rename(_place(staging, job))
     return []
 
 
@@ -312,8 +319,8 @@ def _locked(out: Path) -> Iterator[None]:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
-            yield
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
     except Timeout as error:
         raise DataError(
             fault(str(out), "", "another mtdnn prepro is writing here", "Wait until it is done.")
@@ -322,3 +329,19 @@ def _locked(out: Path) -> Iterator[None]:
         raise DataError(
             fault(str(out), "", f"cannot be written: {error.strerror}", "Choose another folder.")
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _room_told(out: Path) -> Iterator[None]:
+    """A full disk is told as a fault that the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fix = "Make room and run the same command again: finished splits are kept."
+        raise DataError(fault(str(out), "", "no space left on the disk", fix)) from error

@@ -1,0 +1,218 @@
+"""Rows of every format, and what is said of bad ones."""
+
+import csv
+import json
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from mtdnn.data.row_source import Columns, Part, Row
+from mtdnn.data.rows import find_split, read_rows, rows_of
+from mtdnn.data.tables import HubRows
+from mtdnn.errors import DataError
+
+PAIR = Columns(("id", "label", "premise", "hypothesis"))
+TEXT = Columns(("id", "label", "text"))
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def values(path, columns):
+    return [tuple(row.values.values()) if isinstance(row, Row) else row for row in read_rows(path, columns)]
+
+
+def test_a_tsv_row_has_its_values_and_its_place(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA b.\tC d.\n2\tno\tE f.\tG h.\n")
+    rows = list(read_rows(path, PAIR))
+    assert rows[1].values == {"id": "2", "label": "no", "premise": "E f.", "hypothesis": "G h."}
+    assert rows[1].where == f"{path}:2"
+
+
+@pytest.mark.parametrize("content", ["1\tyes\tA\n2\tno\tB", "1\tyes\tA\r\n2\tno\tB\r\n", "\ufeff1\tyes\tA\n2\tno\tB\n"])
+def test_byte_order_mark_carriage_return_and_missing_last_line_feed_are_accepted(tmp_path, content):
+    path = written(tmp_path / "train.tsv", content)
+    assert values(path, TEXT) == [("1", "yes", "A"), ("2", "no", "B")]
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path):
+    text = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"
+    path = written(tmp_path / "train.tsv", f"1\tyes\t{text}\n2\tno\tB\n")
+    assert values(path, TEXT)[0] == ("1", "yes", text)
+
+
+def test_quotes_mean_nothing_in_tsv(tmp_path):
+    path = written(tmp_path / "train.tsv", '1\tyes\t"open\n2\tno\tB\n')
+    assert values(path, TEXT) == [("1", "yes", '"open'), ("2", "no", "B")]
+
+
+def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\n\n4\tno\tB\tC\n")
+    assert values(path, TEXT)[1:] == [
+        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+        f"{path}:3: an empty line. Remove it.",
+        f"{path}:4: 4 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+    ]
+
+
+def test_a_repeated_last_column_is_a_list(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tB\tC\n3\tno\n")
+    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    assert rows[:2] == [("1", "yes", ["A"]), ("2", "no", ["B", "C"])]
+    assert rows[2].startswith(f"{path}:3: 2 columns; 3 or more expected")
+
+
+def test_another_encoding_is_refused_with_line_and_byte(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tcaf\xe9\n3\tno\tB\n".encode("latin-1"))
+    assert values(path, TEXT) == [
+        ("1", "yes", "A"),
+        f"{path}:2: not UTF-8: byte 0xe9 at place 9 of the line. Save the file as UTF-8.",
+        ("3", "no", "B"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "train.tsv: the file is empty. Add rows, or remove the split."),
+        (b"\xef\xbb\xbf", "train.tsv: the file is empty. Add rows, or remove the split."),
+        ("1\tyes\tA\n".encode("utf-16"), "train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8."),
+    ],
+)
+def test_a_file_that_is_unusable_as_a_whole_is_refused(tmp_path, content, message):
+    path = written(tmp_path / "train.tsv", content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path, TEXT))
+    assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+def test_jsonl_takes_named_values_and_numbers(tmp_path):
+    lines = [{"label": 1, "text": "A", "more": 2}, {"id": 7, "label": None, "text": "B\nC"}]
+    path = written(tmp_path / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert values(path, TEXT) == [("1", "1", "A"), ("7", "", "B\nC")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": 1, "label": "a"}', "no column 'text'; present: id, label"),
+        ('{"id": 1', "not JSON"),
+        ("[1, 2]", "list, not a JSON object"),
+        ('{"id": 1, "text": "\\ud83d"}', "half of a surrogate pair"),
+    ],
+)
+def test_a_bad_jsonl_line_is_told_with_its_place(tmp_path, line, message):
+    path = written(tmp_path / "train.jsonl", '{"id": 0, "text": "A"}\n' + line + "\n")
+    told = values(path, TEXT)[1]
+    assert told.startswith(f"{path}:2: {message}")
+
+
+def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
+    path = tmp_path / "train.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "id"])
+        writer.writerows([["a, b", "yes", "1"], ['say "x"\nand go', "no", "2"], ["NA", "null", "3"]])
+    rows = list(read_rows(path, TEXT))
+    assert [tuple(row.values.values()) for row in rows] == [
+        ("1", "yes", "a, b"),
+        ("2", "no", 'say "x"\nand go'),
+        ("3", "null", "NA"),
+    ]
+    assert [row.where.rpartition(":")[2] for row in rows] == ["2", "3", "5"]
+
+
+def test_csv_faults_name_the_line(tmp_path):
+    path = written(tmp_path / "train.csv", 'id,label,text\n1,yes,a,b\n2,no,"open\n')
+    told = values(path, TEXT)
+    assert told[0].startswith(f"{path}:2: 4 columns; the header has 3: id, label, text")
+    assert told[1].startswith(f"{path}:3: not CSV: unexpected end of data")
+
+
+def test_a_missing_column_is_told_once_with_those_present(tmp_path):
+    path = written(tmp_path / "train.csv", "id,label,sentence\n1,yes,a\n2,no,b\n")
+    with pytest.raises(DataError, match="train.csv:1: no column 'text'; present: id, label, sentence"):
+        list(read_rows(path, TEXT))
+
+
+def test_parquet_rows_are_read_by_name(tmp_path):
+    path = tmp_path / "train.parquet"
+    Dataset.from_dict({"text": ["A", "B"], "label": [0.5, None]}).to_parquet(path)
+    assert values(path, TEXT) == [("1", "0.5", "A"), ("2", "", "B")]
+    with pytest.raises(DataError, match="no column 'premise'; present: text, label"):
+        list(read_rows(path, PAIR))
+    written(path, b"no parquet at all")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        list(read_rows(path, TEXT))
+
+
+def test_class_numbers_of_a_hub_data_set_become_names():
+    features = Features({"idx": Value("int32"), "sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    dataset = Dataset.from_dict({"idx": [5, 6], "sentence": ["A", "B"], "label": [1, -1]}, features=features)
+    rows = HubRows("org/data/train", dataset, {"id": "idx", "text": "sentence"})
+    found = list(rows.read(Part(0, 2, 1), TEXT))
+    assert [row.values for row in found] == [
+        {"id": "5", "label": "good", "text": "A"},
+        {"id": "6", "label": "", "text": "B"},
+    ]
+    assert found[1].where == "org/data/train:2"
+    assert HubRows("org/data/train", dataset, {}).faults(TEXT) == [
+        "org/data/train: no column 'text'; present: idx, sentence, label. Name theirs under the task's `source.columns`."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "csv", "parquet"])
+def test_parts_of_any_size_give_the_rows_of_the_whole(tmp_path, kind):
+    texts = [f"text {number}, \u2028 \"q\" {'x' * (number % 7)}" for number in range(50)]
+    if kind == "csv":
+        texts[7] += "\nsecond line\n"
+    path = tmp_path / f"train.{kind}"
+    data = Dataset.from_dict({"id": [str(number) for number in range(50)], "label": ["yes"] * 50, "text": texts})
+    if kind == "tsv":
+        written(path, "".join(f"{row['id']}\tyes\t{row['text']}\n" for row in data))
+    elif kind == "jsonl":
+        data.to_json(path)
+    elif kind == "csv":
+        data.to_csv(path)
+    else:
+        data.to_parquet(path, batch_size=13)
+    whole = list(read_rows(path, TEXT))
+    assert [row.values["text"] for row in whole] == texts
+    source = rows_of(path)
+    for size in (1, 60, 500, 20_000):
+        parts = list(source.parts(size))
+        assert [row for part in parts for row in source.read(part, TEXT)] == whole
+    assert len(list(source.parts(500 if kind != "parquet" else 3000))) > 2
+
+
+@pytest.mark.parametrize("name", ["rte/train.tsv", "rte_train.tsv", "rte/train.jsonl", "rte_train.csv", "rte/train.parquet"])
+def test_both_layouts_and_all_endings_are_found(tmp_path, name):
+    path = written(tmp_path / name, "x")
+    assert find_split(tmp_path, "rte", "train") == path
+
+
+def test_a_missing_split_tells_where_it_was_looked_for_and_what_is_there(tmp_path):
+    written(tmp_path / "rte" / "valid.tsv", "x")
+    with pytest.raises(DataError) as caught:
+        find_split(tmp_path, "rte", "dev")
+    assert str(caught.value) == (
+        f"{tmp_path}/rte/dev: no rows for this split; looked for {tmp_path}/rte/dev.tsv, {tmp_path}/rte_dev.tsv "
+        "(or .jsonl, .csv, .parquet). There are: rte/valid.tsv. Rename a file, or name its split in the task's `splits`."
+    )
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    written(tmp_path / "rte" / "dev.tsv", "x")
+    written(tmp_path / "rte_dev.tsv", "x")
+    with pytest.raises(DataError, match="more than one file for this split"):
+        find_split(tmp_path, "rte", "dev")
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(DataError, match="unknown ending '.xls'; known: .tsv, .jsonl, .csv, .parquet"):
+        rows_of(written(tmp_path / "rows.xls", "x"))
+    with pytest.raises(DataError, match=r"rows.tsv: no such file. Check the path"):
+        rows_of(tmp_path / "rows.tsv")
