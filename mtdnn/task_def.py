@@ -159,6 +159,18 @@ def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
     Raises:
         ConfigError: every fault of every block, with file:line.
     """
+    tasks, faults = read_task_defs(path)
+    if faults:
+        raise ConfigError(faults)
+    return tasks
+
+
+def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
+    """The blocks that are well formed, and every fault of the others.
+
+    Raises:
+        ConfigError: the file as a whole cannot be read.
+    """
     source = read_yaml(path)
     value = source.value
     if legacy.is_legacy(value):
@@ -172,9 +184,7 @@ def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
             tasks[str(name)] = task_def_from(str(name), block, source)
         except ConfigError as error:
             faults.extend(error.faults)
-    if faults:
-        raise ConfigError(faults)
-    return tasks
+    return tasks, faults
 
 
 def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
