@@ -6,6 +6,7 @@ that a regularizer may encode other word embeddings than the ones looked up; tog
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import cast
@@ -15,8 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.dropout import use_fast_dropout
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.packing import Layout, use_packed_attention
 
+_LOG = logging.getLogger(__name__)
+EXECUTIONS = ("auto", "packed", "padded")
+DROPOUT_MASKS = ("fast", "torch")
 _LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
 
 
@@ -25,18 +31,35 @@ class Encoder(nn.Module):
 
     Args:
         backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
-        pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it; None without one.
+        execution: `packed` computes real tokens only, `padded` whole rectangles; `auto` packs where that is exact.
+        dropout_masks: `fast` draws them the quick way on a CPU (same distribution); `torch` leaves PyTorch's in place.
+        pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
+    Raises:
+        ConfigError: `packed` with a family that cannot be packed, or an unknown word.
     """
 
-    def __init__(self, backbone: PreTrainedModel, *, execution: str = "auto", pooler: dict[str, Tensor] | None = None):
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        *,
+        execution: str = "auto",
+        dropout_masks: str = "fast",
+        pooler: dict[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        _check_word("execution", execution, EXECUTIONS)
+        _check_word("dropout_masks", dropout_masks, DROPOUT_MASKS)
         self.backbone = backbone
         self.hidden_size: int = backbone.config.hidden_size
         self.num_layers: int = backbone.config.num_hidden_layers
+        self.dropout_masks = dropout_masks
         self._pooler = pooler
         self._position_offset = position_offset(backbone)
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", None)
+        self.execution = self._settle_execution(execution)
+        if dropout_masks == "fast":
+            use_fast_dropout(backbone)
 
     @classmethod
     def from_pretrained(
@@ -44,12 +67,14 @@ class Encoder(nn.Module):
         name_or_folder: str | Path,
         *,
         execution: str = "auto",
+        dropout_masks: str = "fast",
         gradient_checkpointing: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Encoder:
         """The encoder of a hub name or of a local folder, in evaluation mode.
 
         Args:
+            execution, dropout_masks: as for the class.
             gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
             dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
         Raises:
@@ -63,8 +88,8 @@ class Encoder(nn.Module):
                 found = f"{type(backbone).__name__} cannot recompute its layers"
                 raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        has_pooler = not any("pooler" in name for name in missing)
-        return cls(backbone, execution=execution, pooler=pooler_weights(backbone) if has_pooler else None).eval()
+        pooler = None if missing else pooler_weights(backbone)
+        return cls(backbone, execution=execution, dropout_masks=dropout_masks, pooler=pooler).eval()
 
     @property
     def config(self) -> PretrainedConfig:
@@ -78,8 +103,7 @@ class Encoder(nn.Module):
     @property
     def max_positions(self) -> int | None:
         """The most tokens one example may have; None where positions are only relative."""
-        embeddings = getattr(self.backbone, "embeddings", None)
-        if getattr(embeddings, "position_embeddings", embeddings) is None:
+        if getattr(getattr(self.backbone, "embeddings", None), "position_embeddings", 0) is None:
             return None
         limit = getattr(self.config, "max_position_embeddings", None)
         return None if limit is None or limit < 0 else limit - self._position_offset
@@ -101,12 +125,12 @@ class Encoder(nn.Module):
         if found is None:
             return 0 if "embed" in parameter_name else self.num_layers
         if found.group(1) == "albert_layer_groups":
-            return (int(found.group(2)) + 1) * self.num_layers // self.config.num_hidden_groups
+            return (int(found.group(2)) + 1) * self.num_layers // int(self.config.num_hidden_groups)
         return int(found.group(2)) + 1
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """[B, T] token ids → [B, T, E] word embeddings alone, without positions, types or normalisation."""
-        return self._word_embeddings(input_ids)
+        return cast(Tensor, self._word_embeddings(input_ids))
 
     def encode(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Hidden states of word embeddings.
@@ -118,26 +142,76 @@ class Encoder(nn.Module):
         Returns:
             [B, T, H]; zero at padding.
         """
-        self._check_length(mask)
-        return self._encode_padded(embeddings, mask, token_type_ids)
+        limit = self.max_positions
+        if limit is not None and mask.shape[1] > limit:
+            raise ValueError(f"{mask.shape[1]} tokens in a row; this encoder takes at most {limit}")
+        encode = self._encode_packed if self.execution == "packed" else self._encode_padded
+        return encode(embeddings, mask, token_type_ids)
 
     def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
-    def _check_length(self, mask: Tensor) -> None:
-        limit = self.max_positions
-        if limit is not None and mask.shape[1] > limit:
-            raise ValueError(f"{mask.shape[1]} tokens in a row; this encoder takes at most {limit}")
+    def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        layout = Layout.of(mask, embeddings.device)
+        columns = position_ids(mask.to(embeddings.device), self._position_offset)
+        inputs = {"inputs_embeds": layout.pack(embeddings)[None], "position_ids": layout.pack(columns)[None]}
+        if token_type_ids is not None and has_token_types(self.config):
+            inputs["token_type_ids"] = layout.pack(token_type_ids)[None]
+        # Every family takes a mask of four dimensions as ready made and builds none; packed attention needs none.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
+        hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.dropout_masks).last_hidden_state
+        return layout.unpack(hidden[0])
 
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        inputs: dict[str, Tensor] = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
+        mask = mask.to(embeddings.device)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
         if self._position_offset:
             inputs["position_ids"] = position_ids(mask, self._position_offset)
         if token_type_ids is not None and has_token_types(self.config):
             inputs["token_type_ids"] = token_type_ids
-        hidden = self.backbone(**inputs).last_hidden_state
+        hidden = cast(Tensor, self.backbone(**inputs).last_hidden_state)
         return hidden.masked_fill(~mask.unsqueeze(-1), 0)
+
+    def _settle_execution(self, wanted: str) -> str:
+        """`packed` or `padded`; a family is packed only if doing so changes nothing."""
+        if wanted == "padded":
+            return wanted
+        family = self.config.model_type
+        obstacle = self._obstacle_to_packing()
+        if obstacle is None:
+            _LOG.info("%s: packed execution, the encoder computes real tokens only", family)
+            return "packed"
+        if wanted == "packed":
+            found = f"packed, which '{family}' does not allow ({obstacle})"
+            raise ConfigError(fault("encoder", "execution", found, "Use execution: auto or padded."))
+        _LOG.info("%s: padded execution (%s); group batches by length to save work", family, obstacle)
+        return "padded"
+
+    def _obstacle_to_packing(self) -> str | None:
+        """Why this family cannot be packed, or None: found by trying three short examples both ways."""
+        if not type(self.backbone)._supports_attention_backend:
+            return "its attention cannot be exchanged"
+        attention, training = self.config._attn_implementation, self.backbone.training
+        use_packed_attention(self.backbone)
+        self.backbone.eval()
+        try:
+            difference = self._difference_when_packed()
+            obstacle = None if difference < 1e-2 else f"hidden states differ by {difference:.2g}"
+        except (TypeError, ValueError, RuntimeError) as error:
+            obstacle = _first_line(error)
+        self.backbone.train(training)
+        if obstacle is not None:
+            self.backbone.set_attn_implementation(attention)
+        return obstacle
+
+    @torch.no_grad()
+    def _difference_when_packed(self) -> float:
+        """Largest difference of a hidden state, packed against padded, relative to the largest hidden state."""
+        mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool, device=self.backbone.device)
+        embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
+        packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
+        return ((packed - padded).abs().max() / padded.abs().max()).item()
 
 
 def position_offset(backbone: PreTrainedModel) -> int:
@@ -148,7 +222,7 @@ def position_offset(backbone: PreTrainedModel) -> int:
 
 
 def position_ids(mask: Tensor, offset: int) -> Tensor:
-    """[B, T] positions as each family counts them: columns, or with an offset real tokens only (padding stays below)."""
+    """[B, T] positions as families count them: columns; with an offset real tokens only, padding staying below."""
     if offset == 0:
         return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     return (mask.cumsum(1) * mask) + (offset - 1)
@@ -156,7 +230,7 @@ def position_ids(mask: Tensor, offset: int) -> Tensor:
 
 def has_token_types(config: PretrainedConfig) -> bool:
     """Whether the family distinguishes the two texts of a pair; RoBERTa has one type, DistilBERT none."""
-    return getattr(config, "type_vocab_size", 0) > 1
+    return bool(getattr(config, "type_vocab_size", 0) > 1)
 
 
 def read_config(where: str) -> PretrainedConfig:
@@ -193,7 +267,7 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     lacking = [name for name in missing if "pooler" not in name]
     if lacking:
         found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
-        raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; mend or choose again."))
+        raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
     return backbone, missing
 
 
@@ -206,3 +280,8 @@ def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _check_word(key: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise ConfigError(fault("encoder", key, unknown("word", word, known)))

@@ -1,0 +1,274 @@
+"""Real tokens of a padded batch ↔ one row without padding, and attention over that row, each example on its own.
+
+Dimensions: B batch, T tokens of the longest example, N real tokens of the batch, A attention heads, D size of one head.
+`Layout` says where each real token lies. It travels with the call as the keyword `packing`, through transformers'
+attention interface, so that several passes may share a graph and recomputed layers find the layout of their own pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mtdnn.dropout import keep_mask, keep_scale, random_bits
+
+ATTENTION_NAME = "mtdnn"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive examples of equal length in a packed row: they need neither padding nor a mask."""
+
+    examples: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the group."""
+        return self.examples * self.length
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real tokens of a padded batch lie in a packed row; shorter examples come first.
+
+    Fields:
+        shape: B and T.
+        index: [N] long, place of each packed token in the flattened [B·T].
+        lengths: real tokens of each example that has any, ascending.
+    """
+
+    shape: tuple[int, int]
+    index: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mask: Tensor, device: torch.device) -> Layout:
+        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device."""
+        on_cpu = mask.cpu()
+        counts = on_cpu.sum(1)
+        order = counts.argsort(stable=True)
+        rows, columns = on_cpu[order].nonzero(as_tuple=True)
+        index = order[rows] * on_cpu.shape[1] + columns
+        lengths = tuple(length for length in counts[order].tolist() if length)
+        return cls((on_cpu.shape[0], on_cpu.shape[1]), index.to(device, non_blocking=True), lengths)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Runs of examples of equal length, in packed order."""
+        return tuple(Group(len(list(run)), length) for length, run in groupby(self.lengths))
+
+    @cached_property
+    def boundaries(self) -> Tensor:
+        """[examples + 1] int32: where each example starts in the packed row, and where the last one ends."""
+        starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)
+        return starts.to(self.index.device, non_blocking=True)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N, …], real tokens only."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[N, …] → [B, T, …], zero at padding."""
+        places = self.shape[0] * self.shape[1]
+        return packed.new_zeros(places, *packed.shape[1:]).index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What attention over a packed row needs beside query, key and value.
+
+    Fields:
+        scale: factor of the scores before the softmax.
+        dropout: probability of dropping an attention weight; 0 outside training.
+        window: a token sees those less than so many places away; None sees all of its example.
+    """
+
+    layout: Layout
+    scale: float
+    dropout: float
+    window: int | None
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Terms], Tensor]
+
+
+def use_packed_attention(backbone: PreTrainedModel) -> None:
+    """Let a model attend over packed rows whenever it is called with `packing=Layout`, and as before without."""
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    backbone.set_attn_implementation(ATTENTION_NAME)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Layout | None = None,
+    dropout_masks: str = "fast",
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: [1, A, N, D] → [1, N, A, D], each example seeing only itself.
+
+    Without `packing` the tensors are padded, and PyTorch's attention does what it would have done anyway.
+    """
+    if packing is None:
+        others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+    repeats = query.shape[1] // key.shape[1]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = choose_attention(query, dropout, dropout_masks)
+    return attend(q, k, v, Terms(packing, scale, dropout, sliding_window)).unsqueeze(0), None
+
+
+def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:
+    """The cheapest way to attend on the device of `query`, at its precision."""
+    if query.device.type == "cpu":
+        return attend_with_fast_dropout if dropout > 0 and dropout_masks == "fast" else attend_by_group
+    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
+        return attend_by_kernel
+    return attend_unpacked
+
+
+def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D], one fused call per group of equal length."""
+    groups = terms.layout.groups
+    sizes = [group.tokens for group in groups]
+    outputs = [query[:0]]
+    for group, *parts in zip(groups, *(x.split(sizes) for x in (query, key, value)), strict=True):
+        q, k, v = (x.unflatten(0, (group.examples, group.length)).transpose(1, 2) for x in parts)
+        attended = scaled_dot_product_attention(
+            q, k, v, window_mask(group.length, terms.window, q.device), dropout_p=terms.dropout, scale=terms.scale
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] with dropout on the attention weights, on the CPU."""
+    return cast(Tensor, _DroppedAttention.apply(query, key, value, terms))
+
+
+def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] by the kernel for ragged batches: CUDA, 16-bit floats, no dropout."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    reach = -1 if terms.window is None else terms.window - 1
+    starts, longest = terms.layout.boundaries, max(terms.layout.lengths, default=0)
+    arguments: dict[str, Any] = {"scale": terms.scale, "window_size": (reach, reach)}
+    return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **arguments))
+
+
+def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches."""
+    layout = terms.layout
+    q, k, v = (layout.unpack(x).transpose(1, 2) for x in (query, key, value))
+    seen = layout.unpack(torch.ones_like(layout.index, dtype=torch.bool))[:, None, None, :]
+    band = window_mask(layout.shape[1], terms.window, query.device)
+    if band is not None:
+        # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.
+        seen = (seen & band) | torch.eye(layout.shape[1], dtype=torch.bool, device=query.device)
+    attended = scaled_dot_product_attention(q, k, v, seen, dropout_p=terms.dropout, scale=terms.scale)
+    return layout.pack(attended.transpose(1, 2))
+
+
+def window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[length, length] bool, True where two tokens are less than `window` apart; None when all are."""
+    if window is None or length <= window:
+        return None
+    places = torch.arange(length, device=device)
+    return (places[:, None] - places[None, :]).abs() < window
+
+
+class _DroppedAttention(torch.autograd.Function):
+    """softmax(q kᵀ · scale) · mask / P(keep) · v per group, in float32, written straight into the packed row.
+
+    Its own backward, because slicing under autograd would add up one full-sized gradient per group, and because the
+    row sums of the softmax backward are (gradient · output), known for all groups at once (Dao et al. 2022).
+    Float32 also for 16-bit inputs: matrices this small gain nothing from them. First derivatives only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+        groups, dropout, dtype = terms.layout.groups, terms.dropout, query.dtype
+        query, key, value = query.float() * terms.scale, key.float(), value.float() * keep_scale(dropout)
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        bits = random_bits(query.shape[1] * sum(group.tokens * group.length for group in groups))
+        saved = []
+        with torch.autocast("cpu", enabled=False):
+            for group, tokens, squares in _slices(groups, query.shape[1]):
+                q, k, v = (_by_head(x[tokens], group) for x in (query, key, value))
+                weights = _attention_weights(q, k, group, terms.window)
+                kept = keep_mask(bits[squares].view(weights.shape), dropout, weights.dtype).mul_(weights)
+                _multiply_into(output[tokens], group, kept, v)
+                saved += [weights, kept]
+        ctx.save_for_backward(query, key, value, output, *saved)
+        ctx.terms, ctx.dtype = terms, dtype
+        return output.to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, *saved = ctx.saved_tensors
+        gradient = gradient.float()
+        grads = [torch.empty_like(output) for _ in range(3)]
+        row_sums = (gradient * output).sum(-1, keepdim=True)
+        with torch.autocast("cpu", enabled=False):
+            for i, (group, tokens, _) in enumerate(_slices(ctx.terms.layout.groups, query.shape[1])):
+                weights, kept = saved[2 * i : 2 * i + 2]
+                q, k, v, g, sums = (_by_head(x[tokens], group) for x in (query, key, value, gradient, row_sums))
+                scores = torch.bmm(g, v.transpose(1, 2)).mul_(kept).addcmul_(weights, sums, value=-1)
+                _multiply_into(grads[0][tokens], group, scores, k)
+                _multiply_into(grads[1][tokens], group, scores.transpose(1, 2), q)
+                _multiply_into(grads[2][tokens], group, kept.transpose(1, 2), g)
+        grads[0].mul_(ctx.terms.scale)
+        grads[2].mul_(keep_scale(ctx.terms.dropout))
+        return *(grad.to(ctx.dtype) for grad in grads), None
+
+
+def _slices(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[Group, slice, slice]]:
+    """Each group with its tokens in the packed row, and its part among all attention squares laid end to end."""
+    token = square = 0
+    for group in groups:
+        next_token, next_square = token + group.tokens, square + group.tokens * group.length * heads
+        yield group, slice(token, next_token), slice(square, next_square)
+        token, square = next_token, next_square
+
+
+def _attention_weights(q: Tensor, k: Tensor, group: Group, window: int | None) -> Tensor:
+    """[examples·A, length, length] softmax of the scores, inside the window."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    band = window_mask(group.length, window, q.device)
+    if band is not None:
+        scores.masked_fill_(~band, -torch.inf)
+    return scores.softmax(-1)
+
+
+def _by_head(part: Tensor, group: Group) -> Tensor:
+    """[tokens, A, D] → [examples·A, length, D]; a view when the group is a single example."""
+    if group.examples == 1:
+        return part.transpose(0, 1)
+    return part.unflatten(0, (group.examples, group.length)).transpose(1, 2).flatten(0, 1)
+
+
+def _multiply_into(part: Tensor, group: Group, left: Tensor, right: Tensor) -> None:
+    """The product of two [examples·A, length, ·], stored in its place [tokens, A, D] of a packed row."""
+    place = part.unflatten(0, (group.examples, group.length)).transpose(1, 2)
+    place.copy_(torch.bmm(left, right).unflatten(0, (group.examples, -1)))
