@@ -5,12 +5,15 @@ label, texts; UTF-8, tab separated, no header, no quoting), whole or not at all,
 """
 
 import argparse
+import json
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mtdnn.errors import DataError
 
@@ -97,6 +100,24 @@ def clean(row: Row, report: Report) -> Row | Dropped:
     return Row(row.id, row.label, cleaned)
 
 
+def labelled_row(id: str, label: str, texts: Sequence[str], labels: Sequence[str]) -> Row | Dropped:
+    """The row, or `Dropped` when its label is none of the known ones; without known ones it must be a finite number."""
+    if label == "-":
+        return Dropped("no gold label (-)", id)
+    if labels and label not in labels:
+        return Dropped(f"label is none of {', '.join(labels)}", id)
+    if not labels and not is_number(label):
+        return Dropped("label is no number", id)
+    return Row(id, label, tuple(texts))
+
+
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line number (from 1) and line without its end; only a line feed ends a line, no other separator of Unicode."""
     try:
@@ -107,9 +128,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: not UTF-8: {error}. Save the file as UTF-8.") from error
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str] | None]]:
+def read_columns(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> Iterator[tuple[int, list[str] | None]]:
     """Line number and named columns of each row of a tab-separated file with a header; None where a row is too short.
 
+    Args:
+        columns: must be in the header.
+        optional: come after them in each row, as empty texts where the header or the row lacks them.
     Raises:
         DataError: the header lacks one of the columns.
     """
@@ -117,12 +143,30 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list
     header = next(lines, (1, ""))[1].split("\t")
     missing = [column for column in columns if column not in header]
     if missing:
-        raise DataError(f"{path}:1: no column {missing[0]!r}; the columns are {', '.join(header)}. "
-                        "Check that this is the file as distributed.")
+        raise DataError(
+            f"{path}:1: no column {missing[0]!r}; the columns are {', '.join(header)}. "
+            "Check that this is the file as distributed."
+        )
     places = [header.index(column) for column in columns]
+    more = [header.index(column) for column in optional if column in header]
     for number, line in lines:
         values = line.split("\t")
-        yield number, [values[place] for place in places] if len(values) > max(places) else None
+        if len(values) <= max(places):
+            yield number, None
+        else:
+            yield number, [values[place] for place in places] + [values[p] if p < len(values) else "" for p in more]
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Line number and JSON object of each line that is not empty; None where a line holds none."""
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        yield number, value if isinstance(value, dict) else None
 
 
 def find_input(folder: Path, names: Sequence[str]) -> Path | None:
