@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ class Batch:
             has segments.
         labels: by task type; None for unlabelled rows.
         row_ids: B ids as in the rows' file.
-        extras: further tensors of the task type, first dimension B or N.
+        extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B.
+        row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
     """
 
     task: str
@@ -30,6 +32,7 @@ class Batch:
     labels: Tensor | None
     row_ids: list[str]
     extras: dict[str, Tensor] = field(default_factory=dict)
+    row_values: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -44,12 +47,19 @@ class Batch:
         """Real tokens; a synchronisation with the device when the batch lies on one."""
         return int(self.mask.sum())
 
+    @property
+    def row_of_sequence(self) -> Tensor:
+        """[N] long: the number, 0 to B − 1, of the row each sequence belongs to."""
+        rows = torch.arange(len(self), device=self.mask.device)
+        if "sequences" not in self.extras:
+            return rows
+        return rows.repeat_interleave(self.extras["sequences"], output_size=len(self.mask))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return Batch(
-            task=self.task,
+        return replace(
+            self,
             inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            row_ids=self.row_ids,
             extras={name: tensor.to(device, non_blocking=True) for name, tensor in self.extras.items()},
         )

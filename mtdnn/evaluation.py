@@ -37,12 +37,14 @@ def predict_rows(
     *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
+    tune: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Record]]:
     """Prediction records of every row, in the order of the rows, for several tasks from one encoder pass.
 
     Args:
         tasks: names; the batches' own labels belong to their own task, other tasks' records carry none.
+        tune: let the tasks choose on these rows what they choose on a dev split (see `TaskType.settle`).
         progress: called after each batch.
     """
     found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
@@ -53,7 +55,10 @@ def predict_rows(
             for task, records in predictions.items():
                 found[task].update(zip(rows.tolist(), records, strict=True))
             progress()
-    return {task: [records[row] for row in sorted(records)] for task, records in found.items()}
+    ordered = {task: [records[row] for row in sorted(records)] for task, records in found.items()}
+    return {
+        task: model.task_types[task].settle(records, model.heads[task], tune=tune) for task, records in ordered.items()
+    }
 
 
 @contextmanager

@@ -74,3 +74,97 @@ class PooledHead(nn.Module):
         pooled = self.activation(self.dense(hidden[:, 0]))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
+
+
+@HEADS.register("token")
+class TokenHead(nn.Module):
+    """Every token → dropout → linear(H, C): the layout of transformers' `AutoModelForTokenClassification` of BERT.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer.
+        activation: not used, since there is no hidden layer.
+        initializer_std: of the weights' normal distribution; biases start at 0.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, initializer_std: float = 0.02
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        nn.init.normal_(self.output.weight, std=initializer_std)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, T, C] of hidden states [N, T, H]."""
+        logits: Tensor = self.output(self.dropout(hidden))
+        return logits
+
+
+@HEADS.register("span")
+class SpanHead(nn.Module):
+    """Every token → dropout → linear(H, 2), with an output layer of its own for "no answer" at the first token.
+
+    Args:
+        hidden_size: H.
+        num_outputs: 2, for the first and the last token of the answer.
+        dropout: probability, before the output layers.
+        activation: not used, since there is no hidden layer.
+        initializer_std: of the weights' normal distribution; biases start at 0.
+    Attributes:
+        null_threshold: by how much the null score must exceed that of the best answer to be preferred.
+    """
+
+    null_threshold: Tensor
+
+    def __init__(
+        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, initializer_std: float = 0.02
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        self.null = nn.Linear(hidden_size, num_outputs)
+        for layer in (self.output, self.null):
+            nn.init.normal_(layer.weight, std=initializer_std)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("null_threshold", torch.zeros(()))
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, T, C] of hidden states [N, T, H]."""
+        dropped = self.dropout(hidden)
+        return torch.cat([self.null(dropped[:, :1]), self.output(dropped[:, 1:])], dim=1)
+
+
+@HEADS.register("masked_lm")
+class MaskedLMHead(nn.Module):
+    """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
+
+    The layout of BERT's. The embeddings stay the encoder's: they are not among this head's parameters, so that they are
+    saved, regularized and moved once.
+
+    Args:
+        hidden_size: H.
+        word_embeddings: the encoder's.
+        dropout: probability, before the dense layer; BERT's head has none.
+        initializer_std: of the dense weights' normal distribution; biases start at 0.
+    """
+
+    def __init__(
+        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, initializer_std: float = 0.02
+    ) -> None:
+        super().__init__()
+        size = word_embeddings.embedding_dim
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, size)
+        self.norm = nn.LayerNorm(size)
+        self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
+        nn.init.normal_(self.dense.weight, std=initializer_std)
+        nn.init.zeros_(self.dense.bias)
+        self._tied = (word_embeddings,)  # in a tuple, so that it does not become a part of this module
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [M, V] of hidden states [M, H]."""
+        output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
+        return nn.functional.linear(output, self._tied[0].weight, self.bias)

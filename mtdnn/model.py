@@ -34,7 +34,9 @@ class MultiTaskModel(nn.Module):
             with preserved_default_generators():
                 seed_default_generators(seed, "head", name)
                 self.heads[name] = task_type.build_head(
-                    encoder.hidden_size, activation=family_activation(encoder.config.model_type)
+                    encoder.hidden_size,
+                    activation=family_activation(encoder.config.model_type),
+                    word_embeddings=encoder.backbone.get_input_embeddings(),
                 )
         self._start_from_pooler()
 

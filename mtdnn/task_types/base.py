@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,8 +19,12 @@ from mtdnn.errors import fault, unknown
 from mtdnn.heads import HEADS
 from mtdnn.losses import LOSSES
 from mtdnn.metrics import METRICS
+from mtdnn.ragged import Ragged
 from mtdnn.registry import Registry
-from mtdnn.task_def import TaskDef
+from mtdnn.task_def import Named, TaskDef
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TASK_TYPES: Registry[type[TaskType]] = Registry("task type")
 
@@ -41,13 +45,15 @@ class Example:
 
     Attributes:
         id: as in the file.
-        texts: the texts, in the order of the task's inputs.
+        texts: the texts, in the order of the task's inputs; those of a repeated last column come at the end.
         label: by task type; None when the row has none.
+        values: whatever else the row holds, by task type.
     """
 
     id: str
     texts: tuple[str, ...]
     label: Any
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 class NoOptions(BaseModel):
@@ -56,7 +62,15 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], Mapping[str, list[Any]]]
+Column = Ragged | np.ndarray | list[str]
+"""One column of a prepared store for some rows: numbers in rows of different length, one number a row, or texts."""
+
+Records = Mapping[str, Any]
+"""Name → `Column`, of some rows of a prepared store."""
+
+TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]
+"""Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, where the tokenizer makes them) and
+truncated ([N] bool: cut to the task's max_length)."""
 
 
 class TaskType(ABC):
@@ -68,8 +82,9 @@ class TaskType(ABC):
         Options: keys of this type alone, checked by pydantic.
         num_inputs: allowed numbers of text columns.
         default_metrics, default_loss: where the task names none.
-        losses, heads, metrics: the registered names that make sense for this type.
-        label_dtype: of the `label` column in a prepared store.
+        losses, heads, metrics: the registered names that make sense for this type; the first head is the default.
+        label_dtype: of the numbers in the `label` column of a prepared store.
+        repeats_last: the last column of a row may come any number of times; its value is then a list.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
 
@@ -81,6 +96,7 @@ class TaskType(ABC):
     metrics: ClassVar[tuple[str, ...]]
     heads: ClassVar[tuple[str, ...]] = ("pooled",)
     label_dtype: ClassVar[str]
+    repeats_last: ClassVar[bool] = False
     sample_block: ClassVar[Mapping[str, Any]]
     sample_rows: ClassVar[tuple[str, str, str]]
 
@@ -90,6 +106,21 @@ class TaskType(ABC):
         self.options = self.Options.model_validate(task.options)
         self.metric_names = task.metrics or self.default_metrics
         self.loss_function = LOSSES.get(task.loss or self.default_loss)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the run's tokenizer, before `encode` and `complete`; most types never look at it."""
+        self.tokenizer = tokenizer
+
+    def bound_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of `bind`, for types that need one.
+
+        Raises:
+            ValueError: there was no `bind` before.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"task '{self.task.name}' has no tokenizer yet; call bind first")
+        return self.tokenizer
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[str]:
@@ -104,9 +135,15 @@ class TaskType(ABC):
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
         if task.loss is not None and task.loss not in cls.losses and "." not in task.loss:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
-        if task.head.name not in cls.heads and "." not in task.head.name:
-            found.append(task.fault("head", unknown("head", task.head.name, cls.heads)))
+        head = cls._head_of(task)
+        if head.name not in cls.heads and "." not in head.name:
+            found.append(task.fault("head", unknown("head", head.name, cls.heads)))
         return found + cls._option_faults(task)
+
+    @classmethod
+    def _head_of(cls, task: TaskDef) -> Named:
+        """The head the block names, or else the first of this type's."""
+        return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
 
     @classmethod
     def _option_faults(cls, task: TaskDef) -> list[str]:
@@ -122,6 +159,19 @@ class TaskType(ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of a row in a file without header, in order."""
         return ("id", "label", *self.task.inputs)
+
+    @property
+    def group_by(self) -> str | None:
+        """The column whose equal values join rows, wherever they stand in the file, into one by `join`; None: never."""
+        return None
+
+    def join(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One row's values, for `read`, from those of the rows of a group, in the order of the file.
+
+        Raises:
+            RowError: they do not go together.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not join rows")
 
     @property
     @abstractmethod
@@ -142,23 +192,46 @@ class TaskType(ABC):
         Raises:
             RowError: an empty text, or a label that is none.
         """
-        texts = tuple(str(values[name]) for name in self.task.inputs)
+        texts = tuple(values[name] for name in self.task.inputs)
         for name, text in zip(self.task.inputs, texts, strict=True):
+            if not isinstance(text, str):
+                raise RowError(name, f"a {type(text).__name__} in place of a text", "Give a text.")
             if not text.strip():
                 raise RowError(name, "empty text", "Give the text, or remove the row.")
         label = str(values.get("label", "")).strip()
         return Example(str(values["id"]), texts, None if label in UNLABELLED else self.parse_label(label))
 
-    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, list[Any]]:
-        """Columns of the prepared store for some rows: id, input_ids, token_type_ids (where made), label.
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        """Columns of the prepared store for some rows: id, label, and the tokenizer's.
+
+        A type that keeps further columns adds them, texts as JSON where they are lists; `complete` gets them back. A
+        row that is several sequences (candidates, windows of a long text) has them end to end in `input_ids` and
+        `token_type_ids`, and their lengths in a further column `sequence_lengths` (Ragged int32). Collating then lays
+        out N sequences, and puts how many each row has into `batch.extras["sequences"]` [B].
 
         Args:
             tokenize: texts of many rows → the tokenizer's columns, truncated to the task's max_length.
         """
-        columns = dict(tokenize([example.texts for example in examples]))
-        columns["id"] = [example.id for example in examples]
-        columns["label"] = [self.stored_label(example.label) for example in examples]
-        return columns
+        labels = [self.stored_label(example.label) for example in examples]
+        return {
+            "id": [example.id for example in examples],
+            "label": np.asarray(labels, dtype=self.label_dtype),
+            **tokenize([example.texts for example in examples]),
+        }
+
+    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
+        """What the labels of a split are like, as plain JSON values: `unlabelled` rows, and `counts` by name.
+
+        Args:
+            stored: the `label` column of all its rows.
+        """
+        values, counts = np.unique(stored, return_counts=True)
+        names = [self.label_name(value) for value in values.tolist()]
+        found = dict(zip(names, counts.tolist(), strict=True))
+        return {
+            "unlabelled": found.pop(None, 0),
+            "counts": {label: found.get(label, 0) for label in self.task.labels} if self.task.labels else found,
+        }
 
     @abstractmethod
     def stored_label(self, label: Any) -> Any:
@@ -168,19 +241,32 @@ class TaskType(ABC):
     def label_name(self, stored: Any) -> Any:
         """A stored label as it reads in predictions and histograms: a name or a number; None for "none"."""
 
-    @abstractmethod
-    def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
-        """Labels of a batch, from the columns of its rows."""
+    def collate_labels(self, records: Records) -> Tensor:
+        """Labels of a batch, from the columns of its rows; for types whose labels need no more than these."""
+        raise NotImplementedError(f"{type(self).__name__} gives a batch its labels in `complete`")
 
-    def build_head(self, hidden_size: int, *, activation: str) -> nn.Module:
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """A batch of padded inputs, given its labels and what else the type needs; masked_lm changes the inputs too.
+
+        Args:
+            batch: without labels.
+            records: columns of its rows.
+            seed: of random draws: another for each training step, always the same for evaluation. A type that draws
+                derives a generator per row from it and the row's id, so that draws do not depend on the batch.
+        """
+        return replace(batch, labels=self.collate_labels(records))
+
+    def build_head(self, hidden_size: int, *, activation: str, word_embeddings: nn.Embedding) -> nn.Module:
         """A new head for this task.
 
         Args:
             hidden_size: H of the encoder.
             activation: the one the encoder's family uses in its own classification head.
+            word_embeddings: the encoder's, for a head whose output layer is tied to them.
         """
-        head = HEADS.get(self.task.head.name, where=self.task.where("head"), key=f"{self.task.name}.head")
-        options = {"activation": activation, **self.task.head.options}
+        named = self._head_of(self.task)
+        head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
+        options = {"activation": activation, **named.options}
         return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
@@ -207,6 +293,16 @@ class TaskType(ABC):
     @abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """One record per row: `id`, `prediction`, `label` (None when there is none), `scores`; plain JSON values."""
+
+    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+        """The records of a whole split as they are written and measured; as they are, by default.
+
+        Args:
+            head: this task's; what is chosen on the dev split (span: the threshold of "no answer") lies in a buffer of
+                it, and so in every checkpoint.
+            tune: choose anew, from these records: on the dev split while training.
+        """
+        return records
 
 
 def option_faults(model: type[BaseModel], options: Mapping[str, Any]) -> list[tuple[str, str]]:

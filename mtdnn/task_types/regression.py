@@ -49,6 +49,16 @@ class Regression(TaskType):
     def label_name(self, stored: float) -> float | None:
         return None if math.isnan(stored) else float(stored)
 
+    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
+        """`unlabelled` rows, and minimum, quartiles, maximum and mean of the labels."""
+        values = stored[~np.isnan(stored)].astype(np.float64)
+        summary: dict[str, Any] = {"unlabelled": len(stored) - len(values)}
+        if len(values):
+            names = ("min", "q25", "median", "q75", "max")
+            quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).round(6).tolist()
+            summary["values"] = {**dict(zip(names, quartiles, strict=True)), "mean": round(float(values.mean()), 6)}
+        return summary
+
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] float32; NaN for rows without a label."""
         return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.float32))
