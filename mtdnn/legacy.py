@@ -43,6 +43,7 @@ METRICS = {
     "Pearson": "pearson",
     "Spearman": "spearman",
 }
+ACCURACY = {"ranking": "accuracy_at_1", "sequence_labeling": "token_accuracy", "masked_lm": "token_accuracy"}
 METRICS_OF_TYPE = ("SeqEval", "EmF1")  # each is what its task type reports anyway
 LOSSES = {"CeCriterion": "cross_entropy", "MseCriterion": "mse"}
 LOSSES_OF_TYPE = ("RankCeCriterion", "SpanCeCriterion", "SpanYNCeCriterion", "SeqCeCriterion", "MlmCriterion")
@@ -98,12 +99,15 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
     Raises:
         ConfigError: a data_format or an n_class that cannot be read.
     """
+    if (data_format := block["data_format"]) not in INPUTS:
+        raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", str(data_format), INPUTS)))
     new: Block = {"dropout": DROPOUT, "splits": roles_of(ROLES)}
+    task_type = TASK_TYPES.get(block.get("task_type", ""), "")
     for key, value in block.items():
         if key in MEANINGLESS:
             remarks.append(f"{name}.{key}: {MEANINGLESS[key]}")
         elif key in TRANSLATIONS:
-            changed = TRANSLATIONS[key](value, name)
+            changed = TRANSLATIONS[key](value, task_type)
             new.update(changed)
             read_as = ", ".join(f"{k}: {v}" for k, v in changed.items()) or "the default of the task type"
             remarks.append(f"{name}.{key}: {value} is read as {read_as}")
@@ -113,36 +117,35 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
     return new
 
 
-def read_data_format(value: Any, name: str) -> Block:
-    if value not in INPUTS:
-        raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", str(value), INPUTS)))
+def read_data_format(value: Any, task_type: str) -> Block:
     return {"inputs": INPUTS[value]}
 
 
-def read_task_type(value: Any, name: str) -> Block:
+def read_task_type(value: Any, task_type: str) -> Block:
     return {"task_type": TASK_TYPES.get(value, value)}
 
 
-def read_metrics(value: Any, name: str) -> Block:
-    """Our names; a metric that belongs to one task type is left to that type."""
+def read_metrics(value: Any, task_type: str) -> Block:
+    """Our names; ACC is what the task type calls so, and a metric of one type alone is left to that type."""
+    known = METRICS | {"ACC": ACCURACY.get(task_type, "accuracy")}
     names = [value] if isinstance(value, str) else list(value or ())
-    kept = [METRICS.get(metric, metric) for metric in names if metric not in METRICS_OF_TYPE]
+    kept = [known.get(metric, metric) for metric in names if metric not in METRICS_OF_TYPE]
     return {"metrics": kept} if kept else {}
 
 
-def read_loss(value: Any, name: str) -> Block:
+def read_loss(value: Any, task_type: str) -> Block:
     return {} if value in LOSSES_OF_TYPE else {"loss": LOSSES.get(value, value)}
 
 
-def read_dropout(value: Any, name: str) -> Block:
+def read_dropout(value: Any, task_type: str) -> Block:
     return {"dropout": value}
 
 
-def read_split_names(value: Any, name: str) -> Block:
+def read_split_names(value: Any, task_type: str) -> Block:
     return {"splits": roles_of([value] if isinstance(value, str) else value)}
 
 
-def read_activation(value: Any, name: str) -> Block:
+def read_activation(value: Any, task_type: str) -> Block:
     return {"head": {"name": "pooled", "activation": value}}
 
 

@@ -119,6 +119,19 @@ def test_other_task_types_keep_no_labels_made_of_n_class(data_format, task_type,
     assert "t.n_class: means nothing for this task type" in remarks
 
 
+@pytest.mark.parametrize(
+    ("data_format", "task_type", "metric"),
+    [
+        ("PremiseAndMultiHypothesis", "Ranking", "accuracy_at_1"),
+        ("Seqence", "SeqenceLabeling", "token_accuracy"),
+        ("MLM", "MaskLM", "token_accuracy"),
+        ("PremiseOnly", "Classification", "accuracy"),
+    ],
+)
+def test_acc_is_what_the_task_type_calls_accuracy(data_format, task_type, metric):
+    assert only(data_format=data_format, task_type=task_type, metric_meta=["ACC"])[0]["metrics"] == [metric]
+
+
 def test_labels_win_over_another_n_class():
     new, remarks = only(n_class=2)
     assert new["labels"] == ["no", "maybe", "yes"]
