@@ -99,10 +99,10 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
     Raises:
         ConfigError: a data_format or an n_class that cannot be read.
     """
-    if (data_format := block["data_format"]) not in INPUTS:
-        raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", str(data_format), INPUTS)))
+    if (data_format := str(block["data_format"])) not in INPUTS:
+        raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", data_format, INPUTS)))
     new: Block = {"dropout": DROPOUT, "splits": roles_of(ROLES)}
-    task_type = TASK_TYPES.get(block.get("task_type", ""), "")
+    task_type = TASK_TYPES.get(str(block.get("task_type")), "")
     for key, value in block.items():
         if key in MEANINGLESS:
             remarks.append(f"{name}.{key}: {MEANINGLESS[key]}")
@@ -122,19 +122,18 @@ def read_data_format(value: Any, task_type: str) -> Block:
 
 
 def read_task_type(value: Any, task_type: str) -> Block:
-    return {"task_type": TASK_TYPES.get(value, value)}
+    return {"task_type": TASK_TYPES.get(str(value), value)}
 
 
 def read_metrics(value: Any, task_type: str) -> Block:
     """Our names; ACC is what the task type calls so, and a metric of one type alone is left to that type."""
     known = METRICS | {"ACC": ACCURACY.get(task_type, "accuracy")}
-    names = [value] if isinstance(value, str) else list(value or ())
-    kept = [known.get(metric, metric) for metric in names if metric not in METRICS_OF_TYPE]
+    kept = [known.get(metric, metric) for metric in words(value) if metric not in METRICS_OF_TYPE]
     return {"metrics": kept} if kept else {}
 
 
 def read_loss(value: Any, task_type: str) -> Block:
-    return {} if value in LOSSES_OF_TYPE else {"loss": LOSSES.get(value, value)}
+    return {} if value in LOSSES_OF_TYPE else {"loss": LOSSES.get(str(value), value)}
 
 
 def read_dropout(value: Any, task_type: str) -> Block:
@@ -142,11 +141,16 @@ def read_dropout(value: Any, task_type: str) -> Block:
 
 
 def read_split_names(value: Any, task_type: str) -> Block:
-    return {"splits": roles_of([value] if isinstance(value, str) else value)}
+    return {"splits": roles_of(words(value))}
 
 
 def read_activation(value: Any, task_type: str) -> Block:
     return {"head": {"name": "pooled", "activation": value}}
+
+
+def words(value: Any) -> list[str]:
+    """A list of words from a list or from one word alone; none from an empty value."""
+    return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
 def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
@@ -155,7 +159,7 @@ def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
     A name without any of the words goes to `test`: it can still be prepared and predicted, but never trained on.
     """
     splits: dict[str, list[str]] = {}
-    for split in map(str, split_names):
+    for split in split_names:
         plain = split.replace("valid", "dev")
         role = next((role for role in ROLES if role in plain), "test")
         splits.setdefault(role, []).append(split)
@@ -169,7 +173,7 @@ def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
         ConfigError: n_class is needed and no whole number of at least 1.
     """
     labels, count = block.get("labels"), block.get("n_class")
-    task_type = TASK_TYPES.get(block.get("task_type", ""), "")
+    task_type = TASK_TYPES.get(str(block.get("task_type")), "")
     if labels is None and task_type == "classification":
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ConfigError(fault("", f"{name}.n_class", f"{count!r} is no number of labels", "List the labels."))

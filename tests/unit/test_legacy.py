@@ -177,6 +177,14 @@ def test_a_word_unknown_there_too_is_left_for_our_own_check():
     assert new["task_type"] == "Clasification" and new["epochs"] == 3
 
 
+def test_odd_values_reach_our_own_check_too(tmp_path):
+    path = tmp_path / "odd.yml"
+    path.write_text(yaml.safe_dump({"t": block(metric_meta=7, split_names=None, dropout_p="much", labels={"a": 1})}))
+    with pytest.raises(ConfigError, match=r"odd\.yml:\d+: t\.dropout: 'much'") as caught:
+        load_task_defs(path)
+    assert len(caught.value.faults) == 2  # and the labels, which are no list
+
+
 def test_a_block_of_ours_in_the_same_file_stays_as_it_is():
     ours = {"task_type": "regression", "inputs": ["text"]}
     assert translate({"a": block(), "b": ours})[0]["b"] == ours
