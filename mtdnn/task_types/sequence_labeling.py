@@ -1,0 +1,220 @@
+"""One tag for each word of a text: named entities, parts of speech.
+
+Dimensions: B rows, N windows (sequences), T tokens, C tags, W words of all rows.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+import mtdnn.metrics_tokens  # noqa: F401  registers the metrics named below
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.errors import did_you_mean
+from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.ragged import Ragged
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
+from mtdnn.windows import Window, laid_out, sequence_columns, windows
+
+NO_WORD = -1
+
+
+class SequenceLabelingOptions(BaseModel):
+    """Keys of this type alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlap: int = Field(32, ge=0, description="Tokens that neighbouring windows of a long text share; 0: none.")
+
+
+@TASK_TYPES.register("sequence_labeling")
+class SequenceLabeling(TaskType):
+    """A tag per word, learnt and predicted at the word's first sub-word.
+
+    Words and tags are separated by spaces, or Python lists of strings. A text of more than max_length tokens is read in
+    overlapping windows; each word counts in the one where it stands farthest from an edge, so that none is lost or
+    counted twice. Stored: the tag of each word in `label`, in `words` the number of the word that counts at a token.
+    """
+
+    Options = SequenceLabelingOptions
+    num_inputs = (1,)
+    default_metrics = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
+    default_loss = "cross_entropy"
+    losses = ("cross_entropy",)
+    metrics = default_metrics
+    heads = ("token",)
+    label_dtype = "int64"
+    sample_block = {
+        "task_type": "sequence_labeling",
+        "inputs": ["tokens"],
+        "labels": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
+    }
+    sample_rows = (
+        "1\tB-PER I-PER O B-LOC O\tAda Birch left Norwich .",
+        "2\t['O', 'O', 'B-LOC']\t['Rain', 'over', 'Leith']",
+        "3\tO O O\tNobody said anything",
+    )
+    options: SequenceLabelingOptions
+
+    def __init__(self, task: TaskDef) -> None:
+        super().__init__(task)
+        self._index = {label: index for index, label in enumerate(task.labels)}
+        self._default_tag = "O" if "O" in self._index else task.labels[0]
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if len(task.labels) < 2:
+            found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
+        return found
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.task.labels)
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        """A row's words and tags.
+
+        Raises:
+            RowError: no words, an unknown tag, or another number of tags than of words.
+        """
+        name = self.task.inputs[0]
+        words = words_of(values[name])
+        if not words:
+            raise RowError(name, "no words", "Give the words, or remove the row.")
+        label = values.get("label", "")
+        if isinstance(label, str) and label.strip() in UNLABELLED and label.strip() not in self._index:
+            return Example(str(values["id"]), (" ".join(words),), None, {"words": words})
+        tags = self.parse_label(label)
+        if len(tags) != len(words):
+            raise RowError("label", f"{len(tags)} tags for {len(words)} words", "Give one tag for each word.")
+        return Example(str(values["id"]), (" ".join(words),), tags, {"words": words})
+
+    def parse_label(self, text: Any) -> list[str]:
+        tags = words_of(text)
+        for place, tag in enumerate(tags, 1):
+            if tag not in self._index:
+                where = f"{self.task.name}.labels ({self.task.where('labels')})"
+                found = f"tag {place} of {len(tags)}, '{tag}', is not in {where}{did_you_mean(tag, self._index)}"
+                raise RowError("label", found, "Fix the row, or add the tag.")
+        return tags
+
+    def stored_label(self, label: list[str] | None) -> list[int]:
+        return [] if label is None else [self._index[tag] for tag in label]
+
+    def label_name(self, stored: int) -> str | None:
+        return None if stored == IGNORED else self.task.labels[stored]
+
+    def label_summary(self, stored: Any) -> dict[str, Any]:
+        """`unlabelled` rows, and how often each tag comes."""
+        counts = np.bincount(stored.values[stored.values != IGNORED], minlength=len(self.task.labels))
+        unlabelled = sum(bool((stored.row(row) == IGNORED).all()) for row in range(len(stored)))
+        return {"unlabelled": unlabelled, "counts": dict(zip(self.task.labels, counts.tolist(), strict=True))}
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        """The windows of each row; `words`, for each token: the number of the word that counts at it, or NO_WORD."""
+        tokenizer = self.bound_tokenizer()
+        rows = windows(
+            tokenizer,
+            [example.texts[0] for example in examples],
+            max_length=self.task.max_length,
+            overlap=self.options.overlap,
+        )
+        columns = sequence_columns(tokenizer, rows)
+        marked = [_mark(row, each.values["words"]) for row, each in zip(rows, examples, strict=True)]
+        words = [marks for row in marked for marks in row]
+        columns["words"] = Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets)
+        labels = [self.stored_label(each.label) or [IGNORED] * len(each.values["words"]) for each in examples]
+        return {"id": [each.id for each in examples], "label": Ragged.from_rows(labels, np.int64), **columns}
+
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row."""
+        words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD)
+        tags: Ragged = records["label"]
+        starts = torch.from_numpy(tags.offsets[:-1])
+        places = (starts[batch.row_of_sequence].unsqueeze(1) + words).clamp(min=0)
+        labels = torch.from_numpy(np.array(tags.values, dtype=np.int64))[places].masked_fill(words == NO_WORD, IGNORED)
+        rows = [tags.row(row).tolist() for row in range(len(tags))]
+        return replace(
+            batch, labels=labels, extras={**batch.extras, "words": words}, row_values={**batch.row_values, "tags": rows}
+        )
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_function(logits, batch.labels)
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: the mean over a row's words, labelled or not, each at its counting token."""
+        counts = batch.extras["words"] != NO_WORD
+        p, q = logits_p[counts], logits_q[counts]
+        per_word = symmetric_kl_per_example(p, q) if symmetric else kl_per_example(q, p)
+        rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
+        sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
+        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`prediction` and `label` are lists of tags, one per word; a word no token stands for is told the tag "O"."""
+        counts = batch.extras["words"] != NO_WORD
+        rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts].tolist()
+        words, best = batch.extras["words"][counts].tolist(), logits[counts].argmax(-1).tolist()
+        tags = batch.row_values["tags"]
+        predicted = [[self._default_tag] * len(row) for row in tags]
+        for row, word, tag in zip(rows, words, best, strict=True):
+            predicted[row][word] = self.task.labels[tag]
+        return [
+            {"id": row_id, "prediction": guesses, "label": self._named(labels), "scores": {}}
+            for row_id, guesses, labels in zip(batch.row_ids, predicted, tags, strict=True)
+        ]
+
+    def _named(self, labels: list[int]) -> list[str] | None:
+        return None if IGNORED in labels else [self.task.labels[label] for label in labels]
+
+
+def words_of(value: Any) -> list[str]:
+    """The words of a cell: a list, a Python list of strings as text, or what stands between spaces."""
+    if isinstance(value, (list, tuple)):
+        return [str(word) for word in value]
+    text = str(value).strip()
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            words = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            words = None  # a text that happens to stand in brackets
+        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+            return words
+    return [word for word in text.split(" ") if word]
+
+
+def _mark(row: Sequence[Window], words: Sequence[str]) -> list[np.ndarray]:
+    """`words` column of a row's windows: each word at its first sub-word, in the window where most stands around it."""
+    ends = np.cumsum([len(word) + 1 for word in words])  # the character behind the space behind each word
+    best: dict[int, tuple[float, int, int]] = {}  # word → (characters around it, window, token)
+    first: dict[int, int] = {}  # word → its first character that a token stands for
+    for number, window in enumerate(row):
+        tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))
+        if not len(tokens):
+            continue
+        left = -math.inf if number == 0 else window.offsets[tokens[0], 0]
+        right = math.inf if number == len(row) - 1 else window.offsets[tokens[-1], 1]
+        # a token belongs to the word of its last character: sentencepiece counts the space before a word with it
+        owners = np.searchsorted(ends, window.offsets[tokens, 1] - 1, "right")
+        starts = window.offsets[tokens, 0]
+        for token, word, start in zip(tokens.tolist(), owners.tolist(), starts.tolist(), strict=True):
+            around = min(start - left, right - start)
+            if start == first.setdefault(word, start) and (word not in best or around > best[word][0]):
+                best[word] = (around, number, token)
+    marks = [np.full(len(window.ids), NO_WORD, dtype=np.int32) for window in row]
+    for word, (_, number, token) in best.items():
+        marks[number][token] = word
+    return marks
