@@ -1,0 +1,326 @@
+"""An answer cut out of a text, or none: extractive question answering as in SQuAD 1.1 and 2.0.
+
+Dimensions: B rows, N windows (sequences), T tokens, A candidate answers of a window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.metrics_answers import best, overlap
+from mtdnn.ragged import Ragged
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
+from mtdnn.windows import Window, laid_out, sequence_columns, windows
+
+NULL = 0  # the position whose logits stand for "no answer in this window": the first token
+OUTSIDE = -1  # the character of a token that is no part of the context
+
+
+class SpanOptions(BaseModel):
+    """Keys of this type alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stride: int = Field(128, ge=0, description="Tokens of the context that neighbouring windows share; 0: none.")
+    max_question_tokens: int = Field(64, ge=1, description="Longer questions are cut.")
+    max_answer_tokens: int = Field(30, ge=1, description="Longer answers are not predicted.")
+    num_best: int = Field(5, ge=1, description="Answers in a prediction record, the best first.")
+    unanswerable: bool = Field(True, description="Whether a question may have no answer; false for SQuAD 1.1.")
+
+
+@TASK_TYPES.register("span")
+class Span(TaskType):
+    """Where in the first text (context) the answer to the second (question) stands.
+
+    The label is a JSON list of [first character, answer]; an empty list says that there is none. A context that does
+    not fit beside its question is read in overlapping windows: one that does not hold the whole answer learns "none
+    here". Only tokens of the context, and the null position, can be chosen. The question counts as unanswerable when
+    the least null score of its windows exceeds the best answer's score by more than a threshold, which is chosen for F1
+    on the dev split and lies in the head.
+
+    Source: Devlin et al. 2019, arXiv 1810.04805, sections 4.2 and 4.3.
+    """
+
+    Options = SpanOptions
+    num_inputs = (2,)
+    default_metrics = ("span_f1", "exact_match")
+    default_loss = "cross_entropy"
+    losses = ("cross_entropy",)
+    metrics = default_metrics
+    heads = ("span",)
+    label_dtype = "int64"
+    sample_block = {"task_type": "span", "inputs": ["context", "question"]}
+    sample_rows = (
+        '1\t[[13, "Ola Vik"]]\tThe baker is Ola Vik of Tromso.\tWho is the baker?',
+        '2\t[[0, "Two"], [0, "Two boats"]]\tTwo boats lie in the harbour.\tHow many boats are there?',
+        "3\t[]\tThe lamp is off.\tWho broke the lamp?",
+    )
+    options: SpanOptions
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if task.labels:
+            found.append(task.fault("labels", "a span task has no labels", "Remove the key."))
+        if task.max_length < 16:
+            fix = "Give 16 or more; 384 is usual."
+            found.append(task.fault("max_length", f"{task.max_length} leaves no room for question and context", fix))
+        return found
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of a token: to be the first of the answer, and the last."""
+        return 2
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        """Context, question and answers of a row.
+
+        Raises:
+            RowError: an empty text, or an answer that does not stand in the context where it is said to.
+        """
+        example = super().read({**values, "label": ""})
+        label = values.get("label", "")
+        if isinstance(label, str) and label.strip() in UNLABELLED:
+            return example
+        answers = self.parse_label(label)
+        for start, answer in answers:
+            _refuse_absent(example.texts[0], start, answer)
+        return replace(example, label=answers)
+
+    def parse_label(self, text: Any) -> list[tuple[int, str]]:
+        try:
+            value = json.loads(text) if isinstance(text, str) else text
+            if isinstance(value, Mapping):  # as the data sets on the hub have it
+                value = list(zip(value["answer_start"], value["text"], strict=True))
+            answers = [(int(start), str(answer)) for start, answer in value]
+        except (ValueError, TypeError, KeyError) as error:
+            found = f"{text!r} is not a list of answers"
+            raise RowError("label", found, 'Give JSON such as [[17, "an answer"]], or [] for none.') from error
+        if not answers and not self.options.unanswerable:
+            raise RowError("label", "no answer", "Give one, or set unanswerable: true.")
+        return answers
+
+    def stored_label(self, label: Any) -> str:
+        return "" if label is None else json.dumps([answer for _, answer in label], ensure_ascii=False)
+
+    def label_name(self, stored: str) -> list[str] | None:
+        return json.loads(stored) if stored else None
+
+    def label_summary(self, stored: Any) -> dict[str, Any]:
+        """`unlabelled` rows, and how many have an answer."""
+        first = np.array([stored.row(row).max() for row in range(len(stored))], dtype=np.int64)
+        unlabelled, without = int((first == IGNORED).sum()), int((first == NULL).sum())
+        counts = {"answer": len(first) - unlabelled - without, "no answer": without}
+        return {"unlabelled": unlabelled, "counts": counts}
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        """The windows of each row; `first` and `behind`, the characters of each token; label: two positions a window.
+
+        `truncated` tells the rows whose answer is in no window.
+        """
+        tokenizer = self.bound_tokenizer()
+        questions = self._cut_questions([example.texts[1].strip() for example in examples])
+        rows = windows(
+            tokenizer,
+            [example.texts[0] for example in examples],
+            before=questions,
+            max_length=self.task.max_length,
+            overlap=self.options.stride,
+        )
+        columns = sequence_columns(tokenizer, rows)
+        offsets = [np.where(each.inside[:, None], each.offsets, OUTSIDE) for row in rows for each in row]
+        characters = np.concatenate([np.zeros((0, 2), np.int64), *offsets]).astype(np.int32)
+        labels = [
+            [place for each in row for place in _positions(each, example.label)]
+            for row, example in zip(rows, examples, strict=True)
+        ]
+        lost = [bool(each.label) and max(label) == NULL for each, label in zip(examples, labels, strict=True)]
+        return {
+            "id": [each.id for each in examples],
+            "label": Ragged.from_rows(labels, np.int64),
+            **columns,
+            "truncated": np.array(lost, dtype=bool),
+            "first": Ragged(np.ascontiguousarray(characters[:, 0]), columns["input_ids"].offsets),
+            "behind": Ragged(np.ascontiguousarray(characters[:, 1]), columns["input_ids"].offsets),
+            "context": [each.texts[0] for each in examples],
+            "answers": [self.stored_label(each.label) for each in examples],
+        }
+
+    def _cut_questions(self, questions: Sequence[str]) -> list[str]:
+        most = min(self.options.max_question_tokens, self.task.max_length // 2)
+        encoded = self.bound_tokenizer()(
+            list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return [
+            question if len(offsets) <= most else question[: offsets[most - 1][1]]
+            for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
+        ]
+
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """Labels [N, 2], first and last position; `first` and `behind` [N, T], characters; context and answers."""
+        lengths = records["sequence_lengths"]
+        return replace(
+            batch,
+            labels=torch.from_numpy(np.array(records["label"].values, dtype=np.int64)).view(-1, 2),
+            extras={
+                **batch.extras,
+                "first": laid_out(records["first"], lengths, batch.mask, OUTSIDE),
+                "behind": laid_out(records["behind"], lengths, batch.mask, OUTSIDE),
+            },
+            row_values={
+                **batch.row_values,
+                "context": records["context"],
+                "answers": [self.label_name(stored) for stored in records["answers"]],
+            },
+        )
+
+    def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
+        """[N, 2, T]: of each token to be the first and the last of the answer; −inf where no answer can be."""
+        possible = batch.extras["first"] != OUTSIDE
+        possible[:, NULL] = True
+        scores: Tensor = head(hidden, batch).transpose(1, 2)
+        return scores.masked_fill(~possible.unsqueeze(1), -torch.inf)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean over windows of the mean of the cross entropies of first and last position, as BERT has it."""
+        return self.loss_function(logits, batch.labels)
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((batch.labels[:, 0] != IGNORED).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: the mean over a row's windows of the sum over first and last position."""
+        mean_of_both = symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+        rows = batch.row_of_sequence
+        sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
+        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`prediction` is the answer's text, "" for none; `answers` the best ones; `label` the accepted texts.
+
+        `scores.null_odds` is by how much the null score exceeds the best answer's, in logits.
+        """
+        first, behind = batch.extras["first"].cpu(), batch.extras["behind"].cpu()
+        null, found = self._window_answers(logits.float().cpu(), first, behind)
+        per_row: list[list[tuple[float, int, int]]] = [[] for _ in range(len(batch))]
+        null_scores = [np.inf] * len(batch)
+        for window, row in enumerate(batch.row_of_sequence.tolist()):
+            per_row[row] += found[window]
+            null_scores[row] = min(null_scores[row], null[window])
+        texts = batch.row_values["context"], batch.row_values["answers"]
+        return [self._record(*row) for row in zip(batch.row_ids, per_row, null_scores, *texts, strict=True)]
+
+    def _window_answers(
+        self, logits: Tensor, first: Tensor, behind: Tensor
+    ) -> tuple[list[float], list[list[tuple[float, int, int]]]]:
+        """Null score of each window, and its best answers: (score, first character, the one behind the last)."""
+        null = logits[:, :, NULL].sum(dim=1)
+        spans = logits.clone()
+        spans[:, :, NULL] = -torch.inf
+        count = min(20, spans.shape[2])
+        top = spans.topk(count, dim=2)
+        (start_scores, end_scores), (starts, ends) = top.values.unbind(1), top.indices.unbind(1)
+        length = ends.unsqueeze(1) - starts.unsqueeze(2) + 1
+        scores = start_scores.unsqueeze(2) + end_scores.unsqueeze(1)
+        scores = scores.masked_fill((length < 1) | (length > self.options.max_answer_tokens), -torch.inf).flatten(1)
+        best_scores, places = scores.topk(min(2 * self.options.num_best, scores.shape[1]), dim=1)
+        from_characters = first.gather(1, starts.gather(1, places // count)).tolist()
+        to_characters = behind.gather(1, ends.gather(1, places % count)).tolist()
+        answers = [
+            [each for each in zip(*window, strict=True) if each[0] > -np.inf]
+            for window in zip(best_scores.tolist(), from_characters, to_characters, strict=True)
+        ]
+        return null.tolist(), answers
+
+    def _record(
+        self, row_id: str, found: list[tuple[float, int, int]], null: float, context: str, label: list[str] | None
+    ) -> dict[str, Any]:
+        answers: dict[str, float] = {}
+        for score, start, end in sorted(found, reverse=True):
+            answers.setdefault(context[start:end].strip(), score)
+        kept = [(text, score) for text, score in answers.items() if text][: self.options.num_best]
+        odds = float(np.float32(null - kept[0][1])) if kept else 0.0
+        weights = np.exp(np.array([score for _, score in kept] + [null]) - max([null, *(score for _, score in kept)]))
+        shares = (weights / weights.sum()).tolist()
+        record = {
+            "id": row_id,
+            "prediction": "",
+            "label": label,
+            "scores": {"null_odds": odds},
+            "answers": [{"text": text, "probability": share} for (text, _), share in zip(kept, shares, strict=False)],
+        }
+        record["prediction"] = self._decided(record, 0.0)
+        return record
+
+    def _decided(self, record: Mapping[str, Any], threshold: float) -> str:
+        if not record["answers"] or (self.options.unanswerable and record["scores"]["null_odds"] > threshold):
+            return ""
+        text: str = record["answers"][0]["text"]
+        return text
+
+    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+        """The records with "no answer" where the null score exceeds the best answer's by more than the threshold."""
+        if tune and self.options.unanswerable and any(record["label"] is not None for record in records):
+            head.get_buffer("null_threshold").fill_(best_threshold(records))
+        threshold = float(head.get_buffer("null_threshold"))
+        return [{**record, "prediction": self._decided(record, threshold)} for record in records]
+
+
+def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
+    """The threshold on `null_odds` that gives the labelled records the highest mean F1.
+
+    An answer is given where the odds are not above it. Of equally good thresholds the one with the fewest answers is
+    taken, as in SQuAD's script, which goes from few to many.
+    """
+    labelled = sorted(
+        (record for record in records if record["label"] is not None and record["answers"]),
+        key=lambda record: record["scores"]["null_odds"],
+    )
+    if not labelled:
+        return 0.0
+    chosen, gain, most = labelled[0]["scores"]["null_odds"] - 1.0, 0.0, 0.0
+    for number, record in enumerate(labelled):
+        odds = record["scores"]["null_odds"]
+        given, refused = (best(overlap, text, record["label"]) for text in (record["answers"][0]["text"], ""))
+        gain += given - refused
+        is_last = number + 1 == len(labelled) or labelled[number + 1]["scores"]["null_odds"] > odds
+        if is_last and gain > most:
+            chosen, most = odds, gain
+    return float(chosen)
+
+
+def _refuse_absent(context: str, start: int, answer: str) -> None:
+    """Raise RowError when the answer does not stand in the context at that character."""
+    if not answer.strip():
+        raise RowError("label", "an empty answer", "Give its text, or [] when there is none.")
+    if start >= 0 and context[start : start + len(answer)] == answer:
+        return
+    elsewhere = context.find(answer)
+    there = f"It stands at {elsewhere}." if elsewhere >= 0 else "It stands nowhere in it."
+    raise RowError("label", f"'{answer}' does not stand at character {start} of the context", there)
+
+
+def _positions(window: Window, answers: Sequence[tuple[int, str]] | None) -> tuple[int, int]:
+    """First and last token of the first answer in a window; NULL when it is not wholly there, IGNORED unlabelled."""
+    if answers is None:
+        return IGNORED, IGNORED
+    tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))
+    if not answers or not len(tokens):
+        return NULL, NULL
+    start, end = answers[0][0], answers[0][0] + len(answers[0][1])
+    begins, behind = window.offsets[tokens, 0], window.offsets[tokens, 1]
+    if begins[0] > start or behind[-1] < end:
+        return NULL, NULL
+    first, last = np.searchsorted(behind, start, "right"), np.searchsorted(begins, end, "left") - 1
+    return (int(tokens[first]), int(tokens[last])) if first <= last else (NULL, NULL)
