@@ -7,15 +7,16 @@ from pathlib import Path
 
 from mtdnn.data.row_source import Columns, Row, RowSource
 from mtdnn.data.tables import ParquetRows, hub_rows
-from mtdnn.data.text_rows import CsvRows, JsonlRows, TsvRows
+from mtdnn.data.text_rows import CsvRows, JsonlRows, PlainRows, TsvRows
 from mtdnn.errors import DataError, fault, unknown
 from mtdnn.task_def import TaskDef
 
-FORMATS: dict[str, type[TsvRows] | type[JsonlRows] | type[CsvRows] | type[ParquetRows]] = {
+FORMATS: dict[str, type[TsvRows] | type[JsonlRows] | type[CsvRows] | type[ParquetRows] | type[PlainRows]] = {
     ".tsv": TsvRows,
     ".jsonl": JsonlRows,
     ".csv": CsvRows,
     ".parquet": ParquetRows,
+    ".txt": PlainRows,
 }
 SUFFIXES = tuple(FORMATS)
 

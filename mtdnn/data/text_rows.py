@@ -1,4 +1,4 @@
-"""Rows of text files: .tsv, .jsonl, .csv, with file:line in every complaint."""
+"""Rows of text files: .tsv, .jsonl, .csv, .txt, with file:line in every complaint."""
 
 from __future__ import annotations
 
@@ -111,6 +111,25 @@ class JsonlRows(LineRows):
         if missing:
             return fault(where, "", missing)
         return Row(named_values(values, columns, where.rpartition(":")[2]), where)
+
+
+class PlainRows(TextRows):
+    """Running text: a row for each line that is not empty, numbered by its line."""
+
+    def faults(self, columns: Columns) -> list[str]:
+        texts = [name for name in columns.names if name != "id"]
+        if len(texts) > 1:
+            found = f"plain text has no columns; {len(texts)} are needed: {', '.join(texts)}"
+            return [fault(self.place, "", found, "Give .tsv, .jsonl, .csv or .parquet.")]
+        return super().faults(columns)
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        for number, line in self.lines(part):
+            where = f"{self.path}:{number}"
+            if not isinstance(line, str):
+                yield _told_encoding(line, where)
+            elif line.strip():
+                yield Row({name: str(number) if name == "id" else line.strip() for name in columns.names}, where)
 
 
 class CsvRows(TextRows):

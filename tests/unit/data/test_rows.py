@@ -200,7 +200,8 @@ def test_a_missing_split_tells_where_it_was_looked_for_and_what_is_there(tmp_pat
         find_split(tmp_path, "rte", "dev")
     assert str(caught.value) == (
         f"{tmp_path}/rte/dev: no rows for this split; looked for {tmp_path}/rte/dev.tsv, {tmp_path}/rte_dev.tsv "
-        "(or .jsonl, .csv, .parquet). There are: rte/valid.tsv. Rename a file, or name its split in the task's `splits`."
+        "(or .jsonl, .csv, .parquet, .txt). There are: rte/valid.tsv. "
+        "Rename a file, or name its split in the task's `splits`."
     )
 
 
@@ -216,3 +217,13 @@ def test_an_unknown_ending_is_refused(tmp_path):
         rows_of(written(tmp_path / "rows.xls", "x"))
     with pytest.raises(DataError, match=r"rows.tsv: no such file. Check the path"):
         rows_of(tmp_path / "rows.tsv")
+
+
+def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
+    source = rows_of(written(tmp_path / "novel.txt", "It rained.\n\n  He sang.\t\n"))
+    rows = [row for part in source.parts() for row in source.read(part, Columns(("id", "text")))]
+    assert [(row.values, row.where[-2:]) for row in rows] == [
+        ({"id": "1", "text": "It rained."}, ":1"),
+        ({"id": "3", "text": "He sang."}, ":3"),
+    ]
+    assert "plain text has no columns; 2 are needed: label, text" in source.faults(Columns(("id", "label", "text")))[0]
