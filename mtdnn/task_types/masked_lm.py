@@ -1,0 +1,241 @@
+"""Hidden words of running text: pre-training goes on, on texts of one's own domain, alone or beside other tasks.
+
+Dimensions: B rows, N pieces of text (sequences), T tokens, M hidden tokens of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+import mtdnn.metrics_tokens  # noqa: F401  registers the metrics named below
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.errors import ConfigError
+from mtdnn.heads import HEADS
+from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.ragged import Ragged
+from mtdnn.seeding import numpy_generator
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, Column, Example, Records, RowError, TaskType, TokenizeBatch
+from mtdnn.windows import laid_out, sequence_columns, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NO_WORD = -1
+
+
+class MaskedLMOptions(BaseModel):
+    """Keys of this type alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_share: float = Field(0.15, gt=0, lt=1, description="Share of a text's tokens that are to be guessed.")
+    mask_share: float = Field(0.8, ge=0, le=1, description="Of these, share that the mask token stands in for.")
+    random_share: float = Field(0.1, ge=0, le=1, description="Share that a random token stands in for; others stay.")
+    whole_words: bool = Field(False, description="Hide all sub-words of a word or none.")
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaskedLMOptions:
+        if self.mask_share + self.random_share > 1:
+            raise ValueError("mask_share and random_share together are more than 1")
+        return self
+
+
+@TASK_TYPES.register("masked_lm")
+class MaskedLM(TaskType):
+    """The tokens of a text, some of them hidden anew each time a training batch is made.
+
+    Rows have no label; a text longer than max_length is read in pieces, none of it is cut off. Hidden are round(share ·
+    tokens) of a piece, at least one, by a generator of the batch's seed and the row's id: in evaluation the same ones
+    every time. A row that holds the tokenizer's mask token has just these hidden and no label: `mtdnn predict` fills
+    them in.
+
+    Source: Devlin et al. 2019, arXiv 1810.04805, appendix A.1 (80 / 10 / 10); whole words: their code of May 2019.
+    """
+
+    Options = MaskedLMOptions
+    num_inputs = (1,)
+    default_metrics = ("perplexity", "token_accuracy")
+    default_loss = "cross_entropy"
+    losses = ("cross_entropy",)
+    metrics = default_metrics
+    heads = ("masked_lm",)
+    label_dtype = "int64"
+    sample_block = {"task_type": "masked_lm", "inputs": ["text"]}
+    sample_rows = (
+        "1\tThe ferry to the island leaves at noon.",
+        "2\tNobody had seen the lighthouse keeper since the storm.",
+        "3\tRain.",
+    )
+    options: MaskedLMOptions
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if task.labels:
+            found.append(task.fault("labels", "a masked_lm task has no labels", "Remove the key."))
+        return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("id", *self.task.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """V of the tokenizer; the encoder may have room for more."""
+        return len(self.bound_tokenizer())
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.mask_token_id is None:
+            found = f"{type(tokenizer).__name__} has no mask token"
+            raise ConfigError(self.task.fault("task_type", found, "Choose an encoder that was trained with one."))
+        super().bind(tokenizer)
+
+    @cached_property
+    def _replacements(self) -> np.ndarray:
+        """Ids of all tokens but the special ones."""
+        tokenizer = self.bound_tokenizer()
+        return np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        """A row's text; its label, True, says that it can be learnt from."""
+        return replace(super().read({**values, "label": ""}), label=True)
+
+    def parse_label(self, text: str) -> Any:
+        raise RowError("label", "a row of running text has none", "Leave it out.")
+
+    def stored_label(self, label: Any) -> int:
+        return 0
+
+    def label_name(self, stored: Any) -> None:
+        return None
+
+    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
+        """Every row can be learnt from."""
+        return {"unlabelled": 0, "counts": {}}
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        """The pieces of each row, and `words`: the number of each token's word in its row, −1 for special ones."""
+        tokenizer = self.bound_tokenizer()
+        texts = [example.texts[0] for example in examples]
+        rows = windows(tokenizer, texts, max_length=self.task.max_length, overlap=0)
+        columns = sequence_columns(tokenizer, rows)
+        words = [each.words for row in rows for each in row]
+        return {
+            "id": [each.id for each in examples],
+            "label": np.zeros(len(examples), np.int64),
+            **columns,
+            "words": Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets),
+        }
+
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """Some inputs hidden; labels [N, T], their ids, IGNORED elsewhere; `hidden` [N, T] bool, what is guessed."""
+        words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD).numpy()
+        ids = batch.inputs["input_ids"].numpy().copy()
+        mask_id = self.bound_tokenizer().mask_token_id
+        hidden, labels = np.zeros(ids.shape, bool), np.full(ids.shape, IGNORED, np.int64)
+        given = ids == mask_id
+        rows = batch.row_of_sequence.tolist()
+        pieces: Counter[int] = Counter()
+        given_rows = {row for row, has in zip(rows, given.any(axis=1).tolist(), strict=True) if has}
+        for number, row in enumerate(rows):
+            if row in given_rows:
+                hidden[number] = given[number]
+                continue
+            places, generator = self._choose(words[number], seed, batch.row_ids[row], pieces[row])
+            pieces[row] += 1
+            hidden[number, places] = True
+            labels[number, places] = ids[number, places]
+            self._hide(ids[number], places, mask_id, generator)
+        return replace(
+            batch,
+            inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)},
+            labels=torch.from_numpy(labels),
+            extras={**batch.extras, "hidden": torch.from_numpy(hidden)},
+            row_values={**batch.row_values, "given": [row in given_rows for row in range(len(batch))]},
+        )
+
+    def _choose(self, words: np.ndarray, seed: int, row_id: str, piece: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Places [M] of one piece to be guessed, in order, and the generator for what comes after."""
+        generator = numpy_generator(seed, "hidden words", row_id, piece)
+        tokens = np.flatnonzero(words != NO_WORD)
+        if not len(tokens):
+            return tokens, generator
+        count = max(1, round(self.options.hidden_share * len(tokens)))
+        if not self.options.whole_words:
+            return np.sort(generator.choice(tokens, count, replace=False)), generator
+        order, sizes = np.unique(words[tokens], return_counts=True)
+        shuffled = generator.permutation(len(order))
+        enough = int(np.searchsorted(np.cumsum(sizes[shuffled]), count)) + 1
+        return tokens[np.isin(words[tokens], order[shuffled[:enough]])], generator
+
+    def _hide(self, ids: np.ndarray, places: np.ndarray, mask_id: int, generator: np.random.Generator) -> None:
+        """Put the mask token, a random token, or nothing new in the chosen places of one piece."""
+        draw = generator.random(len(places))
+        replaced = draw < self.options.mask_share + self.options.random_share
+        ids[places[replaced]] = generator.choice(self._replacements, int(replaced.sum()))
+        ids[places[draw < self.options.mask_share]] = mask_id
+
+    def build_head(self, hidden_size: int, *, activation: str, word_embeddings: nn.Embedding) -> nn.Module:
+        named = self._head_of(self.task)
+        head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
+        dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none
+        return head(hidden_size, word_embeddings, dropout=dropout, **named.options)
+
+    def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
+        """[M, V], of the hidden tokens alone, piece after piece: those of all tokens would fill the memory."""
+        scores: Tensor = head(hidden[batch.extras["hidden"]], batch)
+        return scores
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_function(logits, self._labels(batch))
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """[M] ids of the hidden tokens; IGNORED where they are not known."""
+        hidden = batch.extras["hidden"]
+        if batch.labels is None:
+            return torch.full_like(hidden, IGNORED, dtype=torch.long)[hidden]
+        return batch.labels[hidden]
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
+
+    def _rows(self, batch: Batch) -> Tensor:
+        """[M] the number of each hidden token's row."""
+        hidden = batch.extras["hidden"]
+        return batch.row_of_sequence.unsqueeze(1).expand_as(hidden)[hidden]
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: the mean over a row's hidden tokens."""
+        per_token = symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+        rows = self._rows(batch)
+        sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
+        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`prediction` and `label` are lists of tokens, in the order of the text; `scores` what `perplexity` needs."""
+        labels = self._labels(batch)
+        nll = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+        tokens = self.bound_tokenizer().convert_ids_to_tokens
+        records: list[dict[str, Any]] = [
+            {"id": row_id, "prediction": [], "label": None if given else [], "scores": {"nll": 0.0, "tokens": 0}}
+            for row_id, given in zip(batch.row_ids, batch.row_values["given"], strict=True)
+        ]
+        found = zip(self._rows(batch).tolist(), logits.argmax(-1).tolist(), labels.tolist(), nll.tolist(), strict=True)
+        for row, guess, label, value in found:
+            record = records[row]
+            record["prediction"].append(tokens(guess))
+            if label != IGNORED:
+                record["label"].append(tokens(label))
+                record["scores"]["nll"] += value
+                record["scores"]["tokens"] += 1
+        return records
