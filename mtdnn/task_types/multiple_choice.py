@@ -1,0 +1,118 @@
+"""One choice out of those that a row brings with it: COPA, SWAG, cloze questions.
+
+Dimensions: those of ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import mtdnn.metrics_answers  # noqa: F401  registers the metrics named below
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, Example, RowError
+from mtdnn.task_types.ranking import Ranking
+
+
+class MultipleChoiceOptions(BaseModel):
+    """Keys of this type alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
+    placeholder: str | None = Field(
+        None, description="Word in the text before the choices that each choice is put in place of (cloze)."
+    )
+    several: bool = Field(False, description="Whether more than one choice may be right, as with metrics of span.")
+
+
+@TASK_TYPES.register("multiple_choice")
+class MultipleChoice(Ranking):
+    """The right one of a row's choices, by a score of each and a softmax over them.
+
+    A row is `id, number of the right choice (from 0), text, choice, choice, …`. With three inputs, as in COPA (premise,
+    question, choice), the second text of a sequence is the question followed by the choice, or with the choice in place
+    of its `placeholder`. Predictions and labels are the choices' texts.
+    """
+
+    Options = MultipleChoiceOptions
+    num_inputs = (2, 3)
+    default_metrics = ("accuracy",)
+    default_loss = "listwise"
+    metrics = ("accuracy", "exact_match", "span_f1")
+    sample_block = {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]}
+    sample_rows = (
+        "1\t1\tThe path was icy.\tWhat happened?\tThe sun rose.\tShe slipped.",
+        "2\t0\tThe kettle whistled.\tWhat was the cause?\tThe water boiled.\tThe cat slept.\tHe sang.",
+        "3\t0\tHe left the door open.\tWhat happened?\tThe dog ran out.\tThe soup was salty.",
+    )
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if task.options.get("several") is True and (not task.metrics or "accuracy" in task.metrics):
+            fix = "Set metrics: [span_f1, exact_match]."
+            found.append(task.fault("several", "accuracy is not defined for several right choices", fix))
+        if task.options.get("placeholder") is not None and len(task.inputs) != 3:
+            found.append(task.fault("placeholder", f"{len(task.inputs)} text columns", "A cloze task has three."))
+        if task.labels:
+            found.append(task.fault("labels", "the choices stand in the rows", "Remove the key."))
+        return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("id", "label", *self.task.inputs)
+
+    @property
+    def group_by(self) -> None:
+        return None
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        """The texts of a row, its choices, and which of them are right.
+
+        Raises:
+            RowError: no choice, an empty text, a number that is none of a choice's, several where one is asked for, or
+                a text without the placeholder.
+        """
+        example = super().read(values)
+        if self.options.placeholder is not None and self.options.placeholder not in example.texts[1]:
+            found = f"'{self.options.placeholder}' is not in it"
+            raise RowError(self.task.inputs[1], found, "Put it where the choice belongs.")
+        return example
+
+    def _label(self, value: Any, candidates: Sequence[str]) -> list[float] | None:
+        numbers = [part.strip() for part in str(value).strip("[] ").split(",")]
+        if numbers in ([""], ["-"]):
+            return None
+        right = {int(number) for number in numbers if number.isdecimal() and int(number) < len(candidates)}
+        if len(right) < len(numbers):
+            found = f"'{value}' is no number of one of the {len(candidates)} choices"
+            raise RowError("label", found, f"Give 0 to {len(candidates) - 1}.")
+        if len(right) > 1 and not self.options.several:
+            raise RowError("label", f"{len(right)} right choices where one is asked for", "Mark one of them.")
+        return [float(number in right) for number in range(len(candidates))]
+
+    def _ids(self, values: Mapping[str, Any], candidates: Sequence[str]) -> list[str]:
+        return [str(number) for number in range(len(candidates))]
+
+    def names(self, example: Example) -> list[str]:
+        return list(example.texts[-example.values["count"] :])
+
+    def pairs(self, example: Example) -> list[tuple[str, ...]]:
+        texts = super().pairs(example)
+        if len(self.task.inputs) == 2:
+            return texts
+        place = self.options.placeholder
+        return [
+            (first, f"{second} {choice}" if place is None else second.replace(place, choice))
+            for first, second, choice in texts
+        ]
+
+    def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
+        """`prediction`: the text of the best choice; `label`: that of the right one, or the list of `several`."""
+        ranked = super().record(row_id, names, shares, relevance)
+        right = [name for name, value in zip(names, relevance, strict=False) if value > 0]
+        label = None if not right else right if self.options.several else right[0]
+        return {**ranked, "prediction": ranked["prediction"][0], "label": label}

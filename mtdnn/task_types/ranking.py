@@ -1,0 +1,306 @@
+"""The candidates of one question in order: which sentence answers it, which document fits.
+
+Dimensions: B rows (questions), N candidates of all rows (sequences), K most candidates of a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+import mtdnn.metrics_ranking  # noqa: F401  registers the metrics named below
+from mtdnn.batch import Batch
+from mtdnn.errors import did_you_mean
+from mtdnn.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
+from mtdnn.ragged import Ragged
+from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
+
+UNKNOWN = -1.0
+"""The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
+
+
+@LOSSES.register("listwise")
+def listwise(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over rows of the cross entropy between relevances, as shares of their sum, and the softmax of the scores.
+
+    Args:
+        logits: [B, K]; −inf where there is no candidate.
+        labels: [B, K], relevance ≥ 0; UNKNOWN where there is none. A row without a relevance above 0 does not count.
+    Source: Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", with one relevant
+        candidate; MT-DNN (Liu et al. 2019), eq. 6 to 8, is that.
+    """
+    relevance = labels.clamp(min=0)
+    total = relevance.sum(dim=-1, keepdim=True)
+    return soft_cross_entropy(logits, relevance / total.clamp(min=torch.finfo(relevance.dtype).tiny), total[:, 0] > 0)
+
+
+@LOSSES.register("pairwise_margin")
+def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
+
+    The gap is the difference of their scores. Arguments and what counts are those of `listwise`.
+    """
+    scores = logits.masked_fill(labels == UNKNOWN, 0.0).float()
+    better = (labels.unsqueeze(2) > labels.unsqueeze(1)) & (labels.unsqueeze(1) != UNKNOWN)
+    loss = (margin - (scores.unsqueeze(2) - scores.unsqueeze(1))).clamp(min=0).masked_fill(~better, 0.0)
+    per_row = loss.sum(dim=(1, 2)) / better.sum(dim=(1, 2)).clamp(min=1)
+    return masked_mean(per_row, (labels > 0).any(dim=1))
+
+
+class RankingOptions(BaseModel):
+    """Keys of this type alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group_by: str | None = Field(
+        None, description="Read rows `id, label, texts` and join those with the same text in this column into one."
+    )
+    one_best: bool = Field(False, description="Refuse rows in which two candidates are the most relevant.")
+    margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
+
+
+@TASK_TYPES.register("ranking")
+class Ranking(TaskType):
+    """Candidates ordered by a score of each beside the first text.
+
+    A row is `id, ids of the candidates, labels, text, candidate, candidate, …`; ids and labels are split by commas, one
+    for each candidate. A label is a relevance ≥ 0 or, where the task names labels, one of them, whose place in the list
+    is the relevance: `labels: [not_entailment, entailment]`. With `group_by` the rows are those of a classification
+    task. A row in which nothing is relevant teaches nothing and is not measured.
+    """
+
+    Options: ClassVar[type[BaseModel]] = RankingOptions
+    num_inputs: ClassVar[tuple[int, ...]] = (2,)
+    default_metrics: ClassVar[tuple[str, ...]] = ("map", "mrr", "accuracy_at_1", "ndcg")
+    default_loss = "listwise"
+    losses = ("listwise", "pairwise_margin")
+    metrics: ClassVar[tuple[str, ...]] = default_metrics
+    label_dtype = "float32"
+    repeats_last = True
+    sample_block = {"task_type": "ranking", "inputs": ["question", "candidate"]}
+    sample_rows = (
+        "1\ta,b,c\t0,1,0\tWhere do herons nest?\tHerons eat fish.\tThey nest in tall trees.\tA heron flew by.",
+        "2\td,e\t0,2\tWho wrote the letter?\tIt rained.\tThe letter was written by Ida.",
+        "3\tf\t1\tWhen does the shop open?\tThe shop opens at nine.",
+    )
+
+    options: Any
+
+    def __init__(self, task: TaskDef) -> None:
+        super().__init__(task)
+        self._index = {label: index for index, label in enumerate(task.labels)}
+        if self.loss_function is pairwise_margin:
+            self.loss_function = partial(pairwise_margin, margin=self.options.margin)
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        column = task.options.get("group_by")
+        if column is not None and column not in task.inputs[:-1]:
+            fix = f"Name {' or '.join(task.inputs[:-1])}: the rows of a group differ in their last text."
+            found.append(task.fault("group_by", f"{column!r} cannot join rows", fix))
+        return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if self.group_by is not None:
+            return ("id", "label", *self.task.inputs)
+        return ("id", "candidate_ids", "label", *self.task.inputs)
+
+    @property
+    def group_by(self) -> str | None:
+        column: str | None = self.options.group_by
+        return column
+
+    @property
+    def num_outputs(self) -> int:
+        """The score."""
+        return 1
+
+    def join(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The rows of one question as one, with the id of the first of them.
+
+        Raises:
+            RowError: some of them have a label and others none.
+        """
+        name = self.task.inputs[-1]
+        labels = [str(row.get("label", "")).strip() for row in rows]
+        if all(label in UNLABELLED for label in labels):
+            labels = []
+        elif any(label in UNLABELLED for label in labels):
+            found = f"{sum(label in UNLABELLED for label in labels)} of {len(labels)} rows of this group have none"
+            raise RowError("label", found, "Give each a label, or none of them.")
+        ids = [str(row["id"]) for row in rows]
+        candidates = [each for row in rows for each in _listed(row[name])]
+        return {**rows[0], "id": ids[0], "candidate_ids": ids, "label": labels, name: candidates}
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        """A question, its candidates, and the relevance of each.
+
+        Raises:
+            RowError: no candidate, an empty text, ids or labels that are not as many, two ids alike, no relevance, or
+                two best candidates where one is asked for.
+        """
+        name = self.task.inputs[-1]
+        candidates = [str(each) for each in _listed(values[name])]
+        if not candidates:
+            raise RowError(name, "no candidates", "Give at least one, or remove the row.")
+        texts = (*(str(values[each]) for each in self.task.inputs[:-1]), *candidates)
+        names = (*self.task.inputs[:-1], *(f"{name} {number}" for number in range(1, len(candidates) + 1)))
+        for key, text in zip(names, texts, strict=True):
+            if not text.strip():
+                raise RowError(key, "empty text", "Give the text, or remove the candidate.")
+        label = self._label(values.get("label", ""), candidates)
+        more = {"ids": self._ids(values, candidates), "count": len(candidates)}
+        return Example(str(values["id"]), texts, label, more)
+
+    def _ids(self, values: Mapping[str, Any], candidates: Sequence[str]) -> list[str]:
+        ids = _split(values.get("candidate_ids", "")) or [str(number) for number in range(len(candidates))]
+        _refuse_other_count("candidate_ids", ids, candidates)
+        if len(set(ids)) < len(ids):
+            twin = next(each for each in ids if ids.count(each) > 1)
+            raise RowError("candidate_ids", f"'{twin}' is the id of two candidates", "Rename one of them.")
+        return ids
+
+    def _label(self, value: Any, candidates: Sequence[str]) -> list[float] | None:
+        labels = _split(value)
+        if not labels or labels == ["-"]:
+            return None
+        _refuse_other_count("label", labels, candidates)
+        relevance = [self.parse_label(each) for each in labels]
+        if self.options.one_best and relevance.count(max(relevance)) > 1:
+            found = f"{relevance.count(max(relevance))} best candidates where one is asked for"
+            raise RowError("label", found, "Mark one, or set one_best: false.")
+        return relevance
+
+    def parse_label(self, text: str) -> float:
+        if self._index:
+            if text not in self._index:
+                place = f"{self.task.name}.labels ({self.task.where('labels')})"
+                found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"
+                raise RowError("label", found, "Fix the row, or add the label.")
+            return float(self._index[text])
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise RowError("label", f"'{text}' is not a number", "Give a relevance such as 0 or 1.") from error
+        if not 0 <= value < np.inf:
+            raise RowError("label", f"'{text}' is not a relevance", "Give 0, or a number above it.")
+        return value
+
+    def stored_label(self, label: list[float] | None) -> list[float]:
+        return label or []
+
+    def label_name(self, stored: float) -> float | None:
+        return None if np.isnan(stored) else float(stored)
+
+    def label_summary(self, stored: Any) -> dict[str, Any]:
+        """`unlabelled` rows, how many have a relevant candidate, and how many candidates there are in all."""
+        rows = [stored.row(row) for row in range(len(stored))]
+        relevant = sum(bool((row > 0).any()) for row in rows)
+        unlabelled = sum(bool(np.isnan(row).any()) for row in rows)
+        none = len(rows) - relevant - unlabelled
+        return {
+            "unlabelled": unlabelled,
+            "counts": {"with a relevant candidate": relevant, "with none": none, "candidates": len(stored.values)},
+        }
+
+    def pairs(self, example: Example) -> list[tuple[str, ...]]:
+        """The texts of each candidate's sequence."""
+        first = example.texts[: -example.values["count"]]
+        return [(*first, candidate) for candidate in example.texts[len(first) :]]
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        """A sequence for each candidate; the relevance of each, NaN without labels; their ids."""
+        columns: dict[str, Any] = dict(tokenize([pair for example in examples for pair in self.pairs(example)]))
+        counts = [example.values["count"] for example in examples]
+        of_rows = Ragged.from_lengths(columns["input_ids"].lengths.astype(np.int32), counts)
+        starts = columns["input_ids"].offsets[of_rows.offsets]
+        for name in ("input_ids", "token_type_ids"):
+            if name in columns:
+                columns[name] = Ragged(columns[name].values, starts)
+        cut = np.add.reduceat(columns["truncated"], of_rows.offsets[:-1]) > 0
+        labels = [self.stored_label(each.label) or [np.nan] * each.values["count"] for each in examples]
+        return {
+            "id": [each.id for each in examples],
+            "label": Ragged.from_rows(labels, np.float32),
+            **columns,
+            "truncated": cut,
+            "sequence_lengths": of_rows,
+            "candidate_names": [json.dumps(self.names(each), ensure_ascii=False) for each in examples],
+        }
+
+    def names(self, example: Example) -> list[str]:
+        """What the candidates of a row are called in predictions."""
+        ids: list[str] = example.values["ids"]
+        return ids
+
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names."""
+        label: Ragged = records["label"]
+        labels = np.nan_to_num(label.padded(UNKNOWN, np.float32), nan=UNKNOWN)
+        return replace(
+            batch,
+            labels=torch.from_numpy(labels),
+            extras={**batch.extras, "present": torch.from_numpy(label.mask())},
+            row_values={**batch.row_values, "names": [json.loads(text) for text in records["candidate_names"]]},
+        )
+
+    def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
+        """[B, K] scores; −inf where there is no candidate."""
+        scores: Tensor = head(hidden, batch)
+        present = batch.extras["present"]
+        return scores.new_full(present.shape, -torch.inf).masked_scatter(present, scores[:, 0])
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_function(logits, batch.labels)
+
+    def label_count(self, batch: Batch) -> int:
+        """Rows with a relevant candidate."""
+        return 0 if batch.labels is None else int((batch.labels > 0).any(dim=1).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: between the distributions over a row's candidates."""
+        if symmetric:
+            return symmetric_kl_per_example(logits_p, logits_q)
+        return kl_per_example(logits_q, logits_p)
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`prediction`: names of the candidates, the best first; `label`: name → relevance; `scores`: name → share."""
+        shares = torch.softmax(logits.float(), dim=-1).tolist()
+        labels = logits.new_full(logits.shape, UNKNOWN).tolist() if batch.labels is None else batch.labels.tolist()
+        rows = zip(batch.row_ids, batch.row_values["names"], shares, labels, strict=True)
+        return [self.record(*row) for row in rows]
+
+    def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
+        """One prediction record; numbers beyond the row's candidates are padding."""
+        order = sorted(range(len(names)), key=lambda place: -shares[place])
+        label = dict(zip(names, relevance, strict=False)) if max(relevance) > 0 else None
+        scores = {names[place]: shares[place] for place in order}
+        return {"id": row_id, "prediction": [names[place] for place in order], "label": label, "scores": scores}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _split(value: Any) -> list[str]:
+    """What stands between commas, or the items of a list, as texts; nothing in an empty cell."""
+    if isinstance(value, (list, tuple)):
+        return [str(each).strip() for each in value]
+    return [each.strip() for each in str(value).split(",")] if str(value).strip() else []
+
+
+def _refuse_other_count(key: str, values: Sequence[str], candidates: Sequence[str]) -> None:
+    if len(values) != len(candidates):
+        found = f"{len(values)} for {len(candidates)} candidates"
+        raise RowError(key, found, "Give one for each candidate, split by commas.")
