@@ -1,0 +1,246 @@
+"""Every registered task type, on its own three sample rows: prepared, trained, measured, predicted, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+import mtdnn.regularizers  # registers them
+import mtdnn.task_types  # noqa: F401  registers them
+from data_prep.demo import train_tokenizer
+from mtdnn.batch import Batch
+from mtdnn.data.collate import collate
+from mtdnn.data.loaders import EvalLoader
+from mtdnn.data.prepro import prepare
+from mtdnn.data.store import Store, open_store
+from mtdnn.encoder import Encoder
+from mtdnn.evaluation import Record, measured, predict_rows
+from mtdnn.model import MultiTaskModel
+from mtdnn.objective import Objective
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.task_def import TaskDef, task_def_from
+from mtdnn.task_types.base import TASK_TYPES, TaskType
+
+TYPES = TASK_TYPES.names()
+MAX_LENGTH = 24  # short enough that the longest sample rows of types that read windows have several
+
+
+def rows_of(name: str) -> list[str]:
+    """The sample rows, and one without a label where the type has labels."""
+    kind = TASK_TYPES.get(name)
+    rows = list(kind.sample_rows)
+    task_type = kind(task_def_from("task", dict(kind.sample_block)))
+    if "label" in task_type.columns:
+        cells = rows[0].split("\t")
+        cells[0], cells[task_type.columns.index("label")] = "unlabelled", ""
+        rows.append("\t".join(cells))
+    return rows
+
+
+class Case:
+    """A task of one type with its rows prepared, and models for it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.kind = TASK_TYPES.get(name)
+        self.task: TaskDef = task_def_from(
+            "task",
+            {**self.kind.sample_block, "max_length": MAX_LENGTH, "splits": {"train": ["train"], "dev": ["dev"]}},
+        )
+        rows = rows_of(name)
+        self.encoder_folder = folder / "encoder"
+        tokenizer = train_tokenizer(cell for row in rows for cell in row.split("\t"))
+        self.config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=MAX_LENGTH,
+        )
+        self.config.save_pretrained(self.encoder_folder)
+        tokenizer.save_pretrained(self.encoder_folder)
+        self.tokenizer = tokenizer
+        for split, lines in (("train", list(self.kind.sample_rows)), ("dev", rows)):
+            path = folder / "data" / "task" / f"{split}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        prepare(
+            {"task": self.task}, data=folder / "data", encoder=self.encoder_folder, out=folder / "out", num_workers=1
+        )
+        self.stores: dict[str, Store] = {
+            split: open_store(folder / "out", self.task, split) for split in ("train", "dev")
+        }
+
+    def model(self, execution: str = "auto") -> MultiTaskModel:
+        torch.manual_seed(0)
+        task_type: TaskType = self.kind(self.task)
+        task_type.bind(self.tokenizer)
+        return MultiTaskModel(Encoder(BertModel(self.config), execution=execution), {"task": task_type})
+
+    def batch(
+        self, model: MultiTaskModel, split: str = "train", rows: tuple[int, ...] = (0, 1, 2), seed: int = 0
+    ) -> Batch:
+        return collate(self.stores[split].take(np.array(rows)), model.task_types["task"], pad_token_id=0, seed=seed)
+
+    def predictions(self, model: MultiTaskModel, batch_size: int = 2, *, tune: bool = False) -> list[Record]:
+        loader = EvalLoader(self.stores["dev"], model.task_types["task"], batch_size, 0)
+        device = torch.device("cpu")
+        return predict_rows(model, loader, ["task"], device=device, autocast=nullcontext, tune=tune)["task"]
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    yield Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def losses_of(case: Case, model: MultiTaskModel, steps: int, regularizer: Any = None) -> list[float]:
+    """The sum of the parts of each step's loss over some steps of Adam on the three rows."""
+    objective = Objective(model, {"task": regularizer}, None, seed=1, autocast=nullcontext)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    model.train()
+    found = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        total = 0.0
+        for part in objective.parts(case.batch(model), step=step):
+            part.loss.backward()
+            total += float(part.loss.detach())
+        optimizer.step()
+        objective.after_step(step)
+        found.append(total)
+    return found
+
+
+def test_the_definition_has_no_fault_and_declares_registered_words(case: Case) -> None:
+    assert case.kind.faults(case.task) == []
+    for metric in case.kind.default_metrics:
+        assert metric in case.kind.metrics
+    assert case.kind.default_loss in case.kind.losses
+
+
+def test_training_on_the_sample_rows_lowers_the_loss(case: Case) -> None:
+    losses = losses_of(case, case.model(), 15)
+    assert all(np.isfinite(losses))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.names())
+def test_every_regularizer_takes_a_step(case: Case, name: str) -> None:
+    kind = REGULARIZERS.get(name)
+    if kind.task_types is not None and case.task.task_type not in kind.task_types:
+        pytest.skip(f"{name} is defined for {', '.join(kind.task_types)}")
+    model = case.model()
+    losses_before = losses_of(case, case.model(), 1)
+    losses = losses_of(case, model, 2, kind())
+    assert all(np.isfinite(losses)) and np.isfinite(losses_before[0])
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def test_metrics_are_computed_from_the_records_alone(case: Case) -> None:
+    model = case.model()
+    records = case.predictions(model, tune=True)
+    task_type = model.task_types["task"]
+    values = measured(records, task_type.metric_names, task_type.task.labels)
+    assert set(values) == {*task_type.metric_names, "rows"}
+    assert all(np.isfinite(value) for value in values.values())
+    reread = [json.loads(json.dumps(record)) for record in records]
+    assert measured(reread, task_type.metric_names, task_type.task.labels) == pytest.approx(values)
+
+
+def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_none(case: Case) -> None:
+    records = case.predictions(case.model())
+    assert [record["id"] for record in records] == case.stores["dev"].ids
+    assert all({"id", "prediction", "label", "scores"} <= set(record) for record in records)
+    if records[-1]["id"] == "unlabelled":
+        assert records[-1]["label"] is None
+    assert all(record["label"] is not None for record in records[:3])
+
+
+def test_predictions_do_not_depend_on_the_batch(case: Case) -> None:
+    model = case.model()
+    assert_alike(case.predictions(model, 1), case.predictions(model, 4))
+
+
+def test_packed_and_padded_execution_agree(case: Case) -> None:
+    assert_alike(case.predictions(case.model("packed")), case.predictions(case.model("padded")))
+
+
+def assert_alike(first: Any, second: Any) -> None:
+    """Equal, numbers up to 1e-5: float32 sums in another order."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_alike(first[key], second[key])
+    elif isinstance(first, list):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_alike(one, other)
+    elif isinstance(first, float):
+        assert first == pytest.approx(second, abs=1e-5)
+    else:
+        assert first == second
+
+
+def test_a_saved_model_predicts_the_same(case: Case, tmp_path: Path) -> None:
+    from safetensors.torch import load_model, save_model
+
+    model = case.model()
+    losses_of(case, model, 2)
+    records = case.predictions(model, tune=True)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    again = case.model()
+    load_model(again, str(tmp_path / "model.safetensors"))
+    assert case.predictions(again) == records
+
+
+def test_a_batch_without_labels_has_loss_0_with_a_gradient_of_0(case: Case) -> None:
+    model = case.model()
+    task_type = model.task_types["task"]
+    full = case.batch(model)
+    ignored = torch.full_like(full.labels, float("nan") if case.task.task_type == "regression" else -1)
+    if not full.labels.is_floating_point():
+        ignored = torch.full_like(full.labels, -100)
+    batch = replace(full, labels=ignored)
+    assert task_type.label_count(batch) == 0
+    loss = task_type.loss(model(batch), batch)
+    loss.backward()
+    assert loss.item() == 0
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(float(gradient.abs().max()) == 0 for gradient in gradients)
+
+
+def test_divergence_is_one_number_a_row_zero_for_equal_and_positive_for_other_logits(case: Case) -> None:
+    model = case.model()
+    task_type, batch = model.task_types["task"], case.batch(model)
+    logits = model(batch).detach()
+    other = (logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    for symmetric in (True, False):
+        assert task_type.divergence(logits, logits, batch, symmetric=symmetric).abs().max() == 0
+        values = task_type.divergence(other, logits, batch, symmetric=symmetric)
+        assert values.shape == (len(batch),)
+        assert bool((values >= 0).all()) and float(values.sum().detach()) > 0
+    values.sum().backward()
+    assert bool(other.grad.isfinite().all())
+
+
+def test_parts_of_a_batch_weighted_by_their_labels_give_the_loss_of_the_whole(case: Case) -> None:
+    model = case.model().eval()
+    task_type = model.task_types["task"]
+
+    def loss_and_count(rows: tuple[int, ...]) -> tuple[float, int]:
+        batch = case.batch(model, rows=rows)
+        return float(task_type.loss(model(batch), batch)), task_type.label_count(batch)
+
+    whole, count = loss_and_count((0, 1, 2))
+    parts = [loss_and_count((0,)), loss_and_count((1, 2))]
+    assert count == sum(part for _, part in parts)
+    assert whole == pytest.approx(sum(loss * part for loss, part in parts) / count, rel=1e-5)  # float32
