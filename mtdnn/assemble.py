@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +171,7 @@ def proximal_faults(named: Named | None) -> list[str]:
         return list(error.faults)
 
 
-def autocast_of(config: RunConfig, device: torch.device) -> partial[AbstractContextManager]:
+def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
     """The context of a run's forward passes.
 
     PyTorch's own rather than accelerate's, whose precision is one for the whole process: runs of different precision
@@ -333,7 +333,10 @@ class Setup:
         for (name, split), store in self.dev_stores.items():
             task_type = self.model.task_types[name]
             loader = EvalLoader(store, task_type, self.config.eval_batch_size, self.tokenizer.pad_token_id)
-            found = predict_rows(self.model, loader, [name], device=self.accelerator.device, autocast=autocast)
+            tune = name not in results  # a task chooses thresholds on the first of its dev splits
+            found = predict_rows(
+                self.model, loader, [name], device=self.accelerator.device, autocast=autocast, tune=tune
+            )
             values = measured(found[name], task_type.metric_names, task_type.task.labels)
             results.setdefault(name, {})[split] = values
         main_metrics = {name: self.model.task_types[name].metric_names for name in results}

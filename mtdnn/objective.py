@@ -186,6 +186,7 @@ class Objective:
         return {
             "regularizers": {task: method.state_dict() for task, method in self.regularizers.items()},
             "proximal": None if self.proximal is None else self.proximal.state_dict(),
+            "tasks_since_log": sorted(self._tasks_since_log),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,6 +195,7 @@ class Objective:
             method.load_state_dict(state["regularizers"][task])
         if self.proximal is not None:
             self.proximal.load_state_dict(state["proximal"])
+        self._tasks_since_log = set(state["tasks_since_log"])
 
 
 def _joined(first: LossPart, second: LossPart) -> LossPart:

@@ -31,7 +31,7 @@ from mtdnn.task_types.base import Column, RowError
 class MemoryStore:
     """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
 
-    columns: dict[str, Column]
+    columns: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -39,8 +39,8 @@ class MemoryStore:
     @property
     def lengths(self) -> np.ndarray:
         """[rows], tokens of each row."""
-        ids = self.columns["input_ids"]
-        return ids.lengths if isinstance(ids, Ragged) else np.ones(len(self), dtype=np.int64)
+        lengths: np.ndarray = self.columns["input_ids"].lengths
+        return lengths
 
     @property
     def ids(self) -> list[str]:

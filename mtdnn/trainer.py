@@ -280,8 +280,8 @@ class Trainer:
         for task, values in self.objective.diagnostics().items():
             means.setdefault(task, {}).update(values)
         if self.recorder is not None:
-            values = {"epoch": self.progress.epoch, "lr": max(self.scheduler.get_last_lr())}
-            self.recorder.train(self.progress.step, means, values)
+            rate = max(float(each) for each in self.scheduler.get_last_lr())
+            self.recorder.train(self.progress.step, means, {"epoch": self.progress.epoch, "lr": rate})
         return means
 
     def _evaluate(self) -> None:

@@ -211,9 +211,10 @@ class PerturbationRegularizer(Regularizer):
         return dict(self._seen)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "embedding_rms": self.embedding_rms}
+        return {**super().state_dict(), "embedding_rms": self.embedding_rms, "seen": dict(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Also keeps the sizes of the run's start, whatever the embeddings have become."""
         super().load_state_dict(state)
+        self._seen = dict(state["seen"])
         self._resolve(state["embedding_rms"])

@@ -1,0 +1,44 @@
+"""Carries out a run and kills itself, with SIGKILL, at a given point: `killed.py RUN.yml POINT`.
+
+Points: `step:N` = after the N-th update, before anything is written down; `writing:N` = while a checkpoint is written,
+at the N-th file's checksum; `renaming:N` = before the N-th checkpoint, written whole, gets its name.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from mtdnn import checkpoint
+from mtdnn.assemble import train
+from mtdnn.run_config import load_run_config
+from mtdnn.trainer import Trainer
+
+
+def die_at_call(owner: Any, name: str, number: int) -> None:
+    """Let the `number`-th call of a function kill the process instead."""
+    function, calls = getattr(owner, name), 0
+
+    def counted(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **keywords)
+
+    setattr(owner, name, counted)
+
+
+def main(config: str, point: str) -> None:
+    kind, _, number = point.partition(":")
+    if kind == "step":
+        die_at_call(Trainer, "_keep_house", int(number))
+    elif kind == "writing":
+        die_at_call(checkpoint, "checksum", int(number))
+    elif kind == "renaming":
+        die_at_call(checkpoint, "_take_place", int(number))
+    train(load_run_config(config), progress=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

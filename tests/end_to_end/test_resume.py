@@ -1,0 +1,122 @@
+"""A run that is killed anywhere and resumed ends as if nothing had happened, to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mtdnn.assemble import train
+from mtdnn.checkpoint import newest_whole, read_training
+from mtdnn.errors import ConfigError
+from mtdnn.run_config import load_run_config
+from mtdnn.trainer import Interrupted, Trainer
+from tests.conftest import REPOSITORY, Demo
+
+SETTINGS = {
+    "checkpoint_every": 5,
+    "evaluate_every": 4,
+    "keep_checkpoints": 3,
+    "regularizer": {"name": "smart", "epsilon": 1e-3},
+    "proximal": {"name": "momentum"},
+}
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Equality to the bit of nested plain values and tensors."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Weights of best and last, everything a resume needs, the log and the predictions are the same."""
+    for name in ("best", "last"):
+        assert equal(*(load_file(folder / name / "model.safetensors") for folder in (first, second)))
+    newest = [newest_whole(folder / "checkpoints") for folder in (first, second)]
+    assert newest[0] is not None and newest[1] is not None and newest[0].name == newest[1].name
+    assert equal(read_training(newest[0]), read_training(newest[1]))
+    assert (first / "log.jsonl").read_bytes() == (second / "log.jsonl").read_bytes()
+    for path in (first / "predictions").iterdir():
+        assert path.read_bytes() == (second / "predictions" / path.name).read_bytes()
+
+
+def killed(values: dict[str, Any], point: str, folder: Path) -> None:
+    """Run in a process of its own that kills itself at a point."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *outer, last = key.split(".")
+        inner = nested
+        for name in outer:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    config = folder / f"{point.replace(':', '-')}.yml"
+    config.write_text(yaml.safe_dump(nested))
+    script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script), str(config), point], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+
+
+@pytest.fixture(scope="module")
+def unbroken(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # as the killed processes: the order of a sum depends on the number of threads
+    output = tmp_path_factory.mktemp("unbroken") / "run"
+    train(load_run_config(None, demo.run_values(output, **SETTINGS)), progress=False)
+    return output
+
+
+@pytest.mark.parametrize("point", ["step:3", "step:13", "writing:12", "renaming:3"])
+def test_a_killed_run_resumed_equals_the_unbroken_one(
+    demo: Demo, unbroken: Path, tmp_path: Path, point: str
+) -> None:
+    values = demo.run_values(tmp_path / "run", **SETTINGS)
+    killed(values, point, tmp_path)
+    train(load_run_config(None, values), resume=True, progress=False)
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+def test_a_run_stopped_by_sigterm_leaves_a_checkpoint_to_resume_from(
+    demo: Demo, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = demo.run_values(tmp_path / "run", **SETTINGS)
+    step = Trainer.train_step
+
+    def signalled(self: Trainer, parts: Any) -> None:
+        step(self, parts)
+        if self.progress.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="SIGTERM after step 7"):
+        patched.setattr(Trainer, "train_step", signalled)
+        train(load_run_config(None, values), progress=False)
+    assert newest_whole(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "step-7"
+    train(load_run_config(None, values), resume=True, progress=False)
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_passed_over(demo: Demo, unbroken: Path, tmp_path: Path) -> None:
+    values = demo.run_values(tmp_path / "run", **SETTINGS)
+    killed(values, "step:13", tmp_path)
+    weights = tmp_path / "run" / "checkpoints" / "step-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    train(load_run_config(None, values), resume=True, progress=False)
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+def test_a_finished_run_is_not_trained_again(demo: Demo, unbroken: Path) -> None:
+    log = (unbroken / "log.jsonl").read_bytes()
+    train(load_run_config(None, demo.run_values(unbroken, **SETTINGS)), resume=True, progress=False)
+    assert (unbroken / "log.jsonl").read_bytes() == log
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(load_run_config(None, demo.run_values(unbroken, **SETTINGS)), progress=False)
