@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
@@ -87,7 +88,7 @@ class Encoder(nn.Module):
             if not backbone.supports_gradient_checkpointing:
                 found = f"{type(backbone).__name__} cannot recompute its layers"
                 raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_layers(backbone)
         pooler = None if missing else pooler_weights(backbone)
         return cls(backbone, execution=execution, dropout_masks=dropout_masks, pooler=pooler).eval()
 
@@ -154,6 +155,8 @@ class Encoder(nn.Module):
 
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         layout = Layout.of(mask, embeddings.device)
+        if not layout.lengths:
+            return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(mask.to(embeddings.device), self._position_offset)
         inputs = {"inputs_embeds": layout.pack(embeddings)[None], "position_ids": layout.pack(columns)[None]}
         if token_type_ids is not None and has_token_types(self.config):
@@ -260,7 +263,7 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     """The model of a hub name or folder, and the names of the pooler's weights that the files do not hold."""
     try:
         backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         fix = "Give a folder with model.safetensors as save_pretrained writes it."
         raise ConfigError(fault(where, "encoder", f"weights cannot be loaded ({_first_line(error)})", fix)) from error
     missing = sorted(info["missing_keys"])
@@ -269,6 +272,13 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
         found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
         raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
     return backbone, missing
+
+
+def recompute_layers(backbone: PreTrainedModel) -> None:
+    """Turn gradient checkpointing on, in PyTorch's form that keeps every gradient and restores random states."""
+    newer_name = getattr(backbone, "activation_checkpointing_enable", None)
+    enable = newer_name or backbone.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
