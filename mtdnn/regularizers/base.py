@@ -6,6 +6,7 @@ Dimensions: B rows, N sequences (N = B unless a row holds several), T tokens, E 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -166,17 +167,19 @@ class ForwardPass:
             return torch.zeros_like(embeddings, requires_grad=False)
         generator = torch.Generator(device=embeddings.device)
         draws = []
-        for name in self._sequence_names(len(embeddings)):
+        for name in self._sequence_names():
             generator.manual_seed(derive_seed(self._seed, "noise", self._step, *name))
             draws.append(_draw(embeddings, generator, uniform))
         return (torch.stack(draws) * size).masked_fill(~self.mask.unsqueeze(-1), 0.0)
 
-    def _sequence_names(self, count: int) -> list[tuple[str, int]]:
+    def _sequence_names(self) -> list[tuple[str, int]]:
         """What each sequence's noise is drawn by: its row id and its place within the row."""
-        per_row, rest = divmod(count, len(self.batch))
-        if rest:  # rows of different numbers of sequences: by their place in the batch
-            return [("sequence", place) for place in range(count)]
-        return [(row_id, place) for row_id in self.batch.row_ids for place in range(per_row)]
+        seen: Counter[int] = Counter()
+        names = []
+        for row in self.batch.row_of_sequence.tolist():
+            names.append((self.batch.row_ids[row], seen[row]))
+            seen[row] += 1
+        return names
 
     @property
     def _dropout_stream(self) -> tuple[int, str, int, int, int]:
