@@ -21,7 +21,7 @@ EXIT_FAULT = 2
 EXIT_INTERRUPTED = 130
 
 
-def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> None:
+def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> str:
     """Tell every fault of task definitions and of their rows, and what the rows are like.
 
     Args:
@@ -33,7 +33,10 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
     from mtdnn.data.check import check_tasks
 
     report = check_tasks(definitions, data=data, encoder=encoder, run=run)
-    print(report)
+    if report.faults:
+        print(report, flush=True)
+        raise ConfigError(report.faults)
+    return str(report)
 
 
 def prepro(
@@ -44,7 +47,7 @@ def prepro(
     out: str,
     workers: int | None = None,
     tasks: str | None = None,
-) -> None:
+) -> str:
     """Turn rows into token ids on disk; what is there and unchanged is kept.
 
     Args:
@@ -61,10 +64,10 @@ def prepro(
     chosen = chosen_tasks(load_task_defs(definitions), tasks)
     rows = None if data is None else Path(data)
     prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True)
-    print(f"prepared rows: {out}")
+    return f"prepared rows: {out}"
 
 
-def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> None:
+def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str:
     """Train one encoder on the tasks of a run."""
     from mtdnn.run_config import load_run_config
 
@@ -77,13 +80,12 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> Non
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None
-    print(results_table(results))
-    print(f"\nbest checkpoint, results and predictions: {config.output}")
+    return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
 
 
 def evaluate(
     run: str, *, tasks: str | None = None, split: str = "dev", checkpoint: str = "best", data: str | None = None
-) -> None:
+) -> str:
     """Measure a run on a split; predictions and results go to the run's folder.
 
     Args:
@@ -98,11 +100,11 @@ def evaluate(
     opened = open_run(run, checkpoint=checkpoint)
     prepared = None if data is None else Path(data)
     results = opened.evaluate(names_in(tasks), split=split, data=prepared)
-    print(results_table(results))
-    print(f"\npredictions: {Path(run) / 'predictions'}\nresults: {Path(run) / 'results.json'}")
+    folder = opened.folder
+    return f"{results_table(results)}\n\npredictions: {folder.predictions}\nresults: {folder.results_file}"
 
 
-def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best") -> None:
+def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best") -> str:
     """Predict rows, labelled or not, with one or several tasks in one pass through the encoder.
 
     Args:
@@ -118,13 +120,15 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
 
     names = names_in(task) or []
     predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
+    told = []
     for name, records in predictions.items():
         path = target if len(names) == 1 else target.with_suffix(f".{name}{target.suffix}")
         write_records(path, records)
-        print(f"{len(records)} predictions of {name}: {path}")
+        told.append(f"{len(records)} predictions of {name}: {path}")
+    return "\n".join(told)
 
 
-def score(predictions: str, *, metrics: str | None = None) -> None:
+def score(predictions: str, *, metrics: str | None = None) -> str:
     """Compute metrics from a prediction file alone.
 
     Args:
@@ -134,16 +138,19 @@ def score(predictions: str, *, metrics: str | None = None) -> None:
     from mtdnn.evaluation import score as score_file
 
     values = score_file(predictions, names_in(metrics) or ())
-    print(table([[name, number(value)] for name, value in values.items()]))
+    return table([[name, number(value)] for name, value in values.items()])
 
 
-def embed(run: str, *, input: str, output: str, pooling: str = "mean", checkpoint: str = "best") -> None:
+def embed(
+    run: str, *, input: str, output: str, task: str | None = None, pooling: str = "mean", checkpoint: str = "best"
+) -> str:
     """Write one vector per row, made by a run's encoder.
 
     Args:
         run: Folder of the run.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
         output: A .parquet file with columns `id` and `vector`.
+        task: The task whose columns the rows have. Default: the first with as many.
         pooling: mean of the real tokens' hidden states, or first: that of the first token.
         checkpoint: best, last or step-N.
     """
@@ -152,12 +159,12 @@ def embed(run: str, *, input: str, output: str, pooling: str = "mean", checkpoin
         raise ConfigError(fault("--pooling", "", unknown("pooling", pooling, ("mean", "first"))))
     from mtdnn.assemble import open_run
 
-    ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), pooling=pooling)
+    ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), task=task, pooling=pooling)
     write_vectors(target, ids, vectors)
-    print(f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}")
+    return f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}"
 
 
-def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> None:
+def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str:
     """Write encoder and head of one task as a Hugging Face model folder.
 
     Args:
@@ -166,14 +173,19 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> Non
         output: A new folder.
         checkpoint: best, last or step-N.
     """
+    folder = Path(output)
+    if folder.exists():
+        raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
     from mtdnn.assemble import open_run
-    from mtdnn.export import export as export_model
+    from mtdnn.export import export_task
 
-    export_model(open_run(run, checkpoint=checkpoint), task, Path(output))
-    print(f"model and tokenizer: {output}")
+    opened = open_run(run, checkpoint=checkpoint)
+    chosen_tasks(opened.tasks, task, flag="--task")
+    export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.hf.save_pretrained)
+    return f"model and tokenizer: {output}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function for function in (check, prepro, train, evaluate, predict, score, embed, export)
 }
 
@@ -219,7 +231,7 @@ def dispatch(name: str, words: Sequence[str]) -> None:
 
     function = COMMANDS[name]
     read = run_arguments if function is train else call_arguments
-    function(**read(function, words))
+    print(function(**read(function, words)))
 
 
 def overview() -> str:
@@ -249,8 +261,8 @@ def names_in(words: str | None) -> list[str] | None:
     return None if words is None else [name.strip() for name in words.split(",") if name.strip()]
 
 
-def chosen_tasks(tasks: Mapping[str, Any], words: str | None) -> dict[str, Any]:
-    """The tasks named in `rte,mrpc`, or all.
+def chosen_tasks(tasks: Mapping[str, Any], words: str | None, *, flag: str = "--tasks") -> dict[str, Any]:
+    """The tasks named in `rte,mrpc`, or all; `flag` names the place in messages.
 
     Raises:
         ConfigError: a name is not among them.
@@ -258,9 +270,9 @@ def chosen_tasks(tasks: Mapping[str, Any], words: str | None) -> dict[str, Any]:
     names = names_in(words)
     if names is None:
         return dict(tasks)
-    faults = [fault("--tasks", "", unknown("task", name, tasks)) for name in names if name not in tasks]
+    faults = [fault(flag, "", unknown("task", name, tasks)) for name in names if name not in tasks]
     if faults or not names:
-        raise ConfigError(faults or fault("--tasks", "", "names no task", f"Known: {', '.join(tasks)}."))
+        raise ConfigError(faults or fault(flag, "", "names no task", f"Known: {', '.join(tasks)}."))
     return {name: tasks[name] for name in names}
 
 
@@ -303,7 +315,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         for split, values in inner.items()
         if isinstance(values, Mapping)
     ]
-    metrics = list(dict.fromkeys(metric for _, _, values in splits for metric in values))
+    metrics = list(dict.fromkeys(("rows", *(metric for _, _, values in splits for metric in values))))
     lines = [["task", "split", *metrics]]
     lines += [
         [task, split, *(number(values[metric]) if metric in values else "" for metric in metrics)]

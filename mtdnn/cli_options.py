@@ -13,6 +13,7 @@ import types
 import typing
 from argparse import Action, ArgumentError, Namespace
 from collections.abc import Callable, Container, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
@@ -35,7 +36,7 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
     if function.__name__ == "check":
         parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
     parser.add_function_arguments(function, as_positional=True)
-    return dict(vars(_parsed(parser, argv)))
+    return dict(vars(_parsed(parser, _spelt_out(function, argv))))
 
 
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
@@ -92,6 +93,15 @@ def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
         strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
         near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
         raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.") + near) from error
+
+
+def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str]:
+    """`--dry_run` as `--dry_run true`, which the parser asks for."""
+    switches = {f"--{name}" for name, kind in typing.get_type_hints(function).items() if kind is bool}
+    spelt: list[str] = []
+    for word, following in zip_longest(argv, argv[1:]):
+        spelt += [word, "true"] if word in switches and following not in ("true", "false") else [word]
+    return spelt
 
 
 def _flags(parser: ArgumentParser) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
 READING_ORDER = """
-    errors registry seeding yaml_source legacy task_def run_config
-    batch ragged windows losses metrics metrics_tokens metrics_answers heads task_types
+    errors registry seeding yaml_source legacy task_def run_config run_folder
+    batch ragged windows losses metrics metrics_tokens metrics_answers metrics_ranking heads task_types
     subset
     data.row_source data.text_rows data.tables data.rows
     data.tokenizing data.arrow data.manifest data.encode data.prepro data.check data.store data.collate
@@ -21,7 +21,6 @@ READING_ORDER = """
     dropout packing encoder model
     regularizers objective optim
     checkpoint initialisation recorder evaluation export trainer progress
-    run_folder
     study_table statistics study_grid study_cells study_launchers study_plan study report
     run assemble schema cli_options cli
 """
