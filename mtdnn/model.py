@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +69,14 @@ class MultiTaskModel(nn.Module):
         return task_type.logits(self.heads[task_type.task.head_of or task], hidden, batch)
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
-        """Prediction records of several tasks from one pass through the encoder."""
+        """Prediction records of several tasks from one pass through the encoder.
+
+        The batch's labels are those of its own task; other tasks' records carry none.
+        """
+        found = {}
         with torch.inference_mode():
             hidden = self.hidden(batch)
-            return {
-                task: self.task_types[task].predict(self.task_logits(task, hidden, batch), batch) for task in tasks
-            }
+            for task in tasks:
+                rows = batch if task == batch.task else replace(batch, task=task, labels=None)
+                found[task] = self.task_types[task].predict(self.task_logits(task, hidden, rows), rows)
+        return found
