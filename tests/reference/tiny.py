@@ -1,4 +1,4 @@
-"""A random two-layer encoder with a task or two, and batches for it: seconds on a CPU, nothing downloaded."""
+"""A random encoder of one or two layers with two tasks, and batches for it; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ BLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(*, dropout: float = 0.0, dtype: torch.dtype = torch.float64, scale: float = 5.0, seed: int = 0, **task: Any):
+def make_model(
+    *,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+    scale: float = 5.0,
+    seed: int = 0,
+    layers: int = 2,
+    **task: Any,
+) -> MultiTaskModel:
     """A model with the tasks of `BLOCKS`, in training mode; `task` overrides keys of both blocks.
 
     Args:
@@ -31,7 +39,7 @@ def make_model(*, dropout: float = 0.0, dtype: torch.dtype = torch.float64, scal
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=32,
