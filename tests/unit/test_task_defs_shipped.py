@@ -16,6 +16,11 @@ NAMES = {
     "scitail.yml": ["scitail"],
     "anli.yml": ["anli"],
     "cs224n.yml": ["sst5", "cfimdb", "quora", "sts"],
+    "conll2003.yml": ["conll2003"],
+    "squad.yml": ["squad1", "squad2"],
+    "wikiqa.yml": ["wikiqa"],
+    "lm.yml": ["lm"],
+    "superglue.yml": ["boolq", "cb", "copa", "multirc", "record", "superglue_rte", "wic", "wsc"],
     "demo.yml": ["demo_sentiment", "demo_nli", "demo_similarity", "demo_target"],
 }
 

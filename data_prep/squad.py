@@ -1,0 +1,66 @@
+"""SQuAD 1.1 and 2.0 as distributed → canonical rows: `python -m data_prep.squad --input FOLDER --out data`.
+
+Reads train-v1.1.json and dev-v1.1.json into the task squad1, train-v2.0.json and dev-v2.0.json into squad2. A row is
+id, JSON list of [first character, answer] (empty: the question has no answer), context, question.
+
+Source: Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.rows_out import BREAKS, Dropped, Report, Row, run, write_rows
+from mtdnn.errors import DataError
+
+FILES = {
+    ("squad1", "train"): "train-v1.1.json",
+    ("squad1", "dev"): "dev-v1.1.json",
+    ("squad2", "train"): "train-v2.0.json",
+    ("squad2", "dev"): "dev-v2.0.json",
+}
+
+
+def convert(source: Path, out: Path) -> list[Report]:
+    """Convert the files that are there.
+
+    Raises:
+        DataError: none is, or one has another layout.
+    """
+    found = {place: source / name for place, name in FILES.items() if (source / name).is_file()}
+    if not found:
+        raise DataError(f"{source}: none of {', '.join(FILES.values())} is there.")
+    return [write_rows(out / task / f"{split}.tsv", read(path)) for (task, split), path in found.items()]
+
+
+def read(path: Path) -> Iterator[Row | Dropped]:
+    """A row for each question."""
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        for paragraph in paragraphs:
+            for question in paragraph["qas"]:
+                yield row_of(str(paragraph["context"]), question)
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"not in SQuAD's layout: {type(error).__name__} {error}"
+        raise DataError(f"{path}: {found}. data/paragraphs/qas are expected.") from error
+
+
+def row_of(context: str, question: Mapping[str, Any]) -> Row | Dropped:
+    """One question; characters are counted in the context as it is written, without space at its ends."""
+    id, shift = str(question["id"]), len(context) - len(context.lstrip())
+    context = BREAKS.sub(" ", context.strip())
+    given = [] if question.get("is_impossible") else question["answers"]
+    answers = [(int(each["answer_start"]) - shift, BREAKS.sub(" ", str(each["text"]))) for each in given]
+    if any(start < 0 or not text.strip() or context[start : start + len(text)] != text for start, text in answers):
+        return Dropped("an answer is not where it is said to stand", id)
+    if not answers and "is_impossible" not in question:
+        return Dropped("no answer", id)
+    return Row(id, json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False), (context, str(question["question"])))
+
+
+if __name__ == "__main__":
+    run(convert, __doc__ or "")
