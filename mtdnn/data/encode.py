@@ -23,7 +23,7 @@ from mtdnn.data.row_source import Columns, Part, Row, RowSource
 from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, Example, RowError, TaskType
+from mtdnn.task_types.base import TASK_TYPES, Column, Example, RowError, TaskType
 
 T = TypeVar("T")
 
@@ -91,10 +91,15 @@ class Job:
             return fault(row.where, "label", "none, in a train split", "Give a label, or remove the row.")
         return example
 
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, Column]:
+        """The stored columns of some rows."""
+        self.task_type.bind(tokenizer.hf)
+        return self.task_type.encode(examples, tokenizer.cutting_at(self.task.max_length))
+
     def duplicates(self, hashes: set[int]) -> Iterator[str]:
         """A fault for every row whose id an earlier row has, among rows whose id has one of these hashes."""
         seen: dict[str, str] = {}
-        for part in self.rows.parts():
+        for part in self.rows.parts() if hashes else ():
             for row in self.rows.read(part, self.columns):
                 if isinstance(row, str) or id_hash(row.values["id"]) not in hashes:
                     continue
@@ -112,7 +117,7 @@ class EncodedPart:
     Attributes:
         batch: its columns; None when it has faults.
         faults, num_faults: the first of them, and how many there are.
-        id_hashes: [rows] uint64.
+        id_hashes: [rows without a fault] uint64.
     """
 
     batch: pa.RecordBatch | None
@@ -139,6 +144,12 @@ def id_hash(text: str) -> int:
     return int(xxhash.xxh64_intdigest(text.encode()))
 
 
+def duplicate_hashes(hashes: np.ndarray) -> set[int]:
+    """Those that come more than once; rows are compared themselves only when two hashes are equal."""
+    ordered = np.sort(hashes)
+    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+
+
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
     """The columns of the rows of a part."""
     if tokenizer is None:
@@ -150,12 +161,9 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
             examples.append(found)
         else:
             faults.append(found)
-    if faults or not examples:
-        return EncodedPart(None, faults[:FAULTS_KEPT], len(faults), np.empty(0, np.uint64))
-    job.task_type.bind(tokenizer.hf)
-    columns = job.task_type.encode(examples, tokenizer.cutting_at(job.task.max_length))
     hashes = np.fromiter((id_hash(example.id) for example in examples), np.uint64, len(examples))
-    return EncodedPart(record_batch(columns), [], 0, hashes)
+    batch = None if faults or not examples else record_batch(job.encode(examples, tokenizer))
+    return EncodedPart(batch, faults[:FAULTS_KEPT], len(faults), hashes)
 
 
 def map_parts(

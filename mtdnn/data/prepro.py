@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter
-from mtdnn.data.encode import EncodedPart, Job, encode_part, map_parts
+from mtdnn.data.encode import EncodedPart, Job, duplicate_hashes, encode_part, map_parts
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, stored_block
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
@@ -106,26 +106,33 @@ def prepare_file(
     return read_manifest(folder) or wanted
 
 
-def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer | None = None) -> None:
+def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
     """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
-    faults: list[str] = []
-    for task in tasks.values():
-        try:
-            faults += TASK_TYPES.get(
-                task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type"
-            ).faults(task)
-        except ConfigError as error:
-            faults += error.faults
-        if tokenizer is not None:
-            faults += tokenizer.length_faults(task)
-            for warning in tokenizer.length_warnings(task):
-                logger.warning("%s", warning)
+    faults = [line for task in tasks.values() for line in block_faults(task, tokenizer)]
     if faults:
         raise ConfigError(faults)
+    for task in tasks.values():
+        for warning in tokenizer.length_warnings(task):
+            logger.warning("%s", warning)
 
 
-def readable_jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tuple[list[Job], dict[str, list[str]]]:
-    """The splits whose rows can be read, and the faults of the others, by task; a test split may be missing."""
+def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]:
+    """What the task's type and the tokenizer cannot use of a block."""
+    try:
+        task_type = TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type")
+    except ConfigError as error:
+        return list(error.faults)
+    return task_type.faults(task) + ([] if tokenizer is None else tokenizer.length_faults(task))
+
+
+def readable_jobs(
+    tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[str], object] = logger.warning
+) -> tuple[list[Job], dict[str, list[str]]]:
+    """The splits whose rows can be read, and the faults of the others, by task; a test split may be missing.
+
+    Args:
+        warn: told of a missing test split.
+    """
     jobs: list[Job] = []
     faults: dict[str, list[str]] = {}
     for task in tasks.values():
@@ -134,7 +141,7 @@ def readable_jobs(tasks: Mapping[str, TaskDef], data: str | Path | None) -> tupl
                 rows = open_split(task, split, data)
             except DataError as error:
                 if split in optional_splits(task):
-                    logger.warning("%s (a test split, left out)", error)
+                    warn(f"{error} It is a test split, and left out.")
                 else:
                     faults.setdefault(task.name, []).extend(error.faults)
                 continue
@@ -236,9 +243,9 @@ class _Split:
         self.parts_left -= 1
         self.num_faults += part.num_faults
         self.faults += part.faults[: FAULTS_TOLD - len(self.faults)]
+        self.id_hashes.append(part.id_hashes)
         if part.batch is not None and not self.num_faults:
             self.writer.write(part.batch)
-            self.id_hashes.append(part.id_hashes)
 
 
 def _write_all(
@@ -276,16 +283,11 @@ def _partial(staging: Path, job: Job) -> Path:
 
 def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[str]:
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
-    faults = split.faults
-    if not split.num_faults:
-        faults = _duplicate_ids(job, np.concatenate(split.id_hashes))
-        split.num_faults = len(faults)
+    twins = list(job.duplicates(duplicate_hashes(np.concatenate(split.id_hashes))))
+    faults = shortened(split.faults, split.num_faults, job) + shortened(twins, len(twins), job)
     if faults:
         split.writer.abandon()
-        more = split.num_faults - FAULTS_TOLD
-        return faults[:FAULTS_TOLD] + (
-            [fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else []
-        )
+        return faults
     split.writer.close(wanted.source["sha256"])
     described(wanted, split.writer.folder, job).write(split.writer.folder)
     split.writer.folder.rename(_place(staging, job))
@@ -305,11 +307,10 @@ def described(wanted: Manifest, folder: Path, job: Job) -> Manifest:
     )
 
 
-def _duplicate_ids(job: Job, hashes: np.ndarray) -> list[str]:
-    """A fault for every row whose id an earlier row has; rows are read again only when two hashes are equal."""
-    ordered = np.sort(hashes)
-    twins = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    return list(job.duplicates(twins)) if twins else []
+def shortened(faults: list[str], number: int, job: Job) -> list[str]:
+    """The first faults of a file, and how many more there are."""
+    more = number - FAULTS_TOLD
+    return faults[:FAULTS_TOLD] + ([fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else [])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,7 +127,8 @@ class Tokenizer:
 
     def _slow(self, texts: list[Any], max_length: int) -> _Block:
         """Through a tokenizer written in Python."""
-        encoded = [self._one(text, truncation=True, max_length=max_length) for text in texts]
+        with _quiet_transformers():  # which warns of every pair that it does not tell what it cut
+            encoded = [self._one(text, truncation=True, max_length=max_length) for text in texts]
         ids = [each["input_ids"] for each in encoded]
         segments = [each["token_type_ids"] for each in encoded] if self.has_segments else []
         whole = (
@@ -149,6 +151,18 @@ class _Block:
     truncated: list[bool]
 
 
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def _blocks(texts: Sequence[tuple[str, ...]]) -> Iterator[list[Any]]:
     """A few rows at a time, in the form tokenizers take: a text or a pair."""
     for start in range(0, len(texts), ROWS_AT_ONCE):
@@ -165,8 +179,8 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     encoder = str(encoder)
-    if Path(encoder).is_dir():
-        _refuse_folder_without(Path(encoder))
+    if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
+        raise ConfigError(_told_missing(Path(encoder)))
     try:
         hf = AutoTokenizer.from_pretrained(encoder)
     except (
@@ -175,17 +189,20 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         message = " ".join(str(error).split())
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
         raise ConfigError(fault("encoder", "", f"no tokenizer for '{encoder}': {message[:300]}", fix)) from error
+    if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
+        raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
     return Tokenizer(encoder, hf, _max_positions(encoder, hf))
 
 
-def _refuse_folder_without(folder: Path) -> None:
-    """transformers makes an empty tokenizer where a folder has a configuration but no vocabulary."""
-    names = sorted(path.name for path in folder.iterdir())
-    if any(name in TOKENIZER_FILES for name in names):
-        return
-    found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …; there: {', '.join(names[:10])}"
-    fix = "Save the tokenizer there: AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
-    raise ConfigError(fault("encoder", "", found, fix))
+def _has_tokenizer_files(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
+
+
+def _told_missing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    there = f"; there: {', '.join(names[:10])}" if names else ""
+    found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"
+    return fault("encoder", "", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
 
 
 def _max_positions(encoder: str, hf: PreTrainedTokenizerBase) -> int | None:

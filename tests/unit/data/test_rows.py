@@ -79,7 +79,10 @@ def test_another_encoding_is_refused_with_line_and_byte(tmp_path):
     [
         (b"", "train.tsv: the file is empty. Add rows, or remove the split."),
         (b"\xef\xbb\xbf", "train.tsv: the file is empty. Add rows, or remove the split."),
-        ("1\tyes\tA\n".encode("utf-16"), "train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8."),
+        (
+            "1\tyes\tA\n".encode("utf-16"),
+            "train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8.",
+        ),
     ],
 )
 def test_a_file_that_is_unusable_as_a_whole_is_refused(tmp_path, content, message):
@@ -134,7 +137,7 @@ def test_csv_faults_name_the_line(tmp_path):
 
 def test_a_missing_column_is_told_once_with_those_present(tmp_path):
     path = written(tmp_path / "train.csv", "id,label,sentence\n1,yes,a\n2,no,b\n")
-    with pytest.raises(DataError, match="train.csv:1: no column 'text'; present: id, label, sentence"):
+    with pytest.raises(DataError, match=r"train.csv:1: no column 'text'; present: id, label, sentence"):
         list(read_rows(path, TEXT))
 
 
@@ -150,7 +153,9 @@ def test_parquet_rows_are_read_by_name(tmp_path):
 
 
 def test_class_numbers_of_a_hub_data_set_become_names():
-    features = Features({"idx": Value("int32"), "sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    features = Features(
+        {"idx": Value("int32"), "sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])}
+    )
     dataset = Dataset.from_dict({"idx": [5, 6], "sentence": ["A", "B"], "label": [1, -1]}, features=features)
     rows = HubRows("org/data/train", dataset, {"id": "idx", "text": "sentence"})
     found = list(rows.read(Part(0, 2, 1), TEXT))
@@ -160,13 +165,14 @@ def test_class_numbers_of_a_hub_data_set_become_names():
     ]
     assert found[1].where == "org/data/train:2"
     assert HubRows("org/data/train", dataset, {}).faults(TEXT) == [
-        "org/data/train: no column 'text'; present: idx, sentence, label. Name theirs under the task's `source.columns`."
+        "org/data/train: no column 'text'; present: idx, sentence, label. "
+        "Name theirs under the task's `source.columns`."
     ]
 
 
 @pytest.mark.parametrize("kind", ["tsv", "jsonl", "csv", "parquet"])
 def test_parts_of_any_size_give_the_rows_of_the_whole(tmp_path, kind):
-    texts = [f"text {number}, \u2028 \"q\" {'x' * (number % 7)}" for number in range(50)]
+    texts = [f'text {number}, \u2028 "q" {"x" * (number % 7)}' for number in range(50)]
     if kind == "csv":
         texts[7] += "\nsecond line\n"
     path = tmp_path / f"train.{kind}"
@@ -188,7 +194,9 @@ def test_parts_of_any_size_give_the_rows_of_the_whole(tmp_path, kind):
     assert len(list(source.parts(500 if kind != "parquet" else 3000))) > 2
 
 
-@pytest.mark.parametrize("name", ["rte/train.tsv", "rte_train.tsv", "rte/train.jsonl", "rte_train.csv", "rte/train.parquet"])
+@pytest.mark.parametrize(
+    "name", ["rte/train.tsv", "rte_train.tsv", "rte/train.jsonl", "rte_train.csv", "rte/train.parquet"]
+)
 def test_both_layouts_and_all_endings_are_found(tmp_path, name):
     path = written(tmp_path / name, "x")
     assert find_split(tmp_path, "rte", "train") == path
@@ -213,7 +221,7 @@ def test_two_files_for_one_split_are_refused(tmp_path):
 
 
 def test_an_unknown_ending_is_refused(tmp_path):
-    with pytest.raises(DataError, match="unknown ending '.xls'; known: .tsv, .jsonl, .csv, .parquet"):
+    with pytest.raises(DataError, match=r"unknown ending '.xls'; known: .tsv, .jsonl, .csv, .parquet"):
         rows_of(written(tmp_path / "rows.xls", "x"))
     with pytest.raises(DataError, match=r"rows.tsv: no such file. Check the path"):
         rows_of(tmp_path / "rows.tsv")

@@ -1,0 +1,327 @@
+"""Rows on disk → prepared splits: what is in them, what is refused, and that nothing is ever half there."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from filelock import FileLock
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+import mtdnn.data.prepro as prepro
+from mtdnn.data.arrow import SplitFile, SplitWriter
+from mtdnn.data.encode import Job
+from mtdnn.data.prepro import prepare, prepare_file
+from mtdnn.data.text_rows import TextRows
+from mtdnn.data.tokenizing import load_tokenizer
+from mtdnn.errors import ConfigError, DataError
+from tests.reference.project import WORDS, save_encoder
+
+SHARED = Path(__file__).parents[4] / "shared"
+
+
+def prepared(project, encoder, **settings):
+    return prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1, **settings)
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def faults_of(project, encoder):
+    with pytest.raises(DataError) as caught:
+        prepared(project, encoder)
+    return [line.replace(f"{project.data}/", "") for line in caught.value.faults]
+
+
+def test_tokens_segments_and_labels_are_those_of_the_tokenizer_and_the_rows(project, encoder):
+    prepared(project, encoder)
+    plain = AutoTokenizer.from_pretrained(encoder)
+    rows = [line.split("\t") for line in (project.data / "nli/train.tsv").read_text().splitlines()]
+    wanted = plain([row[2] for row in rows], [row[3] for row in rows], truncation=True, max_length=16)
+    store = load_from_disk(project.out / "nli/train")
+    assert store["input_ids"][:] == wanted["input_ids"]
+    assert store["token_type_ids"][:] == wanted["token_type_ids"]
+    assert store["id"][:] == ["n1", "n2", "n3"]
+    assert store["label"][:] == [0, 1, 0]
+    assert store["truncated"][:] == [False, True, False]
+    like = load_from_disk(project.out / "like/train")
+    assert like["label"][:] == [2.5, 0.0]
+    assert like["truncated"][:] == [False, True]  # 12 tokens hold 10 of its 11 words and full stop
+
+
+def test_the_manifest_counts_what_is_in_the_split(project, encoder):
+    made = prepared(project, encoder)
+    manifest = made["nli"]["dev"]
+    assert (manifest.rows, manifest.truncated_rows) == (2, 0)
+    assert manifest.labels == {"unlabelled": 1, "counts": {"yes_": 0, "no_": 1}}
+    assert manifest.lengths["total"] == 9 + 9  # 3 special tokens, 2 words and a full stop in each of two texts
+    assert made["like"]["train"].labels["values"] == {
+        "min": 0.0, "q25": 0.625, "median": 1.25, "q75": 1.875, "max": 2.5, "mean": 1.25,
+    }  # fmt: skip
+    written = json.loads((project.out / "nli/dev/manifest.json").read_text())
+    assert written["rows"] == 2
+    assert written["source"]["path"] == str(project.data / "nli/dev.tsv")
+
+
+def test_a_missing_test_split_is_a_warning_and_a_missing_dev_split_a_fault(project, encoder, caplog):
+    assert set(prepared(project, encoder)["nli"]) == {"train", "dev"}
+    assert "nli/test: no rows for this split" in caplog.text
+    shutil.rmtree(project.out)
+    (project.data / "like/dev.tsv").unlink()
+    assert faults_of(project, encoder)[0].startswith("like/dev: no rows for this split")
+    assert not (project.out / "like").exists()
+    assert (project.out / "nli/train/manifest.json").exists()
+
+
+def test_unchanged_input_is_left_alone_and_a_change_makes_only_its_split_anew(project, encoder):
+    prepared(project, encoder)
+    before = files_of(project.out)
+    prepared(project, encoder)
+    assert files_of(project.out) == before
+    project.rows("nli/dev", ["d1\tyes_\tA boat.\tThe lake."])
+    made = prepared(project, encoder)
+    changed = {path for path, time in files_of(project.out).items() if before.get(path) != time}
+    assert {path.parts[:2] for path in changed} == {("nli", "dev")}
+    assert made["nli"]["dev"].labels["counts"] == {"yes_": 1, "no_": 0}
+
+
+def test_only_keys_that_change_what_is_stored_make_a_split_anew(project, encoder):
+    prepared(project, encoder)
+    before = files_of(project.out)
+    text = project.definitions.read_text()
+    project.define(text.replace("  max_length: 12", "  max_length: 12\n  dropout: 0.4\n  batch_size: 3\n  max_rows: 1"))
+    prepared(project, encoder)
+    assert files_of(project.out) == before
+    project.define(text.replace("max_length: 12", "max_length: 11"))
+    prepared(project, encoder)
+    changed = {path for path, time in files_of(project.out).items() if before.get(path) != time}
+    assert {path.parts[0] for path in changed} == {"like"}
+
+
+def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for_its_task(project, encoder):
+    project.rows(
+        "nli/train",
+        ["n1\tyes_\tA.\tB.", "n2\tyess_\tA.\tB.", "n3\t-\tA.\tB.", "n4\tno_\t \tB.", "n5\tno_\tA.", "n1\tno_\tA.\tB."],
+    )
+    project.rows("nli/dev", ["d1\tmaybe\tA boat.\tThe lake."])
+    place = f"{project.definitions}:4"
+    assert faults_of(project, encoder) == [
+        f"nli/train.tsv:2: label: 'yess_' is not in nli.labels ({place}): yes_, no_. Did you mean 'yes_'? "
+        "Fix the row, or add the label.",
+        "nli/train.tsv:3: label: none, in a train split. Give a label, or remove the row.",
+        "nli/train.tsv:4: premise: empty text. Give the text, or remove the row.",
+        "nli/train.tsv:5: 3 columns; 4 expected: id, label, premise, hypothesis. "
+        "Columns are split by one tab; a text holds none.",
+        "nli/train.tsv:6: id: 'n1' is also the id of nli/train.tsv:1. Rename one of them.",
+        f"nli/dev.tsv:1: label: 'maybe' is not in nli.labels ({place}): yes_, no_. Fix the row, or add the label.",
+    ]
+    assert not (project.out / "nli").exists()
+    assert (project.out / "like/train/manifest.json").exists()
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "much"])
+def test_a_label_that_is_no_finite_number_is_refused(project, encoder, label):
+    project.rows("like/train", [f"l1\t{label}\tA red kite."])
+    assert faults_of(project, encoder)[0].startswith(f"like/train.tsv:1: label: '{label}' is not a")
+
+
+def test_duplicate_ids_are_told_with_both_lines(project, encoder):
+    project.rows("nli/dev", ["d1\tno_\tA.\tB.", "d2\tno_\tA.\tB.", "d1\tyes_\tC.\tD."])
+    found = faults_of(project, encoder)
+    assert found == ["nli/dev.tsv:3: id: 'd1' is also the id of nli/dev.tsv:1. Rename one of them."]
+
+
+def test_a_file_full_of_faults_shows_the_first_twenty(project, encoder):
+    project.rows("nli/train", [f"n{number}\twhat\tA.\tB." for number in range(50)])
+    found = faults_of(project, encoder)
+    assert len(found) == 21
+    assert found[-1] == "nli/train.tsv: 30 more faults like these"
+
+
+def test_faults_leave_the_split_made_before_in_its_place(project, encoder):
+    prepared(project, encoder)
+    before = files_of(project.out / "nli")
+    project.rows("nli/dev", ["d1\tmaybe\tA boat.\tThe lake."])
+    faults_of(project, encoder)
+    assert files_of(project.out / "nli") == before
+
+
+def test_several_processes_give_the_same_file_as_one(project, encoder, monkeypatch):
+    project.rows("nli/train", [f"n{number}\tyes_\tA kite {number}.\tThe lake." for number in range(300)])
+    parts = TextRows.parts
+    monkeypatch.setattr(TextRows, "parts", lambda self, size=700: parts(self, size))
+    prepared(project, encoder)
+    one = (project.out / "nli/train/data-00000-of-00001.arrow").read_bytes()
+    shutil.rmtree(project.out)
+    prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=3)
+    assert (project.out / "nli/train/data-00000-of-00001.arrow").read_bytes() == one
+    assert SplitFile(project.out / "nli/train").column("id") == [f"n{number}" for number in range(300)]
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_says_so(project, encoder, monkeypatch):
+    def no_room(self, batch):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SplitWriter, "write", no_room)
+    with pytest.raises(DataError, match=r"no space left on the disk. Make room and run the same command again"):
+        prepared(project, encoder)
+    assert not list(project.out.rglob("*.arrow"))
+
+
+def test_a_killed_run_is_gone_on_with_from_its_whole_splits(project, encoder, monkeypatch):
+    finish, calls = prepro._finish, []
+
+    def killed_at_the_second(job, *rest):
+        calls.append(job.key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return finish(job, *rest)
+
+    monkeypatch.setattr(prepro, "_finish", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(project, encoder)
+    assert not (project.out / "nli").exists()
+    monkeypatch.setattr(prepro, "_finish", lambda job, *rest: (calls.append(job.key), finish(job, *rest))[1])
+    prepared(project, encoder)
+    assert calls == [("nli", "train"), ("nli", "dev"), ("nli", "dev"), ("like", "train"), ("like", "dev")]
+    assert not (project.out / ".staging").exists()
+
+
+def test_whole_splits_of_a_killed_run_that_no_longer_fit_are_not_used(project, encoder, monkeypatch):
+    promote = prepro._promote
+    monkeypatch.setattr(prepro, "_promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepared(project, encoder)
+    monkeypatch.setattr(prepro, "_promote", promote)
+    (project.out / ".staging/nli/train.partial").mkdir()
+    project.rows("nli/train", ["n9\tno_\tA.\tB."])
+    assert prepared(project, encoder)["nli"]["train"].rows == 1
+    assert not list(project.out.rglob("*.partial"))
+
+
+def test_sigkill_in_the_middle_loses_nothing_and_leaves_no_process(project, encoder, monkeypatch):
+    project.rows("nli/train", [f"n{number}\tyes_\tA kite {number}.\tThe lake." for number in range(8_000)])
+    parts = TextRows.parts
+    monkeypatch.setattr(TextRows, "parts", lambda self, size=5_000: parts(self, size))
+    settings = {"data": project.data, "encoder": encoder, "out": project.out, "num_workers": 2}
+    reading, writing = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=prepare, args=(project.tasks,), kwargs=settings)
+    process.start()
+    os.close(writing)
+    partial = project.out / ".staging/nli/train.partial/data-00000-of-00001.arrow"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 20_000):
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert os.read(reading, 1) == b""  # the end comes when the last worker has gone
+    os.close(reading)
+    assert not (project.out / "nli").exists()
+    prepare(project.tasks, **settings)
+    assert len(SplitFile(project.out / "nli/train")) == 8_000
+    assert not (project.out / ".staging").exists()
+
+
+def test_a_second_prepro_into_the_same_folder_is_told_to_wait(project, encoder):
+    project.out.mkdir()
+    with FileLock(project.out / ".lock"), pytest.raises(DataError, match="another mtdnn prepro is writing here"):
+        prepared(project, encoder)
+
+
+def test_an_encoder_folder_without_tokenizer_is_told(project, encoder, tmp_path):
+    (tmp_path / "model").mkdir()
+    shutil.copy(encoder / "config.json", tmp_path / "model")
+    with pytest.raises(ConfigError) as caught:
+        prepared(project, tmp_path / "model")
+    assert str(caught.value) == (
+        f"encoder: '{tmp_path}/model' has no tokenizer, none of tokenizer.json, tokenizer.model, vocab.txt, "
+        "vocab.json, …; there: config.json. "
+        "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
+    )
+    shutil.copy(encoder / "tokenizer_config.json", tmp_path / "model")
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        prepared(project, tmp_path / "model")
+    with pytest.raises(ConfigError, match="no tokenizer for 'no-such/encoder'"):
+        prepared(project, "no-such/encoder")
+
+
+def test_a_max_length_that_the_encoder_cannot_take_is_refused(project, encoder, tmp_path):
+    short = save_encoder(tmp_path / "short", WORDS, max_positions=14)
+    with pytest.raises(ConfigError) as caught:
+        prepared(project, short)
+    place = f"{project.definitions}:5: nli.max_length"
+    assert str(caught.value) == f"{place}: 16 tokens; {short} takes at most 14. Set max_length to 14 or less."
+    project.define(project.definitions.read_text().replace("max_length: 16", "max_length: 4"))
+    with pytest.raises(ConfigError, match=r"4 tokens; .* adds 3 special ones to a row. Set max_length to 5 or more"):
+        prepared(project, encoder)
+
+
+def test_equal_tokenizers_are_recognised_wherever_they_were_saved(encoder, tmp_path):
+    tokenizer = load_tokenizer(encoder)
+    tokenizer.cutting_at(7)([("A kite.",)])
+    tokenizer.hf.save_pretrained(tmp_path / "copy")
+    assert load_tokenizer(tmp_path / "copy").sha256 == tokenizer.sha256
+    assert load_tokenizer(save_encoder(tmp_path / "other", WORDS[::-1])).sha256 != tokenizer.sha256
+
+
+def test_a_tokenizer_written_in_python_gives_what_it_gives_by_itself(tmp_path):
+    plain = ByT5Tokenizer()
+    plain.save_pretrained(tmp_path)
+    texts = [("A kite.", "The lake."), ("A very long kite indeed.", "B.")]
+    columns = load_tokenizer(tmp_path).cutting_at(20)(texts)
+    wanted = [plain(*pair, truncation=True, max_length=20)["input_ids"] for pair in texts]
+    assert [columns["input_ids"].row(row).tolist() for row in range(2)] == wanted
+    assert columns["truncated"].tolist() == [False, True]
+    assert "token_type_ids" not in columns
+
+
+def test_one_file_is_prepared_with_or_without_its_labels(project, encoder, tmp_path):
+    path = project.rows("nli/new", ["a\twhat\tA kite.\tThe lake.", "b\t\tA boat.\tThe lake."])
+    tokenizer, task = load_tokenizer(encoder), project.tasks["nli"]
+    with pytest.raises(DataError, match=r"new.tsv:1: label: 'what' is not in nli.labels"):
+        prepare_file(path, task, tokenizer, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    manifest = prepare_file(path, task, tokenizer, tmp_path / "new", labels="ignored")
+    assert (manifest.rows, manifest.labels["unlabelled"]) == (2, 2)
+
+
+def test_rows_joined_by_their_type_are_read_as_one_part(project, monkeypatch):
+    job = Job(project.tasks["nli"], "train", prepro.open_split(project.tasks["nli"], "train", project.data), "required")
+    monkeypatch.setattr(type(job.task_type), "group_by", "label")
+    monkeypatch.setattr(
+        type(job.task_type), "join", lambda self, rows: {**rows[0], "id": "+".join(r["id"] for r in rows)}
+    )
+    (part,) = job.parts()
+    assert [example.id for example in job.examples(part)] == ["n1+n3", "n2"]
+
+
+@pytest.mark.skipif(not (SHARED / "models/all-MiniLM-L6-v2").is_dir(), reason="needs the real encoder and data")
+@pytest.mark.parametrize("name", ["rte", "stsb"])
+def test_real_rows_equal_a_plain_call_of_the_real_tokenizer(project, name):
+    folder = SHARED / "models/all-MiniLM-L6-v2"
+    labels = "labels: [entailment, not_entailment]" if name == "rte" else ""
+    kind = "classification" if name == "rte" else "regression"
+    project.define(f"{name}:\n  task_type: {kind}\n  inputs: [first, second]\n  max_length: 64\n  {labels}\n")
+    prepare(project.tasks, data=SHARED / "data", encoder=folder, out=project.out, num_workers=2)
+    for split in ("train", "dev"):
+        lines = (SHARED / "data" / name / f"{split}.tsv").read_text(encoding="utf-8").split("\n")[:-1]
+        ids, given, first, second = zip(*(line.split("\t") for line in lines), strict=True)
+        plain = AutoTokenizer.from_pretrained(folder)
+        wanted = plain(list(first), list(second), truncation=True, max_length=64)
+        file = SplitFile(project.out / name / split)
+        store = file.take(np.arange(len(file)))
+        assert store["id"] == list(ids)
+        for column in ("input_ids", "token_type_ids"):
+            assert store[column].values.tolist() == [value for row in wanted[column] for value in row]
+            assert store[column].lengths.tolist() == list(map(len, wanted[column]))
+        index = {"entailment": 0, "not_entailment": 1}
+        expected = [index[label] for label in given] if name == "rte" else np.float32(given).tolist()
+        assert store["label"].tolist() == expected
