@@ -51,20 +51,17 @@ class Regression(TaskType):
 
     def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
         """`unlabelled` rows, and minimum, quartiles, maximum and mean of the labels."""
-        values = stored[~np.isnan(stored)].astype(np.float64)
+        values = stored[~np.isnan(stored)]
         summary: dict[str, Any] = {"unlabelled": len(stored) - len(values)}
-        if len(values):
-            names = ("min", "q25", "median", "q75", "max")
-            quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).round(6).tolist()
-            summary["values"] = {**dict(zip(names, quartiles, strict=True)), "mean": round(float(values.mean()), 6)}
-        return summary
+        return {**summary, "values": number_summary(values)} if len(values) else summary
 
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] float32; NaN for rows without a label."""
         return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.float32))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self.loss_function(logits.squeeze(-1), batch.labels)
+        labels = batch.labels
+        return self.loss_function(logits.squeeze(-1), labels, None if labels is None else ~labels.isnan())
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())
@@ -78,3 +75,10 @@ class Regression(TaskType):
             {"id": row_id, "prediction": value, "label": self.label_name(label), "scores": {}}
             for row_id, value, label in zip(batch.row_ids, logits.float().squeeze(-1).tolist(), labels, strict=True)
         ]
+
+
+def number_summary(numbers: np.ndarray) -> dict[str, float]:
+    """Minimum, quartiles, maximum and mean of at least one number."""
+    names = ("min", "q25", "median", "q75", "max")
+    quartiles = np.quantile(numbers.astype(np.float64), (0, 0.25, 0.5, 0.75, 1)).round(6).tolist()
+    return {**dict(zip(names, quartiles, strict=True)), "mean": round(float(numbers.mean(dtype=np.float64)), 6)}
