@@ -69,9 +69,10 @@ def prepro(
 
 def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str:
     """Train one encoder on the tasks of a run."""
-    from mtdnn.run_config import load_run_config
+    from mtdnn.run_config import run_config_of, run_source
 
-    config = load_run_config(run, overrides)
+    source = run_source(run, overrides)
+    config = run_config_of(source)
     from mtdnn.assemble import train as train_run
     from mtdnn.trainer import Interrupted
 
@@ -80,6 +81,8 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None
+    except ConfigError as error:
+        raise ConfigError([source.placed(line) for line in error.faults]) from error
     return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
 
 

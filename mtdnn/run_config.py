@@ -124,13 +124,25 @@ class RunConfig(Frozen):
 
 
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run in a YAML file with overrides laid over it.
+    """The run in a YAML file with overrides laid over it; see `run_source`.
+
+    Raises:
+        ConfigError: every fault, with file:line, or `--key` for one that was overridden.
+    """
+    return run_config_of(run_source(path, overrides))
+
+
+def run_config_of(source: YamlSource) -> RunConfig:
+    """The run in a document. Raises as `load_run_config`."""
+    return validated(RunConfig, source.value, source)
+
+
+def run_source(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> YamlSource:
+    """A YAML file with overrides laid over it, each value remembering where it comes from.
 
     Args:
         path: the file; None starts from nothing.
         overrides: dotted key → value, e.g. {"optimizer.lr": 3e-5}; a value given here replaces the file's.
-    Raises:
-        ConfigError: every fault, with file:line, or `--key` for one that was overridden.
     """
     source = read_yaml(path) if path is not None else YamlSource(path="command line", value={})
     value, lines = dict(source.value), dict(source.lines)
@@ -138,13 +150,12 @@ def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any]
     for keys, given in zip(flags, (overrides or {}).values(), strict=True):
         _set(value, keys, given)
         lines = {at: line for at, line in lines.items() if at[: len(keys)] != keys}
-    return validated(RunConfig, value, YamlSource(path=source.path, value=value, lines=lines, flags=flags))
+    return YamlSource(path=source.path, value=value, lines=lines, flags=flags)
 
 
 def run_config_from_yaml(text: str, *, path: str = "run.yml") -> RunConfig:
     """The run in a YAML text; `path` names it in messages."""
-    source = parse_yaml(text, path=path)
-    return validated(RunConfig, source.value, source)
+    return run_config_of(parse_yaml(text, path=path))
 
 
 def _set(value: dict[str, Any], keys: tuple[str, ...], given: object) -> None:

@@ -52,6 +52,15 @@ class YamlSource:
                 return f"{self.path}:{self.lines[keys[:end]]}"
         return self.path
 
+    def placed(self, line: str) -> str:
+        """A fault found later, which begins with one of the document's keys, with the place of that key before it."""
+        key, _, rest = line.partition(": ")
+        keys = tuple(key.split("."))
+        if keys[0] not in self.value or not rest:
+            return line
+        where = self.where(keys)
+        return f"{where}: {rest if where == f'--{key}' else line}"
+
     def holds(self, keys: KeyPath) -> bool:
         """Whether the document has that key."""
         value: Any = self.value

@@ -107,6 +107,22 @@ def test_a_value_given_as_a_flag_is_told_by_the_flag():
     assert str(caught.value) == "--inner.rate: 0: input should be greater than 0"
 
 
+@pytest.mark.parametrize(
+    ("line", "placed"),
+    [
+        ("inner.rate: 0 is too little", "a.yml:3: inner.rate: 0 is too little"),
+        ("inner.other: is missing", "a.yml:2: inner.other: is missing"),
+        ("name: unknown", "--name: unknown"),
+        ("rows.tsv:3: label: unknown", "rows.tsv:3: label: unknown"),
+        ("nothing but words", "nothing but words"),
+    ],
+)
+def test_a_fault_found_later_gets_the_place_of_its_key(line, placed):
+    lines = {("inner",): 2, ("inner", "rate"): 3}
+    source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, lines, flags=[("name",)])
+    assert source.placed(line) == placed
+
+
 def test_a_sound_document_becomes_its_model():
     assert validated(Outer, *both("name: x\ninner: {rate: 2}\n")) == Outer(name="x", inner=Inner(rate=2))
 
