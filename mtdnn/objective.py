@@ -124,7 +124,7 @@ class Objective:
     def _part(self, terms: Terms, task: str, row_share: float, label_share: float) -> LossPart:
         """Terms of one task with its weight and this part's shares."""
         loss = self.model.task_types[task].task.weight * label_share * terms.loss
-        named = {"task": label_share * terms.loss.detach()}
+        named = {"task": label_share * terms.log_share * terms.loss.detach()}
         if terms.penalty is not None:
             loss = loss + row_share * terms.penalty
         if terms.measured is not None:

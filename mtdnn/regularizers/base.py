@@ -245,12 +245,14 @@ class Terms:
         penalty: the part that is a mean over rows, times its weight, a scalar; None without one.
         measured: the penalty without its weight, for the log.
         then_update: the optimizer moves right after this backward pass, though the step goes on.
+        log_share: factor of the loss in the log, where several losses of a step are its replays.
     """
 
     loss: Tensor
     penalty: Tensor | None = None
     measured: Tensor | None = None
     then_update: bool = False
+    log_share: float = 1.0
 
 
 @dataclass(frozen=True)

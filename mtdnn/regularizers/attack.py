@@ -1,0 +1,74 @@
+"""What adversarial training on the labels has in common: perturbations that climb the task's own loss.
+
+Dimensions: N sequences, T tokens, E size of the word embeddings.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.perturbation import (
+    Norm,
+    PerturbationOptions,
+    PerturbationRegularizer,
+    Scope,
+    Size,
+    SizeOrZero,
+    beyond,
+    direction,
+    projected,
+)
+
+
+class AttackOptions(PerturbationOptions):
+    """Defaults: the FreeLB authors' values for MNLI (`adv_lr`, `adv_init_mag`, `adv_max_norm: 0`, `adv_steps`)."""
+
+    weight: float = Field(1.0, ge=0, le=1, description="Share of the adversarial loss; the clean one has the rest.")
+    steps: int = Field(3, ge=1, description="K, ascent steps.")
+    eta: Size = Field(0.04, description="α, length of an ascent step.")
+    start: SizeOrZero = Field(0.08, description="Norm bound of the random start; 0 starts at the word embeddings.")
+    epsilon: Size | None = Field(None, description="ε, radius of the ball the perturbation stays in; null = none.")
+    norm: Norm = Field("l2", description="Of start, steps and ball.")
+    scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
+
+
+class Attack(PerturbationRegularizer):
+    """A regularizer whose loss at perturbed embeddings takes the share `weight` of the task's loss."""
+
+    Options = AttackOptions
+    size_names = ("epsilon", "eta", "start")
+
+    def coordinate_size(self, embedding_size: int) -> float | None:
+        size = min(self.sizes["eta"], self.sizes.get("epsilon", self.sizes["eta"]))
+        return size if self.options.norm == "inf" else size / float(embedding_size) ** 0.5
+
+    @property
+    def _clean_cost(self) -> float:
+        """Forward units of the clean loss, which only a share below 1 needs."""
+        return 0.0 if self.weight == 1 else 3.0
+
+    def start(self, forward_pass: ForwardPass) -> Tensor:
+        """[N, T, E]: uniform in ±start in each coordinate; for l2 divided by the root of the number of coordinates."""
+        delta = forward_pass.noise(self.sizes["start"], uniform=True)
+        if self.options.norm == "inf":
+            return delta
+        tokens = forward_pass.mask.sum(dim=1)[:, None, None] if self.options.scope == "example" else 1
+        return delta / (tokens * delta.shape[2]) ** 0.5
+
+    def climbed(self, delta: Tensor, gradient: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """[N, T, E]: the perturbation after a step along the gradient, back in its ball; zero at padding."""
+        norm, scope = self.options.norm, self.options.scope
+        gradient = gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0)
+        moved = delta.detach() + self.sizes["eta"] * direction(gradient, norm, scope)
+        if "epsilon" not in self.sizes:
+            self.note(moved, forward_pass)
+            return moved
+        limit = self.sizes["epsilon"]
+        self.note(projected(moved, limit, norm, scope), forward_pass, beyond(moved, limit, norm, scope))
+        return projected(moved, limit, norm, scope)
+
+    def attacked_loss(self, forward_pass: ForwardPass, delta: Tensor) -> Tensor:
+        """The task's loss at word embeddings + δ, in a graph of its own."""
+        return forward_pass.loss(self.perturbed(forward_pass, forward_pass.embed() + delta))

@@ -1,0 +1,46 @@
+"""FreeLB: the loss averaged along the path of an attack, whose gradients serve weights and attack alike.
+
+Source: Zhu et al. 2020, arXiv 1909.11764, Algorithm 1; same dropout masks in all steps as in its section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from mtdnn.regularizers.attack import Attack
+from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, Terms
+
+
+@REGULARIZERS.register("free_lb")
+class FreeLB(Attack):
+    """(1/K) Σ_k L(f(x + δ_k), y), δ_{k+1} = Π(δ_k + α g/‖g‖), g = ∇_δ L(f(x + δ_k), y), k = 0 … K−1.
+
+    Each of the K passes goes backward before the next begins, so that memory is that of one pass.
+    Cost: 3K forward units; 9 with three steps, 3 times a plain step; with a share below 1 the clean pass, 3 more.
+    """
+
+    name = "free_lb"
+
+    @property
+    def cost(self) -> float:
+        with_it = 3 * int(self.options.steps) + self._clean_cost
+        return 3 + (with_it - 3) / float(self.options.every)
+
+    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
+        if self.weight < 1:
+            yield Terms((1 - self.weight) * forward_pass.loss(forward_pass.logits))
+        steps, delta = self.options.steps, self.start(forward_pass)
+        for step in range(steps):
+            delta = delta.requires_grad_(step + 1 < steps)
+            yield Terms(self.weight / steps * self.attacked_loss(forward_pass, delta))
+            if step + 1 < steps:
+                delta = self.climbed(delta, arrived(delta), forward_pass)
+
+
+def arrived(delta: Tensor) -> Tensor:
+    """The gradient that the backward pass of the loss just yielded has left at δ."""
+    if delta.grad is None:
+        raise RuntimeError("each loss must be sent backward before the next is asked for")
+    return delta.grad
