@@ -16,20 +16,21 @@ READING_ORDER = """
     batch ragged windows losses metrics metrics_tokens metrics_answers metrics_ranking heads task_types
     subset
     data.row_source data.text_rows data.tables data.rows
-    data.tokenizing data.arrow data.manifest data.encode data.prepro data.check data.store data.collate
-    data.row_stream data.samplers data.loaders
+    data.tokenizing data.arrow data.manifest data.encode data.prepro data.store data.collate
+    data.row_stream data.samplers data.check data.loaders
     dropout packing encoder model
     regularizers objective optim
     checkpoint initialisation recorder evaluation export trainer progress
-    study_table statistics study_grid study_cells study_launchers study_plan study report
-    run assemble schema cli_options cli
+    study_table statistics study_grid study_cells study_launchers study_plan study
+    agreement report_data report_document report_pictures report_parts report_study report
+    run assemble study_commands schema cli_options cli
 """
 """A module imports only from those before it. `task_types` and `regularizers` are folders of plug-ins; `base` comes
 first there, and the others import from each other in no circle."""
 
 WITHOUT_TORCH = """
     errors registry seeding yaml_source legacy task_def run_config metrics subset
-    data.rows data.samplers run_folder cli_options cli
+    data.rows data.samplers run_folder statistics study report study_commands cli_options cli
 """
 """Modules that must import at once, for `--help`, `check` and `report`; NumPy is allowed."""
 
