@@ -7,7 +7,7 @@ attention interface, so that several passes may share a graph and recomputed lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -210,14 +210,17 @@ class _DroppedAttention(torch.autograd.Function):
         groups, dropout, dtype = terms.layout.groups, terms.dropout, query.dtype
         query, key, value = query.float() * terms.scale, key.float(), value.float() * keep_scale(dropout)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        bits = random_bits(query.shape[1] * sum(group.tokens * group.length for group in groups))
+        squares = [query.shape[1] * group.tokens * group.length for group in groups]
+        bits = random_bits(sum(squares)).split(squares)
         saved = []
         with torch.autocast("cpu", enabled=False):
-            for group, tokens, squares in _slices(groups, query.shape[1]):
-                q, k, v = (_by_head(x[tokens], group) for x in (query, key, value))
-                weights = _attention_weights(q, k, group, terms.window)
-                kept = keep_mask(bits[squares].view(weights.shape), dropout, weights.dtype).mul_(weights)
-                _multiply_into(output[tokens], group, kept, v)
+            for group, group_bits, place, *parts in zip(
+                groups, bits, *_by_head(groups, output, query, key, value), strict=True
+            ):
+                q, k, v = (_squares(part, group) for part in parts)
+                weights = _attention_weights(q, k, terms.window)
+                kept = keep_mask(group_bits.view(weights.shape), dropout, weights.dtype).mul_(weights)
+                place.copy_(torch.bmm(kept, v).view(place.shape))
                 saved += [weights, kept]
         ctx.save_for_backward(query, key, value, output, *saved)
         ctx.terms, ctx.dtype = terms, dtype
@@ -227,48 +230,38 @@ class _DroppedAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *saved = ctx.saved_tensors
-        gradient = gradient.float()
+        groups, gradient = ctx.terms.layout.groups, gradient.float()
         grads = [torch.empty_like(output) for _ in range(3)]
         row_sums = (gradient * output).sum(-1, keepdim=True)
+        rows = _by_head(groups, *grads, query, key, value, gradient, row_sums)
         with torch.autocast("cpu", enabled=False):
-            for i, (group, tokens, _) in enumerate(_slices(ctx.terms.layout.groups, query.shape[1])):
-                weights, kept = saved[2 * i : 2 * i + 2]
-                q, k, v, g, sums = (_by_head(x[tokens], group) for x in (query, key, value, gradient, row_sums))
+            for group, weights, kept, *parts in zip(groups, saved[::2], saved[1::2], *rows, strict=True):
+                grad_q, grad_k, grad_v = parts[:3]
+                q, k, v, g, sums = (_squares(part, group) for part in parts[3:])
                 scores = torch.bmm(g, v.transpose(1, 2)).mul_(kept).addcmul_(weights, sums, value=-1)
-                _multiply_into(grads[0][tokens], group, scores, k)
-                _multiply_into(grads[1][tokens], group, scores.transpose(1, 2), q)
-                _multiply_into(grads[2][tokens], group, kept.transpose(1, 2), g)
+                grad_q.copy_(torch.bmm(scores, k).view(grad_q.shape))
+                grad_k.copy_(torch.bmm(scores.transpose(1, 2), q).view(grad_k.shape))
+                grad_v.copy_(torch.bmm(kept.transpose(1, 2), g).view(grad_v.shape))
         grads[0].mul_(ctx.terms.scale)
         grads[2].mul_(keep_scale(ctx.terms.dropout))
         return *(grad.to(ctx.dtype) for grad in grads), None
 
 
-def _slices(groups: tuple[Group, ...], heads: int) -> Iterator[tuple[Group, slice, slice]]:
-    """Each group with its tokens in the packed row, and its part among all attention squares laid end to end."""
-    token = square = 0
-    for group in groups:
-        next_token, next_square = token + group.tokens, square + group.tokens * group.length * heads
-        yield group, slice(token, next_token), slice(square, next_square)
-        token, square = next_token, next_square
+def _by_head(groups: tuple[Group, ...], *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    """For every packed row [N, A, D] the views of its groups, each [A, tokens, D]."""
+    sizes = [group.tokens for group in groups]
+    return [row.transpose(0, 1).split(sizes, dim=1) for row in rows]
 
 
-def _attention_weights(q: Tensor, k: Tensor, group: Group, window: int | None) -> Tensor:
-    """[examples·A, length, length] softmax of the scores, inside the window."""
+def _squares(part: Tensor, group: Group) -> Tensor:
+    """[A, tokens, D] → [A·examples, length, D]; a view when the group is a single example."""
+    return part.reshape(-1, group.length, part.shape[-1])
+
+
+def _attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
+    """[A·examples, length, length] softmax of the scores, inside the window."""
     scores = torch.bmm(q, k.transpose(1, 2))
-    band = window_mask(group.length, window, q.device)
+    band = window_mask(q.shape[1], window, q.device)
     if band is not None:
         scores.masked_fill_(~band, -torch.inf)
     return scores.softmax(-1)
-
-
-def _by_head(part: Tensor, group: Group) -> Tensor:
-    """[tokens, A, D] → [examples·A, length, D]; a view when the group is a single example."""
-    if group.examples == 1:
-        return part.transpose(0, 1)
-    return part.unflatten(0, (group.examples, group.length)).transpose(1, 2).flatten(0, 1)
-
-
-def _multiply_into(part: Tensor, group: Group, left: Tensor, right: Tensor) -> None:
-    """The product of two [examples·A, length, ·], stored in its place [tokens, A, D] of a packed row."""
-    place = part.unflatten(0, (group.examples, group.length)).transpose(1, 2)
-    place.copy_(torch.bmm(left, right).unflatten(0, (group.examples, -1)))

@@ -95,12 +95,12 @@ def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window
     torch.manual_seed(11)
     found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, p, window))
     torch.manual_seed(11)
-    squares = [(length, HEADS * length * length) for length in layout.lengths]
-    bits = random_bits(sum(count for _, count in squares)).split([count for _, count in squares])
-    kept = [
-        keep_mask(part.view(HEADS, length, length), p, torch.float32) * keep_scale(p)
-        for part, (length, _) in zip(bits, squares, strict=True)
-    ]
+    bits = random_bits(sum(HEADS * group.tokens * group.length for group in layout.groups))
+    kept = []
+    for group in layout.groups:  # the squares of a group lie head by head, and within a head example by example
+        shape = (HEADS, group.examples, group.length, group.length)
+        part, bits = bits.split([torch.Size(shape).numel(), bits.numel() - torch.Size(shape).numel()])
+        kept += (keep_mask(part.view(shape), p, torch.float32) * keep_scale(p)).unbind(1)
     assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window, kept), leaves)
 
 
