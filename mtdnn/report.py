@@ -1,0 +1,132 @@
+"""The folder of a run or of a study → report.md and one self-contained report.html. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtdnn.agreement import read_annotators
+from mtdnn.errors import DataError, fault
+from mtdnn.report_data import label_names, most_frequent_share, prediction_files, read_curves, read_predictions
+from mtdnn.report_document import Document, Heading, Picture, Table, Text, row, standing_alone, to_html, to_markdown
+from mtdnn.report_parts import (
+    agreement_section,
+    confusion_section,
+    loss_section,
+    scale,
+    shown,
+    unit,
+    worst_section,
+)
+from mtdnn.report_pictures import Panel, Point, Series, line_panels
+from mtdnn.report_study import study_document
+from mtdnn.run_config import EncoderSource
+from mtdnn.run_folder import RunFolder, write_text
+
+PICTURES = "report_pictures"
+
+
+def write_report(folder: Path, *, annotators: Path | None = None, worst: int = 10) -> tuple[Path, Path]:
+    """Write the report into the folder.
+
+    Args:
+        annotators: labels of several annotators by row id; adds a section by their agreement.
+        worst: rows among the worst errors.
+    Returns:
+        report.md and report.html.
+    Raises:
+        DataError: the folder holds neither a run nor a study with results.
+    """
+    votes = read_annotators(annotators) if annotators is not None else {}
+    if (folder / "study.json").exists():
+        document = study_document(folder, annotators=votes, worst=worst)
+    elif (folder / "run.yml").exists():
+        document = run_document(folder, annotators=votes, worst=worst)
+    else:
+        fix = "Give the folder of a run or of a study."
+        raise DataError(fault(str(folder), "", "holds neither run.yml nor study.json", fix))
+    return write_document(document, folder)
+
+
+def write_document(document: Document, folder: Path) -> tuple[Path, Path]:
+    """Write a document as report.md, its pictures beside it, and as report.html."""
+    for block in document.blocks:
+        if isinstance(block, Picture):
+            path = folder / PICTURES / f"{block.name}.svg"
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, standing_alone(block.svg) + "\n")
+    markdown, page = folder / "report.md", folder / "report.html"
+    write_text(markdown, to_markdown(document, pictures=PICTURES))
+    write_text(page, to_html(document))
+    return markdown, page
+
+
+def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
+    """The report of one run.
+
+    Raises:
+        DataError: it has no results yet.
+    """
+    run = RunFolder(folder)
+    config, results = run.read_config(), run.read_results()
+    if not results:
+        raise DataError(fault(str(folder), "", "has no results yet", "Let `mtdnn train` finish, or evaluate it."))
+    made_by = results.get("_run", {})
+    start = config.encoder.run if isinstance(config.encoder, EncoderSource) else config.encoder
+    length = f"{config.max_steps} steps" if config.max_steps else f"{config.epochs:g} epochs"
+    document = Document(f"Run {folder.resolve().name}")
+    document.add(
+        Text(
+            f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
+            f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
+            f"`{made_by.get('commit', 'unknown')}`."
+        ),
+        *_results(results),
+        *_dev_curves(folder),
+        *loss_section({"": [folder]}),
+    )
+    records = {place: read_predictions(path) for place, path in prediction_files(folder).items()}
+    document.add(*confusion_section({place: {"": found} for place, found in records.items()}))
+    if annotators:
+        by_task: dict[str, list[dict]] = {}
+        for (task, _), found in records.items():
+            by_task.setdefault(task, []).extend(found if label_names(found) else [])
+        document.add(*agreement_section({task: {task: [found]} for task, found in by_task.items()}, annotators))
+    document.add(*worst_section({place: {folder: found} for place, found in records.items()}, count=worst))
+    return document
+
+
+def _results(results: Mapping[str, Mapping]) -> list[Heading | Table]:
+    lines = []
+    for task, splits in results.items():
+        if task.startswith("_"):
+            continue
+        for split, values in splits.items():
+            metrics = [f"{name} {shown(name, value)}" for name, value in values.items() if name != "rows"]
+            lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
+    caption = "Rates and correlations in percent, errors and losses as they are."
+    return [Heading("Results"), Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3])]
+
+
+def _dev_curves(folder: Path) -> list[Heading | Picture]:
+    """Each task's main dev metric over the run, where it was measured more than once."""
+    panels = []
+    for task, splits in read_curves(folder).dev.items():
+        series, metric = [], ""
+        for split, metrics in splits.items():
+            metric = next(iter(metrics))
+            points = [Point(step, scale(metric) * value) for step, value in metrics[metric]]
+            series.append(Series(split, points))
+        if any(len(each.points) > 1 for each in series):
+            panels.append(Panel(task, series, "step", unit(metric), floor=_floor(folder, task)))
+    if not panels:
+        return []
+    caption = "The main metric of each task on its dev splits, over the run."
+    return [Heading("Dev metrics"), Picture("dev", line_panels(panels, name="dev"), caption)]
+
+
+def _floor(folder: Path, task: str) -> float | None:
+    for (name, _), path in prediction_files(folder).items():
+        if name == task and (share := most_frequent_share(read_predictions(path))) is not None:
+            return 100 * share
+    return None

@@ -1,0 +1,154 @@
+"""What a report reads from the folder of a run: curves, predictions, and the texts of rows. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.data.manifest import read_manifest
+from mtdnn.data.row_source import Columns, Row
+from mtdnn.data.rows import read_rows
+from mtdnn.errors import MtdnnError
+from mtdnn.metrics import Record
+from mtdnn.run_folder import RunFolder
+
+MAX_LABELS = 12  # of a confusion matrix
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A run's log as curves.
+
+    Attributes:
+        losses: task → loss name (`task`, `smart`, …) → [(step, value)].
+        dev: task → split → metric → [(step, value)].
+    """
+
+    losses: dict[str, dict[str, list[tuple[int, float]]]]
+    dev: dict[str, dict[str, dict[str, list[tuple[int, float]]]]]
+
+
+def read_curves(run: Path) -> Curves:
+    """The curves in a run's log.jsonl; empty where there is none."""
+    curves = Curves({}, {})
+    path = run / "log.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        record = json.loads(line)
+        for task, values in record.get("train", {}).items():
+            for name, value in values.items():
+                curves.losses.setdefault(task, {}).setdefault(name, []).append((record["step"], value))
+        for task, splits in record.get("evaluation", {}).items():
+            for split, metrics in splits.items():
+                for name, value in metrics.items():
+                    found = curves.dev.setdefault(task, {}).setdefault(split, {})
+                    found.setdefault(name, []).append((record["step"], value))
+    return curves
+
+
+def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
+    """(task, split) → file of every split whose predictions a run holds."""
+    found = {}
+    for path in sorted(RunFolder(run).predictions.glob("*.jsonl")):
+        task, _, split = path.stem.partition(".")
+        found[task, split] = path
+    return found
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The records of a prediction file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def label_names(records: Sequence[Record]) -> list[str]:
+    """The labels of a classification, in the task's order; empty of other task types."""
+    scores = next((record.get("scores") for record in records if record.get("scores")), None)
+    whole = all(isinstance(record["prediction"], str) for record in records)
+    return list(scores) if isinstance(scores, Mapping) and whole else []
+
+
+def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
+    """[label][prediction] → rows."""
+    counts = Counter((record["label"], record["prediction"]) for record in records if record["label"] is not None)
+    return [[counts[label, prediction] for prediction in labels] for label in labels]
+
+
+def most_frequent_share(records: Iterable[Record]) -> float | None:
+    """Accuracy of always giving the most frequent label; None without labels that are words."""
+    labels = [record["label"] for record in records if isinstance(record.get("label"), str)]
+    return Counter(labels).most_common(1)[0][1] / len(labels) if labels else None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A row that runs got wrong.
+
+    Attributes:
+        size: probability given to the wrong label, or distance from the right number; mean over the runs.
+        wrong, runs: how many of how many runs got it wrong.
+    """
+
+    row_id: str
+    label: str
+    prediction: str
+    size: float
+    wrong: int
+    runs: int
+
+
+def worst(runs: Sequence[Sequence[Record]], count: int) -> list[Mistake]:
+    """The rows that most runs got wrong, and among them those got wrong most surely.
+
+    Args:
+        runs: records of the same split, one list per run.
+    """
+    by_row: dict[str, list[Record]] = {}
+    for records in runs:
+        for record in records:
+            if record["label"] is not None:
+                by_row.setdefault(str(record["id"]), []).append(record)
+    mistakes = [mistake for row_id, records in by_row.items() if (mistake := _mistake(row_id, records)) is not None]
+    return sorted(mistakes, key=lambda each: (-each.wrong / each.runs, -each.size, each.row_id))[:count]
+
+
+def _mistake(row_id: str, records: Sequence[Record]) -> Mistake | None:
+    """What went wrong with one row; None when nothing did, or its answers are neither words nor numbers."""
+    label = records[0]["label"]
+    if isinstance(label, str):
+        wrong = [record for record in records if record["prediction"] != label]
+        sizes = [(record.get("scores") or {}).get(record["prediction"], 1.0) for record in wrong]
+        shown = Counter(record["prediction"] for record in wrong).most_common(1)[0][0] if wrong else ""
+    elif isinstance(label, (int, float)) and all(isinstance(record["prediction"], (int, float)) for record in records):
+        wrong = list(records)
+        sizes = [abs(record["prediction"] - label) for record in records]
+        shown = f"{sum(record['prediction'] for record in records) / len(records):.2f}"
+    else:
+        return None
+    if not wrong:
+        return None
+    return Mistake(row_id, _shown(label), str(shown), sum(sizes) / len(wrong), len(wrong), len(records))
+
+
+def _shown(label: str | float) -> str:
+    return label if isinstance(label, str) else f"{label:.2f}"
+
+
+def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
+    """Row id → its texts, read from the file the rows were prepared from; empty where it is not at hand."""
+    folder = RunFolder(run)
+    try:
+        definition = folder.read_tasks()[task]
+        manifest = read_manifest(Path(folder.read_config().data) / task / split)
+        if manifest is None:
+            return {}
+        wanted, found = set(ids), {}
+        for row in read_rows(manifest.source["path"], Columns(("id", "label", *definition.inputs))):
+            if isinstance(row, Row) and row.values["id"] in wanted:
+                found[row.values["id"]] = [str(row.values[name]) for name in definition.inputs]
+        return found
+    except (MtdnnError, OSError, KeyError):  # a report without texts is better than none
+        return {}

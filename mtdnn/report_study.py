@@ -1,0 +1,391 @@
+"""The folder of a study → its report: tables as in papers, curves, tests against the reference, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import DataError, fault
+from mtdnn.report_data import label_names, most_frequent_share, read_predictions
+from mtdnn.report_document import Block, Document, Heading, Picture, Place, Table, Text, row
+from mtdnn.report_parts import (
+    agreement_section,
+    confusion_section,
+    difference,
+    is_percent,
+    loss_section,
+    scale,
+    shown,
+    unit,
+    worst_section,
+)
+from mtdnn.report_pictures import Panel, Point, Series, interval_panels, learning_curve
+from mtdnn.run_folder import RunFolder
+from mtdnn.statistics import COUNTS, Entry, entries, main_metrics, no_better_than_chance
+from mtdnn.study_table import Line, read_csv
+
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class StudyView:
+    """A study as the report sees it.
+
+    Attributes:
+        lines: of results.csv.
+        table: every place of its tables.
+        cells: as in study.json.
+    """
+
+    folder: Path
+    lines: list[Line]
+    table: list[Entry]
+    cells: list[dict[str, Any]]
+    compare: str
+    reference: str
+    across: str | None
+    repeats: str
+    labels_axis: bool
+
+    @property
+    def main(self) -> list[Entry]:
+        """The entries of each task's main metric on its first split."""
+        return [entry for entry in self.table if (entry.split, entry.metric) == self.first[entry.task]]
+
+    @property
+    def first(self) -> dict[str, tuple[str, str]]:
+        """Task → its first split and main metric."""
+        found: dict[str, tuple[str, str]] = {}
+        for entry in self.table:
+            found.setdefault(entry.task, (entry.split, entry.metric))
+        return found
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        """outcome.json of a cell; empty when it is not finished."""
+        path = self.folder / "cells" / name / "outcome.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
+    """The report of a study.
+
+    Raises:
+        DataError: no cell of it is finished.
+    """
+    view = read_study(folder)
+    document = Document(f"Study {folder.resolve().name}")
+    document.add(*_about(view))
+    for task in dict.fromkeys(entry.task for entry in view.main) if view.across else ():
+        document.add(*_task_across(view, task))
+    if not view.across:
+        document.add(*_overview(view))
+    document.add(*_tests(view), *_other_metrics(view), *_starting_points(view))
+    runs = _representatives(view)
+    document.add(*loss_section(_by_label(runs)))
+    predictions = _predictions(view, runs)
+    document.add(*confusion_section(predictions, of=_which(view)))
+    if annotators:
+        document.add(*agreement_section(_records_of_runs(view), annotators))
+    document.add(*worst_section(_all_predictions(view), count=worst))
+    return document
+
+
+def read_study(folder: Path) -> StudyView:
+    """What the folder of a study holds."""
+    plan = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    lines = read_csv(folder / "results.csv")
+    if not any(line.value is not None for line in lines):
+        raise DataError(fault(str(folder), "", "no cell is finished", "Let `mtdnn study` run first."))
+    wanted = plan["study"].get("report") or _by_default(lines)
+    compare, across = wanted["compare"], wanted.get("across")
+    best_over = wanted.get("best_over") or ()
+    reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
+    repeats = wanted.get("repeats") or "seed"
+    table = entries(
+        lines, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over
+    )
+    return StudyView(
+        folder, lines, table, plan["cells"], compare, reference, across, repeats, wanted.get("labels_axis", False)
+    )
+
+
+def _by_default(lines: Sequence[Line]) -> dict[str, Any]:
+    """Compare the first axis of the last stage that is not the seed."""
+    axes = [axis for axis in lines[-1].axes if axis != "seed"]
+    return {"compare": axes[0] if axes else "seed", "repeats": "seed"}
+
+
+def _about(view: StudyView) -> list[Block]:
+    found = {cell["name"]: view.outcome(cell["name"]) for cell in view.cells}
+    finished = [outcome for outcome in found.values() if outcome]
+    diverged = sum(outcome["outcome"] == "diverged" for outcome in finished)
+    made_by = [outcome["results"].get("_run", {}) for outcome in finished if outcome["results"]]
+    commits = {each.get("commit", "unknown") for each in made_by}
+    hours = sum(outcome.get("seconds", 0.0) for outcome in finished) / 3600
+    told = f"{len(finished)} of {len(view.cells)} cells finished, {diverged} of them diverged; {hours:.1f} h of runs."
+    method = (
+        f"Values are mean ± sample standard deviation over `{view.repeats}`, with the number of runs in brackets. "
+        f"Intervals are 95 % bootstrap intervals of the mean; tests are paired by `{view.repeats}` against "
+        f"`{view.reference}`."
+    )
+    return [Text(f"{told} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."), Text(method, note=True)]
+
+
+def _task_across(view: StudyView, task: str) -> list[Block]:
+    """A task's curve and table over the axis of the columns."""
+    here = [entry for entry in view.main if entry.task == task]
+    split, metric = view.first[task]
+    floor = _floor(view, task, split)
+    blocks: list[Block] = [Heading(f"{task}: {metric} on {split}")]
+    if view.labels_axis and all(entry.train_rows for entry in here):
+        caption = (
+            f"{task}: {metric} against the number of training rows (log axis). Bands: 95 % bootstrap intervals of the "
+            "mean; small dots: single runs; dotted line: always the most frequent label."
+        )
+        svg = learning_curve(_curve_panel(here, metric, floor, compare=view.compare), name=f"curve-{task}")
+        blocks.append(Picture(f"curve-{task}", svg, caption))
+    columns = list(dict.fromkeys(entry.across for entry in here))
+    rows_of = {entry.across: entry.train_rows for entry in here}
+    heads = [_column_name(value, rows_of[value]) for value in columns]
+    caption = f"{unit(metric)}; columns: {view.across} (training rows)."
+    blocks.append(_table(here, columns, heads, key=lambda entry: entry.across, caption=caption, floors={task: floor}))
+    return blocks
+
+
+def _column_name(value: str, rows: float | None) -> str:
+    return value if rows is None else f"{value} ({rows:,.0f})"
+
+
+def _curve_panel(here: Sequence[Entry], metric: str, floor: float | None, *, compare: str) -> Panel:
+    series = []
+    for label in dict.fromkeys(entry.label for entry in here):
+        points = [_point(entry) for entry in here if entry.label == label and entry.spread.count]
+        series.append(Series(label, sorted(points, key=lambda point: point.x)))
+    return Panel("", series, "training rows", unit(metric), floor=None if floor is None else scale(metric) * floor)
+
+
+def _point(entry: Entry) -> Point:
+    factor, spread = scale(entry.metric), entry.spread
+    low, high = (None if bound is None else factor * bound for bound in (spread.low, spread.high))
+    return Point(entry.train_rows or 0.0, factor * spread.mean, low, high, [factor * v for v in entry.values.values()])
+
+
+def _table(
+    here: Sequence[Entry],
+    columns: Sequence[str],
+    heads: Sequence[str],
+    *,
+    key: Callable[[Entry], str],
+    caption: str,
+    floors: Mapping[str, float | None],
+) -> Table:
+    """Labels × columns: mean ± deviation (runs), the best of each column in bold."""
+    best = {}
+    for column in columns:
+        means = [(entry.spread.mean, entry.label) for entry in here if key(entry) == column and entry.spread.count]
+        metric = next(entry.metric for entry in here if key(entry) == column)
+        best[column] = (max if is_percent(metric) else min)(means)[1] if len(means) > 1 else ""
+    lines = []
+    for label in dict.fromkeys(entry.label for entry in here):
+        found = {key(entry): entry for entry in here if entry.label == label}
+        places = [_place(found.get(column), best[column], floors) for column in columns]
+        lines.append([Place(label), *places])
+    return Table(["", *heads], lines, caption=caption)
+
+
+def _place(entry: Entry | None, best: str, floors: Mapping[str, float | None]) -> Place:
+    if entry is None:
+        return Place("")
+    notes, floor = [], floors[entry.task]
+    if entry.diverged:
+        notes.append(f"{entry.diverged} diverged")
+    if floor is not None and (failed := no_better_than_chance(entry, floor)):
+        notes.append(f"{failed} at chance")
+    text = _mean(entry) if entry.spread.count else "–"
+    return Place(f"{text} [{', '.join(notes)}]" if notes else text, strong=entry.label == best)
+
+
+def _mean(entry: Entry) -> str:
+    spread, metric = entry.spread, entry.metric
+    if spread.std is None:
+        return f"{shown(metric, spread.mean)} (1)"
+    return f"{shown(metric, spread.mean)} ± {shown(metric, spread.std)} ({spread.count})"
+
+
+def _overview(view: StudyView) -> list[Block]:
+    """All tasks in one table, as papers have it, and the same as a picture."""
+    tasks = list(dict.fromkeys(entry.task for entry in view.main))
+    heads = [f"{task}: {view.first[task][1]}" for task in tasks]
+    floors = {task: _floor(view, task, view.first[task][0]) for task in tasks}
+    panels = []
+    for task, floor in floors.items():
+        here = [entry for entry in view.main if entry.task == task and entry.spread.count]
+        series = [Series(entry.label, [_point(entry)]) for entry in here]
+        metric = view.first[task][1]
+        panels.append(Panel(task, series, unit(metric), floor=None if floor is None else scale(metric) * floor))
+    caption = (
+        "Large dots: means; bars: 95 % bootstrap intervals; small dots: single runs; dotted line: always the most "
+        "frequent label."
+    )
+    told = "Rates and correlations in percent; errors and losses as they are."
+    return [
+        Heading("Results"),
+        _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),
+        Picture("overview", interval_panels(panels, name="overview"), caption),
+    ]
+
+
+def _tests(view: StudyView) -> list[Block]:
+    """Each method minus the reference, per task."""
+    lines = []
+    for entry in _in_order(view):
+        if entry.comparison is None:
+            continue
+        found, metric = entry.comparison.difference, entry.metric
+        better = found.mean > 0 if is_percent(metric) else found.mean < 0
+        sure = entry.comparison.t_p is not None and entry.comparison.t_p < SIGNIFICANT
+        interval = "" if found.low is None or found.high is None else (
+            f"{difference(metric, found.low)} … {difference(metric, found.high)}"
+        )  # fmt: skip
+        places = row(entry.task, *([entry.across] if view.across else []), entry.label)
+        trend = ("up" if better else "down") if sure else ""
+        places.append(Place(difference(metric, found.mean), strong=sure, trend=trend))
+        places += row(interval, str(found.count), _p(entry.comparison.t_p), _p(entry.comparison.wilcoxon_p))
+        lines.append(places)
+    if not lines:
+        return []
+    across = [view.across] if view.across else []
+    minus = f"minus {view.reference}"
+    head = ["task", *across, view.compare, minus, "95 % interval", "pairs", "t-test p", "Wilcoxon p"]
+    note = (
+        f"Bold and coloured: p below {SIGNIFICANT} in the paired t-test, without correction for the number of tests. "
+        "With n pairs Wilcoxon's p cannot be below 2/2ⁿ."
+    )
+    title = f"Difference to {view.reference}, per task"
+    return [Heading(title), Table(head, lines, words=[1, 2] if view.across else [1]), Text(note, note=True)]
+
+
+def _in_order(view: StudyView) -> list[Entry]:
+    """The main entries by task, then by column, then by label, each in the study's own order."""
+    tasks, columns, labels = (
+        {name: place for place, name in enumerate(dict.fromkeys(names))}
+        for names in zip(*((entry.task, entry.across, entry.label) for entry in view.main), strict=True)
+    )
+    return sorted(view.main, key=lambda entry: (tasks[entry.task], columns[entry.across], labels[entry.label]))
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _other_metrics(view: StudyView) -> list[Block]:
+    """Metrics and splits beside the main ones."""
+    rest = [entry for entry in view.table if (entry.split, entry.metric) != view.first[entry.task]]
+    if not rest:
+        return []
+    lines = []
+    for entry in rest:
+        across = [entry.across] if view.across else []
+        lines.append(row(entry.task, entry.split, *across, entry.label, entry.metric, _mean(entry)))
+    head = ["task", "split", *([view.across] if view.across else []), view.compare, "metric", "value"]
+    return [Heading("Other splits and metrics"), Table(head, lines, words=range(1, len(head) - 1))]
+
+
+def _starting_points(view: StudyView) -> list[Block]:
+    """Main metrics of the stages that are not compared: what the others start from."""
+    lines = [line for line in view.lines if view.compare not in line.axes and line.metric not in COUNTS]
+    main = main_metrics(lines)
+    places = [
+        row(line.stage, ", ".join(f"{axis} {value}" for axis, value in line.axes.items()), line.task, line.split,
+            line.metric, "diverged" if line.value is None else shown(line.metric, line.value))
+        for line in lines if line.metric == main.get(line.task, "")
+    ]  # fmt: skip
+    if not places:
+        return []
+    head = ["stage", "cell", "task", "split", "metric", "value"]
+    return [Heading("Runs the others start from"), Table(head, places, words=range(1, 5))]
+
+
+def _floor(view: StudyView, task: str, split: str) -> float | None:
+    """Accuracy of always giving the most frequent label, where accuracy is the main metric."""
+    if view.first[task][1] != "accuracy":
+        return None
+    for line in view.lines:
+        path = RunFolder(view.folder / line.run).prediction_file(task, split)
+        if line.task == task and path.exists():
+            return most_frequent_share(read_predictions(path))
+    return None
+
+
+def _representatives(view: StudyView) -> dict[tuple[str, str], Path]:
+    """(task, label) → one run: the first repeat at the last column."""
+    columns = list(dict.fromkeys(entry.across for entry in view.main))
+    found: dict[tuple[str, str], tuple[int, Path]] = {}
+    for line in view.lines:
+        if view.compare in line.axes and line.value is not None:
+            place = columns.index(line.axes.get(view.across or "", columns[0])) if view.across else 0
+            key = (line.task, line.axes[view.compare])
+            if key not in found or place > found[key][0]:
+                found[key] = (place, view.folder / line.run)
+    return {key: path for key, (_, path) in found.items()}
+
+
+def _which(view: StudyView) -> str:
+    """Which runs stand for all."""
+    columns = list(dict.fromkeys(entry.across for entry in view.main))
+    return f"first run of each at {view.across} {columns[-1]}" if view.across else "first run of each"
+
+
+def _by_label(runs: Mapping[tuple[str, str], Path]) -> dict[str, list[Path]]:
+    """Label → runs, each once."""
+    found: dict[str, list[Path]] = {}
+    for (_, label), run in runs.items():
+        if run not in found.setdefault(label, []):
+            found[label].append(run)
+    return found
+
+
+def _predictions(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, first split) → label → records, of the representatives."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for (task, label), run in runs.items():
+        split = view.first.get(task, ("", ""))[0]
+        path = RunFolder(run).prediction_file(task, split)
+        if path.exists():
+            found.setdefault((task, split), {})[label] = read_predictions(path)
+    return found
+
+
+def _records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
+    """Task → label → records of all splits, of each compared run at the last column."""
+    columns = list(dict.fromkeys(entry.across for entry in view.main))
+    runs: dict[tuple[str, str], list[str]] = {}
+    for line in view.lines:
+        if view.compare in line.axes and (not view.across or line.axes.get(view.across) == columns[-1]):
+            folders = runs.setdefault((line.task, line.axes[view.compare]), [])
+            folders += [line.run] if line.run not in folders else []
+    found: dict[str, dict[str, list[Any]]] = {}
+    for (task, label), folders in runs.items():
+        for folder in folders:
+            paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
+            records = [record for path in paths for record in read_predictions(path)]
+            if label_names(records):
+                found.setdefault(task, {}).setdefault(label, []).append(records)
+    return found
+
+
+def _all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
+    """(task, first split) → run → records, of every compared run."""
+    found: dict[tuple[str, str], dict[Path, Any]] = {}
+    for line in view.lines:
+        place = (line.task, line.split)
+        if view.compare in line.axes and view.first.get(line.task, ("",))[0] == line.split:
+            path = RunFolder(view.folder / line.run).prediction_file(*place)
+            if path.exists() and view.folder / line.run not in found.get(place, {}):
+                found.setdefault(place, {})[view.folder / line.run] = read_predictions(path)
+    return found

@@ -1,0 +1,217 @@
+"""Reports of runs and studies: what stands in them, that they stand alone, and that they need no torch."""
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtdnn.errors import DataError
+from mtdnn.report import write_report
+from mtdnn.report_data import confusion, most_frequent_share, read_curves, row_texts, worst
+from mtdnn.run_config import RunConfig
+from mtdnn.study import run_study
+from mtdnn.study_cells import Outcome
+from mtdnn.study_grid import Cell, load_study
+from mtdnn.study_launchers import Here
+
+TASKS = {"nli": {"task_type": "classification", "labels": ["no", "yes"], "inputs": ["premise", "hypothesis"]}}
+ROWS = [(f"r{n}", "yes" if n % 3 else "no", f"premise {n} <b>&", f"hypothesis {n}") for n in range(12)]
+
+
+def records(right: int) -> list[dict[str, Any]]:
+    """Predictions of the rows, the first `right` of them correct."""
+    found = []
+    for number, (row_id, label, *_) in enumerate(ROWS):
+        prediction = label if number < right else {"yes": "no", "no": "yes"}[label]
+        sure = 0.6 + number / 100
+        scores = {name: sure if name == prediction else 1 - sure for name in ("no", "yes")}
+        found.append({"id": row_id, "prediction": prediction, "label": label, "scores": scores})
+    return found
+
+
+def write_run(run: Path, *, right: int, rows_of: Path, config: RunConfig | None = None) -> dict[str, Any]:
+    """The folder a run leaves behind, with made-up predictions; returns its results."""
+    (run / "predictions").mkdir(parents=True)
+    config = config or RunConfig(tasks="tasks.yml", data=str(rows_of), output=str(run), encoder="tiny")
+    (run / "run.yml").write_text(config.to_yaml())
+    (run / "tasks.yml").write_text(yaml.safe_dump(TASKS))
+    log: list[dict[str, Any]] = []
+    for step in (5, 10):
+        log.append({"step": step, "train": {"nli": {"task": 1 / step, "smart": 0.1, "steps": 5}}})
+        log.append({"step": step, "evaluation": {"nli": {"dev": {"accuracy": step / 20, "rows": 12}}}})
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    text = "".join(json.dumps(record) + "\n" for record in records(right))
+    (run / "predictions" / "nli.dev.jsonl").write_text(text)
+    made_by = {"seed": 1, "step": 10, "commit": "abc1234"}
+    results = {"nli": {"dev": {"accuracy": right / 12, "rows": 12}}, "_run": made_by}
+    (run / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def write_rows(folder: Path) -> Path:
+    """Prepared rows, as far as a report looks at them: the manifest names the file the texts are in."""
+    source = folder / "dev.tsv"
+    source.write_text("".join("\t".join(row) + "\n" for row in ROWS), encoding="utf-8")
+    place = folder / "prepared" / "nli" / "dev"
+    place.mkdir(parents=True)
+    manifest = {"task": "nli", "split": "dev", "tokenizer": {}, "block": {}, "source": {"path": str(source)}}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    return folder / "prepared"
+
+
+def made_up(cell: Cell) -> Outcome:
+    better = {"encoder": 0, "mt-dnn": 3}[cell.axes["init"]] + {"0.1": 0, "1.0": 2}[cell.axes["fraction"]]
+    right = 6 + cell.config.seed + better
+    results = write_run(cell.run_folder, right=min(right, 12), rows_of=Path(cell.config.data), config=cell.config)
+    return {"results": results, "rows": {"nli": {"0.1": 10, "1.0": 100}[cell.axes["fraction"]]}}
+
+
+@pytest.fixture(scope="module")
+def curve_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with a learning curve, and its report."""
+    folder = write_study(
+        tmp_path_factory.mktemp("curve"), compare="init", reference="encoder", across="fraction", labels_axis=True
+    )
+    write_report(folder)
+    return folder
+
+
+def write_study(folder: Path, **report: Any) -> Path:
+    """A finished study of 2 initialisations × 2 fractions × 2 seeds, with made-up numbers."""
+    (folder / "tasks.yml").write_text(yaml.safe_dump(TASKS))
+    study = {
+        "output": str(folder / "study"),
+        "run": {"tasks": str(folder / "tasks.yml"), "data": str(write_rows(folder)), "encoder": "tiny"},
+        "stages": {
+            "fine_tune": {
+                "axes": {
+                    "init": {"encoder": {}, "mt-dnn": {"epochs": 2}},
+                    "fraction": {"0.1": {"batch_size": 8}, "1.0": {}},
+                    "seed": [1, 2],
+                }
+            }
+        },
+        "report": report,
+    }
+    (folder / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
+    run_study(load_study(folder / "study.yml"), Here(made_up), progress=False)
+    return folder / "study"
+
+
+def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_texts(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=write_rows(tmp_path))
+    markdown, page = (path.read_text(encoding="utf-8") for path in write_report(run))
+    assert "| nli | dev | 12 | accuracy 75.0 |" in markdown
+    assert "| no | 3 (75 %) | 1 (25 %) |" in markdown  # r9 is the wrong "no"
+    assert "| r11 | premise 11 <b>& | hypothesis 11 | yes | no | 0.71 |" in markdown
+    assert "premise 11 &lt;b&gt;&amp;" in page
+    assert page.count("<svg") == 2  # losses and the dev metric
+
+
+def test_the_page_stands_alone_and_suits_light_and_dark(curve_study: Path) -> None:
+    text = (curve_study / "report.html").read_text(encoding="utf-8")
+    addresses = set(re.findall(r"(?:src|href)=\"([^\"#]+)\"", text))
+    assert not addresses
+    assert "url(http" not in text and "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "currentColor" in text and "#010203" not in text
+
+
+def test_the_report_of_a_study_has_means_tests_and_a_curve_over_the_training_rows(curve_study: Path) -> None:
+    markdown, page = ((curve_study / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
+    # 7/12 and 8/12: mean 62.5, sample deviation 1/(12·√2) = 5.9; always "yes" has 8/12; 3 rows more: 10/12 and 11/12
+    assert "| encoder | 62.5 ± 5.9 (2) [2 at chance] | 79.2 ± 5.9 (2) |" in markdown
+    assert "| mt-dnn | **87.5 ± 5.9 (2)** | **100.0 ± 0.0 (2)** |" in markdown
+    assert "| nli | 0.1 | mt-dnn | **+25.0** | +25.0 … +25.0 | 2 | < 0.001 | 0.500 |" in markdown
+    assert "0.1 (10)" in markdown and "1.0 (100)" in markdown
+    assert ">10<" in page and ">100<" in page  # ticks of the log axis
+    assert "1 of 8" in markdown or "2 of 8" in markdown  # rows wrong in some of the runs
+
+
+def test_pictures_beside_the_markdown_are_whole_svg_files(curve_study: Path) -> None:
+    text = (curve_study / "report.md").read_text(encoding="utf-8")
+    named = re.findall(r"\]\((report_pictures/[^)]+)\)", text)
+    assert named
+    for name in named:
+        xml.etree.ElementTree.parse(curve_study / name)
+
+
+def test_without_columns_all_tasks_stand_in_one_table(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, compare="init", reference="encoder")
+    text = write_report(folder)[0].read_text(encoding="utf-8")
+    assert "| encoder, fraction 0.1 | 62.5 ± 5.9 (2) [2 at chance] |" in text
+    assert "|  | nli: accuracy |" in text
+    assert "| nli | mt-dnn, fraction 1.0 | **+20.8** |" in text  # 12/12 twice, minus 9/12 and 10/12
+
+
+def test_the_report_is_the_same_bytes_every_time(curve_study: Path) -> None:
+    before = [(curve_study / name).read_bytes() for name in ("report.md", "report.html")]
+    assert [path.read_bytes() for path in write_report(curve_study)] == before
+
+
+def test_annotators_add_bars_by_agreement(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=write_rows(tmp_path))
+    votes = tmp_path / "votes.tsv"
+    lines = []
+    for number, (row_id, label, *_) in enumerate(ROWS):
+        lines.append(f"{row_id}\t{','.join([label] * 5 if number % 2 else [label] * 4 + ['no'])}\n")
+    votes.write_text("".join(lines))
+    text = write_report(run, annotators=votes)[0].read_text(encoding="utf-8")
+    assert "| nli | 5/0 |" in text and "| nli | 4/1 |" in text
+
+
+def test_a_folder_that_is_neither_or_has_no_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds neither run.yml nor study.json"):
+        write_report(tmp_path)
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=tmp_path)
+    (run / "results.json").unlink()
+    with pytest.raises(DataError, match="has no results yet"):
+        write_report(run)
+
+
+def test_texts_are_left_out_where_the_rows_are_not_at_hand(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=tmp_path / "nowhere")
+    assert row_texts(run, "nli", "dev", ["r1"]) == {}
+    assert "| r11 | yes | no | 0.71 |" in write_report(run)[0].read_text(encoding="utf-8")
+
+
+def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=write_rows(tmp_path))
+    code = "import sys; from pathlib import Path; from mtdnn.report import write_report\n"
+    code += f"write_report(Path({str(run)!r}))\n"
+    code += "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_confusion_counts_rows_by_label_and_prediction() -> None:
+    assert confusion(records(9), ["no", "yes"]) == [[3, 1], [2, 6]]
+    assert most_frequent_share(records(9)) == pytest.approx(8 / 12)
+
+
+def test_the_worst_rows_are_those_most_runs_get_wrong_then_the_surest() -> None:
+    found = worst([records(9), records(10)], 3)
+    assert [(each.row_id, each.wrong, each.runs) for each in found] == [("r11", 2, 2), ("r10", 2, 2), ("r9", 1, 2)]
+
+
+def test_numbers_are_worst_where_they_are_farthest_off() -> None:
+    rows = [{"id": name, "prediction": value, "label": 1.0} for name, value in (("a", 1.1), ("b", 3.0), ("c", 0.5))]
+    assert [(each.row_id, each.size) for each in worst([rows], 2)] == [("b", 2.0), ("c", 0.5)]
+
+
+def test_curves_are_read_from_the_log(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", right=9, rows_of=tmp_path)
+    curves = read_curves(tmp_path / "run")
+    assert curves.losses["nli"]["task"] == [(5, 0.2), (10, 0.1)]
+    assert curves.dev["nli"]["dev"]["accuracy"] == [(5, 0.25), (10, 0.5)]
