@@ -67,8 +67,7 @@ def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     sampler = SAMPLERS.get(config.mixing.name)(
         rows, batches, seed=config.seed, num_epochs=config.epochs, **config.mixing.options
     )
-    per_epoch = max(1, sampler.num_steps(0))
-    steps = config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
+    steps = config.max_steps or max(1, math.ceil(sampler.num_steps(0) * config.epochs - 1e-9))
     turns = sampler.batches_per_task(0)
     # The last batch of a pass is smaller: rows of a pass over its batches is the mean size of a batch.
     mean_rows = sum(count * rows[task] / math.ceil(rows[task] / batches[task]) for task, count in turns.items())
@@ -89,7 +88,7 @@ def training_rows(config: RunConfig, task: TaskDef) -> int:
         if manifest is None:
             fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
             raise DataError(fault(str(folder), "", "is not prepared", fix))
-        total += manifest.rows - manifest.labels.get("unlabelled", 0)
+        total += manifest.rows
     total = min(total, task.max_rows or total)
     choice = config.subset.get(task.name)
     if choice is None:

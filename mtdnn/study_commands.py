@@ -1,0 +1,201 @@
+"""`mtdnn study | subset | report`: what the command line calls for grids of runs.
+
+The functions return what is to be printed; `cli.py` lists them beside its own.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from mtdnn.errors import ConfigError, MtdnnError, fault
+
+if TYPE_CHECKING:
+    from mtdnn.study import Launcher, Summary
+    from mtdnn.study_cells import Outcome
+    from mtdnn.study_grid import Cell, Grid
+
+
+def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 1) -> str:
+    """Copy part of a file of rows, chosen by seed and row ids alone; smaller parts lie in larger ones of the same seed.
+
+    Args:
+        rows: Canonical rows: .tsv or .jsonl.
+        out: The file to write; the ids go beside it, to a file ending in .ids.
+        fraction: Of the rows, rounded down.
+        count: Number of rows, in place of a fraction.
+        seed: Of the choice.
+    """
+    from mtdnn.subset import write_subset
+
+    written = write_subset(Path(rows), Path(out), seed=seed, fraction=fraction, rows=count)
+    return f"{written.size} of {written.num_rows} rows: {written.rows}\nids: {written.ids}"
+
+
+def study(
+    study: str,
+    *,
+    encoder: str | None = None,
+    data: str | None = None,
+    output: str | None = None,
+    variables: dict[str, str] | None = None,
+    jobs: int = 1,
+    launcher: Literal["local", "ray"] = "local",
+    gpus: float = 0.0,
+    dry_run: bool = False,
+    rate: float | None = None,
+) -> str:
+    """Run a grid of runs; what is finished is never run again, so the same command goes on after a kill.
+
+    Args:
+        study: A study, a YAML file.
+        encoder: Value of ${encoder} in it: a hub name or folder.
+        data: Value of ${data} in it: the folder made by `mtdnn prepro`.
+        output: Folder of the study. Default: the one in the YAML.
+        variables: Further variables of the YAML, as --variables.name value.
+        jobs: Cells at a time.
+        launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
+        gpus: GPUs of each cell, for ray.
+        dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
+        rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
+    """
+    from mtdnn.study_grid import load_study
+
+    given = {"encoder": encoder, "data": data, **(variables or {})}
+    grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
+    if dry_run:
+        return plan_of(grid, rate=rate)
+    from mtdnn.study import run_study
+
+    with stopped_by_sigterm():
+        summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus))
+    if summary.broken:
+        raise MtdnnError([*broken_lines(summary), told(grid, summary)])
+    return told(grid, summary)
+
+
+def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:
+    """Write report.md and a self-contained report.html of a run or a study.
+
+    Args:
+        folder: Folder of the run or of the study.
+        annotators: Labels of several annotators, `id<TAB>labels joined by commas`: adds results by their agreement.
+        worst: Rows shown with their texts among the worst errors.
+    """
+    from mtdnn.report import write_report
+
+    written = write_report(Path(folder), annotators=Path(annotators) if annotators else None, worst=worst)
+    return "\n".join(str(path) for path in written)
+
+
+def train_cell(cell: Cell) -> Outcome:
+    """Carry out the run of a cell, from its newest checkpoint if it was begun before, and measure it."""
+    from mtdnn.assemble import open_run, train
+    from mtdnn.run_folder import RunFolder
+    from mtdnn.study_cells import Diverged
+    from mtdnn.study_plan import cell_size
+    from mtdnn.trainer import Interrupted, NonFiniteLoss
+
+    size = cell_size(cell)
+    try:
+        train(cell.config, resume=True, progress=False)
+    except NonFiniteLoss as error:
+        raise Diverged(str(error)) from error
+    except Interrupted as error:  # not an Exception: the cell is neither finished nor broken
+        raise SystemExit(128 + error.signal_number) from error
+    for split in cell.evaluate:
+        open_run(cell.run_folder).evaluate(None, split=split)
+    results = RunFolder(cell.run_folder).read_results()
+    return {"results": results, "rows": dict(size.rows), "steps": size.steps, "examples": size.examples}
+
+
+def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
+    from mtdnn.study_launchers import Processes, Ray
+
+    if name == "ray":
+        return Ray(train_cell, jobs=jobs if jobs > 1 else None, gpus=gpus)
+    if gpus:
+        raise ConfigError(fault("--gpus", "", "is for --launcher ray", "A local study uses the GPUs it sees."))
+    return Processes(train_cell, jobs=jobs)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C would, so that runs leave a checkpoint."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def plan_of(grid: Grid, *, rate: float | None = None) -> str:
+    """The cells of a study with their steps, and how long those not finished will take."""
+    from mtdnn.study_cells import outcomes
+    from mtdnn.study_plan import cell_size, estimated_seconds
+
+    sizes = {cell.name: cell_size(cell) for cell in grid.cells}
+    found = outcomes(grid.cells)
+    lines = [["cell", "rows", "steps", "examples", "state"]]
+    for cell in grid.cells:
+        size = sizes[cell.name]
+        state = found[cell.name]["outcome"] if cell.name in found else "to run"
+        lines.append([cell.name, str(sum(size.rows.values())), str(size.steps), str(size.examples), state])
+    left = [cell for cell in grid.cells if cell.name not in found]
+    seconds = estimated_seconds(left, sizes, found, rate=rate)
+    text = f"{len(grid.cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
+    time = "unknown until a cell is finished, or with --rate" if seconds is None else f"about {duration(seconds)}"
+    return f"{aligned(lines)}\n\n{text}; time of one process after another: {time}"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns side by side: the first to the left, numbers to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = (
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
+    )
+    return "\n".join("  ".join(line) for line in padded)
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `12 min`, `40 s`."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def told(grid: Grid, summary: Summary) -> str:
+    """How a study ended, in a line or two."""
+    parts = [f"{summary.finished} of {len(grid.cells)} cells finished"]
+    if summary.before:
+        parts.append(f"{summary.before} of them before")
+    parts += [
+        f"{len(cells)} {word}"
+        for word, cells in (
+            ("diverged", summary.diverged),
+            ("broken", summary.broken),
+            ("waiting for a broken one", summary.blocked),
+        )
+        if cells
+    ]
+    return f"{', '.join(parts)}\nresults: {grid.folder / 'results.csv'}"
+
+
+def broken_lines(summary: Summary) -> list[str]:
+    """Why each broken cell broke, one line each."""
+    from mtdnn.study import last_line
+
+    return [f"{name}: {last_line(why)}" for name, why in summary.broken.items()]
+
+
+COMMANDS: Mapping[str, Any] = {"subset": subset, "study": study, "report": report}
