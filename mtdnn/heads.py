@@ -5,7 +5,7 @@ Dimensions: N sequences, T tokens, H hidden, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -16,7 +16,11 @@ from mtdnn.registry import Registry
 
 HEADS: Registry[type[nn.Module]] = Registry("head")
 
-ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": torch.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "relu": torch.relu,
+}
 
 FAMILY_ACTIVATIONS = {"electra": "gelu", "distilbert": "relu", "deberta": "gelu", "deberta-v2": "gelu"}
 """Activation of each family's own classification head in transformers, where it is not BERT's tanh."""

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mtdnn.data.row_stream import shard
 from mtdnn.data.samplers import Sampler, Step
 from mtdnn.data.store import Store
 from mtdnn.seeding import derive_seed
-from mtdnn.task_types.base import TaskType
+from mtdnn.task_types.base import Column, TaskType
 
 T = TypeVar("T")
 
@@ -93,6 +93,19 @@ def without_labels(batch: Batch) -> Batch:
     return replace(batch, labels=torch.full_like(batch.labels, none))
 
 
+class EncodedRows(Protocol):
+    """What evaluation needs of rows, wherever they lie."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[rows], tokens of each row."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: np.ndarray) -> Mapping[str, Column]:
+        """The columns of the rows with these numbers, in their order."""
+
+
 @dataclass(frozen=True)
 class EvalLoader:
     """All rows once, the longest first, so that a batch has little padding and a lack of memory shows at once.
@@ -100,7 +113,7 @@ class EvalLoader:
     Yields (row numbers, batch); `batch_size` changes no prediction.
     """
 
-    store: Store
+    store: EncodedRows
     task_type: TaskType
     batch_size: int
     pad_token_id: int
