@@ -104,7 +104,7 @@ class SequenceLabeling(TaskType):
         for place, tag in enumerate(tags, 1):
             if tag not in self._index:
                 where = f"{self.task.name}.labels ({self.task.where('labels')})"
-                found = f"tag {place} of {len(tags)}, '{tag}', is not in {where}{did_you_mean(tag, self._index)}"
+                found = f"tag {place} of {len(tags)}, '{tag}', is not in {where}.{did_you_mean(tag, self._index)}"
                 raise RowError("label", found, "Fix the row, or add the tag.")
         return tags
 

@@ -1,4 +1,4 @@
-"""Every registered task type, on its own three sample rows: prepared, trained, measured, predicted, saved and loaded."""
+"""Every registered task type on its own sample rows: prepared, trained, measured, predicted, saved and loaded."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_parts_of_a_batch_weighted_by_their_labels_give_the_loss_of_the_whole(ca
 
     def loss_and_count(rows: tuple[int, ...]) -> tuple[float, int]:
         batch = case.batch(model, rows=rows)
-        return float(task_type.loss(model(batch), batch)), task_type.label_count(batch)
+        return task_type.loss(model(batch), batch).item(), task_type.label_count(batch)
 
     whole, count = loss_and_count((0, 1, 2))
     parts = [loss_and_count((0,)), loss_and_count((1, 2))]

@@ -1,0 +1,79 @@
+"""One choice of those a row brings along: texts put together, numbers of the right ones, answers as strings."""
+
+import pytest
+import torch
+
+from mtdnn.metrics import compute
+from mtdnn.task_def import task_def_from
+from mtdnn.task_types.base import RowError
+from mtdnn.task_types.multiple_choice import MultipleChoice
+
+COPA = {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]}
+CLOZE = {**COPA, "placeholder": "@gap", "several": True, "metrics": ["span_f1", "exact_match"]}
+ROW = {
+    "id": "1",
+    "label": "1",
+    "premise": "It froze.",
+    "question": "What happened?",
+    "choice": ["Sun.", "She slipped."],
+}
+
+
+def test_the_choice_follows_the_question_or_takes_the_place_of_the_placeholder(make):
+    assert make(COPA, [ROW]).type.pairs(make(COPA, [ROW]).examples[0]) == [
+        ("It froze.", "What happened? Sun."),
+        ("It froze.", "What happened? She slipped."),
+    ]
+    made = make(CLOZE, [{**ROW, "question": "@gap fell .", "choice": ["Ada", "Ida"]}])
+    assert made.type.pairs(made.examples[0]) == [("It froze.", "Ada fell ."), ("It froze.", "Ida fell .")]
+    made = make({**COPA, "inputs": ["premise", "choice"]}, [ROW])
+    assert made.type.pairs(made.examples[0]) == [("It froze.", "Sun."), ("It froze.", "She slipped.")]
+
+
+def test_answers_are_written_back_as_strings(make):
+    made = make(COPA, [ROW, {**ROW, "id": "2", "label": ""}])
+    records = made.type.predict(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), made.batch())
+    assert [(each["prediction"], each["label"]) for each in records] == [
+        ("Sun.", "She slipped."),
+        ("She slipped.", None),
+    ]
+    assert compute(["accuracy"], records) == {"accuracy": 0.0}
+
+
+def test_a_cloze_may_have_several_right_choices(make):
+    made = make(CLOZE, [{**ROW, "label": "0,2", "question": "@gap fell", "choice": ["Ada Birch", "Ida", "Birch"]}])
+    records = made.type.predict(torch.tensor([[0.0, 0.0, 3.0]]), made.batch())
+    assert records[0]["prediction"] == "Birch" and records[0]["label"] == ["Ada Birch", "Birch"]
+    assert compute(["span_f1", "exact_match"], records) == {"span_f1": 1.0, "exact_match": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "2"}, "label: '2' is no number of one of the 2 choices. Give 0 to 1."),
+        ({"label": "She slipped."}, "label: 'She slipped.' is no number of one of the 2 choices."),
+        ({"label": "0,1"}, "label: 2 right choices where one is asked for. Mark one of them."),
+        ({"choice": []}, "choice: no candidates."),
+    ],
+)
+def test_bad_rows_are_refused(make, changes, message):
+    task_type = make(COPA, [ROW]).type
+    with pytest.raises(RowError) as caught:
+        task_type.read({**ROW, **changes})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_text_without_the_placeholder_is_refused(make):
+    with pytest.raises(RowError, match=r"question: '@gap' is not in it. Put it where the choice belongs"):
+        make(CLOZE, [ROW])
+
+
+def test_options_that_do_not_go_together_are_told():
+    def faults(**changes):
+        return [line.split(": ", 2)[1] for line in MultipleChoice.faults(task_def_from("task", {**COPA, **changes}))]
+
+    assert faults() == []
+    assert faults(several=True) == ["task.several"]
+    assert faults(placeholder="@gap", inputs=["text", "choice"]) == ["task.placeholder"]
+    assert faults(labels=["a", "b"]) == ["task.labels"]
+    assert faults(group_by="premise") == ["task.group_by", "task.group_by"][: len(faults(group_by="premise"))]
