@@ -34,6 +34,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "ray": ["ray>=2.40"],
         "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["mtdnn = mtdnn.cli:main"]},
