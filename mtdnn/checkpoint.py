@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, fault, is_full_disk
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,12 @@ def written_beside(folder: Path) -> Iterator[Path]:
         for path in files_below(partial):
             _flush(path)
         _take_place(partial, folder)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not is_full_disk(error):
+            raise
         fix = "Make room or choose another folder; what was there before is kept."
-        raise DataError(fault(str(folder), "", f"cannot be written: {error.strerror or error}", fix)) from error
+        why = getattr(error, "strerror", None) or ("no space left on the disk" if is_full_disk(error) else error)
+        raise DataError(fault(str(folder), "", f"cannot be written: {why}", fix)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -6,7 +6,6 @@ one line each, without traceback), 128 + signal when stopped. Heavy imports stan
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import ConfigError, MtdnnError, fault, unknown
+from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
+from mtdnn.study_commands import report, study, subset
 
 EXIT_FAULT = 2
 EXIT_INTERRUPTED = 130
@@ -189,7 +189,8 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
 
 
 COMMANDS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (check, prepro, train, evaluate, predict, score, embed, export)
+    function.__name__: function
+    for function in (check, prepro, train, evaluate, predict, score, embed, export, subset, study, report)
 }
 
 
@@ -212,11 +213,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not is_full_disk(error):
             raise
-        fix = "Make room, then run the same command again."
-        print(fault(str(error.filename or ""), "", "no space left on the disk", fix), file=sys.stderr)
+        place, fix = getattr(error, "filename", None) or "", "Make room, then run the same command again."
+        print(fault(str(place), "", "no space left on the disk", fix), file=sys.stderr)
         return EXIT_FAULT
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 
@@ -44,3 +45,13 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`"""
     names = list(known)
     return f"unknown {kind} '{word}'; known: {', '.join(names)}.{did_you_mean(word, names)}"
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a write failed for want of room, whoever tells it: the system, safetensors (Rust) or PyTorch (C++)."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    told = str(error)
+    words = ("PytorchStreamWriter", "unexpected pos", "iostream error", *(f"(os error {number})" for number in numbers))
+    return any(word in told for word in words)

@@ -7,7 +7,6 @@ next run, the rest is removed.
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from mtdnn.data.encode import EncodedPart, Job, duplicate_hashes, encode_part, m
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, stored_block
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, fault, is_full_disk
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES
 
@@ -342,7 +341,7 @@ def _room_told(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         fix = "Make room and run the same command again: finished splits are kept."
         raise DataError(fault(str(out), "", "no space left on the disk", fix)) from error

@@ -1,8 +1,10 @@
 """Faults are one line each: place, what was found, what to do."""
 
+import errno
+
 import pytest
 
-from mtdnn.errors import ConfigError, DataError, MtdnnError, did_you_mean, fault, unknown
+from mtdnn.errors import ConfigError, DataError, MtdnnError, did_you_mean, fault, is_full_disk, unknown
 
 
 def test_a_fault_reads_place_key_found_and_fix():
@@ -51,3 +53,22 @@ def test_an_unknown_word_lists_the_known_ones():
     assert unknown("metric", "acuracy", iter(["accuracy", "f1"])) == (
         "unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?"
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors 0.8
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 10496 vs 10416"),  # torch 2.13
+        RuntimeError("basic_ios::clear: iostream error"),  # torch 2.13, to a file of limited size
+    ],
+)
+def test_a_full_disk_is_known_whoever_tells_it(error):
+    assert is_full_disk(error)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("shapes differ"), KeyError()])
+def test_other_failures_are_no_full_disk(error):
+    assert not is_full_disk(error)

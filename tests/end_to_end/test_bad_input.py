@@ -1,0 +1,590 @@
+"""Bad inputs: exit status 2, the cause in one line with its place and remedy, no traceback, nothing lost.
+
+Each case spoils one thing in a small world of rows, an encoder, prepared rows and a finished run, gives one command,
+and compares every file there before and after.
+"""
+
+import resource
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep.demo import train_tokenizer
+from mtdnn.cli import main
+
+TASKS = """\
+pairs:
+  task_type: classification
+  inputs: [premise, hypothesis]
+  labels: [yes_it_is, no_it_is_not]
+  metrics: [accuracy]
+  max_length: 32
+scores:
+  task_type: regression
+  inputs: [text]
+  metrics: [pearson]
+  max_length: 32
+"""
+
+RUN = """\
+tasks: tasks.yml
+data: prepared
+encoder: encoder
+output: runs/first
+max_steps: 2
+batch_size: 4
+optimizer: {lr: 1e-3}
+"""
+
+PAIRS = [("yes_it_is", "the red kite flies", "a kite flies"), ("no_it_is_not", "rain falls on the barn", "it is dry")]
+SCORES = [("4.5", "a goat eats grass"), ("0", "the lamp is off"), ("2.25", "she paints a lamp")]
+
+CHECK = "check tasks.yml --data data"
+PREPRO = "prepro tasks.yml --data data --encoder encoder --out prepared --workers 1"
+TRAIN = "train run.yml --output runs/second"
+
+
+def rows_of(kinds, count):
+    rows = ["\t".join((str(number), *kinds[number % len(kinds)])) for number in range(count)]
+    return "\n".join(rows) + "\n"
+
+
+def write_encoder(folder, texts):
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(texts)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def sound_world(tmp_path_factory):
+    """Rows, encoder, prepared rows and a finished run; every case works on a copy."""
+    world = tmp_path_factory.mktemp("world")
+    (world / "tasks.yml").write_text(TASKS)
+    (world / "run.yml").write_text(RUN)
+    for task, kinds in (("pairs", PAIRS), ("scores", SCORES)):
+        (world / "data" / task).mkdir(parents=True)
+        for split, count in (("train", 12), ("dev", 6)):
+            (world / "data" / task / f"{split}.tsv").write_text(rows_of(kinds, count))
+    write_encoder(world / "encoder", [text for row in (*PAIRS, *SCORES) for text in row[1:]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        assert main(PREPRO.split()) == 0
+        assert main(["train", "run.yml"]) == 0
+    return world
+
+
+@pytest.fixture
+def world(sound_world, tmp_path, monkeypatch):
+    copy = tmp_path / "world"
+    shutil.copytree(sound_world, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input.
+
+    Attributes:
+        name: what is bad.
+        spoil: makes it so, in the world that is the current folder.
+        command: words after `mtdnn`.
+        told: what must be among the lines told.
+    """
+
+    name: str
+    spoil: object
+    command: str
+    told: str
+
+
+def nothing():
+    """The command itself is what is bad."""
+
+
+def replace(path, before, after):
+    def spoil():
+        text = Path(path).read_text()
+        assert before in text
+        Path(path).write_text(text.replace(before, after, 1))
+
+    return spoil
+
+
+def append(path, text):
+    def spoil():
+        with Path(path).open("a") as file:
+            file.write(text)
+
+    return spoil
+
+
+def write(path, content):
+    return lambda: Path(path).write_bytes(content)
+
+
+def remove(path):
+    return lambda: Path(path).unlink()
+
+
+def cut_short(path):
+    return lambda: Path(path).write_bytes(Path(path).read_bytes()[:-7])
+
+
+def other_tokenizer():
+    shutil.rmtree("encoder")
+    write_encoder(Path("encoder"), ["quite other words stand here", "zebras zoom by"])
+
+
+TRAIN_ROWS = "data/pairs/train.tsv"
+DEFINITIONS = [
+    Case(
+        "a misspelt key",
+        replace("tasks.yml", "metrics: [acc", "metrisc: [acc"),
+        CHECK,
+        "tasks.yml:5: pairs.metrisc: unknown key 'metrisc'; known: task_type, inputs, labels, metrics, ",
+    ),
+    Case(
+        "an unknown task type",
+        replace("tasks.yml", ": classification", ": clasification"),
+        CHECK,
+        "tasks.yml:2: pairs.task_type: unknown task type 'clasification'; known: classification, ",
+    ),
+    Case(
+        "an unknown metric",
+        replace("tasks.yml", "[accuracy]", "[acuracy]"),
+        CHECK,
+        "tasks.yml:5: pairs.metrics: unknown metric 'acuracy'; known: accuracy, f1, ",
+    ),
+    Case(
+        "a loss of another task type",
+        append("tasks.yml", "  loss: cross_entropy\n"),
+        CHECK,
+        "tasks.yml:12: scores.loss: unknown loss 'cross_entropy'; known: mse.",
+    ),
+    Case(
+        "two tasks of one name",
+        append("tasks.yml", "pairs: {task_type: regression}\n"),
+        CHECK,
+        "tasks.yml:12: pairs: given twice, first at line 1. Remove or rename one.",
+    ),
+    Case(
+        "a label given twice",
+        replace("tasks.yml", "no_it_is_not]", "yes_it_is]"),
+        CHECK,
+        "tasks.yml:4: pairs.labels: 'yes_it_is' is given twice",
+    ),
+    Case(
+        "labels that YAML reads as truth values",
+        replace("tasks.yml", "yes_it_is, no_it_is_not", "yes, no"),
+        CHECK,
+        "tasks.yml:4: pairs.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; put the word "
+        "in quotes",
+    ),
+    Case(
+        "a single label",
+        replace("tasks.yml", "yes_it_is, no_it_is_not", "yes_it_is"),
+        CHECK,
+        "tasks.yml:4: pairs.labels: 1 labels. Classification needs at least two.",
+    ),
+    Case(
+        "a dropout of 1",
+        append("tasks.yml", "  dropout: 1\n"),
+        CHECK,
+        "tasks.yml:12: scores.dropout: 1: input should be less than 1",
+    ),
+    Case(
+        "an empty file of definitions",
+        write("tasks.yml", b""),
+        CHECK,
+        "tasks.yml: the file is empty. A mapping of keys to values is expected.",
+    ),
+    Case(
+        "definitions that are no YAML",
+        append("tasks.yml", "other: [1, 2\n"),
+        CHECK,
+        "tasks.yml:13: not valid YAML: expected ',' or ']', but got '<stream end>'",
+    ),
+    Case(
+        "no such file of definitions",
+        nothing,
+        "check taks.yml",
+        "taks.yml: cannot be read: No such file or directory. Check the path.",
+    ),
+]
+ROWS = [
+    Case(
+        "too few columns",
+        append(TRAIN_ROWS, "99\tyes_it_is\tonly one text\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are split by one "
+        "tab; a text holds none.",
+    ),
+    Case(
+        "a label that is none of the task's",
+        append(TRAIN_ROWS, "99\tyes_it_iss\ta\tb\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: label: 'yes_it_iss' is not in pairs.labels (tasks.yml:4): yes_it_is, no_it_is_not. "
+        "Did you mean 'yes_it_is'? Fix the row, or add the label.",
+    ),
+    Case(
+        "a label that is no number",
+        append("data/scores/train.tsv", "99\tmuch\ta\n"),
+        PREPRO,
+        "data/scores/train.tsv:13: label: 'much' is not a number. Give a number such as 2.5.",
+    ),
+    Case(
+        "a label that is not finite",
+        append("data/scores/train.tsv", "99\tnan\ta\n"),
+        PREPRO,
+        "data/scores/train.tsv:13: label: 'nan' is not a finite number. Give a number, or leave it empty.",
+    ),
+    Case(
+        "an empty text",
+        append(TRAIN_ROWS, "99\tyes_it_is\t \tb\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: premise: empty text. Give the text, or remove the row.",
+    ),
+    Case(
+        "an empty line",
+        append(TRAIN_ROWS, "\n99\tyes_it_is\ta\tb\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: an empty line. Remove it.",
+    ),
+    Case(
+        "an id that came before",
+        append(TRAIN_ROWS, "3\tyes_it_is\ta\tb\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: id: '3' is also the id of data/pairs/train.tsv:4. Rename one of them.",
+    ),
+    Case(
+        "a train row without a label",
+        append(TRAIN_ROWS, "99\t-\ta\tb\n"),
+        PREPRO,
+        "data/pairs/train.tsv:13: label: none, in a train split. Give a label, or remove the row.",
+    ),
+    Case(
+        "a file that is not UTF-8",
+        write(TRAIN_ROWS, "1\tyes_it_is\tcafé\tb\n".encode("latin-1")),
+        PREPRO,
+        "data/pairs/train.tsv:1: not UTF-8: byte 0xe9 at place 16 of the line. Save the file as UTF-8.",
+    ),
+    Case(
+        "a file in UTF-16",
+        write(TRAIN_ROWS, "1\tyes_it_is\ta\tb\n".encode("utf-16")),
+        PREPRO,
+        "data/pairs/train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8.",
+    ),
+    Case(
+        "an empty file of rows",
+        write(TRAIN_ROWS, b""),
+        PREPRO,
+        "data/pairs/train.tsv: the file is empty. Add rows, or remove the split.",
+    ),
+    Case(
+        "a missing split",
+        remove("data/pairs/dev.tsv"),
+        PREPRO,
+        "data/pairs/dev: no rows for this split; looked for data/pairs/dev.tsv, data/pairs_dev.tsv",
+    ),
+    Case(
+        "a folder of rows that is not there",
+        nothing,
+        PREPRO.replace("data data", "data daat"),
+        "looked for daat/pairs/train.tsv, daat/pairs_train.tsv (or .jsonl, .csv, .parquet, .txt). There is no folder "
+        "daat.",
+    ),
+    Case(
+        "an encoder that is not there",
+        nothing,
+        PREPRO.replace("encoder encoder", "encoder ./encodr"),
+        "encoder: no tokenizer for './encodr': ",
+    ),
+    Case(
+        "more tokens than the encoder can take",
+        replace("tasks.yml", "max_length: 32", "max_length: 65"),
+        PREPRO,
+        "tasks.yml:6: pairs.max_length: 65 tokens; encoder takes at most 64. Set max_length to 64 or less.",
+    ),
+    Case(
+        "a task that is not among the definitions",
+        nothing,
+        PREPRO + " --tasks pair",
+        "--tasks: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
+    ),
+]
+RUNS = [
+    Case(
+        "rows that are not prepared",
+        lambda: shutil.rmtree("prepared/pairs/dev"),
+        TRAIN,
+        "prepared/pairs/dev: this split is not prepared. Run: mtdnn prepro tasks.yml --data DATA --encoder encoder "
+        "--out prepared --tasks pairs",
+    ),
+    Case(
+        "rows prepared for another tokenizer",
+        other_tokenizer,
+        TRAIN,
+        "prepared/pairs/train: the prepared rows do not fit: it was made with the tokenizer of encoder, which is not "
+        "that of encoder. Run: mtdnn prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
+    ),
+    Case(
+        "rows prepared for another definition",
+        replace("tasks.yml", "max_length: 32", "max_length: 31"),
+        TRAIN,
+        "prepared/pairs/train: the prepared rows do not fit: its max_length was 32, now 31. Run: mtdnn prepro "
+        "tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
+    ),
+    Case(
+        "prepared rows cut short",
+        cut_short("prepared/pairs/train/data-00000-of-00001.arrow"),
+        TRAIN,
+        "prepared/pairs/train/data-00000-of-00001.arrow: damaged: 2193 bytes; 2200 bytes were written. Run: mtdnn "
+        "prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
+    ),
+    Case(
+        "an encoder without weights",
+        remove("encoder/model.safetensors"),
+        TRAIN,
+        "run.yml:3: encoder: encoder: weights cannot be loaded (Error no file named model.safetensors",
+    ),
+    Case(
+        "encoder weights cut short",
+        cut_short("encoder/model.safetensors"),
+        TRAIN,
+        "run.yml:3: encoder: encoder: weights cannot be loaded (",
+    ),
+    Case(
+        "a misspelt key of a run",
+        append("run.yml", "epocs: 3\n"),
+        TRAIN,
+        "run.yml:8: epocs: unknown key 'epocs'; known: tasks, data, output, encoder, ",
+    ),
+    Case(
+        "a flag that is no number",
+        nothing,
+        TRAIN + " --optimizer.lr fast",
+        "--optimizer.lr: 'fast': input should be a valid number, unable to parse string as a number",
+    ),
+    Case(
+        "an unknown regularizer",
+        append("run.yml", "regularizer: smrt\n"),
+        TRAIN,
+        "run.yml:8: regularizer: unknown regularizer 'smrt'; known: ",
+    ),
+    Case(
+        "an unknown option of a regularizer",
+        append("run.yml", "regularizer: {name: smart, wait: 3}\n"),
+        TRAIN,
+        "run.yml:8: regularizer.wait: unknown key 'wait'; known: weight, every, ",
+    ),
+    Case(
+        "an unknown mixing",
+        nothing,
+        TRAIN + " --mixing round_robbin",
+        "--mixing: unknown mixing 'round_robbin'; known: ",
+    ),
+    Case(
+        "an option of mixing out of range",
+        nothing,
+        TRAIN + " --mixing temperature --mixing.tau 0",
+        "--mixing.tau: 0 is not a number above 0. Give one.",
+    ),
+    Case(
+        "a task that cannot be trained",
+        nothing,
+        TRAIN + " --train pair",
+        "--train: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
+    ),
+    Case(
+        "a folder that already holds a run",
+        nothing,
+        "train run.yml",
+        "runs/first: output: already holds a run. Give --resume to continue it, or another --output.",
+    ),
+    Case(
+        "a resumed run that is another one",
+        nothing,
+        "train run.yml --resume --optimizer.lr 1",
+        "runs/first/run.yml: optimizer: the run began with {'name': 'adamw', 'lr': 0.001, ",
+    ),
+    Case(
+        "a run that starts from no run",
+        nothing,
+        TRAIN + " --encoder.run runs/none",
+        "runs/none/best: there is no such checkpoint. Train first.",
+    ),
+    Case(
+        "no run at all",
+        nothing,
+        "train",
+        "command line: tasks: is missing. Add it.",
+    ),
+]
+RESULTS = [
+    Case(
+        "a folder without a run",
+        nothing,
+        "evaluate data",
+        "data: holds no run (there is no run.yml). Give the `output` folder of `mtdnn train`.",
+    ),
+    Case(
+        "a checkpoint cut short",
+        cut_short("runs/first/best/model.safetensors"),
+        "evaluate runs/first",
+        "runs/first/best: model.safetensors is not as it was written. Whole or not, there are: best, last, step-2.",
+    ),
+    Case(
+        "a checkpoint that is not there",
+        nothing,
+        "evaluate runs/first --checkpoint step-9",
+        "runs/first/checkpoints/step-9: there is no such checkpoint. Whole or not, there are: best, last, step-2.",
+    ),
+    Case(
+        "a split that is not there",
+        nothing,
+        "evaluate runs/first --split trian",
+        "split: of pairs, scores: unknown split 'trian'; known: dev, test, train. Did you mean 'train'?",
+    ),
+    Case(
+        "a task the run does not know",
+        nothing,
+        "evaluate runs/first --tasks pair",
+        "task: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
+    ),
+    Case(
+        "rows with other columns",
+        nothing,
+        "predict runs/first --task pairs --input data/scores/dev.tsv --output o.jsonl",
+        "data/scores/dev.tsv:1: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are split by one tab; "
+        "a text holds none.",
+    ),
+    Case(
+        "an input that is not there",
+        nothing,
+        "predict runs/first --task pairs --input none.tsv --output o.jsonl",
+        "none.tsv: no such file. Check the path.",
+    ),
+    Case(
+        "an output in no folder",
+        nothing,
+        "predict runs/first --task pairs --input data/pairs/dev.tsv --output a/o.jsonl",
+        "--output: 'a/o.jsonl' cannot be written: there is no writable folder 'a'. Choose another place.",
+    ),
+    Case(
+        "tasks of different inputs",
+        nothing,
+        "predict runs/first --task pairs,scores --input data/pairs/dev.tsv --output o.jsonl",
+        "task: 'scores' takes 1 texts as regression, 'pairs' other ones. Predict tasks of the same inputs together.",
+    ),
+    Case(
+        "an export to a folder that exists",
+        nothing,
+        "export runs/first --task pairs --output data",
+        "--output: 'data' exists. Name a new folder.",
+    ),
+    Case(
+        "predictions that are no JSON",
+        write("o.jsonl", b'{"id": 1\n'),
+        "score o.jsonl",
+        'o.jsonl:1: not a prediction record. Expected {"id": …, "prediction": …, "label": …}.',
+    ),
+    Case(
+        "predictions without labels",
+        write("o.jsonl", b'{"id": "1", "prediction": "a", "label": null}\n'),
+        "score o.jsonl",
+        "o.jsonl: none of the 1 predictions has a label. Predict rows that carry labels.",
+    ),
+    Case(
+        "a metric that does not fit",
+        nothing,
+        "score runs/first/predictions/pairs.dev.jsonl --metrics pearson",
+        "declared. It needs finite numbers as prediction and as label.",
+    ),
+]
+CASES = [*DEFINITIONS, *ROWS, *RUNS, *RESULTS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_bad_input_is_told_and_nothing_is_lost(case, world, capsys):
+    case.spoil()
+    before = files_below(world)
+    assert main(case.command.split()) == 2
+    told = capsys.readouterr().err
+    assert case.told in told
+    assert "Traceback" not in told
+    assert files_below(world) == before
+
+
+def test_the_table_is_as_long_as_promised():
+    assert len({case.name for case in CASES}) == len(CASES) >= 25
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """Writes beyond `size` bytes fail, as on a full disk: what a test can do to itself without a disk of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("command", "size", "place"),
+    [
+        (PREPRO.replace("prepared", "again"), 1500, "again"),
+        (TRAIN, 1500, "runs/second"),
+        (TRAIN, 12_000, "runs/second"),
+        ("predict runs/first --task pairs --input data/pairs/dev.tsv --output o.jsonl", 100, ""),
+        ("export runs/first --task pairs --output model", 3000, "model"),
+        ("embed runs/first --input data/pairs/dev.tsv --output v.parquet", 300, ""),
+    ],
+)
+def test_a_full_disk_is_told_and_the_same_command_works_once_there_is_room(world, capsys, command, size, place):
+    before = files_below(world)
+    with files_no_larger_than(size):
+        status = main(command.split())
+    told = capsys.readouterr().err
+    assert status == 2, told
+    assert place in told.splitlines()[-1] and "Traceback" not in told
+    assert before.items() <= files_below(world).items()
+    again = " --resume" if command.startswith("train") else ""
+    assert main((command + again).split()) == 0
+
+
+@pytest.mark.parametrize("spoil", [lambda rows: b"\xef\xbb\xbf" + rows, lambda rows: rows.replace(b"\n", b"\r\n")])
+def test_a_byte_order_mark_or_windows_line_ends_change_nothing(world, spoil):
+    rows = Path(TRAIN_ROWS).read_bytes()
+    Path(TRAIN_ROWS).write_bytes(spoil(rows))
+    assert main(PREPRO.replace("prepared", "again").split()) == 0
+    arrow = "pairs/train/data-00000-of-00001.arrow"
+    assert (world / "again" / arrow).read_bytes() == (world / "prepared" / arrow).read_bytes()
+
+
+def test_faults_of_definitions_and_rows_come_in_one_report(world, capsys):
+    Path("tasks.yml").write_text(TASKS.replace("pearson", "pearsn"))
+    append(TRAIN_ROWS, "99\tmaybe\ta\tb\n98\tyes_it_is\t\tb\n")()
+    assert main(CHECK.split()) == 2
+    places = [line.split(": ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert places == ["tasks.yml:10", f"{TRAIN_ROWS}:13", f"{TRAIN_ROWS}:14"]
