@@ -6,7 +6,6 @@ Dimensions: B rows, N sequences (N = B unless a row holds several), T tokens, E 
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -67,10 +66,15 @@ class ForwardPass:
         self._autocast = autocast
         self._independent_passes = 0
 
-    @property
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    @cached_property
     def mask(self) -> Tensor:
-        """[N, T] bool, True = a real token."""
-        return self.batch.mask
+        """[N, T] bool, True = a real token; on the model's device."""
+        return self.batch.mask.to(self.device)
 
     @property
     def labels(self) -> Tensor | None:
@@ -80,7 +84,7 @@ class ForwardPass:
     @cached_property
     def generator(self) -> torch.Generator:
         """The regularizer's own random stream for this step, on the batch's device."""
-        return torch_generator(self._seed, "regularizer", self._step, self._part, self._rank, device=self.mask.device)
+        return torch_generator(self._seed, "regularizer", self._step, self._part, self._rank, device=self.device)
 
     @cached_property
     def embeddings(self) -> Tensor:
@@ -174,12 +178,11 @@ class ForwardPass:
 
     def _sequence_names(self) -> list[tuple[str, int]]:
         """What each sequence's noise is drawn by: its row id and its place within the row."""
-        seen: Counter[int] = Counter()
-        names = []
-        for row in self.batch.row_of_sequence.tolist():
-            names.append((self.batch.row_ids[row], seen[row]))
-            seen[row] += 1
-        return names
+        counts = self.batch.extras.get("sequences")
+        places = [1] * len(self.batch) if counts is None else counts.tolist()
+        return [
+            (row_id, place) for row_id, count in zip(self.batch.row_ids, places, strict=True) for place in range(count)
+        ]
 
     @property
     def _dropout_stream(self) -> tuple[int, str, int, int, int]:
@@ -209,7 +212,7 @@ class ForwardPass:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
-            with torch.autocast(self.mask.device.type, enabled=False):
+            with torch.autocast(self.device.type, enabled=False):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)

@@ -1,0 +1,149 @@
+"""When the teacher moves and how far, what the term is at the start, and what survives a resume."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.proximal import PROXIMAL, Momentum, Vanilla
+from mtdnn.task_def import Named
+from tests.reference.tiny import make_batch, make_model
+
+
+def nudge(model: torch.nn.Module, by: float = 0.1) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(by)
+
+
+def first_weight(model: torch.nn.Module) -> float:
+    return next(model.parameters())[0, 0].item()
+
+
+def test_the_teacher_starts_as_the_model_and_the_term_at_zero() -> None:
+    model = make_model()
+    proximal = Momentum(model, total_steps=10)
+    penalty = proximal.penalty(ForwardPass(model, make_batch(), seed=1, step=0))
+    assert penalty.item() == 0.0
+    gradients = torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True)
+    assert not any(each.any() for each in gradients if each is not None)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2, 3])
+def test_the_teacher_moves_only_every_s_steps(inner_steps: int) -> None:
+    model = make_model()
+    proximal = Momentum(model, total_steps=10, inner_steps=inner_steps)
+    moves, before = [], first_weight(proximal.teacher.module)
+    for _ in range(6):
+        nudge(model)
+        proximal.after_step(model)
+        after = first_weight(proximal.teacher.module)
+        moves.append(after != before)
+        before = after
+    assert moves == [(step + 1) % inner_steps == 0 for step in range(6)]
+
+
+def test_beta_switches_after_a_tenth_of_the_updates() -> None:
+    proximal = Momentum(make_model(), total_steps=40, beta=0.9, beta_late=0.99)
+    assert [proximal.beta(update) for update in (1, 4, 5, 40)] == [0.9, 0.9, 0.99, 0.99]
+
+
+def test_momentum_moves_by_one_minus_beta_of_the_way_also_the_first_time() -> None:
+    # AveragedModel copies the model at its first update, which must not be ours
+    model = make_model()
+    proximal, start = Momentum(model, total_steps=10, beta=0.75, beta_late=0.5), first_weight(model)
+    nudge(model, 1.0)
+    proximal.after_step(model)
+    assert first_weight(proximal.teacher.module) == pytest.approx(start + 0.25)  # step 1 of 10: the first tenth
+    proximal.after_step(model)
+    assert first_weight(proximal.teacher.module) == pytest.approx(start + 0.25 + 0.5 * 0.75)
+
+
+def test_vanilla_takes_the_model_over() -> None:
+    model = make_model()
+    proximal = Vanilla(model, total_steps=10, inner_steps=2)
+    for _ in range(2):
+        nudge(model)
+        proximal.after_step(model)
+    for teacher, student in zip(proximal.teacher.module.parameters(), model.parameters(), strict=True):
+        assert torch.equal(teacher, student)
+
+
+def test_vanilla_with_one_inner_step_warns(caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        Vanilla(make_model(), total_steps=10, inner_steps=2)
+        assert caplog.text == ""
+        Vanilla(make_model(), total_steps=10)
+    assert "the term and its gradient are zero at every step" in caplog.text
+
+
+def test_the_teacher_has_no_dropout_and_no_gradient() -> None:
+    model = make_model(dropout=0.5)
+    proximal = Momentum(model, total_steps=10)
+    penalty = proximal.penalty(ForwardPass(model, make_batch(), seed=1, step=0))
+    assert penalty.item() > 0  # the student's dropout
+    penalty.backward()
+    assert not any(weight.requires_grad or weight.grad is not None for weight in proximal.teacher.parameters())
+    assert not proximal.teacher.module.training
+
+
+def test_training_the_model_leaves_the_teacher_in_evaluation_mode() -> None:
+    model = make_model(dropout=0.5)
+    proximal = Momentum(model, total_steps=10)
+    proximal.after_step(model.train())
+    assert not any(module.training for module in proximal.teacher.module.modules())
+
+
+@pytest.mark.parametrize("name", sorted(PROXIMAL))
+def test_state_survives_a_file_bit_for_bit(name: str) -> None:
+    model = make_model()
+    proximal = PROXIMAL.get(name)(model, total_steps=10, inner_steps=2)
+    for _ in range(3):
+        nudge(model)
+        proximal.after_step(model)
+    file = io.BytesIO()
+    torch.save(proximal.state_dict(), file)
+    file.seek(0)
+    resumed = PROXIMAL.get(name)(model, total_steps=10, inner_steps=2)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for each in (proximal, resumed):
+        each.after_step(model)
+    for mine, theirs in zip(proximal.teacher.parameters(), resumed.teacher.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert resumed.steps_done == 4
+
+
+def test_drift_is_the_distance_in_units_of_the_teacher() -> None:
+    model = make_model()
+    proximal = Momentum(model, total_steps=10)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.25)
+    assert proximal.drift(model).item() == pytest.approx(0.25)
+
+
+def test_the_papers_defaults() -> None:
+    options = Momentum(make_model(), total_steps=10).options
+    assert (options.mu, options.beta, options.beta_late, options.late_after, options.inner_steps) == (
+        1.0, 0.99, 0.999, 0.1, 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"beta": 1.0}, "run.yml:4: proximal.beta: 1.0: Input should be less than 1"),
+        ({"beta_late": -0.1}, "run.yml:4: proximal.beta_late: -0.1: Input should be greater than or equal to 0"),
+        ({"inner_steps": 0}, "run.yml:4: proximal.inner_steps: 0: Input should be greater than or equal to 1"),
+        ({"mu": -1}, "run.yml:4: proximal.mu: -1"),
+        ({"bta": 0.9}, "Did you mean 'beta'?"),
+    ],
+)
+def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
+    (found,) = Momentum.faults(Named(name="momentum", **options), "run.yml:4", "proximal")
+    assert expected in found

@@ -1,0 +1,297 @@
+"""The facts that decide whether SMART works, for every preset; its options; its precision guard."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtdnn.errors import ConfigError
+from mtdnn.objective import Objective
+from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, RunPrecision
+from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease, fixed_target_divergence
+from mtdnn.task_def import Named
+from tests.reference.tiny import make_batch, make_model
+
+PRESETS = sorted(name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), Smart))
+BF16 = RunPrecision("bf16", torch.finfo(torch.bfloat16).eps)
+FLOAT32 = RunPrecision("float32", torch.finfo(torch.float32).eps)
+
+
+def prepared(preset: str, **options: Any) -> Smart:
+    method = REGULARIZERS.get(preset)(**options)
+    method.prepare(embedding_rms=0.1, embedding_size=16, precision=FLOAT32)
+    return method
+
+
+def pass_of(model: torch.nn.Module, batch: object, step: int = 0) -> ForwardPass:
+    return ForwardPass(model, batch, seed=1, step=step)
+
+
+def perturbation(method: Smart, given: ForwardPass) -> Tensor:
+    return method.perturbation(given, given.embeddings.detach(), given.logits.detach())
+
+
+def test_there_are_the_papers_preset_and_the_released_one() -> None:
+    assert PRESETS == ["smart", "smart-mtdnn-release"]
+
+
+# Fact 1: with independent masks the term mostly measures dropout; with the same ones, the perturbation.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_with_the_same_masks_dropout_alone_gives_no_penalty_and_with_independent_ones_it_does(preset: str) -> None:
+    model, batch = make_model(dropout=0.2, dtype=torch.float32), make_batch()
+    options = {"epsilon": 1e-12, "eta": 1e-12, "noise": 0, "projection": "ball", "embeddings": "word"}  # x̃ is x
+    same = prepared(preset, dropout="same", **options).penalty(pass_of(model, batch)).item()
+    independent = prepared(preset, dropout="independent", **options).penalty(pass_of(model, batch)).item()
+    off = prepared(preset, dropout="off", **options).penalty(pass_of(model, batch)).item()
+    assert same < 1e-12
+    assert off < 1e-12
+    assert independent > 1e-4
+
+
+def test_at_the_published_epsilon_dropout_outweighs_the_perturbation_a_hundredfold() -> None:
+    model, batch = make_model(dropout=0.1, dtype=torch.float32), make_batch(rows=16)
+    same = prepared("smart", dropout="same").penalty(pass_of(model, batch)).item()
+    independent = prepared("smart", dropout="independent").penalty(pass_of(model, batch)).item()
+    assert independent > 100 * same
+
+
+# Fact 2: a perturbation below the resolution of the run's numbers.
+
+
+def test_auto_precision_runs_in_float32_where_bf16_cannot_hold_epsilon_and_says_so(caplog: Any) -> None:
+    method = Smart(epsilon=1e-5)
+    with caplog.at_level(logging.INFO):
+        method.prepare(embedding_rms=0.1, embedding_size=16, precision=BF16)
+    assert method.precision == "float32"
+    # 0.1 · 2⁻⁷, the distance of neighbouring bf16 numbers around 0.1
+    assert "the smallest size that works is 0.00078: its passes run in float32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "expected"),
+    [
+        ({"epsilon": 1e-3}, BF16, "run"),
+        ({"epsilon": 1e-5}, FLOAT32, "run"),
+        ({"epsilon": 1e-5, "eta": 1e-2, "projection": "none"}, BF16, "run"),
+        ({"epsilon": 1e-3, "norm": "l2"}, BF16, "float32"),  # a coordinate of the ball is about 1e-3/√16
+        ({"epsilon": 1e-3, "precision": "float32"}, BF16, "float32"),
+        ({"epsilon": {"relative": 0.02}}, BF16, "run"),
+    ],
+)
+def test_precision_follows_the_size_of_a_coordinate(
+    options: dict[str, Any], precision: RunPrecision, expected: str
+) -> None:
+    method = Smart(**options)
+    method.prepare(embedding_rms=0.1, embedding_size=16, precision=precision)
+    assert method.precision == expected
+
+
+def test_the_released_preset_moves_tokens_by_one_and_stays_in_the_runs_precision() -> None:
+    method = SmartMtdnnRelease()
+    method.prepare(embedding_rms=0.1, embedding_size=16, precision=BF16)
+    assert method.precision == "run"
+
+
+@pytest.mark.parametrize("spacing", [BF16, RunPrecision("tf32", 2.0**-10)])
+def test_precision_run_with_too_small_an_epsilon_is_refused_with_the_smallest_that_works(
+    spacing: RunPrecision,
+) -> None:
+    method = Smart(epsilon=1e-5, precision="run")
+    message = f"resolution of {spacing.name} .* smallest size that works is {0.1 * spacing.spacing:.2g}"
+    with pytest.raises(ConfigError, match=message):
+        method.prepare(embedding_rms=0.1, embedding_size=16, precision=spacing)
+    (found,) = method.precision_faults(
+        "run.yml:9", "regularizer", embedding_rms=0.1, embedding_size=16, precision=spacing
+    )
+    assert found.startswith("run.yml:9: regularizer.precision: run: moves of 1e-05 are below the resolution of")
+    assert found.endswith("Use precision: auto, or a larger size.")
+
+
+def test_in_bf16_a_step_with_a_small_epsilon_computes_both_passes_in_float32() -> None:
+    model, batch = make_model(dtype=torch.float32), make_batch()
+
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    def measured(context: Any, **options: Any) -> float:
+        part = next(Objective(model, {"nli": Smart(**options)}, seed=1, autocast=context).parts(batch, step=0))
+        return float(part.named["smart"])
+
+    assert measured(autocast) == measured(nullcontext)
+    # where it is left in bf16, the term measures rounding: hundreds of times the true value
+    coarse = Objective(model, {"nli": Smart()}, seed=1, autocast=autocast)
+    coarse.regularizers["nli"].precision = "run"
+    assert float(next(coarse.parts(batch, step=0)).named["smart"]) > 100 * measured(nullcontext)
+
+
+# Fact 3: the inner gradient is with respect to x̃ only.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_inner_steps_compute_no_gradient_of_a_weight(preset: str) -> None:
+    model, batch = make_model(), make_batch()
+    given, seen = pass_of(model, batch), []
+    for name, weight in model.named_parameters():
+        weight.grad = torch.full_like(weight, 7.0)
+        weight.register_hook(lambda gradient, name=name: seen.append(name))
+    perturbation(prepared(preset, steps=2), given)
+    assert seen == []
+    assert all((weight.grad == 7.0).all() for weight in model.parameters())
+
+
+# Fact 4: padding, the ball, a zero gradient.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_padding_is_never_perturbed(preset: str, steps: int) -> None:
+    given = pass_of(make_model(), make_batch(padding=3))
+    delta = perturbation(prepared(preset, steps=steps), given)
+    assert delta[given.mask].any()
+    assert not delta[~given.mask].any()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-2])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_ball_holds_exactly_in_float32(preset: str, epsilon: float, steps: int) -> None:
+    given = pass_of(make_model(dtype=torch.float32), make_batch())
+    delta = perturbation(prepared(preset, projection="ball", epsilon=epsilon, steps=steps, eta=1e-2), given)
+    x = given.embeddings.detach()
+    assert not (delta.abs() > epsilon).any()
+    assert not (((x + delta) - x).abs() > epsilon).any()
+    assert delta.abs().max().item() > 0.5 * epsilon
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_gradient_that_is_zero_leaves_x_tilde_where_it_is(preset: str) -> None:
+    model, batch = make_model(), make_batch()
+    with torch.no_grad():
+        model.heads["nli"].output.weight.zero_()  # the output no longer depends on the input
+    given = pass_of(model, batch)
+    delta = perturbation(prepared(preset, projection="none", steps=3, noise=1e-4), given)
+    assert torch.equal(delta, given.noise(1e-4))
+
+
+def test_the_released_preset_rescales_every_token_to_norm_one_whatever_epsilon() -> None:
+    given = pass_of(make_model(), make_batch())
+    delta = perturbation(prepared("smart-mtdnn-release", epsilon=1e-5), given)
+    # noise of 1e-5 over its norm + 1e-6: a little below 1
+    largest = delta.abs().amax(dim=-1)[given.mask]
+    assert largest.min().item() > 0.8
+    assert largest.max().item() < 1.0
+
+
+def test_with_the_released_step_size_the_perturbation_is_the_noise_rescaled() -> None:
+    given = pass_of(make_model(), make_batch())
+    delta, noise = perturbation(prepared("smart-mtdnn-release"), given), given.noise(1e-5)
+    cosine = torch.nn.functional.cosine_similarity(delta[given.mask], noise[given.mask], dim=-1)
+    assert cosine.min().item() > 0.999
+
+
+# Fact 5: weight 0 changes nothing (for every regularizer, in tests/contract); chance comes from its own stream.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_clean_pass_draws_the_same_masks_with_and_without(preset: str) -> None:
+    model, batch = make_model(dropout=0.2), make_batch()
+    plain = next(Objective(model, seed=1).parts(batch, step=4))
+    state = torch.get_rng_state()
+    regularized = next(Objective(model, {"nli": prepared(preset)}, seed=1).parts(batch, step=4))
+    assert torch.equal(plain.named["task"], regularized.named["task"])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# The rest of the specification.
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("task", ["nli", "similarity"])
+def test_padding_changes_no_penalty(preset: str, task: str) -> None:
+    model, method = make_model(), prepared(preset, dropout="off")
+    short = method.penalty(pass_of(model, make_batch(task)))
+    long = method.penalty(pass_of(model, make_batch(task, padding=9)))
+    torch.testing.assert_close(short, long, rtol=1e-9, atol=1e-16)  # float64, sums in another order
+
+
+def test_the_papers_defaults() -> None:
+    options = Smart().options
+    values = options.epsilon, options.eta, options.noise, options.steps, options.norm, options.weight
+    assert values == (1e-5, 1e-3, 1e-5, 1, "inf", 1.0)
+    assert (options.scope, options.projection, options.dropout, options.precision) == (
+        "example", "ball", "same", "auto",
+    )  # fmt: skip
+
+
+def test_relative_sizes_are_settled_at_the_start_and_kept_by_a_resumed_run(caplog: Any) -> None:
+    method = Smart(epsilon={"relative": 0.002}, eta={"relative": 0.2}, noise=1e-4)
+    with caplog.at_level(logging.INFO):
+        method.prepare(embedding_rms=0.057, embedding_size=384, precision=FLOAT32)
+    assert method.sizes == pytest.approx({"epsilon": 1.14e-4, "eta": 0.0114, "noise": 1e-4})
+    assert (
+        "smart: epsilon 0.000114, eta 0.0114, noise 0.0001; word embeddings have root mean square 0.057" in caplog.text
+    )
+    resumed = Smart(epsilon={"relative": 0.002}, eta={"relative": 0.2}, noise=1e-4)
+    resumed.prepare(embedding_rms=0.06, embedding_size=384, precision=FLOAT32)  # fine-tuned embeddings
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.sizes == method.sizes
+
+
+def test_more_steps_find_a_worse_point() -> None:
+    model, batch = make_model(), make_batch(rows=8)
+    options = {"epsilon": 0.05, "eta": 0.02, "noise": 1e-4}
+    values = [prepared("smart", steps=steps, **options).penalty(pass_of(model, batch)).item() for steps in (0, 1, 3)]
+    assert values[0] < values[1] < values[2]
+
+
+def test_fixed_targets_keep_the_value_of_the_divergence_and_only_part_of_its_gradient() -> None:
+    # KL(sg q‖p) + KL(sg p‖q): ∂/∂logits of p is p − q, of q it is q − p
+    given = pass_of(make_model(), make_batch())
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
+    values = fixed_target_divergence(given, p, q)
+    torch.testing.assert_close(values, given.divergence(p, q))
+    of_p, of_q = torch.autograd.grad(values.sum(), (p, q))
+    torch.testing.assert_close(of_p, p.softmax(1) - q.softmax(1))
+    torch.testing.assert_close(of_q, q.softmax(1) - p.softmax(1))
+
+
+def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_penalty() -> None:
+    options = {"steps": 0, "noise": 0, "dropout": "off"}
+    model, batch = make_model(), make_batch()
+    assert prepared("smart-mtdnn-release", **options).penalty(pass_of(model, batch)).item() > 1e-5
+    once = prepared("smart-mtdnn-release", **options, embeddings="word").penalty(pass_of(model, batch))
+    assert once.item() < 1e-20
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"epsilon": -1e-5}, "run.yml:9: regularizer.epsilon: -1e-05: Value error, expected a number ≥ 0"),
+        ({"epsilon": 0}, "run.yml:9: regularizer.epsilon: 0: Value error, expected more than 0; to turn"),
+        ({"norm": "l1"}, "run.yml:9: regularizer.norm: 'l1': Input should be 'inf' or 'l2'"),
+        ({"steps": -1}, "run.yml:9: regularizer.steps: -1"),
+        ({"every": 0}, "run.yml:9: regularizer.every: 0"),
+        ({"weight": -1}, "run.yml:9: regularizer.weight: -1"),
+        ({"dropout": "none"}, "run.yml:9: regularizer.dropout: 'none': Input should be 'same', 'independent' or 'off'"),
+        ({"epsilom": 1e-5}, "Did you mean 'epsilon'?"),
+    ],
+)
+def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
+    (found,) = Smart.faults(Named(name="smart", **options), "run.yml:9", "regularizer", "classification")
+    assert expected in found
+
+
+def test_the_released_preset_is_refused_for_types_that_code_has_no_term_for() -> None:
+    (found,) = SmartMtdnnRelease.faults(Named(name="smart-mtdnn-release"), "t.yml:3", "ner.regularizer", "span")
+    assert found == (
+        "t.yml:3: ner.regularizer: smart-mtdnn-release is not defined for span; it is for classification, regression, "
+        "ranking. Use another regularizer, or `none`, for this task."
+    )
