@@ -11,7 +11,7 @@ from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.run_config import RunConfig
 from mtdnn.schema import key_table
-from mtdnn.task_def import TaskDef
+from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES
 
 PAGES = sorted(Path(__file__).parent.glob("*.md"))
@@ -27,6 +27,17 @@ def words_of_types() -> str:
         losses = dict.fromkeys((kind.default_loss, *kind.losses))
         cells = (", ".join(f"`{word}`" for word in words) for words in (metrics, losses, kind.heads))
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rows_of_types() -> str:
+    """What a row of each task type looks like: the columns of its sample task, and the first sample row."""
+    lines = ["| task_type | columns of a .tsv | a row |", "|---|---|---|"]
+    for name in TASK_TYPES:
+        kind = TASK_TYPES.get(name)
+        columns = kind(task_def_from(name, dict(kind.sample_block))).columns
+        row = kind.sample_rows[0].replace("|", r"\|").replace("\t", "` ⇥ `")
+        lines.append(f"| `{name}` | {', '.join(f'`{column}`' for column in columns)} | `{row}` |")
     return "\n".join(lines)
 
 
@@ -59,6 +70,7 @@ def first_paragraph(docstring: str | None) -> str:
 TABLES = {
     "task keys": lambda: key_table(TaskDef, without=("name", "options")),
     "task types": words_of_types,
+    "rows": rows_of_types,
     "task type options": options_of_types,
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
