@@ -6,11 +6,11 @@ The functions return what is to be printed; `cli.py` lists them beside its own.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mtdnn.errors import ConfigError, MtdnnError, fault
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 1) -> str:
-    """Copy part of a file of rows, chosen by seed and row ids alone; smaller parts lie in larger ones of the same seed.
+    """Copy part of a file of rows, chosen by seed and row ids alone.
 
     Args:
         rows: Canonical rows: .tsv or .jsonl.
@@ -196,6 +196,3 @@ def broken_lines(summary: Summary) -> list[str]:
     from mtdnn.study import last_line
 
     return [f"{name}: {last_line(why)}" for name, why in summary.broken.items()]
-
-
-COMMANDS: Mapping[str, Any] = {"subset": subset, "study": study, "report": report}
