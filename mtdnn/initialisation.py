@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from mtdnn.checkpoint import ENCODER, open_checkpoint, read_weights
-from mtdnn.encoder import Encoder
+from mtdnn.encoder import Encoder, recompute_layers
 from mtdnn.errors import ConfigError, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.run_config import EncoderSource, RunConfig
@@ -29,7 +29,10 @@ def build_encoder(config: RunConfig) -> Encoder:
     source = config.encoder
     if isinstance(source, str):
         encoder = Encoder.from_pretrained(
-            source, execution=config.execution, gradient_checkpointing=config.gradient_checkpointing
+            source,
+            execution=config.execution,
+            dropout_masks=config.dropout_masks,
+            gradient_checkpointing=config.gradient_checkpointing,
         )
     else:
         encoder = empty_encoder(Path(encoder_place(source)), config)
@@ -44,8 +47,8 @@ def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     if config.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
-    return Encoder(backbone, execution=config.execution)
+        recompute_layers(backbone)
+    return Encoder(backbone, execution=config.execution, dropout_masks=config.dropout_masks)
 
 
 def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:

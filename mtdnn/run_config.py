@@ -94,6 +94,7 @@ class RunConfig(Frozen):
     accumulate: int = Field(1, ge=1, description="Equal parts a batch is computed in, to save memory; 1 = whole.")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast; weights stay float32.")
     execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
+    dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: drawn the quick way on a CPU.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
