@@ -57,8 +57,10 @@ class Metric:
         return next((record for record in records if not self.demand.met(record, labels)), None)
 
 
-METRICS: Registry[Metric] = Registry("metric")
-"""The words for `metrics:` in a task definition; other task types register theirs here."""
+METRICS: Registry[Metric] = Registry(
+    "metric", modules=("mtdnn.metrics_tokens", "mtdnn.metrics_answers", "mtdnn.metrics_ranking")
+)
+"""The words for `metrics:` in a task definition: labels and numbers here, the rest in the files beside this one."""
 
 Function = Callable[[Sequence[Record], Sequence[str]], float]
 

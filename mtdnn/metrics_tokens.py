@@ -17,8 +17,13 @@ def _has_lists(record: Record, labels: Sequence[str]) -> bool:
     return isinstance(label, list) and isinstance(prediction, list) and len(label) == len(prediction)
 
 
+def is_entity_tag(tag: object) -> bool:
+    """Whether it is O, or says by its prefix where in an entity of a kind its word stands: B-PER, I-PER, …"""
+    return tag == "O" or (isinstance(tag, str) and tag[:2] in ("B-", "I-", "E-", "S-", "L-", "U-"))
+
+
 def _has_tags(record: Record, labels: Sequence[str]) -> bool:
-    return _has_lists(record, labels) and all(isinstance(tag, str) for tag in record["label"] + record["prediction"])
+    return _has_lists(record, labels) and all(map(is_entity_tag, record["label"] + record["prediction"]))
 
 
 def _has_likelihood(record: Record, labels: Sequence[str]) -> bool:
@@ -27,7 +32,7 @@ def _has_likelihood(record: Record, labels: Sequence[str]) -> bool:
 
 
 TOKENS = Demand("a list as label and a list as long as prediction", _has_lists)
-TAGS = Demand("a list of tags as label and one as long as prediction", _has_tags)
+TAGS = Demand("a list of tags (O, B-PER, I-PER, …) as label and one as long as prediction", _has_tags)
 LIKELIHOOD = Demand("the summed `nll` and the count of `tokens` in its scores", _has_likelihood)
 
 

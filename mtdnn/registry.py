@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from mtdnn.errors import ConfigError, fault, unknown
@@ -16,11 +16,17 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the names stand for, in messages ("metric", "regularizer").
+        modules: modules that register more names; imported when a name is first asked for.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, modules: Iterable[str] = ()) -> None:
         self.kind = kind
         self._known: dict[str, T] = {}
+        self._modules = list(modules)
+
+    def _load(self) -> None:
+        while self._modules:
+            importlib.import_module(self._modules.pop())
 
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator that makes its object known under `name`.
@@ -45,7 +51,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is unknown, or the dotted path leads nowhere.
         """
-        if name in self._known:
+        if name in self:
             return self._known[name]
         if "." in name:
             return self._import(name, where, key)
@@ -62,9 +68,11 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Known names, in alphabetical order."""
+        self._load()
         return sorted(self._known)
 
     def __contains__(self, name: str) -> bool:
+        self._load()
         return name in self._known
 
     def __iter__(self) -> Iterator[str]:

@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-import mtdnn.metrics_tokens  # noqa: F401  registers the metrics named below
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import ConfigError
 from mtdnn.heads import HEADS

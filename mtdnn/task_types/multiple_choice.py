@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-import mtdnn.metrics_answers  # noqa: F401  registers the metrics named below
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, Example, RowError
 from mtdnn.task_types.ranking import Ranking

@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-import mtdnn.metrics_ranking  # noqa: F401  registers the metrics named below
 from mtdnn.batch import Batch
 from mtdnn.errors import did_you_mean
 from mtdnn.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example

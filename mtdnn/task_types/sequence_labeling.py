@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-import mtdnn.metrics_tokens  # noqa: F401  registers the metrics named below
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import did_you_mean
 from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.metrics_tokens import is_entity_tag
 from mtdnn.ragged import Ragged
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
@@ -69,12 +69,18 @@ class SequenceLabeling(TaskType):
         super().__init__(task)
         self._index = {label: index for index, label in enumerate(task.labels)}
         self._default_tag = "O" if "O" in self._index else task.labels[0]
+        if not task.metrics and not all(map(is_entity_tag, task.labels)):  # parts of speech
+            self.metric_names = ("token_accuracy",)
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[str]:
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
+        odd = [tag for tag in task.labels if not is_entity_tag(tag)]
+        if odd and any(name.startswith("entity_") for name in task.metrics):
+            fix = "Set metrics: [token_accuracy], or name the tags O, B-…, I-…."
+            found.append(task.fault("metrics", f"metrics of entities, but '{odd[0]}' is no tag of an entity", fix))
         return found
 
     @property

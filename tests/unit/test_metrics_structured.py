@@ -7,9 +7,6 @@ import pytest
 import seqeval.metrics
 from sklearn.metrics import average_precision_score, ndcg_score
 
-import mtdnn.metrics_answers
-import mtdnn.metrics_ranking
-import mtdnn.metrics_tokens  # noqa: F401  registers them
 from mtdnn.errors import DataError
 from mtdnn.metrics import applicable, compute
 from mtdnn.metrics_answers import exact, normalized, overlap

@@ -1,5 +1,7 @@
 """Words become objects; a wrong word names the right ones."""
 
+import sys
+
 import pytest
 
 from mtdnn.errors import ConfigError
@@ -55,3 +57,15 @@ def test_a_dotted_name_is_imported(colours):
 def test_a_dotted_name_that_leads_nowhere_is_told(colours, path):
     with pytest.raises(ConfigError, match=rf"a.yml:3: cannot import colour '{path}': .*Known by name: blue, red"):
         colours.get(path, where="a.yml:3")
+
+
+def test_modules_that_register_more_are_imported_when_a_name_is_first_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "more_plug_ins.py").write_text("import tests_registry\ntests_registry.IT.register('far')(2)\n")
+    registry = Registry("thing", modules=("more_plug_ins",))
+    registry.register("near")(1)
+    holder = type(sys)("tests_registry")
+    holder.IT = registry
+    monkeypatch.setitem(sys.modules, "tests_registry", holder)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "more_plug_ins" not in sys.modules
+    assert registry.names() == ["far", "near"] and registry.get("far") == 2

@@ -128,3 +128,13 @@ def test_the_manifest_counts_tags(make):
         "counts": {"O": 1, "B-PER": 1, "I-PER": 0, "B-LOC": 0},
     }
     assert made.columns["label"].values.dtype == np.int64
+
+
+def test_parts_of_speech_are_measured_by_tokens_alone(make):
+    from mtdnn.task_def import task_def_from
+    from mtdnn.task_types.sequence_labeling import SequenceLabeling
+
+    block = {**BLOCK, "labels": ["NN", "VB"]}
+    assert make(block, [("1", "NN VB", "Ada left")]).type.metric_names == ("token_accuracy",)
+    (line,) = SequenceLabeling.faults(task_def_from("pos", {**block, "metrics": ["entity_f1"]}))
+    assert "metrics of entities, but 'NN' is no tag of an entity" in line
