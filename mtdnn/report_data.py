@@ -66,9 +66,13 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 def label_names(records: Sequence[Record]) -> list[str]:
     """The labels of a classification, in the task's order; empty of other task types."""
-    scores = next((record.get("scores") for record in records if record.get("scores")), None)
-    whole = all(isinstance(record["prediction"], str) for record in records)
-    return list(scores) if isinstance(scores, Mapping) and whole else []
+    first = next((record.get("scores") for record in records if record.get("scores")), None)
+    if not isinstance(first, Mapping):
+        return []
+    # a row of multiple choice has scores as well, but of its own choices
+    alike = all((record.get("scores") or first).keys() == first.keys() for record in records)
+    named = all(isinstance(record["prediction"], str) and record["prediction"] in first for record in records)
+    return list(first) if alike and named else []
 
 
 def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:

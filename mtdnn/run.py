@@ -178,11 +178,15 @@ class Run:
             return store.ids, vectors
 
     def _pooled(self, batch: Batch, pooling: str) -> np.ndarray:
-        hidden = self.model.hidden(batch).float()
+        """[B, H]: a row of several sequences has the mean over the tokens of all, or the first token of the first."""
+        hidden, rows = self.model.hidden(batch).float(), batch.row_of_sequence
         if pooling == "first":
-            return hidden[:, 0].cpu().numpy()
+            starts = torch.searchsorted(rows, torch.arange(len(batch), device=rows.device))
+            return hidden[starts, 0].cpu().numpy()
         mask = batch.mask.unsqueeze(-1)
-        pooled: np.ndarray = (hidden.masked_fill(~mask, 0).sum(1) / mask.sum(1)).cpu().numpy()
+        sums = hidden.new_zeros(len(batch), hidden.shape[2]).index_add(0, rows, hidden.masked_fill(~mask, 0).sum(1))
+        counts = hidden.new_zeros(len(batch), 1).index_add(0, rows, mask.sum(1).float())
+        pooled: np.ndarray = (sums / counts).cpu().numpy()
         return pooled
 
     def _task_for(self, rows: Rows) -> str:
@@ -249,4 +253,3 @@ def _num_texts(rows: Rows) -> int | None:
         return None
     with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
         return file.readline().count("\t") - 1
-
