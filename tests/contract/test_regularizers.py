@@ -138,8 +138,8 @@ def test_the_floating_point_operations_of_a_step_are_the_cost_it_claims(name: st
                 step(objective, model, rows=8)
                 objective.after_step(0)
         operations[kind] = counter.total
-    # attention has no weights: its backward pass to the input alone is 2, not 1, up to 4 % more here; one weight gradient
-    # computed needlessly in an inner step would be 12 % more
+    # attention has no weights: its backward pass to the input alone is 2, not 1, up to 4 % more here; gradients of
+    # weights computed needlessly in an inner step would be 12 % more
     assert operations["with"] / operations["plain"] == pytest.approx(method.cost / 3, rel=0.05)
 
 
