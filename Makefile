@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+# Without compiling every module of every package beforehand, which would take most of the time.
+PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: demo test lint clean
 
