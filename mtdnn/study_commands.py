@@ -8,11 +8,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from mtdnn.errors import ConfigError, MtdnnError, fault
+from mtdnn.errors import ConfigError, MtdnnError, fault, unknown
 
 if TYPE_CHECKING:
     from mtdnn.study import Launcher, Summary
@@ -43,6 +44,7 @@ def study(
     data: str | None = None,
     output: str | None = None,
     variables: dict[str, str] | None = None,
+    stages: str | None = None,
     jobs: int = 1,
     launcher: Literal["local", "ray"] = "local",
     gpus: float = 0.0,
@@ -57,6 +59,7 @@ def study(
         data: Value of ${data} in it: the folder made by `mtdnn prepro`.
         output: Folder of the study. Default: the one in the YAML.
         variables: Further variables of the YAML, as --variables.name value.
+        stages: Names of stages, separated by commas: only their cells. Default: all.
         jobs: Cells at a time.
         launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
         gpus: GPUs of each cell, for ray.
@@ -67,6 +70,7 @@ def study(
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
+    grid = chosen_stages(grid, stages)
     if dry_run:
         return plan_of(grid, rate=rate)
     from mtdnn.study import run_study
@@ -76,6 +80,24 @@ def study(
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), told(grid, summary)])
     return told(grid, summary)
+
+
+def chosen_stages(grid: Grid, words: str | None) -> Grid:
+    """The cells of the stages named in `multi_task,fine_tune`, or all.
+
+    Raises:
+        ConfigError: a name is not among them, or a stage needs one that is left out.
+    """
+    if words is None:
+        return grid
+    names, known = words.split(","), grid.study.stages
+    faults = [fault("--stages", "", unknown("stage", name, known)) for name in names if name not in known]
+    cells = [cell for cell in grid.cells if cell.stage in names]
+    left_out = {need.split("/")[0] for cell in cells for need in cell.needs} - set(names)
+    faults += [fault("--stages", "", f"'{name}' is left out, and others start from it", "Add it.") for name in left_out]
+    if faults:
+        raise ConfigError(faults)
+    return replace(grid, cells=cells)
 
 
 def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:

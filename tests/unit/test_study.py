@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mtdnn.errors import ConfigError
 from mtdnn.study import Summary, run_study
 from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once
 from mtdnn.study_grid import Cell, Grid, load_study
-from mtdnn.study_launchers import Here, Processes
+from mtdnn.study_launchers import Here, Processes, Ray
 from mtdnn.study_table import read_csv
 
 TASKS = {
@@ -325,3 +326,26 @@ def test_two_studies_on_one_folder_share_the_cells_and_run_none_twice(tmp_path: 
     assert all(attempts(cell) == ["start", "finished"] for cell in grid.cells)
     workers = {json.loads((cell.folder / "attempts.jsonl").read_text().splitlines()[0])["pid"] for cell in grid.cells}
     assert len(workers) == 2
+
+
+def test_ray_runs_the_same_cells_to_the_same_results(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
+    grid = grid_of(tmp_path)
+    run_study(grid, Here(score_of_seed), progress=False)
+    other = grid_of(tmp_path, output=str(tmp_path / "other"))
+    workers_find_this_file = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=workers_find_this_file)
+    try:
+        summary = run_study(other, Ray(breaks_for_seed_2_of_mrpc, jobs=2), progress=False)
+        assert (summary.finished, len(summary.broken)) == (7, 2)
+        summary = run_study(other, Ray(score_of_seed, jobs=2), progress=False)
+    finally:
+        ray.shutdown()
+    assert (summary.finished, summary.before) == (9, 7)
+    assert (other.folder / "results.csv").read_bytes() == (grid.folder / "results.csv").read_bytes()
+
+
+def test_ray_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"ray is not installed. Install it with: pip install 'mtdnn\[ray\]'"):
+        Ray(score_of_seed)
