@@ -86,7 +86,7 @@ class TaskDef(Frozen):
     """One task: what its rows hold, how it is learnt and how it is measured."""
 
     name: str = Field(description="Letters, digits, '_' and '-'; also the folder of its rows.")
-    task_type: str = Field(description="classification | regression | ranking | sequence_labeling | span | masked_lm")
+    task_type: str = Field(description="Name of a task type: classification, regression, ranking, multiple_choice, …")
     inputs: Words = Field(("text",), description="Names of the text columns, in order.")
     labels: Words = Field((), description="Label names; their order is the order of the logits.")
     metrics: Words = Field((), description="Reported metrics, the main one first. Default: by task type.")

@@ -1,0 +1,89 @@
+"""All task types in one run with SMART: rows → prepared → trained, killed and resumed → measured → predicted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import mtdnn.task_types  # noqa: F401  registers them
+from data_prep.demo import write_demo_encoder
+from mtdnn.assemble import open_run, train
+from mtdnn.data.prepro import prepare
+from mtdnn.run_config import load_run_config
+from mtdnn.task_def import load_task_defs, task_def_from
+from mtdnn.task_types.base import TASK_TYPES, TaskType
+from mtdnn.trainer import Interrupted, Trainer
+
+TYPES = TASK_TYPES.names()
+
+
+def sample_lines(task_type: TaskType, count: int) -> list[str]:
+    """The three sample rows over and over, with ids of their own."""
+    rows = [row.split("\t") for row in task_type.sample_rows]
+    return ["\t".join([f"{number}", *rows[number % 3][1:]]) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The values of a run over one task of each type, with an encoder made for their words, rows prepared."""
+    folder = tmp_path_factory.mktemp("structured")
+    blocks = {f"a_{name}": {**TASK_TYPES.get(name).sample_block, "max_length": 24, "batch_size": 4} for name in TYPES}
+    (folder / "tasks.yml").write_text(yaml.safe_dump(blocks), encoding="utf-8")
+    texts = []
+    for name, block in blocks.items():
+        task_type = TASK_TYPES.get(block["task_type"])(task_def_from(name, block))
+        for split, count in (("train", 12), ("dev", 6)):
+            path = folder / "data" / name / f"{split}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = sample_lines(task_type, count)
+            texts += lines
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_demo_encoder(folder / "encoder", texts)
+    tasks = load_task_defs(folder / "tasks.yml")
+    prepare(tasks, data=folder / "data", encoder=folder / "encoder", out=folder / "prepared", num_workers=1)
+    return {
+        "tasks": str(folder / "tasks.yml"),
+        "data": str(folder / "prepared"),
+        "encoder": str(folder / "encoder"),
+        "output": str(folder / "run"),
+        "epochs": 2,
+        "optimizer.lr": 1e-3,
+        "regularizer": {"name": "smart", "epsilon": 1e-3},
+        "checkpoint_every": 10,
+    }
+
+
+def test_a_run_over_all_task_types_resumes_and_predicts(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(load_run_config(overrides=values), progress=False)
+    folder = Path(values["output"])
+    assert set(whole) == {"_run", *(f"a_{name}" for name in TYPES)}
+
+    interrupted = {**values, "output": str(folder.with_name("resumed"))}
+    step = Trainer.train_step
+
+    def stop_at_15(self: Trainer, parts: Any) -> None:
+        if self.progress.step == 15:
+            raise Interrupted(15, 15)
+        step(self, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop_at_15)
+        with pytest.raises(Interrupted):
+            train(load_run_config(overrides=interrupted), progress=False)
+    assert train(load_run_config(overrides=interrupted), resume=True, progress=False) == whole
+
+    run = open_run(folder)
+    for name, task in run.tasks.items():
+        path = Path(values["data"]).with_name("data") / name / "dev.tsv"
+        records = run.predict(name, path)[name]
+        stored = (folder / "predictions" / f"{name}.dev.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["id"] for line in stored] == [str(number) for number in range(6)]
+        assert [record["prediction"] for record in records] == [json.loads(line)["prediction"] for line in stored]
+        ids, vectors = run.embed(path, task=name)
+        assert len(ids) == 6 and vectors.shape == (6, 64), task.task_type
