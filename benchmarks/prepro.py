@@ -1,0 +1,216 @@
+"""Preparing generated pair rows, against the Rust tokenizer alone on the same rows and cores, in one run.
+
+    python -m benchmarks.prepro [--rows 1000000] [--encoder FOLDER] [--repeats 3]
+
+`tokenizers` is its own `encode_batch` on rows that already lie in memory, on all cores by its own threads, a thousand
+at a time and thrown away; `tokenizers-fast` is `encode_batch_fast`, the same without offsets into the text. `prepro` is
+`mtdnn prepro` with as many processes: it reads the file, checks every row, encodes, writes Arrow and the manifest. Each
+round does all of them one after another. Resident memory is that of the whole process tree: pages that processes share
+are counted once (PSS), and so are those of the mapped files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+ROWS_AT_ONCE = 1000
+LABELS = ("entailment", "neutral", "contradiction")
+DEFINITION = f"""\
+pairs:
+  task_type: classification
+  inputs: [premise, hypothesis]
+  labels: [{", ".join(LABELS)}]
+  max_length: 128
+  splits: {{train: train}}
+"""
+
+
+def main() -> None:
+    """Generate, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--encoder", type=Path, help="Folder with a fast tokenizer. Default: one made here.")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mtdnn-prepro-") as name:
+        folder = Path(name)
+        words = made_up_words(20_000)
+        encoder = given.encoder or save_tokenizer(folder / "encoder", words)
+        write_rows(folder / "pairs" / "train.tsv", given.rows, words)
+        (folder / "tasks.yml").write_text(DEFINITION, encoding="utf-8")
+        measure(folder, encoder, rows=given.rows, repeats=given.repeats, workers=given.workers)
+
+
+def made_up_words(number: int) -> list[str]:
+    """Words of three to twelve letters, frequent ones first."""
+    generator = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
+    share = 1.0 / np.arange(1, 27)
+    drawn = (
+        "".join(generator.choice(letters, size, p=share / share.sum()))
+        for size in generator.integers(3, 13, 3 * number)
+    )
+    return list(islice(dict.fromkeys(drawn), number))
+
+
+def write_rows(path: Path, rows: int, words: list[str]) -> None:
+    """Pairs of sentences: 6 to 30 words and 4 to 16, drawn with the frequencies of Zipf's law."""
+    path.parent.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    share = 1.0 / np.arange(10, 10 + len(words))
+    share /= share.sum()
+    with path.open("w", encoding="utf-8") as file:
+        for start in range(0, rows, 10_000):
+            size = min(10_000, rows - start)
+            lengths = np.stack([generator.integers(6, 31, size), generator.integers(4, 17, size)], axis=1)
+            drawn = iter(generator.choice(len(words), int(lengths.sum()), p=share).tolist())
+            for number, (first, second) in enumerate(lengths.tolist(), start):
+                texts = (" ".join(words[each] for each in islice(drawn, length)) for length in (first, second))
+                premise, hypothesis = (f"{text.capitalize()}." for text in texts)
+                file.write(f"{number}\t{LABELS[number % 3]}\t{premise}\t{hypothesis}\n")
+
+
+def save_tokenizer(folder: Path, words: list[str]) -> Path:
+    """A WordPiece tokenizer as BERT's: half of the words whole, the others in pieces."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(set("".join(words)))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", *letters, *(f"##{each}" for each in letters)]
+    tokens += [word for word in words[::2] if word not in tokens] + [f"##{word}" for word in words[1::20]]
+    backend = Tokenizer(models.WordPiece({token: place for place, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **special).save_pretrained(folder)
+    return folder
+
+
+def measure(folder: Path, encoder: Path, *, rows: int, repeats: int, workers: int) -> None:
+    """Each way in turn, several rounds, each in a process of its own; then the table."""
+    ways = ("tokenizers", "tokenizers-fast", "prepro")
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    peaks: dict[str, int] = dict.fromkeys(ways, 0)
+    for _ in range(repeats):
+        for way in ways:
+            took, peak = in_process(way, folder, encoder, workers)
+            seconds[way].append(took)
+            peaks[way] = max(peaks[way], peak)
+    print(f"{rows:,} pair rows, {workers} cores, {repeats} rounds; medians (spread)\n")
+    print(f"{'':<18}{'rows/s':>12}{'':>18}{'peak memory':>14}")
+    speeds = {way: [rows / each for each in seconds[way]] for way in ways}
+    for way in ways:
+        spread = f"({min(speeds[way]):,.0f}–{max(speeds[way]):,.0f})"
+        print(f"{way:<18}{statistics.median(speeds[way]):>12,.0f}{spread:>18}{peaks[way] / 2**20:>10,.0f} MiB")
+    for way in ways[:2]:
+        ratios = [ours / theirs for ours, theirs in zip(speeds["prepro"], speeds[way], strict=True)]
+        print(f"\nprepro / {way}: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})", end="")
+    print()
+
+
+def in_process(way: str, folder: Path, encoder: Path, workers: int) -> tuple[float, int]:
+    """(seconds of the work itself, peak resident bytes of the process and its children)."""
+    words = [sys.executable, "-c", f"from benchmarks.prepro import work; work({way!r}, *__import__('sys').argv[1:])"]
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(workers), "TOKENIZERS_PARALLELISM": "true"}
+    command = [*words, str(folder), str(encoder), str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    peak = [0]
+    watcher = threading.Thread(target=watch_memory, args=(process, peak))
+    watcher.start()
+    out, _ = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{way} failed with status {process.returncode}")
+    return float(out.split()[-1]), peak[0]
+
+
+def watch_memory(process: subprocess.Popen, peak: list[int]) -> None:
+    """Note the largest sum of PSS over a process tree, five times a second, until it ends."""
+    root = psutil.Process(process.pid)
+    while process.poll() is None:
+        total = 0
+        for each in _tree(root):
+            try:
+                total += each.memory_full_info().pss
+            except psutil.Error:
+                continue  # it has just ended
+        peak[0] = max(peak[0], total)
+        time.sleep(0.2)
+
+
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def work(way: str, folder: str, encoder: str, workers: str) -> None:
+    """One way, in this process; prints the seconds it took, without imports and loading the tokenizer."""
+    ways: dict[str, Callable[[Path, Path, int], float]] = {
+        "tokenizers": lambda *given: tokenize(*given, method="encode_batch"),
+        "tokenizers-fast": lambda *given: tokenize(*given, method="encode_batch_fast"),
+        "prepro": prepare_rows,
+    }
+    print(ways[way](Path(folder), Path(encoder), int(workers)))
+
+
+def tokenize(folder: Path, encoder: Path, workers: int, *, method: str) -> float:
+    """Seconds in which the Rust tokenizer alone encodes rows that lie in memory."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    backend.no_padding()
+    backend.enable_truncation(128)
+    encode, total = getattr(backend, method), 0.0
+    for pairs in _pairs(folder / "pairs" / "train.tsv"):
+        started = time.perf_counter()
+        encode(pairs)
+        total += time.perf_counter() - started
+    return total
+
+
+def _pairs(path: Path) -> Iterator[list[tuple[str, str]]]:
+    with path.open(encoding="utf-8") as file:
+        while lines := list(islice(file, ROWS_AT_ONCE)):
+            cells = (line.rstrip("\n").split("\t") for line in lines)
+            yield [(premise, hypothesis) for _, _, premise, hypothesis in cells]
+
+
+def prepare_rows(folder: Path, encoder: Path, workers: int) -> float:
+    """Seconds of `prepare`, from the call to the last rename, but for loading the libraries and the tokenizer."""
+    import datasets  # noqa: F401  loaded here, so that it does not count as work
+
+    from mtdnn.data import prepro
+    from mtdnn.data.tokenizing import load_tokenizer
+    from mtdnn.task_def import load_task_defs
+
+    tokenizer = load_tokenizer(encoder)
+    prepro.load_tokenizer = lambda name: tokenizer
+    tasks = load_task_defs(folder / "tasks.yml")
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        started = time.perf_counter()
+        made = prepro.prepare(tasks, data=folder, encoder=encoder, out=out, num_workers=workers)
+        seconds = time.perf_counter() - started
+    print(f"{made['pairs']['train'].rows} rows", file=sys.stderr)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
