@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -239,6 +240,7 @@ _worker: dict[str, Any] = {}
 def _start_worker(*setup: Any) -> None:
     """Set up a process of the pool: one thread of its own, and no life without the process that started it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gc.freeze()  # what was loaded before the fork is never garbage, and stays in pages shared with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

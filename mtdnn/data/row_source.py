@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtdnn.errors import fault
 
@@ -18,8 +18,7 @@ PART_BYTES = 1 << 20
 OPTIONAL = ("id", "label")  # columns that a format with named columns may lack
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row: column → value (text, or a list where JSON and Parquet have one), and its `file:line`."""
 
     values: dict[str, Any]
