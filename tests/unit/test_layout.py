@@ -2,9 +2,9 @@
 
 import ast
 import graphlib
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,9 +96,8 @@ def test_help_imports_neither_torch_nor_pydantic():
 
 
 def test_help_answers_in_under_half_a_second():
-    seconds = []
-    for _ in range(3):  # the best of three, as other processes may keep the machine busy
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mtdnn.cli", "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    """Of processor time, as other processes may keep the machine busy; the command waits for nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "mtdnn.cli", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5
