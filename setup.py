@@ -24,6 +24,7 @@ setup(
         "pydantic>=2.9",
         "jsonargparse[signatures]>=4.40",
         "PyYAML>=6.0",
+        "filelock>=3.12",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pyarrow>=17",
@@ -32,10 +33,11 @@ setup(
         "scipy>=1.11",
         "tensorboard>=2.16",
         "tqdm>=4.66",
+        "xxhash>=3.4",
     ],
     extras_require={
         "ray": ["ray>=2.40"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-tqdm"],
+        "dev": ["hypothesis>=6.100", "mypy>=1.10", "psutil>=5.9", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["mtdnn = mtdnn.cli:main"]},
 )
