@@ -7,6 +7,7 @@ finished is on disk, and who works on what is settled by locks.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,11 +77,15 @@ def run_study(grid: Grid, launcher: Launcher, *, progress: bool = True) -> Summa
 
 
 def _show(bar: tqdm, scheduler: _Scheduler) -> None:
-    bar.update(len(scheduler.finished) - bar.n)
+    """Bring the bar up to date; in a file, unlike on a screen, only when there is news."""
+    done = len(scheduler.finished) - bar.n
+    if done == 0 and not sys.stderr.isatty():
+        return
     words = [f"{len(scheduler.running)} running"]
     if scheduler.broken:
         words.append(f"{len(scheduler.broken)} broken")
-    bar.set_postfix_str(", ".join(words))
+    bar.set_postfix_str(", ".join(words), refresh=False)
+    bar.update(done)
 
 
 class _Scheduler:
