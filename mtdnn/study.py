@@ -50,7 +50,7 @@ class Summary:
         finished, before: cells finished by now, and how many of them before this call.
         diverged: finished cells whose loss left the numbers.
         broken: cell → why, its first line the last one of the error.
-        blocked: cell → the broken cell it waits for.
+        blocked: cell → the broken or diverged cell it would start from.
     """
 
     finished: int = 0
@@ -94,7 +94,9 @@ class _Scheduler:
     def __init__(self, grid: Grid, launcher: Launcher) -> None:
         self.grid, self.launcher = grid, launcher
         self.old_errors = {cell.name: error_stamp(cell) for cell in grid.cells}
-        self.finished = {cell.name for cell in grid.cells if read_outcome(cell) is not None}
+        found = outcomes(grid.cells)
+        self.finished = set(found)
+        self.diverged = {name for name, outcome in found.items() if outcome["outcome"] == "diverged"}
         self.before = len(self.finished)
         self.running: set[str] = set()
         self.broken: dict[str, str] = {}
@@ -102,7 +104,7 @@ class _Scheduler:
         self.not_before: dict[str, float] = {}
 
     def run(self, show: Callable[[], None]) -> None:
-        """Until every cell is finished, broken or blocked by a broken one."""
+        """Until every cell is finished, broken or blocked."""
         while open_cells := self._open_cells():
             for cell in open_cells:
                 if self.launcher.has_room() and self._is_ready(cell):
@@ -120,9 +122,10 @@ class _Scheduler:
         return [cell for cell in self.grid.cells if cell.name not in done]
 
     def _block(self) -> None:
+        """Set aside the cells that start from a broken, diverged or blocked one."""
         for cell in self.grid.cells:
-            stuck = [name for name in cell.needs if name in self.broken or name in self.blocked]
-            if stuck and cell.name not in self.blocked:
+            stuck = [name for name in cell.needs if name in self.broken.keys() | self.blocked.keys() | self.diverged]
+            if stuck and cell.name not in self.blocked and cell.name not in self.finished:
                 self.blocked[cell.name] = self.blocked.get(stuck[0], stuck[0])
 
     def _is_ready(self, cell: Cell) -> bool:
@@ -134,11 +137,21 @@ class _Scheduler:
         return not self._ended_elsewhere(cell)
 
     def _ended_elsewhere(self, cell: Cell) -> bool:
-        if read_outcome(cell) is not None:
-            self.finished.add(cell.name)
-        elif error_stamp(cell) not in (None, self.old_errors[cell.name]):
+        if self._note_outcome(cell):
+            return True
+        if error_stamp(cell) not in (None, self.old_errors[cell.name]):
             self.broken[cell.name] = read_error(cell) or "unknown"
-        return cell.name in self.finished or cell.name in self.broken
+        return cell.name in self.broken
+
+    def _note_outcome(self, cell: Cell) -> bool:
+        """Whether the cell is finished, by what lies on disk."""
+        outcome = read_outcome(cell)
+        if outcome is None:
+            return False
+        self.finished.add(cell.name)
+        if outcome["outcome"] == "diverged":
+            self.diverged.add(cell.name)
+        return True
 
     def _take(self, cell: Cell, status: Status) -> None:
         """Note how a cell ended."""
@@ -146,7 +159,7 @@ class _Scheduler:
         if status == "busy":
             self.not_before[cell.name] = time.monotonic() + BUSY_SECONDS
         elif status == "finished":
-            self.finished.add(cell.name)
+            self._note_outcome(cell)
             write_results(self.grid)
         else:
             self.broken[cell.name] = read_error(cell) or "it left no error"

@@ -206,7 +206,7 @@ def told(grid: Grid, summary: Summary) -> str:
         for word, cells in (
             ("diverged", summary.diverged),
             ("broken", summary.broken),
-            ("waiting for a broken one", summary.blocked),
+            ("not run, as they start from a broken or diverged one", summary.blocked),
         )
         if cells
     ]

@@ -82,6 +82,12 @@ def diverges_for_seed_2(cell: Cell) -> Outcome:
     return score_of_seed(cell)
 
 
+def diverges_in_the_first_stage(cell: Cell) -> Outcome:
+    if cell.stage == "multi_task":
+        raise Diverged("step 7: the loss is nan")
+    return score_of_seed(cell)
+
+
 def dies_for_seed_2_of_mrpc(cell: Cell) -> Outcome:
     if cell.config.seed == 2 and cell.config.train == ("mrpc",):
         os.kill(os.getpid(), 9)
@@ -253,6 +259,12 @@ def test_cells_that_start_from_a_broken_one_are_blocked_not_broken(tmp_path: Pat
     summary = run_study(grid_of(tmp_path), Here(breaks_in_the_first_stage), progress=False)
     assert (summary.finished, len(summary.broken), len(summary.blocked)) == (4, 1, 4)
     assert set(summary.blocked.values()) == set(summary.broken)
+
+
+def test_cells_that_would_start_from_a_diverged_run_are_blocked(tmp_path: Path) -> None:
+    for _ in range(2):  # found out while running, and from the disk
+        summary = run_study(grid_of(tmp_path), Here(diverges_in_the_first_stage), progress=False)
+        assert (summary.finished, len(summary.diverged), len(summary.blocked), summary.broken) == (5, 1, 4, {})
 
 
 def test_a_diverged_run_is_an_outcome_and_is_not_tried_again(tmp_path: Path) -> None:
