@@ -83,7 +83,7 @@ def test_a_step_gives_finite_values_and_gradients(name: str, task: str) -> None:
     named, gradients = step(objective, model, task)
     assert named["task"] > 0
     assert named.get(name, 0.0) >= 0
-    assert sum(each is not None for each in gradients) > 30
+    assert sum(each is not None for each in gradients) > 20
     assert all(torch.isfinite(each).all() for each in gradients if each is not None)
     objective.after_step(0)
     assert all(isinstance(value, float) for values in objective.diagnostics().values() for value in values.values())

@@ -27,7 +27,7 @@ def make_model(
     dtype: torch.dtype = torch.float64,
     scale: float = 5.0,
     seed: int = 0,
-    layers: int = 2,
+    layers: int = 1,
     **task: Any,
 ) -> MultiTaskModel:
     """A model with the tasks of `BLOCKS`, in training mode; `task` overrides keys of both blocks.

@@ -48,7 +48,7 @@ def noises(model: MultiTaskModel, batch: Batch, step: int) -> list[Tensor]:
 @pytest.mark.parametrize("norm", ["inf", "l2"])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_x_tilde_penalty_and_all_its_gradients_equal_the_algorithm(task: str, norm: str, steps: int) -> None:
-    model, batch, config = make_model(), make_batch(task), settings(norm=norm, steps=steps)
+    model, batch, config = make_model(layers=2), make_batch(task), settings(norm=norm, steps=steps)
     method, given, ell = smart(norm=norm, steps=steps), pass_of(model, batch), DIVERGENCE[task]
     given_noises = noises(model, batch, 0)
 
@@ -67,7 +67,7 @@ def test_x_tilde_penalty_and_all_its_gradients_equal_the_algorithm(task: str, no
     weights = [weight for name, weight in model.named_parameters()]
     gradients = torch.autograd.grad(value, weights, allow_unused=True)
     expected_gradients = torch.autograd.grad(expected_value, weights, allow_unused=True)
-    assert sum(each is not None for each in gradients) > 30
+    assert sum(each is not None for each in gradients) > 20
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert (gradient is None) == (expected_gradient is None)
         if gradient is not None:
@@ -146,7 +146,7 @@ def test_trajectory_of_all_weights_equals_the_algorithm(
 ) -> None:
     """20 optimizer steps (21 for S = 3, whole outer iterations), every weight after every step."""
     batches = [make_batch(task, rows=2, tokens=4, seed=each) for each in range(21 if inner_steps == 3 else 20)]
-    model = make_model(layers=1)
+    model = make_model()
     reference = copy.deepcopy(model)
 
     def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:

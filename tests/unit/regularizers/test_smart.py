@@ -115,7 +115,7 @@ def test_precision_run_with_too_small_an_epsilon_is_refused_with_the_smallest_th
 
 
 def test_in_bf16_a_step_with_a_small_epsilon_computes_both_passes_in_float32() -> None:
-    model, batch = make_model(dtype=torch.float32), make_batch()
+    model, batch = make_model(dtype=torch.float32, layers=2), make_batch()
 
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
