@@ -145,7 +145,7 @@ class SpanHead(nn.Module):
 class MaskedLMHead(nn.Module):
     """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
 
-    The layout of BERT's. The embeddings stay the encoder's: they are not among this head's parameters, so that they are
+    The layout of BERT and all its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they are not among this head's parameters, so that they are
     saved, regularized and moved once.
 
     Args:
@@ -162,11 +162,15 @@ class MaskedLMHead(nn.Module):
         size = word_embeddings.embedding_dim
         self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(hidden_size, size)
-        self.norm = nn.LayerNorm(size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
         nn.init.normal_(self.dense.weight, std=initializer_std)
         nn.init.zeros_(self.dense.bias)
         self._tied = (word_embeddings,)  # in a tuple, so that it does not become a part of this module
+
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
+        """Copy the weights of a pretrained head, named as here; a bias that the family does without stays 0."""
+        self.load_state_dict(dict(pretrained), strict=False)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [M, V] of hidden states [M, H]."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from mtdnn.checkpoint import ENCODER, open_checkpoint, read_weights
 from mtdnn.encoder import Encoder, recompute_layers
 from mtdnn.errors import ConfigError, unknown
+from mtdnn.heads import MaskedLMHead
 from mtdnn.model import MultiTaskModel
 from mtdnn.run_config import EncoderSource, RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import TaskDef
+
+logger = logging.getLogger(__name__)
 
 
 def encoder_place(source: str | EncoderSource) -> str:
@@ -54,6 +59,8 @@ def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
 def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
     """Fill heads from those of an earlier run: of the same task with `heads: keep`, or as `init_head` says.
 
+    Without an earlier run, heads for masked words start from the encoder's own.
+
     Raises:
         ConfigError: `init_head` without an earlier run, or naming what that run does not have.
     """
@@ -62,6 +69,7 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
             if task.init_head is not None:
                 fix = "Give `encoder: {run: folder of an earlier run}`."
                 raise ConfigError(task.fault("init_head", "there is no earlier run to take a head from", fix))
+        start_lm_heads(model, source)
         return
     run = RunFolder(source.run)
     checkpoint, known = run.checkpoint(source.checkpoint), run.read_tasks()
@@ -70,6 +78,44 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
             start_head(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads and known[name].labels == task.labels:
             model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+
+
+def start_lm_heads(model: MultiTaskModel, place: str) -> None:
+    """Start heads for masked words from the one the encoder was pretrained with, where its files hold it.
+
+    A new head over a pretrained encoder would first spoil what the encoder knows.
+    """
+    heads = [head for head in model.heads.values() if isinstance(head, MaskedLMHead)]
+    pretrained = pretrained_lm_head(place) if heads else None
+    for head in heads:
+        if pretrained is not None:
+            head.start_from(pretrained)
+        else:
+            logger.info("%s holds no output layer for masked words; a new one is learnt", place)
+
+
+def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
+    """Weights of the output layer for masked words in the files of an encoder, named as `MaskedLMHead` has them.
+
+    Every family has BERT's layout under names of its own: a dense layer, a normalisation, and a bias per token.
+    """
+    try:
+        whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True)
+    except (OSError, ValueError):
+        return None
+    body = f"{whole.base_model_prefix}."
+    if any(not name.startswith(body) and "decoder" not in name for name in info["missing_keys"]):
+        return None
+    found = {}
+    for name, value in whole.named_parameters():
+        kind = name.rpartition(".")[2]
+        if name.startswith(body) or (value.dim() == 2 and len(value) == whole.config.vocab_size):
+            continue
+        if len(value) == whole.config.vocab_size:
+            found["bias"] = value.detach()
+        else:
+            found[f"{'norm' if 'norm' in name.lower() else 'dense'}.{kind}"] = value.detach()
+    return found
 
 
 def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef], checkpoint: Path) -> None:
