@@ -145,8 +145,8 @@ class SpanHead(nn.Module):
 class MaskedLMHead(nn.Module):
     """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
 
-    The layout of BERT and its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they are
-    not among this head's parameters, so that they are saved, regularized and moved once.
+    The layout of BERT and its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they
+    are not among this head's parameters, so that they are saved, regularized and moved once.
 
     Args:
         hidden_size: H.
