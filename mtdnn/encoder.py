@@ -158,13 +158,16 @@ class Encoder(nn.Module):
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(mask.to(embeddings.device), self._position_offset)
-        inputs = {"inputs_embeds": layout.pack(embeddings)[None], "position_ids": layout.pack(columns)[None]}
+        inputs = {
+            "inputs_embeds": layout.pack_rounded(embeddings)[None],
+            "position_ids": layout.pack_rounded(columns)[None],
+        }
         if token_type_ids is not None and has_token_types(self.config):
-            inputs["token_type_ids"] = layout.pack(token_type_ids)[None]
+            inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
         # Every family takes a mask of four dimensions as ready made and builds none; packed attention needs none.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
         hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.dropout_masks).last_hidden_state
-        return layout.unpack(hidden[0])
+        return layout.unpack(hidden[0, : len(layout.index)])
 
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         mask = mask.to(embeddings.device)

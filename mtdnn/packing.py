@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -74,6 +74,22 @@ class Layout:
         starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)
         return starts.to(self.index.device, non_blocking=True)
 
+    @property
+    def tail(self) -> int:
+        """Empty places behind the real tokens on a CPU, at most 1/16 of them.
+
+        oneDNN compiles a kernel for every number of rows it has not met, which takes longer than such a product itself;
+        rounded up, the packed rows of all batches have few different lengths.
+        """
+        tokens = len(self.index)
+        step = max(8, 1 << max(tokens.bit_length() - 5, 0))
+        return -tokens % step if self.index.device.type == "cpu" else 0
+
+    def pack_rounded(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N + tail, …], real tokens, then zeros."""
+        packed = self.pack(padded)
+        return torch.cat((packed, packed.new_zeros(self.tail, *packed.shape[1:]))) if self.tail else packed
+
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, …] → [N, …], real tokens only."""
         return padded.flatten(0, 1).index_select(0, self.index)
@@ -126,16 +142,19 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [1, A, N, D] → [1, N, A, D], each example seeing only itself.
 
-    Without `packing` the tensors are padded, and PyTorch's attention does what it would have done anyway.
+    Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention does
+    what it would have done anyway.
     """
     if packing is None:
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     repeats = query.shape[1] // key.shape[1]
-    q, k, v = (x[0].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
+    tokens, places = len(packing.index), query.shape[2]
+    q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = choose_attention(query, dropout, dropout_masks)
-    return attend(q, k, v, Terms(packing, scale, dropout, sliding_window)).unsqueeze(0), None
+    output = attend(q, k, v, Terms(packing, scale, dropout, sliding_window))
+    return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
 
 
 def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:

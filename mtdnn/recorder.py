@@ -1,6 +1,6 @@
 """What a run writes down while it goes: `log.jsonl`, TensorBoard events, `timing.jsonl`.
 
-`log.jsonl` holds nothing that depends on the clock, so that the log of a resumed run equals that of an unbroken one; speed
+`log.jsonl` holds nothing that depends on the clock: the log of a resumed run equals that of an unbroken one. Speed
 goes to `timing.jsonl`.
 """
 

@@ -148,3 +148,12 @@ def test_the_cuda_kernel_for_ragged_batches_agrees_within_16_bit_rounding(length
     expected.sum().backward()
     for ours, theirs in zip(on_gpu, leaves, strict=True):
         torch.testing.assert_close(ours.grad.float().cpu(), theirs.grad, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("tokens", (1, 7, 8, 9, 100, 1100, 5000))
+def test_packed_rows_have_few_different_lengths_and_little_empty_room(tokens):
+    layout = Layout.of(torch.ones(1, tokens, dtype=torch.bool), CPU)
+    rounded = tokens + layout.tail
+    assert layout.pack_rounded(torch.ones(1, tokens, 2)).sum(1).tolist() == [2] * tokens + [0] * layout.tail
+    assert layout.tail < 8 or layout.tail <= tokens / 16
+    assert rounded % 8 == 0 and (tokens < 1024 or rounded % 64 == 0)
