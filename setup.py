@@ -37,7 +37,15 @@ setup(
     ],
     extras_require={
         "ray": ["ray>=2.40"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.10", "psutil>=5.9", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-tqdm"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "psutil>=5.9",
+            "pytest>=8",
+            "ruff>=0.6",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["mtdnn = mtdnn.cli:main"]},
 )

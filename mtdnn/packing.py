@@ -142,8 +142,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [1, A, N, D] → [1, N, A, D], each example seeing only itself.
 
-    Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention does
-    what it would have done anyway.
+    Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention
+    does what it would have done anyway.
     """
     if packing is None:
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}

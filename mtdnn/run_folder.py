@@ -20,7 +20,7 @@ from mtdnn.task_def import TaskDef, load_task_defs
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
 FREE_TO_CHANGE = frozenset(
-    {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "execution", "compile"}
+    {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
 )
 """Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
 
@@ -80,7 +80,8 @@ class RunFolder:
             if name not in known or known[name].model_dump() != task.model_dump()
         ]
         if faults:
-            raise ConfigError([*faults, "A resumed run must go on as it began. Undo the change, or give another --output."])
+            advice = "A resumed run must go on as it began. Undo the change, or give another --output."
+            raise ConfigError([*faults, advice])
 
     def read_config(self) -> RunConfig:
         """The run's configuration.

@@ -21,7 +21,7 @@ FAMILIES = {
     "albert": {"embedding_size": 8},
     "mpnet": {"pad_token_id": 1},
     "deberta-v2": {"pooler_hidden_size": 16},
-    "modernbert": {name: 0 for name in ("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id")},
+    "modernbert": {f"{name}_token_id": 0 for name in ("pad", "eos", "bos", "cls", "sep")},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
 }
 BLOCKS = {

@@ -47,7 +47,7 @@ def test_a_run_is_read_back_equal_with_its_makers_named(config: RunConfig, tasks
 def test_a_folder_that_holds_a_run_is_not_taken(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
-    with pytest.raises(ConfigError, match="already holds a run. Give --resume to continue it, or another --output."):
+    with pytest.raises(ConfigError, match=r"already holds a run\. Give --resume to continue it, or another --output\."):
         folder.claim(config, tasks, resume=False)
 
 
