@@ -16,12 +16,14 @@ from accelerate import Accelerator
 
 from mtdnn.checkpoint import (
     ENCODER,
+    damage,
     keep_newest,
     load_weights,
     newest_whole,
     open_checkpoint,
     read_state,
     read_training,
+    recover,
     save_checkpoint,
 )
 from mtdnn.data.loaders import EvalLoader, TrainLoader
@@ -54,7 +56,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     """Carry out a run.
 
     Args:
-        resume: go on from the newest whole checkpoint in `config.output`, or from the start when there is none.
+        resume: go on from the newest whole checkpoint in `config.output`, or from the start when there is none; a run
+            that has come to its end is only evaluated.
         progress: show a bar on standard error.
     Returns:
         What `results.json` holds: task → split → metric → value; empty on other processes than the first.
@@ -69,7 +72,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     if setup.accelerator.is_main_process:
         folder.claim(config, setup.tasks, resume=resume)
     setup.accelerator.wait_for_everyone()
-    setup.carry_out(folder, resume=resume, progress=progress)
+    if not (resume and is_finished(folder)):
+        setup.carry_out(folder, resume=resume, progress=progress)
     if not setup.accelerator.is_main_process:
         return {}
     open_run(folder.path).evaluate(split=None)
@@ -97,6 +101,11 @@ def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
     return Run(
         run, checkpoint, step, config, tasks, model.to(device).eval(), tokenizer, device, autocast_of(config, device)
     )
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether training has come to its end: the checkpoint `last`, which is written only then, is whole."""
+    return damage(recover(folder.checkpoint("last"))) is None
 
 
 def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:

@@ -114,9 +114,15 @@ def test_a_damaged_checkpoint_is_passed_over(demo: Demo, unbroken: Path, tmp_pat
     assert_same_run(unbroken, tmp_path / "run")
 
 
-def test_a_finished_run_is_not_trained_again(demo: Demo, unbroken: Path) -> None:
-    log = (unbroken / "log.jsonl").read_bytes()
-    train(load_run_config(None, demo.run_values(unbroken, **SETTINGS)), resume=True, progress=False)
-    assert (unbroken / "log.jsonl").read_bytes() == log
+def test_a_finished_run_is_not_trained_again_even_without_checkpoints_of_its_steps(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_run_config(None, demo.run_values(tmp_path / "run", epochs=1, checkpoint_every="never"))
+    results = train(config, progress=False)
+    log = (tmp_path / "run" / "log.jsonl").read_bytes()
+    monkeypatch.delattr(Trainer, "train")
+    again = train(config, resume=True, progress=False)
+    assert {task: again[task] for task in results} == results
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
     with pytest.raises(ConfigError, match="already holds a run"):
-        train(load_run_config(None, demo.run_values(unbroken, **SETTINGS)), progress=False)
+        train(config, progress=False)
