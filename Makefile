@@ -1,6 +1,5 @@
 # make demo | test | lint — each makes .venv with the tested versions first, once.
-# On Linux without a GPU, `make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"` fetches the
-# small build of torch.
+# PIP_FLAGS are options for pip, such as where to take a PyTorch without CUDA from.
 
 PYTHON ?= python3
 PIP_FLAGS ?=

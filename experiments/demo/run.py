@@ -1,4 +1,4 @@
-"""What `make demo` does after the installation: corpora → check → prepro → training alone and together → one table.
+"""What `make demo` does after the installation: corpora, check, prepro, training alone and together, a small study.
 
     python -m experiments.demo.run --out demo
 
@@ -19,6 +19,7 @@ from mtdnn.task_def import TaskDef, load_task_defs
 
 TASKS = "task_defs/demo.yml"
 RUN = "experiments/demo/mtdnn.yml"
+STUDY = "experiments/domain_adaptation/demo.yml"
 
 
 def command(*words: str) -> None:
@@ -45,6 +46,15 @@ def train(out: Path, name: str, tasks: Sequence[str]) -> dict[str, dict[str, dic
     return RunFolder(folder).read_results()
 
 
+def study(out: Path) -> None:
+    """How many labels the small task needs, from a random encoder and from one trained on the other tasks."""
+    places = (
+        "--output", str(out / "study"), "--encoder", str(out / "encoder"), "--data", str(out / "prepared"),
+    )  # fmt: skip
+    command("study", STUDY, *places)
+    command("report", str(out / "study"))
+
+
 def comparison(tasks: dict[str, TaskDef], alone: dict[str, dict], together: dict[str, dict]) -> str:
     """One line per task: its main dev metric when trained alone, when trained with the others, and the difference."""
     lines = [["task", "metric", "alone", "together", "difference"]]
@@ -68,6 +78,7 @@ def main() -> None:
     together = train(out, "together", list(tasks))
     print("\nDev metrics of four single-task runs and of one multi-task run:\n")
     print(comparison(tasks, alone, together) + "\n")
+    study(out)
     print(f"rows: {out / 'data'}   prepared: {out / 'prepared'}   encoder: {out / 'encoder'}")
     print(f"runs: {out / 'runs'}   (results.json, predictions, log.jsonl, best checkpoint in each)")
     print(f"\nTry: mtdnn predict {out / 'runs' / 'together'} --task demo_nli --input {out}/data/demo_nli/dev.tsv "
