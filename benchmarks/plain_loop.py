@@ -45,7 +45,7 @@ class PlainResult:
 
     Args:
         metrics: over the whole dev split after the last step; fractions and correlations.
-        examples: trained on, counted once per epoch.
+        examples, tokens: trained on, counted once per epoch; tokens without padding.
         seconds: of the loop, padding included; without loading, tokenizing and evaluation.
         padding: share of the positions of the training batches that hold no token.
     """
@@ -55,6 +55,7 @@ class PlainResult:
     metrics: dict[str, float]
     steps: int
     examples: int
+    tokens: int
     seconds: float
     examples_per_second: float
     padding: float
@@ -200,6 +201,7 @@ def train_steps(
     return {
         "steps": steps,
         "examples": examples,
+        "tokens": tokens,
         "seconds": seconds,
         "examples_per_second": examples / seconds,
         "padding": 1 - tokens / positions,

@@ -47,7 +47,7 @@ from mtdnn.run_folder import RunFolder
 from mtdnn.subset import chosen_rows, subset_size
 from mtdnn.task_def import Named, TaskDef, load_task_defs
 from mtdnn.task_types.base import TASK_TYPES, TaskType
-from mtdnn.trainer import Plan, Trainer
+from mtdnn.trainer import OnStep, Plan, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ class Setup:
         main = self.accelerator.is_main_process
         recorder = Recorder(folder.path, step=step) if main else None
         bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
-        trainer = self._trainer(folder, recorder, bar)
+        trainer = self.trainer(folder, recorder, bar)
         if start is not None:
             load_weights(start, self.model)
             trainer.load_state_dict(read_training(start))
@@ -305,7 +305,10 @@ class Setup:
             if recorder is not None:
                 recorder.close()
 
-    def _trainer(self, folder: RunFolder, recorder: Recorder | None, bar: ProgressBar) -> Trainer:
+    def trainer(
+        self, folder: RunFolder, recorder: Recorder | None = None, on_step: OnStep = lambda progress, means: None
+    ) -> Trainer:
+        """The trainer of this run, at its first step; what it saves goes to `folder`."""
         config, encoder = self.config, self.model.encoder
         optimizer_config = config.optimizer
         groups = parameter_groups(
@@ -332,7 +335,7 @@ class Setup:
             save=partial(self._save, folder),
             recorder=recorder,
             clip_norm=config.clip_norm,
-            on_step=bar,
+            on_step=on_step,
         )
 
     def _evaluate(self) -> tuple[Results, float]:

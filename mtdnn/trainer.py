@@ -74,6 +74,9 @@ class Progress:
     without_rise: int = 0
 
 
+OnStep = Callable[[Progress, Mapping[str, Mapping[str, float]]], None]
+
+
 @dataclass
 class Meter:
     """Sums of named losses per task since the last line of the log, kept on the device."""
@@ -153,7 +156,7 @@ class Trainer:
         save: Callable[[Literal["best", "last", "step"], Trainer], None],
         recorder: Recorder | None = None,
         clip_norm: float | None = 1.0,
-        on_step: Callable[[Progress, Mapping[str, Mapping[str, float]]], None] = lambda progress, means: None,
+        on_step: OnStep = lambda progress, means: None,
     ) -> None:
         self.model, self.objective, self.loader = model, objective, loader
         self.optimizer, self.scheduler, self.accelerator = optimizer, scheduler, accelerator
