@@ -186,7 +186,7 @@ class Encoder(nn.Module):
         family = self.config.model_type
         obstacle = self._obstacle_to_packing()
         if obstacle is None:
-            _LOG.info("%s: packed execution, the encoder computes real tokens only", family)
+            _LOG.debug("%s: packed execution, the encoder computes real tokens only", family)
             return "packed"
         if wanted == "packed":
             found = f"packed, which '{family}' does not allow ({obstacle})"
