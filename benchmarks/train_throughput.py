@@ -5,8 +5,9 @@
 `DIR` holds canonical rows. Plain is `benchmarks.plain_loop`, with its default collation (random batches, padded) and
 with rows grouped by length; mtdnn trains with packed tokens in random order. Each round runs all of them one after
 another for the same number of steps of each task. Examples and real tokens per second are medians over the rounds,
-ratios (of real tokens, as few grouped batches may be long or short ones) medians of the rounds' own. The last column is the share of this machine's rate of matrix products, measured
-in the same run at the same precision, that the real tokens' products need: 6 operations per token and weight.
+ratios (of real tokens, as few grouped batches may be long or short ones) medians of the rounds' own. The last column is
+the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
+tokens' products need: 6 operations per token and weight.
 """
 
 from __future__ import annotations
