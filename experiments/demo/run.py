@@ -48,10 +48,8 @@ def train(out: Path, name: str, tasks: Sequence[str]) -> dict[str, dict[str, dic
 
 def study(out: Path) -> None:
     """How many labels the small task needs, from a random encoder and from one trained on the other tasks."""
-    places = (
-        "--output", str(out / "study"), "--encoder", str(out / "encoder"), "--data", str(out / "prepared"), "--jobs", "2",
-    )  # fmt: skip
-    command("study", STUDY, *places)
+    places = ("--output", str(out / "study"), "--encoder", str(out / "encoder"), "--data", str(out / "prepared"))
+    command("study", STUDY, *places, "--jobs", "2")
     command("report", str(out / "study"))
 
 
