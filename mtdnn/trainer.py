@@ -211,7 +211,7 @@ class Trainer:
         norm = self._move(watch, parts)
         self.scheduler.step()
         self.objective.after_step(step)
-        self.meter.add(parts[0].task, {**watch.named, **norm})
+        self.meter.add(parts[0].task, {**self._over_ranks(watch.named), **norm})
         self._advance()
 
     def _move(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
@@ -249,6 +249,13 @@ class Trainer:
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
+
+    def _over_ranks(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of which every process has its share, summed: those of the whole batch."""
+        if self.accelerator.num_processes == 1:
+            return dict(named)
+        total = self.accelerator.reduce(torch.stack(list(named.values())), reduction="sum")
+        return dict(zip(named, total.unbind(), strict=True))
 
     def _clip(self) -> dict[str, Tensor]:
         """Clip the gradient; its norm before, under the name it is logged by."""
