@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
+from mtdnn.files import whole_file
 from mtdnn.study_commands import report, study, subset
 
 EXIT_FAULT = 2
@@ -302,12 +303,8 @@ def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
 
     flat = pyarrow.array(vectors.astype("float32").ravel())
     columns = {"id": list(ids), "vector": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as beside:
         pyarrow.parquet.write_table(pyarrow.table(columns), beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def results_table(results: Mapping[str, Any]) -> str:

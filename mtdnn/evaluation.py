@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from mtdnn.batch import Batch
 from mtdnn.errors import DataError, fault
+from mtdnn.files import whole_file
 from mtdnn.metrics import applicable, compute, higher_is_better
 from mtdnn.model import MultiTaskModel
 
@@ -100,14 +100,10 @@ def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]],
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Prediction records as JSON lines, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        beside.replace(path)
+        with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         found = f"cannot be written: {error.strerror}"
         raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
 

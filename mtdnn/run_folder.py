@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.files import whole_file
 from mtdnn.run_config import RunConfig, run_config_from_yaml
 from mtdnn.task_def import TaskDef, load_task_defs
 
@@ -117,12 +117,8 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtdnn.errors import DataError, MtdnnError, fault
+from mtdnn.files import whole_file
 from mtdnn.run_folder import RunFolder, write_text
 from mtdnn.study_grid import Cell
 
@@ -142,12 +143,10 @@ def remove_weights(run: Path) -> None:
 
 def write_durably(path: Path, text: str) -> None:
     """A text file, whole or not at all, on the disk when this returns."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def outcomes(cells: list[Cell]) -> Mapping[str, Outcome]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,9 +103,8 @@ def write_subset(
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """A text file of these lines, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    beside.replace(path)
+    with whole_file(path) as beside:
+        beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
 READING_ORDER = """
-    errors registry seeding yaml_source legacy task_def run_config run_folder
+    errors files registry seeding yaml_source legacy task_def run_config run_folder
     batch ragged windows losses metrics metrics_tokens metrics_answers metrics_ranking heads task_types
     subset
     data.row_source data.text_rows data.tables data.rows
