@@ -122,7 +122,7 @@ class RowStream:
         lengths = self._lengths_of(order)
         rows_per_batch = self.batch_size
         if self.max_tokens is not None:
-            rows_per_batch = max(1, int(self.max_tokens / lengths.mean()))
+            rows_per_batch = max(1, int(self.max_tokens / max(lengths.mean(), 1)))
         window = np.arange(self.num_rows) // (num_batches * rows_per_batch)
         by_length: np.ndarray = order[np.lexsort((np.where(window % 2 == 0, lengths, -lengths), window))]
         return by_length
