@@ -31,6 +31,7 @@ from mtdnn.data.prepro import refuse_faulty
 from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
+from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.evaluation import Results, measured, predict_rows, selection_score
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
@@ -39,7 +40,8 @@ from mtdnn.objective import Objective
 from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.progress import ProgressBar
 from mtdnn.recorder import Recorder
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer
+from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
+from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.run import Run
 from mtdnn.run_config import RunConfig
@@ -151,12 +153,10 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
     faults: list[str] = []
     chosen: dict[str, Regularizer | None] = {}
     for name, task in tasks.items():
-        own = task.regularizer is not None
-        named = task.regularizer if own else config.regularizer
-        if named is None or task.regularizer_off:
+        named, where, key = _named_regularizer(config, task)
+        if named is None:
             chosen[name] = None
             continue
-        where, key = (task.where("regularizer"), f"{name}.regularizer") if own else ("", "regularizer")
         try:
             kind = REGULARIZERS.get(named.name, where=where, key=key)
         except ConfigError as error:
@@ -170,6 +170,14 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
     return chosen
 
 
+def _named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, str, str]:
+    """The block that names a task's regularizer, and its place and key for messages."""
+    if task.regularizer is not None or task.regularizer_off:
+        named = None if task.regularizer_off else task.regularizer
+        return named, task.where("regularizer"), f"{task.name}.regularizer"
+    return config.regularizer, "", "regularizer"
+
+
 def proximal_faults(named: Named | None) -> list[str]:
     """What is wrong with `proximal:`, as `key: …` lines."""
     if named is None:
@@ -178,6 +186,38 @@ def proximal_faults(named: Named | None) -> list[str]:
         return PROXIMAL.get(named.name, key="proximal").faults(named, "", "proximal")
     except ConfigError as error:
         return list(error.faults)
+
+
+def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[str]:
+    """What `check` tells of the terms beside the tasks' losses: names, options, task types, sizes too small to be held.
+
+    Args:
+        encoder: hub name or folder; its word embeddings tell which sizes `precision: run` can hold. None leaves that
+            to the run.
+    """
+    faults = proximal_faults(config.proximal)
+    try:
+        chosen = regularizers_of(config, tasks)
+    except ConfigError as error:
+        return [*error.faults, *faults]
+    exact = [
+        (name, each)
+        for name, each in chosen.items()
+        if isinstance(each, PerturbationRegularizer) and each.options.precision == "run"
+    ]
+    if encoder is None or not exact:
+        return faults
+    backbone = Encoder.from_pretrained(encoder)
+    for name, each in exact:
+        _, where, key = _named_regularizer(config, tasks[name])
+        faults += each.precision_faults(
+            where,
+            key,
+            embedding_rms=backbone.embedding_rms(),
+            embedding_size=backbone.embedding_size,
+            precision=RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32),
+        )
+    return list(dict.fromkeys(faults))
 
 
 def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:

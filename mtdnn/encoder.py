@@ -109,6 +109,11 @@ class Encoder(nn.Module):
         limit = getattr(self.config, "max_position_embeddings", None)
         return None if limit is None or limit < 0 else limit - self._position_offset
 
+    @property
+    def embedding_size(self) -> int:
+        """E, numbers per word embedding."""
+        return int(self._word_embeddings.weight.shape[1])
+
     def embedding_rms(self) -> float:
         """Root mean square of all word embeddings: the unit in which relative perturbations are given."""
         return self._word_embeddings.weight.detach().float().square().mean().sqrt().item()

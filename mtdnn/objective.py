@@ -69,7 +69,7 @@ class Objective:
         for method in self.regularizers.values():
             method.prepare(
                 embedding_rms=model.encoder.embedding_rms(),
-                embedding_size=model.encoder.backbone.get_input_embeddings().weight.shape[1],
+                embedding_size=model.encoder.embedding_size,
                 precision=run_precision(model, autocast),
             )
 
@@ -211,5 +211,4 @@ def run_precision(model: MultiTaskModel, autocast: Autocast = nullcontext) -> Ru
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     if dtype == torch.float32 and device == "cuda" and torch.get_float32_matmul_precision() != "highest":
         return RunPrecision("tf32", 2.0**-10)
-    names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-    return RunPrecision(names.get(dtype, str(dtype).removeprefix("torch.")), torch.finfo(dtype).eps)
+    return RunPrecision.of(dtype)

@@ -53,10 +53,11 @@ class YamlSource:
         return self.path
 
     def placed(self, line: str) -> str:
-        """A fault found later, which begins with one of the document's keys, with the place of that key before it."""
+        """A fault found later, which begins with one of the document's keys, with the place of that key before it; one
+        that has a place already (`file:line`) as it is."""
         key, _, rest = line.partition(": ")
         keys = tuple(key.split("."))
-        if keys[0] not in self.value or not rest:
+        if ":" in key or keys[0] not in self.value or not rest:
             return line
         where = self.where(keys)
         return f"{where}: {rest if where == f'--{key}' else line}"
@@ -171,10 +172,15 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
         return fault(where, name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
+    return fault(where, name, refusal(detail))
+
+
+def refusal(detail: ErrorDetails) -> str:
+    """What one pydantic fault found, in our words: the value, unless it is long, and what is allowed."""
     ours, message = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, (dict, list)) else f"{given!r}: "
-    return fault(where, name, f"{shown}{message if ours else message[:1].lower() + message[1:]}")
+    return f"{shown}{message if ours else message[:1].lower() + message[1:]}"
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:

@@ -270,6 +270,12 @@ class RunPrecision:
     name: str
     spacing: float
 
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> RunPrecision:
+        """That of a dtype."""
+        names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return cls(names.get(dtype, str(dtype).removeprefix("torch.")), torch.finfo(dtype).eps)
+
 
 class RegularizerOptions(BaseModel):
     """Options every regularizer has."""

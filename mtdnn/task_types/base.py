@@ -22,6 +22,7 @@ from mtdnn.metrics import METRICS
 from mtdnn.ragged import Ragged
 from mtdnn.registry import Registry
 from mtdnn.task_def import Named, TaskDef
+from mtdnn.yaml_source import refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -312,5 +313,5 @@ def option_faults(model: type[BaseModel], options: Mapping[str, Any]) -> list[tu
     try:
         model.model_validate(options)
     except ValidationError as error:
-        return [(".".join(map(str, each["loc"])), f"{each['input']!r}: {each['msg']}") for each in error.errors()]
+        return [(".".join(map(str, each["loc"])), refusal(each)) for each in error.errors()]
     return []

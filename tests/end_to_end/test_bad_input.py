@@ -15,6 +15,7 @@ import torch
 
 from data_prep.demo import train_tokenizer
 from mtdnn.cli import main
+from mtdnn.regularizers.base import Regularizer
 
 TASKS = """\
 pairs:
@@ -44,6 +45,7 @@ PAIRS = [("yes_it_is", "the red kite flies", "a kite flies"), ("no_it_is_not", "
 SCORES = [("4.5", "a goat eats grass"), ("0", "the lamp is off"), ("2.25", "she paints a lamp")]
 
 CHECK = "check tasks.yml --data data"
+CHECK_RUN = "check tasks.yml --data data --run run.yml"
 PREPRO = "prepro tasks.yml --data data --encoder encoder --out prepared --workers 1"
 TRAIN = "train run.yml --output runs/second"
 
@@ -115,6 +117,13 @@ class Case:
     spoil: object
     command: str
     told: str
+
+
+class ForPairs(Regularizer):
+    """A plug-in that only classification can have."""
+
+    name = "for_pairs"
+    task_types = ("classification",)
 
 
 def nothing():
@@ -384,6 +393,37 @@ RUNS = [
         nothing,
         TRAIN + " --optimizer.lr fast",
         "--optimizer.lr: 'fast': input should be a valid number, unable to parse string as a number",
+    ),
+    Case(
+        "a negative radius",
+        append("run.yml", "regularizer: {name: smart, epsilon: -1e-5}\n"),
+        CHECK_RUN,
+        "run.yml:8: regularizer.epsilon: -1e-05: expected a number ≥ 0, or {relative: number}",
+    ),
+    Case(
+        "an unknown norm on a task",
+        append("tasks.yml", "  regularizer: {name: smart, norm: l3}\n"),
+        CHECK_RUN,
+        "tasks.yml:12: scores.regularizer.norm: 'l3': input should be 'inf' or 'l2'",
+    ),
+    Case(
+        "a teacher that forgets more than all",
+        append("run.yml", "proximal: {name: momentum, beta: 1.0}\n"),
+        CHECK_RUN,
+        "run.yml:8: proximal.beta: 1.0",
+    ),
+    Case(
+        "a regularizer of another task type",
+        append("tasks.yml", f"  regularizer: {{name: {__name__}.ForPairs}}\n"),
+        CHECK_RUN,
+        "tasks.yml:12: scores.regularizer: for_pairs is not defined for regression; it is for classification. "
+        "Use another regularizer, or `none`, for this task.",
+    ),
+    Case(
+        "a radius that bf16 cannot hold, in the run's precision",
+        append("run.yml", "precision: bf16\nregularizer: {name: smart, epsilon: 1e-6, precision: run}\n"),
+        CHECK_RUN,
+        "run.yml:9: regularizer.precision: run: moves of 1e-06 are below the resolution of bf16 around word embeddings",
     ),
     Case(
         "an unknown regularizer",

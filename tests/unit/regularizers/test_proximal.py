@@ -137,9 +137,9 @@ def test_the_papers_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"beta": 1.0}, "run.yml:4: proximal.beta: 1.0: Input should be less than 1"),
-        ({"beta_late": -0.1}, "run.yml:4: proximal.beta_late: -0.1: Input should be greater than or equal to 0"),
-        ({"inner_steps": 0}, "run.yml:4: proximal.inner_steps: 0: Input should be greater than or equal to 1"),
+        ({"beta": 1.0}, "run.yml:4: proximal.beta: 1.0: input should be less than 1"),
+        ({"beta_late": -0.1}, "run.yml:4: proximal.beta_late: -0.1: input should be greater than or equal to 0"),
+        ({"inner_steps": 0}, "run.yml:4: proximal.inner_steps: 0: input should be greater than or equal to 1"),
         ({"mu": -1}, "run.yml:4: proximal.mu: -1"),
         ({"bta": 0.9}, "Did you mean 'beta'?"),
     ],

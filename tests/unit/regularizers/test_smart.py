@@ -274,13 +274,13 @@ def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"epsilon": -1e-5}, "run.yml:9: regularizer.epsilon: -1e-05: Value error, expected a number ≥ 0"),
-        ({"epsilon": 0}, "run.yml:9: regularizer.epsilon: 0: Value error, expected more than 0; to turn"),
-        ({"norm": "l1"}, "run.yml:9: regularizer.norm: 'l1': Input should be 'inf' or 'l2'"),
+        ({"epsilon": -1e-5}, "run.yml:9: regularizer.epsilon: -1e-05: expected a number ≥ 0"),
+        ({"epsilon": 0}, "run.yml:9: regularizer.epsilon: 0: expected more than 0; to turn"),
+        ({"norm": "l1"}, "run.yml:9: regularizer.norm: 'l1': input should be 'inf' or 'l2'"),
         ({"steps": -1}, "run.yml:9: regularizer.steps: -1"),
         ({"every": 0}, "run.yml:9: regularizer.every: 0"),
         ({"weight": -1}, "run.yml:9: regularizer.weight: -1"),
-        ({"dropout": "none"}, "run.yml:9: regularizer.dropout: 'none': Input should be 'same', 'independent' or 'off'"),
+        ({"dropout": "none"}, "run.yml:9: regularizer.dropout: 'none': input should be 'same', 'independent' or 'off'"),
         ({"epsilom": 1e-5}, "Did you mean 'epsilon'?"),
     ],
 )
