@@ -426,6 +426,7 @@ def build_plan(config: RunConfig, sampler: Sampler) -> Plan:
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
+        log_gradients=config.log_gradients,
         patience=None if stopping is None else stopping.patience,
         min_delta=0.0 if stopping is None else stopping.min_delta,
     )

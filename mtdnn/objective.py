@@ -162,10 +162,11 @@ class Objective:
     def gradient_norms(self, batch: Batch, *, step: int) -> dict[str, float]:
         """Norm of the gradient of each weighted term with respect to all weights; leaves no gradient behind.
 
-        For methods with several backward passes the term is "task" at their first pass. Waits for the device; costs one
-        more backward pass per term.
+        A regularizer with `every: k` is measured at any step, with the k-fold weight of those it applies at. For
+        methods with several backward passes the term is "task" at their first pass. Waits for the device; costs one
+        more pass, backward for every term.
         """
-        method = self._method(batch.task)
+        method = self.regularizers.get(batch.task)
         forward_pass = self._forward_pass(batch, step, 0, "run" if method is None else method.precision)
         terms = next(self._terms(method, forward_pass))
         weighted = {"task": self.model.task_types[batch.task].task.weight * terms.loss}

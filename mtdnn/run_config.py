@@ -110,6 +110,7 @@ class RunConfig(Frozen):
     select_by: str = Field("mean", description="mean of the tasks' main metrics, or one task's name.")
     early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
+    log_gradients: bool = Field(False, description="Log the gradient norm of each term, at logged steps; costs a pass.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
     @field_validator("evaluate_every", "checkpoint_every")

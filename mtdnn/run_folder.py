@@ -21,6 +21,7 @@ PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "acceler
 
 FREE_TO_CHANGE = frozenset(
     {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
+    | {"log_gradients"}
 )
 """Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
 

@@ -121,6 +121,7 @@ class Plan:
         total_steps: of the run.
         evaluate_every, checkpoint_every: steps, "epoch" or "never".
         log_every: steps.
+        log_gradients: also log the norm of the gradient of each term of the step's loss, at the cost of one more pass.
         patience: evaluations without a rise of more than `min_delta` that end the run; None never does.
     """
 
@@ -128,6 +129,7 @@ class Plan:
     evaluate_every: Every = "epoch"
     checkpoint_every: Every = "epoch"
     log_every: int = 10
+    log_gradients: bool = False
     patience: int | None = None
     min_delta: float = 0.0
 
@@ -163,6 +165,7 @@ class Trainer:
         self.plan, self.evaluate, self.save, self.recorder = plan, evaluate, save, recorder
         self.clip_norm, self.on_step = clip_norm, on_step
         self.progress, self.meter = Progress(), Meter()
+        self._gradients: dict[str, dict[str, float]] = {}
         self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
 
     def train(self) -> Progress:
@@ -198,6 +201,7 @@ class Trainer:
     def train_step(self, parts: Sequence[Batch]) -> None:
         """One update from one batch, computed in parts that are weighted so that their sum is the whole batch's."""
         step, watch = self.progress.step, LossWatch()
+        self._measure_gradients(parts)
         for index, (batch, row_share, label_share) in enumerate(self._shares(parts)):
             batch = batch.to(self.accelerator.device)
             for part in self.objective.parts(
@@ -222,6 +226,14 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _measure_gradients(self, parts: Sequence[Batch]) -> None:
+        """At a step that will be logged, the norms of its terms' gradients, over the first part of its batch."""
+        following = self.progress.step + 1
+        if self.plan.log_gradients and (following % self.plan.log_every == 0 or following >= self.plan.total_steps):
+            batch = parts[0].to(self.accelerator.device)
+            norms = self.objective.gradient_norms(batch, step=self.progress.step)
+            self._gradients = {batch.task: {f"gradient.{name}": norm for name, norm in norms.items()}}
 
     def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
         """Each part with its share of the rows and of the labels of the step, over all ranks."""
@@ -287,7 +299,7 @@ class Trainer:
 
     def _log(self) -> dict[str, dict[str, float]]:
         means = self.meter.take()
-        for task, values in self.objective.diagnostics().items():
+        for task, values in (*self.objective.diagnostics().items(), *self._gradients.items()):
             means.setdefault(task, {}).update(values)
         if self.recorder is not None:
             rate = max(float(each) for each in self.scheduler.get_last_lr())

@@ -1,5 +1,6 @@
 """A run that is killed anywhere and resumed ends as if nothing had happened, to the bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -126,3 +127,13 @@ def test_a_finished_run_is_not_trained_again_even_without_checkpoints_of_its_ste
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config, progress=False)
+
+
+def test_gradients_that_are_logged_change_nothing_but_the_log(demo: Demo, unbroken: Path, tmp_path: Path) -> None:
+    train(load_run_config(None, demo.run_values(tmp_path / "run", **SETTINGS, log_gradients=True)), progress=False)
+    weights = (load_file(folder / "last" / "model.safetensors") for folder in (unbroken, tmp_path / "run"))
+    assert equal(*weights)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    logged = [task for line in lines if "train" in line for task in line["train"].values() if "gradient.task" in task]
+    assert logged and all(task["gradient.task"] > 0 and task["gradient.smart"] > 0 for task in logged)
+    assert len(logged) == sum("train" in line for line in lines)
