@@ -42,7 +42,7 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
 
 
 def _objective_faults(definitions: str, run: str | None, encoder: str | None) -> list[str]:
-    """Faults of the regularizers of the tasks that can be read, and of the run; PyTorch is loaded only if there are any."""
+    """Faults of the regularizers of the sound tasks and of the run; PyTorch is loaded only if there are any."""
     from mtdnn.run_config import RunConfig, run_config_of, run_source
     from mtdnn.task_def import read_task_defs
 

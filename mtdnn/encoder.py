@@ -159,7 +159,7 @@ class Encoder(nn.Module):
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        layout = Layout.of(mask, embeddings.device)
+        layout = Layout.of(mask, embeddings.device, rounded=multiplies_in_16_bits_on_cpu(embeddings))
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(mask.to(embeddings.device), self._position_offset)
@@ -294,6 +294,13 @@ def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
     pooler = getattr(backbone, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
     return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
+
+
+def multiplies_in_16_bits_on_cpu(embeddings: Tensor) -> bool:
+    """Whether linear layers fed with these embeddings multiply 16-bit numbers on a CPU."""
+    if embeddings.device.type != "cpu":
+        return False
+    return torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16)
 
 
 def _first_line(error: Exception) -> str:

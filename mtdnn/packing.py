@@ -7,7 +7,7 @@ attention interface, so that several passes may share a graph and recomputed lay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -39,6 +39,62 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Squares:
+    """Packed rows cut into squares: examples of similar length share one, padded to the longest of them.
+
+    One square costs about as many calls as another, whatever its size, and a batch holds nearly as many lengths as
+    examples. Rows of a square are ordered by example, head and token; A is the number of heads.
+
+    Fields:
+        shapes: examples and length of each square.
+        rows: [R] long, for each row of the squares its place in the packed [N·A]; padding has any.
+        back: [N·A] long, for each place in the packed row its row in the squares.
+        padding: [P] long, rows of the squares that hold no token.
+        bias: per square None, or [examples, 1, 1, length], 0 at keys and −inf at padding.
+    """
+
+    shapes: tuple[Group, ...]
+    rows: Tensor
+    back: Tensor
+    padding: Tensor
+    bias: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], heads: int) -> Squares:
+        """The squares of examples of ascending lengths, on the CPU."""
+        counts = torch.tensor(lengths)
+        starts = counts.cumsum(0) - counts
+        shapes, rows, real, bias, first = [], [], [], [], 0
+        for run in similar(lengths):
+            length, own = run[-1], slice(first, first + len(run))
+            token = torch.arange(length)
+            held = token < counts[own, None]  # [examples, length]
+            place = torch.where(held, starts[own, None] + token, 0)
+            rows.append((place[:, None] * heads + torch.arange(heads)[:, None]).flatten())
+            real.append(held[:, None].expand(-1, heads, -1).flatten())
+            empty = torch.zeros(held.shape).masked_fill(~held, -torch.inf)
+            bias.append(None if run[0] == length else empty[:, None, None])
+            shapes.append(Group(len(run), length))
+            first += len(run)
+        index, kept = torch.cat(rows), torch.cat(real)
+        back = torch.empty(int(counts.sum()) * heads, dtype=torch.long)
+        back[index[kept]] = kept.nonzero().flatten()
+        return cls(tuple(shapes), index, back, (~kept).nonzero().flatten(), tuple(bias))
+
+
+def similar(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending lengths in runs that differ by at most a sixteenth, or by two."""
+    run: list[int] = []
+    for length in lengths:
+        if run and length > max(run[0] * 17 // 16, run[0] + 2):
+            yield run
+            run = []
+        run.append(length)
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the real tokens of a padded batch lie in a packed row; shorter examples come first.
 
@@ -46,14 +102,16 @@ class Layout:
         shape: B and T.
         index: [N] long, place of each packed token in the flattened [B·T].
         lengths: real tokens of each example that has any, ascending.
+        rounded: whether packed rows get empty places behind the real tokens, see `tail`.
     """
 
     shape: tuple[int, int]
     index: Tensor
     lengths: tuple[int, ...]
+    rounded: bool = False
 
     @classmethod
-    def of(cls, mask: Tensor, device: torch.device) -> Layout:
+    def of(cls, mask: Tensor, device: torch.device, *, rounded: bool = False) -> Layout:
         """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device."""
         on_cpu = mask.cpu()
         counts = on_cpu.sum(1)
@@ -61,12 +119,20 @@ class Layout:
         rows, columns = on_cpu[order].nonzero(as_tuple=True)
         index = order[rows] * on_cpu.shape[1] + columns
         lengths = tuple(length for length in counts[order].tolist() if length)
-        return cls((on_cpu.shape[0], on_cpu.shape[1]), index.to(device, non_blocking=True), lengths)
+        shape = (on_cpu.shape[0], on_cpu.shape[1])
+        return cls(shape, index.to(device, non_blocking=True), lengths, rounded)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Runs of examples of equal length, in packed order."""
         return tuple(Group(len(list(run)), length) for length, run in groupby(self.lengths))
+
+    def squares(self, heads: int) -> Squares:
+        """The squares of this layout for attention with that many heads; made once."""
+        known: dict[int, Squares] = self.__dict__.setdefault("_squares", {})
+        if heads not in known:
+            known[heads] = Squares.of(self.lengths, heads)
+        return known[heads]
 
     @cached_property
     def boundaries(self) -> Tensor:
@@ -76,14 +142,14 @@ class Layout:
 
     @property
     def tail(self) -> int:
-        """Empty places behind the real tokens on a CPU, at most 1/16 of them.
+        """Empty places behind the real tokens, at most 1/16 of them; 0 unless rounded.
 
-        oneDNN compiles a kernel for every number of rows it has not met, which takes longer than such a product itself;
-        rounded up, the packed rows of all batches have few different lengths.
+        oneDNN, which multiplies 16-bit numbers on a CPU, compiles a kernel for every number of rows it has not met,
+        which takes longer than such a product itself; rounded up, packed rows of all batches have few lengths.
         """
         tokens = len(self.index)
         step = max(8, 1 << max(tokens.bit_length() - 5, 0))
-        return -tokens % step if self.index.device.type == "cpu" else 0
+        return -tokens % step if self.rounded else 0
 
     def pack_rounded(self, padded: Tensor) -> Tensor:
         """[B, T, …] → [N + tail, …], real tokens, then zeros."""
@@ -217,70 +283,85 @@ def window_mask(length: int, window: int | None, device: torch.device) -> Tensor
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """softmax(q kᵀ · scale) · mask / P(keep) · v per group, in float32, written straight into the packed row.
+    """softmax(q kᵀ · scale) · mask / P(keep) · v in squares of examples of similar length, in float32.
 
-    Its own backward, because slicing under autograd would add up one full-sized gradient per group, and because the
-    row sums of the softmax backward are (gradient · output), known for all groups at once (Dao et al. 2022).
+    Its own backward, because slicing under autograd would add up one full-sized gradient per square, and because the
+    row sums of the softmax backward are (gradient · output), known for all squares at once (Dao et al. 2022).
     Float32 also for 16-bit inputs: matrices this small gain nothing from them. First derivatives only.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
-        groups, dropout, dtype = terms.layout.groups, terms.dropout, query.dtype
-        query, key, value = query.float() * terms.scale, key.float(), value.float() * keep_scale(dropout)
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        squares = [query.shape[1] * group.tokens * group.length for group in groups]
-        bits = random_bits(sum(squares)).split(squares)
+        heads, dropout, dtype = query.shape[1], terms.dropout, query.dtype
+        squares = terms.layout.squares(heads)
+        query, key, value = (_spread(x, squares) for x in (query, key, value))
+        query, value = query.mul_(terms.scale), value.mul_(keep_scale(dropout))
+        output = torch.empty_like(query)
+        sizes = [shape.tokens * shape.length * heads for shape in squares.shapes]
+        bits = random_bits(sum(sizes)).split(sizes)
         saved = []
         with torch.autocast("cpu", enabled=False):
-            for group, group_bits, place, *parts in zip(
-                groups, bits, *_by_head(groups, output, query, key, value), strict=True
-            ):
-                q, k, v = (_squares(part, group) for part in parts)
-                weights = _attention_weights(q, k, terms.window)
-                kept = keep_mask(group_bits.view(weights.shape), dropout, weights.dtype).mul_(weights)
-                place.copy_(torch.bmm(kept, v).view(place.shape))
+            parts = _squares((query, key, value, output), squares, heads)
+            for bias, square_bits, q, k, v, place in zip(squares.bias, bits, *parts, strict=True):
+                weights = _attention_weights(q, k, bias, terms.window)
+                kept = keep_mask(square_bits.view(weights.shape), dropout, weights.dtype).mul_(weights)
+                torch.bmm(kept, v, out=place)
                 saved += [weights, kept]
         ctx.save_for_backward(query, key, value, output, *saved)
-        ctx.terms, ctx.dtype = terms, dtype
-        return output.to(dtype)
+        ctx.terms, ctx.dtype, ctx.heads = terms, dtype, heads
+        return _gathered(output, squares, heads).to(dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *saved = ctx.saved_tensors
-        groups, gradient = ctx.terms.layout.groups, gradient.float()
+        heads, squares = ctx.heads, ctx.terms.layout.squares(ctx.heads)
+        gradient = _spread(gradient, squares).index_fill_(0, squares.padding, 0.0)
         grads = [torch.empty_like(output) for _ in range(3)]
         row_sums = (gradient * output).sum(-1, keepdim=True)
-        rows = _by_head(groups, *grads, query, key, value, gradient, row_sums)
+        rows = _squares((*grads, query, key, value, gradient, row_sums), squares, heads)
         with torch.autocast("cpu", enabled=False):
-            for group, weights, kept, *parts in zip(groups, saved[::2], saved[1::2], *rows, strict=True):
-                grad_q, grad_k, grad_v = parts[:3]
-                q, k, v, g, sums = (_squares(part, group) for part in parts[3:])
+            for weights, kept, grad_q, grad_k, grad_v, q, k, v, g, sums in zip(
+                saved[::2], saved[1::2], *rows, strict=True
+            ):
                 scores = torch.bmm(g, v.transpose(1, 2)).mul_(kept).addcmul_(weights, sums, value=-1)
-                grad_q.copy_(torch.bmm(scores, k).view(grad_q.shape))
-                grad_k.copy_(torch.bmm(scores.transpose(1, 2), q).view(grad_k.shape))
-                grad_v.copy_(torch.bmm(kept.transpose(1, 2), g).view(grad_v.shape))
+                torch.bmm(scores, k, out=grad_q)
+                torch.bmm(scores.transpose(1, 2), q, out=grad_k)
+                torch.bmm(kept.transpose(1, 2), g, out=grad_v)
         grads[0].mul_(ctx.terms.scale)
         grads[2].mul_(keep_scale(ctx.terms.dropout))
-        return *(grad.to(ctx.dtype) for grad in grads), None
+        return *(_gathered(grad, squares, heads).to(ctx.dtype) for grad in grads), None
 
 
-def _by_head(groups: tuple[Group, ...], *rows: Tensor) -> list[tuple[Tensor, ...]]:
-    """For every packed row [N, A, D] the views of its groups, each [A, tokens, D]."""
-    sizes = [group.tokens for group in groups]
-    return [row.transpose(0, 1).split(sizes, dim=1) for row in rows]
+def _spread(packed: Tensor, squares: Squares) -> Tensor:
+    """[N, A, D] → [R, D] float32, a new tensor; rows of padding hold numbers of some token."""
+    return packed.flatten(0, 1).index_select(0, squares.rows).float()
 
 
-def _squares(part: Tensor, group: Group) -> Tensor:
-    """[A, tokens, D] → [A·examples, length, D]; a view when the group is a single example."""
-    return part.reshape(-1, group.length, part.shape[-1])
+def _gathered(rows: Tensor, squares: Squares, heads: int) -> Tensor:
+    """[R, D] → [N, A, D], without the padding."""
+    return rows.index_select(0, squares.back).unflatten(0, (-1, heads))
 
 
-def _attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
-    """[A·examples, length, length] softmax of the scores, inside the window."""
+def _squares(rows: Sequence[Tensor], squares: Squares, heads: int) -> list[list[Tensor]]:
+    """For each of some [R, D] its squares, views [examples·A, length, D]."""
+    sizes = [shape.tokens * heads for shape in squares.shapes]
+    lengths = [shape.length for shape in squares.shapes]
+    return [
+        [part.view(-1, length, part.shape[-1]) for part, length in zip(each.split(sizes), lengths, strict=True)]
+        for each in rows
+    ]
+
+
+def _attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, window: int | None) -> Tensor:
+    """[examples·A, length, length] softmax of the scores, over real keys inside the window."""
     scores = torch.bmm(q, k.transpose(1, 2))
+    by_example = scores if bias is None else scores.unflatten(0, (bias.shape[0], -1))
     band = window_mask(q.shape[1], window, q.device)
     if band is not None:
-        scores.masked_fill_(~band, -torch.inf)
+        seen = band if bias is None else (band & (bias == 0)) | torch.eye(len(band), dtype=torch.bool)
+        # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.
+        by_example.masked_fill_(~seen, -torch.inf)
+    elif bias is not None:
+        by_example.add_(bias)
     return scores.softmax(-1)

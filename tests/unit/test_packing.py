@@ -1,5 +1,7 @@
 """Packed rows and attention over them, against PyTorch's attention on each example alone."""
 
+from math import prod
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,12 +14,16 @@ from mtdnn.packing import (
     attend_by_group,
     attend_unpacked,
     attend_with_fast_dropout,
+    similar,
     window_mask,
 )
 
 CPU = torch.device("cpu")
 HEADS, SIZE, SCALE = 2, 8, 0.3
-BATCHES = {"ragged": (3, 5, 3, 9), "one token": (1,), "one example": (6,), "all equal": (4, 4, 4), "some empty": (0, 3)}
+BATCHES = {
+    "ragged": (3, 5, 3, 9), "one token": (1,), "one example": (6,), "all equal": (4, 4, 4), "some empty": (0, 3),
+    "padding that sees no token in its window": (48, 51),
+}  # fmt: skip
 
 
 def mask_of(lengths):
@@ -87,6 +93,18 @@ def test_every_example_attends_to_itself_alone(lengths, attend, window):
     assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window), leaves)
 
 
+def test_examples_of_similar_length_share_a_square_padded_to_the_longest():
+    layout = Layout.of(mask_of((40, 4, 2, 42, 8, 51)), CPU)
+    assert list(similar(layout.lengths)) == [[2, 4], [8], [40, 42], [51]]
+    squares = layout.squares(1)
+    assert squares.shapes == (Group(2, 4), Group(1, 8), Group(2, 42), Group(1, 51))
+    assert squares.padding.tolist() == [2, 3, *range(8 + 8 + 40, 8 + 8 + 42)]
+    assert squares.rows[squares.back].tolist() == list(range(147))
+    assert squares.bias[0][0].flatten().tolist() == [0, 0, -torch.inf, -torch.inf]
+    assert squares.bias[1] is None
+    assert layout.squares(1) is squares
+
+
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
 def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window):
@@ -95,12 +113,14 @@ def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window
     torch.manual_seed(11)
     found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, p, window))
     torch.manual_seed(11)
-    bits = random_bits(sum(HEADS * group.tokens * group.length for group in layout.groups))
-    kept = []
-    for group in layout.groups:  # the squares of a group lie head by head, and within a head example by example
-        shape = (HEADS, group.examples, group.length, group.length)
-        part, bits = bits.split([torch.Size(shape).numel(), bits.numel() - torch.Size(shape).numel()])
-        kept += (keep_mask(part.view(shape), p, torch.float32) * keep_scale(p)).unbind(1)
+    shapes = [(square.examples, HEADS, square.length, square.length) for square in layout.squares(HEADS).shapes]
+    bits = random_bits(sum(map(prod, shapes)))
+    parts = bits.split([prod(shape) for shape in shapes])
+    masks = [keep_mask(part.view(shape), p, torch.float32) for part, shape in zip(parts, shapes, strict=True)]
+    kept = [
+        mask[:, :length, :length] * keep_scale(p)
+        for mask, length in zip((mask for square in masks for mask in square), layout.lengths, strict=True)
+    ]
     assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window, kept), leaves)
 
 
@@ -152,7 +172,9 @@ def test_the_cuda_kernel_for_ragged_batches_agrees_within_16_bit_rounding(length
 
 @pytest.mark.parametrize("tokens", (1, 7, 8, 9, 100, 1100, 5000))
 def test_packed_rows_have_few_different_lengths_and_little_empty_room(tokens):
-    layout = Layout.of(torch.ones(1, tokens, dtype=torch.bool), CPU)
+    mask = torch.ones(1, tokens, dtype=torch.bool)
+    assert Layout.of(mask, CPU).tail == 0
+    layout = Layout.of(mask, CPU, rounded=True)
     rounded = tokens + layout.tail
     assert layout.pack_rounded(torch.ones(1, tokens, 2)).sum(1).tolist() == [2] * tokens + [0] * layout.tail
     assert layout.tail < 8 or layout.tail <= tokens / 16
