@@ -1,0 +1,72 @@
+"""What the benchmarks compute besides time: tables, ratios, plans and generated rows. No time decides anything here."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from benchmarks import plain_loop, predict_throughput
+from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
+from benchmarks.rounds import interleaved, median_and_spread, ratios
+
+
+def tiny_classifier():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertForSequenceClassification(BertConfig(vocab_size=30, **shape, num_labels=3))
+
+
+def test_every_round_runs_all_ways_and_begins_with_another():
+    order = []
+    ways = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    rounds = interleaved(ways, 2)
+    assert "".join(order) == "abcbcacab"
+    assert rounds == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
+
+
+def test_numbers_are_told_as_a_median_with_its_spread():
+    assert median_and_spread([3.0, 1.0, 2.0]) == "2.00 (1.00–3.00)"
+    assert median_and_spread([1234.5], 0) == "1,234"
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_a_function_runs_in_a_process_of_its_own():
+    assert in_fresh_process("rounds", "median_and_spread", [1.0, 2.0, 9.0], 1) == "2.0 (1.0–9.0)"
+    with pytest.raises(SystemExit, match=r"rounds\.ratios failed with status 1"):
+        in_fresh_process("rounds", "ratios", [1.0], [])
+
+
+def test_the_peak_of_memory_counts_what_was_freed_since_it_was_forgotten():
+    forget_peak()
+    before = resident()
+    np.ones(2**24)  # 128 MiB, freed at once
+    assert peak_resident() - before > 100 * 2**20
+    forget_peak()
+    assert peak_resident() - before < 100 * 2**20
+
+
+def test_sorted_plain_prediction_gives_its_logits_in_the_order_of_the_file():
+    model = tiny_classifier()
+    backend = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1}, unk_token="[PAD]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+    lengths = [3, 9, 1, 7, 5]
+    rows = [{"input_ids": list(range(1, n + 1)), "attention_mask": [1] * n, "labels": 0} for n in lengths]
+    by_file, by_length = (
+        plain_loop.predict(model, rows, tokenizer, bf16=False, batch_size=2, sort_by_length=choice)
+        for choice in (False, True)
+    )
+    np.testing.assert_allclose(by_length, by_file, atol=1e-6)  # float order of padded sums
+
+
+def test_the_table_of_prediction_compares_at_equal_precision():
+    rounds = {
+        "plain float32": [{"rte": 2.0, "mrpc": 2.0}],
+        "plain float32, sorted by length": [{"rte": 1.0, "mrpc": 1.0}],
+        "plain bf16": [{"rte": 0.5, "mrpc": 0.5}],
+        "plain bf16, sorted by length": [{"rte": 0.4, "mrpc": 0.4}],
+        "mtdnn bf16": [{"rte": 0.125, "mrpc": 0.125}],
+    }
+    lines = predict_throughput.report(rounds, {"rte": 10, "mrpc": 30}).splitlines()
+    assert lines[1].split()[2:] == ["5.0", "15.0", "10.0", "1.00", "0.50"]
+    assert lines[-1].split() == ["mtdnn", "bf16", "80.0", "240.0", "160.0", "4.00", "3.20"]
