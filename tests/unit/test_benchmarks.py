@@ -6,9 +6,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from benchmarks import plain_loop, predict_throughput
+from benchmarks import plain_loop, predict_throughput, small_encoder, startup
+from benchmarks.prepro import made_up_words
 from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
 from benchmarks.rounds import interleaved, median_and_spread, ratios
+from mtdnn.task_def import load_task_defs
 
 
 def tiny_classifier():
@@ -70,3 +72,17 @@ def test_the_table_of_prediction_compares_at_equal_precision():
     lines = predict_throughput.report(rounds, {"rte": 10, "mrpc": 30}).splitlines()
     assert lines[1].split()[2:] == ["5.0", "15.0", "10.0", "1.00", "0.50"]
     assert lines[-1].split() == ["mtdnn", "bf16", "80.0", "240.0", "160.0", "4.00", "3.20"]
+
+
+def test_the_table_of_starts_leaves_out_importing_torch():
+    found = {"seconds": [9.0, 1.0, 0.5, 0.25, 0.125, 0.125], "with_torch": 200 * 2**20, "peak": 300 * 2**20}
+    lines = startup.report({10_000: [found], 1_000_000: [found, found]}).splitlines()
+    assert lines[0].split() == ["10,000", "rows", "1,000,000", "rows"]
+    assert lines[-3].split() == ["beyond", "importing", "torch,", "s", "2.00", "2.00", "(2.00–2.00)"]
+    assert lines[-1].split()[-2:] == ["300", "300"]
+
+
+def test_generated_tasks_are_definitions_with_so_many_rows(tmp_path):
+    definitions = small_encoder.write_tasks(tmp_path, {"one": 3, "two": 5}, made_up_words(50))
+    assert list(load_task_defs(definitions)) == ["one", "two"]
+    assert [len(plain_loop.read_rows(tmp_path / task / "train.tsv")) for task in ("one", "two")] == [3, 5]
