@@ -7,20 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 
-def interleaved(ways: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """What each way returned in each round, after one round more that warms up.
+def interleaved(ways: Mapping[W, Callable[[], T]], repeats: int, *, warm_up: bool = True) -> dict[W, list[T]]:
+    """What each way returned in each round; a round runs all of them, each round beginning with another.
 
-    A round runs all of them, each round beginning with another.
+    Args:
+        warm_up: run one round more before, which does not count.
     """
-    rounds: dict[str, list[T]] = {name: [] for name in ways}
+    rounds: dict[W, list[T]] = {name: [] for name in ways}
     names = list(ways)
-    for number in range(repeats + 1):
+    for number in range(-warm_up, repeats):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             result = ways[name]()
-            if number:
+            if number >= 0:
                 rounds[name].append(result)
     return rounds
 

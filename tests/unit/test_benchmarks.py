@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from benchmarks import plain_loop, predict_throughput, small_encoder, startup
+from benchmarks import memory, plain_loop, predict_throughput, prepro, small_encoder, startup
 from benchmarks.prepro import made_up_words
 from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
 from benchmarks.rounds import interleaved, median_and_spread, ratios
@@ -23,8 +23,8 @@ def test_every_round_runs_all_ways_and_begins_with_another():
     order = []
     ways = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
     rounds = interleaved(ways, 2)
-    assert "".join(order) == "abcbcacab"
-    assert rounds == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
+    assert "".join(order) == "cababcbca"
+    assert rounds == {"a": [4, 9], "b": [5, 7], "c": [6, 8]}
 
 
 def test_numbers_are_told_as_a_median_with_its_spread():
@@ -86,3 +86,30 @@ def test_generated_tasks_are_definitions_with_so_many_rows(tmp_path):
     definitions = small_encoder.write_tasks(tmp_path, {"one": 3, "two": 5}, made_up_words(50))
     assert list(load_task_defs(definitions)) == ["one", "two"]
     assert [len(plain_loop.read_rows(tmp_path / task / "train.tsv")) for task in ("one", "two")] == [3, 5]
+
+
+def test_batches_for_memory_are_full_and_the_same_in_every_process():
+    batches = memory.random_batches(10, 4, steps=5)
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len(set(np.concatenate(batches))) == 8
+    np.testing.assert_equal(memory.random_batches(10, 4, steps=1), batches[:1])
+
+
+def test_memory_is_told_relative_to_the_plain_loop():
+    mebibyte = 2**20
+    rounds = {
+        "plain": [{"before": 100 * mebibyte, "peak": 300 * mebibyte}],
+        "mtdnn": [{"before": 100 * mebibyte, "peak": 150 * mebibyte}],
+    }
+    lines = memory.report(rounds).splitlines()
+    assert lines[2].split() == ["mtdnn", "100", "150", "0.50", "50", "0.25"]
+
+
+def test_prepro_is_told_relative_to_the_tokenizer_and_to_fewer_rows():
+    few = {"tokenizers": [(2.0, 2**20)], "prepro": [(1.0, 2**22)]}
+    assert prepro.report(few, 100).splitlines()[-1] == "prepro / tokenizers: 2.00"
+    many = {"prepro": [(12.0, 2**23)]}
+    assert (
+        prepro.growth({100: few, 1000: many}).splitlines()[1]
+        == "1,000 rows: 2.00 times the memory, 1.20 of the time a row"
+    )
