@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from benchmarks import memory, plain_loop, predict_throughput, prepro, small_encoder, startup
+from benchmarks import memory, plain_loop, predict_throughput, prepro, scaling, small_encoder, startup
 from benchmarks.prepro import made_up_words
 from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
 from benchmarks.rounds import interleaved, median_and_spread, ratios
@@ -113,3 +113,17 @@ def test_prepro_is_told_relative_to_the_tokenizer_and_to_fewer_rows():
         prepro.growth({100: few, 1000: many}).splitlines()[1]
         == "1,000 rows: 2.00 times the memory, 1.20 of the time a row"
     )
+
+
+def test_lines_of_scaling_let_tasks_grow_and_then_rows():
+    lines = scaling.sizes([2, 50], [100, 10_000])
+    assert [(each.tasks, each.rows) for each in lines] == [(2, 100), (50, 100), (2, 10_000)]
+    shares = scaling.Size(3, 10).rows_of_tasks()
+    assert list(shares.values()) == [4, 3, 3]
+
+
+def test_the_ratio_of_scaling_counts_the_plan_of_the_epoch():
+    small, large = scaling.Size(2, 100), scaling.Size(50, 100)
+    rounds = {small: [scaling.Cost(1e-6, 5e-6, 9e-6)], large: [scaling.Cost(2e-6, 5e-6, 13e-6)]}
+    line = scaling.report(rounds, batch_size=10).splitlines()[2]
+    assert line.split() == ["50", "100", "2.0", "5.0", "13.0", "1.5", "1.50"]
