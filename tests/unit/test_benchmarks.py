@@ -1,12 +1,24 @@
 """What the benchmarks compute besides time: tables, ratios, plans and generated rows. No time decides anything here."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from benchmarks import memory, plain_loop, predict_throughput, prepro, scaling, small_encoder, startup
+from benchmarks import (
+    glue_epoch,
+    memory,
+    plain_loop,
+    predict_throughput,
+    prepro,
+    scaling,
+    small_encoder,
+    startup,
+    train_throughput,
+)
 from benchmarks.prepro import made_up_words
 from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
 from benchmarks.rounds import interleaved, median_and_spread, ratios
@@ -127,3 +139,50 @@ def test_the_ratio_of_scaling_counts_the_plan_of_the_epoch():
     rounds = {small: [scaling.Cost(1e-6, 5e-6, 9e-6)], large: [scaling.Cost(2e-6, 5e-6, 13e-6)]}
     line = scaling.report(rounds, batch_size=10).splitlines()[2]
     assert line.split() == ["50", "100", "2.0", "5.0", "13.0", "1.5", "1.50"]
+
+
+def test_drawn_lengths_have_the_quantiles_of_their_task():
+    lengths = glue_epoch.drawn_lengths(glue_epoch.GLUE["mnli"], 20_000, np.random.default_rng(0))
+    found = np.quantile(lengths, glue_epoch.QUANTILES)
+    np.testing.assert_allclose(found[:-1], glue_epoch.GLUE["mnli"].lengths[:-1], atol=1.5)  # of 20,000 draws
+    assert lengths.max() <= 256
+
+
+def test_shapes_come_from_the_manifests_of_a_prepared_glue(tmp_path):
+    lengths = dict(zip(glue_epoch.QUANTILE_NAMES, range(1, 8), strict=True))
+    for task in glue_epoch.GLUE:
+        (tmp_path / task / "train").mkdir(parents=True)
+        text = json.dumps({"rows": 9, "lengths": {**lengths, "mean": 3.0}})
+        (tmp_path / task / "train" / "manifest.json").write_text(text, encoding="utf-8")
+    assert glue_epoch.shapes_from(tmp_path)["rte"] == glue_epoch.TaskShape(9, (1, 2, 3, 4, 5, 6, 7))
+
+
+def test_random_rows_have_two_texts_where_the_task_has():
+    tasks = load_task_defs(glue_epoch.TASKS)
+    store = glue_epoch.random_store(tasks["mnli"], np.array([4, 2]), 50, np.random.default_rng(0))
+    assert store.columns["token_type_ids"].values.tolist() == [0, 0, 1, 1, 0, 1]
+    assert len(store) == 2 and set(store.columns["label"]) <= {0, 1, 2}
+    single = glue_epoch.random_store(tasks["cola"], np.array([3]), 50, np.random.default_rng(0))
+    assert not single.columns["token_type_ids"].values.any()
+
+
+def test_operations_of_a_forward_pass_are_those_of_its_matrix_products():
+    # one layer, H = 2, inner size 3: 4·2·2 + 2·2·3 = 28 weights; 5 tokens in one example: scores and sums over 25 pairs
+    config = BertConfig(hidden_size=2, intermediate_size=3, num_hidden_layers=1, num_attention_heads=1)
+    assert glue_epoch.forward_operations(config, 5, 25) == 2 * 5 * 28 + 2 * (2 * 25 * 2)
+
+
+def test_an_epoch_takes_its_tokens_at_the_median_rate():
+    config = BertConfig(hidden_size=2, intermediate_size=3, num_hidden_layers=1, num_attention_heads=1)
+    speed = glue_epoch.Speed(examples=10, tokens=100, squares=1000, seconds=2.0, memory=3 * 2**20)
+    line = glue_epoch.report({"plain": [speed]}, config, tokens=500, examples=40, peak=63_000.0).splitlines()[1]
+    # 3 · (2·100·28 + 4·2·1000) = 40,800 in 2 s, of 63,000 a second
+    assert line.split() == ["plain", "3", "4.0", "50", "32.4%", "10.0", "3"]
+
+
+def test_the_table_of_training_tells_memory_where_there_is_any():
+    rounds = {"plain float32": [train_throughput.Speed(10, 100, 1.0)]}
+    rates = {"float32": 6e4, "bf16": 1.0}
+    assert train_throughput.report(rounds, 10, rates).splitlines()[1].split()[-2:] == ["1.00", "10%"]
+    rounds["mtdnn float32"] = [train_throughput.Speed(10, 150, 1.0, memory=2**20)]
+    assert train_throughput.report(rounds, 10, rates).splitlines()[2].split()[-3:] == ["1.50", "15%", "1"]
