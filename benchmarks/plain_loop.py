@@ -217,15 +217,25 @@ def decayed_and_not(model: PreTrainedModel, weight_decay: float) -> list[dict[st
 
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, bf16: bool
+    model: PreTrainedModel,
+    rows: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    bf16: bool,
+    batch_size: int = EVAL_BATCH_SIZE,
+    sort_by_length: bool = False,
 ) -> np.ndarray:
-    """[rows, C] logits in float32, in evaluation mode."""
+    """[rows, C] logits in float32, in evaluation mode; sorted, the longest rows are computed first."""
     model.eval()
+    order = np.arange(len(rows))
+    if sort_by_length:
+        order = np.argsort([-len(row["input_ids"]) for row in rows], kind="stable")
     found = []
-    for batch in DataLoader(rows, EVAL_BATCH_SIZE, collate_fn=DataCollatorWithPadding(tokenizer)):
+    chosen = [rows[row] for row in order.tolist()]
+    for batch in DataLoader(chosen, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)):
         with autocast(model.device, bf16):
             found.append(model(**batch.to(model.device)).logits.float().cpu().numpy())
-    return np.concatenate(found)
+    return np.concatenate(found)[np.argsort(order)]
 
 
 def measure(logits: np.ndarray, targets: list[Any], labels: list[str] | None) -> dict[str, float]:

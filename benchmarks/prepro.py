@@ -1,12 +1,14 @@
 """Preparing generated pair rows, against the Rust tokenizer alone on the same rows and cores, in one run.
 
     python -m benchmarks.prepro [--rows 1000000] [--encoder FOLDER] [--repeats 3]
+    python -m benchmarks.prepro --rows 1000000,10000000 --ways prepro --repeats 1
 
 `tokenizers` is its own `encode_batch` on rows that already lie in memory, on all cores by its own threads, a thousand
 at a time and thrown away; `tokenizers-fast` is `encode_batch_fast`, the same without offsets into the text. `prepro` is
 `mtdnn prepro` with as many processes: it reads the file, checks every row, encodes, writes Arrow and the manifest. Each
 round does all of them one after another. Resident memory is that of the whole process tree: pages that processes share
-are counted once (PSS), and so are those of the mapped files.
+are counted once (PSS), and so are those of the mapped files. Several numbers of rows are measured one after another;
+the last lines then tell how memory and speed change between them.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from benchmarks.rounds import interleaved, median_and_spread, ratios
+
 ROWS_AT_ONCE = 1000
+WAYS = ("tokenizers", "tokenizers-fast", "prepro")
 LABELS = ("entailment", "neutral", "contradiction")
 DEFINITION = f"""\
 pairs:
@@ -41,18 +47,25 @@ pairs:
 def main() -> None:
     """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", default="1000000", type=lambda words: [int(word) for word in words.split(",")])
+    parser.add_argument("--ways", default=",".join(WAYS), type=lambda words: words.split(","))
     parser.add_argument("--encoder", type=Path, help="Folder with a fast tokenizer. Default: one made here.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mtdnn-prepro-") as name:
-        folder = Path(name)
-        words = made_up_words(20_000)
-        encoder = given.encoder or save_tokenizer(folder / "encoder", words)
-        write_rows(folder / "pairs" / "train.tsv", given.rows, words)
-        (folder / "tasks.yml").write_text(DEFINITION, encoding="utf-8")
-        measure(folder, encoder, rows=given.rows, repeats=given.repeats, workers=given.workers)
+    found = {}
+    for rows in given.rows:
+        with tempfile.TemporaryDirectory(prefix="mtdnn-prepro-") as name:
+            folder = Path(name)
+            words = made_up_words(20_000)
+            encoder = given.encoder or save_tokenizer(folder / "encoder", words)
+            write_rows(folder / "pairs" / "train.tsv", rows, words)
+            (folder / "tasks.yml").write_text(DEFINITION, encoding="utf-8")
+            found[rows] = measure(folder, encoder, given.ways, repeats=given.repeats, workers=given.workers)
+        print(f"{rows:,} pair rows, {given.workers} cores, {given.repeats} rounds; medians (spread)\n")
+        print(report(found[rows], rows) + "\n", flush=True)
+    if len(found) > 1:
+        print(growth(found))
 
 
 def made_up_words(number: int) -> list[str]:
@@ -102,26 +115,42 @@ def save_tokenizer(folder: Path, words: list[str]) -> Path:
     return folder
 
 
-def measure(folder: Path, encoder: Path, *, rows: int, repeats: int, workers: int) -> None:
-    """Each way in turn, several rounds, each in a process of its own; then the table."""
-    ways = ("tokenizers", "tokenizers-fast", "prepro")
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    peaks: dict[str, int] = dict.fromkeys(ways, 0)
-    for _ in range(repeats):
-        for way in ways:
-            took, peak = in_process(way, folder, encoder, workers)
-            seconds[way].append(took)
-            peaks[way] = max(peaks[way], peak)
-    print(f"{rows:,} pair rows, {workers} cores, {repeats} rounds; medians (spread)\n")
-    print(f"{'':<18}{'rows/s':>12}{'':>18}{'peak memory':>14}")
-    speeds = {way: [rows / each for each in seconds[way]] for way in ways}
-    for way in ways:
-        spread = f"({min(speeds[way]):,.0f}–{max(speeds[way]):,.0f})"
-        print(f"{way:<18}{statistics.median(speeds[way]):>12,.0f}{spread:>18}{peaks[way] / 2**20:>10,.0f} MiB")
-    for way in ways[:2]:
-        ratios = [ours / theirs for ours, theirs in zip(speeds["prepro"], speeds[way], strict=True)]
-        print(f"\nprepro / {way}: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})", end="")
-    print()
+Found = dict[str, list[tuple[float, int]]]
+"""Way → seconds and peak bytes, one pair per round."""
+
+
+def measure(folder: Path, encoder: Path, ways: Sequence[str], *, repeats: int, workers: int) -> Found:
+    """Each way in turn, several rounds, each in a process of its own."""
+    works = {way: partial(in_process, way, folder, encoder, workers) for way in ways}
+    return interleaved(works, repeats, warm_up=False)
+
+
+def report(found: Found, rows: int) -> str:
+    """A line per way, and what prepro is relative to each other one."""
+    lines = [f"{'':<18}{'rows/s':>32}{'peak memory':>14}"]
+    speeds = {way: [rows / seconds for seconds, _ in rounds] for way, rounds in found.items()}
+    for way, rounds in found.items():
+        peak = max(peak for _, peak in rounds) / 2**20
+        lines.append(f"{way:<18}{median_and_spread(speeds[way], 0):>32}{peak:>10,.0f} MiB")
+    for way in found:
+        if way != "prepro" and "prepro" in found:
+            lines.append(f"prepro / {way}: {median_and_spread(ratios(speeds['prepro'], speeds[way]))}")
+    return "\n".join(lines)
+
+
+def growth(found: Mapping[int, Found]) -> str:
+    """How prepro's peak memory and time for a row at each number of rows compare to those at the first."""
+    lines, first = [], None
+    for rows, each in found.items():
+        if "prepro" not in each:
+            continue
+        seconds = statistics.median(took for took, _ in each["prepro"]) / rows
+        peak = max(peak for _, peak in each["prepro"])
+        first = first or (seconds, peak)
+        lines.append(
+            f"{rows:,} rows: {peak / first[1]:.2f} times the memory, {seconds / first[0]:.2f} of the time a row"
+        )
+    return "\n".join(lines)
 
 
 def in_process(way: str, folder: Path, encoder: Path, workers: int) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """Time and memory of every regularizer's step relative to the plain step on the same batch, beside its floor.
 
-    python benchmarks/smart_cost.py --encoder models/all-MiniLM-L6-v2 --repeats 11
+    python -m benchmarks.smart_cost --encoder models/all-MiniLM-L6-v2 --repeats 11
 
 Time is that of forward and backward passes (and of the teacher's move), without the optimizer's, which all share and
 which would make every ratio look better. Rounds are interleaved: each measures every method once, in a new order.
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.processes import forget_peak, peak_resident, resident
 from mtdnn.batch import Batch
 from mtdnn.encoder import Encoder
 from mtdnn.model import MultiTaskModel
@@ -142,7 +143,7 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, list[float]]:
 
 def measure_memory(arguments: argparse.Namespace, name: str) -> float:
     """MiB that a step of one method needs at its peak, above what lies in memory before it."""
-    command = [sys.executable, __file__, "--memory-of", name, "--encoder", arguments.encoder]
+    command = [sys.executable, "-m", "benchmarks.smart_cost", "--memory-of", name, "--encoder", arguments.encoder]
     for option in ("rows", "tokens", "device", "threads"):
         command += [f"--{option}", str(getattr(arguments, option))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -153,22 +154,16 @@ def peak_mebibytes(arguments: argparse.Namespace) -> float:
     model = make_model(arguments.encoder, arguments.device)
     batch = make_batch(model, rows=arguments.rows, tokens=arguments.tokens, device=arguments.device)
     objective = objective_of(METHODS[arguments.memory_of], model)
-    gc.collect()
     if arguments.device == "cuda":
+        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run_steps(objective, batch)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before_kibibytes = process_status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    forget_peak()
+    before = resident()
     run_steps(objective, batch)
-    return (process_status("VmHWM") - before_kibibytes) / 2**10
-
-
-def process_status(key: str) -> int:
-    """A number of /proc/self/status, in KiB."""
-    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(key))
-    return int(line.split()[1])
+    return (peak_resident() - before) / 2**20
 
 
 def table(rounds: Mapping[str, Sequence[float]], memory: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """Training speed beside a plain transformers loop: the same rows, batch size and update rule, in one process.
 
     python -m benchmarks.train_throughput --encoder FOLDER --data DIR [--tasks rte,mrpc] [--steps 20] [--repeats 5]
+    python -m benchmarks.train_throughput --device cuda …          on a GPU; also tells the peak memory of each
 
 `DIR` holds canonical rows. Plain is `benchmarks.plain_loop`, with its default collation (random batches, padded) and
 with rows grouped by length; mtdnn trains with packed tokens in random order. Each round runs all of them one after
@@ -13,17 +14,21 @@ tokens' products need: 6 operations per token and weight.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.plain_loop import encode, is_regression, read_rows, train_loader, train_steps
+from benchmarks.plain_loop import encode, is_regression, read_rows, train_loader, train_steps, wait_for
+from benchmarks.rounds import interleaved
 from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
 from mtdnn.cli import table
@@ -35,6 +40,7 @@ from mtdnn.trainer import Trainer
 
 TASKS = "task_defs/glue.yml"
 MATRIX = 2048
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,21 @@ class Speed:
 
     Attributes:
         examples, tokens: rows and real tokens trained on.
+        memory: bytes at the peak above what lay on the GPU before; 0 on a CPU.
     """
 
     examples: int
     tokens: int
     seconds: float
+    memory: int = 0
 
 
 Steps = Callable[[], Speed]
 
 
-def plain_steps(encoder: str, data: Path, tasks: Sequence[str], steps: int, *, bf16: bool, grouped: bool) -> Steps:
+def plain_steps(
+    encoder: str, data: Path, tasks: Sequence[str], steps: int, *, bf16: bool, grouped: bool, device: str = "cpu"
+) -> Steps:
     """A function that trains the plain loop for a number of steps on each task."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     prepared = []
@@ -63,7 +73,7 @@ def plain_steps(encoder: str, data: Path, tasks: Sequence[str], steps: int, *, b
         model = AutoModelForSequenceClassification.from_pretrained(
             encoder, num_labels=len(labels or [""]), dtype=torch.float32
         )
-        prepared.append((model, encode(rows, tokenizer, labels, 256)))
+        prepared.append((model.to(device), encode(rows, tokenizer, labels, 256)))
     rounds = iter(range(10**9))
 
     def run() -> Speed:
@@ -98,6 +108,7 @@ def our_steps(encoder: str, prepared: Path, tasks: Sequence[str], steps: int, *,
                 trainer.train_step(parts)
                 examples += sum(map(len, parts))
                 tokens += sum(part.num_tokens for part in parts)
+            wait_for(trainer.accelerator.device)
             found.append(Speed(examples, tokens, time.perf_counter() - started))
         return total(found)
 
@@ -113,20 +124,41 @@ def endless(setup: Setup) -> Iterator[Sequence[Batch]]:
         epoch += 1
 
 
+def with_peak(device: str, run: Callable[[], T]) -> tuple[T, int]:
+    """What `run()` returns, and the most bytes that lay on the GPU meanwhile above those before; 0 on a CPU."""
+    if device != "cuda":
+        return run(), 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = run()
+    torch.cuda.synchronize()
+    return result, torch.cuda.max_memory_allocated() - before
+
+
+def with_memory(device: str, run: Steps) -> Speed:
+    """A round of a method, with its peak of memory."""
+    speed, memory = with_peak(device, run)
+    return replace(speed, memory=memory)
+
+
 def total(speeds: Sequence[Speed]) -> Speed:
     """Sums."""
     return Speed(*(sum(getattr(each, name) for each in speeds) for name in ("examples", "tokens", "seconds")))
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Operations per second of this machine's own matrix product, the best of five."""
-    first, second = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Operations per second of this machine's own matrix product, the best of ten; the first ones warm up."""
+    size = MATRIX if device == "cpu" else 4 * MATRIX
+    first, second = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10):
+        wait_for(first.device)
         started = time.perf_counter()
         first @ second
+        wait_for(first.device)
         best = min(best, time.perf_counter() - started)
-    return 2 * MATRIX**3 / best
+    return 2 * size**3 / best
 
 
 def weights_of_layers(encoder: str) -> int:
@@ -141,7 +173,9 @@ def weights_of_layers(encoder: str) -> int:
 def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]) -> str:
     """One line per method; ratios to the first."""
     first = next(iter(rounds))
-    lines = [["method", "examples/s", "spread", "real tokens/s", f"ratio to {first}", "share of matmul rate"]]
+    columns = ["method", "examples/s", "spread", "real tokens/s", f"ratio to {first}", "share of matmul rate"]
+    on_gpu = any(each.memory for speeds in rounds.values() for each in speeds)
+    lines = [[*columns, "peak memory of a step, MiB"] if on_gpu else columns]
     for name, speeds in rounds.items():
         examples = [each.examples / each.seconds for each in speeds]
         tokens = statistics.median(each.tokens / each.seconds for each in speeds)
@@ -153,7 +187,8 @@ def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]
         spread = f"{min(examples):.1f}–{max(examples):.1f}"
         share = f"{6 * weights * tokens / rate:.0%}"
         speed, ratio = f"{statistics.median(examples):.1f}", f"{statistics.median(ratios):.2f}"
-        lines.append([name, speed, spread, f"{tokens:.0f}", ratio, share])
+        memory = [f"{max(each.memory for each in speeds) / 2**20:,.0f}"] if on_gpu else []
+        lines.append([name, speed, spread, f"{tokens:.0f}", ratio, share, *memory])
     return table(lines)
 
 
@@ -166,8 +201,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of each task in a round")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU
     tasks = given.tasks.split(",")
     with tempfile.TemporaryDirectory(prefix="mtdnn-throughput-") as folder:
         definitions = load_task_defs(TASKS)
@@ -177,16 +215,14 @@ def main() -> None:
             for grouped in (False, True):
                 name = f"plain {precision}{', grouped by length' if grouped else ''}"
                 methods[name] = plain_steps(
-                    given.encoder, given.data, tasks, given.steps, bf16=bf16, grouped=grouped
+                    given.encoder, given.data, tasks, given.steps, bf16=bf16, grouped=grouped, device=given.device
                 )
             methods[f"mtdnn {precision}"] = our_steps(given.encoder, Path(folder), tasks, given.steps, bf16=bf16)
-        rounds: dict[str, list[Speed]] = {name: [] for name in methods}
-        for number in range(given.repeats + 1):
-            for name, run in methods.items():
-                speed = run()
-                if number:
-                    rounds[name].append(speed)
-    rates = {"float32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)}
+        rounds = interleaved(
+            {name: partial(with_memory, given.device, run) for name, run in methods.items()}, given.repeats
+        )
+    precisions = {"float32": torch.float32, "bf16": torch.bfloat16}
+    rates = {name: matmul_rate(dtype, given.device) for name, dtype in precisions.items()}
     print(report(rounds, weights_of_layers(given.encoder), rates))
     products = ", ".join(f"{name} products at {rate / 1e9:.0f} Gop/s" for name, rate in rates.items())
     print(f"\n{given.threads} threads; {given.repeats} rounds of {given.steps} steps of {given.tasks} each; {products}")

@@ -146,9 +146,9 @@ def id_hash(text: str) -> int:
 
 
 def duplicate_hashes(hashes: np.ndarray) -> set[int]:
-    """Those that come more than once; rows are compared themselves only when two hashes are equal."""
-    ordered = np.sort(hashes)
-    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    """Those that come more than once; rows are compared themselves only when two hashes are equal. Sorts in place."""
+    hashes.sort()
+    return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:

@@ -1,0 +1,315 @@
+"""Time of one epoch of all of GLUE, by its shape alone: no data, random weights; plain, SMART, SMART + momentum.
+
+    python -m benchmarks.glue_epoch --device cuda --shape base --precision bf16 --max-tokens 16384 --group-by-length 50
+    python -m benchmarks.glue_epoch --shape tiny --share 0.002 --steps 5 --repeats 1        the same code as a check
+
+Rows have random token ids and labels; how many tokens is drawn from the quantiles of each task below, or from the
+manifests of a prepared GLUE (`--prepared`). All eight tasks are mixed as `round_robin` does. Each round gives every way
+some steps from where the epoch stands, after one round that warms up; the epoch is all real tokens of its rows at the
+median rate of real tokens, so that it does not matter whether those steps drew long batches or short ones.
+
+MFU is what the real tokens need of the device's rate of matrix products, which `--peak-tflops` gives and is measured in
+this run otherwise: in forward units (a plain step has 3, see docs/smart.md) times 2 operations per token and weight of
+the layers and, per layer, 4·H·length² for the attention of an example. `padded` computes whole rectangles, as plain
+transformers code does. Attention runs in the kernel for ragged batches on CUDA in bf16 without dropout on the attention
+weights, which therefore is 0 unless `--attention-dropout` says otherwise. Memory is the most that PyTorch handed out in
+a round above what lay there before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import BertConfig, BertModel
+
+from benchmarks.plain_loop import wait_for
+from benchmarks.rounds import interleaved, median_and_spread
+from benchmarks.small_encoder import SHAPES
+from benchmarks.train_throughput import matmul_rate, with_peak
+from mtdnn.batch import Batch
+from mtdnn.cli import table
+from mtdnn.data.loaders import TrainLoader
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.encoder import Encoder
+from mtdnn.model import MultiTaskModel
+from mtdnn.objective import Objective
+from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
+from mtdnn.ragged import Ragged
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.proximal import PROXIMAL
+from mtdnn.run import MemoryStore
+from mtdnn.task_def import TaskDef, load_task_defs
+from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.trainer import Plan, Trainer
+
+TASKS = "task_defs/glue.yml"
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+QUANTILE_NAMES = ("min", "q05", "q25", "median", "q75", "q95", "max")
+
+
+@dataclass(frozen=True)
+class TaskShape:
+    """A task's training rows by number and length.
+
+    Attributes:
+        lengths: tokens of a row at each of `QUANTILES`.
+    """
+
+    rows: int
+    lengths: tuple[float, ...]
+
+
+GLUE = {
+    "cola": TaskShape(8_551, (4, 6, 9, 10, 13, 20, 47)),
+    "sst2": TaskShape(67_349, (3, 4, 6, 10, 18, 34, 63)),
+    "mrpc": TaskShape(3_668, (19, 32, 44, 53, 62, 74, 103)),
+    "stsb": TaskShape(5_749, (10, 15, 19, 23, 31, 60, 125)),
+    "qqp": TaskShape(363_846, (11, 17, 22, 27, 35, 55, 173)),
+    "mnli": TaskShape(392_702, (5, 16, 27, 37, 50, 74, 256)),
+    "qnli": TaskShape(104_743, (15, 27, 38, 48, 60, 87, 250)),
+    "rte": TaskShape(2_490, (13, 29, 43, 56, 85, 157, 256)),
+}
+"""Rows as published; lengths by BERT's uncased WordPiece, cut at 256: of up to 10,000 train rows, QNLI's of its dev."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A row of the table."""
+
+    regularizer: Mapping[str, Any] | None = None
+    proximal: str | None = None
+    execution: str = "auto"
+
+    @property
+    def units(self) -> float:
+        """Forward units of a step."""
+        return (3.0 if self.regularizer is None else _regularizer(self.regularizer).cost) + (self.proximal is not None)
+
+
+def _regularizer(named: Mapping[str, Any]) -> Any:
+    options = dict(named)
+    return REGULARIZERS.get(options.pop("name"))(**options)
+
+
+COARSE = {"name": "smart", "epsilon": {"relative": 0.01}, "eta": {"relative": 0.01}, "noise": {"relative": 0.01}}
+WAYS = {
+    "padded": Way(execution="padded"),
+    "plain": Way(),
+    "smart": Way(COARSE),
+    "smart + momentum": Way(COARSE, "momentum"),
+    "smart, published sizes": Way({"name": "smart"}),
+}
+"""Published sizes are below the resolution of bf16: their steps compute in float32. `COARSE` is held by bf16."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What some steps took.
+
+    Attributes:
+        squares: sum of the squared lengths of the examples.
+        memory: bytes at the peak above what lay there before; 0 on a CPU.
+    """
+
+    examples: int
+    tokens: int
+    squares: int
+    seconds: float
+    memory: int = 0
+
+
+def shapes_from(prepared: Path) -> dict[str, TaskShape]:
+    """Shapes of GLUE's tasks by the manifests of their train splits."""
+    found = {}
+    for task in GLUE:
+        manifest = json.loads((prepared / task / "train" / "manifest.json").read_text(encoding="utf-8"))
+        found[task] = TaskShape(manifest["rows"], tuple(manifest["lengths"][name] for name in QUANTILE_NAMES))
+    return found
+
+
+def drawn_lengths(shape: TaskShape, rows: int, generator: np.random.Generator) -> np.ndarray:
+    """[rows] int64: lengths whose quantiles are those of the shape, linear between them."""
+    return np.interp(generator.random(rows), QUANTILES, shape.lengths).round().astype(np.int64)
+
+
+def random_store(task: TaskDef, lengths: np.ndarray, vocabulary: int, generator: np.random.Generator) -> MemoryStore:
+    """Rows of these lengths; the second half of a pair's tokens is its second text."""
+    ids = generator.integers(1000 % vocabulary, vocabulary, int(lengths.sum()), dtype=np.int32)
+    rows = Ragged.from_lengths(ids, lengths)
+    places = np.arange(len(ids)) - np.repeat(rows.offsets[:-1], lengths)
+    second = (2 * places >= np.repeat(lengths, lengths)) if len(task.inputs) == 2 else np.zeros(len(ids), bool)
+    labels = generator.integers(0, len(task.labels), len(lengths)) if task.labels else generator.random(len(lengths))
+    columns = {
+        "id": [str(number) for number in range(len(lengths))],
+        "label": labels,
+        "input_ids": rows,
+        "token_type_ids": Ragged(second.astype(np.int8), rows.offsets),
+    }
+    return MemoryStore(columns)
+
+
+def forward_operations(config: BertConfig, tokens: int, squares: int) -> float:
+    """Operations of matrix products in one forward pass over real tokens, embeddings and heads left out."""
+    h, inner = config.hidden_size, config.intermediate_size
+    return config.num_hidden_layers * (2 * tokens * (4 * h * h + 2 * h * inner) + 4 * h * squares)
+
+
+class Work:
+    """Training in one way, ready to be measured again and again."""
+
+    def __init__(self, way: Way, config: BertConfig, stores: Mapping[str, MemoryStore], given: argparse.Namespace):
+        definitions = load_task_defs(TASKS)
+        types = {task: TASK_TYPES.get(definitions[task].task_type)(definitions[task]) for task in stores}
+        torch.manual_seed(0)
+        encoder = Encoder(BertModel(config), execution=way.execution)
+        self.accelerator = Accelerator(cpu=given.device == "cpu")
+        self.device = self.accelerator.device
+        model = MultiTaskModel(encoder, types).to(self.device).train()
+        lengths = {task: store.lengths for task, store in stores.items()}
+        sampler = SAMPLERS.get("round_robin")(
+            {task: len(store) for task, store in stores.items()},
+            dict.fromkeys(stores, given.batch_size),
+            seed=1,
+            lengths=lengths,
+            max_tokens=given.max_tokens,
+            group_by_length=given.group_by_length,
+        )
+        prefetch = 2 if self.device.type == "cuda" else 0
+        self.loader = TrainLoader(stores, types, sampler, pad_token_id=0, seed=1, prefetch=prefetch)
+        self.trainer = self._trainer(way, model, len(sampler), bf16=given.precision == "bf16")
+        self.batches = self._endless()
+
+    def _trainer(self, way: Way, model: MultiTaskModel, total_steps: int, *, bf16: bool) -> Trainer:
+        autocast: partial[AbstractContextManager] = partial(
+            torch.autocast, self.device.type, dtype=torch.bfloat16, enabled=bf16
+        )
+        method = None if way.regularizer is None else _regularizer(way.regularizer)
+        proximal = None if way.proximal is None else PROXIMAL.get(way.proximal)(model, total_steps=total_steps)
+        regularizers = dict.fromkeys(model.task_types, method)
+        groups = parameter_groups(
+            model.named_parameters(),
+            lr=5e-5,
+            weight_decay=0.01,
+            layer_of=model.encoder.layer_of,
+            num_layers=model.encoder.num_layers,
+        )
+        optimizer = build_optimizer("adamw", groups, lr=5e-5)
+        return Trainer(
+            model=model,
+            objective=Objective(model, regularizers, proximal, seed=1, autocast=autocast),
+            loader=self.loader,
+            optimizer=optimizer,
+            scheduler=build_schedule("linear", optimizer, num_steps=total_steps),
+            accelerator=self.accelerator,
+            plan=Plan(total_steps),
+            evaluate=lambda: ({}, 0.0),
+            save=lambda kind, trainer: None,
+        )
+
+    def _endless(self) -> Iterator[Sequence[Batch]]:
+        epoch = 0
+        while True:
+            self.loader.set_epoch(epoch)
+            yield from self.loader.from_step(0)
+            epoch += 1
+
+    def measure(self, steps: int) -> Speed:
+        """The next steps."""
+        speed, memory = with_peak(self.device.type, partial(self._train, steps))
+        return replace(speed, memory=memory)
+
+    def _train(self, steps: int) -> Speed:
+        examples = tokens = squares = 0
+        started = time.perf_counter()
+        for _ in range(steps):
+            parts = next(self.batches)
+            lengths = np.concatenate([part.mask.sum(1).numpy() for part in parts])
+            examples += len(lengths)
+            tokens += int(lengths.sum())
+            squares += int((lengths**2).sum())
+            self.trainer.train_step(parts)
+        wait_for(self.device)
+        return Speed(examples, tokens, squares, time.perf_counter() - started)
+
+
+def report(
+    rounds: Mapping[str, Sequence[Speed]], config: BertConfig, *, tokens: int, examples: int, peak: float
+) -> str:
+    """A line per way.
+
+    Args:
+        tokens, examples: of the whole epoch.
+        peak: operations per second that are 100 % of MFU.
+    """
+    lines = [["way", "units", "examples/s", "real tokens/s", "MFU", "GLUE epoch, s", "peak memory of a step, MiB"]]
+    for name, speeds in rounds.items():
+        rates = [each.tokens / each.seconds for each in speeds]
+        utilised = [
+            WAYS[name].units * forward_operations(config, each.tokens, each.squares) / each.seconds / peak
+            for each in speeds
+        ]
+        rate = statistics.median(rates)
+        memory = max(each.memory for each in speeds) / 2**20
+        lines.append([
+            name, f"{WAYS[name].units:g}", f"{rate * examples / tokens:,.1f}", median_and_spread(rates, 0),
+            f"{statistics.median(utilised):.1%}", f"{tokens / rate:,.1f}", f"{memory:,.0f}" if memory else "",
+        ])  # fmt: skip
+    return table(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="base", help="of the encoder")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--prepared", type=Path, help="prepared GLUE whose manifests give rows and lengths")
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows of each task that are made")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, help="as in a run; replaces the batch size")
+    parser.add_argument("--group-by-length", type=int, help="as in a run")
+    parser.add_argument("--attention-dropout", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=50, help="of each way in a round")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peak-tflops", type=float, help="of the device at this precision; default: measured")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    shapes = GLUE if given.prepared is None else shapes_from(given.prepared)
+    config = BertConfig(**SHAPES[given.shape], attention_probs_dropout_prob=given.attention_dropout)
+    definitions, generator = load_task_defs(TASKS), np.random.default_rng(0)
+    stores = {}
+    for task, shape in shapes.items():
+        lengths = drawn_lengths(shape, max(1, round(given.share * shape.rows)), generator)
+        stores[task] = random_store(definitions[task], lengths, config.vocab_size, generator)
+    works = {name: partial(Work(WAYS[name], config, stores, given).measure, given.steps) for name in given.ways}
+    rounds = interleaved(works, given.repeats)
+    dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+    measured = matmul_rate(dtype, given.device)
+    peak = given.peak_tflops * 1e12 if given.peak_tflops else measured
+    examples = sum(shape.rows for shape in shapes.values())
+    made = sum(len(store) for store in stores.values())
+    tokens = sum(int(store.lengths.sum()) for store in stores.values()) * examples / made
+    print(report(rounds, config, tokens=round(tokens), examples=examples, peak=peak))
+    print(
+        f"\nBERT-{given.shape}, {given.precision} on {given.device}; {examples:,} examples, {tokens:,.0f} real tokens; "
+        f"{given.repeats} rounds of {given.steps} steps; MFU of {peak / 1e12:.2f} Tflop/s, "
+        f"matrix products measured at {measured / 1e12:.2f}; dropout on attention {given.attention_dropout:g}"
+    )
+
+
+if __name__ == "__main__":
+    main()
