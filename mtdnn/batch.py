@@ -20,7 +20,8 @@ class Batch:
     Attributes:
         task: name of the task.
         inputs: input_ids [N, T] long; mask [N, T] bool, True = a real token; token_type_ids [N, T] where the encoder
-            has segments.
+            has segments. The mask stays on the host: lengths are needed there, and asking a device for them would wait
+            for it.
         labels: by task type; None for unlabelled rows.
         row_ids: B ids as in the rows' file.
         extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B.
@@ -39,27 +40,28 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """[N, T] bool, True = a real token."""
+        """[N, T] bool, True = a real token; on the host."""
         return self.inputs["mask"]
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens; a synchronisation with the device when the batch lies on one."""
+        """Real tokens."""
         return int(self.mask.sum())
 
     @property
     def row_of_sequence(self) -> Tensor:
         """[N] long: the number, 0 to B − 1, of the row each sequence belongs to."""
-        rows = torch.arange(len(self), device=self.mask.device)
+        rows = torch.arange(len(self), device=self.inputs["input_ids"].device)
         if "sequences" not in self.extras:
             return rows
         return rows.repeat_interleave(self.extras["sequences"], output_size=len(self.mask))
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
+        """The same batch on `device`, but for its mask."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items() if name != "mask"}
         return replace(
             self,
-            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            inputs={**moved, "mask": self.mask},
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
             extras={name: tensor.to(device, non_blocking=True) for name, tensor in self.extras.items()},
         )

@@ -183,7 +183,7 @@ class Run:
         if pooling == "first":
             starts = torch.searchsorted(rows, torch.arange(len(batch), device=rows.device))
             return hidden[starts, 0].cpu().numpy()
-        mask = batch.mask.unsqueeze(-1)
+        mask = batch.mask.to(self.device).unsqueeze(-1)
         sums = hidden.new_zeros(len(batch), hidden.shape[2]).index_add(0, rows, hidden.masked_fill(~mask, 0).sum(1))
         counts = hidden.new_zeros(len(batch), 1).index_add(0, rows, mask.sum(1).float())
         pooled: np.ndarray = (sums / counts).cpu().numpy()

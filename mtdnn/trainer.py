@@ -240,12 +240,10 @@ class Trainer:
         task_type = self.model.task_types[parts[0].task]
         rows = [len(part) for part in parts]
         labels = [task_type.label_count(part) for part in parts]
-        totals = torch.tensor([sum(rows), sum(labels)], device=self.accelerator.device)
+        all_rows, all_labels = sum(rows), sum(labels)
         if self.accelerator.num_processes > 1:
-            totals = self.accelerator.reduce(totals, reduction="sum")
-            all_rows, all_labels = totals.tolist()
-        else:
-            all_rows, all_labels = sum(rows), sum(labels)
+            totals = torch.tensor([all_rows, all_labels], device=self.accelerator.device)
+            all_rows, all_labels = self.accelerator.reduce(totals, reduction="sum").tolist()
         for part, row_count, label_count in zip(parts, rows, labels, strict=True):
             yield part, row_count / max(all_rows, 1), label_count / max(all_labels, 1)
 
