@@ -310,7 +310,7 @@ class Setup:
         plan = build_plan(config, sampler)
         model = build_model(config, tasks, tokenizer).to(accelerator.device)
         if config.compile:
-            model.encoder.compile()
+            model.encoder.compile_layers()
         autocast = autocast_of(config, accelerator.device)
         proximal = build_proximal(config.proximal, model, plan.total_steps)
         objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast)

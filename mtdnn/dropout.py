@@ -37,6 +37,12 @@ def use_fast_dropout(model: nn.Module) -> None:
                 setattr(parent, name, Dropout(child.p).train(child.training))
 
 
+def hide_from_compiler() -> None:
+    """Have torch.compile step around the fast masks: it would turn numpy's generator into something else."""
+    if not hasattr(Dropout.forward, "_torchdynamo_disable"):
+        setattr(Dropout, "forward", torch.compiler.disable(Dropout.forward))  # noqa: B010  mypy refuses the other way
+
+
 def random_bits(count: int) -> Tensor:
     """[count] int16, uniform over all values; one seed is drawn from PyTorch's default generator.
 

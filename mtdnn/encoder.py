@@ -14,12 +14,12 @@ from typing import cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from mtdnn.dropout import use_fast_dropout
+from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
-from mtdnn.packing import Layout, use_packed_attention
+from mtdnn.packing import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
 
 _LOG = logging.getLogger(__name__)
 EXECUTIONS = ("auto", "packed", "padded")
@@ -121,6 +121,20 @@ class Encoder(nn.Module):
     def pooler_state(self) -> dict[str, Tensor] | None:
         """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler, or None when it held none."""
         return self._pooler
+
+    def compile_layers(self) -> None:
+        """Let torch.compile make kernels for each layer; call it once the encoder is on its device.
+
+        Attention over packed rows is left out: every batch has another layout, and would be compiled anew. So is, on a
+        CPU, dropout, whose random numbers are numpy's.
+        """
+        AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
+        if self._word_embeddings.weight.device.type == "cpu":
+            hide_from_compiler()
+        for name, module in self.backbone.named_modules():
+            found = _LAYER.search(f"{name}.")
+            if found is not None and found.end() == len(name) + 1:
+                module.compile(dynamic=True)
 
     def layer_of(self, parameter_name: str) -> int:
         """Depth of a parameter, for rates that differ by layer: 0 embeddings, 1 … num_layers, the top for what follows.

@@ -96,7 +96,7 @@ class RunConfig(Frozen):
     execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
     dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: drawn the quick way on a CPU.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
-    compile: bool = Field(False, description="torch.compile the encoder.")
+    compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
     mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")

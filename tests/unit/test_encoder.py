@@ -212,6 +212,24 @@ def test_an_example_without_tokens_and_a_batch_without_tokens_are_zero():
     assert not ours(ids, torch.zeros_like(mask), types).any()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_compiled_layers_compute_the_same_and_draw_the_same_masks(family):
+    """Float32, fused operations round otherwise: 1e-5."""
+    plain, compiled = encoder(family).train(), encoder(family).train()
+    compiled.compile_layers()
+    assert sum(module._compiled_call_impl is not None for module in compiled.backbone.modules()) == compiled.num_layers
+    for lengths in ((5, 3, 7), (4, 4), (9, 2, 1)):
+        ids, mask, types = batch(lengths)
+        found = []
+        for each in (plain, compiled):
+            torch.manual_seed(3)
+            hidden = each(ids, mask, types)
+            words = each.backbone.get_input_embeddings().weight
+            found.append((hidden, *torch.autograd.grad(hidden.square().sum(), words)))
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_copy_of_an_encoder_computes_the_same():
     ids, mask, types = batch((5, 2))
     ours = encoder("bert")

@@ -1,0 +1,105 @@
+"""The table of the ablation: each method's metric, what its penalty measured, its say in the gradient, and its cost.
+
+    python -m experiments.smart_ablation.table STUDY-FOLDER [--split dev]
+
+Reads `results.csv` and the logs of the finished cells. p values are those of paired t-tests over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mtdnn.cli import table
+from mtdnn.statistics import compared, main_metrics, spread
+from mtdnn.study_table import Line, read_csv
+
+REFERENCES = ("plain", "r_drop")
+TERMS = ("smart", "smart-mtdnn-release", "r_drop", "r3f")
+"""Names in the log of the penalties that are measured; `free_lb` changes the loss itself."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="folder of the study")
+    parser.add_argument("--split", default="dev")
+    given = parser.parse_args()
+    lines = read_csv(given.study / "results.csv")
+    metrics = main_metrics(lines)
+    for task in sorted(metrics):
+        chosen = [line for line in lines if (line.task, line.split, line.metric) == (task, given.split, metrics[task])]
+        print(f"{task}, {metrics[task]}\n\n{of_task(given.study, chosen)}\n")
+
+
+def of_task(study: Path, lines: list[Line]) -> str:
+    """One line per method, in the order of the study."""
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    logs: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for line in lines:
+        method, seed = line.axes["method"], line.axes["seed"]
+        if line.value is not None:
+            values[method][seed] = line.value
+            logs[method].append(from_log(study / line.run, line.task))
+    head = ["method", "seeds", "mean ± sd", *(f"− {name} (p)" for name in REFERENCES), "penalty", "share", "time"]
+    cells = [head]
+    for method, by_seed in values.items():
+        found = spread(list(by_seed.values()))
+        shown = f"{found.mean:.3f}" + (f" ± {found.std:.3f}" if found.std is not None else "")
+        differences = [difference(by_seed, values.get(name, {}), method == name) for name in REFERENCES]
+        plain_seconds = mean(logs["plain"], "seconds")
+        ratio = mean(logs[method], "seconds") / plain_seconds if plain_seconds else math.nan
+        numbers = [f"{mean(logs[method], name):.2g}" for name in ("penalty", "share")]
+        words = ["–" if word == "nan" else word for word in (*numbers, f"{ratio:.2f}")]
+        cells.append([method, str(found.count), shown, *differences, *words])
+    return table(cells)
+
+
+def difference(values: dict[str, float], reference: dict[str, float], itself: bool) -> str:
+    """`+0.012 (0.04)`; a dash for the reference itself."""
+    found = None if itself else compared(values, reference)
+    if found is None:
+        return "–"
+    p = "" if found.t_p is None else f" ({found.t_p:.2f})"
+    return f"{found.difference.mean:+.3f}{p}"
+
+
+def from_log(run: Path, task: str) -> dict[str, float]:
+    """Of one run: mean penalty over the last half of its steps, mean share of the gradient's norm, seconds per step.
+
+    The share is ‖∇λR‖ / (‖∇L‖ + ‖∇λR‖), of the run's own weights, at the logged steps.
+    """
+    trained = [line["train"][task] for line in read_lines(run / "log.jsonl") if task in line.get("train", {})]
+    found: dict[str, float] = {}
+    for name in TERMS:
+        penalties = [line[name] for line in trained[len(trained) // 2 :] if name in line]
+        shares = [
+            line[f"gradient.{name}"] / (line["gradient.task"] + line[f"gradient.{name}"])
+            for line in trained
+            if line.get(f"gradient.{name}")
+        ]
+        if penalties:
+            found["penalty"] = statistics.mean(penalties)
+        if shares:
+            found["share"] = statistics.mean(shares)
+    seconds = [line["seconds_per_step"] for line in read_lines(run / "timing.jsonl")]
+    return {**found, "seconds": statistics.median(seconds)} if seconds else found
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def mean(records: list[dict[str, float]], name: str) -> float:
+    """Over the runs that have it; NaN of none."""
+    values = [record[name] for record in records if name in record]
+    return statistics.mean(values) if values else math.nan
+
+
+if __name__ == "__main__":
+    main()
