@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile
-from mtdnn.data.manifest import Manifest, read_manifest, stored_block
+from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
 from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.ragged import Ragged
@@ -141,7 +141,14 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
     if manifest is None:
         raise DataError(fault(str(folder), "", "this split is not prepared", fix))
     made_with = manifest.tokenizer if tokenizer is None else {"encoder": tokenizer.name, "sha256": tokenizer.sha256}
-    wanted = Manifest(task=task.name, split=split, tokenizer=made_with, block=stored_block(task), source={})
+    wanted = Manifest(
+        task=task.name,
+        split=split,
+        tokenizer=made_with,
+        block=stored_block(task),
+        source={},
+        store_format=manifest.store_format if tokenizer is None else store_format(task, tokenizer),
+    )
     different = manifest.differences(wanted)
     if different:
         raise DataError(fault(str(folder), "", f"the prepared rows do not fit: {'; '.join(different)}", fix))

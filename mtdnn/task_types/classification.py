@@ -26,6 +26,7 @@ class Classification(TaskType):
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "cross_entropy", "ece",
     )  # fmt: skip
+    heads = ("pooled", "san")
     label_dtype = "int64"
     sample_block = {
         "task_type": "classification",

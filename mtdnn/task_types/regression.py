@@ -22,6 +22,7 @@ class Regression(TaskType):
     default_loss = "mse"
     losses = ("mse",)
     metrics = ("pearson", "spearman", "mse", "mae")
+    heads = ("pooled", "san")
     label_dtype = "float32"
     sample_block = {"task_type": "regression", "inputs": ["first", "second"]}
     sample_rows = (
