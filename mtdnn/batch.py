@@ -24,7 +24,8 @@ class Batch:
         labels: by task type; None for unlabelled rows.
         row_ids: B ids as in the rows' file.
         extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B;
-            `segments` [N, T] where the texts of a pair cannot be told apart by token_type_ids.
+            `segments` [N, T] where the texts of a pair cannot be told apart by token_type_ids; `soft` [B, C], soft
+            labels by task type, NaN where a row has none.
         row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
     """
 

@@ -218,8 +218,11 @@ TRANSLATIONS: dict[str, Callable[[Any, Mapping[str, Any]], Block]] = {
     "actf": read_activation,
     "enable_san": read_san,
 }
+DISTILL = "`distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
 MEANINGLESS = {
-    "kd_loss": "means nothing here; it is for distillation",
+    "kd_loss": f"means nothing by itself; {DISTILL}",
+    "mkd": DISTILL,
+    "mkd_opt": DISTILL,
     "adv_loss": "means nothing here; a regularizer takes the divergence of the task type",
     "encoder_type": "means nothing here; the encoder is named by the run",
 }

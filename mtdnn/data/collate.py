@@ -34,5 +34,7 @@ def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: in
         if name in records:
             segments = Ragged(records[name].values, by_sequence.offsets)
             place[name] = torch.from_numpy(segments.padded(0, np.int64))
+    if "soft" in records:
+        extras["soft"] = torch.from_numpy(np.ascontiguousarray(records["soft"], dtype=np.float32))
     batch = Batch(task=task_type.task.name, inputs=inputs, labels=None, row_ids=records["id"], extras=extras)
     return task_type.complete(batch, records, seed=seed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ class Store:
     Attributes:
         files, manifests: one of each per split.
         chosen: row numbers of a selection, counted over all splits; None holds all.
+        added: further columns that lie in memory, [rows of this store, …] each.
     """
 
     files: tuple[SplitFile, ...]
     manifests: tuple[Manifest, ...]
     chosen: np.ndarray | None = None
+    added: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.files)) if self.chosen is None else len(self.chosen)
@@ -59,12 +61,21 @@ class Store:
         Raises:
             IndexError: there is no such row.
         """
+        added = {name: values[rows] for name, values in self.added.items()}
         rows = rows if self.chosen is None else self.chosen[rows]
-        return self.files[0].take(rows) if len(self.files) == 1 else self._from_several(rows)
+        columns = self.files[0].take(rows) if len(self.files) == 1 else self._from_several(rows)
+        return {**columns, **added}
 
     def select(self, rows: np.ndarray) -> Store:
         """A store of these rows only."""
-        return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows])
+        added = {name: values[rows] for name, values in self.added.items()}
+        return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows], added)
+
+    def with_column(self, name: str, values: np.ndarray) -> Store:
+        """The same rows with a further column, [rows, …]."""
+        if len(values) != len(self):
+            raise ValueError(f"column '{name}' has {len(values)} rows, the store {len(self)}")
+        return replace(self, added={**self.added, name: values})
 
     def _from_several(self, rows: np.ndarray) -> dict[str, Any]:
         """Rows gathered file by file, then put into the order asked for."""

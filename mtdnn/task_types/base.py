@@ -85,6 +85,7 @@ class TaskType(ABC):
         default_metrics, default_loss: where the task names none.
         losses, heads, metrics: the registered names that make sense for this type; the first head is the default.
         label_dtype: of the numbers in the `label` column of a prepared store.
+        soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
@@ -97,6 +98,7 @@ class TaskType(ABC):
     metrics: ClassVar[tuple[str, ...]]
     heads: ClassVar[tuple[str, ...]] = ("pooled",)
     label_dtype: ClassVar[str]
+    soft_labels: ClassVar[bool] = False
     repeats_last: ClassVar[bool] = False
     sample_block: ClassVar[Mapping[str, Any]]
     sample_rows: ClassVar[tuple[str, str, str]]
@@ -136,6 +138,9 @@ class TaskType(ABC):
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
         if task.loss is not None and task.loss not in cls.losses and "." not in task.loss:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
+        if task.distill is not None and not cls.soft_labels:
+            able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).soft_labels)
+            found.append(task.fault("distill", f"{task.task_type} has no soft labels", f"Remove it. Some: {able}."))
         return found + cls._head_faults(task) + cls._option_faults(task)
 
     @classmethod
@@ -285,6 +290,30 @@ class TaskType(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's own loss, a scalar: the mean over what is labelled, 0 when nothing is."""
+
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What training minimises: `loss` or, where the batch has soft labels, (1 − w)·loss + w·soft_loss, a scalar."""
+        soft, distill = batch.extras.get("soft"), self.task.distill
+        if soft is None or distill is None:
+            return self.loss(logits, batch)
+        soft_loss = self.soft_loss(logits, soft, batch, temperature=distill.temperature)
+        return (1 - distill.weight) * self.loss(logits, batch) + distill.weight * soft_loss
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """[C] numbers that a teacher's prediction record holds, whose mean over several teachers makes sense.
+
+        Raises:
+            RowError: it is no record of this task.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        """`prediction` and `scores` of a record that holds these numbers."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
+        """Distance from the soft labels [B, C], a scalar: the mean over rows that have one, 0 when none has."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
 
     @abstractmethod
     def label_count(self, batch: Batch) -> int:

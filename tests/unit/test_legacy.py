@@ -91,6 +91,10 @@ def test_every_translated_or_meaningless_key_has_one_remark():
     same_here = {"labels", "n_class"}  # the labels are taken as they are, and there are n_class of them
     assert sorted(told) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
     assert "t.metric_meta: ['ACC'] is read as metrics: ['accuracy']" in remarks
+    distill = (
+        "t.kd_loss: means nothing by itself; `distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
+    )
+    assert distill in remarks
 
 
 @pytest.mark.parametrize("word", ["SeqenceLabeling", "SequenceLabeling", "SeqenceLabelling"])
