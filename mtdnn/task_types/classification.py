@@ -24,7 +24,8 @@ class Classification(TaskType):
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)
     metrics = (
-        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "cross_entropy", "ece",
+        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
+        "cross_entropy", "ece",
     )  # fmt: skip
     heads = ("pooled", "san")
     soft_labels = True
