@@ -12,9 +12,9 @@ import yaml
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 import mtdnn.task_types  # noqa: F401  registers them
-from mtdnn.assemble import open_run, train
+from mtdnn.assemble import Setup, open_run, train
 from mtdnn.data.prepro import prepare
-from mtdnn.heads import SanHead
+from mtdnn.heads import PooledHead, SanHead
 from mtdnn.run_config import load_run_config
 from mtdnn.task_def import load_task_defs
 from mtdnn.task_types.base import TASK_TYPES
@@ -94,6 +94,19 @@ def test_a_run_of_san_heads_resumes_to_the_same_results_and_predicts(
         stored = (folder / "predictions" / f"{name}.dev.jsonl").read_text(encoding="utf-8").splitlines()
         found = run.predict(name, path)[name]
         assert [each["prediction"] for each in found] == [json.loads(line)["prediction"] for line in stored]
+
+
+def test_heads_of_an_earlier_run_are_kept_where_they_are_of_the_same_kind(values: dict[str, Any]) -> None:
+    folder = Path(values["output"])
+    blocks = yaml.safe_load(Path(values["tasks"]).read_text(encoding="utf-8"))
+    blocks["a_classification"]["head"] = "pooled"
+    path = folder.with_name("other.yml")
+    path.write_text(yaml.safe_dump(blocks), encoding="utf-8")
+    again = {**values, "tasks": str(path), "encoder": {"run": str(folder), "heads": "keep"}, "output": "none"}
+    model = Setup.of(load_run_config(overrides=again)).model
+    kept = open_run(folder).model.heads["a_regression"].state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in model.heads["a_regression"].state_dict().items())
+    assert isinstance(model.heads["a_classification"], PooledHead)
 
 
 def test_texts_in_memory_are_told_apart_too(values: dict[str, Any]) -> None:
