@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.heads import HEADS
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.run_config import RunConfig
@@ -51,6 +52,11 @@ def options_of_types() -> str:
     return "\n\n".join(tables) or "None of the task types has any."
 
 
+def options_of_heads() -> str:
+    """One table for each head."""
+    return "\n\n".join(f"`head: {{name: {name}, …}}`\n\n{key_table(HEADS.get(name).Options)}" for name in HEADS)
+
+
 def described(registry: Registry, meaning: str) -> str:
     """The names in a registry and the first paragraph about each."""
     lines = [f"| {registry.kind} | {meaning} |", "|---|---|"]
@@ -72,6 +78,8 @@ TABLES = {
     "task types": words_of_types,
     "rows": rows_of_types,
     "task type options": options_of_types,
+    "heads": lambda: described(HEADS, "layer on top of the encoder"),
+    "head options": options_of_heads,
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),

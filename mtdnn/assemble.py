@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -31,9 +31,10 @@ from mtdnn.data.prepro import refuse_faulty
 from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
+from mtdnn.distillation import averaged, with_soft_labels
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError, fault, unknown
-from mtdnn.evaluation import Results, measured, predict_rows, selection_score
+from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_score
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
 from mtdnn.model import MultiTaskModel
 from mtdnn.objective import Objective
@@ -43,7 +44,7 @@ from mtdnn.recorder import Recorder
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
 from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
-from mtdnn.run import Run
+from mtdnn.run import Rows, Run
 from mtdnn.run_config import RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.subset import chosen_rows, subset_size
@@ -105,6 +106,35 @@ def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
     )
 
 
+def soft_predictions(
+    folders: Sequence[str | Path], tasks: Sequence[str], rows: Rows, *, checkpoint: str = "best"
+) -> dict[str, list[Record]]:
+    """Prediction records that hold the mean of what several runs predict, for each task: soft labels for `distill`.
+
+    The runs are opened one after another. Labels are read by the task of the first of them.
+
+    Args:
+        folders: of one or several runs that have the tasks.
+        rows, checkpoint: as for `Run.predict` and `open_run`.
+    Raises:
+        ConfigError: as `open_run`, or a task's type has no soft labels.
+        DataError: as `Run.predict`, or a run's predictions are not of the same labels.
+    """
+    types: dict[str, TaskType] = {}
+    found: dict[str, list[list[Record]]] = {task: [] for task in tasks}
+    for folder in folders:
+        run = open_run(folder, checkpoint=checkpoint)
+        types = types or run.model.task_types
+        unable = [task for task in tasks if task in types and not types[task].soft_labels]
+        if unable:
+            what = f"'{unable[0]}' is a task of {types[unable[0]].task.task_type}, which has no soft labels"
+            raise ConfigError(fault("--soft", "", what, "Predict it without --soft."))
+        for task, records in run.predict(tasks, rows).items():
+            found[task].append(records)
+    places = [str(folder) for folder in folders]
+    return {task: averaged(of_runs, types[task], places=places) for task, of_runs in found.items()}
+
+
 def is_finished(folder: RunFolder) -> bool:
     """Whether training has come to its end: the checkpoint `last`, which is written only then, is whole."""
     return damage(recover(folder.checkpoint("last"))) is None
@@ -114,7 +144,7 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
     """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
 
     Raises:
-        ConfigError: `train`, `select_by` or `subset` names no task of the run.
+        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run.
     """
     known = load_task_defs(config.tasks)
     trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
@@ -122,13 +152,16 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
     faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
     if config.select_by != "mean" and config.select_by not in names:
         faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
-    faults += [fault("", "subset", unknown("task", name, names)) for name in config.subset if name not in names]
+    for key, named in (("subset", config.subset), ("distill", config.distill)):
+        faults += [fault("", key, unknown("task", name, names)) for name in named if name not in names]
     if not names:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
     if faults:
         raise ConfigError(faults)
     followers = [name for name, task in known.items() if task.head_of in names]
-    return {name: known[name] for name in (*names, *followers)}, names
+    tasks = {name: known[name] for name in (*names, *followers)}
+    soft = {name: tasks[name].model_copy(update={"distill": each}) for name, each in config.distill.items()}
+    return {**tasks, **soft}, names
 
 
 def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[str, TaskType]:
@@ -299,8 +332,8 @@ class Setup:
         if faults := proximal_faults(config.proximal):
             raise ConfigError(faults)
         tokenizer = load_tokenizer(encoder_place(config.encoder))
-        task_types_of(tasks, tokenizer)
-        stores = {name: train_store(config, tasks[name], tokenizer) for name in trained}
+        types = task_types_of(tasks, tokenizer)
+        stores = {name: with_soft_labels(train_store(config, tasks[name], tokenizer), types[name]) for name in trained}
         dev_stores = {
             (name, split): open_store(config.data, task, split, tokenizer=tokenizer)
             for name, task in tasks.items()

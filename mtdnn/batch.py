@@ -24,7 +24,9 @@ class Batch:
             for it.
         labels: by task type; None for unlabelled rows.
         row_ids: B ids as in the rows' file.
-        extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B.
+        extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B;
+            `segments` [N, T] where the texts of a pair cannot be told apart by token_type_ids; `soft` [B, C], soft
+            labels by task type, NaN where a row has none.
         row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
     """
 
@@ -55,6 +57,18 @@ class Batch:
         if "sequences" not in self.extras:
             return rows
         return rows.repeat_interleave(self.extras["sequences"], output_size=len(self.mask))
+
+    @property
+    def second_text(self) -> Tensor:
+        """[N, T] bool, True = a token of the second text of a pair, or the special one that closes it.
+
+        Raises:
+            ValueError: the batch does not tell.
+        """
+        segments = self.extras.get("segments", self.inputs.get("token_type_ids"))
+        if segments is None:
+            raise ValueError(f"a batch of '{self.task}' does not tell the texts of its pairs apart")
+        return (segments == 1) & self.mask
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`, but for its mask."""

@@ -127,22 +127,26 @@ def evaluate(
     return f"{results_table(results)}\n\npredictions: {folder.predictions}\nresults: {folder.results_file}"
 
 
-def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best") -> str:
+def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best", soft: bool = False) -> str:
     """Predict rows, labelled or not, with one or several tasks in one pass through the encoder.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run; with --soft several, separated by commas.
         task: A task's name, or several separated by commas.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
         output: Predictions, JSON lines; of several tasks each gets its own, `out.<task>.jsonl`.
         checkpoint: best, last or step-N.
+        soft: Write soft labels for `distill`: the mean of the probabilities, or numbers, that the runs predict.
     """
     target = output_file(output, suffixes=(".jsonl",))
-    from mtdnn.assemble import open_run
+    from mtdnn.assemble import open_run, soft_predictions
     from mtdnn.evaluation import write_records
 
     names = names_in(task) or []
-    predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
+    if soft:
+        predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
+    else:
+        predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
     told = []
     for name, records in predictions.items():
         path = target if len(names) == 1 else target.with_suffix(f".{name}{target.suffix}")

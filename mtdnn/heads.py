@@ -1,20 +1,21 @@
 """Hidden states → logits.
 
-Dimensions: N sequences, T tokens, H hidden, C outputs.
+Dimensions: N sequences, T tokens, H hidden, C outputs, K turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.registry import Registry
 
-HEADS: Registry[type[nn.Module]] = Registry("head")
+HEADS: Registry[type[Head]] = Registry("head")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -31,8 +32,50 @@ def family_activation(model_type: str) -> str:
     return FAMILY_ACTIVATIONS.get(model_type, "tanh")
 
 
+class HeadOptions(BaseModel):
+    """Options every head has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    initializer_std: float = Field(0.02, ge=0, description="Of new weights' normal distribution; biases start at 0.")
+
+
+class Head(nn.Module):
+    """What turns the shared encoder's hidden states into one task's logits, by `forward(hidden, batch)`.
+
+    A head is made with the size of the hidden states, that of its output, `dropout`, `activation` (the one that the
+    encoder's family uses in its own head) and its options.
+
+    Class attributes:
+        Options: checked by pydantic.
+        min_texts: how many texts a row must have at least.
+    """
+
+    Options: ClassVar[type[HeadOptions]] = HeadOptions
+    min_texts: ClassVar[int] = 1
+
+
+def initialize(layers: Sequence[nn.Linear], std: float) -> None:
+    """Weights from N(0, std²), biases 0."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class PooledOptions(HeadOptions):
+    """Options of `pooled`."""
+
+    activation: Literal["tanh", "gelu", "relu"] | None = Field(
+        None, description="Of the dense layer. Default: the one in the encoder family's own head."
+    )
+    dense: Literal["pooler", "random"] = Field(
+        "pooler", description="What the dense layer starts from: the checkpoint's pooler, where it holds one, or noise."
+    )
+
+
 @HEADS.register("pooled")
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """First token → dense(H, H) → activation → dropout → linear(H, C).
 
     The layout of the classification heads of BERT and its family, so that it exports to their
@@ -43,30 +86,22 @@ class PooledHead(nn.Module):
         num_outputs: C.
         dropout: probability, before the output layer.
         activation: tanh | gelu | relu.
-        dense: what the dense layer starts from: `pooler`, the checkpoint's pretrained pooler where it holds one (as
-            transformers does for BERT), or `random`.
-        initializer_std: of the weights' normal distribution, BERT's 0.02; biases start at 0.
+        options: see `PooledOptions`.
     """
 
+    Options = PooledOptions
+
     def __init__(
-        self,
-        hidden_size: int,
-        num_outputs: int,
-        *,
-        dropout: float,
-        activation: Literal["tanh", "gelu", "relu"] = "tanh",
-        dense: Literal["pooler", "random"] = "pooler",
-        initializer_std: float = 0.02,
+        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str = "tanh", **options: Any
     ) -> None:
         super().__init__()
+        settings = self.Options(**options)
         self.activation = ACTIVATIONS[activation]
-        self.takes_pooler = dense == "pooler"
+        self.takes_pooler = settings.dense == "pooler"
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_outputs)
-        for layer in (self.dense, self.output):
-            nn.init.normal_(layer.weight, std=initializer_std)
-            nn.init.zeros_(layer.bias)
+        initialize((self.dense, self.output), settings.initializer_std)
 
     def start_from_pooler(self, pooler: Mapping[str, Tensor]) -> None:
         """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless told not to."""
@@ -80,8 +115,111 @@ class PooledHead(nn.Module):
         return logits
 
 
+class SanOptions(HeadOptions):
+    """Options of `san`."""
+
+    turns: int = Field(5, ge=1, description="K, predictions that are averaged; 1: a single step of attention.")
+    prediction_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of the turns left out of the average while training; 0 turns it off."
+    )
+
+
+@HEADS.register("san")
+class SanHead(Head):
+    """Stochastic answer network: a state that reads the first text of a pair over and over, and predicts each time.
+
+    With m_j the hidden states of the first text (premise) and h_j those of the second (hypothesis):
+
+        s_0 = Σ_j α_j h_j       α = softmax_j(w₁ᵀ h_j)
+        x_k = Σ_j β_j m_j       β = softmax_j(s_kᵀ W₂ m_j)
+        P_k = softmax(W₃ [s_k; x_k; |s_k − x_k|; s_k · x_k])
+        s_{k+1} = GRU(x_k, s_k)         k = 0 … K−1
+
+    The output is the logarithm of the mean of P_0 … P_{K−1} or, where the task has a single output, the mean of the
+    numbers before the softmax. While training, each turn is left out of the mean of a row with the probability
+    `prediction_dropout`; one of them, drawn at random, always stays. Everything is computed outside autocast.
+
+    Source: Liu et al. 2018, arXiv 1804.07888; Liu et al. 2019, arXiv 1901.11504, section 3. Both write x_k by s_{k−1},
+    which leaves x_0 undefined; by s_k it is in the authors' code. Different here: that code divides the kept P_k by
+    1 − p, which the softmax of the loss undoes, and takes a softmax over the one number of regression, which is 1.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer, anew for each turn.
+        activation: not used, since there is no hidden layer.
+        options: see `SanOptions`.
+    """
+
+    Options = SanOptions
+    min_texts = 2
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__()
+        settings = self.Options(**options)
+        self.turns, self.prediction_dropout = settings.turns, settings.prediction_dropout
+        self.summary = nn.Linear(hidden_size, 1, bias=False)
+        self.attention = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.gru = nn.GRUCell(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(4 * hidden_size, num_outputs)
+        initialize((self.summary, self.attention, self.output), settings.initializer_std)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, C] of hidden states [N, T, H]; the batch tells which tokens are of which text."""
+        second = batch.second_text
+        first = batch.mask & ~second
+        with torch.autocast(hidden.device.type, enabled=False):
+            memory = hidden.to(self.output.weight.dtype).masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+            state = attended(memory, self.summary(memory).squeeze(-1), second)
+            found = self._found(memory, state, first)
+            turns = [self._prediction(state, found)]
+            for _ in range(self.turns - 1):
+                state = self.gru(found, state)
+                found = self._found(memory, state, first)
+                turns.append(self._prediction(state, found))
+            return averaged_turns(torch.stack(turns, dim=1), self._kept(turns[0]))
+
+    def _found(self, memory: Tensor, state: Tensor, first: Tensor) -> Tensor:
+        """x_k [N, H]."""
+        return attended(memory, (memory @ self.attention(state).unsqueeze(-1)).squeeze(-1), first)
+
+    def _prediction(self, state: Tensor, found: Tensor) -> Tensor:
+        """[N, C], before the softmax."""
+        features = torch.cat([state, found, (state - found).abs(), state * found], dim=-1)
+        logits: Tensor = self.output(self.dropout(features))
+        return logits
+
+    def _kept(self, like: Tensor) -> Tensor:
+        """[N, K] bool: the turns that count; drawn as dropout masks are, from the device's default generator."""
+        shape = (len(like), self.turns)
+        if not self.training or self.prediction_dropout == 0:
+            return torch.ones(shape, dtype=torch.bool, device=like.device)
+        kept = torch.rand(shape, device=like.device) >= self.prediction_dropout
+        always = torch.randint(self.turns, (len(like), 1), device=like.device)
+        return kept.scatter(1, always, True)
+
+
+def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """[N, H]: mean of the memory [N, T, H] under the softmax of the scores [N, T] over what counts; 0 of nothing."""
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1).masked_fill(~mask, 0.0)
+    return (weights.unsqueeze(1) @ memory).squeeze(1)
+
+
+def averaged_turns(turns: Tensor, kept: Tensor) -> Tensor:
+    """[N, C]: log of the mean of the softmaxes of the turns [N, K, C] that are kept [N, K]; of single numbers the mean.
+
+    Every row keeps at least one.
+    """
+    counts = kept.sum(dim=1, keepdim=True).to(turns.dtype)
+    if turns.shape[-1] == 1:
+        return turns.masked_fill(~kept.unsqueeze(-1), 0.0).sum(dim=1) / counts
+    log_shares = torch.log_softmax(turns, dim=-1).masked_fill(~kept.unsqueeze(-1), -torch.inf)
+    return torch.logsumexp(log_shares, dim=1) - counts.log()
+
+
 @HEADS.register("token")
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """Every token → dropout → linear(H, C): the layout of transformers' `AutoModelForTokenClassification` of BERT.
 
     Args:
@@ -89,17 +227,14 @@ class TokenHead(nn.Module):
         num_outputs: C.
         dropout: probability, before the output layer.
         activation: not used, since there is no hidden layer.
-        initializer_std: of the weights' normal distribution; biases start at 0.
+        options: see `HeadOptions`.
     """
 
-    def __init__(
-        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, initializer_std: float = 0.02
-    ) -> None:
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_outputs)
-        nn.init.normal_(self.output.weight, std=initializer_std)
-        nn.init.zeros_(self.output.bias)
+        initialize((self.output,), self.Options(**options).initializer_std)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [N, T, C] of hidden states [N, T, H]."""
@@ -108,7 +243,7 @@ class TokenHead(nn.Module):
 
 
 @HEADS.register("span")
-class SpanHead(nn.Module):
+class SpanHead(Head):
     """Every token → dropout → linear(H, 2), with an output layer of its own for "no answer" at the first token.
 
     Args:
@@ -116,23 +251,19 @@ class SpanHead(nn.Module):
         num_outputs: 2, for the first and the last token of the answer.
         dropout: probability, before the output layers.
         activation: not used, since there is no hidden layer.
-        initializer_std: of the weights' normal distribution; biases start at 0.
+        options: see `HeadOptions`.
     Attributes:
         null_threshold: by how much the null score must exceed that of the best answer to be preferred.
     """
 
     null_threshold: Tensor
 
-    def __init__(
-        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, initializer_std: float = 0.02
-    ) -> None:
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, num_outputs)
         self.null = nn.Linear(hidden_size, num_outputs)
-        for layer in (self.output, self.null):
-            nn.init.normal_(layer.weight, std=initializer_std)
-            nn.init.zeros_(layer.bias)
+        initialize((self.output, self.null), self.Options(**options).initializer_std)
         self.register_buffer("null_threshold", torch.zeros(()))
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -142,7 +273,7 @@ class SpanHead(nn.Module):
 
 
 @HEADS.register("masked_lm")
-class MaskedLMHead(nn.Module):
+class MaskedLMHead(Head):
     """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
 
     The layout of BERT and its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they
@@ -152,11 +283,11 @@ class MaskedLMHead(nn.Module):
         hidden_size: H.
         word_embeddings: the encoder's.
         dropout: probability, before the dense layer; BERT's head has none.
-        initializer_std: of the dense weights' normal distribution; biases start at 0.
+        options: see `HeadOptions`.
     """
 
     def __init__(
-        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, initializer_std: float = 0.02
+        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
     ) -> None:
         super().__init__()
         size = word_embeddings.embedding_dim
@@ -164,8 +295,7 @@ class MaskedLMHead(nn.Module):
         self.dense = nn.Linear(hidden_size, size)
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
-        nn.init.normal_(self.dense.weight, std=initializer_std)
-        nn.init.zeros_(self.dense.bias)
+        initialize((self.dense,), self.Options(**options).initializer_std)
         self._tied = (word_embeddings,)  # in a tuple, so that it does not become a part of this module
 
     def start_from(self, pretrained: Mapping[str, Tensor]) -> None:

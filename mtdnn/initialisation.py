@@ -76,8 +76,13 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
     for name, task in tasks.items():
         if task.init_head is not None:
             start_head(model, task, known, checkpoint)
-        elif source.heads == "keep" and name in known and name in model.heads and known[name].labels == task.labels:
+        elif source.heads == "keep" and name in known and name in model.heads and has_same_head(task, known[name]):
             model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+
+
+def has_same_head(task: TaskDef, other: TaskDef) -> bool:
+    """Whether two definitions give heads of one layout and meaning; options change no shapes."""
+    return task.labels == other.labels and task.head.name == other.head.name
 
 
 def start_lm_heads(model: MultiTaskModel, place: str) -> None:

@@ -51,6 +51,7 @@ NO_COUNTERPART = (  # of data_format or task_type
     "CLUE_CLASSIFICATION", "CLUE_SPAN", "CLUE_SEQ", "CLUE_GEN", "ClozeChoice", "SpanSeqenceLabeling",
     "SeqenceGeneration",
 )  # fmt: skip
+SAN_TYPES = ("classification", "regression", "ranking")
 PIECE_LABELS = ("X", "CLS", "SEP")  # that toolkit's labels for what is no word
 DROPOUT = 0.1  # that toolkit passes None to nn.Dropout when a block has no dropout_p, and crashes
 ROLES = ("train", "dev", "test")
@@ -102,12 +103,11 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
     if (data_format := str(block["data_format"])) not in INPUTS:
         raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", data_format, INPUTS)))
     new: Block = {"dropout": DROPOUT, "splits": roles_of(ROLES)}
-    task_type = TASK_TYPES.get(str(block.get("task_type")), "")
     for key, value in block.items():
         if key in MEANINGLESS:
             remarks.append(f"{name}.{key}: {MEANINGLESS[key]}")
         elif key in TRANSLATIONS:
-            changed = TRANSLATIONS[key](value, task_type)
+            changed = TRANSLATIONS[key](value, block)
             new.update(changed)
             read_as = ", ".join(f"{k}: {v}" for k, v in changed.items()) or "the default of the task type"
             remarks.append(f"{name}.{key}: {value} is read as {read_as}")
@@ -117,35 +117,52 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
     return new
 
 
-def read_data_format(value: Any, task_type: str) -> Block:
+def read_data_format(value: Any, block: Mapping[str, Any]) -> Block:
     return {"inputs": INPUTS[value]}
 
 
-def read_task_type(value: Any, task_type: str) -> Block:
+def read_task_type(value: Any, block: Mapping[str, Any]) -> Block:
     return {"task_type": TASK_TYPES.get(str(value), value)}
 
 
-def read_metrics(value: Any, task_type: str) -> Block:
+def read_metrics(value: Any, block: Mapping[str, Any]) -> Block:
     """Our names; ACC is what the task type calls so, and a metric of one type alone is left to that type."""
-    known = METRICS | {"ACC": ACCURACY.get(task_type, "accuracy")}
+    known = METRICS | {"ACC": ACCURACY.get(task_type_of(block), "accuracy")}
     kept = [known.get(metric, metric) for metric in words(value) if metric not in METRICS_OF_TYPE]
     return {"metrics": kept} if kept else {}
 
 
-def read_loss(value: Any, task_type: str) -> Block:
+def read_loss(value: Any, block: Mapping[str, Any]) -> Block:
     return {} if value in LOSSES_OF_TYPE else {"loss": LOSSES.get(str(value), value)}
 
 
-def read_dropout(value: Any, task_type: str) -> Block:
+def read_dropout(value: Any, block: Mapping[str, Any]) -> Block:
     return {"dropout": value}
 
 
-def read_split_names(value: Any, task_type: str) -> Block:
+def read_split_names(value: Any, block: Mapping[str, Any]) -> Block:
     return {"splits": roles_of(words(value))}
 
 
-def read_activation(value: Any, task_type: str) -> Block:
-    return {"head": {"name": "pooled", "activation": value}}
+def read_activation(value: Any, block: Mapping[str, Any]) -> Block:
+    """An option of the pooled head; that toolkit's SAN has no such layer."""
+    return {} if reads_pairs_by_san(block) else {"head": {"name": "pooled", "activation": value}}
+
+
+def read_san(value: Any, block: Mapping[str, Any]) -> Block:
+    """Its stochastic answer network, with the turns and prediction dropout that are its defaults and ours."""
+    return {"head": {"name": "san"}} if reads_pairs_by_san(block) else {}
+
+
+def reads_pairs_by_san(block: Mapping[str, Any]) -> bool:
+    """Whether a block asks for the SAN head, and has the pairs of texts it is for; that toolkit crashes on others."""
+    pairs = len(INPUTS.get(str(block.get("data_format")), ())) == 2
+    return bool(block.get("enable_san")) and pairs and task_type_of(block) in SAN_TYPES
+
+
+def task_type_of(block: Mapping[str, Any]) -> str:
+    """Our name of a block's task type; empty for an unknown word."""
+    return TASK_TYPES.get(str(block.get("task_type")), "")
 
 
 def words(value: Any) -> list[str]:
@@ -172,8 +189,7 @@ def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
     Raises:
         ConfigError: n_class is needed and no whole number of at least 1.
     """
-    labels, count = block.get("labels"), block.get("n_class")
-    task_type = TASK_TYPES.get(str(block.get("task_type")), "")
+    labels, count, task_type = block.get("labels"), block.get("n_class"), task_type_of(block)
     if labels is None and task_type == "classification":
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ConfigError(fault("", f"{name}.n_class", f"{count!r} is no number of labels", "List the labels."))
@@ -192,7 +208,7 @@ def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
     return {"labels": labels}
 
 
-TRANSLATIONS: dict[str, Callable[[Any, str], Block]] = {
+TRANSLATIONS: dict[str, Callable[[Any, Mapping[str, Any]], Block]] = {
     "data_format": read_data_format,
     "task_type": read_task_type,
     "metric_meta": read_metrics,
@@ -200,10 +216,13 @@ TRANSLATIONS: dict[str, Callable[[Any, str], Block]] = {
     "dropout_p": read_dropout,
     "split_names": read_split_names,
     "actf": read_activation,
+    "enable_san": read_san,
 }
+DISTILL = "`distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
 MEANINGLESS = {
-    "enable_san": "means nothing here; the head is the pooled one unless `head` names another",
-    "kd_loss": "means nothing here; it is for distillation",
+    "kd_loss": f"means nothing by itself; {DISTILL}",
+    "mkd": DISTILL,
+    "mkd_opt": DISTILL,
     "adv_loss": "means nothing here; a regularizer takes the divergence of the task type",
     "encoder_type": "means nothing here; the encoder is named by the run",
 }

@@ -9,6 +9,7 @@ SciPy's.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -19,6 +20,9 @@ from mtdnn.registry import Registry
 
 Record = Mapping[str, Any]
 """One prediction: `id`, `prediction`, `label` (None: unknown), `scores` (empty or absent where there are none)."""
+
+OPTION_ID = re.compile(r"(.+-\d+)-\d+")
+"""The id of a row that is one of the answers to a question, `paragraph-question-answer`; the group is the question."""
 
 CALIBRATION_BINS = 15
 """Bins of equal width for `ece`, the number used by Guo et al. 2017."""
@@ -153,12 +157,20 @@ def _has_probabilities(record: Record, labels: Sequence[str]) -> bool:
     return _has_names(record, labels) and isinstance(scores, Mapping) and record["label"] in scores
 
 
+def _is_an_option(record: Record, labels: Sequence[str]) -> bool:
+    return _has_names(record, labels) and OPTION_ID.fullmatch(str(record.get("id"))) is not None
+
+
 NAMES = Demand("a label name as prediction and as label", _has_names)
 TWO_NAMES = Demand(
     "exactly two declared labels, the second being the positive one; f1_macro and f1_micro take any number",
     _has_one_of_two_names,
 )
 NUMBERS = Demand("finite numbers as prediction and as label", _has_numbers)
+OPTIONS = Demand(
+    "a label name as prediction and as label, and ids `paragraph-question-answer` that end in two numbers",
+    _is_an_option,
+)
 PROBABILITIES = Demand("a probability for each label in its scores", _has_probabilities)
 
 
@@ -213,6 +225,20 @@ def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(*_columns(records), average="micro", zero_division=0.0))
+
+
+@metric("question_exact_match", OPTIONS)
+def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Share of the questions all of whose answers are judged rightly; a question's rows share their id up to its end.
+
+    MultiRC's exact match; its F1 over all answers (F1a) is `f1`.
+    Source: Khashabi et al. 2018, "Looking beyond the surface"; Wang et al. 2019, arXiv 1905.00537.
+    """
+    right: dict[str, bool] = {}
+    for record in records:
+        question = str(record["id"]).rpartition("-")[0]
+        right[question] = right.get(question, True) and record["prediction"] == record["label"]
+    return sum(right.values()) / len(right)
 
 
 @metric("mcc", NAMES)

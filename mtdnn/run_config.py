@@ -10,7 +10,7 @@ import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mtdnn.errors import ConfigError, fault
-from mtdnn.task_def import Frozen, Named, NamedOrWord, Words
+from mtdnn.task_def import Distill, Frozen, Named, NamedOrWord, Words
 from mtdnn.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 
 
@@ -84,6 +84,7 @@ class RunConfig(Frozen):
     encoder: str | EncoderSource = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
+    distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
     seed: int = Field(1, ge=0, description="Of every random draw of the run.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
@@ -122,7 +123,9 @@ class RunConfig(Frozen):
 
     def to_yaml(self) -> str:
         """YAML text that loads to an equal RunConfig."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=120
+        )
 
 
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

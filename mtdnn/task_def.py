@@ -82,6 +82,16 @@ class InitHead(Frozen):
     )
 
 
+class Distill(Frozen):
+    """What a task learns from the predictions of trained models, its teachers."""
+
+    from_: Words = Field(
+        alias="from", min_length=1, description="Their predictions for the train rows: one file or several, averaged."
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of both softmaxes; 1 leaves them alone.")
+    weight: float = Field(0.5, ge=0, le=1, description="Of the soft loss; that of the labels has the rest. 0: off.")
+
+
 class TaskDef(Frozen):
     """One task: what its rows hold, how it is learnt and how it is measured."""
 
@@ -100,6 +110,7 @@ class TaskDef(Frozen):
     max_length: int = Field(256, ge=3, description="Tokens of a row, special ones included; longer rows are cut.")
     max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
     regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
+    distill: Distill | None = Field(None, description="Soft labels to learn from as well. Default: none.")
     head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
     head_of: str | None = Field(None, description="A task whose head answers this one, which is then only evaluated.")
     init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")

@@ -29,9 +29,12 @@ def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: in
         "input_ids": torch.from_numpy(by_sequence.padded(pad_token_id, np.int64)),
         "mask": torch.from_numpy(by_sequence.mask()),
     }
-    if "token_type_ids" in records:
-        segments = Ragged(records["token_type_ids"].values, by_sequence.offsets)
-        inputs["token_type_ids"] = torch.from_numpy(segments.padded(0, np.int64))
     extras = {} if sequences is None else {"sequences": torch.from_numpy(sequences.lengths)}
+    for name, place in (("token_type_ids", inputs), ("segments", extras)):
+        if name in records:
+            segments = Ragged(records[name].values, by_sequence.offsets)
+            place[name] = torch.from_numpy(segments.padded(0, np.int64))
+    if "soft" in records:
+        extras["soft"] = torch.from_numpy(np.ascontiguousarray(records["soft"], dtype=np.float32))
     batch = Batch(task=task_type.task.name, inputs=inputs, labels=None, row_ids=records["id"], extras=extras)
     return task_type.complete(batch, records, seed=seed)

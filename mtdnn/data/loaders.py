@@ -86,11 +86,14 @@ class TrainLoader:
 
 
 def without_labels(batch: Batch) -> Batch:
-    """The batch with every label marked as "none"."""
+    """The batch with every label marked as "none", soft ones too."""
+    extras = {
+        name: torch.full_like(value, math.nan) if name == "soft" else value for name, value in batch.extras.items()
+    }
     if batch.labels is None:
-        return batch
+        return replace(batch, extras=extras)
     none = math.nan if batch.labels.is_floating_point() else IGNORED
-    return replace(batch, labels=torch.full_like(batch.labels, none))
+    return replace(batch, labels=torch.full_like(batch.labels, none), extras=extras)
 
 
 class EncodedRows(Protocol):

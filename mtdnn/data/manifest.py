@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.task_def import TaskDef
 
 STORE_FORMAT = 1
 """Raised when the columns of a store change, so that older ones are made anew."""
+
+SEGMENTS_FORMAT = 2
+"""That of rows of several texts whose tokenizer does not tell these apart: their stores have a column `segments`."""
 
 STORED_KEYS = ("task_type", "inputs", "labels", "max_length", "source", "options")
 """The keys of a task block that decide what is stored; a change of any other needs no new prepro."""
@@ -73,6 +77,11 @@ class Manifest:
         """Write `manifest.json`, the last file of a store."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
+    """The format in which a task's rows are stored for a tokenizer."""
+    return STORE_FORMAT if len(task.inputs) < 2 or tokenizer.tells_texts_apart else SEGMENTS_FORMAT
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, duplicate_hashes, encode_part, map_parts
-from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, stored_block
+from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, store_format, stored_block
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.errors import ConfigError, DataError, fault, is_full_disk
@@ -166,6 +166,7 @@ def _wanted(job: Job, tokenizer: Tokenizer, data: str | Path | None) -> Manifest
         tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
         block=stored_block(job.task),
         source={"path": job.rows.place, "sha256": job.rows.sha256(), "data": None if data is None else str(data)},
+        store_format=store_format(job.task, tokenizer),
         mtdnn_version=mtdnn_version(),
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile
-from mtdnn.data.manifest import Manifest, read_manifest, stored_block
+from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
 from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.ragged import Ragged
@@ -27,11 +27,13 @@ class Store:
     Attributes:
         files, manifests: one of each per split.
         chosen: row numbers of a selection, counted over all splits; None holds all.
+        added: further columns that lie in memory, [rows of this store, …] each.
     """
 
     files: tuple[SplitFile, ...]
     manifests: tuple[Manifest, ...]
     chosen: np.ndarray | None = None
+    added: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.files)) if self.chosen is None else len(self.chosen)
@@ -59,12 +61,21 @@ class Store:
         Raises:
             IndexError: there is no such row.
         """
+        added = {name: values[rows] for name, values in self.added.items()}
         rows = rows if self.chosen is None else self.chosen[rows]
-        return self.files[0].take(rows) if len(self.files) == 1 else self._from_several(rows)
+        columns = self.files[0].take(rows) if len(self.files) == 1 else self._from_several(rows)
+        return {**columns, **added}
 
     def select(self, rows: np.ndarray) -> Store:
         """A store of these rows only."""
-        return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows])
+        added = {name: values[rows] for name, values in self.added.items()}
+        return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows], added)
+
+    def with_column(self, name: str, values: np.ndarray) -> Store:
+        """The same rows with a further column, [rows, …]."""
+        if len(values) != len(self):
+            raise ValueError(f"column '{name}' has {len(values)} rows, the store {len(self)}")
+        return replace(self, added={**self.added, name: values})
 
     def _from_several(self, rows: np.ndarray) -> dict[str, Any]:
         """Rows gathered file by file, then put into the order asked for."""
@@ -141,7 +152,14 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
     if manifest is None:
         raise DataError(fault(str(folder), "", "this split is not prepared", fix))
     made_with = manifest.tokenizer if tokenizer is None else {"encoder": tokenizer.name, "sha256": tokenizer.sha256}
-    wanted = Manifest(task=task.name, split=split, tokenizer=made_with, block=stored_block(task), source={})
+    wanted = Manifest(
+        task=task.name,
+        split=split,
+        tokenizer=made_with,
+        block=stored_block(task),
+        source={},
+        store_format=manifest.store_format if tokenizer is None else store_format(task, tokenizer),
+    )
     different = manifest.differences(wanted)
     if different:
         raise DataError(fault(str(folder), "", f"the prepared rows do not fit: {'; '.join(different)}", fix))

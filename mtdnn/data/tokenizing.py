@@ -70,6 +70,11 @@ class Tokenizer:
         """Whether the encoder tells the texts of a pair apart by token_type_ids."""
         return "token_type_ids" in self.hf.model_input_names
 
+    @cached_property
+    def tells_texts_apart(self) -> bool:
+        """Whether its token_type_ids do tell the texts of a pair apart."""
+        return self.has_segments and 1 in self._one(("a", "a"))["token_type_ids"]
+
     def length_faults(self, task: TaskDef) -> list[str]:
         """A max_length that this encoder cannot take, or that leaves no room for text."""
         special = self.hf.num_special_tokens_to_add(pair=len(task.inputs) > 1)
@@ -100,6 +105,10 @@ class Tokenizer:
             if self.has_segments:
                 segments = b"".join(bytes(row) for block in blocks for row in block.segments)
                 columns["token_type_ids"] = Ragged(np.frombuffer(segments, np.int8), ids.offsets)
+            if len(texts) and len(texts[0]) > 1 and not self.tells_texts_apart:
+                starts = np.array([start for block in blocks for start in block.second_starts], np.int64)
+                behind = np.arange(len(ids.values)) >= np.repeat(ids.offsets[:-1] + starts, ids.lengths)
+                columns["segments"] = Ragged(behind.astype(np.int8), ids.offsets)
             columns["truncated"] = np.array([cut for block in blocks for cut in block.truncated], dtype=bool)
             return columns
 
@@ -122,20 +131,27 @@ class Tokenizer:
         encodings = backend.encode_batch_fast(texts)
         ids = [encoding.ids for encoding in encodings]
         segments = [encoding.type_ids for encoding in encodings] if self.has_segments else []
+        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encodings
+        starts = [_place_of(1, encoding.sequence_ids) for encoding in pairs]
         full = zip(encodings, ids, strict=True)
-        return _Block(ids, segments, [len(row) == max_length and bool(one.overflowing) for one, row in full])
+        return _Block(ids, segments, starts, [len(row) == max_length and bool(one.overflowing) for one, row in full])
 
     def _slow(self, texts: list[Any], max_length: int) -> _Block:
         """Through a tokenizer written in Python."""
         with _quiet_transformers():  # which warns of every pair that it does not tell what it cut
-            encoded = [self._one(text, truncation=True, max_length=max_length) for text in texts]
+            encoded = [
+                self._one(text, truncation=True, max_length=max_length, return_special_tokens_mask=True)
+                for text in texts
+            ]
         ids = [each["input_ids"] for each in encoded]
         segments = [each["token_type_ids"] for each in encoded] if self.has_segments else []
         whole = (
             len(row) < max_length or len(self._one(text)["input_ids"]) == len(row)
             for text, row in zip(texts, ids, strict=True)
         )
-        return _Block(ids, segments, [not each for each in whole])
+        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encoded
+        starts = [_behind_second_run(each["special_tokens_mask"]) for each in pairs]
+        return _Block(ids, segments, starts, [not each for each in whole])
 
     def _one(self, text: str | tuple[str, str], **settings: Any) -> Any:
         texts = (text,) if isinstance(text, str) else text
@@ -144,11 +160,24 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows as the tokenizer gives them."""
+    """Some rows as the tokenizer gives them; `second_starts`: where the second text of each pair starts, if asked."""
 
     ids: list[list[int]]
     segments: list[list[int]]
+    second_starts: list[int]
     truncated: list[bool]
+
+
+def _place_of(value: int, values: Sequence[int | None]) -> int:
+    """Where a value first stands; behind the end when it does not."""
+    return values.index(value) if value in values else len(values)
+
+
+def _behind_second_run(special: Sequence[int]) -> int:
+    """Where the second text of a pair starts: behind the special tokens that follow the first."""
+    first = _place_of(0, special)
+    between = first + _place_of(1, special[first:])
+    return between + _place_of(0, special[between:])
 
 
 @contextmanager

@@ -157,8 +157,8 @@ class ForwardPass:
         return task_type.divergence(logits_p, logits_q, self.batch, symmetric=symmetric)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The task's own loss against its labels, a scalar."""
-        return self.model.task_types[self.batch.task].loss(logits, self.batch)
+        """The task's own loss against its labels, and soft labels where it has them, a scalar."""
+        return self.model.task_types[self.batch.task].training_loss(logits, self.batch)
 
     def noise(self, size: float, *, uniform: bool = False) -> Tensor:
         """[N, T, E]: N(0, size²), or uniform in [−size, size]; zero at padding.

@@ -70,8 +70,9 @@ Records = Mapping[str, Any]
 """Name → `Column`, of some rows of a prepared store."""
 
 TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]
-"""Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, where the tokenizer makes them) and
-truncated ([N] bool: cut to the task's max_length)."""
+"""Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, where the tokenizer makes them),
+segments (the same, 0 and 1 for the texts of a pair, where token_type_ids do not tell) and truncated ([N] bool: cut to
+the task's max_length)."""
 
 
 class TaskType(ABC):
@@ -85,6 +86,7 @@ class TaskType(ABC):
         default_metrics, default_loss: where the task names none.
         losses, heads, metrics: the registered names that make sense for this type; the first head is the default.
         label_dtype: of the numbers in the `label` column of a prepared store.
+        soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
@@ -97,6 +99,7 @@ class TaskType(ABC):
     metrics: ClassVar[tuple[str, ...]]
     heads: ClassVar[tuple[str, ...]] = ("pooled",)
     label_dtype: ClassVar[str]
+    soft_labels: ClassVar[bool] = False
     repeats_last: ClassVar[bool] = False
     sample_block: ClassVar[Mapping[str, Any]]
     sample_rows: ClassVar[tuple[str, str, str]]
@@ -136,10 +139,10 @@ class TaskType(ABC):
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
         if task.loss is not None and task.loss not in cls.losses and "." not in task.loss:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
-        head = cls._head_of(task)
-        if head.name not in cls.heads and "." not in head.name:
-            found.append(task.fault("head", unknown("head", head.name, cls.heads)))
-        return found + cls._option_faults(task)
+        if task.distill is not None and not cls.soft_labels:
+            able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).soft_labels)
+            found.append(task.fault("distill", f"{task.task_type} has no soft labels", f"Remove it. Some: {able}."))
+        return found + cls._head_faults(task) + cls._option_faults(task)
 
     @classmethod
     def _head_of(cls, task: TaskDef) -> Named:
@@ -147,14 +150,23 @@ class TaskType(ABC):
         return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
 
     @classmethod
+    def _head_faults(cls, task: TaskDef) -> list[str]:
+        """A head that does not fit the type or the rows, and options it does not have or cannot take."""
+        named = cls._head_of(task)
+        if named.name not in cls.heads:
+            return [] if "." in named.name else [task.fault("head", unknown("head", named.name, cls.heads))]
+        head = HEADS.get(named.name)
+        faults = _key_faults(task, head.Options, named.options, prefix="head.")
+        if len(task.inputs) < head.min_texts:
+            found = f"'{named.name}' reads a pair of texts, and the rows have {len(task.inputs)} ({task.inputs[0]})"
+            faults.append(task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}."))
+        return faults
+
+    @classmethod
     def _option_faults(cls, task: TaskDef) -> list[str]:
         """Keys of the block that belong to no task, and values pydantic refuses."""
-        known = [*(name for name in TaskDef.model_fields if name not in ("name", "options")), *cls.Options.model_fields]
-        strange = [key for key in task.options if key not in cls.Options.model_fields]
-        faults = [task.fault(key, unknown("key", key, known)) for key in strange]
-        if not strange:
-            faults += [task.fault(key, found) for key, found in option_faults(cls.Options, task.options)]
-        return faults
+        common = [name for name in TaskDef.model_fields if name not in ("name", "options")]
+        return _key_faults(task, cls.Options, task.options, known=common)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -206,9 +218,9 @@ class TaskType(ABC):
         """Columns of the prepared store for some rows: id, label, and the tokenizer's.
 
         A type that keeps further columns adds them, texts as JSON where they are lists; `complete` gets them back. A
-        row that is several sequences (candidates, windows of a long text) has them end to end in `input_ids` and
-        `token_type_ids`, and their lengths in a further column `sequence_lengths` (Ragged int32). Collating then lays
-        out N sequences, and puts how many each row has into `batch.extras["sequences"]` [B].
+        row that is several sequences (candidates, windows of a long text) has them end to end in `input_ids`,
+        `token_type_ids` and `segments`, and their lengths in a further column `sequence_lengths` (Ragged int32).
+        Collating then lays out N sequences, and puts how many each row has into `batch.extras["sequences"]` [B].
 
         Args:
             tokenize: texts of many rows → the tokenizer's columns, truncated to the task's max_length.
@@ -267,7 +279,8 @@ class TaskType(ABC):
         """
         named = self._head_of(self.task)
         head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
-        options = {"activation": activation, **named.options}
+        given = {key: value for key, value in named.options.items() if value is not None}
+        options = {"activation": activation, **given}
         return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
@@ -278,6 +291,30 @@ class TaskType(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's own loss, a scalar: the mean over what is labelled, 0 when nothing is."""
+
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What training minimises: `loss` or, where the batch has soft labels, (1 − w)·loss + w·soft_loss, a scalar."""
+        soft, distill = batch.extras.get("soft"), self.task.distill
+        if soft is None or distill is None:
+            return self.loss(logits, batch)
+        soft_loss = self.soft_loss(logits, soft, batch, temperature=distill.temperature)
+        return (1 - distill.weight) * self.loss(logits, batch) + distill.weight * soft_loss
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """[C] numbers that a teacher's prediction record holds, whose mean over several teachers makes sense.
+
+        Raises:
+            RowError: it is no record of this task.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        """`prediction` and `scores` of a record that holds these numbers."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
+        """Distance from the soft labels [B, C], a scalar: the mean over rows that have one, 0 when none has."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
 
     @abstractmethod
     def label_count(self, batch: Batch) -> int:
@@ -304,6 +341,22 @@ class TaskType(ABC):
             tune: choose anew, from these records: on the dev split while training.
         """
         return records
+
+
+def _key_faults(
+    task: TaskDef, model: type[BaseModel], options: Mapping[str, Any], *, prefix: str = "", known: Sequence[str] = ()
+) -> list[str]:
+    """A line for each key that is no field of the model, or else for each value that pydantic refuses.
+
+    Args:
+        prefix: what stands before the keys in the block, as in "head.".
+        known: names to suggest before the model's fields.
+    """
+    fields = [*known, *model.model_fields]
+    strange = [key for key in options if key not in model.model_fields]
+    if strange:
+        return [task.fault(prefix + key, unknown("key", key, fields)) for key in strange]
+    return [task.fault(prefix + key, found) for key, found in option_faults(model, options)]
 
 
 def option_faults(model: type[BaseModel], options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import did_you_mean
-from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
 
@@ -24,8 +24,11 @@ class Classification(TaskType):
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)
     metrics = (
-        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "cross_entropy", "ece",
+        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
+        "cross_entropy", "ece",
     )  # fmt: skip
+    heads = ("pooled", "san")
+    soft_labels = True
     label_dtype = "int64"
     sample_block = {
         "task_type": "classification",
@@ -75,6 +78,35 @@ class Classification(TaskType):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """The probability of each label, as this task orders them."""
+        scores, labels = record.get("scores"), self.task.labels
+        if not isinstance(scores, Mapping) or set(scores) != set(labels):
+            theirs = ", ".join(scores) if isinstance(scores, Mapping) and scores else "none"
+            place = f"{self.task.name}.labels ({self.task.where('labels')})"
+            raise RowError("scores", f"labels: {theirs}; {place}: {', '.join(labels)}", "Give a teacher of this task.")
+        shares = [scores[label] for label in labels]
+        if (
+            not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+            or abs(sum(shares) - 1) > 1e-3
+        ):
+            raise RowError("scores", f"{shares} are no probabilities of all labels", "They must add up to 1.")
+        return shares
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        best = max(range(len(soft)), key=soft.__getitem__)
+        return {"prediction": self.task.labels[best], "scores": dict(zip(self.task.labels, soft, strict=True))}
+
+    def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
+        """T² · mean cross entropy of softmax(z/T) with the teacher's q, q_c ∝ p_c^(1/T), in nats.
+
+        T² keeps the gradient's size as T grows. Source: Hinton et al. 2015, arXiv 1503.02531, section 2; with several
+        teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3.
+        """
+        known = ~soft.isnan().any(dim=-1)
+        targets = torch.softmax(soft.masked_fill(~known.unsqueeze(-1), 1.0).log() / temperature, dim=-1)
+        return temperature**2 * soft_cross_entropy(logits / temperature, targets, known)
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())

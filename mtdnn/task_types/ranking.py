@@ -83,6 +83,7 @@ class Ranking(TaskType):
     default_loss = "listwise"
     losses = ("listwise", "pairwise_margin")
     metrics: ClassVar[tuple[str, ...]] = default_metrics
+    heads = ("pooled", "san")
     label_dtype = "float32"
     repeats_last = True
     sample_block = {"task_type": "ranking", "inputs": ["question", "candidate"]}
@@ -224,7 +225,7 @@ class Ranking(TaskType):
         counts = [example.values["count"] for example in examples]
         of_rows = Ragged.from_lengths(columns["input_ids"].lengths.astype(np.int32), counts)
         starts = columns["input_ids"].offsets[of_rows.offsets]
-        for name in ("input_ids", "token_type_ids"):
+        for name in ("input_ids", "token_type_ids", "segments"):
             if name in columns:
                 columns[name] = Ragged(columns[name].values, starts)
         cut = np.add.reduceat(columns["truncated"], of_rows.offsets[:-1]) > 0

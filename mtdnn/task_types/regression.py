@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import Batch
+from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
 
 
@@ -22,6 +24,8 @@ class Regression(TaskType):
     default_loss = "mse"
     losses = ("mse",)
     metrics = ("pearson", "spearman", "mse", "mae")
+    heads = ("pooled", "san")
+    soft_labels = True
     label_dtype = "float32"
     sample_block = {"task_type": "regression", "inputs": ["first", "second"]}
     sample_rows = (
@@ -29,6 +33,13 @@ class Regression(TaskType):
         "2\t0\tThe lamp is off.\tHe swam across the lake in an hour.",
         "3\t2.25\tShe paints.\tShe draws.",
     )
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[str]:
+        found = super().faults(task)
+        if cls.soft_labels and task.distill is not None and task.distill.temperature != 1:
+            found.append(task.fault("distill.temperature", "a number has no softmax to soften", "Remove the key."))
+        return found
 
     @property
     def num_outputs(self) -> int:
@@ -62,6 +73,20 @@ class Regression(TaskType):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         labels = batch.labels
         return self.loss_function(logits.squeeze(-1), labels, None if labels is None else ~labels.isnan())
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """The teacher's number."""
+        value = record.get("prediction")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise RowError("prediction", f"{value!r} is no number", "Give a teacher of this task.")
+        return [float(value)]
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        return {"prediction": soft[0], "scores": {}}
+
+    def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
+        """The task's own loss with the teacher's numbers in place of the labels."""
+        return self.loss(logits, replace(batch, labels=soft[:, 0]))
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())

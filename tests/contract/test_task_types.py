@@ -1,4 +1,4 @@
-"""Every registered task type on its own sample rows: prepared, trained, measured, predicted, saved and loaded."""
+"""Every task type with each of its heads on its own sample rows: prepared, trained, measured, predicted, saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
-TYPES = TASK_TYPES.names()
+CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
 MAX_LENGTH = 24  # short enough that the longest sample rows of types that read windows have several
 
 
@@ -49,11 +49,16 @@ def rows_of(name: str) -> list[str]:
 class Case:
     """A task of one type with its rows prepared, and models for it."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, head: str, folder: Path) -> None:
         self.kind = TASK_TYPES.get(name)
         self.task: TaskDef = task_def_from(
             "task",
-            {**self.kind.sample_block, "max_length": MAX_LENGTH, "splits": {"train": ["train"], "dev": ["dev"]}},
+            {
+                **self.kind.sample_block,
+                "head": head,
+                "max_length": MAX_LENGTH,
+                "splits": {"train": ["train"], "dev": ["dev"]},
+            },
         )
         rows = rows_of(name)
         self.encoder_folder = folder / "encoder"
@@ -97,9 +102,9 @@ class Case:
         return predict_rows(model, loader, ["task"], device=device, autocast=nullcontext, tune=tune)["task"]
 
 
-@pytest.fixture(scope="module", params=TYPES)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    yield Case(request.param, tmp_path_factory.mktemp(request.param))
+    yield Case(*request.param, tmp_path_factory.mktemp(request.param[0]))
 
 
 def losses_of(case: Case, model: MultiTaskModel, steps: int, regularizer: Any = None) -> list[float]:

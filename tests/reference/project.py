@@ -36,15 +36,15 @@ ROWS = {
 }
 
 
-def save_encoder(folder: Path, words: list[str], max_positions: int = 64) -> Path:
-    """A BERT tokenizer of these words, and the configuration of an encoder."""
+def save_encoder(folder: Path, words: list[str], max_positions: int = 64, *, segments: bool = True) -> Path:
+    """A BERT tokenizer of these words, and the configuration of an encoder; without segments as for DistilBERT."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
     backend = Tokenizer(models.WordPiece({token: number for number, token in enumerate(tokens)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    names = ["input_ids", "token_type_ids", "attention_mask"]
+    names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
     PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **special).save_pretrained(folder)
     BertConfig(vocab_size=len(tokens), max_position_embeddings=max_positions).save_pretrained(folder)
     return folder

@@ -20,7 +20,7 @@ READING_ORDER = """
     data.row_stream data.samplers data.check data.loaders
     dropout packing encoder model
     regularizers objective optim
-    checkpoint initialisation recorder evaluation export trainer progress
+    checkpoint initialisation recorder evaluation distillation export trainer progress
     study_table statistics study_grid study_cells study_launchers study_plan study
     agreement report_data report_document report_pictures report_parts report_study report
     run assemble study_commands schema cli_options cli

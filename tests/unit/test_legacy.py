@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mtdnn.data.prepro import block_faults
 from mtdnn.errors import ConfigError
 from mtdnn.legacy import is_legacy, translate
 from mtdnn.task_def import load_task_defs
@@ -90,6 +91,10 @@ def test_every_translated_or_meaningless_key_has_one_remark():
     same_here = {"labels", "n_class"}  # the labels are taken as they are, and there are n_class of them
     assert sorted(told) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
     assert "t.metric_meta: ['ACC'] is read as metrics: ['accuracy']" in remarks
+    distill = (
+        "t.kd_loss: means nothing by itself; `distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
+    )
+    assert distill in remarks
 
 
 @pytest.mark.parametrize("word", ["SeqenceLabeling", "SequenceLabeling", "SeqenceLabelling"])
@@ -149,6 +154,28 @@ def test_splits_find_their_role_by_the_word_in_their_name():
 
 def test_an_activation_becomes_an_option_of_the_pooled_head():
     assert only(actf="relu")[0]["head"] == {"name": "pooled", "activation": "relu"}
+
+
+@pytest.mark.parametrize("task_type", ["Classification", "Regression"])
+def test_san_becomes_the_san_head(task_type):
+    new, remarks = only(task_type=task_type, enable_san=True, actf="relu")
+    assert new["head"] == {"name": "san"}
+    assert "t.enable_san: True is read as head: {'name': 'san'}" in remarks
+    assert "t.actf: relu is read as the default of the task type" in remarks
+
+
+@pytest.mark.parametrize("changes", [{"enable_san": False}, {"data_format": "PremiseOnly", "enable_san": True}])
+def test_without_pairs_or_when_off_san_leaves_the_pooled_head(changes):
+    new, remarks = only(**changes)
+    assert "head" not in new
+    assert f"t.enable_san: {changes['enable_san']} is read as the default of the task type" in remarks
+
+
+def test_a_san_task_is_one_that_its_type_takes(tmp_path):
+    path = tmp_path / "san.yml"
+    path.write_text(yaml.safe_dump({"t": block(enable_san=True)}))
+    task = load_task_defs(path)["t"]
+    assert task.head.name == "san" and block_faults(task) == []
 
 
 def test_a_task_without_counterpart_is_left_out_and_told():

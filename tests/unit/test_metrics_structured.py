@@ -8,6 +8,7 @@ import seqeval.metrics
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from mtdnn.errors import DataError
+from mtdnn.evaluation import score, write_records
 from mtdnn.metrics import applicable, compute
 from mtdnn.metrics_answers import exact, normalized, overlap
 
@@ -85,6 +86,37 @@ def test_the_accepted_answer_that_fits_best_counts_and_none_means_empty():
     found = compute(["exact_match", "span_f1"], records)
     # row 1: 2·2/(2+3) = 0.8 beats 2·1/(2+1); row 2 is right, row 3 answers what has no answer
     assert found == pytest.approx({"exact_match": 1 / 3, "span_f1": 0.6})
+
+
+def option(row_id, guess, label):
+    return {"id": row_id, "prediction": guess, "label": label, "scores": {"no": 0.5, "yes": 0.5}}
+
+
+OPTIONS = [
+    option("dev-0-0-0", "yes", "yes"), option("dev-0-0-1", "no", "no"),  # right
+    option("dev-0-1-0", "yes", "yes"), option("dev-0-1-1", "yes", "no"),  # half right
+    option("dev-1-1-0", "no", "no"),  # right: another paragraph's question 1
+    option("dev-1-2-0", "no", "yes"),  # wrong
+]  # fmt: skip
+
+
+def test_a_question_is_right_when_all_its_answers_are(tmp_path):
+    found = compute(["question_exact_match", "f1"], OPTIONS[::-1], ["no", "yes"])
+    # 2 of 4 questions; of the "yes" 2 are found, 1 is guessed wrongly, 1 is missed
+    assert found == pytest.approx({"question_exact_match": 0.5, "f1": 2 / 3})
+    unlabelled = option("dev-0-0-2", "yes", None)
+    assert compute(["question_exact_match"], [*OPTIONS, unlabelled]) == {"question_exact_match": 0.5}
+    path = tmp_path / "multirc.dev.jsonl"
+    write_records(path, OPTIONS)
+    told = score(path)
+    assert told["question_exact_match"] == 0.5 and told["rows"] == 6
+
+
+def test_questions_need_ids_that_tell_them_apart():
+    rows = [{**each, "id": f"dev-{number}"} for number, each in enumerate(OPTIONS)]
+    with pytest.raises(DataError, match=r"question_exact_match: row 'dev-0'.* ids `paragraph-question-answer`"):
+        compute(["question_exact_match"], rows)
+    assert "question_exact_match" not in applicable(rows)
 
 
 def ranked(relevance, order):

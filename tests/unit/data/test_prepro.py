@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import mtdnn.data.prepro as prepro
 from mtdnn.data.arrow import SplitFile, SplitWriter
 from mtdnn.data.encode import Job
 from mtdnn.data.prepro import prepare, prepare_file
+from mtdnn.data.store import open_store
 from mtdnn.data.text_rows import TextRows
 from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.errors import ConfigError, DataError
@@ -281,6 +283,29 @@ def test_a_tokenizer_written_in_python_gives_what_it_gives_by_itself(tmp_path):
     assert [columns["input_ids"].row(row).tolist() for row in range(2)] == wanted
     assert columns["truncated"].tolist() == [False, True]
     assert "token_type_ids" not in columns
+    second = [columns["input_ids"].row(row)[columns["segments"].row(row) == 1].tolist() for row in range(2)]
+    assert [plain.decode(ids) for ids in second] == ["The lake.</s>", "B.</s>"]
+
+
+def test_pairs_are_told_apart_where_the_tokenizer_does_not(project, encoder, tmp_path):
+    bare = load_tokenizer(save_encoder(tmp_path / "bare", WORDS, segments=False))
+    rows = [("A kite. [SEP] A", "The lake."), ("The boat sails slowly, slowly, slowly", "A kite flies, over")]
+    columns, wanted = bare.cutting_at(12)(rows), load_tokenizer(encoder).cutting_at(12)(rows)
+    assert "token_type_ids" not in columns and "segments" not in wanted
+    assert columns["segments"].values.tolist() == wanted["token_type_ids"].values.tolist()
+    assert columns["segments"].values.dtype == np.int8
+    assert "segments" not in bare.cutting_at(12)([("A kite.",)])
+
+
+def test_a_store_from_before_pairs_were_told_apart_is_made_anew(project, tmp_path):
+    bare = save_encoder(tmp_path / "bare", WORDS, segments=False)
+    made = prepared(project, bare)
+    assert (made["nli"]["train"].store_format, made["like"]["train"].store_format) == (2, 1)
+    replace(made["nli"]["train"], store_format=1).write(project.out / "nli" / "train")
+    with pytest.raises(DataError, match=r"its format is 1, this version writes 2\. Run: mtdnn prepro"):
+        open_store(project.out, project.tasks["nli"], "train", tokenizer=load_tokenizer(bare))
+    assert prepared(project, bare)["nli"]["train"].store_format == 2
+    assert len(open_store(project.out, project.tasks["nli"], "train", tokenizer=load_tokenizer(bare))) == 3
 
 
 def test_one_file_is_prepared_with_or_without_its_labels(project, encoder, tmp_path):
