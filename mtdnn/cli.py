@@ -103,6 +103,8 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
         raise SystemExit(128 + stop.signal_number) from None
     except ConfigError as error:
         raise ConfigError([source.placed(line) for line in error.faults]) from error
+    if not results:  # of the processes of a distributed run, the first one tells
+        return ""
     return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
 
 
@@ -259,7 +261,9 @@ def dispatch(name: str, words: Sequence[str]) -> None:
 
     function = COMMANDS[name]
     read = run_arguments if function is train else call_arguments
-    print(function(**read(function, words)))
+    answer = function(**read(function, words))
+    if answer:
+        print(answer)
 
 
 def overview() -> str:

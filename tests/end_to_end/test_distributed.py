@@ -1,0 +1,72 @@
+"""Two processes over gloo, as `torchrun` starts them: the run of one process, but for the order of sums."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtdnn.assemble import train
+from mtdnn.run_config import load_run_config
+from tests.conftest import REPOSITORY, Demo
+
+SETTINGS = {
+    "train": ["demo_nli", "demo_similarity"],
+    "max_steps": 8,
+    "log_every": 1,
+    "regularizer": {"name": "smart", "epsilon": 1e-3, "eta": 1e-3},
+    "proximal": {"name": "momentum"},
+}
+
+
+@pytest.fixture(scope="module")
+def without_dropout(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Encoder and tasks without dropout, whose masks every process draws for its own rows."""
+    folder = tmp_path_factory.mktemp("plain")
+    shutil.copytree(demo.encoder, folder / "encoder")
+    config = folder / "encoder" / "config.json"
+    values = json.loads(config.read_text())
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config.write_text(json.dumps({**values, **off}))
+    tasks = folder / "tasks.yml"
+    blocks = yaml.safe_load(demo.tasks.read_text())
+    tasks.write_text(yaml.safe_dump({name: {**block, "dropout": 0.0} for name, block in blocks.items()}))
+    return {"encoder": str(folder / "encoder"), "tasks": str(tasks)}
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """What the log has for each step: its task's values."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [
+        {f"{task}.{name}": value for task, values in line["train"].items() for name, value in values.items()}
+        for line in lines
+        if "train" in line
+    ]
+
+
+def test_two_processes_train_as_one_does(demo: Demo, without_dropout: dict[str, Any], tmp_path: Path) -> None:
+    """Float32, sums of some hundred terms in another order, eight steps of AdamW: 1e-3."""
+    values = demo.run_values(tmp_path / "one", **SETTINGS, **without_dropout)
+    train(load_run_config(None, values), progress=False)
+    config = tmp_path / "run.yml"
+    config.write_text(load_run_config(None, {**values, "output": str(tmp_path / "two")}).to_yaml())
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mtdnn.cli", "train"]
+    environment = {
+        **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, *words, str(config)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(re.findall("best checkpoint, results and predictions", done.stdout)) == 1
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
+    assert [step.keys() for step in one] == [step.keys() for step in two]
+    for first, second in zip(one, two, strict=True):
+        compared = [name for name in first if ".smart." not in name]  # those tell of the first process's rows alone
+        assert {name: second[name] for name in compared} == pytest.approx(
+            {name: first[name] for name in compared}, rel=1e-3, abs=1e-6
+        )
