@@ -146,11 +146,11 @@ BLOCK = {"task_type": "classification", "inputs": ["premise", "hypothesis"], "la
 @pytest.mark.parametrize(
     ("head", "told"),
     [
-        ({"name": "san", "turns": 0}, "t.head.turns: 0: Input should be greater than or equal to 1"),
-        ({"name": "san", "prediction_dropout": 1}, "t.head.prediction_dropout: 1: Input should be less than 1"),
+        ({"name": "san", "turns": 0}, "t.head.turns: 0: input should be greater than or equal to 1"),
+        ({"name": "san", "prediction_dropout": 1}, "t.head.prediction_dropout: 1: input should be less than 1"),
         ({"name": "san", "turn": 3}, "t.head.turn: unknown key 'turn'"),
         ({"name": "sann"}, "t.head: unknown head 'sann'; known: pooled, san."),
-        ({"name": "pooled", "activation": "sine"}, "t.head.activation: 'sine': Input should be 'tanh'"),
+        ({"name": "pooled", "activation": "sine"}, "t.head.activation: 'sine': input should be 'tanh'"),
     ],
 )
 def test_bad_options_are_refused(head: dict[str, Any], told: str) -> None:

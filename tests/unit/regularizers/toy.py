@@ -20,6 +20,7 @@ class ToyEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding.from_pretrained(torch.ones(1, 2, dtype=torch.float64), freeze=False)
+        self.embedding_size = self.table.embedding_dim
 
     @property
     def backbone(self) -> ToyEncoder:
