@@ -70,6 +70,7 @@ def peak_of_plain(given: dict[str, Any], folder: str, checkpointing: bool) -> di
 
 def peak_of_ours(given: dict[str, Any], folder: str, checkpointing: bool) -> dict[str, int]:
     """Bytes of this project; to be called in a fresh process."""
+    from mtdnn.allocator import freed_memory_kept
     from mtdnn.assemble import Setup
     from mtdnn.data.collate import collate
     from mtdnn.run_config import load_run_config
@@ -87,7 +88,8 @@ def peak_of_ours(given: dict[str, Any], folder: str, checkpointing: bool) -> dic
     def step(numbers: np.ndarray) -> None:
         trainer.train_step((collate(store.take(numbers), task_type, pad_token_id=pad),))
 
-    return _peak(step, store.lengths, given)
+    with freed_memory_kept():
+        return _peak(step, store.lengths, given)
 
 
 def _peak(step: Step, lengths: Sequence[int] | np.ndarray, given: Mapping[str, Any]) -> dict[str, int]:

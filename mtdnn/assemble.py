@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
+from mtdnn.allocator import freed_memory_kept
 from mtdnn.checkpoint import (
     ENCODER,
     damage,
@@ -372,7 +373,8 @@ class Setup:
             load_weights(start, self.model)
             trainer.load_state_dict(read_training(start))
         try:
-            trainer.train()
+            with freed_memory_kept():
+                trainer.train()
         finally:
             bar.close()
             if recorder is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,11 @@ class RunFolder:
 
     def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
         before, now = self.read_config().model_dump(), config.model_dump()
-        changed = [key for key in now if now[key] != before[key] and key not in FREE_TO_CHANGE]
+        fixed = [key for key in now if key not in FREE_TO_CHANGE]
         faults = [
-            fault(str(self.config_file), key, f"the run began with {before[key]!r}, now it is {now[key]!r}")
-            for key in changed
+            fault(str(self.config_file), place, f"the run began with {first!r}, now it is {second!r}")
+            for key in fixed
+            for place, first, second in _differences(key, before[key], now[key])
         ]
         known = self.read_tasks()
         faults += [
@@ -157,3 +158,10 @@ def _git(where: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value before, value now) of what differs, as deep down as both sides are mappings."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _differences(f"{place}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield place, before, now

@@ -465,7 +465,7 @@ RUNS = [
         "a resumed run that is another one",
         nothing,
         "train run.yml --resume --optimizer.lr 1",
-        "runs/first/run.yml: optimizer: the run began with {'name': 'adamw', 'lr': 0.001, ",
+        "runs/first/run.yml: optimizer.lr: the run began with 0.001, now it is 1.0\nA resumed run must go on",
     ),
     Case(
         "a run that starts from no run",

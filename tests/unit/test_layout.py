@@ -18,7 +18,7 @@ READING_ORDER = """
     data.row_source data.text_rows data.tables data.rows
     data.tokenizing data.arrow data.manifest data.encode data.prepro data.store data.collate
     data.row_stream data.samplers data.check data.loaders
-    dropout packing encoder model
+    dropout packing allocator encoder model
     regularizers objective optim
     checkpoint initialisation recorder evaluation distillation export trainer progress
     study_table statistics study_grid study_cells study_launchers study_plan study

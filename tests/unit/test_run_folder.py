@@ -58,6 +58,9 @@ def test_a_resumed_run_may_not_change_what_is_computed(config: RunConfig, tasks:
     changed = config.model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="seed: the run began with 1, now it is 5"):
         folder.claim(changed, tasks, resume=True)
+    faster = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": 1.0})})
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: the run began with 5e-05, now it is 1\.0"):
+        folder.claim(faster, tasks, resume=True)
     other = {"rte": task_def_from("rte", {**BLOCK, "dropout": 0.5})}
     with pytest.raises(ConfigError, match="rte: the run began with another definition"):
         folder.claim(config, other, resume=True)
