@@ -360,8 +360,12 @@ def _laid_over(*layers: Mapping[str, Any]) -> Options:
 
 
 def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evaluate: Sequence[str]) -> str:
-    """Hash of all that decides a cell's numbers; not of where it lies."""
-    run = {key: value for key, value in config.model_dump(mode="json").items() if key not in FREE_TO_CHANGE}
+    """Hash of all that decides a cell's numbers; not of where it lies.
+
+    What is None is off, and left out: an option that a later version adds leaves the cells finished before as they are.
+    """
+    given = config.model_dump(mode="json", exclude_none=True)
+    run = {key: value for key, value in given.items() if key not in FREE_TO_CHANGE}
     run["tasks"] = tasks
     if isinstance(config.encoder, EncoderSource) and needs:
         run["encoder"]["run"] = needs[0].fingerprint

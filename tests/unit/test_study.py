@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mtdnn.errors import ConfigError
+from mtdnn.run_config import RunConfig
 from mtdnn.study import Summary, run_study
 from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once
 from mtdnn.study_grid import Cell, Grid, load_study
@@ -145,6 +146,18 @@ def test_the_name_changes_with_what_decides_the_numbers_and_with_nothing_else(tm
     assert names(output=str(tmp_path / "elsewhere")) == same
     assert names(run={**run, "threads": 2, "log_every": 5}) == same
     assert not set(names(run={**run, "optimizer.lr": 2e-4})) & set(same)
+
+
+def test_an_option_of_a_later_version_that_is_off_leaves_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, dump = [cell.name for cell in grid_of(tmp_path).cells], RunConfig.model_dump
+
+    def with_new_option(self: RunConfig, *, exclude_none: bool = False, **options: Any) -> dict[str, Any]:
+        return dump(self, exclude_none=exclude_none, **options) | ({} if exclude_none else {"new": None})
+
+    monkeypatch.setattr(RunConfig, "model_dump", with_new_option)
+    assert [cell.name for cell in grid_of(tmp_path).cells] == before
 
 
 def test_a_changed_first_stage_renames_only_what_starts_from_it(tmp_path: Path) -> None:
