@@ -6,8 +6,10 @@ A source is cut into parts of whole rows that different processes can read, each
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,9 +98,17 @@ def named_values(values: Mapping[str, Any], columns: Columns, number: str) -> di
     named = {name: _as_text(values.get(name)) for name in columns.names}
     if "id" in columns.names and values.get("id") is None:
         named["id"] = number
-    if columns.repeats_last and not isinstance(named[columns.names[-1]], list):
-        named[columns.names[-1]] = [named[columns.names[-1]]]
+    if columns.repeats_last:
+        named[columns.names[-1]] = _as_list(named[columns.names[-1]])
     return named
+
+
+def _as_list(value: Any) -> list[Any]:
+    """A list as it is; a text that is one in JSON, as in a cell of a .csv; anything else as a list of one."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError):
+            value = json.loads(value)
+    return value if isinstance(value, list) else [value]
 
 
 def _as_text(value: Any) -> Any:

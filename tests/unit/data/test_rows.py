@@ -128,6 +128,14 @@ def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
     assert [row.where.rpartition(":")[2] for row in rows] == ["2", "3", "5"]
 
 
+def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):
+    path = tmp_path / "train.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["id", "label", "text"], ["1", "0", '["a, b", "c"]'], ["2", "0", "[sic] d"]])
+    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    assert rows == [("1", "0", ["a, b", "c"]), ("2", "0", ["[sic] d"])]
+
+
 def test_csv_faults_name_the_line(tmp_path):
     path = written(tmp_path / "train.csv", 'id,label,text\n1,yes,a,b\n2,no,"open\n')
     told = values(path, TEXT)
