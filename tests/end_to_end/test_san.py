@@ -18,7 +18,7 @@ from mtdnn.heads import PooledHead, SanHead
 from mtdnn.run_config import load_run_config
 from mtdnn.task_def import load_task_defs
 from mtdnn.task_types.base import TASK_TYPES
-from mtdnn.trainer import Interrupted, Trainer
+from tests.reference.interrupted import stopped_and_resumed
 from tests.reference.project import save_encoder
 
 TYPES = ("classification", "regression", "ranking", "multiple_choice")
@@ -67,24 +67,11 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_a_run_of_san_heads_resumes_to_the_same_results_and_predicts(
-    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_san_heads_resumes_to_the_same_results_and_predicts(values: dict[str, Any]) -> None:
     whole = train(load_run_config(overrides=values), progress=False)
     folder = Path(values["output"])
     interrupted = {**values, "output": str(folder.with_name("resumed"))}
-    step = Trainer.train_step
-
-    def stop_at_13(self: Trainer, parts: Any) -> None:
-        if self.progress.step == 13:
-            raise Interrupted(13, 15)
-        step(self, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_13)
-        with pytest.raises(Interrupted):
-            train(load_run_config(overrides=interrupted), progress=False)
-    assert train(load_run_config(overrides=interrupted), resume=True, progress=False) == whole
+    assert stopped_and_resumed(load_run_config(overrides=interrupted), step=13) == whole
 
     run = open_run(folder)
     for name in run.tasks:

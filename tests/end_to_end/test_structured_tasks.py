@@ -16,7 +16,7 @@ from mtdnn.data.prepro import prepare
 from mtdnn.run_config import load_run_config
 from mtdnn.task_def import load_task_defs, task_def_from
 from mtdnn.task_types.base import TASK_TYPES, TaskType
-from mtdnn.trainer import Interrupted, Trainer
+from tests.reference.interrupted import stopped_and_resumed
 
 TYPES = TASK_TYPES.names()
 
@@ -57,26 +57,13 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_a_run_over_all_task_types_resumes_and_predicts(
-    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_over_all_task_types_resumes_and_predicts(values: dict[str, Any]) -> None:
     whole = train(load_run_config(overrides=values), progress=False)
     folder = Path(values["output"])
     assert set(whole) == {"_run", *(f"a_{name}" for name in TYPES)}
 
     interrupted = {**values, "output": str(folder.with_name("resumed"))}
-    step = Trainer.train_step
-
-    def stop_at_15(self: Trainer, parts: Any) -> None:
-        if self.progress.step == 15:
-            raise Interrupted(15, 15)
-        step(self, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_15)
-        with pytest.raises(Interrupted):
-            train(load_run_config(overrides=interrupted), progress=False)
-    assert train(load_run_config(overrides=interrupted), resume=True, progress=False) == whole
+    assert stopped_and_resumed(load_run_config(overrides=interrupted), step=15) == whole
 
     run = open_run(folder)
     for name, task in run.tasks.items():

@@ -16,8 +16,8 @@ from mtdnn.assemble import soft_predictions, train
 from mtdnn.cli import main
 from mtdnn.errors import ConfigError
 from mtdnn.run_config import load_run_config
-from mtdnn.trainer import Interrupted, Trainer
 from tests.conftest import Demo
+from tests.reference.interrupted import stopped_and_resumed
 
 TASKS = ["demo_nli", "demo_similarity"]
 
@@ -81,23 +81,10 @@ def test_the_predictions_of_an_ensemble_can_be_scored(folder: Path, capsys: pyte
     assert f"{np.mean(right):.4f}" in capsys.readouterr().out
 
 
-def test_a_student_stopped_and_resumed_equals_the_unbroken_one(
-    demo: Demo, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_stopped_and_resumed_equals_the_unbroken_one(demo: Demo, folder: Path) -> None:
     whole = train(load_run_config(None, student(demo, folder, "student")), progress=False)
     config = load_run_config(None, student(demo, folder, "resumed"))
-    step = Trainer.train_step
-
-    def stop_at_7(self: Trainer, parts: Any) -> None:
-        if self.progress.step == 7:
-            raise Interrupted(7, 15)
-        step(self, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_7)
-        with pytest.raises(Interrupted):
-            train(config, progress=False)
-    assert train(config, resume=True, progress=False) == whole
+    assert stopped_and_resumed(config, step=7) == whole
     first, second = weights(folder / "student"), weights(folder / "resumed")
     assert all(torch.equal(first[name], second[name]) for name in first)
     changed = student(demo, folder, "resumed")
