@@ -144,7 +144,7 @@ def _whiskers(axes: Axes, xs: Sequence[float], points: Sequence[Point]) -> None:
 
 
 def _legend(figure: Figure, labels: Sequence[str]) -> None:
-    """One legend above all panels, when there is more than one label."""
+    """One legend above all panels, when there is more than one label; the figure grows by its further lines."""
     if len(labels) < 2:
         return
     found: dict[str, Any] = {}
@@ -152,9 +152,11 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
         handles, names = axes.get_legend_handles_labels()
         for handle, label in zip(handles, names, strict=True):
             found.setdefault(label, handle)
-    figure.legend(
-        [found[label] for label in labels], labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False
-    )
+    entry = 0.6 + 0.075 * max(map(len, labels))  # inches: of the handle, and about of a letter
+    columns = max(1, min(4, len(labels), int(figure.get_figwidth() / entry)))
+    figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(labels) // columns) - 1))
+    handles = [found[label] for label in labels]
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _color(number: int) -> str:
