@@ -175,7 +175,7 @@ def table(rounds: Mapping[str, Sequence[float]], memory: Mapping[str, float]) ->
     for name, times in rounds.items():
         ratios = [mine / plain for mine, plain in zip(times, rounds["plain"], strict=True)]
         ratio, floor = statistics.median(ratios), METHODS[name].units / PLAIN_UNITS
-        low, _, high = statistics.quantiles(ratios, n=4)
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         used = f"{memory[name] / memory['plain']:.2f}×" if memory else ""
         lines.append(
             f"| {name} | {METHODS[name].units:g} | {floor:.2f} | {ratio:.2f}× | {low:.2f} … {high:.2f} "
