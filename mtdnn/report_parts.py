@@ -21,7 +21,7 @@ from mtdnn.report_document import Block, Heading, Picture, Place, Table, Text, r
 from mtdnn.report_pictures import Panel, Point, Series, bar_panels, line_panels
 from mtdnn.statistics import Spread, spread
 
-PENALTIES = ("smart", "smart-mtdnn-release", "adversarial", "free_at", "free_lb", "r_drop", "r3f", "vat")
+PENALTIES = ("smart", "smart-mtdnn-release", "smart-tuned", "adversarial", "free_at", "free_lb", "r_drop", "r3f", "vat")
 DRAWN = ("task", "proximal", *PENALTIES)
 """The losses among the values of a log."""
 

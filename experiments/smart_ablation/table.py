@@ -20,7 +20,7 @@ from mtdnn.statistics import compared, main_metrics, spread
 from mtdnn.study_table import Line, read_csv
 
 REFERENCES = ("plain", "r_drop")
-TERMS = ("smart", "smart-mtdnn-release", "r_drop", "r3f")
+TERMS = ("smart", "smart-mtdnn-release", "smart-tuned", "r_drop", "r3f")
 """Names in the log of the penalties that are measured; `free_lb` changes the loss itself."""
 
 

@@ -19,7 +19,7 @@ from mtdnn.task_def import Named
 from tests.reference.tiny import make_batch, make_model
 
 TASK_TYPES_OF_TESTS = {"nli": "classification", "similarity": "regression"}
-PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart"}
+PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart", "smart-tuned": "smart"}
 
 
 class Operations(TorchDispatchMode):
@@ -51,7 +51,7 @@ def step(
 
 def test_the_methods_of_the_papers_tables_are_there() -> None:
     assert set(REGULARIZERS) >= {
-        "smart", "smart-mtdnn-release", "adversarial", "free_at", "free_lb", "r_drop", "r3f", "vat",
+        "smart", "smart-mtdnn-release", "smart-tuned", "adversarial", "free_at", "free_lb", "r_drop", "r3f", "vat",
     }  # fmt: skip
 
 

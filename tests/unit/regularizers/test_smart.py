@@ -36,8 +36,16 @@ def perturbation(method: Smart, given: ForwardPass) -> Tensor:
     return method.perturbation(given, given.embeddings.detach(), given.logits.detach())
 
 
-def test_there_are_the_papers_preset_and_the_released_one() -> None:
-    assert PRESETS == ["smart", "smart-mtdnn-release"]
+def test_there_are_the_papers_preset_the_released_one_and_the_tuned_one() -> None:
+    assert PRESETS == ["smart", "smart-mtdnn-release", "smart-tuned"]
+
+
+def test_the_tuned_preset_is_the_paper_s_with_other_sizes_and_weight() -> None:
+    tuned, options = prepared("smart-tuned"), {"epsilon": {"relative": 0.05}, "eta": {"relative": 0.05}, "weight": 3}
+    model, batch = make_model(), make_batch()
+    same = prepared("smart", **options)
+    assert tuned.options.model_dump() == same.options.model_dump()
+    assert tuned.penalty(pass_of(model, batch)).item() == same.penalty(pass_of(model, batch)).item()
 
 
 # Fact 1: with independent masks the term mostly measures dropout; with the same ones, the perturbation.
