@@ -6,7 +6,7 @@
 `DIR` holds canonical rows. Plain is `benchmarks.plain_loop`, with its default collation (random batches, padded) and
 with rows grouped by length; mtdnn trains with packed tokens in random order. Each round runs all of them one after
 another for the same number of steps of each task. Examples and real tokens per second are medians over the rounds,
-ratios (of real tokens, as few grouped batches may be long or short ones) medians of the rounds' own. The last column is
+ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is
 the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
 tokens' products need: 6 operations per token and weight.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.plain_loop import encode, is_regression, read_rows, train_loader, train_steps, wait_for
@@ -80,13 +82,22 @@ def plain_steps(
     def run() -> Speed:
         seed, found = next(rounds), []
         for model, rows in prepared:
-            loader = train_loader(rows, tokenizer, batch_size=16, seed=seed, group_by_length=grouped)
+            loader = some_batches(
+                train_loader(rows, tokenizer, batch_size=16, seed=seed, group_by_length=grouped), steps, seed=seed
+            )
             settings = {"epochs": 1, "lr": 5e-5, "warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}
             counted = train_steps(model, loader, bf16=bf16, max_steps=steps, **settings)
             found.append(Speed(counted["examples"], counted["tokens"], counted["seconds"]))
         return total(found)
 
     return run
+
+
+def some_batches(loader: DataLoader, count: int, *, seed: int) -> DataLoader:
+    """Random ones of an epoch's batches: rows grouped by length come longest first, 50 batches at a time."""
+    batches = list(loader.batch_sampler)
+    chosen = random.Random(seed).sample(batches, min(count, len(batches)))
+    return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
 
 
 def our_steps(encoder: str, prepared: Path, tasks: Sequence[str], steps: int, *, bf16: bool) -> Steps:
