@@ -111,9 +111,9 @@ def in_every_format(source: Path, task_type: TaskType, folder: Path) -> list[Pat
     first = folder / source.name
     copy_lines(source, first, ROWS_IN_EVERY_FORMAT)
     columns = task_type.columns
-    rows = [line.split("\t") for line in first.read_text(encoding="utf-8").splitlines() if line]
-    if source.suffix == ".txt":
-        rows = [[str(number), *row] for number, row in enumerate(rows)]
+    lines = enumerate(first.read_text(encoding="utf-8").splitlines(), 1)
+    is_text = source.suffix == ".txt"  # its rows go by the number of their line
+    rows = [[str(number), line] if is_text else line.split("\t") for number, line in lines if line]
     before = len(columns) - 1
     last = [row[before:] if task_type.repeats_last and task_type.group_by is None else row[before] for row in rows]
     named = [{**dict(zip(columns, row, strict=False)), columns[-1]: end} for row, end in zip(rows, last, strict=True)]
