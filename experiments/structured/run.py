@@ -141,7 +141,7 @@ def ranked(predictions: Path, pairs: Path) -> dict[str, float]:
         groups[questions[record["id"]]].append(record)
     records = []
     for group in groups.values():
-        best_first = sorted(group, key=lambda record: -record["probabilities"][1])
+        best_first = sorted(group, key=lambda record: -record["scores"]["1"])
         label = {record["id"]: float(record["label"]) for record in group}
         if any(label.values()):
             records.append({"prediction": [record["id"] for record in best_first], "label": label})

@@ -54,7 +54,7 @@ def test_questions_are_split_where_the_first_test_article_begins(tmp_path: Path)
 def test_a_classifier_ranks_the_sentences_of_a_question(pairs: Path, tmp_path: Path) -> None:
     shares = {"q0-0": 0.9, "q0-1": 0.4, "q1-0": 0.2, "q1-1": 0.3, "q2-0": 0.1, "q3-0": 0.5, "q3-1": 0.6}
     labels = {row[0]: row[1] for row in PAIRS}
-    records = [{"id": name, "label": labels[name], "probabilities": [1 - p, p]} for name, p in shares.items()]
+    records = [{"id": name, "label": labels[name], "scores": {"0": 1 - p, "1": p}} for name, p in shares.items()]
     predictions = tmp_path / "predictions.jsonl"
     predictions.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     found = ranked(predictions, pairs)  # the right one second; both right; alone; no right one, which does not count
