@@ -37,6 +37,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 EVAL_BATCH_SIZE = 64
+SETTINGS = {"warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}  # of every yardstick
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,27 @@ def train_steps(
     }
 
 
+def loop_parser(description: str, *, files: str, epochs: int, max_length: int, unit: str) -> argparse.ArgumentParser:
+    """The flags of a yardstick of one task.
+
+    Args:
+        files: of the data folder, in words.
+        epochs, max_length: defaults; a length is in tokens of a `unit`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", required=True, help="hub name or folder")
+    parser.add_argument("--data", required=True, help=f"folder of {files}")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=5e-5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-length", type=int, default=max_length, help=f"tokens of a {unit}")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
+    parser.add_argument("--max-rows", type=int, help="of the train split")
+    parser.add_argument("--max-steps", type=int, help="stop early")
+    return parser
+
+
 def decayed_and_not(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
     """Two parameter groups: matrices with weight decay, biases and LayerNorm weights without."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -267,20 +289,11 @@ def wait_for(device: torch.device) -> None:
 
 def main() -> None:
     """Parse the flags, run once, print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True, help="hub name or folder")
-    parser.add_argument("--data", required=True, help="folder of <task>/train.tsv and <task>/dev.tsv")
+    files = "<task>/train.tsv and <task>/dev.tsv"
+    parser = loop_parser(__doc__, files=files, epochs=3, max_length=256, unit="row")
     parser.add_argument("--task", required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-length", type=int, default=256, help="tokens of a row")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
     parser.add_argument("--group-by-length", action="store_true", help="rows of like length share a batch")
     parser.add_argument("--dev-split", default="dev", help="name of the split that is measured")
-    parser.add_argument("--max-rows", type=int, help="of the train split")
-    parser.add_argument("--max-steps", type=int, help="stop early")
     print(json.dumps(asdict(train_plain(**vars(parser.parse_args())))))
 
 

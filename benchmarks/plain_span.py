@@ -13,7 +13,6 @@ in it, the model was loaded and all rows tokenized before, evaluation comes afte
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import string
@@ -35,9 +34,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from benchmarks.plain_loop import EVAL_BATCH_SIZE, PlainResult, autocast, train_loader, train_steps
+from benchmarks.plain_loop import (
+    EVAL_BATCH_SIZE,
+    SETTINGS,
+    PlainResult,
+    autocast,
+    loop_parser,
+    train_loader,
+    train_steps,
+)
 
-SETTINGS = {"warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}  # those of plain_loop
 TASK = "squad2"
 NULL = 0  # [CLS]: the position that stands for "no answer in this window"
 NUM_BEST = 20  # first tokens and last tokens that are tried
@@ -261,18 +267,9 @@ def best_f1(answers: Sequence[Answer], golds: Sequence[Sequence[str]]) -> float:
 
 def main() -> None:
     """Parse the flags, run once, print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True, help="hub name or folder")
-    parser.add_argument("--data", required=True, help="folder of squad2/train.tsv and squad2/dev.tsv")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-length", type=int, default=384, help="tokens of a window")
+    files = "squad2/train.tsv and squad2/dev.tsv"
+    parser = loop_parser(__doc__, files=files, epochs=2, max_length=384, unit="window")
     parser.add_argument("--stride", type=int, default=128, help="tokens of the context that neighbouring windows share")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
-    parser.add_argument("--max-rows", type=int, help="of the train split")
-    parser.add_argument("--max-steps", type=int, help="stop early")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     print(json.dumps(asdict(train_plain(**vars(parser.parse_args())))))
 

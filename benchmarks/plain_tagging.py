@@ -11,7 +11,6 @@ alone: batches are padded in it, the model was loaded and all rows tokenized bef
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,9 +29,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from benchmarks.plain_loop import EVAL_BATCH_SIZE, PlainResult, autocast, train_steps
+from benchmarks.plain_loop import EVAL_BATCH_SIZE, SETTINGS, PlainResult, autocast, loop_parser, train_steps
 
-SETTINGS = {"warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}  # those of plain_loop
 TASK = "conll2003"
 IGNORED = -100  # the label of tokens that do not count in the loss
 OUTSIDE = "O"
@@ -163,17 +161,8 @@ def measure(tags: list[list[str]], predicted: list[list[str]]) -> dict[str, floa
 
 def main() -> None:
     """Parse the flags, run once, print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", required=True, help="hub name or folder")
-    parser.add_argument("--data", required=True, help="folder of conll2003/train.tsv and conll2003/dev.tsv")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a sentence")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
-    parser.add_argument("--max-rows", type=int, help="of the train split")
-    parser.add_argument("--max-steps", type=int, help="stop early")
+    files = "conll2003/train.tsv and conll2003/dev.tsv"
+    parser = loop_parser(__doc__, files=files, epochs=3, max_length=128, unit="sentence")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     print(json.dumps(asdict(train_plain(**vars(parser.parse_args())))))
 

@@ -29,7 +29,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.plain_loop import encode, is_regression, read_rows, train_loader, train_steps, wait_for
+from benchmarks.plain_loop import SETTINGS, encode, is_regression, read_rows, train_loader, train_steps, wait_for
 from benchmarks.rounds import interleaved
 from mtdnn.allocator import freed_memory_kept
 from mtdnn.assemble import Setup
@@ -85,7 +85,7 @@ def plain_steps(
             loader = some_batches(
                 train_loader(rows, tokenizer, batch_size=16, seed=seed, group_by_length=grouped), steps, seed=seed
             )
-            settings = {"epochs": 1, "lr": 5e-5, "warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}
+            settings = {"epochs": 1, "lr": 5e-5, **SETTINGS}
             counted = train_steps(model, loader, bf16=bf16, max_steps=steps, **settings)
             found.append(Speed(counted["examples"], counted["tokens"], counted["seconds"]))
         return total(found)
