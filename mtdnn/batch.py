@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # a label that does not count: an unlabelled row, a sub-word without a tag, a padded candidate
+NO_WORD = -1  # in `words`: a token that stands for no word, or not for its first sub-word
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from mtdnn.batch import Batch
+from mtdnn.batch import NO_WORD, Batch
 from mtdnn.registry import Registry
 
 HEADS: Registry[type[Head]] = Registry("head")
@@ -49,10 +49,12 @@ class Head(nn.Module):
     Class attributes:
         Options: checked by pydantic.
         min_texts: how many texts a row must have at least.
+        between_labels: weights that `init_head` leaves new, since they mean nothing for other labels.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
     min_texts: ClassVar[int] = 1
+    between_labels: ClassVar[tuple[str, ...]] = ()
 
 
 def initialize(layers: Sequence[nn.Linear], std: float) -> None:
@@ -240,6 +242,40 @@ class TokenHead(Head):
         """Logits [N, T, C] of hidden states [N, T, H]."""
         logits: Tensor = self.output(self.dropout(hidden))
         return logits
+
+
+@HEADS.register("crf")
+class CrfHead(TokenHead):
+    """As `token`, with a score for each pair of neighbouring tags: a linear-chain conditional random field.
+
+    The score of tags y over the words of a sequence is Σ_w e[w, y_w] + transitions[y_{w−1}, y_w], plus `first` of the
+    first tag and `last` of the last one; all three start at 0, where the field predicts what `token` would.
+
+    Args:
+        as for `token`.
+    Source: Lample et al. 2016, arXiv 1603.01360, section 2.2.
+    """
+
+    between_labels = ("transitions", "first", "last")
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__(hidden_size, num_outputs, dropout=dropout, activation=activation, **options)
+        self.transitions = nn.Parameter(torch.zeros(num_outputs, num_outputs))
+        self.first = nn.Parameter(torch.zeros(num_outputs))
+        self.last = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Potentials [N, T, C, C] of hidden states [N, T, H], as `mtdnn.crf` reads them."""
+        counts = batch.extras["words"] != NO_WORD
+        begins, ends = first_of(counts), first_of(counts.flip(1)).flip(1)
+        ends_of_chain = begins.unsqueeze(-1) * self.first + ends.unsqueeze(-1) * self.last
+        emissions = super().forward(hidden, batch) + ends_of_chain
+        return emissions.unsqueeze(2) + self.transitions * ~begins[..., None, None]
+
+
+def first_of(counts: Tensor) -> Tensor:
+    """[N, T] bool: of the tokens of a sequence that count, the first."""
+    return counts & (counts.cumsum(dim=1) == 1)
 
 
 @HEADS.register("span")

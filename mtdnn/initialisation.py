@@ -138,7 +138,10 @@ def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef
     theirs = known[init.from_]
     refuse_unknown_labels(task, theirs)
     weights = read_weights(checkpoint, f"heads.{init.from_}.")
-    for name, value in model.heads[task.name].state_dict().items():
+    head = model.heads[task.name]
+    for name, value in head.state_dict().items():
+        if name in getattr(head, "between_labels", ()):
+            continue
         if name not in weights:
             raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has no {name}"))
         if name.startswith("output."):

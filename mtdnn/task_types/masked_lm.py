@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from mtdnn.batch import IGNORED, Batch
+from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.errors import ConfigError
 from mtdnn.heads import HEADS
 from mtdnn.losses import kl_per_example, symmetric_kl_per_example
@@ -29,7 +29,6 @@ from mtdnn.windows import laid_out, sequence_columns, windows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_WORD = -1
 
 
 class MaskedLMOptions(BaseModel):

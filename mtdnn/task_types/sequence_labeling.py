@@ -16,16 +16,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from mtdnn.batch import IGNORED, Batch
+from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.crf import best_tags, log_marginals, mean_negative_log_likelihood
 from mtdnn.errors import did_you_mean
-from mtdnn.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.losses import Loss, kl_per_example, symmetric_kl_per_example
 from mtdnn.metrics_tokens import is_entity_tag
 from mtdnn.ragged import Ragged
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
 from mtdnn.windows import Window, laid_out, sequence_columns, windows
-
-NO_WORD = -1
 
 
 class SequenceLabelingOptions(BaseModel):
@@ -43,6 +42,9 @@ class SequenceLabeling(TaskType):
     Words and tags are separated by spaces, or Python lists of strings. A text of more than max_length tokens is read in
     overlapping windows; each word counts in the one where it stands farthest from an edge, so that none is lost or
     counted twice. Stored: the tag of each word in `label`, in `words` the number of the word that counts at a token.
+
+    Logits are [N, T, C], each tag on its own, or [N, T, C, C], potentials of chains of tags (`mtdnn.crf`): one chain
+    for the words that count in a window.
     """
 
     Options = SequenceLabelingOptions
@@ -51,7 +53,7 @@ class SequenceLabeling(TaskType):
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)
     metrics = default_metrics
-    heads = ("token",)
+    heads = ("token", "crf")
     label_dtype = "int64"
     sample_block = {
         "task_type": "sequence_labeling",
@@ -77,6 +79,9 @@ class SequenceLabeling(TaskType):
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
+        if cls._head_of(task).name == "crf" and task.loss is not None:
+            fix = "Remove it: this head is trained by the likelihood of whole sentences."
+            found.append(task.fault("loss", f"{task.loss} with head: crf", fix))
         odd = [tag for tag in task.labels if not is_entity_tag(tag)]
         if odd and any(name.startswith("entity_") for name in task.metrics):
             fix = "Set metrics: [token_accuracy], or name the tags O, B-…, I-…."
@@ -155,15 +160,16 @@ class SequenceLabeling(TaskType):
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self.loss_function(logits, batch.labels)
+        loss: Loss = mean_negative_log_likelihood if holds_chains(logits) else self.loss_function
+        return loss(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over a row's words, labelled or not, each at its counting token."""
+        """[B]: the mean over a row's words, labelled or not, each at its counting token; in chains, of marginals."""
         counts = batch.extras["words"] != NO_WORD
-        p, q = logits_p[counts], logits_q[counts]
+        p, q = (log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))
         per_word = symmetric_kl_per_example(p, q) if symmetric else kl_per_example(q, p)
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
         sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
@@ -173,10 +179,10 @@ class SequenceLabeling(TaskType):
         """`prediction` and `label` are lists of tags, one per word; a word no token stands for is told the tag "O"."""
         counts = batch.extras["words"] != NO_WORD
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts].tolist()
-        words, best = batch.extras["words"][counts].tolist(), logits[counts].argmax(-1).tolist()
+        best = best_tags(logits, counts) if holds_chains(logits) else logits[counts].argmax(-1)
         tags = batch.row_values["tags"]
         predicted = [[self._default_tag] * len(row) for row in tags]
-        for row, word, tag in zip(rows, words, best, strict=True):
+        for row, word, tag in zip(rows, batch.extras["words"][counts].tolist(), best.tolist(), strict=True):
             predicted[row][word] = self.task.labels[tag]
         return [
             {"id": row_id, "prediction": guesses, "label": self._named(labels), "scores": {}}
@@ -185,6 +191,11 @@ class SequenceLabeling(TaskType):
 
     def _named(self, labels: list[int]) -> list[str] | None:
         return None if IGNORED in labels else [self.task.labels[label] for label in labels]
+
+
+def holds_chains(logits: Tensor) -> bool:
+    """Whether these are potentials of chains of tags."""
+    return logits.dim() == 4
 
 
 def words_of(value: Any) -> list[str]:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtdnn.batch import IGNORED
-from mtdnn.task_types.base import RowError
-from mtdnn.task_types.sequence_labeling import NO_WORD, words_of
+from mtdnn.batch import IGNORED, NO_WORD
+from mtdnn.task_def import task_def_from
+from mtdnn.task_types.base import TASK_TYPES, RowError
+from mtdnn.task_types.sequence_labeling import words_of
 
 BLOCK = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER", "I-PER", "B-LOC"]}
 WORDS = [
@@ -138,3 +139,14 @@ def test_parts_of_speech_are_measured_by_tokens_alone(make):
     assert make(block, [("1", "NN VB", "Ada left")]).type.metric_names == ("token_accuracy",)
     (line,) = SequenceLabeling.faults(task_def_from("pos", {**block, "metrics": ["entity_f1"]}))
     assert "metrics of entities, but 'NN' is no tag of an entity" in line
+
+
+def test_a_loss_of_single_words_is_refused_for_chains():
+    kind = TASK_TYPES.get("sequence_labeling")
+    block = {**BLOCK, "head": "crf", "loss": "cross_entropy"}
+    assert kind.faults(task_def_from("ner", block)) == [
+        "ner: ner.loss: cross_entropy with head: crf. "
+        "Remove it: this head is trained by the likelihood of whole sentences."
+    ]
+    del block["loss"]
+    assert kind.faults(task_def_from("ner", block)) == []
