@@ -30,6 +30,7 @@ def write_rows(data: Path, out: Path) -> None:
         pairs = data / "wikiqa" / f"{split}.tsv"
         copy_lines(pairs, out / "wikiqa_pairs" / f"{split}.tsv")
         write_choices(pairs, out / "wikiqa_choice" / f"{split}.tsv")
+        copy_lines(data / "conll2003" / f"{split}.tsv", out / "conll2003_crf" / f"{split}.tsv")
         copy_lines(data / "lm" / f"{split}.txt", out / "lm" / f"{split}.txt", LM_LINES[split])
     write_questions(data / "squad2" / "dev_half.tsv", out / "squad2")
 

@@ -29,6 +29,7 @@ from mtdnn.task_types.base import TASK_TYPES, TaskType
 HERE = Path("experiments/structured")
 RUNS: dict[str, dict[str, Any]] = {  # beside single.yml
     "conll2003": {},
+    "conll2003_crf": {"optimizer.head_lr": 1e-3},
     "squad2": {},
     "wikiqa": {"epochs": 2, "optimizer.lr": 5e-5},
     "wikiqa_pairs": {"epochs": 2, "optimizer.lr": 5e-5},
