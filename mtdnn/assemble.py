@@ -43,7 +43,6 @@ from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.progress import ProgressBar
 from mtdnn.recorder import Recorder
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
-from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.run import Rows, Run
 from mtdnn.run_config import RunConfig
@@ -234,15 +233,11 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
         chosen = regularizers_of(config, tasks)
     except ConfigError as error:
         return [*error.faults, *faults]
-    exact = [
-        (name, each)
-        for name, each in chosen.items()
-        if isinstance(each, PerturbationRegularizer) and each.options.precision == "run"
-    ]
-    if encoder is None or not exact:
+    needy = {name: each for name, each in chosen.items() if each is not None and each.needs_resolution}
+    if encoder is None or not needy:
         return faults
     backbone = Encoder.from_pretrained(encoder)
-    for name, each in exact:
+    for name, each in needy.items():
         _, where, key = _named_regularizer(config, tasks[name])
         faults += each.precision_faults(
             where,

@@ -344,6 +344,17 @@ class Regularizer:
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
         """Settle, before the first step, what depends on the encoder and on the run's precision."""
 
+    @property
+    def needs_resolution(self) -> bool:
+        """Whether `precision_faults` has to know the encoder: its own passes must make do with the run's numbers."""
+        return False
+
+    def precision_faults(
+        self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
+    ) -> list[str]:
+        """What `prepare` would refuse, as lines with its place, for `check`."""
+        return []
+
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         """A scalar ≥ 0, the mean over the rows of the batch, without its weight."""
         raise NotImplementedError

@@ -161,16 +161,19 @@ class PerturbationRegularizer(Regularizer):
             self.precision = "float32"
         if found and self.options.precision == "auto":
             logger.info("%s: %s: its passes run in float32", self.name, found)
-        if found and self.options.precision == "run":
+        if found and self.needs_resolution:
             raise ConfigError(self._refusal(found, "", self.name))
+
+    @property
+    def needs_resolution(self) -> bool:
+        return bool(self.options.precision == "run")
 
     def precision_faults(
         self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[str]:
-        """The same refusal for `check`, with its place."""
         self._resolve(embedding_rms)
         found = self._unresolvable(embedding_rms, embedding_size, precision)
-        return [self._refusal(found, where, key)] if found and self.options.precision == "run" else []
+        return [self._refusal(found, where, key)] if found and self.needs_resolution else []
 
     def _unresolvable(self, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
         """Why the run's numbers cannot hold the perturbation; empty when they can."""
