@@ -28,11 +28,11 @@ from mtdnn.checkpoint import (
     save_checkpoint,
 )
 from mtdnn.data.loaders import EvalLoader, TrainLoader
-from mtdnn.data.prepro import refuse_faulty
+from mtdnn.data.prepro import block_faults, refuse_faulty
 from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
-from mtdnn.distillation import averaged, with_soft_labels
+from mtdnn.distillation import averaged, teacher_faults, with_soft_labels
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_score
@@ -160,8 +160,13 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
         raise ConfigError(faults)
     followers = [name for name, task in known.items() if task.head_of in names]
     tasks = {name: known[name] for name in (*names, *followers)}
-    soft = {name: tasks[name].model_copy(update={"distill": each}) for name, each in config.distill.items()}
-    return {**tasks, **soft}, names
+    return taught(tasks, config), names
+
+
+def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
+    """The tasks with the run's soft labels in place of their own."""
+    soft = {name: {"distill": each} for name, each in config.distill.items()}
+    return {name: task.model_copy(update=soft.get(name)) for name, task in tasks.items()}
 
 
 def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[str, TaskType]:
@@ -246,6 +251,15 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
             embedding_size=backbone.embedding_size,
             precision=RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32),
         )
+    return list(dict.fromkeys(faults))
+
+
+def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[str]:
+    """What `check` tells of the teachers of the tasks: files that cannot be used, and tasks the run does not have."""
+    faults = [fault("", "distill", unknown("task", name, tasks)) for name in config.distill if name not in tasks]
+    for task in taught(tasks, config).values():
+        if task.distill is not None:
+            faults += block_faults(task) or teacher_faults(TASK_TYPES.get(task.task_type)(task))
     return list(dict.fromkeys(faults))
 
 

@@ -29,34 +29,36 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
         definitions: Task definitions, a YAML file.
         data: Folder of the rows. Without it, only the definitions are checked.
         encoder: Hub name or folder; its tokenizer gives lengths and the share of cut rows.
-        run: A run's YAML; its mixing gives the number of batches per epoch, and its regularizers are checked too.
+        run: A run's YAML; its mixing gives the number of batches per epoch; its regularizers and teachers are checked.
     """
     from mtdnn.data.check import check_tasks
 
     report = check_tasks(definitions, data=data, encoder=encoder, run=run)
-    report.faults += _objective_faults(definitions, run, encoder)
+    report.faults = list(dict.fromkeys([*report.faults, *_training_faults(definitions, run, encoder)]))
     if report.faults:
         print(report, flush=True)
         raise ConfigError(report.faults)
     return str(report)
 
 
-def _objective_faults(definitions: str, run: str | None, encoder: str | None) -> list[str]:
-    """Faults of the regularizers of the sound tasks and of the run; PyTorch is loaded only if there are any."""
+def _training_faults(definitions: str, run: str | None, encoder: str | None) -> list[str]:
+    """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
     from mtdnn.run_config import RunConfig, run_config_of, run_source
     from mtdnn.task_def import read_task_defs
 
     tasks, _ = read_task_defs(definitions)
     source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
     config: RunConfig = run_config_of(source)
-    if not (config.regularizer or config.proximal or any(task.regularizer for task in tasks.values())):
+    of_run = config.regularizer or config.proximal or config.distill
+    if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
         return []
-    from mtdnn.assemble import objective_faults
+    from mtdnn.assemble import objective_faults, soft_label_faults
 
     trained = {name: task for name, task in tasks.items() if task.splits.get("train") and task.head_of is None}
     place = encoder or (config.encoder if isinstance(config.encoder, str) else None)
     chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
-    return [source.placed(line) for line in objective_faults(chosen, config, encoder=place or None)]
+    faults = objective_faults(chosen, config, encoder=place or None) + soft_label_faults(chosen, config)
+    return [source.placed(line) for line in faults]
 
 
 def prepro(

@@ -43,6 +43,20 @@ def with_soft_labels(store: Store, task_type: TaskType) -> Store:
     return store.with_column("soft", np.mean(teachers, axis=0).astype(np.float32))
 
 
+def teacher_faults(task_type: TaskType) -> list[str]:
+    """What `check` tells of the files of soft labels: those that cannot be read, and records that are none of the task.
+
+    Whether every train row has one is known only to training, which knows the rows it takes.
+    """
+    faults: list[str] = []
+    for path in task_type.task.distill.from_ if task_type.task.distill is not None else ():
+        try:
+            soft_labels(read_records(path), task_type, place=path)
+        except DataError as error:
+            faults += error.faults
+    return faults
+
+
 def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, places: Sequence[str]) -> list[Record]:
     """One record per row with the mean of several models' soft labels; its id and label are the first model's.
 

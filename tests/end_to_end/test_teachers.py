@@ -143,6 +143,35 @@ def test_faults_of_the_user_are_status_2_and_leave_no_run(
     assert not (folder / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("distill", "told"),
+    [
+        ({"demo_nli": {"from": "{folder}/one.demo_nli.jsonl"}}, []),
+        ({"demo_nli": {"from": "{folder}/none.jsonl"}}, ["{folder}/none.jsonl: cannot be read: "]),
+        (
+            {"demo_nli": {"from": ["{folder}/broken.jsonl", "{folder}/one.demo_similarity.jsonl"]}},
+            [
+                "{folder}/broken.jsonl:1: not a prediction record. ",
+                "{folder}/one.demo_similarity.jsonl: scores: row 'train-0': labels: none; demo_nli.labels",
+            ],
+        ),
+        ({"demo_nly": {"from": "x"}}, ["run.yml:3: distill: unknown task 'demo_nly'; known: "]),
+    ],
+)
+def test_check_reads_the_files_of_soft_labels(
+    demo: Demo, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], distill: Any, told: list[str]
+) -> None:
+    (folder / "broken.jsonl").write_text("[]\n", encoding="utf-8")
+    rest = f"tasks: {demo.tasks}\ndata: {demo.prepared}\n"
+    block = yaml.safe_dump({"distill": distill}).replace("{folder}", str(folder))
+    (tmp_path / "run.yml").write_text(f"{rest}{block}encoder: {demo.encoder}\noutput: none\n", encoding="utf-8")
+    assert main(["check", str(demo.tasks), "--run", str(tmp_path / "run.yml")]) == (2 if told else 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= len(told)
+    for expected in told:
+        assert any(expected.replace("{folder}", str(folder)) in line for line in lines), lines
+
+
 def test_a_type_without_soft_labels_is_refused(demo: Demo, folder: Path, tmp_path: Path) -> None:
     blocks = {
         "ranked": {"task_type": "ranking", "inputs": ["premise", "hypothesis"], "group_by": "premise", "max_length": 64}
