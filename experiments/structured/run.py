@@ -102,8 +102,9 @@ def predict_all(folder: Path, rows: Path) -> None:
         for path in in_every_format(source, TASK_TYPES.get(task.task_type)(task), rows / "formats" / name):
             predicted = folder / "predicted" / f"{name}{path.suffix}.jsonl"
             predicted.parent.mkdir(exist_ok=True)
-            carry_out("predict", str(folder), "--task", name, "--input", str(path), "--output", str(predicted))
-            carry_out("score", str(predicted))
+            if not predicted.exists():
+                carry_out("predict", str(folder), "--task", name, "--input", str(path), "--output", str(predicted))
+                carry_out("score", str(predicted))
 
 
 def in_every_format(source: Path, task_type: TaskType, folder: Path) -> list[Path]:
