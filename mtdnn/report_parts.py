@@ -129,8 +129,9 @@ def agreement_section(
         return []
     told = (
         "Rows by how the annotators' votes fall on the labels. Accuracy counts a prediction as right when no label has "
-        "more votes; cross-entropy is that of the model's probabilities to the votes, in nats. Means over the runs; "
-        "lines on the bars: 95 % bootstrap intervals."
+        "more votes; cross-entropy is that of the model's probabilities to the votes, in nats, as they are and at the "
+        "temperature T that brings it to its least over all rows: what is left then is no matter of being more or less "
+        "sure of everything. Means over the runs; lines on the bars: 95 % bootstrap intervals."
     )
     return [Heading("Agreement of the annotators"), Text(told), *blocks]
 
@@ -142,6 +143,8 @@ class Agreements:
     rows: Agreement
     accuracy: Spread
     cross_entropy: Spread
+    tempered: Spread
+    temperature: Spread
 
 
 def _agreements(runs: Sequence[Sequence[Record]], annotators: Mapping[str, Sequence[str]]) -> dict[str, Agreements]:
@@ -154,7 +157,10 @@ def _agreements(runs: Sequence[Sequence[Record]], annotators: Mapping[str, Seque
         name: Agreements(
             entries[0],
             spread([100 * entry.accuracy for entry in entries]),
-            spread([entry.cross_entropy for entry in entries if entry.cross_entropy is not None]),
+            *(
+                spread([value for entry in entries if (value := getattr(entry, name)) is not None])
+                for name in ("cross_entropy", "tempered", "temperature")
+            ),
         )
         for name, entries in groups.items()
     }
@@ -179,11 +185,11 @@ def _agreement_picture(task: str, found: Mapping[str, Mapping[str, Agreements]])
 def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
     lines = [
         row(label, name, f"{each.rows.count}", f"{each.accuracy.mean:.1f}", f"{each.cross_entropy.mean:.3f}",
-            f"{each.rows.entropy:.3f}")
+            f"{each.tempered.mean:.3f}", f"{each.temperature.mean:.2f}", f"{each.rows.entropy:.3f}")
         for label, entries in found.items()
         for name, each in entries.items()
     ]  # fmt: skip
-    return Table(["", "votes", "rows", "accuracy, %", "cross-entropy", "least possible"], lines)
+    return Table(["", "votes", "rows", "accuracy, %", "cross-entropy", "at T", "T", "least possible"], lines)
 
 
 def worst_section(splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], *, count: int) -> list[Block]:

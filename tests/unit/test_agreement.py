@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 
-from mtdnn.agreement import by_agreement, pattern, read_annotators
+from mtdnn.agreement import best_temperature, by_agreement, pattern, read_annotators
 from mtdnn.errors import DataError
 
 LABELS = ("contradiction", "neutral", "entailment")
@@ -32,7 +34,30 @@ def test_any_of_the_most_frequent_labels_is_right() -> None:
     records = [record("a", "neutral"), record("b", "entailment"), record("c", "contradiction")]
     (found,) = by_agreement(records, votes, labels=LABELS)
     assert found.accuracy == pytest.approx(2 / 3)
-    assert found.cross_entropy is None
+    assert found.cross_entropy is None and found.tempered is None and found.temperature is None
+
+
+def test_a_model_that_is_only_less_sure_is_no_nearer_at_the_best_temperature() -> None:
+    generator = np.random.default_rng(0)
+    votes = {str(number): generator.choice(LABELS, 5, p=(0.6, 0.3, 0.1)).tolist() for number in range(200)}
+    sure, unsure = [], []
+    for row_id, given in votes.items():
+        logits = np.array([given.count(label) for label in LABELS]) + generator.normal(size=3)
+        for records, temperature in ((sure, 0.5), (unsure, 4.0)):
+            shares = softmax(logits / temperature).tolist()
+            records.append(record(row_id, "neutral", **dict(zip(LABELS, shares, strict=True))))
+    first, second = (by_agreement(records, votes, labels=LABELS) for records in (sure, unsure))
+    assert first[0].temperature / second[0].temperature == pytest.approx(4.0 / 0.5, rel=1e-3)
+    for one, other in zip(first, second, strict=True):
+        assert one.cross_entropy != pytest.approx(other.cross_entropy, rel=0.1)
+        assert one.tempered == pytest.approx(other.tempered, rel=1e-3)
+
+
+def test_the_best_temperature_is_that_of_logits_scaled_by_it() -> None:
+    shares = np.random.default_rng(1).dirichlet((1, 1, 1), size=50)
+    sharpened = shares**3 / (shares**3).sum(axis=1, keepdims=True)
+    assert best_temperature(sharpened, shares) == pytest.approx(3.0, rel=1e-3)
+    assert best_temperature(shares, shares) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_rows_without_five_votes_or_with_other_labels_are_left_out() -> None:
