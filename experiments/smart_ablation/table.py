@@ -1,4 +1,4 @@
-"""The table of the ablation: each method's metric, what its penalty measured, its say in the gradient, and its cost.
+"""The table of the ablation: each method's metric, how sure it is, what its penalty measured, its say, and its cost.
 
     python -m experiments.smart_ablation.table STUDY-FOLDER [--split dev]
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.cli import table
+from mtdnn.evaluation import read_records
+from mtdnn.run_folder import RunFolder
 from mtdnn.statistics import compared, main_metrics, spread
 from mtdnn.study_table import Line, read_csv
 
@@ -44,8 +46,10 @@ def of_task(study: Path, lines: list[Line]) -> str:
         method, seed = line.axes["method"], line.axes["seed"]
         if line.value is not None:
             values[method][seed] = line.value
-            logs[method].append(from_log(study / line.run, line.task))
-    head = ["method", "seeds", "mean ± sd", *(f"− {name} (p)" for name in REFERENCES), "penalty", "share", "time"]
+            run = RunFolder(study / line.run)
+            logs[method].append({**from_log(run.path, line.task), **from_predictions(run, line)})
+    against = [f"− {name} (p)" for name in REFERENCES]
+    head = ["method", "seeds", "mean ± sd", *against, "sure", "penalty", "share", "time"]
     cells = [head]
     for method, by_seed in values.items():
         found = spread(list(by_seed.values()))
@@ -53,7 +57,7 @@ def of_task(study: Path, lines: list[Line]) -> str:
         differences = [difference(by_seed, values.get(name, {}), method == name) for name in REFERENCES]
         plain_seconds = mean(logs["plain"], "seconds")
         ratio = mean(logs[method], "seconds") / plain_seconds if plain_seconds else math.nan
-        numbers = [f"{mean(logs[method], name):.2g}" for name in ("penalty", "share")]
+        numbers = [f"{mean(logs[method], name):.2g}" for name in ("sure", "penalty", "share")]
         words = ["–" if word == "nan" else word for word in (*numbers, f"{ratio:.2f}")]
         cells.append([method, str(found.count), shown, *differences, *words])
     return table(cells)
@@ -88,6 +92,12 @@ def from_log(run: Path, task: str) -> dict[str, float]:
             found["share"] = statistics.mean(shares)
     seconds = [line["seconds_per_step"] for line in read_lines(run / "timing.jsonl")]
     return {**found, "seconds": statistics.median(seconds)} if seconds else found
+
+
+def from_predictions(run: RunFolder, line: Line) -> dict[str, float]:
+    """Of one run of a classification task: the mean probability of what it predicts."""
+    records = read_records(run.prediction_file(line.task, line.split))
+    return {"sure": statistics.mean(max(record["scores"].values()) for record in records)}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
