@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from mtdnn.distillation import averaged, teacher_faults, with_soft_labels
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_score
+from mtdnn.files import sole_writer
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
 from mtdnn.model import MultiTaskModel
 from mtdnn.objective import Objective
@@ -72,15 +73,17 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
         torch.set_num_threads(config.threads)
     setup = Setup.of(config)
     folder = RunFolder(config.output)
-    if setup.accelerator.is_main_process:
-        folder.claim(config, setup.tasks, resume=resume)
-    setup.accelerator.wait_for_everyone()
-    if not (resume and is_finished(folder)):
-        setup.carry_out(folder, resume=resume, progress=progress)
-    if not setup.accelerator.is_main_process:
-        return {}
-    open_run(folder.path).evaluate(split=None)
-    return folder.read_results()
+    is_main = setup.accelerator.is_main_process
+    with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
+        if is_main:
+            folder.claim(config, setup.tasks, resume=resume)
+        setup.accelerator.wait_for_everyone()
+        if not (resume and is_finished(folder)):
+            setup.carry_out(folder, resume=resume, progress=progress)
+        if not is_main:
+            return {}
+        open_run(folder.path).evaluate(split=None)
+        return folder.read_results()
 
 
 def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:

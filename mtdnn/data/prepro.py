@@ -22,6 +22,7 @@ from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_ma
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.errors import ConfigError, DataError, fault, is_full_disk
+from mtdnn.files import sole_writer
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES
 
@@ -56,7 +57,7 @@ def prepare(
     """
     out, tokenizer = Path(out), load_tokenizer(encoder)
     refuse_faulty(tasks, tokenizer)
-    with _locked(out), _room_told(out):
+    with sole_writer(out, command="mtdnn prepro"), _room_told(out):
         jobs, faults = readable_jobs(tasks, data)
         wanted = {job.key: _wanted(job, tokenizer, data) for job in jobs}
         _clean_staging(out, jobs, wanted)
@@ -311,29 +312,6 @@ def shortened(faults: list[str], number: int, job: Job) -> list[str]:
     """The first faults of a file, and how many more there are."""
     more = number - FAULTS_TOLD
     return faults[:FAULTS_TOLD] + ([fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else [])
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Only one process prepares into a folder; the lock of a killed one is free."""
-    from filelock import FileLock, Timeout
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise DataError(
-            fault(str(out), "", "another mtdnn prepro is writing here", "Wait until it is done.")
-        ) from error
-    except PermissionError as error:
-        raise DataError(
-            fault(str(out), "", f"cannot be written: {error.strerror}", "Choose another folder.")
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from mtdnn.assemble import train
 from mtdnn.checkpoint import newest_whole, read_training
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, DataError
 from mtdnn.run_config import load_run_config
 from mtdnn.trainer import Interrupted, Trainer
 from tests.conftest import REPOSITORY, Demo
@@ -137,3 +138,12 @@ def test_gradients_that_are_logged_change_nothing_but_the_log(demo: Demo, unbrok
     logged = [task for line in lines if "train" in line for task in line["train"].values() if "gradient.task" in task]
     assert logged and all(task["gradient.task"] > 0 and task["gradient.smart"] > 0 for task in logged)
     assert len(logged) == sum("train" in line for line in lines)
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(demo: Demo, tmp_path: Path) -> None:
+    values = demo.run_values(tmp_path / "run", train=["demo_nli"], max_steps=2)
+    told = "run: another mtdnn train is writing here"
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(DataError, match=told):
+        train(load_run_config(None, values), resume=True, progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    train(load_run_config(None, values), progress=False)
