@@ -172,4 +172,4 @@ def test_a_task_of_single_texts_is_refused_with_its_line(tmp_path: Path, capsys:
 
 def test_token_tasks_have_no_san_head() -> None:
     block = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-X"], "head": "san"}
-    assert block_faults(task_def_from("t", block)) == ["t: t.head: unknown head 'san'; known: token."]
+    assert block_faults(task_def_from("t", block)) == ["t: t.head: unknown head 'san'; known: token, crf."]
