@@ -152,7 +152,8 @@ def _tempered(scores: Mapping[str, float], temperature: float) -> Mapping[str, f
     if temperature == 1.0:
         return scores
     powers = {label: max(share, SMALLEST) ** (1 / temperature) for label, share in scores.items()}
-    return {label: power / sum(powers.values()) for label, power in powers.items()}
+    total = sum(powers.values())
+    return {label: power / total for label, power in powers.items()}
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:

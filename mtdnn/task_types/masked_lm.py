@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-
 class MaskedLMOptions(BaseModel):
     """Keys of this type alone."""
 
