@@ -16,6 +16,7 @@ test: .venv/installed
 
 lint: .venv/installed
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy mtdnn
 
 # torch first: what comes after it then finds the pinned build there.

@@ -136,5 +136,3 @@ def _value(key: str, text: str) -> object:
     if key == "train" and not text.startswith("["):
         return text.split(",")
     return parse_value(text, where=f"--{key}")
-
-

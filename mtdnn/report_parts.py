@@ -80,9 +80,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[Point]:
     return [Point(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
-def confusion_section(
-    splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]], *, of: str = ""
-) -> list[Block]:
+def confusion_section(splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]], *, of: str = "") -> list[Block]:
     """A confusion matrix for each split of words as labels.
 
     Args:

@@ -104,9 +104,7 @@ def read_study(folder: Path) -> StudyView:
     best_over = wanted.get("best_over") or ()
     reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
     repeats = wanted.get("repeats") or "seed"
-    table = entries(
-        lines, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over
-    )
+    table = entries(lines, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over)
     return StudyView(
         folder, lines, table, plan["cells"], compare, reference, across, repeats, wanted.get("labels_axis", False)
     )

@@ -79,8 +79,10 @@ def main() -> None:
     study(out)
     print(f"rows: {out / 'data'}   prepared: {out / 'prepared'}   encoder: {out / 'encoder'}")
     print(f"runs: {out / 'runs'}   (results.json, predictions, log.jsonl, best checkpoint in each)")
-    print(f"\nTry: mtdnn predict {out / 'runs' / 'together'} --task demo_nli --input {out}/data/demo_nli/dev.tsv "
-          "--output nli.jsonl")
+    print(
+        f"\nTry: mtdnn predict {out / 'runs' / 'together'} --task demo_nli --input {out}/data/demo_nli/dev.tsv "
+        "--output nli.jsonl"
+    )
 
 
 if __name__ == "__main__":

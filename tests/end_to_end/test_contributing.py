@@ -73,9 +73,7 @@ def test_its_divergence_is_that_of_two_coins(examples):
 
 
 def test_the_regularizer_is_the_mean_squared_logit_above_a_limit(examples):
-    config = BertConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    )
+    config = BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     model = MultiTaskModel(
         Encoder(BertModel(config)), {"coin": task_type("coin", examples["Probability"].sample_block)}
     )

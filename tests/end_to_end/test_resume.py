@@ -79,9 +79,7 @@ def unbroken(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("point", ["step:3", "step:13", "writing:12", "renaming:3"])
-def test_a_killed_run_resumed_equals_the_unbroken_one(
-    demo: Demo, unbroken: Path, tmp_path: Path, point: str
-) -> None:
+def test_a_killed_run_resumed_equals_the_unbroken_one(demo: Demo, unbroken: Path, tmp_path: Path, point: str) -> None:
     values = demo.run_values(tmp_path / "run", **SETTINGS)
     killed(values, point, tmp_path)
     train(load_run_config(None, values), resume=True, progress=False)

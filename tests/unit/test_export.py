@@ -33,9 +33,7 @@ BLOCKS = {
 def model_of(family: str) -> MultiTaskModel:
     torch.manual_seed(0)
     encoder = Encoder(AutoModel.from_config(AutoConfig.for_model(family, **{**TINY, **FAMILIES.get(family, {})})))
-    types = {
-        name: TASK_TYPES.get(block["task_type"])(task_def_from(name, block)) for name, block in BLOCKS.items()
-    }
+    types = {name: TASK_TYPES.get(block["task_type"])(task_def_from(name, block)) for name, block in BLOCKS.items()}
     return MultiTaskModel(encoder, types).eval()
 
 

@@ -91,9 +91,7 @@ def test_metrics_of_numbers_equal_scipy_and_scikit_learn() -> None:
 
 def test_hand_worked_confusion_of_two_labels() -> None:
     # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
-    records = (
-        [named("yes", "yes")] * 3 + [named("no", "yes")] + [named("yes", "no")] * 2 + [named("no", "no")] * 4
-    )
+    records = [named("yes", "yes")] * 3 + [named("no", "yes")] + [named("yes", "no")] * 2 + [named("no", "no")] * 4
     expected = {
         "accuracy": 7 / 10,
         "precision": 3 / 4,

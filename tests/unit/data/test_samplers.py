@@ -144,9 +144,7 @@ def test_round_robin_takes_turns_in_proportion_to_batches() -> None:
     assert [task for task, _ in plan(one)] == ["a", "a", "b"] * 2
 
 
-@pytest.mark.parametrize(
-    ("exhausted", "expected"), [("drop", "abcaca"), ("restart", "abcabcabc"), ("stop", "abc")]
-)
+@pytest.mark.parametrize(("exhausted", "expected"), [("drop", "abcaca"), ("restart", "abcabcabc"), ("stop", "abc")])
 def test_equal_turns_by_what_happens_to_an_exhausted_task(exhausted: str, expected: str) -> None:
     options = {"turns": "equal", "exhausted": exhausted}
     arguments = {"sizes": {"a": 3, "b": 1, "c": 2}, "batch_sizes": dict.fromkeys("abc", 1), "seed": 0}
