@@ -28,13 +28,12 @@ from mtdnn.checkpoint import (
     save_checkpoint,
 )
 from mtdnn.data.loaders import EvalLoader, TrainLoader
-from mtdnn.data.prepro import block_faults, refuse_faulty
+from mtdnn.data.prepro import refuse_faulty
 from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
-from mtdnn.distillation import averaged, teacher_faults, with_soft_labels
-from mtdnn.encoder import Encoder
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.distillation import averaged, with_soft_labels
+from mtdnn.errors import ConfigError, fault
 from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_score
 from mtdnn.files import sole_writer
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
@@ -43,13 +42,13 @@ from mtdnn.objective import Objective
 from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.progress import ProgressBar
 from mtdnn.recorder import Recorder
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.run import Rows, Run
+from mtdnn.run_check import proximal_faults, regularizers_of, run_tasks
 from mtdnn.run_config import RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.subset import chosen_rows, subset_size
-from mtdnn.task_def import Named, TaskDef, load_task_defs
+from mtdnn.task_def import Named, TaskDef
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.trainer import OnStep, Plan, Trainer
 
@@ -143,35 +142,6 @@ def is_finished(folder: RunFolder) -> bool:
     return damage(recover(folder.checkpoint("last"))) is None
 
 
-def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
-    """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
-
-    Raises:
-        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run.
-    """
-    known = load_task_defs(config.tasks)
-    trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
-    names = list(config.train or trainable)
-    faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
-    if config.select_by != "mean" and config.select_by not in names:
-        faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
-    for key, named in (("subset", config.subset), ("distill", config.distill)):
-        faults += [fault("", key, unknown("task", name, names)) for name in named if name not in names]
-    if not names:
-        faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
-    if faults:
-        raise ConfigError(faults)
-    followers = [name for name, task in known.items() if task.head_of in names]
-    tasks = {name: known[name] for name in (*names, *followers)}
-    return taught(tasks, config), names
-
-
-def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
-    """The tasks with the run's soft labels in place of their own."""
-    soft = {name: {"distill": each} for name, each in config.distill.items()}
-    return {name: task.model_copy(update=soft.get(name)) for name, task in tasks.items()}
-
-
 def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[str, TaskType]:
     """Each task seen through its type, bound to the tokenizer.
 
@@ -183,87 +153,6 @@ def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[st
     for task_type in types.values():
         task_type.bind(tokenizer.hf)
     return types
-
-
-def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, Regularizer | None]:
-    """Each task's regularizer: its own, or the run's, or none.
-
-    Raises:
-        ConfigError: every unknown name and bad option, with its place.
-    """
-    faults: list[str] = []
-    chosen: dict[str, Regularizer | None] = {}
-    for name, task in tasks.items():
-        named, where, key = _named_regularizer(config, task)
-        if named is None:
-            chosen[name] = None
-            continue
-        try:
-            kind = REGULARIZERS.get(named.name, where=where, key=key)
-        except ConfigError as error:
-            faults += error.faults
-            continue
-        found = kind.faults(named, where, key, task.task_type)
-        faults += found
-        chosen[name] = None if found else kind(**named.options)
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
-    return chosen
-
-
-def _named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, str, str]:
-    """The block that names a task's regularizer, and its place and key for messages."""
-    if task.regularizer is not None or task.regularizer_off:
-        named = None if task.regularizer_off else task.regularizer
-        return named, task.where("regularizer"), f"{task.name}.regularizer"
-    return config.regularizer, "", "regularizer"
-
-
-def proximal_faults(named: Named | None) -> list[str]:
-    """What is wrong with `proximal:`, as `key: …` lines."""
-    if named is None:
-        return []
-    try:
-        return PROXIMAL.get(named.name, key="proximal").faults(named, "", "proximal")
-    except ConfigError as error:
-        return list(error.faults)
-
-
-def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[str]:
-    """What `check` tells of the terms beside the tasks' losses: names, options, task types, sizes too small to be held.
-
-    Args:
-        encoder: hub name or folder; its word embeddings tell which sizes `precision: run` can hold. None leaves that
-            to the run.
-    """
-    faults = proximal_faults(config.proximal)
-    try:
-        chosen = regularizers_of(config, tasks)
-    except ConfigError as error:
-        return [*error.faults, *faults]
-    needy = {name: each for name, each in chosen.items() if each is not None and each.needs_resolution}
-    if encoder is None or not needy:
-        return faults
-    backbone = Encoder.from_pretrained(encoder)
-    for name, each in needy.items():
-        _, where, key = _named_regularizer(config, tasks[name])
-        faults += each.precision_faults(
-            where,
-            key,
-            embedding_rms=backbone.embedding_rms(),
-            embedding_size=backbone.embedding_size,
-            precision=RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32),
-        )
-    return list(dict.fromkeys(faults))
-
-
-def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[str]:
-    """What `check` tells of the teachers of the tasks: files that cannot be used, and tasks the run does not have."""
-    faults = [fault("", "distill", unknown("task", name, tasks)) for name in config.distill if name not in tasks]
-    for task in taught(tasks, config).values():
-        if task.distill is not None:
-            faults += block_faults(task) or teacher_faults(TASK_TYPES.get(task.task_type)(task))
-    return list(dict.fromkeys(faults))
 
 
 def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:

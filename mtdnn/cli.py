@@ -52,7 +52,7 @@ def _training_faults(definitions: str, run: str | None, encoder: str | None) -> 
     of_run = config.regularizer or config.proximal or config.distill
     if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
         return []
-    from mtdnn.assemble import objective_faults, soft_label_faults
+    from mtdnn.run_check import objective_faults, soft_label_faults
 
     trained = {name: task for name, task in tasks.items() if task.splits.get("train") and task.head_of is None}
     place = encoder or (config.encoder if isinstance(config.encoder, str) else None)
