@@ -20,10 +20,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.packing import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
+from mtdnn.products import use_fast_products
 
 _LOG = logging.getLogger(__name__)
 EXECUTIONS = ("auto", "packed", "padded")
 DROPOUT_MASKS = ("fast", "torch")
+PRODUCTS = ("fast", "torch")
 _LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
 
 
@@ -34,6 +36,7 @@ class Encoder(nn.Module):
         backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
         execution: `packed` computes real tokens only, `padded` whole rectangles; `auto` packs where that is exact.
         dropout_masks: `fast` draws them the quick way on a CPU (same distribution); `torch` leaves PyTorch's in place.
+        products: `fast` has oneDNN multiply float32 matrices where that is quicker; `torch` leaves it to PyTorch.
         pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
     Raises:
         ConfigError: `packed` with a family that cannot be packed, or an unknown word.
@@ -45,15 +48,18 @@ class Encoder(nn.Module):
         *,
         execution: str = "auto",
         dropout_masks: str = "fast",
+        products: str = "fast",
         pooler: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         _check_word("execution", execution, EXECUTIONS)
         _check_word("dropout_masks", dropout_masks, DROPOUT_MASKS)
+        _check_word("products", products, PRODUCTS)
         self.backbone = backbone
         self.hidden_size: int = backbone.config.hidden_size
         self.num_layers: int = backbone.config.num_hidden_layers
         self.dropout_masks = dropout_masks
+        self.products = products
         self._pooler = pooler
         self._position_offset = position_offset(backbone)
         if getattr(backbone, "pooler", None) is not None:
@@ -61,6 +67,8 @@ class Encoder(nn.Module):
         self.execution = self._settle_execution(execution)
         if dropout_masks == "fast":
             use_fast_dropout(backbone)
+        if products == "fast":
+            use_fast_products(backbone)
 
     @classmethod
     def from_pretrained(
@@ -69,13 +77,14 @@ class Encoder(nn.Module):
         *,
         execution: str = "auto",
         dropout_masks: str = "fast",
+        products: str = "fast",
         gradient_checkpointing: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Encoder:
         """The encoder of a hub name or of a local folder, in evaluation mode.
 
         Args:
-            execution, dropout_masks: as for the class.
+            execution, dropout_masks, products: as for the class.
             gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
             dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
         Raises:
@@ -90,7 +99,7 @@ class Encoder(nn.Module):
                 raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
             recompute_layers(backbone)
         pooler = None if missing else pooler_weights(backbone)
-        return cls(backbone, execution=execution, dropout_masks=dropout_masks, pooler=pooler).eval()
+        return cls(backbone, execution=execution, dropout_masks=dropout_masks, products=products, pooler=pooler).eval()
 
     @property
     def config(self) -> PretrainedConfig:

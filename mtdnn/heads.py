@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import NO_WORD, Batch
+from mtdnn.products import Linear, linear
 from mtdnn.registry import Registry
 
 HEADS: Registry[type[Head]] = Registry("head")
@@ -341,4 +342,5 @@ class MaskedLMHead(Head):
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [M, V] of hidden states [M, H]."""
         output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
-        return nn.functional.linear(output, self._tied[0].weight, self.bias)
+        multiply = linear if isinstance(self.dense, Linear) else nn.functional.linear  # as the encoder's layers do
+        return multiply(output, self._tied[0].weight, self.bias)

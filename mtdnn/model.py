@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtdnn.batch import Batch
 from mtdnn.encoder import Encoder
 from mtdnn.heads import PooledHead, family_activation
+from mtdnn.products import use_fast_products
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
 
@@ -39,6 +40,8 @@ class MultiTaskModel(nn.Module):
                     activation=family_activation(encoder.config.model_type),
                     word_embeddings=encoder.backbone.get_input_embeddings(),
                 )
+        if encoder.products == "fast":
+            use_fast_products(self.heads)
         self._start_from_pooler()
 
     def _start_from_pooler(self) -> None:

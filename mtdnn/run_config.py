@@ -96,6 +96,7 @@ class RunConfig(Frozen):
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast; weights stay float32.")
     execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
     dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: drawn the quick way on a CPU.")
+    products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
