@@ -314,7 +314,7 @@ class Setup:
             on_step=on_step,
         )
 
-    def _evaluate(self) -> tuple[Results, float]:
+    def _evaluate(self) -> tuple[Results, float | None]:
         """Dev metrics of every task, and the score that selects the best checkpoint; the same on every process."""
         autocast = autocast_of(self.config, self.accelerator.device)
         results: Results = {}

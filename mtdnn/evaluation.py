@@ -57,7 +57,8 @@ def predict_rows(
             progress()
     ordered = {task: [records[row] for row in sorted(records)] for task, records in found.items()}
     return {
-        task: model.task_types[task].settle(records, model.heads[task], tune=tune) for task, records in ordered.items()
+        task: model.task_types[task].settle(records, model.head_of(task), tune=tune and task in model.heads)
+        for task, records in ordered.items()
     }
 
 
@@ -79,22 +80,28 @@ def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence
     return {**values, "rows": labelled}
 
 
-def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float:
-    """A task's main metric, larger is better: the mean over its labelled splits of the first of `metrics`."""
-    sign = 1.0 if higher_is_better(metrics[0]) else -1.0
+def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:
+    """A task's main metric, the first of `metrics`, so that larger is better; None when no split has labels.
+
+    The mean over the labelled splits: of fractions and correlations as they are, of errors e and perplexities as
+    1 / (1 + e), so that in a mean over tasks none outweighs another by its unit.
+    """
     values = [values[metrics[0]] for values in splits.values() if metrics[0] in values]
-    return sign * sum(values) / len(values) if values else 0.0
+    if not higher_is_better(metrics[0]):
+        values = [1 / (1 + value) for value in values]
+    return sum(values) / len(values) if values else None
 
 
-def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float:
-    """What the best checkpoint is chosen by: one task's main metric, or the mean over the tasks'.
+def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float | None:
+    """What the best checkpoint is chosen by: one task's main metric, or the mean over those of the tasks with labels.
 
-    Metrics are fractions or correlations, so no task outweighs another by its unit.
+    None when nothing could be measured.
     """
     if select_by != "mean":
         return main_score(main_metrics[select_by], results[select_by])
-    scores = [main_score(main_metrics[task], splits) for task, splits in results.items()]
-    return sum(scores) / len(scores) if scores else 0.0
+    found = (main_score(main_metrics[task], splits) for task, splits in results.items())
+    scores = [score for score in found if score is not None]
+    return sum(scores) / len(scores) if scores else None
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -68,8 +68,11 @@ class MultiTaskModel(nn.Module):
 
     def task_logits(self, task: str, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits of one task's head for hidden states, whichever task the batch was made for."""
-        task_type = self.task_types[task]
-        return task_type.logits(self.heads[task_type.task.head_of or task], hidden, batch)
+        return self.task_types[task].logits(self.head_of(task), hidden, batch)
+
+    def head_of(self, task: str) -> nn.Module:
+        """The head that answers a task: its own, or another task's."""
+        return self.heads[self.task_types[task].task.head_of or task]
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
         """Prediction records of several tasks from one pass through the encoder.

@@ -22,7 +22,8 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
     """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
 
     Raises:
-        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run.
+        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run; there is no dev split for
+            what chooses the best checkpoint, or the end.
     """
     known = load_task_defs(config.tasks)
     trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
@@ -30,6 +31,13 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
     faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
     if config.select_by != "mean" and config.select_by not in names:
         faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
+    measured = [name for name in names if name in known and known[name].splits.get("dev")]
+    if config.select_by in names and config.select_by not in measured:
+        fix = f"Give it one, or choose among: {', '.join(['mean', *measured])}."
+        faults.append(fault("", "select_by", f"'{config.select_by}' has no dev split", fix))
+    if config.early_stopping is not None and names and not measured:
+        fix = "Give a task one, or leave early_stopping out."
+        faults.append(fault("", "early_stopping", "no task has a dev split to look at", fix))
     for key, named in (("subset", config.subset), ("distill", config.distill)):
         faults += [fault("", key, unknown("task", name, names)) for name in named if name not in names]
     if not names:

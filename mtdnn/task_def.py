@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from mtdnn import legacy
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.yaml_source import KeyPath, YamlSource, read_yaml, validated
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,33 @@ def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
             tasks[str(name)] = task_def_from(str(name), block, source)
         except ConfigError as error:
             faults.extend(error.faults)
+    known = [str(name) for name in value]
+    faults += [line for task in tasks.values() for line in _head_of_faults(task, tasks, known)]
     return tasks, faults
+
+
+def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[str]:
+    """What stands against another task's head answering this one."""
+    if task.head_of is None:
+        return []
+    others = [name for name in known if name != task.name]
+    if task.head_of not in others:
+        return [fault(task.where("head_of"), f"{task.name}.head_of", unknown("task", task.head_of, others))]
+    other = tasks.get(task.head_of)
+    if other is None:  # its own faults are told
+        return []
+    if other.head_of is not None:
+        return [task.fault("head_of", f"'{other.name}' has no head of its own", f"Name '{other.head_of}'.")]
+    for key in ("task_type", "labels"):
+        own, its = getattr(task, key), getattr(other, key)
+        if own != its:
+            found = f"{_in_words(own)}, but the head is of '{other.name}' and gives {_in_words(its)}"
+            return [task.fault(key, found, f"Give both tasks the same {key}, in the same order.")]
+    return []
+
+
+def _in_words(value: str | Sequence[str]) -> str:
+    return f"'{value}'" if isinstance(value, str) else f"[{', '.join(value)}]"
 
 
 def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:

@@ -138,7 +138,8 @@ class Trainer:
     """Moves the weights of a model by an objective over batches.
 
     Args:
-        evaluate: the dev results of the model as it is, and the score that selects the best.
+        evaluate: the dev results of the model as it is, and the score that selects the best, None without labels: the
+            last weights are the best then, and patience does not run out.
         save: writes a checkpoint of the given kind: "best" and "last" hold weights, "step" all that a resume needs.
         clip_norm: largest norm of the gradient over all weights; None does not clip.
         on_step: called after each step with the progress and, when a line was logged, the tasks' mean losses.
@@ -154,7 +155,7 @@ class Trainer:
         scheduler: LRScheduler,
         accelerator: Accelerator,
         plan: Plan,
-        evaluate: Callable[[], tuple[Results, float]],
+        evaluate: Callable[[], tuple[Results, float | None]],
         save: Callable[[Literal["best", "last", "step"], Trainer], None],
         recorder: Recorder | None = None,
         clip_norm: float | None = 1.0,
@@ -308,6 +309,8 @@ class Trainer:
         results, score = self.evaluate()
         if self.recorder is not None:
             self.recorder.evaluation(self.progress.step, results, score)
+        if score is None:
+            return
         if score > self.progress.best_score + self.plan.min_delta:
             self.progress.best_score, self.progress.best_step, self.progress.without_rise = score, self.progress.step, 0
             self.save("best", self)
