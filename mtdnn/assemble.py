@@ -76,6 +76,8 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
             folder.claim(config, setup.tasks, resume=resume)
+            for task in config.subset:
+                folder.write_subset_ids(task, setup.train_stores[task].ids)
         setup.accelerator.wait_for_everyone()
         if not (resume and is_finished(folder)):
             setup.carry_out(folder, resume=resume, progress=progress)
@@ -164,10 +166,10 @@ def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], Abstrac
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def build_model(config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> MultiTaskModel:
+def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiTaskModel:
     """The model a run starts from: encoder, new heads, and heads started from an earlier run's."""
-    model = MultiTaskModel(build_encoder(config), task_types_of(tasks, tokenizer), seed=config.seed)
-    start_heads(model, tasks, config.encoder)
+    model = MultiTaskModel(build_encoder(config), task_types, seed=config.seed)
+    start_heads(model, {name: each.task for name, each in task_types.items()}, config.encoder)
     return model
 
 
@@ -190,6 +192,7 @@ def build_sampler(config: RunConfig, tasks: Mapping[str, TaskDef], stores: Mappi
         {name: tasks[name].batch_size or config.batch_size for name in stores},
         seed=config.seed,
         num_epochs=config.epochs,
+        max_steps=config.max_steps,
         lengths={name: store.lengths for name, store in stores.items()} if needs_lengths else None,
         max_tokens=config.max_tokens,
         group_by_length=config.group_by_length,
@@ -216,6 +219,7 @@ class Setup:
     model: MultiTaskModel
     sampler: Sampler
     loader: TrainLoader
+    train_stores: dict[str, Store]
     dev_stores: dict[tuple[str, str], Store]
     objective: Objective
     plan: Plan
@@ -243,7 +247,7 @@ class Setup:
         }
         sampler = build_sampler(config, tasks, stores)
         plan = build_plan(config, sampler)
-        model = build_model(config, tasks, tokenizer).to(accelerator.device)
+        model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
         autocast = autocast_of(config, accelerator.device)
@@ -260,7 +264,7 @@ class Setup:
             num_processes=accelerator.num_processes,
             prefetch=2 if accelerator.device.type == "cuda" else 0,
         )
-        return cls(config, tasks, tokenizer, model, sampler, loader, dev_stores, objective, plan, accelerator)
+        return cls(config, tasks, tokenizer, model, sampler, loader, stores, dev_stores, objective, plan, accelerator)
 
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train in the run's folder, from its newest whole checkpoint when resumed."""

@@ -191,10 +191,11 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written."""
+    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written there and beside."""
     for path in steps_of(folder)[:-count]:
         shutil.rmtree(path)
-    for path in folder.glob(".*.partial-*"):
+    beside = (found for name in ("best", "last") for found in folder.parent.glob(f".{name}.partial-*"))
+    for path in (*folder.glob(".*.partial-*"), *beside):
         shutil.rmtree(path, ignore_errors=True)
 
 

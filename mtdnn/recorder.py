@@ -41,7 +41,9 @@ class Recorder:
             self._write(self.timing, {"step": step, "seconds_per_step": (now - then) / (step - before)})
         self._since = (now, step)
 
-    def evaluation(self, step: int, results: Mapping[str, Mapping[str, Mapping[str, Any]]], score: float | None) -> None:
+    def evaluation(
+        self, step: int, results: Mapping[str, Mapping[str, Mapping[str, Any]]], score: float | None
+    ) -> None:
         """One line of evaluation: task → split → metric → value, and the score that selects the best checkpoint."""
         self._write(self.log, {"step": step, "evaluation": results, "score": score})
         for task, splits in results.items():

@@ -58,6 +58,7 @@ def _chosen(column: Column, rows: np.ndarray) -> Column:
     return [column[row] for row in rows] if isinstance(column, list) else column[rows]
 
 
+POOLINGS = ("mean", "first")
 Rows = str | Path | Sequence[Sequence[str]]
 """A file of rows in any known format, or the texts of each row."""
 
@@ -165,7 +166,11 @@ class Run:
             rows: as for `predict`.
             task: whose columns the rows have; None takes the first task with as many texts.
             pooling: mean = of the hidden states of a row's real tokens; first = of its first token alone.
+        Raises:
+            ConfigError, DataError: as `predict`; or an unknown word for pooling.
         """
+        if pooling not in POOLINGS:
+            raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
         name = self._known([task])[0] if task else self._task_for(rows)
         with self._store(name, rows) as store:
             loader = EvalLoader(

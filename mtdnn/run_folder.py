@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ class RunFolder:
     def checkpoint(self, name: str) -> Path:
         """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`."""
         return self.checkpoints / name if name.startswith("step-") else self.path / name
+
+    def write_subset_ids(self, task: str, ids: Sequence[str]) -> None:
+        """Keep the ids of the rows a task is trained on, one a line, where `subset` has chosen them."""
+        path = self.path / "subset" / f"{task}.ids"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(f"{row_id}\n" for row_id in ids))
 
     def prediction_file(self, task: str, split: str) -> Path:
         """Where the predictions of a split lie."""
@@ -101,18 +107,25 @@ class RunFolder:
         return load_task_defs(self.tasks_file)
 
     def read_results(self) -> dict[str, Any]:
-        """task → split → metric → value, and `_run`, what made them; empty before the first evaluation."""
+        """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation."""
         if not self.results_file.exists():
             return {}
         results: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
         return results
 
     def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
-        """Add results to `results.json`, and say beside them which checkpoint and code they come from."""
+        """Add results to `results.json`, and say beside them which checkpoint and code they come from.
+
+        `_run` tells of the latest evaluation, `_made_by` of each split's numbers, which may be of earlier ones.
+        """
         merged = self.read_results()
+        run = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
+        makers = merged.pop("_made_by", {})
         for task, splits in results.items():
             merged[task] = {**merged.get(task, {}), **splits}
-        merged["_run"] = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
+            maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
+            makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
+        merged["_run"], merged["_made_by"] = run, makers
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged
 
@@ -127,7 +140,7 @@ def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
     """YAML text of the native schema that loads to equal definitions."""
     blocks = {}
     for name, task in tasks.items():
-        block = task.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name", "options"})
+        block = task.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name", "options"})
         blocks[name] = {**block, **task.options}
     return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120)
 

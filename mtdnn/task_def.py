@@ -217,7 +217,7 @@ def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence
         own, its = getattr(task, key), getattr(other, key)
         if own != its:
             found = f"{_in_words(own)}, but the head is of '{other.name}' and gives {_in_words(its)}"
-            return [task.fault(key, found, f"Give both tasks the same {key}, in the same order.")]
+            return [task.fault(key, found, "Give both tasks the same.")]
     return []
 
 

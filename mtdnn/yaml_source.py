@@ -94,9 +94,8 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     """The mapping in a YAML text; `path` names it in messages. Raises as `read_yaml`."""
     try:
         node = yaml.compose(text, Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(fault(f"{path}:{line}", "", f"not valid YAML: {error.problem}")) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_fault(error, text, path)) from error
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
@@ -106,7 +105,22 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     _walk(node, (), lines, faults, path)
     if faults:
         raise ConfigError(faults)
-    return YamlSource(path=path, value=yaml.load(text, Loader=Loader), lines=lines)
+    try:
+        value = yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_fault(error, text, path)) from error
+    except ValueError as error:  # a date that there is not, say
+        raise ConfigError(fault(path, "", f"not valid YAML: {error}", "Put the value in quotes.")) from error
+    return YamlSource(path=path, value=value, lines=lines)
+
+
+def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return fault(f"{path}:{line}", "", f"not valid YAML: {error.problem}")
+    position = getattr(error, "position", 0)
+    found = f"character {text[position : position + 1]!r} is not allowed in YAML"
+    return fault(f"{path}:{text.count(chr(10), 0, position) + 1}", "", found, "Remove it.")
 
 
 def parse_value(text: str, *, where: str) -> object:
@@ -117,7 +131,7 @@ def parse_value(text: str, *, where: str) -> object:
     """
     try:
         return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(fault(where, "", f"{text!r} is not valid YAML", "Put it in quotes if it is text.")) from error
 
 

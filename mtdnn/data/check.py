@@ -301,6 +301,7 @@ def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report)
             {name: tasks[name].batch_size or run.batch_size for name in sizes},
             seed=run.seed,
             num_epochs=run.epochs,
+            max_steps=run.max_steps,
             lengths=lengths if run.max_tokens or run.group_by_length else None,
             max_tokens=run.max_tokens,
             group_by_length=run.group_by_length,

@@ -39,7 +39,7 @@ class Sampler(ABC):
         sizes: training rows of each task, in the order of the run's `train`.
         batch_sizes: rows in a batch of each task.
         seed: the run's.
-        num_epochs: of the run, for strategies that change over it.
+        num_epochs, max_steps: length of the run, for strategies that change over it; steps count when both are given.
         lengths: tokens of each row of each task, for the next two.
         max_tokens, group_by_length: see `RowStream`.
         options: the strategy's own.
@@ -57,6 +57,7 @@ class Sampler(ABC):
         *,
         seed: int,
         num_epochs: float | None = None,
+        max_steps: int | None = None,
         lengths: Mapping[str, np.ndarray] | None = None,
         max_tokens: int | None = None,
         group_by_length: int | None = None,
@@ -64,7 +65,8 @@ class Sampler(ABC):
     ) -> None:
         if not sizes:
             raise ConfigError(fault("", "train", "no task to train on", "Name one with a train split."))
-        self.sizes, self.tasks, self.seed, self.num_epochs = dict(sizes), tuple(sizes), seed, num_epochs
+        self.sizes, self.tasks, self.seed = dict(sizes), tuple(sizes), seed
+        self.num_epochs, self.max_steps = num_epochs, max_steps
         self.epoch = 0
         self.streams = [
             RowStream(
@@ -307,9 +309,10 @@ class Annealed(Weighted):
         for name, value in (("start", start), ("end", end)):
             if not 0 <= value <= 1:
                 raise ConfigError(fault("", f"mixing.{name}", f"{value} is no exponent", "Give one from 0 to 1."))
-        if self.num_epochs is None:
+        epochs = self.num_epochs if self.max_steps is None else self.max_steps / self.num_steps(0)
+        if epochs is None:
             raise ConfigError(fault("", "mixing", "annealed needs to know the length of the run", "Give `epochs`."))
-        self.start, self.end, self.last_epoch = start, end, max(int(np.ceil(self.num_epochs)) - 1, 1)
+        self.start, self.end, self.last_epoch = start, end, max(int(np.ceil(epochs)) - 1, 1)
 
     def probabilities(self, epoch: int) -> np.ndarray:
         share = min(epoch / self.last_epoch, 1.0)

@@ -72,11 +72,14 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path, model: nn.
 
 
 def test_only_the_newest_are_kept_and_leftovers_removed(tmp_path: Path, model: nn.Module) -> None:
+    folder = tmp_path / "checkpoints"
     for step in (9, 10, 100):
-        save(tmp_path / f"step-{step}", model, step)
-    (tmp_path / ".step-101.partial-1").mkdir()
-    checkpoint.keep_newest(tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-100"]
+        save(folder / f"step-{step}", model, step)
+    for leftover in (folder / ".step-101.partial-1", tmp_path / ".best.partial-1"):
+        leftover.mkdir()
+    checkpoint.keep_newest(folder, 2)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-10", "step-100"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path: Path, model: nn.Module) -> None:

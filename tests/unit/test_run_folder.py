@@ -37,6 +37,13 @@ def test_definitions_written_are_read_back_equal(tmp_path: Path, tasks: dict[str
     assert again["rte"].options == {"stride": 64}
 
 
+def test_a_default_that_was_written_out_stays_written(tmp_path: Path) -> None:
+    """A task type may mean something else where nothing is written: heads for masked words have no dropout then."""
+    written = {"words": task_def_from("words", {"task_type": "masked_lm", "dropout": 0.1})}
+    (tmp_path / "tasks.yml").write_text(tasks_to_yaml(written))
+    assert "dropout" in load_task_defs(tmp_path / "tasks.yml")["words"].model_fields_set
+
+
 def test_a_run_is_read_back_equal_with_its_makers_named(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
@@ -76,6 +83,17 @@ def test_results_keep_what_was_there_and_name_commit_seed_and_step(
     assert merged["rte"] == {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
     assert {"commit", "torch", "seed", "step", "checkpoint"} <= merged["_run"].keys()
     assert folder.read_results() == merged
+
+
+def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
+    folder = RunFolder(config.output)
+    folder.claim(config, tasks, resume=False)
+    folder.write_results({"rte": {"dev": {"accuracy": 0.5}}}, seed=1, step=3, checkpoint="best")
+    merged = folder.write_results({"rte": {"test": {"accuracy": 0.4}}}, seed=1, step=9, checkpoint="last")
+    makers = merged["_made_by"]["rte"]
+    assert (makers["dev"]["checkpoint"], makers["dev"]["step"]) == ("best", 3)
+    assert (makers["test"]["checkpoint"], makers["test"]["step"]) == ("last", 9)
+    assert makers["dev"]["commit"] == merged["_run"]["commit"]
 
 
 def test_a_folder_without_a_run_is_told_apart(tmp_path: Path) -> None:

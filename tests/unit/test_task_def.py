@@ -138,6 +138,24 @@ def test_number_labels_are_words(tmp_path):
             "See docs/task_definitions.md for the keys.",
         ),
         (
+            "a: {task_type: classification}\nb:\n  task_type: classification\n  head_of: aa\n",
+            "tasks.yml:4: b.head_of: unknown task 'aa'; known: a. Did you mean 'a'?",
+        ),
+        (
+            "a: {task_type: regression, labels: [x, y]}\nb: {task_type: regression, labels: [y, x], head_of: a}\n",
+            "tasks.yml:2: b.labels: [y, x], but the head is of 'a' and gives [x, y]. Give both tasks the same.",
+        ),
+        (
+            "a: {task_type: regression}\nb:\n  task_type: classification\n  head_of: a\n",
+            "tasks.yml:3: b.task_type: 'classification', but the head is of 'a' and gives 'regression'. "
+            "Give both tasks the same.",
+        ),
+        (
+            "a: {task_type: regression}\nb: {task_type: regression, head_of: a}\n"
+            "c: {task_type: regression, head_of: b}\n",
+            "tasks.yml:3: c.head_of: 'b' has no head of its own. Name 'a'.",
+        ),
+        (
             "a: {task_type: classification}\na: {task_type: regression}\n",
             "tasks.yml:2: a: given twice, first at line 1. Remove or rename one.",
         ),

@@ -70,6 +70,10 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
         (b"- a\n- b\n", "a.yml:1: not a mapping of keys to values"),
         (b"a: [1, 2\nb: 3\n", "a.yml:2: not valid YAML: "),
         (b"a: \xe9\n", "a.yml: not UTF-8 (byte 3). Save the file as UTF-8."),
+        (b"a: 1\nb: !foo 1\n", "a.yml:2: not valid YAML: could not determine a constructor for the tag '!foo'"),
+        (b"{[1]: 2}\n", "a.yml:1: not valid YAML: found unhashable key"),
+        (b"a: 2001-13-45\n", "a.yml: not valid YAML: month must be in 1..12. Put the value in quotes."),
+        (b"a: 1\nb: \x01\n", "a.yml:2: character '\\x01' is not allowed in YAML. Remove it."),
     ],
 )
 def test_a_file_that_is_no_mapping_is_told(tmp_path, content, message):

@@ -192,6 +192,15 @@ def test_annealed_falls_from_one_to_a_fifth_as_in_pals() -> None:
     assert weighted_shares("annealed", {}, 9) == weighted_shares("annealed", {}, 4)
 
 
+def test_annealed_ends_with_the_steps_where_they_are_given() -> None:
+    """1,700 steps are one pass over both tasks; 4,000 are three epochs, whatever number of epochs stands beside."""
+    arguments = {"sizes": {"a": 1600, "b": 100}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0, "num_epochs": 20}
+    one = sampler("annealed", {}, {**arguments, "max_steps": 4000})
+    shares = [one.probabilities(epoch).tolist() for epoch in range(4)]  # type: ignore[attr-defined]
+    expected = [16**alpha / (1 + 16**alpha) for alpha in (1.0, 0.6, 0.2, 0.2)]
+    assert [share for share, _ in shares] == pytest.approx(expected)
+
+
 def test_turns_are_drawn_with_these_probabilities() -> None:
     arguments = {"sizes": {"a": 16000, "b": 1000}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0}
     counts = sampler("temperature", {"tau": 2}, arguments).batches_per_task(0)
