@@ -8,7 +8,8 @@ with rows grouped by length; mtdnn trains with packed tokens in random order. Ea
 another for the same number of steps of each task. Examples and real tokens per second are medians over the rounds,
 ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is
 the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
-tokens' products need: 6 operations per token and weight.
+tokens' products need: 6 operations per token and weight. Where mtdnn has oneDNN multiply float32 matrices (see
+`mtdnn/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -36,6 +38,7 @@ from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
 from mtdnn.cli import table
 from mtdnn.data.prepro import prepare
+from mtdnn.products import linear, onednn_is_quicker
 from mtdnn.run_config import load_run_config
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import load_task_defs
@@ -43,6 +46,7 @@ from mtdnn.trainer import Trainer
 
 TASKS = "task_defs/glue.yml"
 MATRIX = 2048
+ONEDNN = "float32 oneDNN"
 T = TypeVar("T")
 
 
@@ -100,12 +104,15 @@ def some_batches(loader: DataLoader, count: int, *, seed: int) -> DataLoader:
     return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
 
 
-def our_steps(encoder: str, prepared: Path, tasks: Sequence[str], steps: int, *, bf16: bool) -> Steps:
+def our_steps(
+    encoder: str, prepared: Path, tasks: Sequence[str], steps: int, *, bf16: bool, products: str = "fast"
+) -> Steps:
     """A function that trains this project for the same number of steps on each task, one model for each as above."""
     streams: list[tuple[Trainer, Iterator[Sequence[Batch]]]] = []
     for task in tasks:
         given = {"tasks": TASKS, "data": str(prepared), "encoder": encoder, "output": "unused", "train": [task]}
-        config = load_run_config(None, {**given, "batch_size": 16, "precision": "bf16" if bf16 else "float32"})
+        given |= {"batch_size": 16, "precision": "bf16" if bf16 else "float32", "products": products}
+        config = load_run_config(None, given)
         setup = Setup.of(config)
         trainer = setup.trainer(RunFolder("unused"))
         trainer.model.train()
@@ -160,7 +167,9 @@ def total(speeds: Sequence[Speed]) -> Speed:
     return Speed(*(sum(getattr(each, name) for each in speeds) for name in ("examples", "tokens", "seconds")))
 
 
-def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+def matmul_rate(
+    dtype: torch.dtype, device: str = "cpu", product: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+) -> float:
     """Operations per second of this machine's own matrix product, the best of ten; the first ones warm up."""
     size = MATRIX if device == "cpu" else 4 * MATRIX
     first, second = (torch.randn(size, size).to(device, dtype) for _ in range(2))
@@ -168,7 +177,7 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     for _ in range(10):
         wait_for(first.device)
         started = time.perf_counter()
-        first @ second
+        product(first, second)
         wait_for(first.device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
@@ -188,7 +197,8 @@ def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]
     first = next(iter(rounds))
     columns = ["method", "examples/s", "spread", "real tokens/s", f"ratio to {first}", "share of matmul rate"]
     on_gpu = any(each.memory for speeds in rounds.values() for each in speeds)
-    lines = [[*columns, "peak memory of a step, MiB"] if on_gpu else columns]
+    more = ["share of oneDNN's"] if ONEDNN in rates else []
+    lines = [[*columns, *more, *(["peak memory of a step, MiB"] if on_gpu else [])]]
     for name, speeds in rounds.items():
         examples = [each.examples / each.seconds for each in speeds]
         tokens = statistics.median(each.tokens / each.seconds for each in speeds)
@@ -199,9 +209,10 @@ def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]
         rate = rates["bf16" if "bf16" in name else "float32"]
         spread = f"{min(examples):.1f}–{max(examples):.1f}"
         share = f"{6 * weights * tokens / rate:.0%}"
+        more = [f"{6 * weights * tokens / rates[ONEDNN]:.0%}" if "float32" in name else ""] if ONEDNN in rates else []
         speed, ratio = f"{statistics.median(examples):.1f}", f"{statistics.median(ratios):.2f}"
         memory = [f"{max(each.memory for each in speeds) / 2**20:,.0f}"] if on_gpu else []
-        lines.append([name, speed, spread, f"{tokens:.0f}", ratio, share, *memory])
+        lines.append([name, speed, spread, f"{tokens:.0f}", ratio, share, *more, *memory])
     return table(lines)
 
 
@@ -219,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU
-    tasks = given.tasks.split(",")
+    tasks, quick = given.tasks.split(","), given.device == "cpu" and onednn_is_quicker()
     with tempfile.TemporaryDirectory(prefix="mtdnn-throughput-") as folder:
         definitions = load_task_defs(TASKS)
         prepare({task: definitions[task] for task in tasks}, data=given.data, encoder=given.encoder, out=folder)
@@ -230,12 +241,17 @@ def main() -> None:
                 methods[name] = plain_steps(
                     given.encoder, given.data, tasks, given.steps, bf16=bf16, grouped=grouped, device=given.device
                 )
-            methods[f"mtdnn {precision}"] = our_steps(given.encoder, Path(folder), tasks, given.steps, bf16=bf16)
+            ours = partial(our_steps, given.encoder, Path(folder), tasks, given.steps, bf16=bf16)
+            methods[f"mtdnn {precision}"] = ours()
+            if quick and not bf16:
+                methods["mtdnn float32, products: torch"] = ours(products="torch")
         rounds = interleaved(
             {name: partial(with_memory, given.device, run) for name, run in methods.items()}, given.repeats
         )
     precisions = {"float32": torch.float32, "bf16": torch.bfloat16}
     rates = {name: matmul_rate(dtype, given.device) for name, dtype in precisions.items()}
+    if quick:
+        rates[ONEDNN] = matmul_rate(torch.float32, product=linear)
     print(report(rounds, weights_of_layers(given.encoder), rates))
     products = ", ".join(f"{name} products at {rate / 1e9:.0f} Gop/s" for name, rate in rates.items())
     print(f"\n{given.threads} threads; {given.repeats} rounds of {given.steps} steps of {given.tasks} each; {products}")

@@ -186,3 +186,5 @@ def test_the_table_of_training_tells_memory_where_there_is_any():
     assert train_throughput.report(rounds, 10, rates).splitlines()[1].split()[-2:] == ["1.00", "10%"]
     rounds["mtdnn float32"] = [train_throughput.Speed(10, 150, 1.0, memory=2**20)]
     assert train_throughput.report(rounds, 10, rates).splitlines()[2].split()[-3:] == ["1.50", "15%", "1"]
+    rates[train_throughput.ONEDNN] = 2 * rates["float32"]
+    assert train_throughput.report(rounds, 10, rates).splitlines()[2].split()[-4:] == ["1.50", "15%", "8%", "1"]
