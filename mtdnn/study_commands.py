@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mtdnn.study_grid import Cell, Grid
 
 
-def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 1) -> str:
+def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 0) -> str:
     """Copy part of a file of rows, chosen by seed and row ids alone.
 
     Args:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -92,12 +92,12 @@ def write_subset(
         raise ConfigError(fault("", "subset", "give either a fraction or a number of rows", "As --fraction 0.01."))
     lines = _lines(source)
     ids = _ids(source, lines)
-    size = rows if rows is not None else subset_size(len(lines), fraction or 0.0)
-    chosen = chosen_rows(ids, size, seed=seed)
+    size = rows if rows is not None else subset_size(len(ids), fraction or 0.0)
+    chosen, texts = chosen_rows(ids, size, seed=seed), list(lines.values())
     ids_file = out.with_suffix(".ids")
     write_lines(ids_file, (ids[row] for row in chosen))
-    write_lines(out, (lines[row] for row in chosen))
-    return Written(rows=out, ids=ids_file, size=size, num_rows=len(lines))
+    write_lines(out, (texts[row] for row in chosen))
+    return Written(rows=out, ids=ids_file, size=size, num_rows=len(ids))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -107,19 +107,20 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> dict[int, str]:
+    """The lines that are not blank, by their numbers in the file."""
     if path.suffix not in (".tsv", ".jsonl"):
         raise ConfigError(fault(str(path), "", "not a .tsv or .jsonl file", "A run's `subset` reads every format."))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(fault(str(path), "", f"cannot be read: {error}", "Check the path.")) from error
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    return {number: line.rstrip("\r") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
 
 
-def _ids(path: Path, lines: Sequence[str]) -> list[str]:
+def _ids(path: Path, lines: Mapping[int, str]) -> list[str]:
     ids, faults = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in lines.items():
         row_id = _id_of(line, path.suffix)
         if not row_id:
             faults.append(fault(f"{path}:{number}", "id", "the row has no id", "Give every row its own."))

@@ -94,8 +94,8 @@ def test_a_written_subset_holds_whole_unchanged_lines_and_their_ids(tmp_path: Pa
 
 def test_rows_without_id_and_other_formats_are_refused(tmp_path: Path) -> None:
     source = tmp_path / "train.tsv"
-    source.write_text("a\tx\n\ty\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"train.tsv:2: id: the row has no id"):
+    source.write_text("a\tx\n\n\ty\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"train.tsv:3: id: the row has no id"):
         write_subset(source, tmp_path / "part.tsv", seed=1, rows=1)
     with pytest.raises(ConfigError, match="either a fraction or a number of rows"):
         write_subset(source, tmp_path / "part.tsv", seed=1)
