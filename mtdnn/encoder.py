@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
@@ -293,7 +296,8 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
 def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
     """The model of a hub name or folder, and the names of the pooler's weights that the files do not hold."""
     try:
-        backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
+        with no_bars_for_folders(where):
+            backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         fix = "Give a folder with model.safetensors as save_pretrained writes it."
         raise ConfigError(fault(where, "encoder", f"weights cannot be loaded ({_first_line(error)})", fix)) from error
@@ -303,6 +307,19 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
         found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
         raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
     return backbone, missing
+
+
+@contextmanager
+def no_bars_for_folders(where: str) -> Iterator[None]:
+    """No progress bars of transformers while weights are read from a folder; those of downloads stay."""
+    if not Path(where).is_dir() or not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 def recompute_layers(backbone: PreTrainedModel) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from mtdnn.checkpoint import ENCODER, open_checkpoint, read_weights
-from mtdnn.encoder import Encoder, recompute_layers
+from mtdnn.encoder import Encoder, no_bars_for_folders, recompute_layers
 from mtdnn.errors import ConfigError, unknown
 from mtdnn.heads import MaskedLMHead
 from mtdnn.model import MultiTaskModel
@@ -106,7 +106,8 @@ def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
     Every family has BERT's layout under names of its own: a dense layer, a normalisation, and a bias per token.
     """
     try:
-        whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True)
+        with no_bars_for_folders(place):
+            whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True)
     except (OSError, ValueError):
         return None
     body = f"{whole.base_model_prefix}."

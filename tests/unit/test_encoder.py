@@ -22,6 +22,7 @@ from transformers import (
     T5Config,
     XLMRobertaConfig,
 )
+from transformers.utils.logging import is_progress_bar_enabled
 
 from mtdnn.encoder import Encoder, has_token_types, recompute_layers
 from mtdnn.errors import ConfigError
@@ -260,6 +261,13 @@ def test_layers_are_counted_from_the_embeddings_upward():
     assert albert.layer_of("backbone.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight") == 2
     assert modernbert.layer_of("backbone.layers.0.mlp.Wi.weight") == 1
     assert modernbert.layer_of("backbone.final_norm.weight") == 2
+
+
+def test_reading_a_folder_shows_no_bar_and_leaves_bars_as_they_were(tmp_path, capfd):
+    backbone("bert").save_pretrained(tmp_path)
+    Encoder.from_pretrained(tmp_path)
+    assert "Loading" not in capfd.readouterr().err
+    assert is_progress_bar_enabled()
 
 
 def test_a_folder_gives_the_encoder_and_its_pooler_in_evaluation_mode(tmp_path):
