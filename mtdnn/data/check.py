@@ -242,6 +242,8 @@ def _inspect(jobs: list[Job], tokenizer: Tokenizer | None, report: Report, num_w
         report.faults += shortened(faults, sum(each.num_faults for each in of_split), job)
         twins = list(job.duplicates(duplicate_hashes(np.concatenate([each.ids for each in of_split]))))
         report.faults += shortened(twins, len(twins), job)
+        if not any(len(each.ids) or each.num_faults for each in of_split):
+            report.faults.append(job.rows.told_empty())
         report.splits.append(_joined(job, of_split))
 
 

@@ -239,6 +239,11 @@ class _Split:
     num_faults: int = 0
     id_hashes: list[np.ndarray] = field(default_factory=list)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows without a fault."""
+        return sum(map(len, self.id_hashes))
+
     def add(self, part: EncodedPart) -> None:
         """Write a part, unless a fault was seen: then only faults are gathered."""
         self.parts_left -= 1
@@ -286,6 +291,8 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[st
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
     twins = list(job.duplicates(duplicate_hashes(np.concatenate(split.id_hashes))))
     faults = shortened(split.faults, split.num_faults, job) + shortened(twins, len(twins), job)
+    if not faults and not split.num_rows:
+        faults = [job.rows.told_empty()]
     if faults:
         split.writer.abandon()
         return faults

@@ -82,7 +82,11 @@ class RowSource(ABC):
 
     def faults(self, columns: Columns) -> list[str]:
         """What is wrong with the source as a whole: it is empty, or lacks a column."""
-        return [] if next(self.parts(), None) else [fault(self.place, "", "no rows", "Add rows, or remove the split.")]
+        return [] if next(self.parts(), None) else [self.told_empty()]
+
+    def told_empty(self) -> str:
+        """The fault of a source that turned out to hold no row: a header alone, blank lines."""
+        return fault(self.place, "", "no rows", "Add rows, or remove the split.")
 
 
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:

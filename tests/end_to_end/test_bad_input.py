@@ -164,6 +164,18 @@ def other_tokenizer():
     write_encoder(Path("encoder"), ["quite other words stand here", "zebras zoom by"])
 
 
+def header_alone():
+    Path("data/pairs/dev.tsv").unlink()
+    Path("data/pairs/dev.csv").write_text("id,label,premise,hypothesis\n")
+
+
+def blank_text():
+    with Path("tasks.yml").open("a") as file:
+        file.write("novel: {task_type: masked_lm, max_length: 32, splits: {dev: dev}}\n")
+    Path("data/novel").mkdir()
+    Path("data/novel/dev.txt").write_text("\n \n\n")
+
+
 TRAIN_ROWS = "data/pairs/train.tsv"
 DEFINITIONS = [
     Case(
@@ -308,6 +320,24 @@ ROWS = [
         write(TRAIN_ROWS, b""),
         PREPRO,
         "data/pairs/train.tsv: the file is empty. Add rows, or remove the split.",
+    ),
+    Case(
+        "a table that is a header alone",
+        header_alone,
+        PREPRO,
+        "data/pairs/dev.csv: no rows. Add rows, or remove the split.",
+    ),
+    Case(
+        "running text of blank lines alone",
+        blank_text,
+        PREPRO,
+        "data/novel/dev.txt: no rows. Add rows, or remove the split.",
+    ),
+    Case(
+        "a checked table that is a header alone",
+        header_alone,
+        CHECK,
+        "data/pairs/dev.csv: no rows. Add rows, or remove the split.",
     ),
     Case(
         "a missing split",

@@ -70,6 +70,12 @@ def test_dev_rows_with_the_texts_of_train_rows_are_counted(project):
     assert "nli/dev: 1 of 3 rows have the same texts as a train row. Metrics on them measure memory." in warnings
 
 
+def test_a_file_that_holds_no_row_is_a_fault(project):
+    (project.data / "like/dev.tsv").unlink()
+    (project.data / "like/dev.csv").write_text("id,label,text\n")
+    assert checked(project).faults == [f"{project.data}/like/dev.csv: no rows. Add rows, or remove the split."]
+
+
 def test_a_label_without_train_rows_is_a_warning(project):
     project.rows("nli/train", ["n1\tyes_\tA.\tB."])
     assert any("no train row has the label 'no_'" in line for line in checked(project).warnings)

@@ -147,6 +147,13 @@ def test_a_file_full_of_faults_shows_the_first_twenty(project, encoder):
     assert found[-1] == "nli/train.tsv: 30 more faults like these"
 
 
+def test_a_file_that_holds_no_row_is_a_fault(project, encoder):
+    (project.data / "like/dev.tsv").unlink()
+    (project.data / "like/dev.csv").write_text("id,label,text\n")
+    assert faults_of(project, encoder) == ["like/dev.csv: no rows. Add rows, or remove the split."]
+    assert not (project.out / "like").exists()
+
+
 def test_faults_leave_the_split_made_before_in_its_place(project, encoder):
     prepared(project, encoder)
     before = files_of(project.out / "nli")
