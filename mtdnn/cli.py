@@ -81,11 +81,16 @@ def prepro(
         tasks: Names, separated by commas. Default: all.
     """
     from mtdnn.data.prepro import prepare
-    from mtdnn.task_def import load_task_defs
+    from mtdnn.task_def import read_task_defs
 
-    chosen = chosen_tasks(load_task_defs(definitions), tasks)
+    known, faults = read_task_defs(definitions)
+    names = names_in(tasks)
+    if faults:  # a name may be that of a block that could not be read
+        chosen = {name: task for name, task in known.items() if names is None or name in names}
+    else:
+        chosen = chosen_tasks(known, tasks)
     rows = None if data is None else Path(data)
-    prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True)
+    prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True, known_faults=faults)
     return f"prepared rows: {out}"
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mtdnn.data.encode import Job, duplicate_hashes, id_hash, map_parts
+from mtdnn.data.encode import Job, id_hash, map_parts
 from mtdnn.data.manifest import length_summary
-from mtdnn.data.prepro import FAULTS_TOLD, block_faults, readable_jobs, shortened
+from mtdnn.data.prepro import FAULTS_TOLD, SplitFaults, block_faults, readable_jobs
 from mtdnn.data.row_source import Part
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
@@ -179,7 +179,7 @@ def check(
         if not found and (data is not None or task.source is not None):
             sound[task.name] = task
     jobs, missing = readable_jobs(sound, data, warn=report.warnings.append)
-    report.faults += [line for lines in missing.values() for line in lines]
+    report.faults += missing
     _inspect(jobs, tokenizer, report, num_workers)
     for task in sound.values():
         report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
@@ -238,12 +238,10 @@ def _inspect(jobs: list[Job], tokenizer: Tokenizer | None, report: Report, num_w
         found.setdefault(index, []).append(facts)
     for index, job in enumerate(jobs):
         of_split = found[index]
-        faults = [line for each in of_split for line in each.faults]
-        report.faults += shortened(faults, sum(each.num_faults for each in of_split), job)
-        twins = list(job.duplicates(duplicate_hashes(np.concatenate([each.ids for each in of_split]))))
-        report.faults += shortened(twins, len(twins), job)
-        if not any(len(each.ids) or each.num_faults for each in of_split):
-            report.faults.append(job.rows.told_empty())
+        faults = SplitFaults()
+        for each in of_split:
+            faults.add(each.faults, each.num_faults, each.ids)
+        report.faults += faults.told(job)
         report.splits.append(_joined(job, of_split))
 
 

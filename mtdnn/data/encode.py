@@ -116,7 +116,7 @@ class EncodedPart:
     """A part of the rows of a split, or its faults.
 
     Attributes:
-        batch: its columns; None when it has faults.
+        batch: its columns; None when it has faults, or was only read.
         faults, num_faults: the first of them, and how many there are.
         id_hashes: [rows without a fault] uint64.
     """
@@ -152,9 +152,7 @@ def duplicate_hashes(hashes: np.ndarray) -> set[int]:
 
 
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
-    """The columns of the rows of a part."""
-    if tokenizer is None:
-        raise ValueError("rows cannot be encoded without a tokenizer")
+    """The columns of the rows of a part; without a tokenizer they are only read."""
     examples: list[Example] = []
     faults: list[str] = []
     for found in job.examples(part):
@@ -163,7 +161,9 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
         else:
             faults.append(found)
     hashes = np.fromiter((id_hash(example.id) for example in examples), np.uint64, len(examples))
-    batch = None if faults or not examples else record_batch(job.encode(examples, tokenizer))
+    batch = None
+    if tokenizer is not None and examples and not faults:
+        batch = record_batch(job.encode(examples, tokenizer))
     return EncodedPart(batch, faults[:FAULTS_KEPT], len(faults), hashes)
 
 

@@ -1,15 +1,15 @@
 """Rows × TaskDef × tokenizer → Arrow + manifest.json.
 
-Every split is written beside its place and renamed when whole; the splits of a task go to their places together, when
-none of them has a fault. What a killed run leaves behind lies in `<out>/.staging`: whole splits there are used by the
-next run, the rest is removed.
+Every split is written beside its place and renamed when whole; all go to their places together, when no task has a
+fault. What a killed run leaves behind lies in `<out>/.staging`: whole splits there are used by the next run, the rest
+is removed.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ def prepare(
     out: str | Path,
     num_workers: int | None = None,
     progress: bool = False,
+    known_faults: Sequence[str] = (),
 ) -> dict[str, dict[str, Manifest]]:
     """Prepare every split of the tasks under `<out>/<task>/<split>`; a split that is there and unchanged is kept.
 
@@ -48,29 +49,32 @@ def prepare(
         encoder: hub name or folder; only its tokenizer is loaded.
         num_workers: processes; None takes one per core.
         progress: show a bar.
+        known_faults: of blocks that could not be read, to be told with those found here.
     Returns:
         task → split → what was made.
     Raises:
-        ConfigError: a task's type cannot use its block, or the encoder has no tokenizer or cannot take max_length.
-        DataError: every fault of the rows of all tasks. Tasks without a fault are prepared nevertheless; of the
-            others nothing is written.
+        ConfigError: the encoder has no tokenizer; or every fault of the blocks, and of the rows of the sound ones.
+        DataError: every fault of the rows, where the blocks have none.
+            As long as any task has a fault, nothing is written for any of them.
     """
-    out, tokenizer = Path(out), load_tokenizer(encoder)
-    refuse_faulty(tasks, tokenizer)
+    out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
+    sound, of_blocks = sound_tasks(tasks, tokenizer)
+    jobs, missing = readable_jobs(sound, data)
+    if known_faults or of_blocks or missing:
+        faults = [*known_faults, *of_blocks, *missing, *row_faults(jobs, num_workers=num_workers, progress=progress)]
+        raise (ConfigError if known_faults or of_blocks else DataError)(faults)
     with sole_writer(out, command="mtdnn prepro"), _room_told(out):
-        jobs, faults = readable_jobs(tasks, data)
         wanted = {job.key: _wanted(job, tokenizer, data) for job in jobs}
         _clean_staging(out, jobs, wanted)
         due = [job for job in jobs if not any(_holds(_place(root, job), job, wanted) for root in (out / STAGING, out))]
-        for job, found in _write_all(due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress):
-            faults.setdefault(job.task.name, []).extend(found)
-        for job in jobs:
-            if not faults.get(job.task.name):
+        written = _write_all(due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress)
+        faults = [line for _, found in written for line in found]
+        if not faults:
+            for job in jobs:
                 _promote(out, job)
         shutil.rmtree(out / STAGING, ignore_errors=True)
-    told = [line for lines in faults.values() for line in lines]
-    if told:
-        raise DataError(told)
+    if faults:
+        raise DataError(faults)
     return _made(out, jobs, new={job.key for job in due})
 
 
@@ -106,14 +110,33 @@ def prepare_file(
     return read_manifest(folder) or wanted
 
 
+def _tokenizer_of(encoder: str | Path, known_faults: Sequence[str]) -> Tokenizer:
+    """The encoder's tokenizer; faults known before are told with its own."""
+    try:
+        return load_tokenizer(encoder)
+    except ConfigError as error:
+        raise ConfigError([*known_faults, *error.faults]) from error
+
+
 def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
     """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
-    faults = [line for task in tasks.values() for line in block_faults(task, tokenizer)]
+    _, faults = sound_tasks(tasks, tokenizer)
     if faults:
         raise ConfigError(faults)
-    for task in tasks.values():
-        for warning in tokenizer.length_warnings(task):
-            logger.warning("%s", warning)
+
+
+def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[str]]:
+    """The tasks whose types and the tokenizer can use their blocks, and every fault of the other blocks."""
+    sound: dict[str, TaskDef] = {}
+    faults: list[str] = []
+    for name, task in tasks.items():
+        found = block_faults(task, tokenizer)
+        faults += found
+        if not found:
+            sound[name] = task
+            for warning in tokenizer.length_warnings(task):
+                logger.warning("%s", warning)
+    return sound, faults
 
 
 def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]:
@@ -127,14 +150,14 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]
 
 def readable_jobs(
     tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[str], object] = logger.warning
-) -> tuple[list[Job], dict[str, list[str]]]:
-    """The splits whose rows can be read, and the faults of the others, by task; a test split may be missing.
+) -> tuple[list[Job], list[str]]:
+    """The splits whose rows can be read, and the faults of the others; a test split may be missing.
 
     Args:
         warn: told of a missing test split.
     """
     jobs: list[Job] = []
-    faults: dict[str, list[str]] = {}
+    faults: list[str] = []
     for task in tasks.values():
         for split in task.split_names:
             try:
@@ -143,11 +166,11 @@ def readable_jobs(
                 if split in optional_splits(task):
                     warn(f"{error} It is a test split, and left out.")
                 else:
-                    faults.setdefault(task.name, []).extend(error.faults)
+                    faults += error.faults
                 continue
             job = Job(task, split, rows, "required" if split in task.splits.get("train", ()) else "allowed")
             found = rows.faults(job.columns)
-            faults.setdefault(task.name, []).extend(found)
+            faults += found
             if not found:
                 jobs.append(job)
     return jobs, faults
@@ -230,27 +253,54 @@ def told(manifest: Manifest) -> str:
 
 
 @dataclass
+class SplitFaults:
+    """What is wrong with the rows of a split, gathered part by part.
+
+    Attributes:
+        faults, num_faults: of single rows: the first of them, and how many there are.
+        id_hashes: of the rows without a fault.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    num_faults: int = 0
+    id_hashes: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, faults: list[str], num_faults: int, id_hashes: np.ndarray) -> None:
+        """Take in what was found in the next part."""
+        self.num_faults += num_faults
+        self.faults += faults[: FAULTS_TOLD - len(self.faults)]
+        self.id_hashes.append(id_hashes)
+
+    def told(self, job: Job) -> list[str]:
+        """Faults of rows, ids that come twice, or that there is no row at all."""
+        hashes = np.concatenate([np.empty(0, np.uint64), *self.id_hashes])
+        twins = list(job.duplicates(duplicate_hashes(hashes)))
+        found = shortened(self.faults, self.num_faults, job) + shortened(twins, len(twins), job)
+        return found if found or len(hashes) else [job.rows.told_empty()]
+
+
+def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[str]:
+    """Every fault of the rows of these splits, which are only read."""
+    parts = [job.parts() for job in jobs]
+    found = [SplitFaults() for _ in jobs]
+    for index, part in map_parts(encode_part, jobs, parts, None, num_workers=num_workers, progress=progress):
+        found[index].add(part.faults, part.num_faults, part.id_hashes)
+    return [line for job, of_split in zip(jobs, found, strict=True) for line in of_split.told(job)]
+
+
+@dataclass
 class _Split:
     """A split being written."""
 
     writer: SplitWriter
     parts_left: int
-    faults: list[str] = field(default_factory=list)
-    num_faults: int = 0
-    id_hashes: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows without a fault."""
-        return sum(map(len, self.id_hashes))
+    found: SplitFaults = field(default_factory=SplitFaults)
 
     def add(self, part: EncodedPart) -> None:
         """Write a part, unless a fault was seen: then only faults are gathered."""
         self.parts_left -= 1
-        self.num_faults += part.num_faults
-        self.faults += part.faults[: FAULTS_TOLD - len(self.faults)]
-        self.id_hashes.append(part.id_hashes)
-        if part.batch is not None and not self.num_faults:
+        self.found.add(part.faults, part.num_faults, part.id_hashes)
+        if part.batch is not None and not self.found.num_faults:
             self.writer.write(part.batch)
 
 
@@ -289,10 +339,7 @@ def _partial(staging: Path, job: Job) -> Path:
 
 def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[str]:
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
-    twins = list(job.duplicates(duplicate_hashes(np.concatenate(split.id_hashes))))
-    faults = shortened(split.faults, split.num_faults, job) + shortened(twins, len(twins), job)
-    if not faults and not split.num_rows:
-        faults = [job.rows.told_empty()]
+    faults = split.found.told(job)
     if faults:
         split.writer.abandon()
         return faults

@@ -652,9 +652,21 @@ def test_a_byte_order_mark_or_windows_line_ends_change_nothing(world, spoil):
     assert (world / "again" / arrow).read_bytes() == (world / "prepared" / arrow).read_bytes()
 
 
-def test_faults_of_definitions_and_rows_come_in_one_report(world, capsys):
-    Path("tasks.yml").write_text(TASKS.replace("pearson", "pearsn"))
+@pytest.mark.parametrize("command", [CHECK, PREPRO, PREPRO + " --tasks pairs,other"])
+def test_faults_of_definitions_and_rows_come_in_one_report(world, capsys, command):
+    Path("tasks.yml").write_text(TASKS.replace("pearson", "pearsn") + "other: {task_type: regression, dropout: 2}\n")
     append(TRAIN_ROWS, "99\tmaybe\ta\tb\n98\tyes_it_is\t\tb\n")()
-    assert main(CHECK.split()) == 2
-    places = [line.split(": ")[0] for line in capsys.readouterr().err.splitlines()]
-    assert places == ["tasks.yml:10", f"{TRAIN_ROWS}:13", f"{TRAIN_ROWS}:14"]
+    before = files_below(world)
+    assert main(command.split()) == 2
+    told = capsys.readouterr().err.splitlines()
+    places = [line.split(": ")[0] for line in told if line.startswith(("tasks.yml", "data"))]
+    of_scores = [] if "--tasks" in command else ["tasks.yml:10"]
+    assert places == ["tasks.yml:12", *of_scores, f"{TRAIN_ROWS}:13", f"{TRAIN_ROWS}:14"]
+    assert files_below(world) == before
+
+
+def test_a_fault_in_the_rows_of_one_task_leaves_the_other_unwritten(world, capsys):
+    append("data/scores/dev.tsv", "99\tmuch\ta\n")()
+    assert main(PREPRO.replace("prepared", "again").split()) == 2
+    assert "data/scores/dev.tsv:7: label: 'much' is not a number" in capsys.readouterr().err
+    assert [path.name for path in (world / "again").iterdir()] == [".lock"]

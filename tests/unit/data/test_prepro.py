@@ -78,8 +78,7 @@ def test_a_missing_test_split_is_a_warning_and_a_missing_dev_split_a_fault(proje
     shutil.rmtree(project.out)
     (project.data / "like/dev.tsv").unlink()
     assert faults_of(project, encoder)[0].startswith("like/dev: no rows for this split")
-    assert not (project.out / "like").exists()
-    assert (project.out / "nli/train/manifest.json").exists()
+    assert not project.out.exists()
 
 
 def test_unchanged_input_is_left_alone_and_a_change_makes_only_its_split_anew(project, encoder):
@@ -107,7 +106,7 @@ def test_only_keys_that_change_what_is_stored_make_a_split_anew(project, encoder
     assert {path.parts[0] for path in changed} == {"like"}
 
 
-def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for_its_task(project, encoder):
+def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for_any_task(project, encoder):
     project.rows(
         "nli/train",
         ["n1\tyes_\tA.\tB.", "n2\tyess_\tA.\tB.", "n3\t-\tA.\tB.", "n4\tno_\t \tB.", "n5\tno_\tA.", "n1\tno_\tA.\tB."],
@@ -124,8 +123,36 @@ def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for
         "nli/train.tsv:6: id: 'n1' is also the id of nli/train.tsv:1. Rename one of them.",
         f"nli/dev.tsv:1: label: 'maybe' is not in nli.labels ({place}): yes_, no_. Fix the row, or add the label.",
     ]
-    assert not (project.out / "nli").exists()
-    assert (project.out / "like/train/manifest.json").exists()
+    assert [path.name for path in project.out.iterdir()] == [".lock"]
+
+
+def test_faults_of_blocks_and_of_the_rows_of_sound_ones_come_in_one_report(project, encoder):
+    project.define(project.definitions.read_text().replace("max_length: 12", "max_length: 12\n  metrics: [pearsn]"))
+    project.rows("nli/train", ["n1\tmaybe\tA.\tB."])
+    project.rows("nli/dev", ["d1\tyes_\tA.\tB.", "d1\tno_\tA.\tC."])
+    with pytest.raises(ConfigError) as caught:
+        prepared(project, encoder, known_faults=["tasks.yml:20: other.dropot: unknown key 'dropot'"])
+    lines = [line.replace(f"{project.data}/", "").split("; known")[0] for line in caught.value.faults]
+    assert lines == [
+        "tasks.yml:20: other.dropot: unknown key 'dropot'",
+        f"{project.definitions}:10: like.metrics: unknown metric 'pearsn'",
+        f"nli/train.tsv:1: label: 'maybe' is not in nli.labels ({project.definitions}:4): yes_, no_. "
+        "Fix the row, or add the label.",
+        "nli/dev.tsv:2: id: 'd1' is also the id of nli/dev.tsv:1. Rename one of them.",
+    ]
+    assert not project.out.exists()
+
+
+def test_what_a_killed_run_left_is_removed_when_the_next_one_has_faults(project, encoder, monkeypatch):
+    promote = prepro._promote
+    monkeypatch.setattr(prepro, "_promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepared(project, encoder)
+    monkeypatch.setattr(prepro, "_promote", promote)
+    assert (project.out / ".staging/nli/train").is_dir()
+    project.rows("like/dev", ["e1\tmuch\tA."])
+    assert len(faults_of(project, encoder)) == 1
+    assert [path.name for path in project.out.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("label", ["nan", "inf", "much"])
