@@ -137,7 +137,8 @@ def read_loss(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_dropout(value: Any, block: Mapping[str, Any]) -> Block:
-    return {"dropout": value}
+    """An empty value is none, as where the key is missing."""
+    return {"dropout": DROPOUT if value is None else value}
 
 
 def read_split_names(value: Any, block: Mapping[str, Any]) -> Block:

@@ -85,6 +85,14 @@ def test_glue_as_that_toolkit_writes_it_loads_as_eleven_tasks(tmp_path):
     assert all(task.options == {} for task in tasks.values())
 
 
+def test_an_empty_dropout_is_that_of_a_block_without_one(tmp_path):
+    _, remarks = translate({"t": {**PAIR, "dropout_p": None}})
+    assert "t.dropout_p: None is read as dropout: 0.1" in remarks
+    path = tmp_path / "tasks.yml"
+    path.write_text(yaml.safe_dump({"t": {**PAIR, "dropout_p": None}}))
+    assert load_task_defs(path)["t"].dropout == 0.1
+
+
 def test_every_translated_or_meaningless_key_has_one_remark():
     _, remarks = only(split_names=["train", "dev"])
     told = [remark.split(":")[0] for remark in remarks]
