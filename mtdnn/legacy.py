@@ -36,7 +36,6 @@ TASK_TYPES = {
 }
 METRICS = {
     "ACC": "accuracy",
-    "F1": "f1",
     "F1MAC": "f1_macro",
     "F1MIC": "f1_micro",
     "MCC": "mcc",
@@ -126,10 +125,19 @@ def read_task_type(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_metrics(value: Any, block: Mapping[str, Any]) -> Block:
-    """Our names; ACC is what the task type calls so, and a metric of one type alone is left to that type."""
-    known = METRICS | {"ACC": ACCURACY.get(task_type_of(block), "accuracy")}
+    """Our names; ACC and F1 are what the task type calls so, and a metric of one type alone is left to that type."""
+    known = METRICS | {"ACC": ACCURACY.get(task_type_of(block), "accuracy"), "F1": f1_of(block)}
     kept = [known.get(metric, metric) for metric in words(value) if metric not in METRICS_OF_TYPE]
-    return {"metrics": kept} if kept else {}
+    return {"metrics": list(dict.fromkeys(kept))} if kept else {}
+
+
+def f1_of(block: Mapping[str, Any]) -> str:
+    """Of entities for tags; of the second of two labels; of more, where that toolkit crashes, the mean over them."""
+    if task_type_of(block) == "sequence_labeling":
+        return "entity_f1"
+    labels, count = block.get("labels"), block.get("n_class")
+    count = len(labels) if isinstance(labels, list) else count
+    return "f1_macro" if isinstance(count, int) and count > 2 else "f1"
 
 
 def read_loss(value: Any, block: Mapping[str, Any]) -> Block:

@@ -145,6 +145,33 @@ def test_acc_is_what_the_task_type_calls_accuracy(data_format, task_type, metric
     assert only(data_format=data_format, task_type=task_type, metric_meta=["ACC"])[0]["metrics"] == [metric]
 
 
+@pytest.mark.parametrize(
+    ("changes", "metrics"),
+    [
+        ({}, ["f1_macro", "accuracy"]),
+        ({"labels": None, "n_class": 3}, ["f1_macro", "accuracy"]),
+        ({"labels": None, "n_class": 2}, ["f1", "accuracy"]),
+        ({"labels": ["no", "yes"]}, ["f1", "accuracy"]),
+        ({"metric_meta": ["F1MAC", "F1"]}, ["f1_macro"]),
+        (
+            {
+                "data_format": "Seqence", "task_type": "SeqenceLabeling", "labels": ["O", "B-PER", "X"], "n_class": 3,
+                "metric_meta": ["SeqEval", "F1", "ACC"], "loss": "SeqCeCriterion",
+            },
+            ["entity_f1", "token_accuracy"],
+        ),
+    ],
+)  # fmt: skip
+def test_f1_is_what_can_be_measured_on_the_labels(changes, metrics, tmp_path):
+    given = {"metric_meta": ["F1", "ACC"], **changes}
+    new, remarks = only(**given)
+    assert new["metrics"] == metrics
+    assert f"t.metric_meta: {given['metric_meta']} is read as metrics: {metrics}" in remarks
+    path = tmp_path / "tasks.yml"
+    path.write_text(yaml.safe_dump({"t": block(**given)}))
+    assert block_faults(load_task_defs(path)["t"]) == []
+
+
 def test_labels_win_over_another_n_class():
     new, remarks = only(n_class=2)
     assert new["labels"] == ["no", "maybe", "yes"]
