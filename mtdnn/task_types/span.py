@@ -6,6 +6,7 @@ Dimensions: B rows, N windows (sequences), T tokens, A candidate answers of a wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from mtdnn.windows import Window, laid_out, sequence_columns, windows
 
 NULL = 0  # the position whose logits stand for "no answer in this window": the first token
 OUTSIDE = -1  # the character of a token that is no part of the context
+ORIGINAL = re.compile(r"(-?\d+):::(-?\d+):::([01]):::(.*)", re.DOTALL)  # github.com/namisan/mt-dnn, squad_prepro.py
 
 
 class SpanOptions(BaseModel):
@@ -43,7 +45,8 @@ class SpanOptions(BaseModel):
 class Span(TaskType):
     """Where in the first text (context) the answer to the second (question) stands.
 
-    The label is a JSON list of [first character, answer]; an empty list says that there is none. A context that does
+    The label is a JSON list of [first character, answer]; an empty list says that there is none. The original toolkit's
+    `first character:::the one behind the last:::1 when there is none, else 0:::answer` is read too. A context that does
     not fit beside its question is read in overlapping windows: one that does not hold the whole answer learns "none
     here". Only tokens of the context, and the null position, can be chosen. The question counts as unanswerable when
     the least null score of its windows exceeds the best answer's score by more than a threshold, which is chosen for F1
@@ -100,7 +103,9 @@ class Span(TaskType):
 
     def parse_label(self, text: Any) -> list[tuple[int, str]]:
         try:
-            value = json.loads(text) if isinstance(text, str) else text
+            original = ORIGINAL.fullmatch(text) if isinstance(text, str) else None
+            value = _original_answers(*original.groups()) if original else text
+            value = json.loads(value) if isinstance(value, str) else value
             if isinstance(value, Mapping):  # as the data sets on the hub have it
                 value = list(zip(value["answer_start"], value["text"], strict=True))
             answers = [(int(start), str(answer)) for start, answer in value]
@@ -298,6 +303,16 @@ def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
         if is_last and gain > most:
             chosen, most = odds, gain
     return float(chosen)
+
+
+def _original_answers(start: str, behind: str, is_impossible: str, answer: str) -> list[tuple[int, str]]:
+    """The answer of a row of the original toolkit; there, one that is impossible stands at −1 and is empty."""
+    if is_impossible == "1":
+        return []
+    if int(behind) - int(start) != len(answer):
+        found = f"characters {start} to {behind} are {int(behind) - int(start)}, '{answer}' has {len(answer)}"
+        raise RowError("label", found, "The end is the character behind the answer.")
+    return [(int(start), answer)]
 
 
 def _refuse_absent(context: str, start: int, answer: str) -> None:

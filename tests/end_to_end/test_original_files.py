@@ -57,6 +57,16 @@ ROWS = {  # id, label, premise, hypothesis, in one file per task and split
     "single": [("0", "1", "the cat sits"), ("1", "0", "sits the red")],
     "scores": [("a", "3.800", "a red cat", "the cat"), ("b", "0", "the dog", "a red cat sits here")],
 }
+SPANS = """\
+squad:
+  data_format: MRC
+  enable_san: false
+  metric_meta:
+  - EmF1
+  n_class: 2
+  task_type: Span
+  loss: SpanCeCriterion
+"""
 LABELS = {"pairs": [1, 0], "single": [1, 0], "scores": [3.8, 0.0]}
 
 
@@ -95,3 +105,29 @@ def test_token_segment_and_label_ids_are_those_it_documents(folder: Path, task: 
         assert columns["token_type_ids"].values.tolist() == segments
         assert columns["id"] == [row_id]
         assert columns["label"].tolist() == pytest.approx([LABELS[task][number]])
+
+
+def test_rows_of_squad_are_read_as_its_preparation_writes_them(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "tasks.yml").write_text(SPANS)
+    (tmp_path / "data").mkdir()
+    rows = ["q1\t4:::11:::0:::red cat\tthe red cat sits here\ta dog", "q2\t-1:::-1:::1:::\tthe dog sits\ta cat"]
+    for split in ("train", "dev"):
+        (tmp_path / "data" / f"squad_{split}.tsv").write_text("".join(f"{row}\n" for row in rows))
+    places = [
+        "--data",
+        str(tmp_path / "data"),
+        "--encoder",
+        str(folder / "encoder"),
+        "--out",
+        str(tmp_path / "prepared"),
+    ]
+    assert main(["prepro", str(tmp_path / "tasks.yml"), *places]) == 0
+    store = open_store(tmp_path / "prepared", load_task_defs(tmp_path / "tasks.yml")["squad"], "train")
+    columns = store.take(np.array([0, 1]))
+    assert columns["label"].values.tolist() == [5, 6, 0, 0]  # [CLS] a dog [SEP] the red cat …; none: the first token
+    assert columns["answers"] == ['["red cat"]', "[]"]
+    with (tmp_path / "data" / "squad_dev.tsv").open("a") as file:
+        file.write("q3\t3:::10:::0:::red cat\tthe red cat sits here\ta dog\n")
+    assert main(["prepro", str(tmp_path / "tasks.yml"), *places]) == 2
+    place = f"{tmp_path}/data/squad_dev.tsv:3"
+    assert f"{place}: label: 'red cat' does not stand at character 3 of the context." in capsys.readouterr().err

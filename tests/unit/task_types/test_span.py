@@ -30,6 +30,16 @@ def row(id, context, answer=None, question=QUESTION):
         ('[[0, " "]]', "label: an empty answer. Give its text, or [] when there is none."),
         ("lamp", "label: 'lamp' is not a list of answers. Give JSON such as [[17, \"an answer\"]], or [] for none."),
         ('["lamp"]', "label: '[\"lamp\"]' is not a list of answers. Give JSON such as"),
+        (
+            "4:::9:::0:::lamp",
+            "label: characters 4 to 9 are 5, 'lamp' has 4. The end is the character behind the answer.",
+        ),
+        (
+            "3:::7:::0:::lamp",
+            "label: 'lamp' does not stand at character 3 of the context. It stands at 4.",
+        ),
+        ("-1:::-1:::0:::", "label: an empty answer. Give its text, or [] when there is none."),
+        ("4:::8:::2:::lamp", "label: '4:::8:::2:::lamp' is not a list of answers. Give JSON such as"),
     ],
 )
 def test_bad_answers_are_refused(make, label, message):
@@ -42,6 +52,24 @@ def test_bad_answers_are_refused(make, label, message):
 def test_a_question_without_answer_is_refused_where_each_has_one(make):
     with pytest.raises(RowError, match="no answer"):
         make({**BLOCK, "unanswerable": False}, [row("1", LONG)])
+
+
+@pytest.mark.parametrize(
+    ("label", "answers"),
+    [
+        ("4:::8:::0:::lamp", [(4, "lamp")]),
+        ("12:::15:::0:::off", [(12, "off")]),
+        ("-1:::-1:::1:::", []),
+        ("4:::8:::1:::lamp", []),
+    ],
+)
+def test_answers_as_the_original_toolkit_writes_them_are_read(make, label, answers):
+    assert make(BLOCK, [("1", label, "The lamp is off.", "?")]).examples[0].label == answers
+
+
+def test_an_impossible_answer_of_the_original_toolkit_is_refused_where_each_question_has_one(make):
+    with pytest.raises(RowError, match=r"label: no answer\. Give one, or set unanswerable: true\."):
+        make({**BLOCK, "unanswerable": False}, [("1", "-1:::-1:::1:::", LONG, QUESTION)])
 
 
 def test_answers_as_the_hub_has_them_are_read(make):
