@@ -34,19 +34,17 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
     from mtdnn.data.check import check_tasks
 
     report = check_tasks(definitions, data=data, encoder=encoder, run=run)
-    report.faults = list(dict.fromkeys([*report.faults, *_training_faults(definitions, run, encoder)]))
+    report.faults = list(dict.fromkeys([*report.faults, *_training_faults(report.tasks, definitions, run, encoder)]))
     if report.faults:
         print(report, flush=True)
         raise ConfigError(report.faults)
     return str(report)
 
 
-def _training_faults(definitions: str, run: str | None, encoder: str | None) -> list[str]:
+def _training_faults(tasks: Mapping[str, Any], definitions: str, run: str | None, encoder: str | None) -> list[str]:
     """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
     from mtdnn.run_config import RunConfig, run_config_of, run_source
-    from mtdnn.task_def import read_task_defs
 
-    tasks, _ = read_task_defs(definitions)
     source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
     config: RunConfig = run_config_of(source)
     of_run = config.regularizer or config.proximal or config.distill

@@ -72,6 +72,7 @@ class Report:
         splits: facts of every split that could be read.
         lengths_in: "tokens" or "words".
         batches: task → batches in the first epoch under the run's mixing.
+        tasks: name → definition, of the blocks that could be read.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Report:
     splits: list[SplitFacts] = field(default_factory=list)
     lengths_in: str = "words"
     batches: dict[str, int] = field(default_factory=dict)
+    tasks: Mapping[str, TaskDef] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
         """Rows and lengths, labels, and batches per epoch; those that there is something to say in."""
@@ -170,7 +172,7 @@ def check(
     Args:
         run: its `train`, `batch_size`, `mixing`, `subset`, `max_tokens` and `seed` count.
     """
-    report = Report(lengths_in="words" if tokenizer is None else "tokens")
+    report = Report(lengths_in="words" if tokenizer is None else "tokens", tasks=tasks)
     sound = {}
     for task in tasks.values():
         found = block_faults(task, tokenizer)
