@@ -68,14 +68,14 @@ class LineRows(TextRows):
     def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
         for number, line in self.lines(part):
             where = f"{self.path}:{number}"
-            if isinstance(line, str):
-                yield self.parse(line.removesuffix("\r"), where, columns)
-            else:
+            if not isinstance(line, str):
                 yield _told_encoding(line, where)
+            elif (row := self.parse(line.removesuffix("\r"), where, columns)) is not None:
+                yield row
 
     @abstractmethod
-    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
-        """One line as a row, or its fault."""
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+        """One line as a row, or its fault; None where it holds no row."""
 
 
 class TsvRows(LineRows):
@@ -96,9 +96,11 @@ class TsvRows(LineRows):
 
 
 class JsonlRows(LineRows):
-    """One JSON object a line."""
+    """One JSON object a line; blank lines are skipped."""
 
-    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+        if not line.strip():
+            return None
         try:
             values = json.loads(line)
         except ValueError as error:
@@ -133,7 +135,10 @@ class PlainRows(TextRows):
 
 
 class CsvRows(TextRows):
-    """Comma separated with a header, quoted as `csv` and pandas write it: a quoted text may hold line breaks."""
+    """Comma separated with a header, quoted as `csv` and pandas write it: a quoted text may hold line breaks.
+
+    Blank lines are skipped, as pandas and the `datasets` library skip them.
+    """
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         """As for text, but never cut inside a quoted text."""
@@ -154,21 +159,25 @@ class CsvRows(TextRows):
             if taken[0] > start:
                 yield Part(start, taken[0], first)
 
-    def header(self) -> list[str]:
-        """Names in the first line."""
+    def header(self) -> tuple[int, list[str]]:
+        """Number of the first line that is not blank, and the names in it."""
         with self.path.open("rb") as file:
-            raw = file.readline().removeprefix(BOM)
-        return next(csv.reader([raw.decode("utf-8", "replace")]), [])
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
+                if line.strip():
+                    return number, next(csv.reader([line]), [])
+        return 1, []
 
     def faults(self, columns: Columns) -> list[str]:
         found = super().faults(columns)
         if found:
             return found
-        missing = missing_columns(columns.needed, self.header())
-        return [fault(f"{self.place}:1", "", missing)] if missing else []
+        number, names = self.header()
+        missing = missing_columns(columns.needed, names)
+        return [fault(f"{self.place}:{number}", "", missing)] if missing else []
 
     def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
-        header = self.header()
+        of_header, header = self.header()
         texts = list(self.lines(part))
         broken = [(number, line) for number, line in texts if not isinstance(line, str)]
         if broken:
@@ -178,7 +187,7 @@ class CsvRows(TextRows):
         number = part.first
         try:
             for cells in reader:
-                if number > 1:
+                if number > of_header and str(texts[number - part.first][1]).strip():
                     yield self._row(cells, header, f"{self.path}:{number}", columns)
                 number = part.first + reader.line_num
         except csv.Error as error:

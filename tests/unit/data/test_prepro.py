@@ -174,10 +174,13 @@ def test_a_file_full_of_faults_shows_the_first_twenty(project, encoder):
     assert found[-1] == "nli/train.tsv: 30 more faults like these"
 
 
-def test_a_file_that_holds_no_row_is_a_fault(project, encoder):
+@pytest.mark.parametrize(
+    ("ending", "content"), [("csv", "id,label,text\n"), ("csv", "id,label,text\n\n \n"), ("jsonl", "\n\n")]
+)
+def test_a_file_that_holds_no_row_is_a_fault(project, encoder, ending, content):
     (project.data / "like/dev.tsv").unlink()
-    (project.data / "like/dev.csv").write_text("id,label,text\n")
-    assert faults_of(project, encoder) == ["like/dev.csv: no rows. Add rows, or remove the split."]
+    (project.data / f"like/dev.{ending}").write_text(content)
+    assert faults_of(project, encoder) == [f"like/dev.{ending}: no rows. Add rows, or remove the split."]
     assert not (project.out / "like").exists()
 
 

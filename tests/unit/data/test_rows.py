@@ -136,6 +136,27 @@ def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):
     assert rows == [("1", "0", ["a, b", "c"]), ("2", "0", ["[sic] d"])]
 
 
+def test_blank_lines_of_named_columns_are_no_rows_and_count_as_lines(tmp_path):
+    path = written(tmp_path / "train.csv", '\n \nid,label,text\n\n1,yes,"a\n\nb"\r\n\r\n\n2,no,c,d\n  \n3,no,e\n\n')
+    assert values(path, TEXT) == [
+        ("1", "yes", "a\n\nb"),
+        f"{path}:10: 4 columns; the header has 3: id, label, text. Put a text that holds a comma in quotes.",
+        ("3", "no", "e"),
+    ]
+    assert [row.where for row in read_rows(path, TEXT) if isinstance(row, Row)] == [f"{path}:5", f"{path}:12"]
+    path = written(tmp_path / "train.jsonl", '\n{"text": "a"}\r\n\r\n {"tex": "b"}\n  \n{"text": "c"}\n\n')
+    assert values(path, TEXT) == [
+        ("2", "", "a"),
+        f"{path}:4: no column 'text'; present: tex",
+        ("6", "", "c"),
+    ]
+
+
+def test_a_single_column_may_hold_an_empty_text(tmp_path):
+    path = written(tmp_path / "train.csv", 'text\n""\n\na\n')
+    assert values(path, TEXT) == [("2", "", ""), ("4", "", "a")]
+
+
 def test_csv_faults_name_the_line(tmp_path):
     path = written(tmp_path / "train.csv", 'id,label,text\n1,yes,a,b\n2,no,"open\n')
     told = values(path, TEXT)
