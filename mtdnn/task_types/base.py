@@ -6,7 +6,7 @@ Dimensions: B rows, N sequences (B, or more where a row holds several), T tokens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,23 @@ if TYPE_CHECKING:
 TASK_TYPES: Registry[type[TaskType]] = Registry("task type")
 
 UNLABELLED = ("", "-")
+
+
+def declared(label: str, known: Container[str]) -> str:
+    """The known label that is meant by one of a table: itself, or `1` by the number 1.0 and `true` by the value True.
+
+    pandas makes floats of whole numbers where one of them is missing, and JSON and Parquet have truth values.
+    """
+    if label in known:
+        return label
+    plain = label.lower() if label in ("True", "False") else whole(label)
+    return plain if plain in known else label
+
+
+def whole(number: str) -> str:
+    """A whole number that is written as `1.0` without what stands behind the point; other texts as they are."""
+    digits, point, rest = number.partition(".")
+    return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
 
 
 class RowError(Exception):

@@ -13,7 +13,7 @@ from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import did_you_mean
 from mtdnn.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
+from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared
 
 
 @TASK_TYPES.register("classification")
@@ -60,6 +60,7 @@ class Classification(TaskType):
         return len(self.task.labels)
 
     def parse_label(self, text: str) -> str:
+        text = declared(text, self._index)
         if text not in self._index:
             place = f"{self.task.name}.labels ({self.task.where('labels')})"
             found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, Example, RowError
+from mtdnn.task_types.base import TASK_TYPES, Example, RowError, whole
 from mtdnn.task_types.ranking import Ranking
 
 
@@ -82,7 +82,7 @@ class MultipleChoice(Ranking):
         return example
 
     def _label(self, value: Any, candidates: Sequence[str]) -> list[float] | None:
-        numbers = [part.strip() for part in str(value).strip("[] ").split(",")]
+        numbers = [whole(part.strip()) for part in str(value).strip("[] ").split(",")]
         if numbers in ([""], ["-"]):
             return None
         right = {int(number) for number in numbers if number.isdecimal() and int(number) < len(candidates)}

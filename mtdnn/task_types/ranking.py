@@ -21,7 +21,17 @@ from mtdnn.errors import did_you_mean
 from mtdnn.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.ragged import Ragged
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
+from mtdnn.task_types.base import (
+    TASK_TYPES,
+    UNLABELLED,
+    Column,
+    Example,
+    Records,
+    RowError,
+    TaskType,
+    TokenizeBatch,
+    declared,
+)
 
 UNKNOWN = -1.0
 """The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
@@ -184,6 +194,7 @@ class Ranking(TaskType):
 
     def parse_label(self, text: str) -> float:
         if self._index:
+            text = declared(text, self._index)
             if text not in self._index:
                 place = f"{self.task.name}.labels ({self.task.where('labels')})"
                 found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"

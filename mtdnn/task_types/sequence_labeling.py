@@ -23,7 +23,17 @@ from mtdnn.losses import Loss, kl_per_example, symmetric_kl_per_example
 from mtdnn.metrics_tokens import is_entity_tag
 from mtdnn.ragged import Ragged
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
+from mtdnn.task_types.base import (
+    TASK_TYPES,
+    UNLABELLED,
+    Column,
+    Example,
+    Records,
+    RowError,
+    TaskType,
+    TokenizeBatch,
+    declared,
+)
 from mtdnn.windows import Window, laid_out, sequence_columns, windows
 
 
@@ -111,7 +121,7 @@ class SequenceLabeling(TaskType):
         return Example(str(values["id"]), (" ".join(words),), tags, {"words": words})
 
     def parse_label(self, text: Any) -> list[str]:
-        tags = words_of(text)
+        tags = [declared(tag, self._index) for tag in words_of(text)]
         for place, tag in enumerate(tags, 1):
             if tag not in self._index:
                 where = f"{self.task.name}.labels ({self.task.where('labels')})"

@@ -1,0 +1,82 @@
+"""Labels of tables with named columns: numbers and truth values as the names a task declares."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+import mtdnn.task_types  # noqa: F401  registers them
+from mtdnn.data.encode import Job
+from mtdnn.data.rows import rows_of
+from mtdnn.task_def import task_def_from
+from mtdnn.task_types.base import Example, declared
+
+WORDS = {"task_type": "classification", "labels": ["0", "1"]}
+TAGS = {"task_type": "sequence_labeling", "labels": ["0", "1"]}
+CHOICE = {"task_type": "multiple_choice", "inputs": ["text", "choice"]}
+
+
+def labels_of(path, block):
+    """The label of each row, or the fault."""
+    job = Job(task_def_from("t", block), "dev", rows_of(path), "allowed")
+    found = [each for part in job.parts() for each in job.examples(part)]
+    return [each.label if isinstance(each, Example) else each for each in found]
+
+
+def jsonl(tmp_path, *rows):
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label", "known", "meant"),
+    [
+        ("1.0", ("0", "1"), "1"),
+        ("-1.0", ("-1", "1"), "-1"),
+        ("1.0", ("0.0", "0.5", "1.0"), "1.0"),
+        ("True", ("true", "false"), "true"),
+        ("True", ("True", "False"), "True"),
+        ("1.5", ("1", "2"), "1.5"),
+        ("1.0", ("2", "3"), "1.0"),
+        ("v1.0", ("v1", "1"), "v1.0"),
+        (".0", ("", "0"), ".0"),
+    ],
+)
+def test_a_label_is_the_declared_one_that_it_means(label, known, meant):
+    assert declared(label, known) == meant
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_the_names_of_labels(tmp_path):
+    path = tmp_path / "dev.parquet"
+    Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.0, None, 0.0]}).to_parquet(path)
+    assert labels_of(path, WORDS) == ["1", None, "0"]
+    assert labels_of(path, {"task_type": "regression"}) == [1.0, None, 0.0]
+
+
+def test_truth_values_are_the_names_of_labels(tmp_path):
+    path = jsonl(tmp_path, {"text": "a", "label": True}, {"text": "b", "label": False}, {"text": "c"})
+    assert labels_of(path, {**WORDS, "labels": ["false", "true"]}) == ["true", "false", None]
+
+
+def test_numbers_in_lists_are_tags_relevances_and_choices(tmp_path):
+    path = jsonl(tmp_path, {"text": ["a", "b"], "label": [1.0, 0.0]})
+    assert labels_of(path, TAGS) == [["1", "0"]]
+    ranking = {"task_type": "ranking", "inputs": ["text", "choice"], "labels": ["0", "1"]}
+    path = jsonl(tmp_path, {"text": "a", "candidate_ids": ["x", "y"], "choice": ["c", "d"], "label": [1.0, 0.0]})
+    assert labels_of(path, ranking) == [[1.0, 0.0]]
+    path = jsonl(tmp_path, {"text": "a", "choice": ["c", "d"], "label": 1.0})
+    assert labels_of(path, CHOICE) == [[0.0, 1.0]]
+
+
+def test_a_number_that_is_no_label_is_told_as_it_stands(tmp_path):
+    path = jsonl(tmp_path, {"text": "a", "label": 2.0})
+    assert labels_of(path, WORDS) == [
+        f"{path}:1: label: '2.0' is not in t.labels (t): 0, 1. Fix the row, or add the label."
+    ]
+
+
+def test_numbers_that_are_texts_stay_as_they_are(tmp_path):
+    job = Job(task_def_from("t", WORDS), "dev", rows_of(jsonl(tmp_path, {"text": 1.0, "label": 1.0})), "allowed")
+    (example,) = job.examples(job.parts()[0])
+    assert (example.texts, example.label) == (("1.0",), "1")
