@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +33,13 @@ ROWS_READ_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class ParquetRows(RowSource):
-    """Rows of a Parquet file; a part is one of its row groups or a stretch of it."""
+    """Rows of a Parquet file; a part is some of its row groups, or a stretch of a large one."""
 
     path: Path
+    _parked: list[_Forward] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[ParquetRows], tuple[Path]]:
+        return type(self), (self.path,)
 
     @property
     def place(self) -> str:  # type: ignore[override]
@@ -49,10 +55,17 @@ class ParquetRows(RowSource):
             raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
-        rows = self._open().metadata.num_rows
-        step = max(1, size * ROWS_PER_PART // PART_BYTES)
-        for start in range(0, rows, step):
-            yield Part(start, min(start + step, rows), start + 1)
+        step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0
+        for rows in _rows_in_groups(self._open()):
+            if start < stop and stop + rows - start > step:
+                yield Part(start, stop, start + 1)
+                start = stop
+            stop += rows
+            while stop - start > step:
+                yield Part(start, start + step, start + 1)
+                start += step
+        if start < stop:
+            yield Part(start, stop, start + 1)
 
     def sha256(self) -> str:
         return file_sha256(self.path)
@@ -65,25 +78,52 @@ class ParquetRows(RowSource):
         return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
 
     def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
-        file = self._open()
-        wanted = [name for name in columns.names if name in file.schema_arrow.names]
-        for number, values in _rows_between(file, part, wanted):
+        reader = (
+            self._parked.pop() if self._parked else None
+        )  # this process's own: a part mostly follows the one before
+        if reader is None or reader.columns != columns:
+            reader = _Forward(self._open(), columns)
+        for number, values in reader.rows(part):
             yield Row(named_values(values, columns, str(number)), f"{self.path}:{number}")
+        self._parked[:] = [reader]
 
 
-def _rows_between(file: Any, part: Part, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, values) of the rows of a part, reading only the row groups it touches."""
-    start = 0
-    for group in range(file.num_row_groups):
-        stop = start + file.metadata.row_group(group).num_rows
-        if start < part.stop and stop > part.start:
-            number = start
-            for batch in file.iter_batches(ROWS_READ_AT_ONCE, row_groups=[group], columns=wanted):
-                if number + len(batch) > part.start and number < part.stop:
-                    chosen = batch.slice(max(0, part.start - number), part.stop - max(number, part.start))
-                    yield from enumerate(chosen.to_pylist(), max(number, part.start) + 1)
-                number += len(batch)
-        start = stop
+class _Forward:
+    """Reads parts of a Parquet file; as long as they come in order, no row group is decoded twice.
+
+    A row group can only be decoded from its start. What was decoded last is kept, so that the next part goes on there.
+    """
+
+    def __init__(self, file: Any, columns: Columns) -> None:
+        self.columns = columns
+        self._file = file
+        self._wanted = [name for name in columns.names if name in file.schema_arrow.names]
+        self._starts = list(accumulate(_rows_in_groups(file), initial=0))  # of the groups; behind the last, all rows
+        self._go_to_group(0)
+
+    def _go_to_group(self, group: int) -> None:
+        groups = list(range(group, self._file.num_row_groups))
+        self._batches = self._file.iter_batches(ROWS_READ_AT_ONCE, row_groups=groups, columns=self._wanted)
+        self._first = self._starts[group]  # number, from 0, of the first row of the batch decoded last
+        self._batch: Any = ()
+
+    def rows(self, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number from 1, values) of the rows of a part."""
+        group = bisect_right(self._starts, part.start) - 1
+        if part.start < self._first or self._first + len(self._batch) < self._starts[group]:
+            self._go_to_group(group)
+        while True:
+            first, behind = max(self._first, part.start), self._first + len(self._batch)
+            if behind > first:
+                chosen = self._batch.slice(first - self._first, part.stop - first)
+                yield from enumerate(chosen.to_pylist(), first + 1)
+            if behind >= part.stop:
+                return
+            self._first, self._batch = behind, next(self._batches)
+
+
+def _rows_in_groups(file: Any) -> list[int]:
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
 @dataclass(frozen=True)

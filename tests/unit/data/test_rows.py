@@ -2,13 +2,16 @@
 
 import csv
 import json
+import pickle
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from mtdnn.data.row_source import Columns, Part, Row
+from mtdnn.data.row_source import PART_BYTES, Columns, Part, Row
 from mtdnn.data.rows import find_split, read_rows, rows_of
-from mtdnn.data.tables import HubRows
+from mtdnn.data.tables import ROWS_PER_PART, HubRows
 from mtdnn.errors import DataError
 
 PAIR = Columns(("id", "label", "premise", "hypothesis"))
@@ -179,6 +182,75 @@ def test_parquet_rows_are_read_by_name(tmp_path):
     written(path, b"no parquet at all")
     with pytest.raises(DataError, match="not a Parquet file"):
         list(read_rows(path, TEXT))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many rows of Parquet files have been decoded, as the only item of a list."""
+    count, plain = [0], pyarrow.parquet.ParquetFile.iter_batches
+
+    def counted(self, *arguments, **settings):
+        for batch in plain(self, *arguments, **settings):
+            count[0] += len(batch)
+            yield batch
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", counted)
+    return count
+
+
+def parquet_of(path, groups):
+    """A file whose row groups have so many rows; texts are the rows' numbers from 0."""
+    texts = iter(range(sum(groups)))
+    schema = pyarrow.schema({"text": pyarrow.string()})
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for rows in groups:
+            chosen = [str(next(texts)) for _ in range(rows)]
+            writer.write_table(pyarrow.table({"text": chosen}), row_group_size=max(rows, 1))
+    return rows_of(path)
+
+
+def numbers(source, parts):
+    return [int(row.values["text"]) for part in parts for row in source.read(part, Columns(("text",)))]
+
+
+def test_each_row_of_a_large_row_group_is_decoded_once(tmp_path, decoded):
+    source = parquet_of(tmp_path / "train.parquet", [30_000])
+    parts = list(source.parts(PART_BYTES))
+    assert len(parts) == 6
+    assert numbers(source, parts) == list(range(30_000))
+    assert decoded == [30_000]
+    assert numbers(source, parts[1:2]) == list(range(parts[1].start, parts[1].stop))  # again, from the group's start
+    assert decoded[0] - 30_000 < parts[1].stop + 1000
+
+
+def test_one_process_of_several_decodes_a_row_group_once_too(tmp_path, decoded):
+    source = parquet_of(tmp_path / "train.parquet", [30_000, 10_000, 30_000])
+    parts = list(source.parts(PART_BYTES))
+    pickled = pickle.loads(pickle.dumps(source))
+    assert numbers(source, parts[::3]) == [n for part in parts[::3] for n in range(part.start, part.stop)]
+    assert decoded[0] <= 70_000
+    last = list(parts[-2:])
+    assert numbers(pickled, last) == list(range(last[0].start, 70_000))
+    assert decoded[0] <= 70_000 + 30_000  # the groups before are passed over
+
+
+@pytest.mark.parametrize(
+    ("groups", "stops"),
+    [
+        ([10], [3, 6, 9, 10]),
+        ([2, 2, 2], [2, 4, 6]),
+        ([1, 2, 1, 1, 1, 2], [3, 6, 8]),
+        ([2, 7, 1], [2, 5, 8, 10]),
+        ([3, 3], [3, 6]),
+    ],
+)
+def test_parts_of_a_parquet_file_end_with_row_groups_where_they_can(tmp_path, groups, stops):
+    source = parquet_of(tmp_path / "train.parquet", groups)
+    parts = list(source.parts(3 * PART_BYTES // ROWS_PER_PART + 3))
+    assert [part.stop for part in parts] == stops
+    assert [part.start for part in parts] == [0, *stops[:-1]]
+    backwards = [number for part in reversed(parts) for number in reversed(numbers(source, [part]))]
+    assert numbers(source, parts) == backwards[::-1] == list(range(sum(groups)))
 
 
 def test_class_numbers_of_a_hub_data_set_become_names():
