@@ -56,13 +56,23 @@ def _tuple_of_words(value: object) -> object:
     YAML reads a bare `yes` or `off` as a truth value; the word cannot be told from it any more, so it is refused.
     """
     items = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(item, bool) for item in items):
+    return tuple(_word(item) for item in items)
+
+
+def _word(item: object) -> object:
+    if isinstance(item, bool):
         raise ValueError("YAML reads yes/no/on/off/true/false without quotes as truth values; put the word in quotes")
-    return tuple(str(item) if isinstance(item, (int, float)) else item for item in items)
+    return str(item) if isinstance(item, (int, float)) else item
+
+
+def _words_to_words(value: object) -> object:
+    """As `_tuple_of_words`, for both sides of a mapping of labels."""
+    return {_word(key): _word(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 Word = str | int | float
 Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words, json_schema_input_type=Word | list[Word])]
+WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_schema_input_type=dict[str, Word])]
 
 
 class Source(Frozen):
@@ -78,7 +88,7 @@ class InitHead(Frozen):
     """A trained head that a new one starts from."""
 
     from_: str = Field(alias="from", description="Task of the run named by `encoder: {run: …}`.")
-    labels: dict[str, str] = Field(
+    labels: WordToWord = Field(
         {}, description="Our label → theirs, whose output rows start ours. Empty: the dense layer only."
     )
 

@@ -92,6 +92,11 @@ def test_number_labels_are_words(tmp_path):
     assert load(tmp_path, "a: {task_type: classification, labels: [0, 1]}")["a"].labels == ("0", "1")
 
 
+def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
+    text = "a: {task_type: classification, labels: [0, 1.5], init_head: {from: b, labels: {0: 1, 1.5: 0}}}"
+    assert load(tmp_path, text)["a"].init_head.labels == {"0": "1", "1.5": "0"}
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -107,6 +112,15 @@ def test_number_labels_are_words(tmp_path):
             "a:\n  task_type: classification\n  labels: [yes, no]\n",
             "tasks.yml:3: a.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; "
             "put the word in quotes",
+        ),
+        (
+            "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {yes: x}\n",
+            "tasks.yml:5: a.init_head.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+            "put the word in quotes",
+        ),
+        (
+            "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {x: [y]}\n",
+            "tasks.yml:5: a.init_head.labels.x: input should be a valid string",
         ),
         (
             "a:\n  task_type: classification\n  labels: [x, y, x]\n",
