@@ -134,5 +134,5 @@ def _value(key: str, text: str) -> object:
     if str in members and not text.startswith("{"):
         return text
     if key == "train" and not text.startswith("["):
-        return text.split(",")
+        return [name.strip() for name in text.split(",")]
     return parse_value(text, where=f"--{key}")

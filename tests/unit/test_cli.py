@@ -98,6 +98,7 @@ def test_a_run_file_and_flags_are_told_apart():
         (["--epochs", "2"], {"epochs": 2}),
         (["--epochs=0.5"], {"epochs": 0.5}),
         (["--train", "a,b"], {"train": ["a", "b"]}),
+        (["--train", "a, b"], {"train": ["a", "b"]}),
         (["--train", "[a, b]"], {"train": ["a", "b"]}),
         (["--output", "2024"], {"output": "2024"}),
         (["--encoder", "bert"], {"encoder": "bert"}),
