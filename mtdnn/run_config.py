@@ -15,6 +15,11 @@ from mtdnn.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 
 
 def _off(value: object) -> object:
+    """`none`, alone or as a name, turns a plug-in off; it has no options."""
+    if isinstance(value, dict) and value.get("name") == "none":
+        if options := [key for key in value if key != "name"]:
+            raise ValueError(f"none turns it off and has no options; remove {', '.join(options)}, or name another")
+        return None
     return None if value == "none" else value
 
 
