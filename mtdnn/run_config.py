@@ -91,7 +91,9 @@ class RunConfig(Frozen):
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
     seed: int = Field(1, ge=0, description="Of every random draw of the run.")
-    epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
+    epochs: float = Field(
+        3, gt=0, allow_inf_nan=False, description="Passes over the training rows; a fraction is allowed."
+    )
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
     batch_size: int = Field(32, ge=1, description="Rows in a batch, unless the task says otherwise.")
     eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of evaluation; changes no number.")

@@ -468,6 +468,12 @@ RUNS = [
         "run.yml:8: regularizer.wait: unknown key 'wait'; known: weight, every, ",
     ),
     Case(
+        "epochs without end",
+        append("run.yml", "epochs: .inf\n"),
+        CHECK_RUN,
+        "run.yml:8: epochs: inf: input should be a finite number",
+    ),
+    Case(
         "an unknown mixing",
         nothing,
         TRAIN + " --mixing round_robbin",

@@ -82,6 +82,8 @@ def test_a_run_does_not_change(run):
         ({"optimizer.lrr": 1}, "--optimizer.lrr: unknown key 'lrr'; known: name, lr, "),
         ({"optimizer": {"lr": -1}}, "--optimizer: optimizer.lr: -1: input should be greater than 0"),
         ({"epochs": 0}, "--epochs: 0: input should be greater than 0"),
+        ({"epochs": float("inf")}, "--epochs: inf: input should be a finite number"),
+        ({"epochs": float("nan")}, "--epochs: nan: input should be a finite number"),
         (
             {"regularizer": {"name": "none", "weight": 3}},
             "--regularizer: none turns it off and has no options; remove weight, or name another",
