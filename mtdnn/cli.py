@@ -184,7 +184,7 @@ def embed(
         run: Folder of the run.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
         output: A .parquet file with columns `id` and `vector`.
-        task: The task whose columns the rows have. Default: the first with as many.
+        task: The task whose columns the rows have. Default: the only one, or the first with as many.
         pooling: mean of the real tokens' hidden states, or first: that of the first token.
         checkpoint: best, last or step-N.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from mtdnn.ragged import Ragged
 from mtdnn.run_config import RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import Column, RowError
+from mtdnn.task_types.base import Column, RowError, TaskType
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,15 @@ class Run:
 
         Args:
             rows: as for `predict`.
-            task: whose columns the rows have; None takes the first task with as many texts.
+            task: whose columns the rows have; None takes the run's only task, or the first with as many columns.
             pooling: mean = of the hidden states of a row's real tokens; first = of its first token alone.
         Raises:
             ConfigError, DataError: as `predict`; or an unknown word for pooling.
         """
         if pooling not in POOLINGS:
             raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
-        name = self._known([task])[0] if task else self._task_for(rows)
+        types = {name: self.model.task_types[name] for name in self.tasks}
+        name = self._known([task])[0] if task else task_of(rows, types)
         with self._store(name, rows) as store:
             loader = EvalLoader(
                 store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
@@ -193,16 +194,6 @@ class Run:
         counts = hidden.new_zeros(len(batch), 1).index_add(0, rows, mask.sum(1).float())
         pooled: np.ndarray = (sums / counts).cpu().numpy()
         return pooled
-
-    def _task_for(self, rows: Rows) -> str:
-        """The first task whose rows look like these: as many columns in a file without header, else the first task."""
-        count = _num_texts(rows)
-        for name, task in self.tasks.items():
-            if count is None or len(task.inputs) == count:
-                return name
-        counts = ", ".join(f"{name}: {len(task.inputs)}" for name, task in self.tasks.items())
-        found = f"{count} texts in a row; the run's tasks take other numbers ({counts})"
-        raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
 
     def _known(self, names: Sequence[str] | None) -> list[str]:
         """These tasks, or all.
@@ -250,11 +241,34 @@ class Run:
         yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
 
 
-def _num_texts(rows: Rows) -> int | None:
-    """How many texts a row has, as far as the first row tells; None for formats with named columns."""
+def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
+    """The task whose rows these are: the only one, or the first with as many columns as the first row has.
+
+    Formats with named columns, and no rows at all, are taken for the first task's.
+
+    Raises:
+        ConfigError: no task has so many.
+    """
+    in_file, first = isinstance(rows, (str, Path)), next(iter(task_types))
+    count = _num_columns(rows)
+    if len(task_types) == 1 or count is None:
+        return first
+    columns = {name: each.columns if in_file else each.task.inputs for name, each in task_types.items()}
+    open_ended = {name for name, each in task_types.items() if in_file and each.repeats_last}
+    for name, names in columns.items():
+        if count == len(names) or (name in open_ended and count > len(names)):
+            return name
+    counts = [f"{name}: {len(names)}{' or more' if name in open_ended else ''}" for name, names in columns.items()]
+    what = "columns" if in_file else "texts"
+    found = f"{count} {what} in a row; the run's tasks take other numbers ({', '.join(counts)})"
+    raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+
+
+def _num_columns(rows: Rows) -> int | None:
+    """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
     if not isinstance(rows, (str, Path)):
         return len(rows[0]) if len(rows) else None
     if Path(rows).suffix != ".tsv" or not Path(rows).is_file():
         return None
     with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().count("\t") - 1
+        return file.readline().count("\t") + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,5 @@ def test_a_run_over_all_task_types_resumes_and_predicts(values: dict[str, Any]) 
         assert [record["prediction"] for record in records] == [json.loads(line)["prediction"] for line in stored]
         ids, vectors = run.embed(path, task=name)
         assert len(ids) == 6 and vectors.shape == (6, 64), task.task_type
+        alone = replace(run, tasks={name: task})
+        assert (alone.embed(path)[1] == vectors).all(), task.task_type
