@@ -26,7 +26,7 @@ def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
             what chooses the best checkpoint, or the end.
     """
     known = load_task_defs(config.tasks)
-    trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
+    trainable = [name for name, task in known.items() if task.trainable]
     names = list(config.train or trainable)
     faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
     if config.select_by != "mean" and config.select_by not in names:

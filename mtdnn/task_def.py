@@ -159,6 +159,11 @@ class TaskDef(Frozen):
         return tuple(dict.fromkeys(name for names in self.splits.values() for name in names))
 
     @property
+    def trainable(self) -> bool:
+        """Whether a run may train on it: it has rows for that, and a head of its own."""
+        return bool(self.splits.get("train")) and self.head_of is None
+
+    @property
     def regularizer_off(self) -> bool:
         """True when the block says `regularizer: none`."""
         return self.regularizer is not None and self.regularizer.name == "none"

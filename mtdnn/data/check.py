@@ -285,7 +285,7 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[str]:
 
 def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report) -> None:
     """The exact number of batches of each task in the first epoch, by the sampler that training uses."""
-    trainable = {name: task for name, task in tasks.items() if task.splits.get("train") and task.head_of is None}
+    trainable = {name: task for name, task in tasks.items() if task.trainable}
     names = [name for name in run.train or trainable if name in trainable]
     strange = [name for name in run.train or () if name not in tasks]
     report.faults += [fault("", "train", unknown("task", name, trainable)) for name in strange]

@@ -157,7 +157,9 @@ class HubRows(RowSource):
 
     @cached_property
     def _class_names(self) -> dict[str, list[str]]:
-        return {name: feature.names for name, feature in self.dataset.features.items() if hasattr(feature, "names")}
+        """Names of the classes of each column of them, or of lists of them."""
+        single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
+        return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
 
     def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
@@ -173,8 +175,10 @@ class HubRows(RowSource):
                 number += 1
 
     def _named(self, column: str, value: Any) -> Any:
-        """A class number as its name; the number for "none", −1, as nothing."""
+        """A class number as its name, also in a list; the number for "none", −1, as nothing."""
         names = self._class_names.get(column)
+        if names is not None and isinstance(value, list):
+            return [self._named(column, each) for each in value]
         if names is None or not isinstance(value, int):
             return value
         return names[value] if value >= 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mtdnn.data.row_source import PART_BYTES, Columns, Part, Row, RowSource, fil
 from mtdnn.errors import fault
 
 BOM = b"\xef\xbb\xbf"
+LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,13 @@ class CsvRows(TextRows):
                     yield raw.decode("utf-8", "replace")
 
             start, first = 0, 1
-            for _ in csv.reader(lines()):
-                if taken[0] - start >= size:
-                    yield Part(start, taken[0], first)
-                    start, first = taken[0], taken[1] + 1
+            try:
+                for _ in _cells(lines()):
+                    if taken[0] - start >= size:
+                        yield Part(start, taken[0], first)
+                        start, first = taken[0], taken[1] + 1
+            except csv.Error:  # told with its line when this part, the last one, is read
+                taken[0] += sum(map(len, file))
             if taken[0] > start:
                 yield Part(start, taken[0], first)
 
@@ -183,7 +187,7 @@ class CsvRows(TextRows):
         if broken:
             yield from (_told_encoding(line, f"{self.path}:{number}") for number, line in broken)
             return
-        reader = csv.reader((f"{line}\n" for _, line in texts), strict=True)
+        reader = _cells((f"{line}\n" for _, line in texts), strict=True)
         number = part.first
         try:
             for cells in reader:
@@ -198,6 +202,12 @@ class CsvRows(TextRows):
             found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
             return fault(where, "", found, "Put a text that holds a comma in quotes.")
         return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.rpartition(":")[2]), where)
+
+
+def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
+    """`csv.reader` for cells of any length; Python's own limit, 131,072 characters, is one for the whole process."""
+    csv.field_size_limit(LONGEST_CELL)
+    return csv.reader(lines, strict=strict)
 
 
 def _decoded(line: bytes) -> str | UnicodeDecodeError:

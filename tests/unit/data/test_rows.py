@@ -7,7 +7,7 @@ import pickle
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtdnn.data.row_source import PART_BYTES, Columns, Part, Row
 from mtdnn.data.rows import find_split, read_rows, rows_of
@@ -165,6 +165,13 @@ def test_csv_faults_name_the_line(tmp_path):
     told = values(path, TEXT)
     assert told[0].startswith(f"{path}:2: 4 columns; the header has 3: id, label, text")
     assert told[1].startswith(f"{path}:3: not CSV: unexpected end of data")
+    old = written(tmp_path / "old.csv", "id,label,text\n1,yes,a\n2,no,b\rc\n3,no,d\n")
+    assert next(row for row in values(old, TEXT) if isinstance(row, str)).startswith(f"{old}:3: not CSV: new-line")
+
+
+def test_a_cell_of_a_csv_may_be_long(tmp_path):
+    text = "long " * 40_000
+    assert values(written(tmp_path / "train.csv", f"id,label,text\n1,yes,{text}\n"), TEXT) == [("1", "yes", text)]
 
 
 def test_a_missing_column_is_told_once_with_those_present(tmp_path):
@@ -269,6 +276,15 @@ def test_class_numbers_of_a_hub_data_set_become_names():
         "org/data/train: no column 'text'; present: idx, sentence, label. "
         "Name theirs under the task's `source.columns`."
     ]
+
+
+def test_class_numbers_in_lists_of_a_hub_data_set_become_names():
+    features = Features(
+        {"id": Value("string"), "tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B"]))}
+    )
+    dataset = Dataset.from_dict({"id": ["1"], "tokens": [["An", "ox"]], "tags": [[0, 1]]}, features=features)
+    (row,) = HubRows("org/data/train", dataset, {}).read(Part(0, 1, 1), Columns(("id", "tags", "tokens")))
+    assert row.values == {"id": "1", "tags": ["O", "B"], "tokens": ["An", "ox"]}
 
 
 @pytest.mark.parametrize("kind", ["tsv", "jsonl", "csv", "parquet"])
