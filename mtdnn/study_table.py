@@ -43,15 +43,18 @@ class Line:
 def lines_of(
     stage: str, axes: Mapping[str, str], outcome: Mapping[str, Any], *, run: str, trained: Sequence[str] = ()
 ) -> Iterator[Line]:
-    """The lines of one finished cell, by task and split, a task's main metric first; a diverged one has a line for each
-    task."""
+    """The lines of one finished cell, by task; a diverged one has a line for each task.
+
+    A task's splits come in the order of its results, which is that of their roles: what is tuned and shown first is the
+    dev split, whatever its name. Of a split's metrics the main one comes first.
+    """
     if outcome["outcome"] == "diverged":
         for task in trained or ("",):
             yield Line(stage, axes, "diverged", task, "", None, "", None, run)
         return
     rows: Mapping[str, int] = outcome.get("rows", {})
     for task in sorted(name for name in outcome["results"] if not name.startswith("_")):
-        for split, values in sorted(outcome["results"][task].items()):
+        for split, values in outcome["results"][task].items():
             for metric, value in values.items():
                 yield Line(stage, axes, "finished", task, split, rows.get(task), metric, value, run)
 

@@ -13,6 +13,7 @@ import yaml
 
 from mtdnn.errors import ConfigError
 from mtdnn.run_config import RunConfig
+from mtdnn.statistics import best_of
 from mtdnn.study import Summary, run_study
 from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once
 from mtdnn.study_grid import Cell, Grid, load_study
@@ -63,6 +64,13 @@ def score_of_seed(cell: Cell) -> Outcome:
     """Stands in for a training run: an accuracy that tells the cell's seed."""
     tasks = cell.config.train or ()
     return {"results": {task: {"dev": {"accuracy": cell.config.seed / 10, "rows": 5}} for task in tasks}, "rows": {}}
+
+
+def dev_and_test_scores(cell: Cell) -> Outcome:
+    """As a run whose splits are `dev: validation, test: test` gives them: in the order of the roles."""
+    dev, test = (0.7, 0.6) if cell.config.optimizer.lr == 1e-4 else (0.6, 0.7)
+    splits = {"validation": {"accuracy": dev, "rows": 5}, "test": {"accuracy": test, "rows": 5}}
+    return {"results": {"rte": splits}, "rows": {}}
 
 
 def breaks_for_seed_2_of_mrpc(cell: Cell) -> Outcome:
@@ -246,6 +254,15 @@ def test_results_have_one_line_per_cell_task_split_and_metric(tmp_path: Path) ->
     assert len(lines) == (2 + 8) * 2
     assert {(line.axes["seed"], line.value) for line in lines if line.metric == "accuracy"} == {("1", 0.1), ("2", 0.2)}
     assert all((grid.folder / line.run).parent.is_dir() for line in lines)
+
+
+def test_the_dev_split_comes_first_and_is_tuned_on_whatever_its_name(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, stages={"only": {"axes": {"train": [["rte"]], "optimizer.lr": [1e-4, 1e-5]}}})
+    run_study(grid, Here(dev_and_test_scores), progress=False)
+    lines = read_csv(grid.folder / "results.csv")
+    assert [line.split for line in lines] == ["validation", "validation", "test", "test"] * 2
+    kept = best_of(lines, compare="train", across=None, best_over=["optimizer.lr"])
+    assert {line.axes["optimizer.lr"] for line in kept} == {"0.0001"}
 
 
 def test_a_finished_study_runs_nothing_and_writes_the_same_bytes(tmp_path: Path) -> None:
