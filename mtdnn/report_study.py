@@ -138,7 +138,7 @@ def _task_across(view: StudyView, task: str) -> list[Block]:
     split, metric = view.first[task]
     floor = _floor(view, task, split)
     blocks: list[Block] = [Heading(f"{task}: {metric} on {split}")]
-    if view.labels_axis and all(entry.train_rows for entry in here):
+    if view.labels_axis and all(entry.train_rows for entry in here if entry.spread.count):
         caption = (
             f"{task}: {metric} against the number of training rows (log axis). Bands: 95 % bootstrap intervals of the "
             "mean; small dots: single runs; dotted line: always the most frequent label."
@@ -146,8 +146,8 @@ def _task_across(view: StudyView, task: str) -> list[Block]:
         svg = learning_curve(_curve_panel(here, metric, floor, compare=view.compare), name=f"curve-{task}")
         blocks.append(Picture(f"curve-{task}", svg, caption))
     columns = list(dict.fromkeys(entry.across for entry in here))
-    rows_of = {entry.across: entry.train_rows for entry in here}
-    heads = [_column_name(value, rows_of[value]) for value in columns]
+    rows_of = {entry.across: entry.train_rows for entry in here if entry.train_rows is not None}
+    heads = [_column_name(value, rows_of.get(value)) for value in columns]
     caption = f"{unit(metric)}; columns: {view.across} (training rows)."
     blocks.append(_table(here, columns, heads, key=lambda entry: entry.across, caption=caption, floors={task: floor}))
     return blocks
@@ -202,12 +202,15 @@ def _place(entry: Entry | None, best: str, floors: Mapping[str, float | None]) -
         notes.append(f"{entry.diverged} diverged")
     if floor is not None and (failed := no_better_than_chance(entry, floor)):
         notes.append(f"{failed} at chance")
-    text = _mean(entry) if entry.spread.count else "–"
+    text = _mean(entry)
     return Place(f"{text} [{', '.join(notes)}]" if notes else text, strong=entry.label == best)
 
 
 def _mean(entry: Entry) -> str:
+    """`87.5 ± 5.9 (2)`, or a dash where every run diverged."""
     spread, metric = entry.spread, entry.metric
+    if not spread.count:
+        return "–"
     if spread.std is None:
         return f"{shown(metric, spread.mean)} (1)"
     return f"{shown(metric, spread.mean)} ± {shown(metric, spread.std)} ({spread.count})"
@@ -301,7 +304,7 @@ def _starting_points(view: StudyView) -> list[Block]:
     places = [
         row(line.stage, ", ".join(f"{axis} {value}" for axis, value in line.axes.items()), line.task, line.split,
             line.metric, "diverged" if line.value is None else shown(line.metric, line.value))
-        for line in lines if line.metric == main.get(line.task, "")
+        for line in lines if line.value is None or line.metric == main[line.task]
     ]  # fmt: skip
     if not places:
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtdnn.metrics import higher_is_better
@@ -141,21 +141,21 @@ def entries(
     lines = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
     lines = best_of(lines, compare=compare, across=across, best_over=best_over)
     label = labels_of(lines, compare=compare, hidden=(across, repeats, *best_over))
-    groups = _groups(lines, lambda line: (line.task, line.split, line.metric, label(line), line.axes.get(across or "")))
+
+    def place(line: Line) -> tuple:
+        return line.task, label(line), line.axes.get(across or "")
+
+    measured = _groups((line for line in lines if line.metric), lambda line: (*place(line), line.split, line.metric))
+    diverged = _groups((line for line in lines if line.outcome == "diverged"), place)
     words = {label(line): line.axes[compare] for line in lines}
-    diverged = _groups(
-        (line for line in lines if line.outcome == "diverged"),
-        lambda line: (line.task, label(line), line.axes.get(across or "")),
-    )
     reference = reference or next((line.axes[compare] for line in lines), "")
     found = {
-        key: _entry(key, group, repeats=repeats, diverged=len(diverged.get((key[0], key[3], key[4]), [])))
-        for key, group in groups.items()
-        if key[2]
+        key: _entry(key, measured.get(key, []), repeats=repeats, diverged=len(diverged.get(key[:3], [])))
+        for key in _keys(map(place, lines), measured)
     }
     return [
-        _with_comparison(entry, found.get((*key[:3], reference + key[3].removeprefix(words[key[3]]), key[4])))
-        for key, entry in found.items()
+        _with_comparison(entry, found.get((task, reference + name.removeprefix(words[name]), *rest)))
+        for (task, name, *rest), entry in found.items()
     ]
 
 
@@ -166,8 +166,23 @@ def _groups(lines: Iterable[Line], key: Callable[[Line], tuple]) -> dict[tuple, 
     return groups
 
 
+def _keys(places: Iterable[tuple], measured: Iterable[tuple]) -> Iterator[tuple]:
+    """(task, label, column, split, metric) of every entry.
+
+    A place of which all runs diverged has no metric of its own: it gets every one that its task has elsewhere.
+    """
+    of_task: dict[str, dict[tuple, None]] = {}
+    of_place: dict[tuple, list[tuple]] = {}
+    for key in measured:
+        of_task.setdefault(key[0], {})[key[3:]] = None
+        of_place.setdefault(key[:3], []).append(key[3:])
+    for place in dict.fromkeys(places):
+        for metric in of_place.get(place, of_task.get(place[0], {})):
+            yield (*place, *metric)
+
+
 def _entry(key: tuple, group: Sequence[Line], *, repeats: str, diverged: int) -> Entry:
-    task, split, metric, label, across = key
+    task, label, across, split, metric = key
     values = {line.axes.get(repeats, ""): line.value for line in group if line.value is not None}
     rows = [line.train_rows for line in group if line.train_rows is not None]
     return Entry(
@@ -204,26 +219,32 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
 
 
 def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:
-    """The lines whose tuned axes have the values that are best by each task's main metric on its first split, which is
-    its dev split."""
+    """The lines whose tuned axes have the values that are best: those of whose runs the smallest share diverged, and
+    among these the best by each task's main metric on its first split, which is its dev split."""
     if not best_over:
         return list(lines)
     tuned_on = {line.task: (line.split, line.metric) for line in reversed(lines) if line.metric}
-    chosen: dict[tuple, tuple[float, tuple]] = {}
+    chosen: dict[tuple, tuple[tuple[float, float], tuple]] = {}
     candidates = _groups(
-        (line for line in lines if line.value is not None and tuned_on[line.task] == (line.split, line.metric)),
+        (line for line in lines if line.value is None or tuned_on[line.task] == (line.split, line.metric)),
         lambda line: (*_place(line, compare, across), tuple(line.axes.get(axis) for axis in best_over)),
     )
     for (*place, tuned), group in candidates.items():
-        sign = 1.0 if higher_is_better(group[0].metric) else -1.0
-        score = sign * sum(line.value or 0.0 for line in group) / len(group)
-        if tuple(place) not in chosen or score > chosen[tuple(place)][0]:
-            chosen[tuple(place)] = (score, tuned)
+        rank = _rank(group)
+        if tuple(place) not in chosen or rank > chosen[tuple(place)][0]:
+            chosen[tuple(place)] = (rank, tuned)
+    best = {(*place, *tuned) for place, (_, tuned) in chosen.items()}
     return [
-        line
-        for line in lines
-        if chosen.get(_place(line, compare, across), (0.0, ()))[1] == tuple(line.axes.get(axis) for axis in best_over)
+        line for line in lines if (*_place(line, compare, across), *(line.axes.get(axis) for axis in best_over)) in best
     ]
+
+
+def _rank(runs: Sequence[Line]) -> tuple[float, float]:
+    """What a tuned value is chosen by, larger is better: the share of its runs that finished, then their mean."""
+    finished = [line for line in runs if line.value is not None]
+    mean = sum(line.value or 0.0 for line in finished) / max(1, len(finished))
+    sign = 1.0 if finished and higher_is_better(finished[0].metric) else -1.0
+    return len(finished) / len(runs), sign * mean
 
 
 def _place(line: Line, compare: str, across: str | None) -> tuple:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mtdnn.run_folder import write_text
 from mtdnn.study_cells import Status, error_stamp, outcomes, read_error, read_outcome
 from mtdnn.study_grid import Cell, Grid, write_study_files
+from mtdnn.study_plan import measured_tasks
 from mtdnn.study_table import Line, lines_of, to_csv
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ def result_lines(cells: Sequence[Cell]) -> list[Line]:
     for cell in cells:
         if cell.name in found:
             run = cell.run_folder.relative_to(cell.folder.parent.parent.parent).as_posix()
-            lines += lines_of(cell.stage, cell.axes, found[cell.name], run=run, trained=cell.config.train or ())
+            lost = tuple(measured_tasks(cell)) if found[cell.name]["outcome"] == "diverged" else ()
+            lines += lines_of(cell.stage, cell.axes, found[cell.name], run=run, lost=lost)
     return lines
 
 

@@ -51,13 +51,22 @@ def cell_size(cell: Cell) -> Size:
 
 def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell trains on."""
-    if cell.task_file is None:
-        known = load_task_defs(cell.config.tasks)
-    else:
-        source = parse_yaml(cell.task_file, path=cell.config.tasks)
-        known = {name: task_def_from(name, block, source) for name, block in source.value.items()}
+    known = _known_tasks(cell)
     trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
     return {name: known[name] for name in cell.config.train or trainable}
+
+
+def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
+    """The definitions of the tasks a cell has results of: those it trains on, and those their heads answer."""
+    trained = trained_tasks(cell)
+    return trained | {name: task for name, task in _known_tasks(cell).items() if task.head_of in trained}
+
+
+def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
+    if cell.task_file is None:
+        return load_task_defs(cell.config.tasks)
+    source = parse_yaml(cell.task_file, path=cell.config.tasks)
+    return {name: task_def_from(name, block, source) for name, block in source.value.items()}
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:

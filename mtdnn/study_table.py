@@ -24,7 +24,7 @@ class Line:
 
     Attributes:
         axes: axis → value name; an axis its stage does not have is missing.
-        outcome: finished, or diverged: then task, split and metric are empty and the value is None.
+        outcome: finished, or diverged: then split and metric are empty and the value is None.
         train_rows: training rows of that task in that run; None where it was not trained on.
         run: folder of the run, relative to the study's.
     """
@@ -41,15 +41,15 @@ class Line:
 
 
 def lines_of(
-    stage: str, axes: Mapping[str, str], outcome: Mapping[str, Any], *, run: str, trained: Sequence[str] = ()
+    stage: str, axes: Mapping[str, str], outcome: Mapping[str, Any], *, run: str, lost: Sequence[str] = ()
 ) -> Iterator[Line]:
-    """The lines of one finished cell, by task; a diverged one has a line for each task.
+    """The lines of one finished cell, by task; a diverged one has a line for each task in `lost`.
 
     A task's splits come in the order of its results, which is that of their roles: what is tuned and shown first is the
     dev split, whatever its name. Of a split's metrics the main one comes first.
     """
     if outcome["outcome"] == "diverged":
-        for task in trained or ("",):
+        for task in lost:
             yield Line(stage, axes, "diverged", task, "", None, "", None, run)
         return
     rows: Mapping[str, int] = outcome.get("rows", {})

@@ -16,7 +16,7 @@ from mtdnn.report import write_report
 from mtdnn.report_data import confusion, most_frequent_share, read_curves, row_texts, worst
 from mtdnn.run_config import RunConfig
 from mtdnn.study import run_study
-from mtdnn.study_cells import Outcome
+from mtdnn.study_cells import Diverged, Outcome, RunCell
 from mtdnn.study_grid import Cell, load_study
 from mtdnn.study_launchers import Here
 
@@ -82,7 +82,13 @@ def curve_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_study(folder: Path, **report: Any) -> Path:
+def mt_dnn_diverges(cell: Cell) -> Outcome:
+    if cell.axes["init"] == "mt-dnn":
+        raise Diverged("step 7: task 'nli': the loss is nan")
+    return made_up(cell)
+
+
+def write_study(folder: Path, run_cell: RunCell = made_up, **report: Any) -> Path:
     """A finished study of 2 initialisations × 2 fractions × 2 seeds, with made-up numbers."""
     (folder / "tasks.yml").write_text(yaml.safe_dump(TASKS))
     study = {
@@ -100,7 +106,7 @@ def write_study(folder: Path, **report: Any) -> Path:
         "report": report,
     }
     (folder / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
-    run_study(load_study(folder / "study.yml"), Here(made_up), progress=False)
+    run_study(load_study(folder / "study.yml"), Here(run_cell), progress=False)
     return folder / "study"
 
 
@@ -149,6 +155,21 @@ def test_without_columns_all_tasks_stand_in_one_table(tmp_path: Path) -> None:
     assert "| encoder, fraction 0.1 | 62.5 ± 5.9 (2) [2 at chance] |" in text
     assert "|  | nli: accuracy |" in text
     assert "| nli | mt-dnn, fraction 1.0 | +20.8 |" in text  # 12/12 twice, minus 9/12 and 10/12
+
+
+def test_a_method_whose_runs_all_diverge_stands_in_the_tables(tmp_path: Path) -> None:
+    for name, across in (("columns", "fraction"), ("tasks", None)):
+        (tmp_path / name).mkdir()
+        folder = write_study(
+            tmp_path / name, mt_dnn_diverges, compare="init", reference="encoder", across=across, labels_axis=True
+        )
+        text = write_report(folder)[0].read_text(encoding="utf-8")
+        if across:
+            assert "| mt-dnn | – [2 diverged] | – [2 diverged] |" in text
+            assert "| 0.1 (10) | 1.0 (100) |" in text and "curve-nli.svg" in text
+        else:
+            assert "| mt-dnn, fraction 0.1 | – [2 diverged] |" in text
+        assert "nan" not in text
 
 
 def test_the_report_is_the_same_bytes_every_time(curve_study: Path) -> None:

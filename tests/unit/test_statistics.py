@@ -81,6 +81,20 @@ def test_diverged_runs_are_counted_and_never_averaged() -> None:
     assert (found.spread.count, found.spread.mean, found.diverged) == (2, pytest.approx(0.7), 1)
 
 
+def test_a_method_whose_runs_all_diverge_keeps_its_place() -> None:
+    lines = [
+        line(None, init="a", seed="1"), line(None, init="a", seed="2"),
+        line(0.8, init="b", seed="1"), line(0.7, metric="f1", init="b", seed="1"),
+        line(0.4, split="test", init="b", seed="1"),
+    ]  # fmt: skip
+    found = {(e.split, e.metric, e.label): (e.spread.count, e.diverged) for e in entries(lines, compare="init")}
+    places = [("dev", "accuracy"), ("dev", "f1"), ("test", "accuracy")]
+    assert list(found.items()) == [((*place, "a"), (0, 2)) for place in places] + [
+        ((*place, "b"), (1, 0)) for place in places
+    ]
+    assert all(entry.comparison is None for entry in entries(lines, compare="init", reference="b"))
+
+
 def test_runs_no_better_than_the_most_frequent_label_are_counted() -> None:
     lines = [line(value, init="a", seed=str(n)) for n, value in enumerate((0.5, 0.53, 0.6))]
     (found,) = entries(lines, compare="init")
@@ -108,6 +122,29 @@ def test_tuned_axes_show_their_best_value_per_task_and_label() -> None:
     assert {(each.axes["init"], each.axes["lr"]) for each in kept} == {("a", "2"), ("b", "1")}
     found = entries(lines, compare="init", best_over=["lr"])
     assert {entry.label: entry.spread.mean for entry in found} == {"a": pytest.approx(0.6), "b": pytest.approx(0.85)}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_a_tuned_value_that_diverges_more_often_is_not_the_best(metric: str) -> None:
+    good, better = (0.69, 0.70) if metric == "accuracy" else (0.70, 0.69)
+    runs = {"often": [better, None, None, None, None], "always": [None] * 5, "never": [good] * 5}
+    lines = [
+        line(value, metric=metric, init="a", lr=lr, seed=str(seed))
+        for lr, values in runs.items()
+        for seed, value in enumerate(values)
+    ]
+    kept = best_of(lines, compare="init", across=None, best_over=["lr"])
+    assert {each.axes["lr"] for each in kept} == {"never"}
+    kept = best_of(lines[:10], compare="init", across=None, best_over=["lr"])
+    assert [each.axes["lr"] for each in kept] == ["often"] * 5
+    (found,) = entries(lines[:10], compare="init", best_over=["lr"])
+    assert (found.spread.count, found.diverged) == (1, 4)
+
+
+def test_a_method_that_diverges_at_every_tuned_value_is_shown_at_the_first() -> None:
+    lines = [line(None, init="a", lr=lr, seed="1") for lr in "12"] + [line(0.5, init="b", lr="1", seed="1")]
+    found = entries(lines, compare="init", best_over=["lr"])
+    assert [(entry.label, entry.spread.count, entry.diverged) for entry in found] == [("a", 0, 1), ("b", 1, 0)]
 
 
 def test_an_error_is_tuned_to_be_small() -> None:

@@ -307,6 +307,14 @@ def test_a_diverged_run_is_an_outcome_and_is_not_tried_again(tmp_path: Path) -> 
     assert attempts(cell_of(grid, init="encoder", data_set="rte", seed="2")) == ["start", "diverged"]
 
 
+def test_a_diverged_run_counts_for_every_task_it_would_have_measured(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, stages={"only": {"axes": {"seed": [2], "method": {"a": None}}}})
+    tasks = {**TASKS, "hans": {**TASKS["rte"], "splits": {"dev": "dev"}, "head_of": "rte"}}
+    (tmp_path / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
+    run_study(grid, Here(diverges_for_seed_2), progress=False)
+    assert [line.task for line in read_csv(grid.folder / "results.csv")] == ["rte", "mrpc", "hans"]
+
+
 def test_an_outcome_cut_short_or_of_other_settings_does_not_count(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
     cell = grid.cells[0]
