@@ -24,7 +24,7 @@ from mtdnn.report_parts import (
 )
 from mtdnn.report_pictures import Panel, Point, Series, interval_panels, learning_curve
 from mtdnn.run_folder import RunFolder
-from mtdnn.statistics import COUNTS, Entry, entries, main_metrics, no_better_than_chance
+from mtdnn.statistics import COUNTS, Entry, best_of, entries, main_metrics, no_better_than_chance
 from mtdnn.study_table import Line, read_csv
 
 SIGNIFICANT = 0.05
@@ -36,12 +36,14 @@ class StudyView:
 
     Attributes:
         lines: of results.csv.
+        compared: those of the compared runs, counts left out; where axes were tuned, of their best values alone.
         table: every place of its tables.
         cells: as in study.json.
     """
 
     folder: Path
     lines: list[Line]
+    compared: list[Line]
     table: list[Entry]
     cells: list[dict[str, Any]]
     compare: str
@@ -104,10 +106,13 @@ def read_study(folder: Path) -> StudyView:
     best_over = wanted.get("best_over") or ()
     reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
     repeats = wanted.get("repeats") or "seed"
-    table = entries(lines, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over)
+    compared = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
+    compared = best_of(compared, compare=compare, across=across, best_over=best_over)
+    table = entries(compared, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over)
     return StudyView(
-        folder, lines, table, plan["cells"], compare, reference, across, repeats, wanted.get("labels_axis", False)
-    )
+        folder, lines, compared, table, plan["cells"], compare, reference, across, repeats,
+        wanted.get("labels_axis", False),
+    )  # fmt: skip
 
 
 def _by_default(lines: Sequence[Line]) -> dict[str, Any]:
@@ -316,7 +321,7 @@ def _floor(view: StudyView, task: str, split: str) -> float | None:
     """Accuracy of always giving the most frequent label, where accuracy is the main metric."""
     if view.first[task][1] != "accuracy":
         return None
-    for line in view.lines:
+    for line in view.compared:
         path = RunFolder(view.folder / line.run).prediction_file(task, split)
         if line.task == task and path.exists():
             return most_frequent_share(read_predictions(path))
@@ -327,8 +332,8 @@ def _representatives(view: StudyView) -> dict[tuple[str, str], Path]:
     """(task, label) → one run: the first repeat at the last column."""
     columns = list(dict.fromkeys(entry.across for entry in view.main))
     found: dict[tuple[str, str], tuple[int, Path]] = {}
-    for line in view.lines:
-        if view.compare in line.axes and line.value is not None:
+    for line in view.compared:
+        if line.value is not None:
             place = columns.index(line.axes.get(view.across or "", columns[0])) if view.across else 0
             key = (line.task, line.axes[view.compare])
             if key not in found or place > found[key][0]:
@@ -366,8 +371,8 @@ def _records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
     """Task → label → records of all splits, of each compared run at the last column."""
     columns = list(dict.fromkeys(entry.across for entry in view.main))
     runs: dict[tuple[str, str], list[str]] = {}
-    for line in view.lines:
-        if view.compare in line.axes and (not view.across or line.axes.get(view.across) == columns[-1]):
+    for line in view.compared:
+        if not view.across or line.axes.get(view.across) == columns[-1]:
             folders = runs.setdefault((line.task, line.axes[view.compare]), [])
             folders += [line.run] if line.run not in folders else []
     found: dict[str, dict[str, list[Any]]] = {}
@@ -383,9 +388,9 @@ def _records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
 def _all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
     """(task, first split) → run → records, of every compared run."""
     found: dict[tuple[str, str], dict[Path, Any]] = {}
-    for line in view.lines:
+    for line in view.compared:
         place = (line.task, line.split)
-        if view.compare in line.axes and view.first.get(line.task, ("",))[0] == line.split:
+        if view.first.get(line.task, ("",))[0] == line.split:
             path = RunFolder(view.folder / line.run).prediction_file(*place)
             if path.exists() and view.folder / line.run not in found.get(place, {}):
                 found.setdefault(place, {})[view.folder / line.run] = read_predictions(path)

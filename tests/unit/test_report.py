@@ -14,6 +14,7 @@ import yaml
 from mtdnn.errors import DataError
 from mtdnn.report import write_report
 from mtdnn.report_data import confusion, most_frequent_share, read_curves, row_texts, worst
+from mtdnn.report_study import read_study
 from mtdnn.run_config import RunConfig
 from mtdnn.study import run_study
 from mtdnn.study_cells import Diverged, Outcome, RunCell
@@ -170,6 +171,20 @@ def test_a_method_whose_runs_all_diverge_stands_in_the_tables(tmp_path: Path) ->
         else:
             assert "| mt-dnn, fraction 0.1 | – [2 diverged] |" in text
         assert "nan" not in text
+
+
+def test_pictures_and_rows_are_of_the_best_values_of_tuned_axes_alone(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, compare="init", reference="encoder", best_over=["fraction"])  # 1.0 has 2 rows more
+    view = read_study(folder)
+    kept = {line.run for line in view.compared}
+    assert {line.axes["fraction"] for line in view.compared} == {"1.0"} and len(kept) == 4
+    votes = tmp_path / "votes.tsv"
+    votes.write_text("".join(f"{row_id}\t{','.join([label] * 5)}\n" for row_id, label, *_ in ROWS))
+    text = write_report(folder, annotators=votes)[0].read_text(encoding="utf-8")
+    assert "| mt-dnn | **100.0 ± 0.0 (2)** |" in text
+    assert "| no | 3 (75 %) | 1 (25 %) |" in text  # the encoder's first run at 1.0 has 9 rows right
+    assert "| encoder | 5/0 | 12 | 79.2 |" in text  # the mean of 9/12 and 10/12
+    assert "| 2 of 4 |" in text and "of 8 |" not in text  # rows wrong in some of the runs
 
 
 def test_the_report_is_the_same_bytes_every_time(curve_study: Path) -> None:
