@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.report_data import label_names, most_frequent_share, read_predictions
 from mtdnn.report_document import Block, Document, Heading, Picture, Place, Table, Text, row
 from mtdnn.report_parts import (
@@ -306,15 +307,65 @@ def _starting_points(view: StudyView) -> list[Block]:
     """Main metrics of the stages that are not compared: what the others start from."""
     lines = [line for line in view.lines if view.compare not in line.axes and line.metric not in COUNTS]
     main = main_metrics(lines)
+    lines = [line for line in lines if line.value is None or line.metric == main[line.task]]
+    if not lines:
+        return []
     places = [
         row(line.stage, ", ".join(f"{axis} {value}" for axis, value in line.axes.items()), line.task, line.split,
             line.metric, "diverged" if line.value is None else shown(line.metric, line.value))
-        for line in lines if line.value is None or line.metric == main[line.task]
+        for line in lines
     ]  # fmt: skip
-    if not places:
-        return []
-    head = ["stage", "cell", "task", "split", "metric", "value"]
-    return [Heading("Runs the others start from"), Table(head, places, words=range(1, 5))]
+    head, caption = ["stage", "cell", "task", "split", "metric", "value"], ""
+    gains = _minus_alone(view, lines)
+    if any(gains):
+        places = [[*each, Place(gain)] for each, gain in zip(places, gains, strict=True)]
+        head.append("minus alone")
+        caption = (
+            "Minus alone: minus the mean of the runs (their number in brackets) that trained that task alone, from the "
+            "same encoder and on as many rows."
+        )
+    return [Heading("Runs the others start from"), Table(head, places, caption=caption, words=range(1, 5))]
+
+
+def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
+    """For each line of a multi-task run its difference to the same task trained alone; empty without such runs.
+
+    Of the compared runs only the reference's count.
+    """
+    trained: dict[str, set[str]] = {}
+    for line in view.lines:
+        if line.train_rows is not None:
+            trained.setdefault(line.run, set()).add(line.task)
+    encoder = cache(partial(_encoder_of, view.folder))
+    reference = [line for line in view.compared if line.axes[view.compare] == view.reference]
+    alone = [line for line in (*reference, *lines) if trained.get(line.run) == {line.task} and line.value is not None]
+
+    def gain(line: Line) -> str:
+        if line.value is None or line.train_rows is None or len(trained[line.run]) < 2:
+            return ""
+        same = [
+            other
+            for other in alone
+            if (other.task, other.split, other.metric, other.train_rows)
+            == (line.task, line.split, line.metric, line.train_rows)
+            and encoder(other.run) == encoder(line.run) != ""
+        ]
+        kinds = {tuple((axis, value) for axis, value in other.axes.items() if axis != view.repeats) for other in same}
+        if len(kinds) != 1:  # none, or different ways of training it, of which none is the one to compare with
+            return ""
+        values = [other.value for other in same if other.value is not None]
+        return f"{difference(line.metric, line.value - sum(values) / len(values))} ({len(values)})"
+
+    return [gain(line) for line in lines]
+
+
+def _encoder_of(folder: Path, run: str) -> str:
+    """The encoder a run started from; empty when that is another run's, or not known any more."""
+    try:
+        encoder = RunFolder(folder / run).read_config().encoder
+    except (MtdnnError, OSError):
+        return ""
+    return encoder if isinstance(encoder, str) else ""
 
 
 def _floor(view: StudyView, task: str, split: str) -> float | None:

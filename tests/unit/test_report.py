@@ -187,6 +187,44 @@ def test_pictures_and_rows_are_of_the_best_values_of_tuned_axes_alone(tmp_path: 
     assert "| 2 of 4 |" in text and "of 8 |" not in text  # rows wrong in some of the runs
 
 
+def one_or_both_tasks(cell: Cell) -> Outcome:
+    """Both tasks together, or one alone at 0.70 and 0.72; rte has fewer rows when it is trained alone."""
+    cell.run_folder.mkdir(parents=True)
+    (cell.run_folder / "run.yml").write_text(cell.config.to_yaml())
+    trained = cell.config.train or ()
+    score = 0.8 if len(trained) > 1 else 0.68 + cell.config.seed / 50
+    if cell.axes.get("method") == "MT-DNN":
+        score = 0.9
+    rows = {"nli": 100, "rte": 60 if len(trained) > 1 else 50}
+    return {
+        "results": {task: {"dev": {"accuracy": score, "rows": 12}} for task in trained},
+        "rows": {task: rows[task] for task in trained},
+    }
+
+
+def test_multi_task_runs_show_the_difference_to_the_task_trained_alone(tmp_path: Path) -> None:
+    (tmp_path / "tasks.yml").write_text(yaml.safe_dump({"nli": TASKS["nli"], "rte": TASKS["nli"]}))
+    methods = {"single": {}, "MT-DNN": {"encoder": {"run": {"stage": "multi_task"}}}}
+    study = {
+        "output": str(tmp_path / "study"),
+        "run": {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "encoder": "tiny"},
+        "stages": {
+            "multi_task": {"run": {"train": ["nli", "rte"]}, "axes": {"seed": [1]}},
+            "fine_tune": {
+                "run": {"train": ["${data_set}"]},
+                "axes": {"data_set": {"nli": {}, "rte": {}}, "method": methods, "seed": [1, 2]},
+            },
+        },
+        "report": {"compare": "method", "reference": "single"},
+    }
+    (tmp_path / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
+    run_study(load_study(tmp_path / "study.yml"), Here(one_or_both_tasks), progress=False)
+    text = write_report(tmp_path / "study")[0].read_text(encoding="utf-8")
+    assert "| stage | cell | task | split | metric | value | minus alone |" in text
+    assert "| multi_task | seed 1 | nli | dev | accuracy | 80.0 | +9.0 (2) |" in text  # 80 minus the mean of 70 and 72
+    assert "| multi_task | seed 1 | rte | dev | accuracy | 80.0 |  |" in text  # of other rows: nothing to compare with
+
+
 def test_the_report_is_the_same_bytes_every_time(curve_study: Path) -> None:
     before = [(curve_study / name).read_bytes() for name in ("report.md", "report.html")]
     assert [path.read_bytes() for path in write_report(curve_study)] == before
