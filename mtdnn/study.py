@@ -16,7 +16,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from mtdnn.run_folder import write_text
-from mtdnn.study_cells import Status, error_stamp, outcomes, read_error, read_outcome
+from mtdnn.study_cells import Status, error_stamp, outcomes, read_error, read_outcome, writing_results
 from mtdnn.study_grid import Cell, Grid, write_study_files
 from mtdnn.study_plan import measured_tasks
 from mtdnn.study_table import Line, lines_of, to_csv
@@ -48,12 +48,14 @@ class Summary:
     """How a study ended.
 
     Attributes:
+        cells: cells asked for; all below are of them.
         finished, before: cells finished by now, and how many of them before this call.
         diverged: finished cells whose loss left the numbers.
         broken: cell → why, its first line the last one of the error.
         blocked: cell → the broken or diverged cell it would start from.
     """
 
+    cells: int = 0
     finished: int = 0
     before: int = 0
     diverged: list[str] = field(default_factory=list)
@@ -61,15 +63,18 @@ class Summary:
     blocked: dict[str, str] = field(default_factory=dict)
 
 
-def run_study(grid: Grid, launcher: Launcher, *, progress: bool = True) -> Summary:
-    """Run every cell that is not finished, and write `results.csv`.
+def run_study(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = None, progress: bool = True) -> Summary:
+    """Run every cell that is not finished, and write `results.csv`, which tells of the whole grid.
 
     Cells that broke in an earlier call are tried again, once; the others go on without them.
+
+    Args:
+        cells: those to run, and with them all that they start from. Default: the whole grid.
     """
     write_study_files(grid)
-    scheduler = _Scheduler(grid, launcher)
+    scheduler = _Scheduler(grid, launcher, grid.cells if cells is None else cells)
     try:
-        with tqdm(total=len(grid.cells), unit="cell", disable=not progress, dynamic_ncols=True) as bar:
+        with tqdm(total=len(scheduler.cells), unit="cell", disable=not progress, dynamic_ncols=True) as bar:
             scheduler.run(lambda: _show(bar, scheduler))
     finally:
         launcher.close()
@@ -92,10 +97,10 @@ def _show(bar: tqdm, scheduler: _Scheduler) -> None:
 class _Scheduler:
     """Which cell comes next."""
 
-    def __init__(self, grid: Grid, launcher: Launcher) -> None:
-        self.grid, self.launcher = grid, launcher
-        self.old_errors = {cell.name: error_stamp(cell) for cell in grid.cells}
-        found = outcomes(grid.cells)
+    def __init__(self, grid: Grid, launcher: Launcher, cells: Sequence[Cell]) -> None:
+        self.grid, self.launcher, self.cells = grid, launcher, list(cells)
+        self.old_errors = {cell.name: error_stamp(cell) for cell in self.cells}
+        found = outcomes(self.cells)
         self.finished = set(found)
         self.diverged = {name for name, outcome in found.items() if outcome["outcome"] == "diverged"}
         self.before = len(self.finished)
@@ -120,11 +125,11 @@ class _Scheduler:
         """Cells still to be seen to, those of an earlier stage first."""
         self._block()
         done = self.finished | self.broken.keys() | self.blocked.keys()
-        return [cell for cell in self.grid.cells if cell.name not in done]
+        return [cell for cell in self.cells if cell.name not in done]
 
     def _block(self) -> None:
         """Set aside the cells that start from a broken, diverged or blocked one."""
-        for cell in self.grid.cells:
+        for cell in self.cells:
             stuck = [name for name in cell.needs if name in self.broken.keys() | self.blocked.keys() | self.diverged]
             if stuck and cell.name not in self.blocked and cell.name not in self.finished:
                 self.blocked[cell.name] = self.blocked.get(stuck[0], stuck[0])
@@ -167,8 +172,9 @@ class _Scheduler:
             logger.error("%s is broken: %s", cell.name, last_line(self.broken[cell.name]))
 
     def summary(self) -> Summary:
-        found = outcomes(self.grid.cells)
+        found = outcomes(self.cells)
         return Summary(
+            cells=len(self.cells),
             finished=len(found),
             before=self.before,
             diverged=[name for name, outcome in found.items() if outcome["outcome"] == "diverged"],
@@ -185,7 +191,7 @@ def last_line(text: str) -> str:
 
 def result_lines(cells: Sequence[Cell]) -> list[Line]:
     """The lines of results.csv of all finished cells, in the order of the grid."""
-    found = outcomes(list(cells))
+    found = outcomes(cells)
     lines: list[Line] = []
     for cell in cells:
         if cell.name in found:
@@ -196,5 +202,10 @@ def result_lines(cells: Sequence[Cell]) -> list[Line]:
 
 
 def write_results(grid: Grid) -> None:
-    """Write `results.csv` of what is finished."""
-    write_text(grid.folder / "results.csv", to_csv(result_lines(grid.cells), grid.axes))
+    """Write `results.csv` of what is finished, by whatever call.
+
+    Looking and writing go together under a lock, so that of two studies at work on other cells none puts back a file
+    from before the other's last cell.
+    """
+    with writing_results(grid.folder):
+        write_text(grid.folder / "results.csv", to_csv(result_lines(grid.cells), grid.axes))

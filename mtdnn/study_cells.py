@@ -16,10 +16,10 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.files import whole_file
@@ -75,19 +75,37 @@ def locked(cell: Cell) -> Iterator[bool]:
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (cell.folder / "lock").open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, cell.folder, fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            fix = "Put the study on a local disk, or mount it with locks."
-            raise DataError(fault(str(cell.folder), "lock", "this file system has no file locks", fix)) from error
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getpid()}\n")
         file.flush()
         yield True
+
+
+@contextmanager
+def writing_results(folder: Path) -> Iterator[None]:
+    """Inside, this process alone writes the results of a study; waits until those before it are done.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
+    with (folder / ".results.lock").open("a+", encoding="utf-8") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path, how: int = 0) -> None:
+    """Lock an open file until it is closed; waits for it unless `how` is LOCK_NB."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | how)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        fix = "Put the study on a local disk, or mount it with locks."
+        raise DataError(fault(str(folder), "lock", "this file system has no file locks", fix)) from error
 
 
 def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
@@ -149,7 +167,7 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def outcomes(cells: list[Cell]) -> Mapping[str, Outcome]:
+def outcomes(cells: Iterable[Cell]) -> Mapping[str, Outcome]:
     """Name → outcome of the cells that are finished, in their order."""
     found = ((cell.name, read_outcome(cell)) for cell in cells)
     return {name: outcome for name, outcome in found if outcome is not None}

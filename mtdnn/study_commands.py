@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
@@ -70,26 +69,26 @@ def study(
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
-    grid = chosen_stages(grid, stages)
+    cells = chosen_cells(grid, stages)
     if dry_run:
-        return plan_of(grid, rate=rate)
+        return plan_of(cells, rate=rate)
     from mtdnn.study import run_study
 
     with stopped_by_sigterm():
-        summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus))
+        summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), told(grid, summary)])
     return told(grid, summary)
 
 
-def chosen_stages(grid: Grid, words: str | None) -> Grid:
+def chosen_cells(grid: Grid, words: str | None) -> list[Cell]:
     """The cells of the stages named in `multi_task,fine_tune`, or all.
 
     Raises:
         ConfigError: a name is not among them, or a stage needs one that is left out.
     """
     if words is None:
-        return grid
+        return grid.cells
     names, known = words.split(","), grid.study.stages
     faults = [fault("--stages", "", unknown("stage", name, known)) for name in names if name not in known]
     cells = [cell for cell in grid.cells if cell.stage in names]
@@ -97,7 +96,7 @@ def chosen_stages(grid: Grid, words: str | None) -> Grid:
     faults += [fault("--stages", "", f"'{name}' is left out, and others start from it", "Add it.") for name in left_out]
     if faults:
         raise ConfigError(faults)
-    return replace(grid, cells=cells)
+    return cells
 
 
 def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:
@@ -159,21 +158,21 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def plan_of(grid: Grid, *, rate: float | None = None) -> str:
-    """The cells of a study with their steps, and how long those not finished will take."""
+def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
+    """Cells of a study with their steps, and how long those not finished will take."""
     from mtdnn.study_cells import outcomes
     from mtdnn.study_plan import cell_size, estimated_seconds
 
-    sizes = {cell.name: cell_size(cell) for cell in grid.cells}
-    found = outcomes(grid.cells)
+    sizes = {cell.name: cell_size(cell) for cell in cells}
+    found = outcomes(cells)
     lines = [["cell", "rows", "steps", "examples", "state"]]
-    for cell in grid.cells:
+    for cell in cells:
         size = sizes[cell.name]
         state = found[cell.name]["outcome"] if cell.name in found else "to run"
         lines.append([cell.name, str(sum(size.rows.values())), str(size.steps), str(size.examples), state])
-    left = [cell for cell in grid.cells if cell.name not in found]
+    left = [cell for cell in cells if cell.name not in found]
     seconds = estimated_seconds(left, sizes, found, rate=rate)
-    text = f"{len(grid.cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
+    text = f"{len(cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
     time = "unknown until a cell is finished, or with --rate" if seconds is None else f"about {duration(seconds)}"
     return f"{aligned(lines)}\n\n{text}; time of one process after another: {time}"
 
@@ -198,7 +197,7 @@ def duration(seconds: float) -> str:
 
 def told(grid: Grid, summary: Summary) -> str:
     """How a study ended, in a line or two."""
-    parts = [f"{summary.finished} of {len(grid.cells)} cells finished"]
+    parts = [f"{summary.finished} of {summary.cells} cells finished"]
     if summary.before:
         parts.append(f"{summary.before} of them before")
     parts += [

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import yaml
 from mtdnn.errors import ConfigError
 from mtdnn.run_config import RunConfig
 from mtdnn.statistics import best_of
-from mtdnn.study import Summary, run_study
-from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once
-from mtdnn.study_grid import Cell, Grid, load_study
+from mtdnn.study import Summary, run_study, write_results
+from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once, writing_results
+from mtdnn.study_commands import chosen_cells
+from mtdnn.study_grid import Cell, Grid, load_study, write_study_files
 from mtdnn.study_launchers import Here, Processes, Ray
 from mtdnn.study_table import read_csv
 
@@ -272,6 +274,38 @@ def test_a_finished_study_runs_nothing_and_writes_the_same_bytes(tmp_path: Path)
     summary = run_study(grid_of(tmp_path), Here(dies_for_seed_2_of_mrpc), progress=False)
     assert (summary.before, (grid.folder / "results.csv").read_bytes()) == (9, before)
     assert all(attempts(cell) == ["start", "finished"] for cell in grid.cells)
+
+
+def test_a_call_for_some_stages_leaves_what_the_others_found(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    run_study(grid, Here(score_of_seed), progress=False)
+    results, plan = ((grid.folder / name).read_bytes() for name in ("results.csv", "study.json"))
+    (grid.cells[0].folder / "outcome.json").unlink()
+    first = chosen_cells(grid, "multi_task")
+    summary = run_study(grid, Here(score_of_seed), cells=first, progress=False)
+    assert (summary.cells, summary.finished, summary.before) == (1, 1, 0)
+    assert [(grid.folder / name).read_bytes() for name in ("results.csv", "study.json")] == [results, plan]
+
+
+def test_a_call_for_some_stages_runs_no_others(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "multi_task"), progress=False)
+    assert summary.cells == 1
+    assert [bool(attempts(cell)) for cell in grid.cells] == [True] + [False] * 8
+    assert len(json.loads((grid.folder / "study.json").read_text())["cells"]) == 9
+
+
+def test_results_are_looked_up_only_once_those_before_are_written(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    write_study_files(grid)
+    other = threading.Thread(target=write_results, args=(grid,))
+    with writing_results(grid.folder):
+        other.start()
+        other.join(0.1)
+        assert other.is_alive() and not (grid.folder / "results.csv").exists()
+        run_cell_once(grid.cells[0], score_of_seed)
+    other.join()
+    assert {line.stage for line in read_csv(grid.folder / "results.csv")} == {"multi_task"}
 
 
 def test_a_broken_cell_says_why_the_others_go_on_and_it_is_tried_again_next_time(tmp_path: Path) -> None:
