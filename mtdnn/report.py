@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtdnn.agreement import read_annotators
 from mtdnn.errors import DataError, fault
-from mtdnn.report_data import label_names, most_frequent_share, prediction_files, read_curves, read_predictions
+from mtdnn.report_data import label_names, prediction_files, read_curves, read_predictions
 from mtdnn.report_document import Document, Heading, Picture, Table, Text, row, standing_alone, to_html, to_markdown
 from mtdnn.report_parts import (
     agreement_section,
@@ -22,6 +22,7 @@ from mtdnn.report_pictures import Panel, Point, Series, line_panels
 from mtdnn.report_study import study_document
 from mtdnn.run_config import EncoderSource
 from mtdnn.run_folder import RunFolder, write_text
+from mtdnn.statistics import COUNTS
 
 PICTURES = "report_pictures"
 
@@ -102,31 +103,26 @@ def _results(results: Mapping[str, Mapping]) -> list[Heading | Table]:
         if task.startswith("_"):
             continue
         for split, values in splits.items():
-            metrics = [f"{name} {shown(name, value)}" for name, value in values.items() if name != "rows"]
+            metrics = [f"{name} {shown(name, value)}" for name, value in values.items() if name not in COUNTS]
             lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
     caption = "Rates and correlations in percent, errors and losses as they are."
     return [Heading("Results"), Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3])]
 
 
 def _dev_curves(folder: Path) -> list[Heading | Picture]:
-    """Each task's main dev metric over the run, where it was measured more than once."""
+    """Each task's main dev metric over the run, where it was measured more than once; without labels it never is."""
     panels = []
     for task, splits in read_curves(folder).dev.items():
-        series, metric = [], ""
-        for split, metrics in splits.items():
-            metric = next(iter(metrics))
-            points = [Point(step, scale(metric) * value) for step, value in metrics[metric]]
-            series.append(Series(split, points))
+        found = {split: [name for name in metrics if name not in COUNTS] for split, metrics in splits.items()}
+        main = next((names[0] for names in found.values() if names), "")
+        series = [
+            Series(split, [Point(step, scale(main) * value) for step, value in metrics[main]])
+            for split, metrics in splits.items()
+            if main in metrics
+        ]
         if any(len(each.points) > 1 for each in series):
-            panels.append(Panel(task, series, "step", unit(metric), floor=_floor(folder, task)))
+            panels.append(Panel(task, series, "step", unit(main)))
     if not panels:
         return []
     caption = "The main metric of each task on its dev splits, over the run."
     return [Heading("Dev metrics"), Picture("dev", line_panels(panels, name="dev"), caption)]
-
-
-def _floor(folder: Path, task: str) -> float | None:
-    for (name, _), path in prediction_files(folder).items():
-        if name == task and (share := most_frequent_share(read_predictions(path))) is not None:
-            return 100 * share
-    return None

@@ -122,6 +122,17 @@ def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_t
     assert page.count("<svg") == 2  # losses and the dev metric
 
 
+def test_a_dev_split_without_labels_has_no_curve(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=write_rows(tmp_path))
+    for labelled in (True, False):
+        with (run / "log.jsonl").open("w") as file:
+            for step in (5, 10):
+                splits = {"blind": {"rows": 0}, **({"dev": {"accuracy": 0.5, "rows": 12}} if labelled else {})}
+                file.write(json.dumps({"step": step, "evaluation": {"nli": splits}}) + "\n")
+        assert ("## Dev metrics" in write_report(run)[0].read_text(encoding="utf-8")) == labelled
+
+
 def test_the_page_stands_alone_and_suits_light_and_dark(curve_study: Path) -> None:
     text = (curve_study / "report.html").read_text(encoding="utf-8")
     addresses = set(re.findall(r"(?:src|href)=\"([^\"#]+)\"", text))
