@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.row_source import Columns, Row
 from mtdnn.data.rows import read_rows
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics import Record
 from mtdnn.run_folder import RunFolder
 
@@ -33,11 +33,13 @@ class Curves:
 
 
 def read_curves(run: Path) -> Curves:
-    """The curves in a run's log.jsonl; empty where there is none."""
+    """The curves in a run's log.jsonl; empty where there is none.
+
+    Raises:
+        DataError: a line is no record of a log.
+    """
     curves = Curves({}, {})
-    path = run / "log.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        record = json.loads(line)
+    for record in _log_records(run / "log.jsonl"):
         for task, values in record.get("train", {}).items():
             for name, value in values.items():
                 curves.losses.setdefault(task, {}).setdefault(name, []).append((record["step"], value))
@@ -47,6 +49,20 @@ def read_curves(run: Path) -> Curves:
                     found = curves.dev.setdefault(task, {}).setdefault(split, {})
                     found.setdefault(name, []).append((record["step"], value))
     return curves
+
+
+def _log_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; a last one that was cut short is passed over, as a resumed run forgets it."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(fault(f"{path}:{number}", "", "not a line of a log", "Remove it.")) from error
 
 
 def prediction_files(run: Path) -> dict[tuple[str, str], Path]:

@@ -300,3 +300,16 @@ def test_curves_are_read_from_the_log(tmp_path: Path) -> None:
     curves = read_curves(tmp_path / "run")
     assert curves.losses["nli"]["task"] == [(5, 0.2), (10, 0.1)]
     assert curves.dev["nli"]["dev"]["accuracy"] == [(5, 0.25), (10, 0.5)]
+
+
+def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", right=9, rows_of=tmp_path)
+    log = tmp_path / "run" / "log.jsonl"
+    whole = read_curves(tmp_path / "run")
+    with log.open("a") as file:
+        file.write('{"step": 15, "train": {"nli": {"task": 0.0')
+    assert read_curves(tmp_path / "run") == whole
+    with log.open("a") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match=r"log.jsonl:5: not a line of a log. Remove it."):
+        read_curves(tmp_path / "run")
