@@ -12,7 +12,8 @@ import numpy as np
 
 from mtdnn.data.store import Store
 from mtdnn.errors import DataError, fault
-from mtdnn.evaluation import Record, read_records
+from mtdnn.evaluation import Record
+from mtdnn.records import read_records
 from mtdnn.task_types.base import RowError, TaskType
 
 FAULTS_TOLD = 5  # of one file

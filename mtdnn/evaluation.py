@@ -16,6 +16,7 @@ from mtdnn.errors import DataError, fault
 from mtdnn.files import whole_file
 from mtdnn.metrics import applicable, compute, higher_is_better
 from mtdnn.model import MultiTaskModel
+from mtdnn.records import read_records
 
 Record = dict[str, Any]
 Results = dict[str, dict[str, dict[str, float]]]
@@ -113,35 +114,6 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     except OSError as error:
         found = f"cannot be written: {error.strerror}"
         raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
-
-
-def read_records(path: str | Path) -> list[Record]:
-    """The prediction records in a JSON lines file.
-
-    Raises:
-        DataError: no such file, or lines that are no records, with file:line.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"cannot be read: {error}"
-        raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
-    records, faults = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
-            records.append(record)
-        else:
-            expected = 'Expected {"id": …, "prediction": …, "label": …}.'
-            faults.append(fault(f"{path}:{number}", "", "not a prediction record", expected))
-    if faults:
-        raise DataError(faults)
-    return records
 
 
 def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:

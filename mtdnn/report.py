@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mtdnn.agreement import read_annotators
 from mtdnn.errors import DataError, fault
-from mtdnn.report_data import label_names, prediction_files, read_curves, read_predictions
+from mtdnn.records import read_records
+from mtdnn.report_data import label_names, prediction_files, read_curves
 from mtdnn.report_document import Document, Heading, Picture, Table, Text, row, standing_alone, to_html, to_markdown
 from mtdnn.report_parts import (
     agreement_section,
@@ -86,7 +87,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_dev_curves(folder),
         *loss_section({"": [folder]}),
     )
-    records = {place: read_predictions(path) for place, path in prediction_files(folder).items()}
+    records = {place: read_records(path) for place, path in prediction_files(folder).items()}
     document.add(*confusion_section({place: {"": found} for place, found in records.items()}))
     if annotators:
         by_task: dict[str, list[dict]] = {}

@@ -74,12 +74,6 @@ def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The records of a prediction file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
-
-
 def label_names(records: Sequence[Record]) -> list[str]:
     """The labels of a classification, in the task's order; empty of other task types."""
     first = next((record.get("scores") for record in records if record.get("scores")), None)

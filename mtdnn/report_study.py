@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.report_data import label_names, most_frequent_share, read_predictions
+from mtdnn.records import read_records
+from mtdnn.report_data import label_names, most_frequent_share
 from mtdnn.report_document import Block, Document, Heading, Picture, Place, Table, Text, row
 from mtdnn.report_parts import (
     agreement_section,
@@ -375,7 +376,7 @@ def _floor(view: StudyView, task: str, split: str) -> float | None:
     for line in view.compared:
         path = RunFolder(view.folder / line.run).prediction_file(task, split)
         if line.task == task and path.exists():
-            return most_frequent_share(read_predictions(path))
+            return most_frequent_share(read_records(path))
     return None
 
 
@@ -414,7 +415,7 @@ def _predictions(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dict[
         split = view.first.get(task, ("", ""))[0]
         path = RunFolder(run).prediction_file(task, split)
         if path.exists():
-            found.setdefault((task, split), {})[label] = read_predictions(path)
+            found.setdefault((task, split), {})[label] = read_records(path)
     return found
 
 
@@ -430,7 +431,7 @@ def _records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
     for (task, label), folders in runs.items():
         for folder in folders:
             paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
-            records = [record for path in paths for record in read_predictions(path)]
+            records = [record for path in paths for record in read_records(path)]
             if label_names(records):
                 found.setdefault(task, {}).setdefault(label, []).append(records)
     return found
@@ -444,5 +445,5 @@ def _all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
         if view.first.get(line.task, ("",))[0] == line.split:
             path = RunFolder(view.folder / line.run).prediction_file(*place)
             if path.exists() and view.folder / line.run not in found.get(place, {}):
-                found.setdefault(place, {})[view.folder / line.run] = read_predictions(path)
+                found.setdefault(place, {})[view.folder / line.run] = read_records(path)
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.cli import table
-from mtdnn.evaluation import read_records
+from mtdnn.records import read_records
 from mtdnn.run_folder import RunFolder
 from mtdnn.statistics import compared, main_metrics, spread
 from mtdnn.study_table import Line, read_csv

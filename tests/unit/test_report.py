@@ -313,3 +313,12 @@ def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is
         file.write("\n")
     with pytest.raises(DataError, match=r"log.jsonl:5: not a line of a log. Remove it."):
         read_curves(tmp_path / "run")
+
+
+def test_a_damaged_prediction_file_is_told_with_its_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=tmp_path)
+    path = run / "predictions" / "nli.dev.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(DataError, match=r"nli.dev.jsonl:12: not a prediction record"):
+        write_report(run)
