@@ -21,10 +21,6 @@ from mtdnn.report_document import Block, Heading, Picture, Place, Table, Text, r
 from mtdnn.report_pictures import Panel, Point, Series, bar_panels, line_panels
 from mtdnn.statistics import Spread, spread
 
-PENALTIES = ("smart", "smart-mtdnn-release", "smart-tuned", "adversarial", "free_at", "free_lb", "r_drop", "r3f", "vat")
-DRAWN = ("task", "proximal", *PENALTIES)
-"""The losses among the values of a log."""
-
 LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
 
 
@@ -54,6 +50,14 @@ def unit(metric: str) -> str:
     return f"{metric}, %" if is_percent(metric) else metric
 
 
+def is_loss(name: str) -> bool:
+    """Whether a value of a task in the log is a loss: `task`, `proximal`, or a regularizer's name.
+
+    The others are the count of steps and what is told about a loss, `smart.…` or `gradient.…`.
+    """
+    return name != "steps" and "." not in name
+
+
 def loss_section(runs: Mapping[str, Sequence[Path]]) -> list[Block]:
     """Loss curves per task.
 
@@ -65,7 +69,7 @@ def loss_section(runs: Mapping[str, Sequence[Path]]) -> list[Block]:
     for label, folders in runs.items():
         for task, losses in (pair for folder in folders for pair in read_curves(folder).losses.items()):
             for name, points in losses.items():
-                if name == "task" or (len(runs) == 1 and name in DRAWN):
+                if name == "task" or (len(runs) == 1 and is_loss(name)):
                     panels.setdefault(task, []).append(Series(label if len(runs) > 1 else name, _thinned(points)))
     if not panels:
         return []
