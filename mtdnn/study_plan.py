@@ -6,16 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtdnn.data.manifest import read_manifest
-from mtdnn.data.samplers import SAMPLERS
+from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.errors import DataError, fault
 from mtdnn.run_config import RunConfig
 from mtdnn.study_cells import Outcome
 from mtdnn.study_grid import Cell
-from mtdnn.subset import subset_size
+from mtdnn.subset import chosen_rows, subset_size
 from mtdnn.task_def import TaskDef, load_task_defs, task_def_from
 from mtdnn.yaml_source import parse_yaml
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORWARD_UNITS = {"plain": 3.0, "smooth": 8.0, "proximal": 1.0}
 """Cost of a step in forward passes (forward 1, backward 2, backward to the input 1): a plain step, one with a
@@ -70,18 +74,48 @@ def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
-    """The size of a run on these tasks; epochs of strategies that change over the run count as its first."""
+    """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
     rows = {name: training_rows(config, task) for name, task in tasks.items()}
-    batches = {name: task.batch_size or config.batch_size for name, task in tasks.items()}
     sampler = SAMPLERS.get(config.mixing.name)(
-        rows, batches, seed=config.seed, num_epochs=config.epochs, **config.mixing.options
+        rows,
+        {name: task.batch_size or config.batch_size for name, task in tasks.items()},
+        seed=config.seed,
+        num_epochs=config.epochs,
+        max_steps=config.max_steps,
+        lengths={name: row_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None,
+        max_tokens=config.max_tokens,
+        group_by_length=config.group_by_length if config.max_tokens else None,  # alone it changes no number
+        **config.mixing.options,
     )
-    steps = config.max_steps or max(1, math.ceil(sampler.num_steps(0) * config.epochs - 1e-9))
+    steps, epochs = _length(config, sampler)
     turns = sampler.batches_per_task(0)
-    # The last batch of a pass is smaller: rows of a pass over its batches is the mean size of a batch.
-    mean_rows = sum(count * rows[task] / math.ceil(rows[task] / batches[task]) for task, count in turns.items())
-    examples = round(steps * mean_rows / max(1, sum(turns.values())))
+    # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
+    examples = round(epochs * sum(turns[each.name] * each.num_rows / each.num_batches(0) for each in sampler.streams))
     return Size(rows=rows, steps=steps, examples=examples, units=examples * _units(config))
+
+
+def _length(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
+    """Optimizer steps of a run, as `assemble.total_steps` counts them, and the epochs they are."""
+    if config.max_steps is not None:
+        return config.max_steps, config.max_steps / sampler.num_steps(0)
+    whole = int(config.epochs)
+    steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
+    total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
+    return total, whole + (total - steps) / last
+
+
+def row_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
+    """[rows], tokens of each row of a task that a run trains on. Loads PyTorch.
+
+    Raises:
+        DataError: they are not prepared, or for another task block.
+    """
+    from mtdnn.data.store import open_train_store
+
+    store, part = open_train_store(config.data, task), config.subset.get(task.name)
+    if part is not None:
+        store = store.select(chosen_rows(store.ids, training_rows(config, task), seed=part.seed))
+    return store.lengths
 
 
 def training_rows(config: RunConfig, task: TaskDef) -> int:
