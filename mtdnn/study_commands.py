@@ -173,7 +173,12 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     left = [cell for cell in cells if cell.name not in found]
     seconds = estimated_seconds(left, sizes, found, rate=rate)
     text = f"{len(cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
-    time = "unknown until a cell is finished, or with --rate" if seconds is None else f"about {duration(seconds)}"
+    if seconds is not None:
+        time = f"about {duration(seconds)}"
+    elif any(sizes[cell.name].units is None for cell in left):
+        time = "unknown, as a regularizer does not tell its cost"
+    else:
+        time = "unknown until a cell is finished, or with --rate"
     return f"{aligned(lines)}\n\n{text}; time of one process after another: {time}"
 
 

@@ -21,9 +21,8 @@ from mtdnn.yaml_source import parse_yaml
 if TYPE_CHECKING:
     import numpy as np
 
-FORWARD_UNITS = {"plain": 3.0, "smooth": 8.0, "proximal": 1.0}
-"""Cost of a step in forward passes (forward 1, backward 2, backward to the input 1): a plain step, one with a
-smoothness penalty of one inner step, and what a proximal term adds."""
+PLAIN_UNITS, PROXIMAL_UNITS = 3.0, 1.0
+"""Cost of a step in forward passes (forward 1, backward 2): of a plain step, and what a proximal term adds."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Size:
         rows: task → training rows.
         steps: optimizer steps.
         examples: rows in all steps together.
-        units: examples × cost of one in forward passes, in plain forward passes.
+        units: forward passes of one row, over all examples; None where a regularizer does not tell its cost.
     """
 
     rows: Mapping[str, int]
     steps: int
     examples: int
-    units: float
+    units: float | None
 
 
 def cell_size(cell: Cell) -> Size:
@@ -90,8 +89,10 @@ def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     steps, epochs = _length(config, sampler)
     turns = sampler.batches_per_task(0)
     # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
-    examples = round(epochs * sum(turns[each.name] * each.num_rows / each.num_batches(0) for each in sampler.streams))
-    return Size(rows=rows, steps=steps, examples=examples, units=examples * _units(config))
+    examples = {each.name: epochs * turns[each.name] * each.num_rows / each.num_batches(0) for each in sampler.streams}
+    costs = row_costs(config, tasks)
+    units = None if costs is None else sum(examples[name] * cost for name, cost in costs.items())
+    return Size(rows=rows, steps=steps, examples=round(sum(examples.values())), units=units)
 
 
 def _length(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
@@ -139,31 +140,48 @@ def training_rows(config: RunConfig, task: TaskDef) -> int:
     return choice.rows or subset_size(total, choice.fraction or 1.0)
 
 
-def _units(config: RunConfig) -> float:
-    """Cost of one example of a run, in forward passes."""
-    cost = FORWARD_UNITS["plain"]
-    if config.regularizer is not None:
-        every = config.regularizer.options.get("every", 1)
-        cost += (FORWARD_UNITS["smooth"] - cost) / every
-    return cost + (FORWARD_UNITS["proximal"] if config.proximal is not None else 0.0)
+def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:
+    """Forward passes that a training row of each task costs; None where a regularizer does not tell.
+
+    Loads PyTorch, but only where there is a regularizer.
+
+    Raises:
+        ConfigError: a regularizer is not known, or an option of it.
+    """
+    added = PROXIMAL_UNITS if config.proximal is not None else 0.0
+    if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
+        return dict.fromkeys(tasks, PLAIN_UNITS + added)
+    from mtdnn.run_check import regularizers_of
+
+    methods = regularizers_of(config, tasks)
+    try:
+        costs = {name: method.cost if method and method.weight else PLAIN_UNITS for name, method in methods.items()}
+    except NotImplementedError:  # a class from elsewhere
+        return None
+    return {name: cost + added for name, cost in costs.items()}
 
 
 def estimated_seconds(
     cells: Sequence[Cell], sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome], *, rate: float | None = None
 ) -> float | None:
-    """Time that cells not finished yet will take, one after another; None when nothing tells how fast they go.
+    """Time that cells not finished yet will take, one after another; None when nothing tells how fast they go, or a
+    cell's cost is not known.
 
     Args:
         rate: training examples per second of a plain step. Default: that of the finished cells, weighted by time.
     """
-    per_unit = 1 / (rate * FORWARD_UNITS["plain"]) if rate else _measured(sizes, outcomes)
-    if per_unit is None:
-        return None
-    return sum(sizes[cell.name].units * per_unit for cell in cells if cell.name not in outcomes)
+    per_unit = 1 / (rate * PLAIN_UNITS) if rate else _measured(sizes, outcomes)
+    left = [sizes[cell.name].units for cell in cells if cell.name not in outcomes]
+    known = [units for units in left if units is not None]
+    return None if per_unit is None or len(known) < len(left) else sum(known) * per_unit
 
 
 def _measured(sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome]) -> float | None:
     """Seconds per unit of the finished cells."""
-    timed = [(outcome["seconds"], sizes[name].units) for name, outcome in outcomes.items() if name in sizes]
+    timed = [
+        (outcome["seconds"], size.units)
+        for name, outcome in outcomes.items()
+        if (size := sizes.get(name)) is not None and size.units is not None
+    ]
     units = sum(amount for _, amount in timed)
     return sum(seconds for seconds, _ in timed) / units if units else None

@@ -21,9 +21,9 @@ READING_ORDER = """
     dropout packing allocator encoder model
     regularizers objective optim
     checkpoint initialisation recorder evaluation distillation export trainer progress
-    study_table statistics study_grid study_cells study_launchers study_plan study
+    run_check study_table statistics study_grid study_cells study_launchers study_plan study
     agreement report_data report_document report_pictures report_parts report_study report
-    run_check run assemble study_commands schema cli_options cli
+    run assemble study_commands schema cli_options cli
 """
 """A module imports only from those before it. `task_types` and `regularizers` are folders of plug-ins; `base` comes
 first there, and the others import from each other in no circle."""

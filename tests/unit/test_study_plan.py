@@ -1,15 +1,19 @@
 """What a plan says of a run is what the run does: rows, steps, examples, cost."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mtdnn.assemble import build_sampler, total_steps, train_store
 from mtdnn.data.tokenizing import load_tokenizer
+from mtdnn.regularizers.base import Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
-from mtdnn.study_plan import run_size
-from mtdnn.task_def import TaskDef, load_task_defs
+from mtdnn.study_plan import row_costs, run_size
+from mtdnn.task_def import Named, TaskDef, load_task_defs
 from tests.conftest import Demo
 
 PAIR = ("demo_nli", "demo_similarity")
@@ -57,3 +61,49 @@ def test_a_plan_has_the_steps_of_the_run_and_nearly_its_examples(demo: Demo, val
     whole_epochs = config.max_steps is None and config.epochs % 1 == 0
     # of a part of an epoch the mean size of its batches is counted, which are few here
     assert size.examples == (examples if whole_epochs else pytest.approx(examples, rel=0.1))
+
+
+class Silent(Regularizer):
+    """Tells no cost."""
+
+    name = "silent"
+
+
+@pytest.mark.parametrize(
+    ("values", "blocks", "costs"),
+    [
+        ({}, {}, (3, 3)),
+        ({"proximal": "momentum"}, {}, (4, 4)),
+        ({"regularizer": "smart"}, {}, (8, 8)),
+        ({"regularizer": {"name": "smart", "every": 2}, "proximal": "momentum"}, {}, (6.5, 6.5)),
+        ({"regularizer": "r_drop"}, {}, (6, 6)),
+        ({"regularizer": {"name": "r_drop", "weight": 0}}, {}, (3, 3)),
+        ({"regularizer": "smart"}, {"demo_nli": "none", "demo_similarity": "r_drop"}, (3, 6)),
+        ({}, {"demo_similarity": "vat"}, (3, 8)),
+    ],
+)
+def test_a_row_costs_what_its_tasks_own_method_does(
+    demo: Demo, values: dict[str, Any], blocks: dict[str, str], costs: tuple[float, float]
+) -> None:
+    """Forward 1, backward 2, backward to the input 1, as each method's file counts them."""
+    config, tasks = run_of(demo, train=PAIR, **values)
+    for name, word in blocks.items():
+        tasks[name] = tasks[name].model_copy(update={"regularizer": Named(name=word)})
+    found = row_costs(config, tasks)
+    assert found == dict(zip(PAIR, costs, strict=True))
+    assert run_size(config, tasks).units == pytest.approx(2 * 60 * sum(costs))  # two epochs of 60 rows each
+
+
+def test_a_method_that_tells_no_cost_leaves_the_time_unknown(demo: Demo) -> None:
+    config, tasks = run_of(demo, train=PAIR, regularizer=f"{__name__}.Silent")
+    assert run_size(config, tasks).units is None
+
+
+def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Path) -> None:
+    stages = {"only": {"axes": {"seed": [1]}}}
+    run = {key: value for key, value in demo.run_values(tmp_path).items() if key != "output"}
+    (tmp_path / "study.yml").write_text(yaml.safe_dump({"output": "study", "run": run, "stages": stages}))
+    code = "import sys; from mtdnn.study_commands import study\n"
+    code += f"print(study({str(tmp_path / 'study.yml')!r}, dry_run=True, rate=10))\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "1 to run, 480 examples; time of one process after another: about 48 s\nFalse" in done.stdout
