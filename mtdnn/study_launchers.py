@@ -78,7 +78,7 @@ class Processes:
 
     def start(self, cell: Cell) -> None:
         """Give the cell to a process."""
-        worker = self._idle.pop() if self._idle else _Worker(self.run_cell, threads=_threads(self.jobs))
+        worker = self._idle.pop() if self._idle else _Worker(self.run_cell, threads=threads_each(self.jobs))
         worker.give(cell)
         self._busy.append(worker)
 
@@ -147,11 +147,13 @@ def _death(exit_code: int | None) -> str:
     return f"its process ended with status {exit_code}"
 
 
-def _threads(jobs: int) -> int | None:
+def threads_each(jobs: int) -> int | None:
     """Threads for each of several processes; None where the environment decides, or there is one process."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, (os.cpu_count() or 1) // jobs)
+    from mtdnn.data.encode import usable_cores
+
+    return max(1, usable_cores() // jobs)
 
 
 def _serve(connection: Connection, run_cell: RunCell, threads: int | None) -> None:

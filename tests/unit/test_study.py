@@ -19,7 +19,7 @@ from mtdnn.study import Summary, run_study, write_results
 from mtdnn.study_cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once, writing_results
 from mtdnn.study_commands import chosen_cells
 from mtdnn.study_grid import Cell, Grid, load_study, write_study_files
-from mtdnn.study_launchers import Here, Processes, Ray
+from mtdnn.study_launchers import Here, Processes, Ray, threads_each
 from mtdnn.study_table import read_csv
 
 TASKS = {
@@ -389,6 +389,16 @@ def test_a_process_that_dies_takes_only_its_own_cell_with_it(tmp_path: Path) -> 
     assert (summary.finished, len(summary.broken)) == (7, 2)
     assert set(summary.broken.values()) == {"its process was ended by signal 9 (out of memory?)"}
     assert run_study(grid, Processes(score_of_seed, jobs=2), progress=False).finished == 9
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [(1, None), (2, 2), (3, 1), (9, 1)])
+def test_the_cores_this_process_may_use_are_divided_among_the_jobs(
+    monkeypatch: pytest.MonkeyPatch, jobs: int, expected: int | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5, 7}, raising=False)  # of a larger machine
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert threads_each(jobs) == expected
 
 
 def study_in_a_process(path: Path, queue: "multiprocessing.Queue[Summary]") -> None:
