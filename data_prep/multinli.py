@@ -1,8 +1,9 @@
 """MultiNLI as distributed (cims.nyu.edu/~sbowman/multinli): multinli_1.0_<split>.jsonl or .txt → canonical rows.
 
 `python -m data_prep.multinli --input multinli_1.0 --out data`. The task is called mnli, as in GLUE. Pairs without a
-majority label (`-`) are dropped, and counted; the annotators' labels go to `mnli/<split>_annotators.tsv`. The test
-files of the Kaggle competitions (multinli_0.9_test_*_unlabeled) are read too; they have no labels.
+majority label (`-`) are dropped, and counted, and go to `mnli/<split>_nogold.tsv`; the annotators' labels go to
+`mnli/<split>_annotators.tsv`. The test files of the Kaggle competitions (multinli_0.9_test_*_unlabeled) are read too;
+they have no labels.
 """
 
 from __future__ import annotations

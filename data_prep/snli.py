@@ -1,7 +1,8 @@
 """SNLI as distributed (nlp.stanford.edu/projects/snli): snli_1.0_<split>.jsonl or .txt → canonical rows.
 
-`python -m data_prep.snli --input snli_1.0 --out data`. Pairs without a majority label (`-`) are dropped, and counted.
-The labels of all annotators, of these pairs too, go to `snli/<split>_annotators.tsv`: id, labels joined by commas.
+`python -m data_prep.snli --input snli_1.0 --out data`. Pairs without a majority label (`-`) are dropped, and counted;
+they go, with `-` as label, to `snli/<split>_nogold.tsv`. The labels of all annotators, of these pairs too, go to
+`snli/<split>_annotators.tsv`: id, labels joined by commas.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from data_prep.rows_out import (
 from mtdnn.errors import DataError
 
 LABELS = ("contradiction", "neutral", "entailment")
+NO_GOLD = "-"
 LABEL_COLUMNS = [f"label{number}" for number in range(1, 6)]
 
 
@@ -53,8 +55,11 @@ def convert(source: Path, out: Path) -> list[Report]:
 
 
 def convert_split(path: Path, out: Path, split: str) -> list[Report]:
-    """Write `<split>.tsv` and, where any pair has two labels or more, `<split>_annotators.tsv`."""
+    """Write `<split>.tsv`; where any pair has no majority label `<split>_nogold.tsv`, and where any has two labels or
+    more `<split>_annotators.tsv`."""
     reports = [write_rows(out / f"{split}.tsv", (gold_row(pair) for pair in read_pairs(path)))]
+    if any(rows_without_gold(path)):
+        reports.append(write_rows(out / f"{split}_nogold.tsv", rows_without_gold(path)))
     if any(isinstance(pair, Pair) and len(pair.annotators) > 1 for pair in read_pairs(path)):
         reports.append(write_rows(out / f"{split}_annotators.tsv", annotator_rows(path)))
     return reports
@@ -62,6 +67,13 @@ def convert_split(path: Path, out: Path, split: str) -> list[Report]:
 
 def gold_row(pair: Pair | Dropped) -> Row | Dropped:
     return pair if isinstance(pair, Dropped) else labelled_row(pair.id, pair.label, pair.texts, LABELS)
+
+
+def rows_without_gold(path: Path) -> Iterator[Row | Dropped]:
+    """The pairs left out of `<split>.tsv` as no label has a majority; to this project they are unlabelled rows."""
+    for pair in read_pairs(path):
+        if isinstance(pair, Pair) and pair.label == NO_GOLD:
+            yield Row(pair.id, pair.label, pair.texts)
 
 
 def annotator_rows(path: Path) -> Iterator[Row | Dropped]:

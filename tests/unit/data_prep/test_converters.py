@@ -201,6 +201,7 @@ def test_snli_drops_pairs_without_gold_label_and_keeps_all_annotators(tmp_path, 
     reports = snli.convert(tmp_path / "in", tmp_path / "out")
     assert got(tmp_path / "out", "snli", "dev") == [["p1#0", "entailment", "A boat drifts.", "Something floats."]]
     assert str(report_of(reports, "dev")).endswith("1 rows written; 1 dropped, no gold label (-) (first: p1#1)")
+    assert got(tmp_path / "out", "snli", "dev_nogold") == [["p1#1", "-", "A boat drifts.", "A man sleeps in it."]]
     assert got(tmp_path / "out", "snli", "dev_annotators") == [
         ["p1#0", "entailment,entailment,entailment,entailment,neutral"],
         ["p1#1", "neutral,neutral,entailment,entailment"],
@@ -217,7 +218,7 @@ def test_snli_without_further_annotators_writes_no_file_of_them(tmp_path):
     }
     put(tmp_path / "in/snli_1.0_train.jsonl", json.dumps(row), "{broken")
     reports = snli.convert(tmp_path / "in", tmp_path / "out")
-    assert not (tmp_path / "out/snli/train_annotators.tsv").exists()
+    assert [path.name for path in (tmp_path / "out/snli").iterdir()] == ["train.tsv"]  # nor one without gold labels
     assert sum(reports[0].dropped.values()) == 1
 
 
