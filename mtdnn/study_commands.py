@@ -118,10 +118,11 @@ def train_cell(cell: Cell) -> Outcome:
     from mtdnn.assemble import open_run, train
     from mtdnn.run_folder import RunFolder
     from mtdnn.study_cells import Diverged
-    from mtdnn.study_plan import cell_size
+    from mtdnn.study_plan import cell_size, refuse_unprepared
     from mtdnn.trainer import Interrupted, NonFiniteLoss
 
     size = cell_size(cell)
+    refuse_unprepared(cell)
     try:
         train(cell.config, resume=True, progress=False)
     except NonFiniteLoss as error:
@@ -161,7 +162,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     """Cells of a study with their steps, and how long those not finished will take."""
     from mtdnn.study_cells import outcomes
-    from mtdnn.study_plan import cell_size, estimated_seconds
+    from mtdnn.study_plan import cell_size, estimated_seconds, refuse_unprepared
 
     sizes = {cell.name: cell_size(cell) for cell in cells}
     found = outcomes(cells)
@@ -171,6 +172,8 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
         state = found[cell.name]["outcome"] if cell.name in found else "to run"
         lines.append([cell.name, str(sum(size.rows.values())), str(size.steps), str(size.examples), state])
     left = [cell for cell in cells if cell.name not in found]
+    for cell in left:
+        refuse_unprepared(cell)
     seconds = estimated_seconds(left, sizes, found, rate=rate)
     text = f"{len(cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
     if seconds is not None:

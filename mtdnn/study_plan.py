@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.samplers import SAMPLERS, Sampler
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.run_config import RunConfig
 from mtdnn.study_cells import Outcome
 from mtdnn.study_grid import Cell
@@ -70,6 +70,34 @@ def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
         return load_task_defs(cell.config.tasks)
     source = parse_yaml(cell.task_file, path=cell.config.tasks)
     return {name: task_def_from(name, block, source) for name, block in source.value.items()}
+
+
+def refuse_unprepared(cell: Cell) -> None:
+    """Find out before a cell is trained that what its stage's `evaluate` names can be measured afterwards.
+
+    Raises:
+        ConfigError: a word that is no role and no split of its tasks.
+        DataError: a split that is not prepared.
+    """
+    tasks, strange, faults = measured_tasks(cell), [], []
+    fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or take it out of `evaluate`."
+    for word in cell.evaluate:
+        found = [(task.name, split) for task in tasks.values() for split in _splits_of(task, word)]
+        if not found:
+            known = sorted({each for task in tasks.values() for each in (*task.splits, *task.split_names)})
+            strange.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
+        for folder in (Path(cell.config.data) / name / split for name, split in found):
+            if read_manifest(folder) is None:
+                faults.append(fault(str(folder), "", f"is not prepared, and evaluate: {word} asks for it", fix))
+    if strange:
+        raise ConfigError(strange)
+    if faults:
+        raise DataError(faults)
+
+
+def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:
+    """Those of a role, or the one of that name, if the task has it."""
+    return task.splits.get(word, (word,) if word in task.split_names else ())
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:

@@ -1,4 +1,4 @@
-"""What a plan says of a run is what the run does: rows, steps, examples, cost."""
+"""What a plan says of a run is what the run does: rows, steps, examples, cost, and what it measures."""
 
 import subprocess
 import sys
@@ -10,9 +10,12 @@ import yaml
 
 from mtdnn.assemble import build_sampler, total_steps, train_store
 from mtdnn.data.tokenizing import load_tokenizer
+from mtdnn.errors import MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
-from mtdnn.study_plan import row_costs, run_size
+from mtdnn.study_commands import plan_of, train_cell
+from mtdnn.study_grid import Cell, load_study, write_study_files
+from mtdnn.study_plan import refuse_unprepared, row_costs, run_size
 from mtdnn.task_def import Named, TaskDef, load_task_defs
 from tests.conftest import Demo
 
@@ -97,6 +100,39 @@ def test_a_row_costs_what_its_tasks_own_method_does(
 def test_a_method_that_tells_no_cost_leaves_the_time_unknown(demo: Demo) -> None:
     config, tasks = run_of(demo, train=PAIR, regularizer=f"{__name__}.Silent")
     assert run_size(config, tasks).units is None
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("test", r"demo_nli/blind: is not prepared, and evaluate: test asks for it. Run mtdnn prepro .* first"),
+        ("blind", r"demo_nli/blind: is not prepared, and evaluate: blind asks for it."),
+        ("tset", r"stages.only: evaluate: unknown split 'tset'; known: .* Did you mean 'test'\?"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_the_run(demo: Demo, tmp_path: Path, word: str, told: str) -> None:
+    cell = cell_that_evaluates(demo, tmp_path, word)
+    for attempt in (lambda: train_cell(cell), lambda: plan_of([cell])):
+        with pytest.raises(MtdnnError, match=told):
+            attempt()
+    assert not cell.run_folder.exists()
+
+
+@pytest.mark.parametrize("word", ["dev", "train"])
+def test_what_can_be_measured_is_let_through(demo: Demo, tmp_path: Path, word: str) -> None:
+    refuse_unprepared(cell_that_evaluates(demo, tmp_path, word))
+
+
+def cell_that_evaluates(demo: Demo, folder: Path, word: str) -> Cell:
+    """A cell of demo_nli with a test split, `blind`, that is not prepared."""
+    run = {key: value for key, value in demo.run_values(folder).items() if key != "output"}
+    blocks = {"tasks.demo_nli.splits": {"train": "train", "dev": "dev", "test": "blind"}, "train": ["demo_nli"]}
+    stages = {"only": {"run": blocks, "axes": {"seed": [1]}, "evaluate": word}}
+    path = folder / "study.yml"
+    path.write_text(yaml.safe_dump({"output": str(folder / "study"), "run": run, "stages": stages}))
+    grid = load_study(path)
+    write_study_files(grid)
+    return grid.cells[0]
 
 
 def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Path) -> None:
