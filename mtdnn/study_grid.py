@@ -360,9 +360,11 @@ def _laid_over(*layers: Mapping[str, Any]) -> Options:
 
 
 def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evaluate: Sequence[str]) -> str:
-    """Hash of all that decides a cell's numbers; not of where it lies.
+    """Hash of all that decides a cell's numbers; not of where the cell lies.
 
-    What is None is off, and left out: an option that a later version adds leaves the cells finished before as they are.
+    Files count by the paths they are given by: the same rows or encoder under another path make another cell. Task
+    definitions count by what is in them, and a cell that this one starts from by its own hash. What is None is off, and
+    left out: an option that a later version adds leaves the cells finished before as they are.
     """
     given = config.model_dump(mode="json", exclude_none=True)
     run = {key: value for key, value in given.items() if key not in FREE_TO_CHANGE}
