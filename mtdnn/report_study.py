@@ -67,6 +67,11 @@ class StudyView:
             found.setdefault(entry.task, (entry.split, entry.metric))
         return found
 
+    @property
+    def columns(self) -> list[str]:
+        """Values of `across`, in the order of the study; one empty one without it."""
+        return list(dict.fromkeys(entry.across for entry in self.main))
+
     def outcome(self, name: str) -> dict[str, Any]:
         """outcome.json of a cell; empty when it is not finished."""
         path = self.folder / "cells" / name / "outcome.json"
@@ -382,7 +387,7 @@ def _floor(view: StudyView, task: str, split: str) -> float | None:
 
 def _representatives(view: StudyView) -> dict[tuple[str, str], Path]:
     """(task, label) → one run: the first repeat at the last column."""
-    columns = list(dict.fromkeys(entry.across for entry in view.main))
+    columns = view.columns
     found: dict[tuple[str, str], tuple[int, Path]] = {}
     for line in view.compared:
         if line.value is not None:
@@ -395,8 +400,7 @@ def _representatives(view: StudyView) -> dict[tuple[str, str], Path]:
 
 def _which(view: StudyView) -> str:
     """Which runs stand for all."""
-    columns = list(dict.fromkeys(entry.across for entry in view.main))
-    return f"first run of each at {view.across} {columns[-1]}" if view.across else "first run of each"
+    return f"first run of each at {view.across} {view.columns[-1]}" if view.across else "first run of each"
 
 
 def _by_label(runs: Mapping[tuple[str, str], Path]) -> dict[str, list[Path]]:
@@ -421,7 +425,7 @@ def _predictions(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dict[
 
 def _records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
     """Task → label → records of all splits, of each compared run at the last column."""
-    columns = list(dict.fromkeys(entry.across for entry in view.main))
+    columns = view.columns
     runs: dict[tuple[str, str], list[str]] = {}
     for line in view.compared:
         if not view.across or line.axes.get(view.across) == columns[-1]:

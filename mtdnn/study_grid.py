@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,8 +121,7 @@ class Grid:
     """A study with the cells it consists of, in the order they can be run."""
 
     study: Study
-    path: str
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[Cell]
 
     @property
     def folder(self) -> Path:
@@ -153,7 +152,7 @@ def load_study(path: str | Path, *, output: str | None = None, variables: Mappin
     raw["variables"] = {name: value for name, value in values.items() if name != "here"}
     raw["output"] = _filled(raw.get("output"), values)
     study = validated(Study, raw, source)
-    return Grid(study=study, path=str(path), cells=_Expansion(study, source, values).cells())
+    return Grid(study=study, cells=_Expansion(study, source, values).cells())
 
 
 def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
