@@ -55,7 +55,7 @@ def cell_size(cell: Cell) -> Size:
 def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell trains on."""
     known = _known_tasks(cell)
-    trainable = [name for name, task in known.items() if task.splits.get("train") and task.head_of is None]
+    trainable = [name for name, task in known.items() if task.trainable]
     return {name: known[name] for name in cell.config.train or trainable}
 
 
