@@ -63,13 +63,15 @@ class Batch:
     def second_text(self) -> Tensor:
         """[N, T] bool, True = a token of the second text of a pair, or the special one that closes it.
 
+        It lies where the segments do, on the batch's device.
+
         Raises:
             ValueError: the batch does not tell.
         """
         segments = self.extras.get("segments", self.inputs.get("token_type_ids"))
         if segments is None:
             raise ValueError(f"a batch of '{self.task}' does not tell the texts of its pairs apart")
-        return (segments == 1) & self.mask
+        return (segments == 1) & self.mask.to(segments.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`, but for its mask."""

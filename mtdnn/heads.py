@@ -170,10 +170,10 @@ class SanHead(Head):
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [N, C] of hidden states [N, T, H]; the batch tells which tokens are of which text."""
-        second = batch.second_text
-        first = batch.mask & ~second
+        real, second = batch.mask.to(hidden.device, non_blocking=True), batch.second_text
+        first = real & ~second
         with torch.autocast(hidden.device.type, enabled=False):
-            memory = hidden.to(self.output.weight.dtype).masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+            memory = hidden.to(self.output.weight.dtype).masked_fill(~real.unsqueeze(-1), 0.0)
             state = attended(memory, self.summary(memory).squeeze(-1), second)
             found = self._found(memory, state, first)
             turns = [self._prediction(state, found)]

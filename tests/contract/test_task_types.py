@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental import _config as fx_config
 from transformers import BertConfig, BertModel
 
 import mtdnn.regularizers  # registers them
@@ -249,3 +251,23 @@ def test_parts_of_a_batch_weighted_by_their_labels_give_the_loss_of_the_whole(ca
     parts = [loss_and_count((0,)), loss_and_count((1, 2))]
     assert count == sum(part for _, part in parts)
     assert whole == pytest.approx(sum(loss * part for loss, part in parts) / count, rel=1e-5)  # float32
+
+
+@fx_config.patch(meta_nonzero_assume_all_nonzero=True)  # else the meta device cannot choose by a mask
+def test_logits_loss_and_divergence_are_computed_on_one_device_though_the_mask_stays_on_the_host(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for any other one: it refuses tensors of the host, but holds no values to ask for."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # it has none of its own
+    model = case.model()
+    batch, model = case.batch(model).to("meta"), model.to("meta")
+    task_type = model.task_types["task"]
+    logits = model(batch)
+    assert logits.device.type == "meta"
+    for compute in (task_type.loss, partial(task_type.divergence, logits)):
+        try:
+            assert compute(logits, batch).device.type == "meta"
+        except (NotImplementedError, RuntimeError) as error:
+            asked = ("bincount", "cannot be called on meta tensors")  # for values: how many, how long
+            if not any(word in str(error) for word in asked):
+                raise

@@ -13,3 +13,11 @@ def test_a_batch_moves_to_a_device_without_its_mask():
     assert batch.mask is mask and batch.num_tokens == 3
     assert {batch.inputs["input_ids"].device.type, batch.labels.device.type} == {"meta"}
     assert batch.extras["sequences"].device.type == "meta"
+
+
+def test_the_second_text_is_told_on_the_device_of_the_segments():
+    mask = torch.tensor([[True, True], [True, False]])
+    inputs = {"input_ids": torch.zeros(2, 2, dtype=torch.long), "mask": mask}
+    batch = Batch("rte", inputs, None, ["a", "b"], extras={"segments": torch.tensor([[0, 1], [1, 1]])})
+    assert batch.second_text.tolist() == [[False, True], [True, False]]
+    assert batch.to("meta").second_text.device.type == "meta"
