@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from mtdnn.batch import Batch
 from mtdnn.checkpoint import SaveEncoder, written_beside
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.evaluation import evaluating
 from mtdnn.heads import PooledHead
 from mtdnn.model import MultiTaskModel
 
@@ -25,7 +26,8 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
     Args:
         save_tokenizer: writes the tokenizer's files into the folder it is given.
     Raises:
-        ConfigError: the task's head or the encoder's family has no such layout, or the logits would differ.
+        ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
+            would differ.
     """
     exported = sequence_classifier(model, task)
     difference = largest_difference(model, exported, task)
@@ -38,17 +40,24 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
 
 
 def sequence_classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
-    """The family's sequence classification model with the weights of the shared encoder and of one head."""
-    head, task_def = model.heads[task], model.task_types[task].task
+    """The family's sequence classification model with the weights of the shared encoder and of the head of a task.
+
+    Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
+    labels are degrees of relevance, bears none.
+    """
+    if task not in model.task_types:
+        raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
+    head, task_def = model.head_of(task), model.task_types[task].task
     if not isinstance(head, PooledHead):
         found = f"a {type(head).__name__} has no counterpart in transformers"
         raise ConfigError(fault(task, "export", found, "Only heads named `pooled` can be exported."))
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     config.num_labels = head.output.out_features
-    if task_def.labels:
+    config.problem_type = "regression"
+    if len(task_def.labels) == config.num_labels:
         config.id2label = dict(enumerate(task_def.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-    config.problem_type = "single_label_classification" if task_def.labels else "regression"
+        config.problem_type = "single_label_classification"
     with torch.random.fork_rng(devices=[]):
         exported = AutoModelForSequenceClassification.from_config(config).eval()
     exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
@@ -72,15 +81,13 @@ def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -
 
 
 def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: str) -> float:
-    """Largest difference of the two models' logits on a few random rows."""
+    """Largest difference of the outputs of the task's head and of the exported model on a few random sequences."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.encoder.config.vocab_size
     ids = torch.randint(5, vocabulary, (4, 16), generator=generator)
     batch = Batch(task, {"input_ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}, None, ["0", "1", "2", "3"])
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        ours: Tensor = model(batch.to(next(model.parameters()).device)).cpu()
+    with evaluating(model), torch.inference_mode():
+        hidden = model.hidden(batch.to(next(model.parameters()).device))
+        ours: Tensor = model.head_of(task)(hidden, batch).cpu()
         theirs: Tensor = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    model.train(training)
     return float((ours - theirs).abs().max())

@@ -27,7 +27,13 @@ FAMILIES = {
 BLOCKS = {
     "nli": {"task_type": "classification", "inputs": ["premise", "hypothesis"], "labels": ["no", "maybe", "yes"]},
     "similarity": {"task_type": "regression", "inputs": ["first", "second"]},
+    "answers": {"task_type": "ranking", "inputs": ["question", "candidate"], "labels": ["no", "yes"]},
+    "choices": {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]},
+    "hard_nli": {"task_type": "classification", "labels": ["no", "maybe", "yes"], "head_of": "nli"},
+    "pairs": {"task_type": "classification", "inputs": ["premise", "hypothesis"], "labels": ["a", "b"], "head": "san"},
 }
+EXPORTED = {"nli": 3, "hard_nli": 3, "similarity": 1, "answers": 1, "choices": 1}
+"""Tasks whose head has the family's layout, and how many outputs it has."""
 
 
 def model_of(family: str) -> MultiTaskModel:
@@ -42,7 +48,7 @@ def save_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert"])
-@pytest.mark.parametrize("task", BLOCKS)
+@pytest.mark.parametrize("task", EXPORTED)
 def test_the_exported_folder_gives_equal_logits(tmp_path: Path, family: str, task: str) -> None:
     model = model_of(family)
     export_task(model, task, tmp_path / "out", save_tokenizer=save_nothing)
@@ -51,14 +57,35 @@ def test_the_exported_folder_gives_equal_logits(tmp_path: Path, family: str, tas
     with torch.inference_mode():
         theirs = loaded(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         hidden = model.encoder(ids, torch.ones_like(ids, dtype=torch.bool))
-        head = model.heads[task]
+        head = model.head_of(task)
         ours = head.output(head.activation(head.dense(hidden[:, 0])))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # float32, another order of the same sums
-    assert theirs.shape == (3, 3 if task == "nli" else 1)
+    assert theirs.shape == (3, EXPORTED[task])
 
 
-def test_labels_keep_their_names_and_order() -> None:
-    assert sequence_classifier(model_of("bert"), "nli").config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+@pytest.mark.parametrize("task", ["nli", "hard_nli"])
+def test_labels_keep_their_names_and_order(task: str) -> None:
+    config = sequence_classifier(model_of("bert"), task).config
+    assert config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+    assert config.problem_type == "single_label_classification"
+
+
+def test_the_one_score_of_a_ranking_task_with_two_labels_is_no_label() -> None:
+    config = sequence_classifier(model_of("bert"), "answers").config
+    assert (config.num_labels, config.problem_type) == (1, "regression")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("nli,similarity", "task: unknown task 'nli,similarity'; known: nli, similarity, .* Name one of them"),
+        ("pairs", "pairs: export: a SanHead has no counterpart in transformers"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(tmp_path: Path, task: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_task(model_of("bert"), task, tmp_path / "out", save_tokenizer=save_nothing)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_family_with_another_head_is_refused_rather_than_exported_wrongly(tmp_path: Path) -> None:
