@@ -223,9 +223,10 @@ class MaskedLM(TaskType):
         labels = self._labels(batch)
         nll = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
         tokens = self.bound_tokenizer().convert_ids_to_tokens
+        unknown = [True] * len(batch) if batch.labels is None else batch.row_values["given"]
         records: list[dict[str, Any]] = [
             {"id": row_id, "prediction": [], "label": None if given else [], "scores": {"nll": 0.0, "tokens": 0}}
-            for row_id, given in zip(batch.row_ids, batch.row_values["given"], strict=True)
+            for row_id, given in zip(batch.row_ids, unknown, strict=True)
         ]
         found = zip(self._rows(batch).tolist(), logits.argmax(-1).tolist(), labels.tolist(), nll.tolist(), strict=True)
         for row, guess, label, value in found:

@@ -194,9 +194,10 @@ class SequenceLabeling(TaskType):
         predicted = [[self._default_tag] * len(row) for row in tags]
         for row, word, tag in zip(rows, batch.extras["words"][counts].tolist(), best.tolist(), strict=True):
             predicted[row][word] = self.task.labels[tag]
+        known = [None] * len(batch) if batch.labels is None else [self._named(row) for row in tags]
         return [
-            {"id": row_id, "prediction": guesses, "label": self._named(labels), "scores": {}}
-            for row_id, guesses, labels in zip(batch.row_ids, predicted, tags, strict=True)
+            {"id": row_id, "prediction": guesses, "label": label, "scores": {}}
+            for row_id, guesses, label in zip(batch.row_ids, predicted, known, strict=True)
         ]
 
     def _named(self, labels: list[int]) -> list[str] | None:

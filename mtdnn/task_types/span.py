@@ -223,8 +223,10 @@ class Span(TaskType):
         for window, row in enumerate(batch.row_of_sequence.tolist()):
             per_row[row] += found[window]
             null_scores[row] = min(null_scores[row], null[window])
-        texts = batch.row_values["context"], batch.row_values["answers"]
-        return [self._record(*row) for row in zip(batch.row_ids, per_row, null_scores, *texts, strict=True)]
+        contexts = batch.row_values["context"]
+        answers = [None] * len(batch) if batch.labels is None else batch.row_values["answers"]
+        rows = zip(batch.row_ids, per_row, null_scores, contexts, answers, strict=True)
+        return [self._record(*row) for row in rows]
 
     def _window_answers(
         self, logits: Tensor, first: Tensor, behind: Tensor

@@ -172,6 +172,16 @@ def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_
     assert all(record["label"] is not None for record in records[:3])
 
 
+def test_records_carry_no_label_when_the_batch_was_made_for_another_task(case: Case) -> None:
+    model = case.model()
+    model.eval()
+    own = case.batch(model)
+    (records,) = model.predict(replace(own, task="another"), ["task"]).values()
+    assert [record["label"] for record in records] == [None, None, None]
+    with_labels = model.predict(own, ["task"])["task"]
+    assert [record["prediction"] for record in records] == [record["prediction"] for record in with_labels]
+
+
 def test_predictions_do_not_depend_on_the_batch(case: Case) -> None:
     model = case.model()
     assert_alike(case.predictions(model, 1), case.predictions(model, 4))

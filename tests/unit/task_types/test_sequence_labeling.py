@@ -1,5 +1,7 @@
 """One tag a word: parsing, windows, and predictions put together again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +152,14 @@ def test_a_loss_of_single_words_is_refused_for_chains():
     ]
     del block["loss"]
     assert kind.faults(task_def_from("ner", block)) == []
+
+
+def test_a_task_with_fewer_tags_predicts_the_rows_of_another_and_gives_them_no_label(make):
+    made = make(BLOCK, [("1", "O B-LOC O", "to Leith ."), ("2", "O", "Rain")])
+    other = TASK_TYPES.get("sequence_labeling")(task_def_from("other", {**BLOCK, "labels": ["O", "I"]}))
+    batch = replace(made.batch(), task="other", labels=None)
+    logits = torch.nn.functional.one_hot(torch.ones(batch.inputs["input_ids"].shape, dtype=torch.long), 2).float()
+    assert other.predict(logits, batch) == [
+        {"id": "1", "prediction": ["I", "I", "I"], "label": None, "scores": {}},
+        {"id": "2", "prediction": ["I"], "label": None, "scores": {}},
+    ]
