@@ -12,6 +12,7 @@ from torch import Tensor
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import did_you_mean
 from mtdnn.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
+from mtdnn.metrics import METRICS, TWO_NAMES
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared
 
@@ -50,9 +51,10 @@ class Classification(TaskType):
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} labels", "Classification needs at least two."))
-        if "f1" in task.metrics and len(task.labels) > 2:
-            fix = "Use f1_macro or f1_micro; f1 is that of the second of two labels."
-            found.append(task.fault("metrics", f"f1 with {len(task.labels)} labels", fix))
+        of_two = [name for name in task.metrics if name in METRICS and METRICS.get(name).demand is TWO_NAMES]
+        if of_two and len(task.labels) > 2:
+            fix = f"Use f1_macro or f1_micro; {of_two[0]} is that of the second of two labels."
+            found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
         return found
 
     @property

@@ -51,9 +51,14 @@ class MultipleChoice(Ranking):
     @classmethod
     def faults(cls, task: TaskDef) -> list[str]:
         found = super().faults(task)
-        if task.options.get("several") is True and (not task.metrics or "accuracy" in task.metrics):
+        several = task.options.get("several") is True
+        if several and (not task.metrics or "accuracy" in task.metrics):
             fix = "Set metrics: [span_f1, exact_match]."
             found.append(task.fault("several", "accuracy is not defined for several right choices", fix))
+        of_several = [name for name in task.metrics if name in ("exact_match", "span_f1")]
+        if of_several and not several:
+            fix = "Set metrics: [accuracy], or several: true."
+            found.append(task.fault("metrics", f"{', '.join(of_several)} without `several`", fix))
         if task.options.get("placeholder") is not None and len(task.inputs) != 3:
             found.append(task.fault("placeholder", f"{len(task.inputs)} text columns", "A cloze task has three."))
         if task.labels:

@@ -33,6 +33,12 @@ from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "classification": [{}, {"labels": ["entailment", "neutral", "contradiction"]}],
+    "multiple_choice": [{"metrics": ["accuracy"]}, {"metrics": ["span_f1"], "several": True}],
+    "sequence_labeling": [{}, {"labels": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "VERB"]}],
+}
+"""Blocks of a type that differ in what can be measured."""
 MAX_LENGTH = 24  # short enough that the longest sample rows of types that read windows have several
 
 
@@ -51,7 +57,7 @@ def rows_of(name: str) -> list[str]:
 class Case:
     """A task of one type with its rows prepared, and models for it."""
 
-    def __init__(self, name: str, head: str, folder: Path) -> None:
+    def __init__(self, name: str, head: str, folder: Path, **more: Any) -> None:
         self.kind = TASK_TYPES.get(name)
         self.task: TaskDef = task_def_from(
             "task",
@@ -60,6 +66,7 @@ class Case:
                 "head": head,
                 "max_length": MAX_LENGTH,
                 "splits": {"train": ["train"], "dev": ["dev"]},
+                **more,
             },
         )
         rows = rows_of(name)
@@ -161,6 +168,25 @@ def test_metrics_are_computed_from_the_records_alone(case: Case) -> None:
     assert all(np.isfinite(value) for value in values.values())
     reread = [json.loads(json.dumps(record)) for record in records]
     assert measured(reread, task_type.metric_names, task_type.task.labels) == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [(name, more) for name in TASK_TYPES for more in VARIANTS.get(name, [{}])], ids=str
+)
+def test_a_metric_is_refused_by_check_or_can_be_computed(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    case = Case(name, TASK_TYPES.get(name).heads[0], tmp_path, **more)
+    task_type = case.kind(case.task)
+    records = case.predictions(case.model(), tune=True)
+    assert case.kind.faults(case.task) == []
+    for metric in case.kind.metrics:
+        told = case.kind.faults(case.task.model_copy(update={"metrics": (metric,)}))
+        if metric == "question_exact_match":  # which asks something of ids, and so of rows
+            records = [{**record, "id": f"text-1-{number}"} for number, record in enumerate(records)]
+        if not told:
+            assert set(measured(records, [metric], task_type.task.labels)) == {metric, "rows"}
+        else:
+            (fault,) = told
+            assert fault.startswith(("task: task.metrics: ", "task: task.several: "))
 
 
 def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_none(case: Case) -> None:

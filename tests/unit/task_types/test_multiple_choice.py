@@ -74,6 +74,8 @@ def test_options_that_do_not_go_together_are_told():
 
     assert faults() == []
     assert faults(several=True) == ["task.several"]
+    assert faults(several=True, metrics=["span_f1"]) == faults(metrics=["accuracy"]) == []
+    assert faults(metrics=["span_f1"]) == ["task.metrics"]
     assert faults(placeholder="@gap", inputs=["text", "choice"]) == ["task.placeholder"]
     assert faults(labels=["a", "b"]) == ["task.labels"]
     assert faults(group_by="premise") == ["task.group_by", "task.group_by"][: len(faults(group_by="premise"))]
