@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.registry import Registry
 
 Record = Mapping[str, Any]
@@ -79,25 +79,43 @@ def metric(name: str, demand: Demand, *, higher_is_better: bool = True) -> Calla
     return add
 
 
-def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The value of each named metric over all labelled records at once.
+def metric_of(word: str, *, where: str = "", key: str = "") -> Metric:
+    """The metric of a registered name, or of the dotted path of a `Metric` or of a function under `@metric`.
 
     Args:
-        names: registered metrics.
+        where, key: the place of the word (file:line, key), for the message.
+    Raises:
+        ConfigError: the word leads nowhere, or to something else.
+    """
+    item: object = METRICS.get(word, where=where, key=key)
+    if isinstance(item, Metric):
+        return item
+    for known in map(METRICS.get, METRICS):
+        if known.function is item:
+            return known
+    found = f"'{word}' is a {type(item).__name__}, no metric"
+    raise ConfigError(fault(where, key, found, "Put @metric(name, demand) of mtdnn.metrics before the function."))
+
+
+def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[str] = ()) -> dict[str, float]:
+    """The value of each named metric over all labelled records at once, under the word it was asked by.
+
+    Args:
+        names: registered metrics, or dotted paths as for `metric_of`.
         records: predictions of one split; those whose label is None are left out.
         labels: the task's labels in declared order; by default the order of the first record's scores.
     Raises:
-        ConfigError: an unknown metric.
+        ConfigError: an unknown metric, or a path that leads to none.
         DataError: no record has a label, or a metric cannot be computed from one of them; the message names its id.
     """
-    metrics = [METRICS.get(name) for name in names]
+    metrics = {name: metric_of(name) for name in names}
     labelled = labelled_records(records)
     if metrics and not labelled:
         found = f"none of the {len(records)} predictions has a label"
         raise DataError(fault("", ", ".join(names), found, "Score a labelled split."))
     declared = labels or declared_labels(records)
     _refuse_unmet(metrics, labelled, declared)
-    return {each.name: float(each.function(labelled, declared)) for each in metrics}
+    return {name: float(each.function(labelled, declared)) for name, each in metrics.items()}
 
 
 def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[str]:
@@ -110,7 +128,7 @@ def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[st
 
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of this metric is a better model."""
-    return METRICS.get(name).higher_is_better
+    return metric_of(name).higher_is_better
 
 
 def labelled_records(records: Iterable[Record]) -> list[Record]:
@@ -124,14 +142,14 @@ def declared_labels(records: Sequence[Record]) -> list[str]:
     return list(scores) if isinstance(scores, Mapping) else []
 
 
-def _refuse_unmet(metrics: Sequence[Metric], records: Sequence[Record], labels: Sequence[str]) -> None:
+def _refuse_unmet(metrics: Mapping[str, Metric], records: Sequence[Record], labels: Sequence[str]) -> None:
     faults = []
-    for each in metrics:
+    for name, each in metrics.items():
         record = each.unmet(records, labels)
         if record is not None:
             shown = f"prediction {record.get('prediction')!r} for label {record['label']!r}"
             found = f"row '{record.get('id')}': {shown}, {len(labels)} labels declared"
-            faults.append(fault("", each.name, found, f"It needs {each.demand.text}."))
+            faults.append(fault("", name, found, f"It needs {each.demand.text}."))
     if faults:
         raise DataError(faults)
 

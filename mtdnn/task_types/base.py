@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.errors import fault, unknown
+from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.heads import HEADS
 from mtdnn.losses import LOSSES
-from mtdnn.metrics import METRICS
+from mtdnn.metrics import METRICS, metric_of
 from mtdnn.ragged import Ragged
 from mtdnn.registry import Registry
 from mtdnn.task_def import Named, TaskDef
@@ -152,7 +152,9 @@ class TaskType(ABC):
             found.append(task.fault("inputs", f"{len(task.inputs)} text columns", f"{cls.__name__} takes {allowed}."))
         known_metrics = [name for name in cls.metrics if name in METRICS]
         for metric in task.metrics:
-            if metric not in known_metrics and "." not in metric:
+            if "." in metric:
+                found += _import_faults(task, metric)
+            elif metric not in known_metrics:
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
         if task.loss is not None and task.loss not in cls.losses and "." not in task.loss:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
@@ -358,6 +360,15 @@ class TaskType(ABC):
             tune: choose anew, from these records: on the dev split while training.
         """
         return records
+
+
+def _import_faults(task: TaskDef, metric: str) -> list[str]:
+    """Why a metric named by a dotted path cannot be used."""
+    try:
+        metric_of(metric, where=task.where("metrics"), key=f"{task.name}.metrics")
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def _key_faults(
