@@ -29,6 +29,7 @@ class Batch:
             `segments` [N, T] where the texts of a pair cannot be told apart by token_type_ids; `soft` [B, C], soft
             labels by task type, NaN where a row has none.
         row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
+        stands_in: its rows are another process's, here only so that this one takes part in a step: they do not count.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Batch:
     row_ids: list[str]
     extras: dict[str, Tensor] = field(default_factory=dict)
     row_values: dict[str, list[Any]] = field(default_factory=dict)
+    stands_in: bool = False
 
     def __len__(self) -> int:
         return len(self.row_ids)

@@ -71,18 +71,24 @@ class TrainLoader:
         return ahead(steps, self.prefetch) if self.prefetch else steps
 
     def _parts(self, step: Step, seed: int) -> tuple[Batch, ...]:
-        """This process's rows of a step, in nearly equal parts.
+        """This process's rows of a step, in nearly equal parts, as many on every process.
 
-        A process that a small last batch leaves without a row repeats the first one without its label, so that it
-        takes part in the exchange of gradients without weighing in it.
+        All have to take part in every exchange of gradients, of which some regularizers want one per part. Where a
+        process has no row for a part, the step's first one stands in: it has no label, and weighs in no mean.
         """
         own = shard(step.rows, rank=self.rank, num_processes=self.num_processes)
-        store, task_type = self.stores[step.task], self.task_types[step.task]
-        parts = tuple(
-            collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
-            for rows in np.array_split(own.rows, min(self.accumulate, len(own.rows)))
+        most = -(-len(step.rows) // self.num_processes)
+        return tuple(
+            self._batch(step.task, rows, seed) if len(rows) else self._stand_in(step, seed)
+            for rows in np.array_split(own, min(self.accumulate, most))
         )
-        return parts if own.weight else tuple(map(without_labels, parts))
+
+    def _batch(self, task: str, rows: np.ndarray, seed: int) -> Batch:
+        store, task_type = self.stores[task], self.task_types[task]
+        return collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
+
+    def _stand_in(self, step: Step, seed: int) -> Batch:
+        return replace(without_labels(self._batch(step.task, step.rows[:1], seed)), stands_in=True)
 
 
 def without_labels(batch: Batch) -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,31 +10,15 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.seeding import numpy_generator
 
 
-class Shard(NamedTuple):
-    """One process's part of a step.
-
-    Args:
-        rows: its row numbers, never empty.
-        weight: factor of its loss.
-    """
-
-    rows: np.ndarray
-    weight: float
-
-
-def shard(rows: np.ndarray, *, rank: int, num_processes: int) -> Shard:
+def shard(rows: np.ndarray, *, rank: int, num_processes: int) -> np.ndarray:
     """The rows of a step that process `rank` takes: every `num_processes`-th, from its own on.
 
-    No row is dropped or doubled. Parts may differ by one row, so a mean over the rows of a part is weighted by
-    (its rows · processes / all rows): the average over processes, which is what gradient synchronisation takes, then
-    equals the mean over the whole batch up to float order. With fewer rows than processes the ones left over run the
-    first row at weight 0, since all have to take part in the backward pass. Taking every n-th row, rather than a
-    stretch each, keeps the lengths of a sorted batch balanced.
+    No row is dropped or doubled. Shares may differ by one row, the first processes having more; with fewer rows than
+    processes the last ones get none. Taking every n-th row, rather than a stretch each, keeps the lengths of a sorted
+    batch balanced.
     """
-    own = rows[rank::num_processes]
-    if len(own) == 0:
-        return Shard(rows[:1], 0.0)
-    return Shard(own, len(own) * num_processes / len(rows))
+    own: np.ndarray = rows[rank::num_processes]
+    return own
 
 
 class RowStream:

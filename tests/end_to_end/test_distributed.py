@@ -1,9 +1,10 @@
-"""Two processes over gloo, as `torchrun` starts them: the run of one process, but for the order of sums."""
+"""Processes over gloo, as `torchrun` starts them: the run of one process, but for the order of sums."""
 
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,22 +51,42 @@ def logged(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_processes_train_as_one_does(demo: Demo, without_dropout: dict[str, Any], tmp_path: Path) -> None:
-    """Float32, sums of some hundred terms in another order, eight steps of AdamW: 1e-3."""
-    values = demo.run_values(tmp_path / "one", **SETTINGS, **without_dropout)
-    train(load_run_config(None, values), progress=False)
-    config = tmp_path / "run.yml"
-    config.write_text(load_run_config(None, {**values, "output": str(tmp_path / "two")}).to_yaml())
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mtdnn.cli", "train"]
+def launched(processes: int, *words: str, limit: int = 300) -> tuple[int, str, str]:
+    """Exit status, output and errors of a module or script in several processes; all are ended at the time limit."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {
         **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
-    done = subprocess.run([sys.executable, *words, str(config)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(re.findall("best checkpoint, results and predictions", done.stdout)) == 1
-    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
-    assert [step.keys() for step in one] == [step.keys() for step in two]
-    for first, second in zip(one, two, strict=True):
+    command = [sys.executable, *launcher, *words]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [(2, {}), (3, {"batch_size": 2, "accumulate": 2})],
+    ids=["two", "three, more than there are rows in a batch"],
+)
+def test_processes_train_as_one_does(
+    demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, processes: int, more: dict[str, Any]
+) -> None:
+    """Float32, sums of some hundred terms in another order, eight steps of AdamW: 1e-3."""
+    values = demo.run_values(tmp_path / "one", **{**SETTINGS, **without_dropout, **more})
+    train(load_run_config(None, values), progress=False)
+    config = tmp_path / "run.yml"
+    config.write_text(load_run_config(None, {**values, "output": str(tmp_path / "several")}).to_yaml())
+    status, output, errors = launched(processes, "-m", "mtdnn.cli", "train", str(config))
+    assert status == 0, errors[-2000:]
+    assert len(re.findall("best checkpoint, results and predictions", output)) == 1
+    one, several = logged(tmp_path / "one"), logged(tmp_path / "several")
+    assert [step.keys() for step in one] == [step.keys() for step in several]
+    for first, second in zip(one, several, strict=True):
         compared = [name for name in first if ".smart." not in name]  # those tell of the first process's rows alone
         assert {name: second[name] for name in compared} == pytest.approx(
             {name: first[name] for name in compared}, rel=1e-3, abs=1e-6
