@@ -183,15 +183,27 @@ class Trainer:
                 for parts in self.loader.from_step(self.progress.epoch_step):
                     self.train_step(parts)
                     self._keep_house()
-                    if asked and not self.finished:
+                    signal_number = self._agreed(asked)
+                    if signal_number and not self.finished:
                         self.save("step", self)
-                        raise Interrupted(asked[0], self.progress.step)
+                        raise Interrupted(signal_number, self.progress.step)
                     if self.finished:
                         break
         if self.progress.best_step == 0:
             self.save("best", self)
         self.save("last", self)
         return self.progress
+
+    def _agreed(self, asked: Sequence[int]) -> int:
+        """The number of the signal that any process has been asked to stop by; 0 for none.
+
+        A launcher's signal reaches the processes one after another: unless all stop after the same step, those that go
+        on wait for the others for ever.
+        """
+        own = asked[0] if asked else 0
+        if self.accelerator.num_processes == 1:
+            return own
+        return int(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max())
 
     @property
     def finished(self) -> bool:

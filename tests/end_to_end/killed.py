@@ -1,7 +1,8 @@
 """Carries out a run and kills itself, with SIGKILL, at a given point: `killed.py RUN.yml POINT`.
 
 Points: `step:N` = after the N-th update, before anything is written down; `writing:N` = while a checkpoint is written,
-at the N-th file's checksum; `renaming:N` = before the N-th checkpoint, written whole, gets its name.
+at the N-th file's checksum; `renaming:N` = before the N-th checkpoint, written whole, gets its name; `asked:N` = after
+the N-th update, by a SIGTERM to itself alone where it is the second process of several.
 """
 
 import os
@@ -15,15 +16,15 @@ from mtdnn.run_config import load_run_config
 from mtdnn.trainer import Trainer
 
 
-def die_at_call(owner: Any, name: str, number: int) -> None:
-    """Let the `number`-th call of a function kill the process instead."""
+def die_at_call(owner: Any, name: str, number: int, *, by: int = signal.SIGKILL) -> None:
+    """Let the `number`-th call of a function send the process a signal first."""
     function, calls = getattr(owner, name), 0
 
     def counted(*args: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return function(*args, **keywords)
 
     setattr(owner, name, counted)
@@ -37,6 +38,8 @@ def main(config: str, point: str) -> None:
         die_at_call(checkpoint, "checksum", int(number))
     elif kind == "renaming":
         die_at_call(checkpoint, "_take_place", int(number))
+    elif kind == "asked" and os.environ.get("RANK") == "1":
+        die_at_call(Trainer, "_keep_house", int(number), by=signal.SIGTERM)
     train(load_run_config(config), progress=False)
 
 

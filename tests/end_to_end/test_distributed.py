@@ -91,3 +91,16 @@ def test_processes_train_as_one_does(
         assert {name: second[name] for name in compared} == pytest.approx(
             {name: first[name] for name in compared}, rel=1e-3, abs=1e-6
         )
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(demo: Demo, tmp_path: Path) -> None:
+    """With parts of uneven steps after each of which the optimizer moves: one more of them would hang the others."""
+    more = {"batch_size": 3, "accumulate": 2, "regularizer": {"name": "free_at", "steps": 2}}
+    values = demo.run_values(tmp_path / "run", **{**SETTINGS, **more})
+    config = tmp_path / "run.yml"
+    config.write_text(load_run_config(None, values).to_yaml())
+    script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
+    status, _, errors = launched(2, str(script), str(config), "asked:5")
+    assert status != 0
+    assert errors.count("Interrupted: stopped by SIGTERM after step 5; --resume continues") == 2, errors[-2000:]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-5"]
