@@ -63,7 +63,8 @@ class Progress:
         step: optimizer steps done.
         epoch, epoch_step: the next step is number `epoch_step` of epoch `epoch`, both from 0.
         best_score, best_step: of the best evaluation so far.
-        without_rise: evaluations since it.
+        patience_score: of the last evaluation that rose by more than `min_delta`.
+        without_rise: evaluations since that one.
     """
 
     step: int = 0
@@ -71,6 +72,7 @@ class Progress:
     epoch_step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
+    patience_score: float = -math.inf
     without_rise: int = 0
 
 
@@ -323,11 +325,13 @@ class Trainer:
             self.recorder.evaluation(self.progress.step, results, score)
         if score is None:
             return
-        if score > self.progress.best_score + self.plan.min_delta:
-            self.progress.best_score, self.progress.best_step, self.progress.without_rise = score, self.progress.step, 0
-            self.save("best", self)
+        if score > self.progress.patience_score + self.plan.min_delta:
+            self.progress.patience_score, self.progress.without_rise = score, 0
         else:
             self.progress.without_rise += 1
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = score, self.progress.step
+            self.save("best", self)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights; tensors and plain values."""
@@ -342,7 +346,8 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self.progress = Progress(**state["progress"])
+        # Checkpoints before patience had a score of its own: there only a rise of more than min_delta was a best.
+        self.progress = Progress(**{"patience_score": state["progress"]["best_score"], **state["progress"]})
         self.meter.load_state_dict(state["meter"], self.accelerator.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
