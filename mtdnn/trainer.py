@@ -30,7 +30,7 @@ Every = int | Literal["epoch", "never"]
 
 
 class NonFiniteLoss(MtdnnError):
-    """The loss of a step is not a number; the optimizer has not moved."""
+    """The loss of a step, or its gradient, is not finite; the optimizer has not moved by it."""
 
 
 class Interrupted(Exception):
@@ -175,7 +175,8 @@ class Trainer:
         """Run to the end of the plan, or until early stopping.
 
         Raises:
-            NonFiniteLoss: naming task, step and rows.
+            NonFiniteLoss: naming task, step and rows; of a gradient where it is clipped and lies on the host, since
+                another device would have to be waited for.
             Interrupted: on SIGTERM or Ctrl-C, with a checkpoint to resume from.
         """
         self.model.train()
@@ -238,8 +239,10 @@ class Trainer:
         self._sum_over_ranks()
         watch.refuse_non_finite(parts, self.progress.step)
         norm = self._clip()
+        watch.refuse_non_finite_gradient(norm, parts, self.progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        watch.moves += 1
         return norm
 
     def _measure_gradients(self, parts: Sequence[Batch]) -> None:
@@ -360,10 +363,15 @@ class LossWatch:
 
     Reading a loss right away would make the host wait for the device in every step. The copy is asked for before the
     backward pass and read after it was queued, so the device never runs dry.
+
+    Attributes:
+        named: sums of the named values of the step's parts.
+        moves: how often the optimizer has moved in this step.
     """
 
     def __init__(self) -> None:
         self.named: dict[str, Tensor] = {}
+        self.moves = 0
         self._copies: list[Tensor] = []
         self._events: list[torch.cuda.Event] = []
 
@@ -388,13 +396,23 @@ class LossWatch:
         """Raise NonFiniteLoss, naming task, step and rows, when any loss seen is infinite or not a number."""
         for event in self._events:
             event.synchronize()
-        total = sum(float(copy) for copy in self._copies)
-        if math.isfinite(total):
+        self._refuse(sum(float(copy) for copy in self._copies), "the loss", parts, step)
+
+    def refuse_non_finite_gradient(self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int) -> None:
+        """Raise NonFiniteLoss when the norm of the gradient is, where it can be read without waiting for a device."""
+        for value in norm.values():
+            if value.device.type == "cpu":
+                self._refuse(float(value), "the norm of the gradient", parts, step)
+
+    def _refuse(self, value: float, name: str, parts: Sequence[Batch], step: int) -> None:
+        if math.isfinite(value):
             return
         ids = [row_id for part in parts for row_id in part.row_ids]
         shown = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+        times = "once" if self.moves == 1 else f"{self.moves} times"
+        moved = f"have moved {times} within this step" if self.moves else "have not moved"
         raise NonFiniteLoss(
-            f"step {step + 1}: task '{parts[0].task}': the loss is {total}; rows {shown}. The weights have not moved; "
+            f"step {step + 1}: task '{parts[0].task}': {name} is {value}; rows {shown}. The weights {moved}; "
             "lower the learning rate or the regularizer's weight, or look at these rows."
         )
 

@@ -1,4 +1,4 @@
-"""The loop: what is kept as the best, when patience runs out, what a resumed run takes over."""
+"""The loop: what is kept as the best, when patience runs out, what a resumed run takes over, what stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
 from mtdnn.objective import Objective
 from mtdnn.regularizers.base import Regularizer
-from mtdnn.trainer import Plan, Trainer
+from mtdnn.regularizers.free_at import FreeAT
+from mtdnn.trainer import NonFiniteLoss, Plan, Trainer
 from tests.reference.tiny import make_batch, make_model
 
 
@@ -79,3 +80,32 @@ def test_a_checkpoint_without_a_score_of_patience_goes_on_with_the_best_one() ->
     resumed = trainer_of(make_model())
     resumed.load_state_dict(state)
     assert resumed.progress == trainer.progress
+
+
+def weights_of(model: MultiTaskModel) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in model.parameters()]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move() -> None:
+    model = make_model()
+    model.heads["nli"].output.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = weights_of(model)
+    rows = ", ".join(make_batch().row_ids)
+    told = rf"step 1: task 'nli': the norm of the gradient is (inf|nan); rows {rows}\. The weights have not moved; "
+    with pytest.raises(NonFiniteLoss, match=told):
+        trainer_of(model).train()
+    assert all(torch.equal(*pair) for pair in zip(before, weights_of(model), strict=True))
+
+
+def test_without_clipping_only_the_loss_is_looked_at() -> None:
+    model = make_model()
+    model.heads["nli"].output.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteLoss, match=r"step 2: .* the loss is nan; .* The weights have not moved; lower"):
+        trainer_of(model, clip_norm=None, total_steps=2).train()
+
+
+def test_a_step_in_which_the_weights_have_moved_before_says_so() -> None:
+    model = make_model()
+    trainer = trainer_of(model, regularizer=FreeAT(steps=4), lr=1e300)
+    with pytest.raises(NonFiniteLoss, match=r"step 1: .* The weights have moved (once|\d times) within this step; "):
+        trainer.train()
