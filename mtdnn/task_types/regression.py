@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import Batch
+from mtdnn.losses import squared_difference
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
 
@@ -92,7 +93,7 @@ class Regression(TaskType):
         return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        return ((logits_p - logits_q) ** 2).squeeze(-1)
+        return squared_difference(logits_p, logits_q)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         labels = [math.nan] * len(batch) if batch.labels is None else batch.labels.tolist()

@@ -275,6 +275,18 @@ def test_divergence_is_one_number_a_row_zero_for_equal_and_positive_for_other_lo
     assert bool(other.grad.isfinite().all())
 
 
+def test_loss_and_divergence_of_16_bit_logits_are_computed_in_float32(case: Case) -> None:
+    model = case.model()
+    task_type, batch = model.task_types["task"], case.batch(model)
+    logits = model(batch).detach().bfloat16()
+    other = logits * (1 + 2**-7)  # the next number, or the one after it
+    for symmetric in (True, False):
+        found = task_type.divergence(other, logits, batch, symmetric=symmetric)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, task_type.divergence(other.float(), logits.float(), batch, symmetric=symmetric))
+    assert torch.equal(task_type.loss(logits, batch), task_type.loss(logits.float(), batch))
+
+
 def test_parts_of_a_batch_weighted_by_their_labels_give_the_loss_of_the_whole(case: Case) -> None:
     model = case.model().eval()
     task_type = model.task_types["task"]
