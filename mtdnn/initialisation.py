@@ -18,6 +18,7 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.run_config import EncoderSource, RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import TaskDef
+from mtdnn.task_types.base import TASK_TYPES
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,17 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
     for name, task in tasks.items():
         if task.init_head is not None:
             start_head(model, task, known, checkpoint)
-        elif source.heads == "keep" and name in known and name in model.heads and has_same_head(task, known[name]):
-            model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+        elif source.heads == "keep" and name in known and name in model.heads:
+            if has_same_head(task, known[name]):
+                model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+            else:
+                logger.info("%s: a new head: its labels or the kind of its head are others than in %s", name, run.path)
 
 
 def has_same_head(task: TaskDef, other: TaskDef) -> bool:
     """Whether two definitions give heads of one layout and meaning; options change no shapes."""
-    return task.labels == other.labels and task.head.name == other.head.name
+    ours, theirs = (TASK_TYPES.get(each.task_type).settled_head(each).name for each in (task, other))
+    return task.labels == other.labels and ours == theirs
 
 
 def start_lm_heads(model: MultiTaskModel, place: str) -> None:

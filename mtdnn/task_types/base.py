@@ -164,14 +164,14 @@ class TaskType(ABC):
         return found + cls._head_faults(task) + cls._option_faults(task)
 
     @classmethod
-    def _head_of(cls, task: TaskDef) -> Named:
+    def settled_head(cls, task: TaskDef) -> Named:
         """The head the block names, or else the first of this type's."""
         return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
 
     @classmethod
     def _head_faults(cls, task: TaskDef) -> list[str]:
         """A head that does not fit the type or the rows, and options it does not have or cannot take."""
-        named = cls._head_of(task)
+        named = cls.settled_head(task)
         if named.name not in cls.heads:
             return [] if "." in named.name else [task.fault("head", unknown("head", named.name, cls.heads))]
         head = HEADS.get(named.name)
@@ -296,7 +296,7 @@ class TaskType(ABC):
             activation: the one the encoder's family uses in its own classification head.
             word_embeddings: the encoder's, for a head whose output layer is tied to them.
         """
-        named = self._head_of(self.task)
+        named = self.settled_head(self.task)
         head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         given = {key: value for key, value in named.options.items() if value is not None}
         options = {"activation": activation, **given}

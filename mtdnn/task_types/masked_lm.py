@@ -183,7 +183,7 @@ class MaskedLM(TaskType):
         ids[places[draw < self.options.mask_share]] = mask_id
 
     def build_head(self, hidden_size: int, *, activation: str, word_embeddings: nn.Embedding) -> nn.Module:
-        named = self._head_of(self.task)
+        named = self.settled_head(self.task)
         head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none
         return head(hidden_size, word_embeddings, dropout=dropout, **named.options)

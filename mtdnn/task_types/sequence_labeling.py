@@ -89,7 +89,7 @@ class SequenceLabeling(TaskType):
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
-        if cls._head_of(task).name == "crf" and task.loss is not None:
+        if cls.settled_head(task).name == "crf" and task.loss is not None:
             fix = "Remove it: this head is trained by the likelihood of whole sentences."
             found.append(task.fault("loss", f"{task.loss} with head: crf", fix))
         odd = [tag for tag in task.labels if not is_entity_tag(tag)]

@@ -12,7 +12,7 @@ import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.checkpoint import WEIGHTS
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError
-from mtdnn.initialisation import start_head
+from mtdnn.initialisation import has_same_head, start_head
 from mtdnn.model import MultiTaskModel
 from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES
@@ -84,3 +84,18 @@ def test_what_is_not_there_is_told(tmp_path: Path, block: dict[str, Any], init: 
     with pytest.raises(ConfigError) as caught:
         started(tmp_path, model_of(1, nli=NLI, ner=TAGS), block, **init)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ({"head": "token"}, {}, True),
+        ({}, {"head": {"name": "token"}}, True),
+        ({"head": "crf"}, {}, False),
+        ({"head": "crf"}, {"head": "crf"}, True),
+        ({"labels": ["O", "B-LOC"]}, {}, False),
+    ],
+)
+def test_a_head_that_is_not_named_is_the_types_own(ours: dict[str, Any], theirs: dict[str, Any], same: bool) -> None:
+    block = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER"]}
+    assert has_same_head(*(task_def_from("ner", {**block, **more}) for more in (ours, theirs))) is same
