@@ -80,9 +80,14 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
             start_head(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads:
             if has_same_head(task, known[name]):
-                model.heads[name].load_state_dict(read_weights(checkpoint, f"heads.{name}."))
+                model.heads[name].load_state_dict(head_weights(checkpoint, known[name]))
             else:
                 logger.info("%s: a new head: its labels or the kind of its head are others than in %s", name, run.path)
+
+
+def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
+    """Weights of the head that answers a task of an earlier run: its own, or another task's."""
+    return read_weights(checkpoint, f"heads.{task.head_of or task.name}.")
 
 
 def has_same_head(task: TaskDef, other: TaskDef) -> bool:
@@ -144,7 +149,7 @@ def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef
         raise ConfigError(task.fault("init_head.from", unknown("task", init.from_ if init else "", known)))
     theirs = known[init.from_]
     refuse_unknown_labels(task, theirs)
-    weights = read_weights(checkpoint, f"heads.{init.from_}.")
+    weights = head_weights(checkpoint, theirs)
     head = model.heads[task.name]
     for name, value in head.state_dict().items():
         if name in getattr(head, "between_labels", ()):

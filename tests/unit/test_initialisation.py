@@ -58,6 +58,12 @@ def test_the_dense_layer_and_the_rows_of_mapped_labels_are_taken(tmp_path: Path)
         assert torch.equal(output[0], getattr(untouched.output, kind)[0])
 
 
+def test_a_task_without_a_head_of_its_own_gives_the_one_that_answers_it(tmp_path: Path) -> None:
+    theirs = model_of(1, nli=NLI, hard_nli={**NLI, "head_of": "nli"})
+    _, ours = started(tmp_path, theirs, TWO, **{"from": "hard_nli"})
+    assert torch.equal(ours.heads["ours"].dense.weight, theirs.heads["nli"].dense.weight)
+
+
 def test_scores_between_tags_are_left_new(tmp_path: Path) -> None:
     theirs = model_of(1, ner=TAGS)
     untouched = model_of(2, ours=TAGS).heads["ours"]
