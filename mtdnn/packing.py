@@ -227,9 +227,17 @@ def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Atten
     """The cheapest way to attend on the device of `query`, at its precision."""
     if query.device.type == "cpu":
         return attend_with_fast_dropout if dropout > 0 and dropout_masks == "fast" else attend_by_group
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
-        return attend_by_kernel
-    return attend_unpacked
+    return attend_by_kernel if dropout == 0 and kernel_takes(query) else attend_unpacked
+
+
+def kernel_takes(query: Tensor) -> bool:
+    """Whether there is a kernel for ragged batches: flash attention wants an Ampere GPU or a later one, 16-bit floats,
+    and heads whose size is a multiple of 8, up to 256."""
+    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return (
+        query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
 
 
 def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
@@ -252,7 +260,7 @@ def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: T
 
 
 def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
-    """[N, A, D] → [N, A, D] by the kernel for ragged batches: CUDA, 16-bit floats, no dropout."""
+    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them."""
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if terms.window is None else terms.window - 1

@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtdnn.dropout import keep_mask, keep_scale, random_bits
@@ -12,8 +13,10 @@ from mtdnn.packing import (
     Layout,
     Terms,
     attend_by_group,
+    attend_by_kernel,
     attend_unpacked,
     attend_with_fast_dropout,
+    choose_attention,
     similar,
     window_mask,
 )
@@ -152,12 +155,30 @@ def test_a_window_is_needed_only_for_examples_longer_than_it():
     assert window_mask(3, 2, CPU).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "size", "dropout", "by_kernel"),
+    [
+        ((8, 0), torch.bfloat16, 64, 0.0, True),
+        ((9, 0), torch.float16, 256, 0.0, True),
+        ((7, 5), torch.float16, 64, 0.0, False),  # Turing
+        ((8, 0), torch.float32, 64, 0.0, False),
+        ((8, 0), torch.bfloat16, 64, 0.1, False),
+        ((8, 0), torch.bfloat16, 20, 0.0, False),
+        ((8, 0), torch.bfloat16, 264, 0.0, False),
+    ],
+)
+def test_the_cuda_kernel_is_chosen_where_there_is_one(capability, dtype, size, dropout, by_kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with FakeTensorMode():  # has CUDA tensors without CUDA
+        query = torch.empty(1, 2, 3, size, dtype=dtype, device="cuda")
+    expected = attend_by_kernel if by_kernel else attend_unpacked
+    assert choose_attention(query, dropout, "fast") is expected
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
 def test_the_cuda_kernel_for_ragged_batches_agrees_within_16_bit_rounding(lengths, window):
-    from mtdnn.packing import attend_by_kernel
-
     layout = Layout.of(mask_of(lengths), torch.device("cuda"))
     leaves = rows(Layout.of(mask_of(lengths), CPU))
     on_gpu = [leaf.detach().to("cuda", torch.bfloat16).requires_grad_() for leaf in leaves]
