@@ -6,9 +6,11 @@ place of R_s.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import Autocast, ForwardPass, Precision, Regularizer, RunPrecision, Terms
 from mtdnn.regularizers.proximal import Proximal
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class Objective:
         self.rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
         self._tasks_in_step: set[str] = set()
         self._tasks_since_log: set[str] = set()
+        told: set[str] = set()
         for method in self.regularizers.values():
+            method.tell = partial(tell_once, told)
             method.prepare(
                 embedding_rms=model.encoder.embedding_rms(),
                 embedding_size=model.encoder.embedding_size,
@@ -197,6 +203,13 @@ class Objective:
         if self.proximal is not None:
             self.proximal.load_state_dict(state["proximal"])
         self._tasks_since_log = set(state["tasks_since_log"])
+
+
+def tell_once(told: set[str], line: str) -> None:
+    """Log a line, unless it has been told."""
+    if line not in told:
+        told.add(line)
+        logger.info("%s", line)
 
 
 def _joined(first: LossPart, second: LossPart) -> LossPart:

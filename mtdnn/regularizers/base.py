@@ -6,6 +6,7 @@ Dimensions: B rows, N sequences (N = B unless a row holds several), T tokens, E 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from mtdnn.registry import Registry
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators, torch_generator
 from mtdnn.task_def import Named
 from mtdnn.task_types.base import option_faults
+
+logger = logging.getLogger(__name__)
 
 REGULARIZERS: Registry[type[Regularizer]] = Registry("regularizer")
 
@@ -296,6 +299,8 @@ class Regularizer:
         name: the registered name, also the one in the log.
         Options: checked by pydantic.
         task_types: names of the task types it can be used with; None = every one.
+    Attributes:
+        tell: what takes the lines that `prepare` has for the log; a run lets through what several tasks say once.
     """
 
     name: ClassVar[str]
@@ -306,6 +311,7 @@ class Regularizer:
         self.options: Any = self.Options(**options)
         self.steps_seen = 0
         self.precision: Precision = "run"
+        self.tell: Callable[[str], object] = logger.info
 
     @classmethod
     def faults(cls, named: Named, where: str, key: str, task_type: str | None = None) -> list[str]:

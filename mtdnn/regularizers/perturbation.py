@@ -5,7 +5,6 @@ Dimensions: N sequences, T tokens, E size of the word embeddings.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from mtdnn.errors import ConfigError, fault
 from mtdnn.regularizers.base import DropoutMode, ForwardPass, Regularizer, RegularizerOptions, RunPrecision
-
-logger = logging.getLogger(__name__)
 
 Norm = Literal["inf", "l2"]
 Scope = Literal["example", "token"]
@@ -155,12 +152,12 @@ class PerturbationRegularizer(Regularizer):
         """
         self._resolve(embedding_rms)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.sizes.items())
-        logger.info("%s: %s; word embeddings have root mean square %.3g", self.name, shown, embedding_rms)
+        self.tell(f"{self.name}: {shown}; word embeddings have root mean square {embedding_rms:.3g}")
         found = self._unresolvable(embedding_rms, embedding_size, precision)
         if self.options.precision == "float32" or (self.options.precision == "auto" and found):
             self.precision = "float32"
         if found and self.options.precision == "auto":
-            logger.info("%s: %s: its passes run in float32", self.name, found)
+            self.tell(f"{self.name}: {found}: its passes run in float32")
         if found and self.needs_resolution:
             raise ConfigError(self._refusal(found, "", self.name))
 

@@ -122,6 +122,21 @@ def test_precision_run_with_too_small_an_epsilon_is_refused_with_the_smallest_th
     assert found.endswith("Use precision: auto, or a larger size.")
 
 
+def test_what_several_tasks_say_alike_is_logged_once(caplog: Any) -> None:
+    model = make_model(dtype=torch.float32)
+
+    def bf16() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    with caplog.at_level(logging.INFO):
+        Objective(model, {"nli": Smart(), "similarity": Smart()}, seed=1, autocast=bf16)
+    assert [line.split(" ")[1] for line in caplog.messages] == ["epsilon", "moves"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        Objective(model, {"nli": Smart(), "similarity": Smart(epsilon=0.5)}, seed=1, autocast=bf16)
+    assert [line.split(" ")[1] for line in caplog.messages] == ["epsilon", "moves", "epsilon"]
+
+
 def test_in_bf16_a_step_with_a_small_epsilon_computes_both_passes_in_float32() -> None:
     model, batch = make_model(dtype=torch.float32, layers=2), make_batch()
 
