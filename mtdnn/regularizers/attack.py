@@ -40,9 +40,9 @@ class Attack(PerturbationRegularizer):
     Options = AttackOptions
     size_names = ("epsilon", "eta", "start")
 
-    def coordinate_size(self, embedding_size: int) -> float | None:
-        size = min(self.sizes["eta"], self.sizes.get("epsilon", self.sizes["eta"]))
-        return size if self.options.norm == "inf" else size / float(embedding_size) ** 0.5
+    def deciding_sizes(self) -> tuple[str, ...]:
+        """The step, and the ball where there is one."""
+        return tuple(name for name in ("eta", "epsilon") if name in self.sizes)
 
     @property
     def _clean_cost(self) -> float:

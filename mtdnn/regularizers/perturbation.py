@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -56,6 +57,11 @@ def resolved(size: float | RelativeSize, embedding_rms: float) -> float:
 
 SizeOrZero = Annotated[float | RelativeSize, BeforeValidator(_size)]
 Size = Annotated[float | RelativeSize, BeforeValidator(lambda value: _positive(_size(value)))]
+
+
+def rounded_up(size: float) -> float:
+    """The least number of two digits that is not below the size."""
+    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(size))
 
 
 def over(scope: Scope) -> tuple[int, ...]:
@@ -140,9 +146,13 @@ class PerturbationRegularizer(Regularizer):
         given = {name: getattr(self.options, name) for name in self.size_names}
         self.sizes = {name: resolved(size, embedding_rms) for name, size in given.items() if size is not None}
 
-    def coordinate_size(self, embedding_size: int) -> float | None:
-        """About how far one coordinate is moved, to compare with the resolution of numbers; None when it is large."""
+    def deciding_sizes(self) -> tuple[str, ...]:
+        """Names of the sizes each of which numbers must hold; none where the moves are large whatever they are."""
         raise NotImplementedError
+
+    def coordinates(self, embedding_size: int) -> float:
+        """How many times smaller than these sizes the move of one coordinate is: about √E for an l2 norm."""
+        return embedding_size**0.5 if self.options.norm == "l2" else 1.0
 
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
         """Resolve relative sizes, say so once, and choose the precision of the passes.
@@ -174,12 +184,15 @@ class PerturbationRegularizer(Regularizer):
 
     def _unresolvable(self, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
         """Why the run's numbers cannot hold the perturbation; empty when they can."""
-        size, step = self.coordinate_size(embedding_size), embedding_rms * precision.spacing
-        if size is None or size >= step:
+        coordinates = self.coordinates(embedding_size)
+        least = embedding_rms * precision.spacing * coordinates
+        small = {name: self.sizes[name] for name in self.deciding_sizes() if self.sizes[name] < least}
+        if not small:
             return ""
         return (
-            f"moves of {size:.2g} are below the resolution of {precision.name} around word embeddings of root mean "
-            f"square {embedding_rms:.2g}; the smallest size that works is {step:.2g}"
+            f"moves of {min(small.values()) / coordinates:.2g} are below the resolution of {precision.name} around "
+            f"word embeddings of root mean square {embedding_rms:.2g}; the smallest size that works is "
+            f"{rounded_up(least):.2g} ({', '.join(small)})"
         )
 
     def _refusal(self, found: str, where: str, key: str) -> str:

@@ -37,8 +37,11 @@ class R3F(PerturbationRegularizer):
     def cost(self) -> float:
         return 3 + (6 if self.options.dropout == "off" else 3) / float(self.options.every)
 
-    def coordinate_size(self, embedding_size: int) -> float | None:
-        return self.sizes["noise"]
+    def deciding_sizes(self) -> tuple[str, ...]:
+        return ("noise",)
+
+    def coordinates(self, embedding_size: int) -> float:
+        return 1.0
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean = self.clean_logits(forward_pass)

@@ -74,15 +74,13 @@ class Smart(PerturbationRegularizer):
         extra = 3 + 2 * int(self.options.steps) + (3 if self.options.dropout == "off" else 0)
         return 3 + extra / float(self.options.every)
 
-    def coordinate_size(self, embedding_size: int) -> float | None:
-        """ε, or η where no ball limits; a coordinate of an l2 ball is about √E times smaller than the ball."""
+    def deciding_sizes(self) -> tuple[str, ...]:
+        """ε, or where no ball limits the larger of η and the noise."""
         if self.options.projection == "unit":
-            return None
+            return ()
         if self.options.projection == "none":
-            size = max(self.sizes["eta"], self.sizes["noise"])
-        else:
-            size = self.sizes["epsilon"]
-        return size if self.options.norm == "inf" else size / embedding_size**0.5
+            return (max("eta", "noise", key=self.sizes.__getitem__),)
+        return ("epsilon",)
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean = self.clean_logits(forward_pass)

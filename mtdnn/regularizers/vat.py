@@ -46,8 +46,11 @@ class VAT(PerturbationRegularizer):
     def cost(self) -> float:
         return 3 + (3 + 2 * int(self.options.steps) + (self.options.dropout == "off")) / float(self.options.every)
 
-    def coordinate_size(self, embedding_size: int) -> float | None:
-        return self.sizes["xi"] / float(embedding_size) ** 0.5
+    def deciding_sizes(self) -> tuple[str, ...]:
+        return ("xi",)
+
+    def coordinates(self, embedding_size: int) -> float:
+        return float(embedding_size) ** 0.5
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         embeddings, clean = forward_pass.embeddings, self._reference(forward_pass)

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from mtdnn.errors import ConfigError
 from mtdnn.objective import Objective
+from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, RunPrecision
+from mtdnn.regularizers.perturbation import PerturbationRegularizer
+from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease, fixed_target_divergence
+from mtdnn.regularizers.vat import VAT
 from mtdnn.task_def import Named
 from tests.reference.tiny import make_batch, make_model
 
@@ -78,8 +82,8 @@ def test_auto_precision_runs_in_float32_where_bf16_cannot_hold_epsilon_and_says_
     with caplog.at_level(logging.INFO):
         method.prepare(embedding_rms=0.1, embedding_size=16, precision=BF16)
     assert method.precision == "float32"
-    # 0.1 · 2⁻⁷, the distance of neighbouring bf16 numbers around 0.1
-    assert "the smallest size that works is 0.00078: its passes run in float32" in caplog.text
+    # 0.1 · 2⁻⁷ = 0.00078125, the distance of neighbouring bf16 numbers around 0.1
+    assert "the smallest size that works is 0.00079 (epsilon): its passes run in float32" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -107,19 +111,36 @@ def test_the_released_preset_moves_tokens_by_one_and_stays_in_the_runs_precision
     assert method.precision == "run"
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "names"),
+    [
+        (Smart, {"epsilon": 1e-5}, ["epsilon"]),
+        (Smart, {"epsilon": 1e-5, "norm": "l2"}, ["epsilon"]),
+        (Smart, {"eta": 1e-5, "noise": 1e-6, "projection": "none"}, ["eta"]),
+        (Adversarial, {"eta": 1e-5, "epsilon": 1e-4}, ["eta", "epsilon"]),
+        (VAT, {"xi": 1e-5}, ["xi"]),
+        (R3F, {"noise": 1e-5}, ["noise"]),
+    ],
+)
 @pytest.mark.parametrize("spacing", [BF16, RunPrecision("tf32", 2.0**-10)])
-def test_precision_run_with_too_small_an_epsilon_is_refused_with_the_smallest_that_works(
-    spacing: RunPrecision,
+@pytest.mark.parametrize("rms", [0.1, 0.0953])
+def test_precision_run_with_too_small_a_size_is_refused_with_the_smallest_that_works(
+    kind: type[PerturbationRegularizer], options: dict[str, Any], names: list[str], spacing: RunPrecision, rms: float
 ) -> None:
-    method = Smart(epsilon=1e-5, precision="run")
-    message = f"resolution of {spacing.name} .* smallest size that works is {0.1 * spacing.spacing:.2g}"
-    with pytest.raises(ConfigError, match=message):
-        method.prepare(embedding_rms=0.1, embedding_size=16, precision=spacing)
-    (found,) = method.precision_faults(
-        "run.yml:9", "regularizer", embedding_rms=0.1, embedding_size=16, precision=spacing
-    )
-    assert found.startswith("run.yml:9: regularizer.precision: run: moves of 1e-05 are below the resolution of")
+    place: dict[str, Any] = {"embedding_rms": rms, "embedding_size": 384, "precision": spacing}
+    method = kind(**options, precision="run")
+    with pytest.raises(
+        ConfigError, match=rf"resolution of {spacing.name} .* that works is .* \({', '.join(names)}\)\."
+    ):
+        method.prepare(**place)
+    (found,) = method.precision_faults("run.yml:9", "regularizer", **place)
+    assert found.startswith("run.yml:9: regularizer.precision: run: moves of ")
     assert found.endswith("Use precision: auto, or a larger size.")
+    told = found.partition("that works is ")[2].split()[0]
+    enough = {**options, **dict.fromkeys(names, told)}
+    assert kind(**enough, precision="run").precision_faults("", "", **place) == []
+    smaller = {**options, **dict.fromkeys(names, float(told) / 1.2)}  # more than one of the second digit
+    assert kind(**smaller, precision="run").precision_faults("", "", **place) != []
 
 
 def test_what_several_tasks_say_alike_is_logged_once(caplog: Any) -> None:
