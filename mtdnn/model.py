@@ -61,7 +61,7 @@ class MultiTaskModel(nn.Module):
         return self.task_logits(batch.task, self.hidden(batch, embeddings), batch)
 
     def hidden(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Hidden states [N, T, H]; what lies on padding is undefined."""
+        """Hidden states [N, T, H]; zero at padding."""
         if embeddings is None:
             embeddings = self.encoder.embed(batch.inputs["input_ids"])
         return self.encoder.encode(embeddings, batch.mask, batch.inputs.get("token_type_ids"))

@@ -63,7 +63,7 @@ class EarlyStopping(Frozen):
     """Stop when the selection score has not risen for some evaluations."""
 
     patience: int = Field(3, ge=1, description="Evaluations without a rise.")
-    min_delta: float = Field(0.0, ge=0, description="A smaller rise counts as none.")
+    min_delta: float = Field(0.0, ge=0, description="A smaller rise does not renew patience.")
 
 
 class Subset(Frozen):

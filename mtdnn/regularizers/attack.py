@@ -26,6 +26,7 @@ class AttackOptions(PerturbationOptions):
     """Defaults: the FreeLB authors' values for MNLI (`adv_lr`, `adv_init_mag`, `adv_max_norm: 0`, `adv_steps`)."""
 
     weight: float = Field(1.0, ge=0, le=1, description="Share of the adversarial loss; the clean one has the rest.")
+    every: int = Field(1, ge=1, description="Apply at each k-th step of the task, the share as it is; 1 = all.")
     steps: int = Field(3, ge=1, description="K, ascent steps.")
     eta: Size = Field(0.04, description="α, length of an ascent step.")
     start: SizeOrZero = Field(0.08, description="Norm bound of the random start; 0 starts at the word embeddings.")

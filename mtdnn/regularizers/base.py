@@ -286,7 +286,7 @@ class RegularizerOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="λ, factor of the penalty; 0 turns it off.")
-    every: int = Field(1, ge=1, description="Apply at each k-th step of the task, with weight k·λ; 1 = all.")
+    every: int = Field(1, ge=1, description="Apply at each k-th step of the task, the penalty k·λ-fold; 1 = all.")
 
 
 class Regularizer:

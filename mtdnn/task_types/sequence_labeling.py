@@ -177,7 +177,10 @@ class SequenceLabeling(TaskType):
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over a row's words, labelled or not, each at its counting token; in chains, of marginals."""
+        """[B]: the mean over a row's words, each at the token its tag is read from; in chains, of marginals.
+
+        Words count whether their tags are known or not, as rows do in the other types: ℓ_s compares two predictions.
+        """
         counts = batch.extras["words"] != NO_WORD
         p, q = (log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))
         per_word = symmetric_kl_per_example(p, q) if symmetric else kl_per_example(q, p)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtdnn.objective import Objective
 from mtdnn.regularizers.adversarial import Adversarial
+from mtdnn.regularizers.attack import Attack
 from mtdnn.regularizers.base import ForwardPass
 from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.free_lb import FreeLB
@@ -55,6 +56,12 @@ def test_the_sum_is_the_loss_plus_weighted_penalties() -> None:
     named = losses_of(Smart(epsilon=0.05, eta=0.1, noise=TINY_NOISE, weight=2.0))[0]
     assert named["task"] == pytest.approx(4.0)
     assert named["loss"] == pytest.approx(4.0 + 2.0 * 0.1225)
+
+
+@pytest.mark.parametrize("kind", [Adversarial, FreeAT, FreeLB])
+def test_an_attack_takes_the_same_share_whichever_steps_it_applies_at(kind: type[Attack]) -> None:
+    assert losses_of(kind(weight=0.5, every=3)) == losses_of(kind(weight=0.5))
+    assert "k·λ" not in (kind.Options.model_fields["every"].description or "")
 
 
 def test_vat_finds_the_direction_of_w() -> None:
