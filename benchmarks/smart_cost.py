@@ -107,7 +107,7 @@ def run_steps(objective: Objective, batch: Batch) -> None:
         objective.model.zero_grad(set_to_none=True)
         for part in objective.parts(batch, step=step):
             part.loss.backward()
-        objective.after_step(step)
+        objective.after_step()
 
 
 def seconds(objective: Objective, batch: Batch) -> float:

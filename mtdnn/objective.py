@@ -142,7 +142,7 @@ class Objective:
         value = row_share * proximal.penalty(forward_pass)
         return LossPart(proximal.weight * value, {proximal.name: value.detach()})
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """The optimizer has moved: teachers and counters follow."""
         for task in self._tasks_in_step & self.regularizers.keys():
             self.regularizers[task].after_step()

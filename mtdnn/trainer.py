@@ -230,7 +230,7 @@ class Trainer:
                     self._move(watch, parts)
         norm = self._move(watch, parts)
         self.scheduler.step()
-        self.objective.after_step(step)
+        self.objective.after_step()
         self.meter.add(parts[0].task, {**self._over_ranks(watch.named), **norm})
         self._advance()
 

@@ -91,7 +91,7 @@ def train(points: np.ndarray, labels: np.ndarray, *, weight: float, seed: int) -
         for part in objective.parts(batch, step=step):
             part.loss.backward()
         optimizer.step()
-        objective.after_step(step)
+        objective.after_step()
     return model.eval()
 
 

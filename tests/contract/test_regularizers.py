@@ -85,7 +85,7 @@ def test_a_step_gives_finite_values_and_gradients(name: str, task: str) -> None:
     assert named.get(name, 0.0) >= 0
     assert sum(each is not None for each in gradients) > 20
     assert all(torch.isfinite(each).all() for each in gradients if each is not None)
-    objective.after_step(0)
+    objective.after_step()
     assert all(isinstance(value, float) for values in objective.diagnostics().values() for value in values.values())
 
 
@@ -136,7 +136,7 @@ def test_the_floating_point_operations_of_a_step_are_the_cost_it_claims(name: st
         with Operations() as counter:
             for _ in range(2):
                 step(objective, model, rows=8)
-                objective.after_step(0)
+                objective.after_step()
         operations[kind] = counter.total
     # attention has no weights: its backward pass to the input alone is 2, not 1, up to 4 % more here; gradients of
     # weights computed needlessly in an inner step would be 12 % more

@@ -129,7 +129,7 @@ def losses_of(case: Case, model: MultiTaskModel, steps: int, regularizer: Any = 
             part.loss.backward()
             total += float(part.loss.detach())
         optimizer.step()
-        objective.after_step(step)
+        objective.after_step()
         found.append(total)
     return found
 

@@ -51,7 +51,7 @@ def train(model: torch.nn.Module, objective: Objective, batches: Iterable[Batch]
         optimizer.zero_grad()
         send_backward(objective, batch, step=step)
         optimizer.step()
-        objective.after_step(step)
+        objective.after_step()
 
 
 def test_without_regularizer_the_loss_is_the_weighted_loss_of_the_task() -> None:
@@ -143,7 +143,7 @@ def test_every_second_step_has_the_penalty_with_double_weight() -> None:
             torch.testing.assert_close(
                 part.named["smart"], 2 * plain.named["smart"]
             )  # so that its mean over steps is R_s
-        objective.after_step(step)
+        objective.after_step()
     assert kinds == [True, False, True, False]
 
 
@@ -153,7 +153,7 @@ def test_every_counts_the_steps_of_its_own_task() -> None:
     for step in range(6):
         task = "nli" if step % 2 == 0 else "similarity"
         kinds.append("smart" in send_backward(objective, make_batch(task), step=step))
-        objective.after_step(step)
+        objective.after_step()
     assert kinds == [True, False, False, False, True, False]
 
 

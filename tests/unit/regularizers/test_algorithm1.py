@@ -162,7 +162,7 @@ def test_trajectory_of_all_weights_equals_the_algorithm(
         for part in objective.parts(batch, step=step):
             part.loss.backward()
         mover.step()
-        objective.after_step(step)
+        objective.after_step()
         trajectory.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
 
     config = settings(norm=norm, steps=steps, inner_steps=inner_steps, proximal=proximal)
