@@ -179,7 +179,7 @@ def results(out: Path) -> str:
     nine_results = RunFolder(out / "nine").read_results()
     if nine_results:
         lines = [["in one model", "metric", "dev"]]
-        for task in (name for name in nine_results if name != "_run"):
+        for task in (name for name in nine_results if not name.startswith("_")):
             found = nine_results[task]["dev"]
             lines += [[task, metric, f"{found[metric]:.3f}"] for metric in found if metric != "rows"]
         parts.append(table(lines))
