@@ -23,7 +23,7 @@ READING_ORDER = """
     checkpoint initialisation recorder evaluation distillation export trainer progress
     run_check study_table statistics study_grid study_cells study_launchers study_plan study
     agreement report_data report_document report_pictures report_parts report_study report
-    run assemble study_commands schema cli_options cli
+    run assemble study_commands schema cli_options cli __main__
 """
 """A module imports only from those before it. `task_types` and `regularizers` are folders of plug-ins; `base` comes
 first there, and the others import from each other in no circle."""
@@ -98,6 +98,6 @@ def test_help_imports_neither_torch_nor_pydantic():
 def test_help_answers_in_under_half_a_second():
     """Of processor time, as other processes may keep the machine busy; the command waits for nothing."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "mtdnn.cli", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "mtdnn", "--help"], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5

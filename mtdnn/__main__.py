@@ -1,0 +1,7 @@
+"""`python -m mtdnn` is `mtdnn`, for where scripts are not on the path."""
+
+import sys
+
+from mtdnn.cli import main
+
+sys.exit(main())
