@@ -73,7 +73,9 @@ def study(
     if dry_run:
         return plan_of(cells, rate=rate)
     from mtdnn.study import run_study
+    from mtdnn.study_plan import refuse_hopeless
 
+    refuse_hopeless(cells)
     with stopped_by_sigterm():
         summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells)
     if summary.broken:

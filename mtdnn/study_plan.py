@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.samplers import SAMPLERS, Sampler
-from mtdnn.errors import ConfigError, DataError, fault, unknown
+from mtdnn.errors import ConfigError, DataError, MtdnnError, fault, unknown
 from mtdnn.run_config import RunConfig
-from mtdnn.study_cells import Outcome
+from mtdnn.run_folder import RunFolder
+from mtdnn.study_cells import Outcome, outcomes
 from mtdnn.study_grid import Cell
 from mtdnn.subset import chosen_rows, subset_size
 from mtdnn.task_def import TaskDef, load_task_defs, task_def_from
@@ -93,6 +94,55 @@ def refuse_unprepared(cell: Cell) -> None:
         raise ConfigError(strange)
     if faults:
         raise DataError(faults)
+
+
+def refuse_hopeless(cells: Sequence[Cell]) -> None:
+    """Find out, before anything is written, that none of the cells still to be run could be: rows that are
+    not prepared, no such encoder. Where only some of them lack something, the others are run.
+
+    Raises:
+        MtdnnError: what they lack, each fault once.
+    """
+    found = outcomes(cells)
+    left = [cell for cell in cells if cell.name not in found]
+    encoders: dict[str, tuple[str, ...]] = {}
+    hopeless: dict[str, tuple[str, ...]] = {}
+    for cell in left:
+        stuck = next((need for need in cell.needs if need in hopeless), None)
+        lacking = hopeless[stuck] if stuck else _lacking(cell, encoders)
+        if lacking:
+            hopeless[cell.name] = lacking
+    if left and len(hopeless) == len(left):
+        raise MtdnnError(list(dict.fromkeys(line for lines in hopeless.values() for line in lines)))
+
+
+def _lacking(cell: Cell, encoders: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What a cell needs and is not there; `encoders` keeps what was found out about each."""
+    try:
+        cell_size(cell)
+        refuse_unprepared(cell)
+    except MtdnnError as error:
+        return error.faults
+    if cell.needs:
+        return ()
+    place = cell.config.encoder if isinstance(cell.config.encoder, str) else cell.config.encoder.run
+    if place not in encoders:
+        encoders[place] = _encoder_faults(cell)
+    return encoders[place]
+
+
+def _encoder_faults(cell: Cell) -> tuple[str, ...]:
+    from mtdnn.data.tokenizing import load_tokenizer
+
+    encoder = cell.config.encoder
+    try:
+        if isinstance(encoder, str):
+            load_tokenizer(encoder)
+        else:
+            RunFolder(encoder.run).read_config()
+    except MtdnnError as error:
+        return error.faults
+    return ()
 
 
 def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:

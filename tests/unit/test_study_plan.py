@@ -13,9 +13,11 @@ from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.errors import MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
-from mtdnn.study_commands import plan_of, train_cell
+from mtdnn.study import run_study
+from mtdnn.study_commands import plan_of, study, train_cell
 from mtdnn.study_grid import Cell, load_study, write_study_files
-from mtdnn.study_plan import refuse_unprepared, row_costs, run_size
+from mtdnn.study_launchers import Here
+from mtdnn.study_plan import refuse_hopeless, refuse_unprepared, row_costs, run_size
 from mtdnn.task_def import Named, TaskDef, load_task_defs
 from tests.conftest import Demo
 
@@ -133,6 +135,52 @@ def cell_that_evaluates(demo: Demo, folder: Path, word: str) -> Cell:
     grid = load_study(path)
     write_study_files(grid)
     return grid.cells[0]
+
+
+def write_small_study(demo: Demo, folder: Path) -> Path:
+    """A study of two cells, one a task, whose data and encoder are variables."""
+    values = demo.run_values(folder)
+    given = {name: str(values[name]) for name in ("data", "encoder")}
+    run = {
+        **{key: value for key, value in values.items() if key != "output"},
+        **{name: f"${{{name}}}" for name in given},
+    }
+    stages = {"only": {"run": {"max_steps": 1}, "axes": {"train": [["demo_nli"], ["demo_similarity"]]}}}
+    path = folder / "study.yml"
+    path.write_text(yaml.safe_dump({"output": str(folder / "study"), "variables": given, "run": run, "stages": stages}))
+    return path
+
+
+def made_up_score(cell: Cell) -> dict[str, Any]:
+    return {"results": {task: {"dev": {"accuracy": 0.5}} for task in cell.config.train or ()}, "rows": {}}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"data": "nosuch"}, r"nosuch/demo_nli/train: is not prepared. Run mtdnn prepro"),
+        ({"encoder": "./nosuch"}, r"encoder: no tokenizer for './nosuch'"),
+    ],
+)
+def test_a_call_none_of_whose_cells_can_run_writes_nothing(
+    demo: Demo, tmp_path: Path, given: dict[str, Any], told: str
+) -> None:
+    path = write_small_study(demo, tmp_path)
+    run_study(load_study(path), Here(made_up_score), progress=False)
+    before = files_of(tmp_path / "study")
+    with pytest.raises(MtdnnError, match=told):
+        study(str(path), **given)
+    assert files_of(tmp_path / "study") == before
+
+
+def test_cells_that_can_run_are_not_held_back_by_others(demo: Demo, tmp_path: Path) -> None:
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "demo_nli").symlink_to(demo.prepared / "demo_nli")
+    refuse_hopeless(load_study(write_small_study(demo, tmp_path), variables={"data": str(tmp_path / "prepared")}).cells)
 
 
 def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Path) -> None:
