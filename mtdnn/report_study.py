@@ -87,10 +87,12 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     view = read_study(folder)
     document = Document(f"Study {folder.resolve().name}")
     document.add(*_about(view))
+    if not view.main:
+        document.add(Text(f"No run that `{view.compare}` is compared over has a result yet."))
+    elif not view.across:
+        document.add(*_overview(view))
     for task in dict.fromkeys(entry.task for entry in view.main) if view.across else ():
         document.add(*_task_across(view, task))
-    if not view.across:
-        document.add(*_overview(view))
     document.add(*_tests(view), *_other_metrics(view), *_starting_points(view))
     runs = _representatives(view)
     document.add(*loss_section(_by_label(runs)))
@@ -136,12 +138,15 @@ def _about(view: StudyView) -> list[Block]:
     commits = {each.get("commit", "unknown") for each in made_by}
     hours = sum(outcome.get("seconds", 0.0) for outcome in finished) / 3600
     told = f"{len(finished)} of {len(view.cells)} cells finished, {diverged} of them diverged; {hours:.1f} h of runs."
+    told = f"{told} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
+    if not view.main:
+        return [Text(told)]
     method = (
         f"Values are mean ± sample standard deviation over `{view.repeats}`, with the number of runs in brackets. "
         f"Intervals are 95 % bootstrap intervals of the mean; tests are paired by `{view.repeats}` against "
         f"`{view.reference}`."
     )
-    return [Text(f"{told} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."), Text(method, note=True)]
+    return [Text(told), Text(method, note=True)]
 
 
 def _task_across(view: StudyView, task: str) -> list[Block]:
@@ -283,6 +288,8 @@ def _tests(view: StudyView) -> list[Block]:
 
 def _in_order(view: StudyView) -> list[Entry]:
     """The main entries by task, then by column, then by label, each in the study's own order."""
+    if not view.main:
+        return []
     tasks, columns, labels = (
         {name: place for place, name in enumerate(dict.fromkeys(names))}
         for names in zip(*((entry.task, entry.across, entry.label) for entry in view.main), strict=True)
@@ -400,7 +407,9 @@ def _representatives(view: StudyView) -> dict[tuple[str, str], Path]:
 
 def _which(view: StudyView) -> str:
     """Which runs stand for all."""
-    return f"first run of each at {view.across} {view.columns[-1]}" if view.across else "first run of each"
+    return (
+        f"first run of each at {view.across} {view.columns[-1]}" if view.across and view.main else "first run of each"
+    )
 
 
 def _by_label(runs: Mapping[tuple[str, str], Path]) -> dict[str, list[Path]]:

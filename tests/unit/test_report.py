@@ -18,6 +18,7 @@ from mtdnn.report_study import read_study
 from mtdnn.run_config import RunConfig
 from mtdnn.study import run_study
 from mtdnn.study_cells import Diverged, Outcome, RunCell
+from mtdnn.study_commands import chosen_cells
 from mtdnn.study_grid import Cell, load_study
 from mtdnn.study_launchers import Here
 
@@ -246,6 +247,39 @@ def test_multi_task_runs_show_the_difference_to_the_task_trained_alone(tmp_path:
     assert "| stage | cell | task | split | metric | value | minus alone |" in text
     assert "| multi_task | seed 1 | nli | dev | accuracy | 80.0 | +9.0 (2) |" in text  # 80 minus the mean of 70 and 72
     assert "| multi_task | seed 1 | rte | dev | accuracy | 80.0 |  |" in text  # of other rows: nothing to compare with
+
+
+@pytest.mark.parametrize("across", [None, "fraction"])
+@pytest.mark.parametrize("outcome", ["finished", "diverged"])
+def test_the_report_of_a_first_stage_alone_tells_what_there_is(
+    tmp_path: Path, across: str | None, outcome: str
+) -> None:
+    (tmp_path / "tasks.yml").write_text(yaml.safe_dump({**TASKS, "rte": TASKS["nli"]}))
+    train = {"train": ["nli"]}
+    axes = {"method": {"single": None, "mt": {"encoder": {"run": {"stage": "base", "seed": 1}}}}}
+    axes |= {across: {"1.0": None}} if across else {}
+    study = {
+        "output": str(tmp_path / "study"),
+        "run": {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "encoder": "tiny"},
+        "stages": {
+            "base": {"run": train, "axes": {"seed": [1, 2]}},
+            "fine_tune": {"run": train, "axes": {**axes, "seed": [1, 2]}},
+        },
+        "report": {"compare": "method", "reference": "single", "across": across},
+    }
+    (tmp_path / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
+
+    def first_finishes(cell: Cell) -> Outcome:
+        if outcome == "diverged" and cell.config.seed == 2:
+            raise Diverged("step 7: the loss is nan")
+        return one_or_both_tasks(cell)
+
+    grid = load_study(tmp_path / "study.yml")
+    run_study(grid, Here(first_finishes), cells=chosen_cells(grid, "base"), progress=False)
+    text = write_report(tmp_path / "study")[0].read_text(encoding="utf-8")
+    assert "2 of 6 cells finished" in text
+    assert "No run that `method` is compared over has a result yet." in text
+    assert "| base | seed 1 | nli | dev | accuracy |" in text
 
 
 def test_the_report_is_the_same_bytes_every_time(curve_study: Path) -> None:
