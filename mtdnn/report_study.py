@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,10 +27,13 @@ from mtdnn.report_parts import (
 )
 from mtdnn.report_pictures import Panel, Point, Series, interval_panels, learning_curve
 from mtdnn.run_folder import RunFolder
-from mtdnn.statistics import COUNTS, Entry, best_of, entries, main_metrics, no_better_than_chance
+from mtdnn.statistics import COUNTS, SAME, Entry, best_of, entries, main_metrics, no_better_than_chance
 from mtdnn.study_table import Line, read_csv
 
 SIGNIFICANT = 0.05
+BOLD = (
+    "Bold: the best mean of its column, each of them where several are equal; whether chance explains it is not asked."
+)
 
 
 @dataclass
@@ -197,21 +201,27 @@ def _table(
     caption: str,
     floors: Mapping[str, float | None],
 ) -> Table:
-    """Labels × columns: mean ± deviation (runs), the best of each column in bold."""
+    """Labels × columns: mean ± deviation (runs), the best means of each column in bold."""
     best = {}
     for column in columns:
-        means = [(entry.spread.mean, entry.label) for entry in here if key(entry) == column and entry.spread.count]
+        means = {entry.label: entry.spread.mean for entry in here if key(entry) == column and entry.spread.count}
         metric = next(entry.metric for entry in here if key(entry) == column)
-        best[column] = (max if is_percent(metric) else min)(means)[1] if len(means) > 1 else ""
+        best[column] = _best(means, larger=is_percent(metric)) if len(means) > 1 else set()
     lines = []
     for label in dict.fromkeys(entry.label for entry in here):
         found = {key(entry): entry for entry in here if entry.label == label}
         places = [_place(found.get(column), best[column], floors) for column in columns]
         lines.append([Place(label), *places])
-    return Table(["", *heads], lines, caption=caption)
+    return Table(["", *heads], lines, caption=f"{caption} {BOLD}" if any(best.values()) else caption)
 
 
-def _place(entry: Entry | None, best: str, floors: Mapping[str, float | None]) -> Place:
+def _best(means: Mapping[str, float], *, larger: bool) -> set[str]:
+    """The labels of the best mean; several where they tie."""
+    best = (max if larger else min)(means.values())
+    return {label for label, mean in means.items() if math.isclose(mean, best, rel_tol=SAME, abs_tol=SAME)}
+
+
+def _place(entry: Entry | None, best: Collection[str], floors: Mapping[str, float | None]) -> Place:
     if entry is None:
         return Place("")
     notes, floor = [], floors[entry.task]
@@ -220,7 +230,7 @@ def _place(entry: Entry | None, best: str, floors: Mapping[str, float | None]) -
     if floor is not None and (failed := no_better_than_chance(entry, floor)):
         notes.append(f"{failed} at chance")
     text = _mean(entry)
-    return Place(f"{text} [{', '.join(notes)}]" if notes else text, strong=entry.label == best)
+    return Place(f"{text} [{', '.join(notes)}]" if notes else text, strong=entry.label in best)
 
 
 def _mean(entry: Entry) -> str:
@@ -280,7 +290,7 @@ def _tests(view: StudyView) -> list[Block]:
     head = ["task", *across, view.compare, minus, "95 % interval", "pairs", "t-test p", "Wilcoxon p"]
     note = (
         f"Bold and coloured: p below {SIGNIFICANT} in the paired t-test, without correction for the number of tests. "
-        "With n pairs Wilcoxon's p cannot be below 2/2ⁿ."
+        "With n pairs Wilcoxon's p cannot be below 2/2ⁿ. The t-test has no p where all differences are the same."
     )
     title = f"Difference to {view.reference}, per task"
     return [Heading(title), Table(head, lines, words=[1, 2] if view.across else [1]), Text(note, note=True)]

@@ -11,6 +11,7 @@ from mtdnn.study_table import Line
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
+SAME = 1e-12  # numbers this near to each other, relative to their size, differ by rounding alone
 COUNTS = ("rows",)  # reported beside metrics, but not one
 
 
@@ -37,7 +38,8 @@ class Comparison:
 
     Attributes:
         difference: spread of the differences, run by run.
-        t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None of fewer than two pairs.
+        t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None of fewer than two pairs,
+            and t_p also of differences that are all the same, as they have no spread to test against.
     """
 
     difference: Spread
@@ -116,7 +118,8 @@ def compared(values: Mapping[str, float], reference: Mapping[str, float]) -> Com
         return Comparison(spread(differences), None, None)
     if not any(differences):
         return Comparison(spread(differences), 1.0, 1.0)
-    t_p = 0.0 if len(set(differences)) == 1 else float(ttest_rel(ours, theirs).pvalue)
+    constant = max(differences) - min(differences) <= SAME * max(map(abs, (*ours, *theirs)))
+    t_p = None if constant else float(ttest_rel(ours, theirs).pvalue)
     return Comparison(spread(differences), t_p, float(wilcoxon(differences).pvalue))
 
 

@@ -57,6 +57,13 @@ def test_what_cannot_be_tested_is_not() -> None:
     assert same is not None and (same.t_p, same.wilcoxon_p) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("ours", [{"1": 0.5, "2": 0.75}, {"1": 0.32, "2": 0.57}])
+def test_a_difference_that_is_the_same_in_every_pair_has_no_t_test(ours: dict[str, float]) -> None:
+    """The second differs by 0.07 twice, but for rounding; Wilcoxon of two equal signs is 2/2² by hand."""
+    found = compared(ours, {"1": 0.25, "2": 0.5})
+    assert found is not None and (found.t_p, found.wilcoxon_p) == (None, 0.5)
+
+
 def test_entries_compare_each_label_with_the_reference_at_the_same_place() -> None:
     lines = [
         line(value, init=init, fraction=fraction, seed=seed)
