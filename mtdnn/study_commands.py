@@ -66,14 +66,15 @@ def study(
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
     from mtdnn.study_grid import load_study
+    from mtdnn.study_plan import refuse_hopeless, refuse_unknown_splits
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
+    refuse_unknown_splits(grid)
     cells = chosen_cells(grid, stages)
     if dry_run:
         return plan_of(cells, rate=rate)
     from mtdnn.study import run_study
-    from mtdnn.study_plan import refuse_hopeless
 
     refuse_hopeless(cells)
     with stopped_by_sigterm():

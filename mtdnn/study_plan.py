@@ -14,7 +14,7 @@ from mtdnn.errors import ConfigError, DataError, MtdnnError, fault, unknown
 from mtdnn.run_config import RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.study_cells import Outcome, outcomes
-from mtdnn.study_grid import Cell
+from mtdnn.study_grid import Cell, Grid
 from mtdnn.subset import chosen_rows, subset_size
 from mtdnn.task_def import TaskDef, load_task_defs, task_def_from
 from mtdnn.yaml_source import parse_yaml
@@ -94,6 +94,28 @@ def refuse_unprepared(cell: Cell) -> None:
         raise ConfigError(strange)
     if faults:
         raise DataError(faults)
+
+
+def refuse_unknown_splits(grid: Grid) -> None:
+    """Find out whether every word in a stage's `evaluate` is a role or a split of some task of the stage.
+
+    Raises:
+        ConfigError: those that are not, with their lines.
+    """
+    faults = []
+    for name, stage in grid.study.stages.items():
+        if not stage.evaluate:
+            continue
+        cells = (cell for cell in grid.cells if cell.stage == name)
+        kinds = {(cell.task_file or cell.config.tasks, cell.config.train): cell for cell in cells}
+        tasks = [task for cell in kinds.values() for task in measured_tasks(cell).values()]
+        known = sorted({word for task in tasks for word in (*task.splits, *task.split_names)})
+        where = grid.source.where(("stages", name, "evaluate"))
+        for word in stage.evaluate:
+            if tasks and word not in known:
+                faults.append(fault(where, f"stages.{name}.evaluate", unknown("split", word, known)))
+    if faults:
+        raise ConfigError(faults)
 
 
 def refuse_hopeless(cells: Sequence[Cell]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.study_grid import load_study
-from mtdnn.study_plan import trained_tasks
+from mtdnn.study_plan import refuse_unknown_splits, trained_tasks
 from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY
 
@@ -28,6 +28,7 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
     declared = [name for name in GIVEN if f"{name}:" in path.read_text().split("run:")[0]]
     grid = load_study(path, variables={name: GIVEN[name] for name in declared})
     assert len({cell.name for cell in grid.cells}) == len(grid.cells)
+    refuse_unknown_splits(grid)
     for cell in grid.cells[:: max(1, len(grid.cells) // 50)]:
         SAMPLERS.get(cell.config.mixing.name)
         if cell.config.regularizer is not None:

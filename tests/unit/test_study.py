@@ -229,6 +229,37 @@ def test_faults_name_the_file_or_the_cell(tmp_path: Path, change: dict[str, Any]
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"compare": "nosuch"}, "report.compare: unknown axis 'nosuch'; known: seed, init, data_set."),
+        ({"across": "sed"}, "report.across: unknown axis 'sed'; known: seed, init, data_set. Did you mean 'seed'?"),
+        ({"best_over": ["lr"]}, "report.best_over: unknown axis 'lr'"),
+        ({"repeats": "sede"}, "report.repeats: unknown axis 'sede'"),
+        ({"reference": "mtdnn"}, "report.reference: unknown value of 'init' 'mtdnn'; known: encoder, mt-dnn."),
+    ],
+)
+def test_a_report_of_what_the_study_has_not_is_refused_with_its_line(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"study.yml:\d+: {expected}"):
+        grid_of(tmp_path, report={"compare": "init", **change})
+
+
+def test_the_reference_may_be_a_number_as_the_values_of_its_axis_may(tmp_path: Path) -> None:
+    stages = {"only": {"axes": {"epochs": [1.0, 9], "seed": [1]}}}
+    for reference, name in ((9, "9"), (1.0, "1.0"), ("9", "9")):
+        report = grid_of(tmp_path, stages=stages, report={"compare": "epochs", "reference": reference}).study.report
+        assert report is not None and report.reference == name
+
+
+def test_a_value_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"study.yml:\d+: stages.only.axes.seed: the value '1' is given twice. Remove"
+    ):
+        grid_of(tmp_path, stages={"only": {"axes": {"seed": [1, 2, 1]}}})
+
+
 def test_a_variable_nobody_gave_is_told_with_its_line(tmp_path: Path) -> None:
     path = a_study(tmp_path, variables={"encoder": None})
     with pytest.raises(ConfigError, match=r"study.yml:\d+: variables.encoder: no value. Give --encoder."):

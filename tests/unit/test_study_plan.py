@@ -155,6 +155,13 @@ def made_up_score(cell: Cell) -> dict[str, Any]:
     return {"results": {task: {"dev": {"accuracy": 0.5}} for task in cell.config.train or ()}, "rows": {}}
 
 
+def test_a_split_that_no_task_of_a_stage_has_is_told_with_its_line(demo: Demo, tmp_path: Path) -> None:
+    path = write_small_study(demo, tmp_path)
+    path.write_text(path.read_text().replace("only:", "only:\n    evaluate: tset"))
+    with pytest.raises(MtdnnError, match=r"study.yml:\d+: stages.only.evaluate: unknown split 'tset'; known: dev, "):
+        study(str(path), dry_run=True)
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
