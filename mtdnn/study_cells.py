@@ -28,8 +28,9 @@ from mtdnn.study_grid import Cell
 
 Status = Literal["finished", "broken", "busy"]
 Outcome = dict[str, Any]
-"""`outcome` (finished or diverged), `results` (task → split → metric → value), `rows` (task → training rows), `steps`,
-`examples`, `why` (of a diverged cell); `fingerprint` and `seconds` are added here."""
+"""`outcome` (finished or diverged), `results` (task → split → metric → value), `rows` (task → training rows),
+`stored_rows` (task/split → SHA-256 of its rows; not of cells finished by earlier versions), `steps`, `examples`, `why`
+(of a diverged cell); `fingerprint` and `seconds` are added here."""
 
 RunCell = Callable[[Cell], Outcome]
 

@@ -5,6 +5,7 @@ The functions return what is to be printed; `cli.py` lists them beside its own.
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mtdnn.study import Launcher, Summary
     from mtdnn.study_cells import Outcome
     from mtdnn.study_grid import Cell, Grid
+
+logger = logging.getLogger(__name__)
 
 
 def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 0) -> str:
@@ -72,6 +75,8 @@ def study(
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
     refuse_unknown_splits(grid)
     cells = chosen_cells(grid, stages)
+    for line in changed_rows_lines(cells):
+        logger.warning("%s", line)
     if dry_run:
         return plan_of(cells, rate=rate)
     from mtdnn.study import run_study
@@ -121,10 +126,10 @@ def train_cell(cell: Cell) -> Outcome:
     from mtdnn.assemble import open_run, train
     from mtdnn.run_folder import RunFolder
     from mtdnn.study_cells import Diverged
-    from mtdnn.study_plan import cell_size, refuse_unprepared
+    from mtdnn.study_plan import cell_size, refuse_unprepared, stored_rows
     from mtdnn.trainer import Interrupted, NonFiniteLoss
 
-    size = cell_size(cell)
+    size, rows = cell_size(cell), stored_rows(cell)
     refuse_unprepared(cell)
     try:
         train(cell.config, resume=True, progress=False)
@@ -135,7 +140,8 @@ def train_cell(cell: Cell) -> Outcome:
     for split in cell.evaluate:
         open_run(cell.run_folder).evaluate(None, split=split)
     results = RunFolder(cell.run_folder).read_results()
-    return {"results": results, "rows": dict(size.rows), "steps": size.steps, "examples": size.examples}
+    told = {"rows": dict(size.rows), "stored_rows": rows, "steps": size.steps, "examples": size.examples}
+    return {"results": results, **told}
 
 
 def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
@@ -146,6 +152,22 @@ def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
     if gpus:
         raise ConfigError(fault("--gpus", "", "is for --launcher ray", "A local study uses the GPUs it sees."))
     return Processes(train_cell, jobs=jobs)
+
+
+def changed_rows_lines(cells: Sequence[Cell]) -> list[str]:
+    """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
+    from mtdnn.study_plan import of_other_rows
+
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    by_name = {cell.name: cell for cell in cells}
+    for name, changed in of_other_rows(cells).items():
+        groups.setdefault(tuple(changed), []).append(by_name[name])
+    fix = "They are not run again: remove the folders of these cells for that, or put the rows under another path."
+    lines = []
+    for places, group in groups.items():
+        found = f"the rows have changed since these cells were finished: {', '.join(cell.name for cell in group)}"
+        lines.append(fault(group[0].config.data, ", ".join(places), found, fix))
+    return lines
 
 
 @contextmanager

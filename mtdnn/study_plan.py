@@ -172,6 +172,41 @@ def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:
     return task.splits.get(word, (word,) if word in task.split_names else ())
 
 
+def stored_rows(cell: Cell) -> dict[str, str]:
+    """`task/split` → SHA-256 of the rows it was prepared from, of every split that decides the cell's numbers."""
+    found = {}
+    for task in measured_tasks(cell).values():
+        names = (split for word in ("train", "dev", *cell.evaluate) for split in _splits_of(task, word))
+        for split in dict.fromkeys(names):
+            manifest = read_manifest(Path(cell.config.data) / task.name / split)
+            if manifest is not None:
+                found[f"{task.name}/{split}"] = str(manifest.source.get("sha256", ""))
+    return found
+
+
+def of_other_rows(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Finished cell → the splits whose rows are others by now than those it had, or the tasks where they are more or
+    fewer: that is all a cell finished by an earlier version can tell. What is not prepared any more is passed over."""
+    found: dict[str, list[str]] = {}
+    by_name = {cell.name: cell for cell in cells}
+    for name, outcome in outcomes(cells).items():
+        try:
+            changed = _changed(by_name[name], outcome)
+        except MtdnnError:
+            continue
+        if changed:
+            found[name] = changed
+    return found
+
+
+def _changed(cell: Cell, outcome: Outcome) -> list[str]:
+    if "stored_rows" in outcome:
+        now, then = stored_rows(cell), outcome["stored_rows"]
+        return [place for place in then if place in now and now[place] != then[place]]
+    rows = {task.name: training_rows(cell.config, task) for task in trained_tasks(cell).values()}
+    return [task for task, count in outcome.get("rows", {}).items() if rows.get(task, count) != count]
+
+
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
     rows = {name: training_rows(config, task) for name, task in tasks.items()}

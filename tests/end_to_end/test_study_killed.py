@@ -16,9 +16,10 @@ import yaml
 from mtdnn.report import write_report
 from mtdnn.study import run_study
 from mtdnn.study_cells import read_outcome
-from mtdnn.study_commands import train_cell
+from mtdnn.study_commands import changed_rows_lines, train_cell
 from mtdnn.study_grid import Cell, Grid, load_study
 from mtdnn.study_launchers import Here
+from mtdnn.study_plan import stored_rows
 from mtdnn.study_table import read_csv
 from tests.conftest import REPOSITORY, Demo
 
@@ -136,6 +137,13 @@ def test_the_cells_trained_on_what_the_study_says(unbroken: Grid) -> None:
     assert rows == {"demo_nli": 60, "demo_similarity": 60, "demo_target": 30}
     assert not (unbroken.cells[-1].run_folder / "best").exists()
     assert (unbroken.cells[0].run_folder / "best").exists()
+
+
+def test_the_cells_remember_the_rows_they_were_run_on(unbroken: Grid) -> None:
+    for cell in unbroken.cells:
+        outcome = read_outcome(cell)
+        assert outcome is not None and outcome["stored_rows"] == stored_rows(cell) != {}
+    assert changed_rows_lines(unbroken.cells) == []
 
 
 def test_its_report_has_a_line_for_each_initialisation(unbroken: Grid) -> None:

@@ -1,5 +1,7 @@
 """What a plan says of a run is what the run does: rows, steps, examples, cost, and what it measures."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from mtdnn.study import run_study
 from mtdnn.study_commands import plan_of, study, train_cell
 from mtdnn.study_grid import Cell, load_study, write_study_files
 from mtdnn.study_launchers import Here
-from mtdnn.study_plan import refuse_hopeless, refuse_unprepared, row_costs, run_size
+from mtdnn.study_plan import cell_size, refuse_hopeless, refuse_unprepared, row_costs, run_size, stored_rows
 from mtdnn.task_def import Named, TaskDef, load_task_defs
 from tests.conftest import Demo
 
@@ -160,6 +162,31 @@ def test_a_split_that_no_task_of_a_stage_has_is_told_with_its_line(demo: Demo, t
     path.write_text(path.read_text().replace("only:", "only:\n    evaluate: tset"))
     with pytest.raises(MtdnnError, match=r"study.yml:\d+: stages.only.evaluate: unknown split 'tset'; known: dev, "):
         study(str(path), dry_run=True)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["", "finished by an earlier version"])
+def test_finished_cells_whose_rows_have_changed_are_named_and_not_run_again(
+    demo: Demo, tmp_path: Path, caplog: pytest.LogCaptureFixture, before: bool
+) -> None:
+    shutil.copytree(demo.prepared, tmp_path / "prepared")
+    path, data = write_small_study(demo, tmp_path), str(tmp_path / "prepared")
+
+    def as_train_cell_tells(cell: Cell) -> dict[str, Any]:
+        rows = {"rows": dict(cell_size(cell).rows), **({} if before else {"stored_rows": stored_rows(cell)})}
+        return {**made_up_score(cell), **rows}
+
+    cells = load_study(path, variables={"data": data}).cells
+    run_study(load_study(path, variables={"data": data}), Here(as_train_cell_tells), progress=False)
+    study(str(path), data=data)
+    assert not caplog.messages
+    manifest = tmp_path / "prepared" / "demo_nli" / "train" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, "rows": values["rows"] + 1, "source": {"sha256": "f" * 64}}))
+    assert "2 of 2 cells finished, 2 of them before" in study(str(path), data=data)
+    (told,) = caplog.messages
+    place = "demo_nli" if before else "demo_nli/train"
+    assert f"{data}: {place}: the rows have changed since these cells were finished: {cells[0].name}." in told
+    assert cells[1].name not in told
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
