@@ -73,25 +73,37 @@ def read_annotators(path: Path) -> dict[str, list[str]]:
 
 
 def by_agreement(
-    predictions: Iterable[Record], annotators: Mapping[str, Sequence[str]], *, labels: Sequence[str], votes: int = 5
+    predictions: Iterable[Record],
+    annotators: Mapping[str, Sequence[str]],
+    *,
+    labels: Sequence[str],
+    votes: int | None = None,
 ) -> list[Agreement]:
     """One entry per pattern of votes, full agreement first.
 
     Args:
         predictions: records with `id`, `prediction` and `scores`, labelled or not.
         labels: the task's labels; a row with a vote for another one is left out.
-        votes: rows with another number of annotators are left out.
+        votes: rows with another number of annotators are left out. Default: `usual_votes`.
     """
+    votes = usual_votes(annotators) if votes is None else votes
     groups: dict[str, list[tuple[Record, Counter[str]]]] = {}
     for record in predictions:
         given = annotators.get(str(record["id"]), ())
-        if len(given) == votes and set(given) <= set(labels):
+        if given and len(given) == votes and set(given) <= set(labels):
             counts = Counter(given)
             groups.setdefault(pattern(counts, len(labels)), []).append((record, counts))
     rows = [row for group in groups.values() for row in group]
     scored = bool(rows) and all(record.get("scores") for record, _ in rows)
     temperature = best_temperature(*_shares_of(rows, labels)) if scored else None
     return [_measured(name, groups[name], temperature) for name in sorted(groups, key=_votes, reverse=True)]
+
+
+def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
+    """How many annotators most rows have, of those with two or more (one agrees with itself); the larger of equally
+    frequent numbers, 0 where there are no such rows."""
+    counts = Counter(len(given) for given in annotators.values() if len(given) > 1)
+    return max(counts, key=lambda votes: (counts[votes], votes), default=0)
 
 
 def best_temperature(probabilities: np.ndarray, votes: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtdnn.agreement import Agreement, by_agreement
+from mtdnn.agreement import Agreement, by_agreement, usual_votes
 from mtdnn.metrics import Record, higher_is_better
 from mtdnn.report_data import (
     MAX_LABELS,
@@ -127,15 +127,37 @@ def agreement_section(
         found = {label: entries for label, runs in labels.items() if (entries := _agreements(runs, annotators))}
         if found:
             blocks += [Heading(task, 3), _agreement_picture(task, found), _agreement_table(found)]
+    votes = usual_votes(annotators)
     if not blocks:
-        return []
+        return [Heading("Agreement of the annotators"), Text(_no_agreement(tasks, annotators, votes))]
     told = (
-        "Rows by how the annotators' votes fall on the labels. Accuracy counts a prediction as right when no label has "
-        "more votes; cross-entropy is that of the model's probabilities to the votes, in nats, as they are and at the "
-        "temperature T that brings it to its least over all rows: what is left then is no matter of being more or less "
-        "sure of everything. Means over the runs; lines on the bars: 95 % bootstrap intervals."
+        f"Rows that {votes} annotators voted on, by how their votes fall on the labels. Accuracy counts a prediction "
+        "as right when no label has more votes; cross-entropy is that of the model's probabilities to the votes, in "
+        "nats, as they are and at the temperature T that brings it to its least over all rows: what is left then is no "
+        "matter of being more or less sure of everything. Means over the runs; lines on the bars: 95 % bootstrap "
+        "intervals."
     )
     return [Heading("Agreement of the annotators"), Text(told), *blocks]
+
+
+def _no_agreement(
+    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]], annotators: Mapping[str, Sequence[str]], votes: int
+) -> str:
+    """Why there is nothing to show."""
+    runs = [records for labels in tasks.values() for each in labels.values() for records in each if records]
+    if not runs:
+        return "Nothing to show: no predictions of a classification into labels."
+    if not votes:
+        return f"Nothing to show: none of the {len(annotators)} rows of the annotators' file has more than one vote."
+    known = {str(record["id"]) for records in runs for record in records} & annotators.keys()
+    if not known:
+        return "Nothing to show: no row of the annotators' file has the id of a predicted row."
+    if not any(len(annotators[row_id]) == votes for row_id in known):
+        return (
+            f"Nothing to show: of the predicted rows none has {votes} votes, as most rows of the annotators' file have."
+        )
+    named = dict.fromkeys(name for records in runs for name in label_names(records))
+    return f"Nothing to show: every row has a vote for a label that is none of the task's: {', '.join(named)}."
 
 
 @dataclass(frozen=True)

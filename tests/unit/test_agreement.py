@@ -63,7 +63,7 @@ def test_the_best_temperature_is_that_of_logits_scaled_by_it() -> None:
 def test_rows_without_five_votes_or_with_other_labels_are_left_out() -> None:
     votes = {"a": ["neutral"] * 4, "b": ["neutral"] * 4 + ["maybe"]}
     records = [record("a", "neutral"), record("b", "neutral"), record("c", "neutral")]
-    assert by_agreement(records, votes, labels=LABELS) == []
+    assert by_agreement(records, votes, labels=LABELS, votes=5) == []
 
 
 def test_patterns_name_labels_nobody_voted_for() -> None:

@@ -311,6 +311,35 @@ def test_annotators_add_bars_by_agreement(tmp_path: Path) -> None:
     assert "| nli | 5/0 |" in text and "| nli | 4/1 |" in text
 
 
+def report_with_votes(folder: Path, votes: dict[str, list[str]]) -> str:
+    write_run(folder / "run", right=9, rows_of=write_rows(folder))
+    file = folder / "votes.tsv"
+    file.write_text("".join(f"{row_id}\t{','.join(given)}\n" for row_id, given in votes.items()))
+    return write_report(folder / "run", annotators=file)[0].read_text(encoding="utf-8")
+
+
+def test_annotators_need_not_be_five(tmp_path: Path) -> None:
+    votes = {
+        row_id: [label] * 3 if number % 2 else [label, label, "no"] for number, (row_id, label, *_) in enumerate(ROWS)
+    }
+    text = report_with_votes(tmp_path, {**votes, "r0": ["no"]})
+    assert "Rows that 3 annotators voted on, by how" in text
+    assert "| nli | 3/0 | 7 |" in text and "| nli | 2/1 | 4 |" in text  # even rows but r0; r6 is a "no"
+
+
+@pytest.mark.parametrize(
+    ("votes", "why"),
+    [
+        ({"r1": ["yes"], "r2": ["no"]}, "none of the 2 rows of the annotators' file has more than one vote."),
+        ({"x1": ["yes", "no"]}, "no row of the annotators' file has the id of a predicted row."),
+        ({"r1": ["yes"], "x": ["yes", "no"]}, "of the predicted rows none has 2 votes, as most rows of the"),
+        ({"r1": ["Yes", "No"]}, "every row has a vote for a label that is none of the task's: no, yes."),
+    ],
+)
+def test_annotators_that_add_nothing_are_told_why(tmp_path: Path, votes: dict[str, list[str]], why: str) -> None:
+    assert f"## Agreement of the annotators\n\nNothing to show: {why}" in report_with_votes(tmp_path, votes)
+
+
 def test_a_folder_that_is_neither_or_has_no_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds neither run.yml nor study.json"):
         write_report(tmp_path)
