@@ -69,7 +69,7 @@ def run_study(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = 
     Cells that broke in an earlier call are tried again, once; the others go on without them.
 
     Args:
-        cells: those to run, and with them all that they start from. Default: the whole grid.
+        cells: those to run, and with them all that they start from and is not finished. Default: the whole grid.
     """
     write_study_files(grid)
     scheduler = _Scheduler(grid, launcher, grid.cells if cells is None else cells)
@@ -104,6 +104,10 @@ class _Scheduler:
         self.finished = set(found)
         self.diverged = {name for name, outcome in found.items() if outcome["outcome"] == "diverged"}
         self.before = len(self.finished)
+        needs = {need for cell in self.cells for need in cell.needs} - {cell.name for cell in self.cells}
+        elsewhere = outcomes(cell for cell in grid.cells if cell.name in needs)
+        self.finished_elsewhere = set(elsewhere)
+        self.diverged |= {name for name, outcome in elsewhere.items() if outcome["outcome"] == "diverged"}
         self.running: set[str] = set()
         self.broken: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
@@ -136,7 +140,7 @@ class _Scheduler:
 
     def _is_ready(self, cell: Cell) -> bool:
         """Whether it can be started now; looks at the disk, as another study may have ended it."""
-        if cell.name in self.running or not self.finished.issuperset(cell.needs):
+        if cell.name in self.running or not (self.finished | self.finished_elsewhere).issuperset(cell.needs):
             return False
         if time.monotonic() < self.not_before.get(cell.name, 0.0):
             return False

@@ -93,15 +93,25 @@ def chosen_cells(grid: Grid, words: str | None) -> list[Cell]:
     """The cells of the stages named in `multi_task,fine_tune`, or all.
 
     Raises:
-        ConfigError: a name is not among them, or a stage needs one that is left out.
+        ConfigError: a name is not among them, or a stage needs one that is left out and not finished.
     """
+    from mtdnn.study_cells import outcomes
+
     if words is None:
         return grid.cells
     names, known = words.split(","), grid.study.stages
     faults = [fault("--stages", "", unknown("stage", name, known)) for name in names if name not in known]
     cells = [cell for cell in grid.cells if cell.stage in names]
-    left_out = {need.split("/")[0] for cell in cells for need in cell.needs} - set(names)
-    faults += [fault("--stages", "", f"'{name}' is left out, and others start from it", "Add it.") for name in left_out]
+    needs = {need for cell in cells for need in cell.needs}
+    needed = [cell for cell in grid.cells if cell.name in needs and cell.stage not in names]
+    found = outcomes(needed)
+    left_out = dict.fromkeys(cell.stage for cell in needed if cell.name not in found)
+    faults += [
+        fault(
+            "--stages", "", f"'{name}' is left out, and others start from runs of it that are not finished", "Add it."
+        )
+        for name in left_out
+    ]
     if faults:
         raise ConfigError(faults)
     return cells

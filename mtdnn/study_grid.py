@@ -359,8 +359,13 @@ class _Expansion:
         }
         found = [cell for cell in earlier if all(cell.axes[axis] == value for axis, value in chosen.items())]
         if not found:
-            told = ", ".join(f"{axis} {value or '?'}" for axis, value in chosen.items())
-            near = "".join(did_you_mean(str(value), values[axis]) for axis, value in chosen.items() if value)
+            open_axes = [axis for axis, value in chosen.items() if value is None]
+            if open_axes:
+                several = f"stage '{wanted['stage']}' has several values of '{open_axes[0]}', and this cell none"
+                fix = f"Write which: {open_axes[0]}: {' or '.join(values[open_axes[0]])}."
+                raise ConfigError(fault("encoder.run", "", several, fix))
+            told = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
+            near = "".join(did_you_mean(str(value), values[axis]) for axis, value in chosen.items())
             raise ConfigError(fault("encoder.run", "", f"stage '{wanted['stage']}' has no cell {told}", near.strip()))
         if stage.keep == "results":
             fix = f"Write keep: weights in stage '{wanted['stage']}'."

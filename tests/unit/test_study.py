@@ -326,6 +326,39 @@ def test_a_call_for_some_stages_runs_no_others(tmp_path: Path) -> None:
     assert len(json.loads((grid.folder / "study.json").read_text())["cells"]) == 9
 
 
+def test_a_stage_runs_alone_once_what_it_starts_from_is_finished(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    with pytest.raises(
+        ConfigError, match="'multi_task' is left out, and others start from runs of it that are not fin"
+    ):
+        chosen_cells(grid, "fine_tune")
+    run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "multi_task"), progress=False)
+    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "fine_tune"), progress=False)
+    assert (summary.cells, summary.finished, summary.before, summary.blocked) == (8, 8, 0, {})
+
+
+def test_a_stage_that_runs_alone_is_blocked_by_a_diverged_run_of_another(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    run_study(grid, Here(diverges_in_the_first_stage), cells=chosen_cells(grid, "multi_task"), progress=False)
+    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "fine_tune"), progress=False)
+    assert (summary.cells, summary.finished, len(summary.blocked)) == (8, 4, 4)
+
+
+def test_a_start_that_could_be_one_of_several_runs_is_told(tmp_path: Path) -> None:
+    stages = yaml.safe_load(a_study(tmp_path).read_text())["stages"]
+    stages["multi_task"]["axes"]["epochs"] = [2, 3]
+    with pytest.raises(ConfigError) as caught:
+        grid_of(tmp_path, stages=stages)
+    assert "encoder.run: stage 'multi_task' has several values of 'epochs', and this cell none. " in str(caught.value)
+    assert "Write which: epochs: 2 or 3." in str(caught.value)
+
+
+def test_names_of_which_there_are_none_are_told_as_such(tmp_path: Path) -> None:
+    stages = {"only": {"axes": {"seed": [1]}, "run": {"encoder": {"run": {"stage": "first"}}}}}
+    with pytest.raises(ConfigError, match=r"unknown stage 'first'; there is none here$"):
+        grid_of(tmp_path, stages=stages)
+
+
 def test_results_are_looked_up_only_once_those_before_are_written(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
     write_study_files(grid)
