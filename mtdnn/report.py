@@ -51,7 +51,20 @@ def write_report(folder: Path, *, annotators: Path | None = None, worst: int = 1
 
 
 def write_document(document: Document, folder: Path) -> tuple[Path, Path]:
-    """Write a document as report.md, its pictures beside it, and as report.html."""
+    """Write a document as report.md, its pictures beside it, and as report.html.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    try:
+        return _written(document, folder)
+    except OSError as error:
+        found = f"the report cannot be written: {error.strerror or error}"
+        fix = "Make the folder writable, make room, or report a copy of it."
+        raise DataError(fault(str(error.filename or folder), "", found, fix)) from error
+
+
+def _written(document: Document, folder: Path) -> tuple[Path, Path]:
     for block in document.blocks:
         if isinstance(block, Picture):
             path = folder / PICTURES / f"{block.name}.svg"

@@ -350,6 +350,16 @@ def test_a_folder_that_is_neither_or_has_no_results_is_refused(tmp_path: Path) -
         write_report(run)
 
 
+def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=tmp_path)
+    (run / "report_pictures").write_text("")  # in the way of the folder; root may write anywhere
+    with pytest.raises(
+        DataError, match=r"run/report_pictures: the report cannot be written: File exists. Make the folder"
+    ):
+        write_report(run)
+
+
 def test_texts_are_left_out_where_the_rows_are_not_at_hand(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=tmp_path / "nowhere")
