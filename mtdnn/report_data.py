@@ -17,6 +17,8 @@ from mtdnn.metrics import Record
 from mtdnn.run_folder import RunFolder
 
 MAX_LABELS = 12  # of a confusion matrix
+MAX_CHARACTERS = 240  # of a text among the worst errors
+CHOICES = " / "  # between the choices of a row
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,9 @@ def _shown(label: str | float) -> str:
     return label if isinstance(label, str) else f"{label:.2f}"
 
 
-def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, list[str]]:
-    """Row id → its texts, read from the file the rows were prepared from; empty where it is not at hand."""
+def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Row id → input → its text, choices one after another; read from the file the rows were prepared from, and empty
+    where it is not at hand."""
     folder = RunFolder(run)
     try:
         definition = folder.read_tasks()[task]
@@ -160,9 +163,22 @@ def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str,
         if manifest is None:
             return {}
         wanted, found = set(ids), {}
-        for row in read_rows(manifest.source["path"], Columns(("id", "label", *definition.inputs))):
+        columns = Columns(("id", "label", *definition.inputs), repeats_last=True)  # as the choices of a row do
+        for row in read_rows(manifest.source["path"], columns):
             if isinstance(row, Row) and row.values["id"] in wanted:
-                found[row.values["id"]] = [str(row.values[name]) for name in definition.inputs]
+                found[row.values["id"]] = {name: _joined(row.values[name]) for name in definition.inputs}
         return found
     except (MtdnnError, OSError, KeyError):  # a report without texts is better than none
         return {}
+
+
+def _joined(value: Any) -> str:
+    return CHOICES.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def shortened(text: str, length: int = MAX_CHARACTERS) -> str:
+    """The text, or its beginning up to a word's end and `…`, when it is longer than so many characters."""
+    if len(text) <= length:
+        return text
+    start, space, _ = text[:length].rpartition(" ")
+    return f"{start if space and len(start) > length // 2 else text[: length - 1]}…"

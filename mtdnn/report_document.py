@@ -31,7 +31,7 @@ th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-alig
 th { background: var(--head); font-weight: 600; white-space: nowrap; }
 td { white-space: nowrap; }
 th:first-child, td:first-child, .word, .prose { text-align: left; }
-td.prose { white-space: normal; min-width: 15rem; max-width: 30rem; }
+td.prose { white-space: normal; min-width: 8rem; max-width: 30rem; overflow-wrap: anywhere; }
 td.strong { font-weight: 700; }
 td.up { color: var(--good); }
 td.down { color: var(--bad); }
@@ -45,7 +45,7 @@ figure svg { max-width: 100%; height: auto; display: block; }
 
 @dataclass(frozen=True)
 class Heading:
-    """A section, or with level 3 a part of one."""
+    """A section, or with level 3 a part of one. Its text is shown as it is, like that of places and captions."""
 
     text: str
     level: int = 2
@@ -53,7 +53,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; a note is set smaller."""
+    """A paragraph; a note is set smaller. What stands between backticks is set as code."""
 
     text: str
     note: bool = False
@@ -147,16 +147,21 @@ def _html(block: Block) -> str:
     match block:
         case Heading(text, level):
             anchor = f' id="{_anchor(text)}"' if level == 2 else ""
-            return f"<h{level}{anchor}>{_marked(text)}</h{level}>"
+            return f"<h{level}{anchor}>{_plain(text)}</h{level}>"
         case Text(text, note):
             return f'<p class="note">{_marked(text)}</p>' if note else f"<p>{_marked(text)}</p>"
         case Picture(_, svg, caption):
             return (
                 f'<figure role="img" aria-label="{html.escape(caption, quote=True)}">{svg}'
-                f"<figcaption>{_marked(caption)}</figcaption></figure>"
+                f"<figcaption>{_plain(caption)}</figcaption></figure>"
             )
         case Table():
             return _html_table(block)
+
+
+def _plain(text: str) -> str:
+    """Text that may be a label or of a row: nothing in it means anything."""
+    return html.escape(text, quote=False)
 
 
 def _marked(text: str) -> str:
@@ -165,10 +170,10 @@ def _marked(text: str) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f"<th{_class(table.kinds(n))}>{_marked(text)}</th>" for n, text in enumerate(table.head))
+    head = "".join(f"<th{_class(table.kinds(n))}>{_plain(text)}</th>" for n, text in enumerate(table.head))
     lines = ("".join(_html_place(place, table.kinds(n)) for n, place in enumerate(each)) for each in table.rows)
     rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    caption = f"<caption>{_marked(table.caption)}</caption>" if table.caption else ""
+    caption = f"<caption>{_plain(table.caption)}</caption>" if table.caption else ""
     kind = "scroll matrix" if table.matrix else "scroll"
     inner = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
     return f'<div class="{kind}"><table>{inner}</table></div>'
@@ -177,7 +182,7 @@ def _html_table(table: Table) -> str:
 def _html_place(place: Place, kinds: Sequence[str]) -> str:
     classes = [*kinds, *(["strong"] if place.strong else []), *place.trend.split()]
     shade = "" if place.heat is None else f' style="background: rgba(var(--heat), {0.75 * place.heat:.2f})"'
-    return f"<td{_class(classes)}{shade}>{_marked(place.text)}</td>"
+    return f"<td{_class(classes)}{shade}>{_plain(place.text)}</td>"
 
 
 def _class(names: Sequence[str]) -> str:
@@ -186,17 +191,22 @@ def _class(names: Sequence[str]) -> str:
 
 def to_markdown(document: Document, *, pictures: str) -> str:
     """The same as Markdown; `pictures` is the folder of the SVG files, as seen from it."""
-    return "\n\n".join([f"# {document.title}", *(_markdown(block, pictures) for block in document.blocks)]) + "\n"
+    return (
+        "\n\n".join([f"# {_escaped(document.title)}", *(_markdown(block, pictures) for block in document.blocks)])
+        + "\n"
+    )
 
 
 def _markdown(block: Block, pictures: str) -> str:
     match block:
         case Heading(text, level):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_escaped(text)}"
         case Text(text, _):
             return text
         case Picture(name, _, caption):
-            return f"![{caption}]({pictures}/{name}.svg)\n\n{caption}"
+            told = _escaped(caption)
+            alternative = re.sub(r"[][]", r"\\\g<0>", told)
+            return f"![{alternative}]({pictures}/{name}.svg)\n\n{told}"
         case Table():
             return _markdown_table(block)
 
@@ -209,13 +219,28 @@ def _markdown_table(table: Table) -> str:
         texts = [f"**{_escaped(place.text)}**" if place.strong else _escaped(place.text) for place in places]
         lines.append(f"| {' | '.join(texts)} |")
     text = "\n".join(lines)
+    caption = _escaped(table.caption)
     if table.matrix:
-        return f"{table.caption}\n\n{text}"
-    return f"{text}\n\n{table.caption}" if table.caption else text
+        return f"{caption}\n\n{text}"
+    return f"{text}\n\n{caption}" if caption else text
+
+
+MARKS = re.compile(
+    r"""
+    \\(?=[!-/:-@\[-`{-~])     # a backslash that would take the meaning of what follows
+    | [`*|$] | ~(?=~)
+    | (?<!\w)_ | _(?!\w)       # not within a word
+    | (?<=\])\(                # of a link
+    """,
+    re.VERBOSE,
+)
+"""What means something in Markdown."""
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """The text on one line, so that Markdown and the HTML in it show it as it is."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split("\n")))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", MARKS.sub(r"\\\g<0>", text))
 
 
 def standing_alone(svg: str) -> str:

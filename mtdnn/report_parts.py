@@ -10,17 +10,20 @@ from pathlib import Path
 from mtdnn.agreement import Agreement, by_agreement, usual_votes
 from mtdnn.metrics import Record, higher_is_better
 from mtdnn.report_data import (
+    MAX_CHARACTERS,
     MAX_LABELS,
     confusion,
     label_names,
     read_curves,
     row_texts,
+    shortened,
     worst,
 )
 from mtdnn.report_document import Block, Heading, Picture, Place, Table, Text, row
 from mtdnn.report_pictures import Panel, Point, Series, bar_panels, line_panels
 from mtdnn.statistics import Spread, spread
 
+SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on one line
 LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
 
 
@@ -156,8 +159,8 @@ def _no_agreement(
         return (
             f"Nothing to show: of the predicted rows none has {votes} votes, as most rows of the annotators' file have."
         )
-    named = dict.fromkeys(name for records in runs for name in label_names(records))
-    return f"Nothing to show: every row has a vote for a label that is none of the task's: {', '.join(named)}."
+    named = ", ".join(dict.fromkeys(f"`{name}`" for records in runs for name in label_names(records)))
+    return f"Nothing to show: every row has a vote for a label that is none of the task's: {named}."
 
 
 @dataclass(frozen=True)
@@ -228,20 +231,24 @@ def worst_section(splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record
         if not mistakes:
             continue
         texts = row_texts(next(iter(runs)), task, split, [mistake.row_id for mistake in mistakes])
-        columns = max((len(found) for found in texts.values()), default=0)
+        inputs = list(next(iter(texts.values()), {}))
         lines = []
         for mistake in mistakes:
-            found = texts.get(mistake.row_id, [""] * columns)
+            found = texts.get(mistake.row_id, {})
+            words = (*(found.get(name, "") for name in inputs), mistake.label, mistake.prediction)
             often = f"{mistake.wrong} of {mistake.runs}" if mistake.runs > 1 else ""
-            places = row(mistake.row_id, *found, mistake.label, mistake.prediction, f"{mistake.size:.2f}", often)
+            places = row(mistake.row_id, *map(shortened, words), f"{mistake.size:.2f}", often)
             lines.append(places if any(each.runs > 1 for each in mistakes) else places[:-1])
-        head = ["row", *(f"text {number + 1}" for number in range(columns)), "label", "prediction", "off by"]
+        head = ["row", *inputs, "label", "prediction", "off by"]
         head = [*head, "wrong in"] if len(lines[0]) > len(head) else head
-        blocks += [Heading(f"{task}, {split}", 3), Table(head, lines, prose=range(1, 1 + columns))]
+        answers = range(1 + len(inputs), 3 + len(inputs))
+        long = any(len(line[column].text) > SHORT_ANSWER for line in lines for column in answers)
+        prose = range(1, answers.stop if long else answers.start)
+        blocks += [Heading(f"{task}, {split}", 3), Table(head, lines, prose=prose)]
     if not blocks:
         return []
     note = (
         "Off by: the probability given to the wrong label, or the distance from the right number, mean over the runs "
-        "that got the row wrong."
+        f"that got the row wrong. Texts end after {MAX_CHARACTERS} characters at most; a slash stands between choices."
     )
     return [Heading("Worst errors"), Text(note, note=True), *blocks]

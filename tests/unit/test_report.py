@@ -14,6 +14,7 @@ import yaml
 from mtdnn.errors import DataError
 from mtdnn.report import write_report
 from mtdnn.report_data import confusion, most_frequent_share, read_curves, row_texts, worst
+from mtdnn.report_document import Document, Heading, Place, Table, to_html, to_markdown
 from mtdnn.report_study import read_study
 from mtdnn.run_config import RunConfig
 from mtdnn.study import run_study
@@ -118,7 +119,8 @@ def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_t
     markdown, page = (path.read_text(encoding="utf-8") for path in write_report(run))
     assert "| nli | dev | 12 | accuracy 75.0 |" in markdown
     assert "| no | 3 (75 %) | 1 (25 %) |" in markdown  # r9 is the wrong "no"
-    assert "| r11 | premise 11 <b>& | hypothesis 11 | yes | no | 0.71 |" in markdown
+    assert "| row | premise | hypothesis | label | prediction | off by |" in markdown
+    assert "| r11 | premise 11 &lt;b>& | hypothesis 11 | yes | no | 0.71 |" in markdown
     assert "premise 11 &lt;b&gt;&amp;" in page
     assert page.count("<svg") == 2  # losses and the dev metric
 
@@ -333,7 +335,7 @@ def test_annotators_need_not_be_five(tmp_path: Path) -> None:
         ({"r1": ["yes"], "r2": ["no"]}, "none of the 2 rows of the annotators' file has more than one vote."),
         ({"x1": ["yes", "no"]}, "no row of the annotators' file has the id of a predicted row."),
         ({"r1": ["yes"], "x": ["yes", "no"]}, "of the predicted rows none has 2 votes, as most rows of the"),
-        ({"r1": ["Yes", "No"]}, "every row has a vote for a label that is none of the task's: no, yes."),
+        ({"r1": ["Yes", "No"]}, "every row has a vote for a label that is none of the task's: `no`, `yes`."),
     ],
 )
 def test_annotators_that_add_nothing_are_told_why(tmp_path: Path, votes: dict[str, list[str]], why: str) -> None:
@@ -365,6 +367,41 @@ def test_texts_are_left_out_where_the_rows_are_not_at_hand(tmp_path: Path) -> No
     write_run(run, right=9, rows_of=tmp_path / "nowhere")
     assert row_texts(run, "nli", "dev", ["r1"]) == {}
     assert "| r11 | yes | no | 0.71 |" in write_report(run)[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown", "page"),
+    [
+        ("`c`*d*", r"\`c\`\*d\*", "`c`*d*"),
+        ("<b>&lt;</b>", "&lt;b>&amp;lt;&lt;/b>", "&lt;b&gt;&amp;lt;&lt;/b&gt;"),
+        ("a|b\n[c](d)", r"a\|b [c]\(d)", "a|b\n[c](d)"),
+        ("_x_ a_b ~~y~~ \\*", r"\_x\_ a_b \~~y\~~ \\\*", "_x_ a_b ~~y~~ \\*"),
+        ("p < 0.001 & 2 [1 at chance]", "p < 0.001 & 2 [1 at chance]", "p &lt; 0.001 &amp; 2 [1 at chance]"),
+    ],
+)
+def test_labels_and_texts_are_shown_as_they_are(text: str, markdown: str, page: str) -> None:
+    """What CommonMark makes of the Markdown is the text; by hand."""
+    document = Document("t", [Heading(text), Table([text], [[Place(text)]], caption=text)])
+    assert to_markdown(document, pictures="").count(markdown) == 4
+    assert to_html(document).count(f">{page}<") == 4 + 1  # and the link to the heading
+
+
+def test_worst_errors_name_the_inputs_are_shortened_and_list_the_choices(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", write_rows(tmp_path)
+    write_run(run, right=9, rows_of=data)
+    task = {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]}
+    (run / "tasks.yml").write_text(yaml.safe_dump({"nli": task}))
+    long = "word " * 100
+    (tmp_path / "dev.tsv").write_text("".join(f"{name}\t0\t{long}\tWhy?\tA <b>\tB\tC\n" for name, *_ in ROWS))
+    record = {"id": "r1", "prediction": "B", "label": "The first choice of three, a long one", "scores": None}
+    (run / "predictions" / "nli.dev.jsonl").write_text(json.dumps(record) + "\n")
+    markdown, page = (path.read_text(encoding="utf-8") for path in write_report(run))
+    assert "| row | premise | question | choice | label | prediction | off by |" in markdown
+    assert (
+        f"| r1 | {'word ' * 47}word… | Why? | A &lt;b> / B / C | The first choice of three, a long one | B |"
+        in markdown
+    )
+    assert '<td class="prose">The first choice of three, a long one</td><td class="prose">B</td>' in page
 
 
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
