@@ -29,6 +29,7 @@ from mtdnn.task_types.base import TASK_TYPES
 logger = logging.getLogger(__name__)
 
 STAGING = ".staging"
+FREE_PLACE = "Give another --out, or move it away."
 FAULTS_TOLD = 20  # of one file; more of them would bury those of the others
 
 
@@ -54,7 +55,7 @@ def prepare(
         task → split → what was made.
     Raises:
         ConfigError: the encoder has no tokenizer; or every fault of the blocks, and of the rows of the sound ones.
-        DataError: every fault of the rows, where the blocks have none.
+        DataError: every fault of the rows, where the blocks have none; or what is no store stands in a split's place.
             As long as any task has a fault, nothing is written for any of them.
     """
     out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
@@ -63,6 +64,9 @@ def prepare(
     if known_faults or of_blocks or missing:
         faults = [*known_faults, *of_blocks, *missing, *row_faults(jobs, num_workers=num_workers, progress=progress)]
         raise (ConfigError if known_faults or of_blocks else DataError)(faults)
+    strange = [line for job in jobs for line in _strangers(_place(out, job))]
+    if strange:
+        raise DataError(strange)
     with sole_writer(out, command="mtdnn prepro"), _room_told(out):
         wanted = {job.key: _wanted(job, tokenizer, data) for job in jobs}
         _clean_staging(out, jobs, wanted)
@@ -216,6 +220,19 @@ def _holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) -
 
 def _place(root: Path, job: Job) -> Path:
     return root / job.task.name / job.split
+
+
+def _strangers(place: Path) -> list[str]:
+    """The fault of a place that holds what no prepro wrote, and that would be lost; none of a store's or a free one."""
+    if not place.exists() or (place / "manifest.json").is_file():
+        return []
+    if not place.is_dir():
+        return [fault(str(place), "out", "a file stands where a split is to be written", FREE_PLACE)]
+    names = sorted(path.name for path in place.iterdir())
+    if not names:
+        return []
+    found = f"a folder that is no prepared split stands where one is to be written; it holds {', '.join(names[:5])}"
+    return [fault(str(place), "out", found, FREE_PLACE)]
 
 
 def _promote(out: Path, job: Job) -> None:

@@ -106,6 +106,25 @@ def test_only_keys_that_change_what_is_stored_make_a_split_anew(project, encoder
     assert {path.parts[0] for path in changed} == {"like"}
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_no_prepro_wrote_is_never_replaced(project, encoder, kind):
+    place = project.out / "nli/train"
+    place.parent.mkdir(parents=True)
+    mine = place if kind == "file" else place / "raw.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("my only copy")
+    held = "a file" if kind == "file" else "a folder that is no prepared split"
+    with pytest.raises(DataError, match=f"nli/train: out: {held} stands where .* Give another --out, or move it away"):
+        prepared(project, encoder)
+    assert [path for path in project.out.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "my only copy"
+
+
+def test_an_empty_folder_in_the_place_of_a_split_is_used(project, encoder):
+    (project.out / "nli/train").mkdir(parents=True)
+    assert prepared(project, encoder)["nli"]["train"].rows == 3
+
+
 def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for_any_task(project, encoder):
     project.rows(
         "nli/train",
