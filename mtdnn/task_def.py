@@ -148,9 +148,12 @@ class TaskDef(Frozen):
     @field_validator("splits")
     @classmethod
     def _known_roles(cls, splits: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for role in splits:
+        for role, names in splits.items():
             if role not in ("train", "dev", "test"):
                 raise ValueError(f"unknown role '{role}'; known: train, dev, test")
+            for name in names:
+                if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+                    raise ValueError(f"{name!r} cannot name a split, as it names a folder; give a name without '/'")
         return splits
 
     @property

@@ -131,6 +131,10 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
             "tasks.yml:3: a.splits: unknown role 'trian'; known: train, dev, test",
         ),
         (
+            "a:\n  task_type: classification\n  splits: {train: ['../foo/train']}\n",
+            "tasks.yml:3: a.splits: '../foo/train' cannot name a split, as it names a folder; give a name without '/'",
+        ),
+        (
             "a b:\n  task_type: classification\n",
             "tasks.yml:1: a b.name: 'a b': a task's name has only letters, digits, '_' and '-', as it names folders",
         ),
