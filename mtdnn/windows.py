@@ -62,24 +62,38 @@ def windows(
         raise ConfigError(fault("", "encoder", found, "Choose an encoder with a fast tokenizer (tokenizer.json)."))
     rows: list[list[Window]] = [[] for _ in texts]
     for start in range(0, len(texts), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        for row, window in _windows(tokenizer, texts[part], before and before[part], max_length, overlap):
-            rows[start + row].append(window)
+        part = range(start, min(start + ROWS_AT_ONCE, len(texts)))
+        for stride, alike in _by_stride(tokenizer, part, before, max_length, overlap).items():
+            first = None if before is None else [before[row] for row in alike]
+            for row, window in _windows(tokenizer, [texts[row] for row in alike], first, max_length, stride):
+                rows[alike[row]].append(window)
     return rows
 
 
+def _by_stride(
+    tokenizer: Any, rows: Sequence[int], before: Sequence[str] | None, max_length: int, overlap: int
+) -> dict[int, list[int]]:
+    """Overlap → the rows cut with it, each with its own: at most half of what `before` leaves of its windows."""
+    special = tokenizer.num_special_tokens_to_add(pair=before is not None)
+    taken = [0] * len(rows)
+    if before is not None:
+        texts = [before[row] for row in rows]
+        taken = list(map(len, tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+    groups: dict[int, list[int]] = {}
+    for row, tokens in zip(rows, taken, strict=True):
+        groups.setdefault(max(0, min(overlap, (max_length - special - tokens) // 2)), []).append(row)
+    return groups
+
+
 def _windows(
-    tokenizer: Any, texts: Sequence[str], before: Sequence[str] | None, max_length: int, overlap: int
+    tokenizer: Any, texts: Sequence[str], before: Sequence[str] | None, max_length: int, stride: int
 ) -> Iterator[tuple[int, Window]]:
     """(number of the text, window), in order."""
-    taken = tokenizer.num_special_tokens_to_add(pair=before is not None)
-    if before is not None:
-        taken += max(map(len, tokenizer(list(before), add_special_tokens=False, verbose=False)["input_ids"]))
     encoded = tokenizer(
         *([list(texts)] if before is None else [list(before), list(texts)]),
         truncation=True if before is None else "only_second",
         max_length=max_length,
-        stride=max(0, min(overlap, (max_length - taken) // 2)),
+        stride=stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         return_token_type_ids=True,

@@ -17,7 +17,7 @@ from mtdnn.errors import DataError, fault
 from mtdnn.task_def import TaskDef
 
 STORE_FORMAT = 1
-"""Raised when the columns of a store change, so that older ones are made anew."""
+"""That of most stores; a task type raises its own `store_format` when its columns change, so that older are remade."""
 
 SEGMENTS_FORMAT = 2
 """That of rows of several texts whose tokenizer does not tell these apart: their stores have a column `segments`."""
@@ -81,7 +81,10 @@ class Manifest:
 
 def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
     """The format in which a task's rows are stored for a tokenizer."""
-    return STORE_FORMAT if len(task.inputs) < 2 or tokenizer.tells_texts_apart else SEGMENTS_FORMAT
+    from mtdnn.task_types.base import TASK_TYPES  # here, as reading manifests needs no torch
+
+    plain = len(task.inputs) < 2 or tokenizer.tells_texts_apart
+    return max(TASK_TYPES.get(task.task_type).store_format, STORE_FORMAT if plain else SEGMENTS_FORMAT)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

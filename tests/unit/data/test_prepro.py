@@ -406,3 +406,13 @@ def test_real_rows_equal_a_plain_call_of_the_real_tokenizer(project, name):
         index = {"entailment": 0, "not_entailment": 1}
         expected = [index[label] for label in given] if name == "rte" else np.float32(given).tolist()
         assert store["label"].tolist() == expected
+
+
+def test_stores_of_span_made_with_windows_of_another_kind_are_made_anew(project, encoder):
+    project.define("nli:\n  task_type: span\n  inputs: [context, question]\n  max_length: 32\n")
+    for split in ("train", "dev"):
+        project.rows(f"nli/{split}", ["1\t[]\tA boat lies in the lake.\tWhere is the goat?"])
+    made = prepared(project, encoder)
+    assert made["nli"]["train"].store_format == 3
+    replace(made["nli"]["train"], store_format=1).write(project.out / "nli" / "train")
+    assert prepared(project, encoder)["nli"]["train"].store_format == 3

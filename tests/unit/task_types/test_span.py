@@ -21,6 +21,15 @@ def row(id, context, answer=None, question=QUESTION):
     return (id, json.dumps(answers), context, question)
 
 
+def test_the_windows_of_a_row_do_not_hang_on_its_neighbours(make):
+    short, long = row("1", LONG), row("2", LONG, question="where do herons build the nests that we saw?")
+    known = [LONG, QUESTION, long[3]]
+    block = {**BLOCK, "stride": 8}
+    alone, beside = make(block, [short], known).columns, make(block, [short, long], known).columns
+    for name in ("sequence_lengths", "input_ids", "first", "behind"):
+        assert beside[name].row(0).tolist() == alone[name].row(0).tolist(), name
+
+
 @pytest.mark.parametrize(
     ("label", "message"),
     [
