@@ -6,6 +6,7 @@ sends no gradient back even where it is not finite. Dimension letters: B batch, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,7 @@ def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tenso
         values: [B, …], float; [B] is an example's only value.
         mask: the same shape, bool, True = counts; None counts all.
     """
-    rows = values.reshape(len(values), -1)
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # −1 is no number where there are no values
     if mask is None:
         return rows.sum(dim=1) / max(rows.shape[1], 1)
     counts = mask.reshape(rows.shape)

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel
 import mtdnn.regularizers  # registers them
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import train_tokenizer
-from mtdnn.batch import Batch
+from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.data.collate import collate
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
@@ -29,6 +29,7 @@ from mtdnn.evaluation import Record, measured, predict_rows
 from mtdnn.model import MultiTaskModel
 from mtdnn.objective import Objective
 from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.proximal import Momentum
 from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
@@ -157,6 +158,25 @@ def test_every_regularizer_takes_a_step(case: Case, name: str) -> None:
     losses = losses_of(case, model, 2, kind())
     assert all(np.isfinite(losses)) and np.isfinite(losses_before[0])
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", [*REGULARIZERS.names(), "momentum"])
+def test_every_regularizer_takes_a_step_in_which_no_token_is_scored(case: Case, name: str) -> None:
+    model = case.model()
+    batch, scored = case.batch(model), {"words": NO_WORD, "hidden": False}
+    none = {key: torch.full_like(batch.extras[key], value) for key, value in scored.items() if key in batch.extras}
+    if not none:
+        pytest.skip(f"{case.task.task_type} scores rows")
+    kind = None if name == "momentum" else REGULARIZERS.get(name)
+    if kind is not None and kind.task_types is not None and case.task.task_type not in kind.task_types:
+        pytest.skip(f"{name} is defined for {', '.join(kind.task_types)}")
+    batch = replace(batch, labels=torch.full_like(batch.labels, IGNORED), extras={**batch.extras, **none})
+    proximal = Momentum(model, total_steps=2) if kind is None else None
+    objective = Objective(model, {"task": kind() if kind else None}, proximal, seed=1, autocast=nullcontext)
+    for part in objective.parts(batch, step=0):
+        part.loss.backward()
+        assert all(float(value) == 0 for value in part.named.values())
+    assert all(weight.grad is None or float(weight.grad.abs().max()) == 0 for weight in model.parameters())
 
 
 def test_metrics_are_computed_from_the_records_alone(case: Case) -> None:

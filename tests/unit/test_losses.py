@@ -57,6 +57,15 @@ def test_kl_and_symmetric_kl_equal_scipy_per_example() -> None:
     torch.testing.assert_close(kl(p, q), F.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean"), **FLOAT64)
 
 
+def test_no_examples_have_no_divergences_and_a_gradient_of_nothing() -> None:
+    logits = torch.zeros(0, 3, requires_grad=True)
+    for per_example in (kl_per_example, symmetric_kl_per_example):
+        found = per_example(logits, logits.detach())
+        assert found.shape == (0,)
+        found.sum().backward()
+    assert logits.grad is not None and logits.grad.shape == (0, 3)
+
+
 def test_symmetric_kl_in_float32_keeps_its_digits_for_a_tiny_change() -> None:
     p = random_logits(64, 3, seed=3)
     q = p + 1e-3 * random_logits(64, 3, seed=4)
