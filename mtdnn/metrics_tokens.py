@@ -1,7 +1,8 @@
 """Metrics of records that predict something for each token of a row: tags, or hidden words.
 
 `prediction` and `label` are lists of the same length; `perplexity` reads `scores`: the summed `nll` (nats) of a row's
-hidden tokens and their `tokens` count. Entities are counted as the CoNLL-2000 script does, by seqeval.
+hidden tokens and their `tokens` count. Entities are counted as the CoNLL-2000 script does, by seqeval, which knows the
+tags of IOB, IOBES and, told by other letters here, BILOU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def _has_likelihood(record: Record, labels: Sequence[str]) -> bool:
     scores = record.get("scores")
     return isinstance(scores, Mapping) and {"nll", "tokens"} <= scores.keys()
 
+
+OTHER_LETTERS = {"L-": "E-", "U-": "S-"}
+"""BILOU's last and unit of one → IOBES' end and single, which seqeval's way of the CoNLL script knows."""
 
 TOKENS = Demand("a list as label and a list as long as prediction", _has_lists)
 TAGS = Demand("a list of tags (O, B-PER, I-PER, …) as label and one as long as prediction", _has_tags)
@@ -70,8 +74,12 @@ def entity_recall(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 
 def _of_entities(function: Callable[..., float], records: Sequence[Record]) -> float:
-    tags = [record["label"] for record in records], [record["prediction"] for record in records]
+    tags = ([[_in_iobes(tag) for tag in record[key]] for record in records] for key in ("label", "prediction"))
     return float(function(*tags, zero_division=0))
+
+
+def _in_iobes(tag: str) -> str:
+    return OTHER_LETTERS.get(tag[:2], tag[:2]) + tag[2:]
 
 
 @metric("perplexity", LIKELIHOOD, higher_is_better=False)

@@ -105,7 +105,7 @@ class TaskType(ABC):
         label_dtype: of the numbers in the `label` column of a prepared store.
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
-        store_format: raised, to more than 2, when what `encode` makes of the same rows changes: older stores are remade.
+        store_format: raised, to more than 2, when `encode` makes something else of a row: older stores are remade.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
 

@@ -40,6 +40,30 @@ def test_entities_by_hand():
     assert list(found.values()) == pytest.approx([2 / 3, 1.0, 0.8, 0.75])
 
 
+@pytest.mark.parametrize("letters", ["LU", "ES"])
+def test_entities_in_bilou_and_iobes_by_hand(letters):
+    # gold: PER(0), PER(1), LOC(2–3); predicted: PER(0), LOC(2–3) → both right, 2 of 3 found; as seqeval's strict BILOU
+    last, single = letters
+    label = [f"{single}-PER", f"{single}-PER", "B-LOC", f"{last}-LOC"]
+    found = compute(
+        ["entity_precision", "entity_recall", "entity_f1"], records_of([[label[0], "O", *label[2:]]], [label])
+    )
+    assert list(found.values()) == pytest.approx([1.0, 2 / 3, 0.8])
+
+
+def test_well_formed_bilou_is_counted_as_seqevals_strict_scheme_does():
+    from seqeval.scheme import BILOU
+
+    rng = np.random.default_rng(0)
+    spans = (["O"], ["U-PER"], ["U-LOC"], ["B-PER", "L-PER"], ["B-LOC", "I-LOC", "L-LOC"])
+    rows = [[[tag for i in rng.integers(0, 5, 30) for tag in spans[i]][:20] for _ in range(2)] for _ in range(20)]
+    rows = [row for row in rows if all(tags[-1][0] in "OUL" for tags in row)]
+    assert len(rows) > 3
+    predictions, labels = (list(each) for each in zip(*rows, strict=True))
+    wanted = seqeval.metrics.f1_score(labels, predictions, mode="strict", scheme=BILOU)
+    assert compute(["entity_f1"], records_of(predictions, labels))["entity_f1"] == pytest.approx(wanted)
+
+
 def test_no_entities_at_all_give_0_and_no_warning(recwarn):
     assert compute(["entity_f1"], records_of([["O"]], [["O"]])) == {"entity_f1": 0.0}
     assert not recwarn.list
