@@ -102,13 +102,11 @@ class Job:
         seen: dict[str, str] = {}
         for part in self.rows.parts() if hashes else ():
             for row in self.rows.read(part, self.columns):
-                if isinstance(row, str) or id_hash(row.values["id"]) not in hashes:
+                if isinstance(row, str) or id_hash(name := str(row.values["id"])) not in hashes:
                     continue
-                first = seen.setdefault(row.values["id"], row.where)
+                first = seen.setdefault(name, row.where)
                 if first != row.where:
-                    yield fault(
-                        row.where, "id", f"'{row.values['id']}' is also the id of {first}", "Rename one of them."
-                    )
+                    yield fault(row.where, "id", f"'{name}' is also the id of {first}", "Rename one of them.")
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,10 @@ def _groups(rows: Iterator[Row | str], column: str) -> Iterator[list[Row | str]]
     for row in rows:
         if isinstance(row, str):
             yield [row]
+        elif not isinstance(value := row.values[column], str):
+            yield [fault(row.where, column, f"a {type(value).__name__} in place of a text", "Give a text.")]
         else:
-            groups.setdefault(row.values[column], []).append(row)
+            groups.setdefault(value, []).append(row)
     yield from groups.values()
 
 

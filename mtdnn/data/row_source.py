@@ -89,6 +89,12 @@ class RowSource(ABC):
         return fault(self.place, "", "no rows", "Add rows, or remove the split.")
 
 
+def told_unreadable(place: str, error: OSError) -> str:
+    """The fault of a file that is there and that the system does not let be read."""
+    found = f"cannot be read: {error.strerror or error}"
+    return fault(place, "", found, "Check its permissions, and the disk it lies on.")
+
+
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
     """What to say of columns that named rows lack; empty when all are there."""
     missing = [name for name in needed if name not in present]

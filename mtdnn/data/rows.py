@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtdnn.data.row_source import Columns, Row, RowSource
+from mtdnn.data.row_source import Columns, Row, RowSource, told_unreadable
 from mtdnn.data.tables import ParquetRows, hub_rows
 from mtdnn.data.text_rows import CsvRows, JsonlRows, PlainRows, TsvRows
 from mtdnn.errors import DataError, fault, unknown
@@ -31,7 +31,7 @@ def rows_of(path: str | Path) -> RowSource:
     if path.suffix not in SUFFIXES:
         found = unknown("ending", path.suffix, SUFFIXES)
         raise DataError(fault(str(path), "", found))
-    if not path.is_file():
+    if not _is_file(path):
         raise DataError(fault(str(path), "", "no such file", "Check the path."))
     return FORMATS[path.suffix](path)
 
@@ -59,7 +59,7 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
     """
     data = Path(data)
     places = [data / task / split, data / f"{task}_{split}"]
-    found = [path for place in places for path in _with_suffixes(place) if path.is_file()]
+    found = [path for place in places for path in _with_suffixes(place) if _is_file(path)]
     if len(found) == 1:
         return found[0]
     where = str(places[0])
@@ -68,6 +68,14 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
         raise DataError(fault(where, "", f"more than one file for this split: {names}", "Keep one of them."))
     looked = f"{places[0]}.tsv, {places[1]}.tsv (or {', '.join(SUFFIXES[1:])})"
     raise DataError(fault(where, "", f"no rows for this split; looked for {looked}", _what_is_there(data, task)))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; DataError when its folder may not be searched."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise DataError(told_unreadable(str(path), error)) from error
 
 
 def _with_suffixes(place: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from mtdnn.data.row_source import (
     file_sha256,
     missing_columns,
     named_values,
+    told_unreadable,
 )
 from mtdnn.errors import DataError, fault
 from mtdnn.task_def import Source
@@ -53,6 +54,8 @@ class ParquetRows(RowSource):
         except pyarrow.ArrowInvalid as error:
             found = f"not a Parquet file: {error}"
             raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
+        except OSError as error:
+            raise DataError(told_unreadable(self.place, error)) from error
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdnn.data.row_source import PART_BYTES, Columns, Part, Row, RowSource, file_sha256, missing_columns, named_values
+from mtdnn.data.row_source import (
+    PART_BYTES,
+    Columns,
+    Part,
+    Row,
+    RowSource,
+    file_sha256,
+    missing_columns,
+    named_values,
+    told_unreadable,
+)
 from mtdnn.errors import fault
 
 BOM = b"\xef\xbb\xbf"
@@ -40,8 +50,11 @@ class TextRows(RowSource):
         return file_sha256(self.path)
 
     def faults(self, columns: Columns) -> list[str]:
-        with self.path.open("rb") as file:
-            head = file.read(4)
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(4)
+        except OSError as error:
+            return [told_unreadable(self.place, error)]
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return [fault(f"{self.place}:1", "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")]
         if not head.removeprefix(BOM):

@@ -57,6 +57,13 @@ class RowError(Exception):
         super().__init__(fault("", key, found, fix))
 
 
+def refuse_beyond_32_bits(label: float) -> None:
+    """Raise RowError for a finite label that would be stored, in 32 bits, as an infinite one."""
+    largest = float(np.finfo(np.float32).max)
+    if abs(label) > largest:
+        raise RowError("label", f"'{label:g}' is beyond the numbers of 32 bits", f"Give one up to {largest:.1e}.")
+
+
 @dataclass(frozen=True)
 class Example:
     """One row, understood.
@@ -178,7 +185,7 @@ class TaskType(ABC):
             return [] if "." in named.name else [task.fault("head", unknown("head", named.name, cls.heads))]
         head = HEADS.get(named.name)
         faults = _key_faults(task, head.Options, named.options, prefix="head.")
-        if len(task.inputs) < head.min_texts:
+        if task.inputs and len(task.inputs) < head.min_texts:
             found = f"'{named.name}' reads a pair of texts, and the rows have {len(task.inputs)} ({task.inputs[0]})"
             faults.append(task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}."))
         return faults

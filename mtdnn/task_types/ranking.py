@@ -31,6 +31,7 @@ from mtdnn.task_types.base import (
     TaskType,
     TokenizeBatch,
     declared,
+    refuse_beyond_32_bits,
 )
 
 UNKNOWN = -1.0
@@ -206,6 +207,7 @@ class Ranking(TaskType):
             raise RowError("label", f"'{text}' is not a number", "Give a relevance such as 0 or 1.") from error
         if not 0 <= value < np.inf:
             raise RowError("label", f"'{text}' is not a relevance", "Give 0, or a number above it.")
+        refuse_beyond_32_bits(value)
         return value
 
     def stored_label(self, label: list[float] | None) -> list[float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtdnn.batch import Batch
 from mtdnn.losses import squared_difference
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType
+from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, refuse_beyond_32_bits
 
 
 @TASK_TYPES.register("regression")
@@ -53,6 +53,7 @@ class Regression(TaskType):
             raise RowError("label", f"'{text}' is not a number", "Give a number such as 2.5.") from error
         if not math.isfinite(value):
             raise RowError("label", f"'{text}' is not a finite number", "Give a number, or leave it empty.")
+        refuse_beyond_32_bits(value)
         return value
 
     def stored_label(self, label: float | None) -> float:

@@ -1,8 +1,10 @@
 """Rows of every format, and what is said of bad ones."""
 
 import csv
+import errno
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -352,3 +354,28 @@ def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
         ({"id": "3", "text": "He sang."}, ":3"),
     ]
     assert "plain text has no columns; 2 are needed: label, text" in source.faults(Columns(("id", "label", "text")))[0]
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt", "train.parquet"])
+def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
+    path = written(tmp_path / name, "text\n")
+
+    def refuse(*arguments, **settings):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))  # root may read everything
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path, Columns(("id", "text"))))
+    assert caught.value.faults[0] == (
+        f"{path}: cannot be read: Permission denied. Check its permissions, and the disk it lies on."
+    )
+
+
+def test_a_file_in_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(DataError, match=r"train\.tsv: cannot be read: Permission denied\."):
+        find_split(tmp_path, "nli", "train")

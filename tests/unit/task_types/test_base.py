@@ -6,10 +6,10 @@ import pytest
 from datasets import Dataset
 
 import mtdnn.task_types  # noqa: F401  registers them
-from mtdnn.data.encode import Job
+from mtdnn.data.encode import Job, id_hash
 from mtdnn.data.rows import rows_of
 from mtdnn.task_def import task_def_from
-from mtdnn.task_types.base import Example, declared
+from mtdnn.task_types.base import TASK_TYPES, Example, declared
 
 WORDS = {"task_type": "classification", "labels": ["0", "1"]}
 TAGS = {"task_type": "sequence_labeling", "labels": ["0", "1"]}
@@ -80,3 +80,34 @@ def test_numbers_that_are_texts_stay_as_they_are(tmp_path):
     job = Job(task_def_from("t", WORDS), "dev", rows_of(jsonl(tmp_path, {"text": 1.0, "label": 1.0})), "allowed")
     (example,) = job.examples(job.parts()[0])
     assert (example.texts, example.label) == (("1.0",), "1")
+
+
+@pytest.mark.parametrize("name", TASK_TYPES.names())
+def test_a_task_without_text_columns_is_refused(name):
+    kind = TASK_TYPES.get(name)
+    found = kind.faults(task_def_from("t", {**kind.sample_block, "inputs": []}))
+    assert found[0].startswith("t: t.inputs: 0 text columns. ")
+
+
+def test_labels_that_32_bits_do_not_hold_are_refused(tmp_path):
+    path = jsonl(tmp_path, {"label": 3e38, "text": "a"}, {"label": 1e39, "text": "b"})
+    assert labels_of(path, {"task_type": "regression"}) == [
+        3e38, f"{path}:2: label: '1e+39' is beyond the numbers of 32 bits. Give one up to 3.4e+38.",
+    ]  # fmt: skip
+    path = jsonl(tmp_path, {"candidate_ids": "b,c", "label": ["1", "1e39"], "question": "a", "candidate": ["b", "c"]})
+    (found,) = labels_of(path, {"task_type": "ranking", "inputs": ["question", "candidate"]})
+    assert found.startswith(f"{path}:1: label: '1e+39' is beyond the numbers of 32 bits.")
+
+
+def test_rows_are_not_joined_by_a_list(tmp_path):
+    path = jsonl(tmp_path, {"label": 1, "question": ["a"], "candidate": "b"}, {"question": "a", "candidate": "c"})
+    block = {"task_type": "ranking", "inputs": ["question", "candidate"], "group_by": "question"}
+    assert labels_of(path, block) == [f"{path}:1: question: a list in place of a text. Give a text.", None]
+
+
+def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
+    path = jsonl(tmp_path, {"id": [1], "text": "a"}, {"id": [1], "text": "b"})
+    job = Job(task_def_from("t", {"task_type": "regression"}), "dev", rows_of(path), "allowed")
+    assert list(job.duplicates({id_hash("[1]")})) == [
+        f"{path}:2: id: '[1]' is also the id of {path}:1. Rename one of them."
+    ]
