@@ -81,6 +81,18 @@ class Example:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+def label_faults(task: TaskDef) -> list[str]:
+    """Labels that no row can have: empty, or the mark of "no label", or not as a cell comes out when it is stripped."""
+    found = []
+    for label in task.labels:
+        plain = label.strip()
+        if plain in UNLABELLED:
+            found.append(f"{label!r} in a row means that it has no label")
+        elif plain != label:
+            found.append(f"{label!r} comes in no row, as spaces around a label are not read")
+    return [task.fault("labels", each, "Name it otherwise, here and in the rows.") for each in found]
+
+
 class NoOptions(BaseModel):
     """Options of a task type that has none."""
 

@@ -14,7 +14,7 @@ from mtdnn.errors import did_you_mean
 from mtdnn.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.metrics import METRICS, TWO_NAMES
 from mtdnn.task_def import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared
+from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared, label_faults
 
 
 @TASK_TYPES.register("classification")
@@ -48,7 +48,7 @@ class Classification(TaskType):
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[str]:
-        found = super().faults(task)
+        found = super().faults(task) + label_faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} labels", "Classification needs at least two."))
         of_two = [name for name in task.metrics if name in METRICS and METRICS.get(name).demand is TWO_NAMES]

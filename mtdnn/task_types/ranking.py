@@ -31,6 +31,7 @@ from mtdnn.task_types.base import (
     TaskType,
     TokenizeBatch,
     declared,
+    label_faults,
     refuse_beyond_32_bits,
 )
 
@@ -114,7 +115,7 @@ class Ranking(TaskType):
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[str]:
-        found = super().faults(task)
+        found = super().faults(task) + label_faults(task)
         column = task.options.get("group_by")
         if column is not None and column not in task.inputs[:-1]:
             fix = f"Name {' or '.join(task.inputs[:-1])}: the rows of a group differ in their last text."

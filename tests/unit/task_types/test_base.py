@@ -111,3 +111,20 @@ def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
     assert list(job.duplicates({id_hash("[1]")})) == [
         f"{path}:2: id: '[1]' is also the id of {path}:1. Rename one of them."
     ]
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("-", "'-' in a row means that it has no label"),
+        ("", "'' in a row means that it has no label"),
+        (" - ", "' - ' in a row means that it has no label"),
+        (" 0", "' 0' comes in no row, as spaces around a label are not read"),
+        ("1 ", "'1 ' comes in no row, as spaces around a label are not read"),
+    ],
+)
+@pytest.mark.parametrize("name", ["classification", "ranking"])
+def test_labels_that_no_row_can_have_are_refused(name, label, found):
+    kind = TASK_TYPES.get(name)
+    told = kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))
+    assert told == [f"t: t.labels: {found}. Name it otherwise, here and in the rows."]
