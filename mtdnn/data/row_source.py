@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -104,9 +105,9 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
 
 
 def named_values(values: Mapping[str, Any], columns: Columns, number: str) -> dict[str, Any]:
-    """The asked columns of a row with names: numbers as text, null as empty, `id` by default the row's number."""
+    """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number."""
     named = {name: _as_text(values.get(name)) for name in columns.names}
-    if "id" in columns.names and values.get("id") is None:
+    if "id" in columns.names and is_missing(values.get("id")):
         named["id"] = number
     if columns.repeats_last:
         named[columns.names[-1]] = _as_list(named[columns.names[-1]])
@@ -121,8 +122,13 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def is_missing(value: Any) -> bool:
+    """Whether it stands for nothing: null, or NaN, by which pandas tells that nothing was there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _as_text(value: Any) -> Any:
-    if value is None:
+    if is_missing(value):
         return ""
     return str(value) if isinstance(value, (int, float)) else value
 

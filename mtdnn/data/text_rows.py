@@ -190,6 +190,10 @@ class CsvRows(TextRows):
         if found:
             return found
         number, names = self.header()
+        twins = [name for name in columns.names if names.count(name) > 1]
+        if twins:
+            told = f"{names.count(twins[0])} columns are named '{twins[0]}'"
+            return [fault(f"{self.place}:{number}", "", told, "Rename all but one.")]
         missing = missing_columns(columns.needed, names)
         return [fault(f"{self.place}:{number}", "", missing)] if missing else []
 

@@ -163,7 +163,7 @@ class Ranking(TaskType):
                 two best candidates where one is asked for.
         """
         name = self.task.inputs[-1]
-        candidates = [str(each) for each in _listed(values[name])]
+        candidates = ["" if each is None or each != each else str(each) for each in _listed(values[name])]
         if not candidates:
             raise RowError(name, "no candidates", "Give at least one, or remove the row.")
         texts = (*(str(values[each]) for each in self.task.inputs[:-1]), *candidates)

@@ -109,13 +109,13 @@ class SequenceLabeling(TaskType):
             RowError: no words, an unknown tag, or another number of tags than of words.
         """
         name = self.task.inputs[0]
-        words = words_of(values[name])
+        words = words_of(_without_gaps(values[name], name))
         if not words:
             raise RowError(name, "no words", "Give the words, or remove the row.")
         label = values.get("label", "")
         if isinstance(label, str) and label.strip() in UNLABELLED and label.strip() not in self._index:
             return Example(str(values["id"]), (" ".join(words),), None, {"words": words})
-        tags = self.parse_label(label)
+        tags = self.parse_label(_without_gaps(label, "label"))
         if len(tags) != len(words):
             raise RowError("label", f"{len(tags)} tags for {len(words)} words", "Give one tag for each word.")
         return Example(str(values["id"]), (" ".join(words),), tags, {"words": words})
@@ -210,6 +210,15 @@ class SequenceLabeling(TaskType):
 def holds_chains(logits: Tensor) -> bool:
     """Whether these are potentials of chains of tags."""
     return logits.dim() == 4
+
+
+def _without_gaps(value: Any, key: str) -> Any:
+    """The value; RowError when it is a list in which something else than a text or a number stands."""
+    for place, word in enumerate(value if isinstance(value, (list, tuple)) else (), 1):
+        if not isinstance(word, (str, int, float)) or word != word:
+            found = f"{'nothing' if word is None else repr(word)} in place {place} of {len(value)}"
+            raise RowError(key, found, "Give a text in each.")
+    return value
 
 
 def words_of(value: Any) -> list[str]:

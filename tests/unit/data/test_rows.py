@@ -379,3 +379,20 @@ def test_a_file_in_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypat
     monkeypatch.setattr(Path, "is_file", refuse)
     with pytest.raises(DataError, match=r"train\.tsv: cannot be read: Permission denied\."):
         find_split(tmp_path, "nli", "train")
+
+
+def test_nan_in_json_and_parquet_is_nothing_as_null_is(tmp_path):
+    path = written(tmp_path / "train.jsonl", '{"id": NaN, "label": NaN, "text": NaN}\n')
+    assert values(path, TEXT) == [("1", "", "")]
+    table = pyarrow.table({"label": [1.5, float("nan")], "text": ["a", "nan"]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert values(tmp_path / "train.parquet", TEXT) == [("1", "1.5", "a"), ("2", "", "nan")]
+
+
+def test_two_columns_of_one_name_are_refused_where_it_is_read(tmp_path):
+    path = written(tmp_path / "train.csv", "id,label,text,text\n1,yes,a,b\n")
+    with pytest.raises(DataError) as caught:
+        values(path, TEXT)
+    assert caught.value.faults == (f"{path}:1: 2 columns are named 'text'. Rename all but one.",)
+    path = written(tmp_path / "dev.csv", "id,label,text,,\n1,yes,a,b,c\n")
+    assert values(path, TEXT) == [("1", "yes", "a")]

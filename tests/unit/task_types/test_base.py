@@ -128,3 +128,16 @@ def test_labels_that_no_row_can_have_are_refused(name, label, found):
     kind = TASK_TYPES.get(name)
     told = kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))
     assert told == [f"t: t.labels: {found}. Name it otherwise, here and in the rows."]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_nothing_in_a_list_is_no_word_and_no_candidate(tmp_path, nothing):
+    tags = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "None", "nan"]}
+    path = jsonl(tmp_path, {"label": ["O", "O"], "tokens": ["a", nothing]}, {"label": ["O", nothing], "tokens": "a b"})
+    found = "nothing" if nothing is None else "nan"
+    assert labels_of(path, tags) == [
+        f"{path}:1: tokens: {found} in place 2 of 2. Give a text in each.",
+        f"{path}:2: label: {found} in place 2 of 2. Give a text in each.",
+    ]
+    path = jsonl(tmp_path, {"label": 0, "text": "a", "choice": ["b", nothing]})
+    assert labels_of(path, CHOICE) == [f"{path}:1: choice 2: empty text. Give the text, or remove the candidate."]
