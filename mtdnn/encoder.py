@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedCo
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from mtdnn.data.tokenizing import refuse_missing_folder, told_hub_error
 from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.packing import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
@@ -272,11 +273,14 @@ def has_token_types(config: PretrainedConfig) -> bool:
 
 def read_config(where: str) -> PretrainedConfig:
     """The configuration of a hub name or folder; ConfigError when there is none that can be read."""
+    refuse_missing_folder(where)
     try:
         return AutoConfig.from_pretrained(where)
     except (OSError, ValueError, KeyError) as error:
         fix = "Give a Hugging Face hub name, or a folder that holds config.json."
-        raise ConfigError(fault(where, "encoder", f"no configuration found ({_first_line(error)})", fix)) from error
+        raise ConfigError(
+            fault(where, "encoder", f"no configuration found ({told_hub_error(where, error)})", fix)
+        ) from error
 
 
 def refuse_decoders(config: PretrainedConfig, where: str) -> None:

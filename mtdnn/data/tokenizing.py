@@ -199,6 +199,25 @@ def _blocks(texts: Sequence[tuple[str, ...]]) -> Iterator[list[Any]]:
         yield [row[0] for row in block] if len(block[0]) == 1 else list(block)
 
 
+def refuse_missing_folder(encoder: str) -> None:
+    """Raise ConfigError for an encoder that can only be a folder and is none; a hub name has one slash at most."""
+    is_path = encoder.startswith((".", "/", "~")) or encoder.count("/") > 1 or encoder.endswith("/")
+    if is_path and not Path(encoder).is_dir():
+        found, fix = f"there is no folder '{encoder}'", "Check the path, or give a Hugging Face hub name."
+        raise ConfigError(fault("", "encoder", found, fix))
+
+
+def told_hub_error(encoder: str, error: Exception) -> str:
+    """What the hub's library says of a name, in its first sentence; of one that may be a path, that it is none."""
+    message = " ".join(str(error).split())
+    first = message.partition(". ")[0].removesuffix(".")[:200] or type(error).__name__
+    return f"there is no folder of this name, and on the hub: {first}" if _may_be_path(encoder) else first
+
+
+def _may_be_path(encoder: str) -> bool:
+    return "/" in encoder and not Path(encoder).exists()
+
+
 def load_tokenizer(encoder: str | Path) -> Tokenizer:
     """The tokenizer of an encoder by hub name or folder; no weights are read.
 
@@ -208,6 +227,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     encoder = str(encoder)
+    refuse_missing_folder(encoder)
     if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
         raise ConfigError(_told_missing(Path(encoder)))
     try:
@@ -215,9 +235,9 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     except (
         Exception
     ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
-        message = " ".join(str(error).split())
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
-        raise ConfigError(fault("encoder", "", f"no tokenizer for '{encoder}': {message[:300]}", fix)) from error
+        found = f"no tokenizer for '{encoder}': {told_hub_error(encoder, error)}"
+        raise ConfigError(fault("encoder", "", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
     return Tokenizer(encoder, hf, _max_positions(encoder, hf))

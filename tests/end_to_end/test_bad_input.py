@@ -356,7 +356,7 @@ ROWS = [
         "an encoder that is not there",
         nothing,
         PREPRO.replace("encoder encoder", "encoder ./encodr"),
-        "encoder: no tokenizer for './encodr': ",
+        "encoder: there is no folder './encodr'. Check the path, or give a Hugging Face hub name.",
     ),
     Case(
         "more tokens than the encoder can take",
