@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         self._pooler = pooler
         self._position_offset = position_offset(backbone)
         if getattr(backbone, "pooler", None) is not None:
-            backbone.register_module("pooler", None)
+            backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
         self.execution = self._settle_execution(execution)
         if dropout_masks == "fast":
             use_fast_dropout(backbone)
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         if getattr(getattr(self.backbone, "embeddings", None), "position_embeddings", 0) is None:
             return None
         limit = getattr(self.config, "max_position_embeddings", None)
-        return None if limit is None or limit < 0 else limit - self._position_offset
+        return None if limit is None or limit <= 0 else limit - self._position_offset
 
     @property
     def embedding_size(self) -> int:
@@ -310,7 +310,18 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     if lacking:
         found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
         raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
+    own_storages(backbone)
     return backbone, missing
+
+
+def own_storages(backbone: PreTrainedModel) -> None:
+    """Give each weight that was cut out of a larger tensor (NomicBERT's q, k and v) memory of its own.
+
+    Files of weights cannot hold tensors that share memory without being the same.
+    """
+    for weight in backbone.parameters():
+        if weight.untyped_storage().nbytes() > weight.nbytes:
+            weight.data = weight.data.clone()
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def _max_positions(encoder: str, hf: PreTrainedTokenizerBase) -> int | None:
     except (OSError, ValueError):
         return None
     positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or getattr(config, "relative_attention", False):
+    if not isinstance(positions, int) or positions <= 0 or getattr(config, "relative_attention", False):
         return None
     offset = int(hf.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
     return positions - offset

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from transformers import (
     AlbertConfig,
     AutoModel,
@@ -16,16 +17,22 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    LayoutLMConfig,
     ModernBertConfig,
     MPNetConfig,
+    NomicBertConfig,
     RobertaConfig,
+    SqueezeBertConfig,
     T5Config,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 from transformers.utils.logging import is_progress_bar_enabled
 
+from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.encoder import Encoder, has_token_types, recompute_layers
 from mtdnn.errors import ConfigError
+from tests.reference.project import save_encoder
 
 PAD = 1
 SIZE = {"vocab_size": 60, "max_position_embeddings": 40, "pad_token_id": PAD}
@@ -275,7 +282,7 @@ def test_a_folder_gives_the_encoder_and_its_pooler_in_evaluation_mode(tmp_path):
     model.save_pretrained(tmp_path)
     ours = Encoder.from_pretrained(tmp_path)
     assert not ours.training
-    assert ours.backbone.pooler is None
+    assert not list(ours.backbone.pooler.parameters())
     assert torch.equal(ours.pooler_state()["weight"], model.pooler.dense.weight)
     assert torch.equal(ours.pooler_state()["bias"], model.pooler.dense.bias)
 
@@ -294,6 +301,51 @@ def test_gradient_checkpointing_is_turned_on_by_its_word_and_refused_where_there
     backbone("mpnet").save_pretrained(tmp_path / "mpnet")
     with pytest.raises(ConfigError, match="gradient_checkpointing: MPNetModel cannot recompute"):
         Encoder.from_pretrained(tmp_path / "mpnet", gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SqueezeBertConfig(**SHAPE, embedding_size=32, q_groups=1, k_groups=1, v_groups=1), LayoutLMConfig(**SHAPE)],
+)
+def test_a_family_whose_forward_always_calls_its_pooler_is_encoded(config):
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    ids, mask, types = batch((9, 4))
+    expected = plain_forward(model, ids, mask, types)
+    ours = Encoder(model)
+    assert not any("pooler" in name for name, _ in ours.named_parameters())
+    torch.testing.assert_close(ours(ids, mask, types)[mask], expected[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_cut_out_of_a_larger_tensor_can_be_saved(tmp_path):
+    AutoModel.from_config(NomicBertConfig(**SHAPE)).save_pretrained(tmp_path / "nomic")
+    ours = Encoder.from_pretrained(tmp_path / "nomic")
+    save_model(ours, str(tmp_path / "model.safetensors"))
+    again = Encoder.from_pretrained(tmp_path / "nomic")
+    load_model(again, str(tmp_path / "model.safetensors"))
+    assert torch.equal(again(*batch((5, 2))), ours(*batch((5, 2))))
+
+
+@pytest.mark.parametrize("name", ["./encodr", "/tmp/no/such/encoder", "~/encodr", "runs/first/encodr", "encodr/"])
+def test_a_path_that_is_no_folder_is_told_as_such(name):
+    for load in (Encoder.from_pretrained, load_tokenizer):
+        with pytest.raises(ConfigError) as caught:
+            load(name)
+        assert str(caught.value) == (
+            f"encoder: there is no folder '{name}'. Check the path, or give a Hugging Face hub name."
+        )
+
+
+def test_a_name_that_may_be_a_path_is_told_to_be_no_folder():
+    for load in (Encoder.from_pretrained, load_tokenizer):
+        with pytest.raises(ConfigError, match="there is no folder of this name, and on the hub: "):
+            load("no-such/encoder")
+
+
+def test_a_family_without_limit_of_length_takes_every_max_length(tmp_path):
+    save_encoder(tmp_path, ["a"])
+    XLNetConfig(vocab_size=60, d_model=16, n_layer=1, n_head=2, d_inner=32).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).max_positions is None
 
 
 def test_a_folder_without_configuration_is_refused_by_name(tmp_path):
