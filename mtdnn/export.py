@@ -1,4 +1,7 @@
-"""One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits."""
+"""One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits.
+
+That of a task with a `token` head is for `AutoModelForTokenClassification`.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
 
 from mtdnn.batch import Batch
 from mtdnn.checkpoint import SaveEncoder, written_beside
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.evaluation import evaluating
-from mtdnn.heads import PooledHead
+from mtdnn.heads import PooledHead, TokenHead
 from mtdnn.model import MultiTaskModel
 
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
 OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
+USE_PREDICT = "The head of this family has other layers; use `mtdnn predict`."
 TOLERANCE = 1e-4  # float32 logits after the same operations in another order of summation
 
 
 def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveEncoder) -> None:
-    """Write one task's encoder and head as its family's sequence classification model.
+    """Write one task's encoder and head as its family's sequence (or token) classification model.
 
     Args:
         save_tokenizer: writes the tokenizer's files into the folder it is given.
@@ -29,18 +33,18 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
         ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
             would differ.
     """
-    exported = sequence_classifier(model, task)
+    exported = classifier(model, task)
     difference = largest_difference(model, exported, task)
     if not difference <= TOLERANCE:
         found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
-        raise ConfigError(fault(task, "export", found, "This family's head has more layers; use `mtdnn predict`."))
+        raise ConfigError(fault(task, "export", found, USE_PREDICT))
     with written_beside(folder) as partial:
         exported.save_pretrained(partial)
         save_tokenizer(partial)
 
 
-def sequence_classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
-    """The family's sequence classification model with the weights of the shared encoder and of the head of a task.
+def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
+    """The family's classification model with the weights of the shared encoder and of the head of a task.
 
     Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
     labels are degrees of relevance, bears none.
@@ -48,20 +52,26 @@ def sequence_classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
     if task not in model.task_types:
         raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
     head, task_def = model.head_of(task), model.task_types[task].task
-    if not isinstance(head, PooledHead):
+    if not isinstance(head, PooledHead) and type(head) is not TokenHead:
         found = f"a {type(head).__name__} has no counterpart in transformers"
-        raise ConfigError(fault(task, "export", found, "Only heads named `pooled` can be exported."))
+        raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     config.num_labels = head.output.out_features
-    config.problem_type = "regression"
+    config.problem_type = "regression" if isinstance(head, PooledHead) else None
     if len(task_def.labels) == config.num_labels:
         config.id2label = dict(enumerate(task_def.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-        config.problem_type = "single_label_classification"
+        config.problem_type = "single_label_classification" if isinstance(head, PooledHead) else None
+    kind = AutoModelForSequenceClassification if isinstance(head, PooledHead) else AutoModelForTokenClassification
     with torch.random.fork_rng(devices=[]):
-        exported = AutoModelForSequenceClassification.from_config(config).eval()
+        try:
+            exported: PreTrainedModel = kind.from_config(config).eval()
+        except ValueError as error:
+            found = f"transformers has no {kind.__name__} of '{config.model_type}'"
+            raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
     exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
-    _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
+    if isinstance(head, PooledHead):
+        _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
     _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
     return exported
 
@@ -77,7 +87,7 @@ def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -
             if isinstance(found, nn.Linear) and found.weight.shape == like.weight.shape:
                 return found
     message = f"{type(exported).__name__} has no layer of {tuple(like.weight.shape)} among {', '.join(names)}"
-    raise ConfigError(fault("", "export", message, "This family cannot be exported; use `mtdnn predict`."))
+    raise ConfigError(fault("", "export", message, USE_PREDICT))
 
 
 def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: str) -> float:

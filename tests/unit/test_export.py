@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError
-from mtdnn.export import export_task, sequence_classifier
+from mtdnn.export import classifier, export_task
 from mtdnn.model import MultiTaskModel
 from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES
@@ -30,6 +30,8 @@ BLOCKS = {
     "answers": {"task_type": "ranking", "inputs": ["question", "candidate"], "labels": ["no", "yes"]},
     "choices": {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]},
     "hard_nli": {"task_type": "classification", "labels": ["no", "maybe", "yes"], "head_of": "nli"},
+    "tags": {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER", "I-PER"]},
+    "chains": {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER"], "head": "crf"},
     "pairs": {"task_type": "classification", "inputs": ["premise", "hypothesis"], "labels": ["a", "b"], "head": "san"},
 }
 EXPORTED = {"nli": 3, "hard_nli": 3, "similarity": 1, "answers": 1, "choices": 1}
@@ -63,15 +65,29 @@ def test_the_exported_folder_gives_equal_logits(tmp_path: Path, family: str, tas
     assert theirs.shape == (3, EXPORTED[task])
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert"])
+def test_a_token_head_is_exported_for_token_classification_with_equal_logits(tmp_path: Path, family: str) -> None:
+    model = model_of(family)
+    export_task(model, "tags", tmp_path / "out", save_tokenizer=save_nothing)
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
+    ids = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        theirs = loaded(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        ours = model.head_of("tags").output(model.encoder(ids, torch.ones_like(ids, dtype=torch.bool)))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # float32, another order of the same sums
+    assert theirs.shape == (3, 7, 3)
+    assert loaded.config.id2label == {0: "O", 1: "B-PER", 2: "I-PER"}
+
+
 @pytest.mark.parametrize("task", ["nli", "hard_nli"])
 def test_labels_keep_their_names_and_order(task: str) -> None:
-    config = sequence_classifier(model_of("bert"), task).config
+    config = classifier(model_of("bert"), task).config
     assert config.id2label == {0: "no", 1: "maybe", 2: "yes"}
     assert config.problem_type == "single_label_classification"
 
 
 def test_the_one_score_of_a_ranking_task_with_two_labels_is_no_label() -> None:
-    config = sequence_classifier(model_of("bert"), "answers").config
+    config = classifier(model_of("bert"), "answers").config
     assert (config.num_labels, config.problem_type) == (1, "regression")
 
 
@@ -79,6 +95,10 @@ def test_the_one_score_of_a_ranking_task_with_two_labels_is_no_label() -> None:
     ("task", "message"),
     [
         ("nli,similarity", "task: unknown task 'nli,similarity'; known: nli, similarity, .* Name one of them"),
+        (
+            "chains",
+            "chains: export: a CrfHead has no counterpart .* Only heads named `pooled` or `token` can be exported",
+        ),
         ("pairs", "pairs: export: a SanHead has no counterpart in transformers"),
     ],
 )
@@ -88,7 +108,8 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, task: str, message: str
     assert not (tmp_path / "out").exists()
 
 
-def test_a_family_with_another_head_is_refused_rather_than_exported_wrongly(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use `mtdnn predict`"):
-        export_task(model_of("modernbert"), "nli", tmp_path / "out", save_tokenizer=save_nothing)
+@pytest.mark.parametrize("task", ["nli", "tags"])
+def test_a_family_with_another_head_is_refused_rather_than_exported_wrongly(tmp_path: Path, task: str) -> None:
+    with pytest.raises(ConfigError, match="The head of this family has other layers; use `mtdnn predict`"):
+        export_task(model_of("modernbert"), task, tmp_path / "out", save_tokenizer=save_nothing)
     assert not (tmp_path / "out").exists()
