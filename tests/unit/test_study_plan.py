@@ -197,7 +197,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     ("given", "told"),
     [
         ({"data": "nosuch"}, r"nosuch/demo_nli/train: is not prepared. Run mtdnn prepro"),
-        ({"encoder": "./nosuch"}, r"encoder: no tokenizer for './nosuch'"),
+        ({"encoder": "./nosuch"}, r"encoder: there is no folder './nosuch'"),
     ],
 )
 def test_a_call_none_of_whose_cells_can_run_writes_nothing(
