@@ -19,6 +19,9 @@ from mtdnn.task_def import TaskDef, load_task_defs
 
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
+WRITTEN = ("results.json", "log.jsonl", "timing.jsonl", "checkpoints", "best", "last", "predictions", "subset")
+"""What a run writes to its folder once its run.yml lies there."""
+
 FREE_TO_CHANGE = frozenset(
     {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
     | {"log_gradients"}
@@ -55,7 +58,8 @@ class RunFolder:
         """Make the folder this run's own.
 
         Raises:
-            ConfigError: it already holds a run, or, with `resume`, a run of another configuration or other tasks.
+            ConfigError: it already holds a run, or files that are no run's and would be overwritten, or, with `resume`,
+                a run of another configuration or other tasks.
             DataError: it cannot be written.
         """
         if self.config_file.exists():
@@ -64,14 +68,28 @@ class RunFolder:
                 raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
             self._refuse_changes(config, tasks)
             return
+        definitions = tasks_to_yaml(tasks)
+        self._refuse_foreign_files(definitions)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.tasks_file, tasks_to_yaml(tasks))
+            write_text(self.tasks_file, definitions)
             header = "".join(f"# {name}: {value}\n" for name, value in provenance().items())
             write_text(self.config_file, header + config.to_yaml())
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"
             raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
+
+    def _refuse_foreign_files(self, definitions: str) -> None:
+        """ConfigError where no run.yml is and something bears a name that this run would write to.
+
+        A run killed before its run.yml was written leaves these very definitions and nothing more.
+        """
+        found = [name for name in WRITTEN if (self.path / name).exists()]
+        if self.tasks_file.exists() and self.tasks_file.read_bytes() != definitions.encode():
+            found.insert(0, self.tasks_file.name)
+        if found:
+            what = f"holds no run.yml but {', '.join(found)}, which training would write over"
+            raise ConfigError(fault(str(self.path), "output", what, "Give another --output."))
 
     def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
         before, now = self.read_config().model_dump(), config.model_dump()

@@ -58,6 +58,29 @@ def test_a_folder_that_holds_a_run_is_not_taken(config: RunConfig, tasks: dict[s
         folder.claim(config, tasks, resume=False)
 
 
+@pytest.mark.parametrize("name", ["tasks.yml", "results.json", "log.jsonl"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_that_are_no_run_s_are_not_written_over(
+    config: RunConfig, tasks: dict[str, TaskDef], name: str, resume: bool
+) -> None:
+    folder = RunFolder(config.output)
+    folder.path.mkdir()
+    (folder.path / name).write_text("# mine\n")
+    with pytest.raises(ConfigError, match=rf"run: output: holds no run\.yml but {name}, which training would"):
+        folder.claim(config, tasks, resume=resume)
+    assert {path.name: path.read_text() for path in folder.path.iterdir()} == {name: "# mine\n"}
+
+
+def test_a_run_killed_before_its_run_yml_was_written_is_begun_anew(
+    config: RunConfig, tasks: dict[str, TaskDef]
+) -> None:
+    folder = RunFolder(config.output)
+    folder.path.mkdir()
+    folder.tasks_file.write_text(tasks_to_yaml(tasks), encoding="utf-8")
+    folder.claim(config, tasks, resume=True)
+    assert folder.read_config() == config
+
+
 def test_a_resumed_run_may_not_change_what_is_computed(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
