@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
-from mtdnn.files import whole_file
+from mtdnn.files import named_file, same_file
 from mtdnn.study_commands import report, study, subset
 
 EXIT_FAULT = 2
@@ -145,18 +145,20 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
         checkpoint: best, last or step-N.
         soft: Write soft labels for `distill`: the mean of the probabilities, or numbers, that the runs predict.
     """
-    target = output_file(output, suffixes=(".jsonl",))
+    names = names_in(task) or []
+    target = output_file(output, suffixes=(".jsonl",), input=input if len(names) == 1 else None)
+    paths = {name: str(target.with_suffix(f".{name}.jsonl")) for name in names if len(names) > 1}
+    targets = {name: output_file(path, suffixes=(".jsonl",), input=input) for name, path in paths.items()}
     from mtdnn.assemble import open_run, soft_predictions
     from mtdnn.evaluation import write_records
 
-    names = names_in(task) or []
     if soft:
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
     else:
         predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
     told = []
     for name, records in predictions.items():
-        path = target if len(names) == 1 else target.with_suffix(f".{name}{target.suffix}")
+        path = targets.get(name, target)
         write_records(path, records)
         told.append(f"{len(records)} predictions of {name}: {path}")
     return "\n".join(told)
@@ -188,7 +190,7 @@ def embed(
         pooling: mean of the real tokens' hidden states, or first: that of the first token.
         checkpoint: best, last or step-N.
     """
-    target = output_file(output, suffixes=(".parquet",))
+    target = output_file(output, suffixes=(".parquet",), input=input)
     if pooling not in ("mean", "first"):
         raise ConfigError(fault("--pooling", "", unknown("pooling", pooling, ("mean", "first"))))
     from mtdnn.assemble import open_run
@@ -294,8 +296,8 @@ def messages_to_stderr() -> Iterator[None]:
 
 
 def names_in(words: str | None) -> list[str] | None:
-    """`rte,mrpc` as a list; None stays None."""
-    return None if words is None else [name.strip() for name in words.split(",") if name.strip()]
+    """`rte,mrpc` as a list, each name once; None stays None."""
+    return None if words is None else list(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
 
 
 def chosen_tasks(tasks: Mapping[str, Any], words: str | None, *, flag: str = "--tasks") -> dict[str, Any]:
@@ -313,11 +315,13 @@ def chosen_tasks(tasks: Mapping[str, Any], words: str | None, *, flag: str = "--
     return {name: tasks[name] for name in names}
 
 
-def output_file(word: str, *, suffixes: Sequence[str]) -> Path:
+def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None) -> Path:
     """A file that can be written, found out before the work that fills it.
 
+    Args:
+        input: a file that is read, and must not be written over.
     Raises:
-        ConfigError: another suffix, or no folder to write it to.
+        ConfigError: another suffix, no folder to write it to, or it is the input.
     """
     path = Path(word)
     if path.suffix not in suffixes:
@@ -325,6 +329,8 @@ def output_file(word: str, *, suffixes: Sequence[str]) -> Path:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         found = "is a folder" if path.is_dir() else f"cannot be written: there is no writable folder '{path.parent}'"
         raise ConfigError(fault("--output", "", f"'{word}' {found}", "Choose another place."))
+    if input is not None and same_file(path, Path(input)):
+        raise ConfigError(fault("--output", "", f"'{word}' is the input, '{input}'", "Choose another place."))
     return path
 
 
@@ -335,7 +341,7 @@ def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
 
     flat = pyarrow.array(vectors.astype("float32").ravel())
     columns = {"id": list(ids), "vector": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
-    with whole_file(path) as beside:
+    with named_file(path) as beside:
         pyarrow.parquet.write_table(pyarrow.table(columns), beside)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mtdnn.batch import Batch
 from mtdnn.errors import DataError, fault
-from mtdnn.files import whole_file
+from mtdnn.files import named_file
 from mtdnn.metrics import applicable, compute, higher_is_better
 from mtdnn.model import MultiTaskModel
 from mtdnn.records import read_records
@@ -107,13 +107,8 @@ def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]],
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Prediction records as JSON lines, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    except OSError as error:
-        found = f"cannot be written: {error.strerror}"
-        raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
+    with named_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:

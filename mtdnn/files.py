@@ -22,6 +22,29 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def named_file(path: Path) -> Iterator[Path]:
+    """`whole_file` at a place that the user named, with its folder.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside:
+            yield beside
+    except OSError as error:
+        found = f"cannot be written: {error.strerror or error}"
+        raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
+
+
+def same_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, whether it is there or not; links are followed."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
+
+
+@contextmanager
 def sole_writer(folder: Path, *, command: str) -> Iterator[None]:
     """Make the folder, and keep out other processes that ask the same; the lock of a killed one is free.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdnn.errors import ConfigError, DataError, fault
-from mtdnn.files import whole_file
+from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,25 +85,50 @@ def write_subset(
         source: .tsv (id in the first column) or .jsonl (key `id`).
         fraction, rows: one of the two says how many.
     Raises:
-        ConfigError: neither or both given, or a kind of file that is not read by lines.
-        DataError: a row without id, or too few rows.
+        ConfigError: neither or both given, a kind of file that is not read by lines, or an `out` whose place, or that
+            of the ids, is taken: by the rows themselves, a folder, or ids that are not of an earlier subset.
+        DataError: a row without id, too few rows, or a file that cannot be written.
     """
     if (fraction is None) == (rows is None):
         raise ConfigError(fault("", "subset", "give either a fraction or a number of rows", "As --fraction 0.01."))
+    _refuse_bad_name(out, source)
     lines = _lines(source)
     ids = _ids(source, lines)
     size = rows if rows is not None else subset_size(len(ids), fraction or 0.0)
     chosen, texts = chosen_rows(ids, size, seed=seed), list(lines.values())
-    ids_file = out.with_suffix(".ids")
-    write_lines(ids_file, (ids[row] for row in chosen))
+    ids_file, chosen_ids = out.with_suffix(".ids"), [ids[row] for row in chosen]
+    _refuse_taken(out, ids_file, chosen_ids)
+    write_lines(ids_file, chosen_ids)
     write_lines(out, (texts[row] for row in chosen))
     return Written(rows=out, ids=ids_file, size=size, num_rows=len(ids))
 
 
+def _refuse_bad_name(out: Path, source: Path) -> None:
+    """ConfigError where rows cannot be written to `out`: it is a folder, the place of the ids, or read from."""
+    if out.is_dir():
+        raise ConfigError(fault("--out", "", f"'{out}' is a folder", "Name a file, as part.tsv."))
+    if out.suffix == ".ids":
+        raise ConfigError(fault("--out", "", f"'{out}' is where the ids go", f"Name it as {out.with_suffix('.tsv')}."))
+    if same_file(out, source) or same_file(out.with_suffix(".ids"), source):
+        raise ConfigError(fault("--out", "", f"'{out}' would write over '{source}'", "Name another file."))
+
+
+def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
+    """ConfigError where there is an ids file that is neither this subset's nor of the one in `out`."""
+    if not ids_file.exists():
+        return
+    there = list(_lines_of_text(ids_file).values())
+    if there == list(chosen_ids) or (
+        out.exists() and there == [_id_of(line, out.suffix) for line in _lines(out).values()]
+    ):
+        return
+    found = f"'{ids_file}', where the ids go, is there and not of a subset in '{out}'"
+    raise ConfigError(fault("--out", "", found, "Name another file, or remove that one."))
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """A text file of these lines, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
+    with named_file(path) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
@@ -111,6 +136,10 @@ def _lines(path: Path) -> dict[int, str]:
     """The lines that are not blank, by their numbers in the file."""
     if path.suffix not in (".tsv", ".jsonl"):
         raise ConfigError(fault(str(path), "", "not a .tsv or .jsonl file", "A run's `subset` reads every format."))
+    return _lines_of_text(path)
+
+
+def _lines_of_text(path: Path) -> dict[int, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

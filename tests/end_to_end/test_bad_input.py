@@ -573,6 +573,36 @@ RESULTS = [
         "task: 'scores' takes 1 texts as regression, 'pairs' other ones. Predict tasks of the same inputs together.",
     ),
     Case(
+        "predictions written over their rows",
+        lambda: Path("in.jsonl").symlink_to("data/pairs/dev.tsv"),
+        "predict runs/first --task pairs --input data/pairs/dev.tsv --output in.jsonl",
+        "--output: 'in.jsonl' is the input, 'data/pairs/dev.tsv'. Choose another place.",
+    ),
+    Case(
+        "predictions of one of several tasks written over their rows",
+        lambda: Path("in.pairs.jsonl").symlink_to("data/pairs/dev.tsv"),
+        "predict runs/first --task pairs,scores --input data/pairs/dev.tsv --output in.jsonl",
+        "--output: 'in.pairs.jsonl' is the input, 'data/pairs/dev.tsv'. Choose another place.",
+    ),
+    Case(
+        "vectors written over their rows",
+        nothing,
+        "embed runs/first --input prepared/in.parquet --output ./prepared/../prepared/in.parquet",
+        "--output: './prepared/../prepared/in.parquet' is the input, 'prepared/in.parquet'. Choose another place.",
+    ),
+    Case(
+        "vectors where nothing can be written",
+        nothing,
+        "embed runs/first --input data/pairs/dev.tsv --output /proc/v.parquet",
+        "/proc/v.parquet",
+    ),
+    Case(
+        "an export to where nothing can be written",
+        nothing,
+        "export runs/first --task pairs --output /proc/model",
+        "/proc/model: cannot be written: ",
+    ),
+    Case(
         "an export to a folder that exists",
         nothing,
         "export runs/first --task pairs --output data",

@@ -47,6 +47,10 @@ def test_a_switch_needs_no_value(words, expected):
     assert call_arguments(sample, ["runs/a", *words])["dry_run"] is expected
 
 
+def test_a_name_given_twice_counts_once():
+    assert names_in("rte, mrpc,rte") == ["rte", "mrpc"]
+
+
 def test_a_name_that_looks_like_a_number_stays_a_name():
     assert call_arguments(sample, ["1", "--tasks", "2"])["tasks"] == "2"
 

@@ -101,3 +101,43 @@ def test_rows_without_id_and_other_formats_are_refused(tmp_path: Path) -> None:
         write_subset(source, tmp_path / "part.tsv", seed=1)
     with pytest.raises(ConfigError, match=r"not a .tsv or .jsonl file"):
         write_subset(tmp_path / "train.csv", tmp_path / "part.csv", seed=1, rows=1)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "s.tsv"
+    path.write_text("".join(f"{number}\ttext\n" for number in range(20)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("s.tsv", r"'.*s\.tsv' would write over '.*s\.tsv'\. Name another file\."),
+        ("./other/../s.tsv", "would write over"),
+        ("link.tsv", "would write over"),
+        ("part.ids", r"is where the ids go\. Name it as .*part\.tsv\."),
+        ("other", "is a folder"),
+        ("taken.tsv", r"'.*taken\.ids', where the ids go, is there and not of a subset in"),
+    ],
+)
+def test_a_subset_writes_over_nothing_but_an_earlier_one(tmp_path: Path, rows: Path, out: str, told: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link.tsv").symlink_to(rows)
+    (tmp_path / "taken.ids").write_text("mine\n")
+    before = {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=rf"--out: .*{told}"):
+        write_subset(rows, tmp_path / out, seed=0, fraction=0.1)
+    assert {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_earlier_subset_is_replaced_with_its_ids(tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "part.tsv"
+    write_subset(rows, out, seed=0, fraction=0.1)
+    assert write_subset(rows, out, seed=1, fraction=0.2).size == 4
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == (tmp_path / "part.ids").read_text().split()
+
+
+def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
+    with pytest.raises(DataError, match=r"^/proc/q\.ids: cannot be written: .*\. Make room, or name another\."):
+        write_subset(rows, Path("/proc/q.tsv"), seed=0, fraction=0.1)
