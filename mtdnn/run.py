@@ -135,18 +135,30 @@ class Run:
         return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
 
     def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
-        """Prediction records of one or several tasks, from one pass through the encoder.
+        """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
 
         Args:
-            rows: a file with the first task's columns, labelled or not, or texts: `[(premise, hypothesis), …]`.
+            rows: a file with the first task's columns, labelled or not, or texts: `[(premise, hypothesis), …]`. Labels
+                are the first task's.
         Raises:
             ConfigError: an unknown task, or tasks that take different inputs.
             DataError: every bad row, with its place.
         """
         names = self._known([tasks] if isinstance(tasks, str) else tasks)
         self._refuse_unlike_inputs(names)
-        with self._store(names[0], rows) as store:
-            return self._records(store, names)
+        found: dict[str, list[Record]] = {}
+        for group in self._encoded_alike(names):
+            with self._store(group[0], rows, columns_of=names[0]) as store:
+                found.update(self._records(store, group))
+        return {name: found[name] for name in names}
+
+    def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
+        """The tasks in groups whose rows become the same tokens."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            task = self.tasks[name]
+            groups.setdefault(repr((task.max_length, sorted(task.options.items()))), []).append(name)
+        return list(groups.values())
 
     def _refuse_unlike_inputs(self, names: Sequence[str]) -> None:
         first = self.tasks[names[0]]
@@ -158,6 +170,9 @@ class Run:
             ):
                 found = f"'{name}' takes {len(task.inputs)} texts as {task.task_type}, '{first.name}' other ones"
                 raise ConfigError(fault("", "task", found, "Predict tasks of the same inputs together."))
+            if task.inputs != first.inputs and sorted(task.inputs) == sorted(first.inputs):
+                orders = f"'{name}' takes {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
+                raise ConfigError(fault("", "task", orders, "Predict tasks of another order apart."))
 
     def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
         """Ids of the rows and [rows, H] float32, one vector for each.
@@ -207,19 +222,27 @@ class Run:
             faults.append(fault("", "task", "no task named", f"Known: {', '.join(self.tasks)}."))
         if faults:
             raise ConfigError(faults)
-        return list(self.tasks if names is None else names)
+        return list(self.tasks if names is None else dict.fromkeys(names))
 
-    def _store(self, task: str, rows: Rows) -> AbstractContextManager[Store | MemoryStore]:
-        """The rows, encoded for a task: a file by way of a temporary folder, texts in memory."""
+    def _store(
+        self, task: str, rows: Rows, *, columns_of: str | None = None
+    ) -> AbstractContextManager[Store | MemoryStore]:
+        """The rows, encoded for a task: a file by way of a temporary folder, texts in memory.
+
+        Args:
+            columns_of: the task whose columns, and labels, a file has; None: `task` itself.
+        """
         if isinstance(rows, (str, Path)):
-            return self._stored_file(task, Path(rows))
+            return self._stored_file(task, Path(rows), columns_of or task)
         return self._stored_texts(task, rows)
 
     @contextmanager
-    def _stored_file(self, task: str, path: Path) -> Iterator[Store]:
+    def _stored_file(self, task: str, path: Path, columns_of: str) -> Iterator[Store]:
+        task_def = self.tasks[task].model_copy(update={"inputs": self.tasks[columns_of].inputs})
+        labels = "allowed" if task == columns_of else "ignored"
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
             place = Path(folder) / "rows" / "split"
-            prepare_file(path, self.tasks[task], self.tokenizer, place)
+            prepare_file(path, task_def, self.tokenizer, place, labels=labels)
             yield open_prepared(place)
 
     @contextmanager

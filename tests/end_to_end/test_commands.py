@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 
 from data_prep.demo import read_texts, write_demo, write_demo_encoder
+from mtdnn.assemble import open_run
 from mtdnn.cli import main
+from mtdnn.errors import ConfigError
 from mtdnn.metrics import compute
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,6 +109,40 @@ def test_several_tasks_are_predicted_in_one_command_and_only_the_first_has_label
     assert records("out.demo_nli.jsonl") == records(world / "run" / "predictions" / "demo_nli.dev.jsonl")
     assert {record["label"] for record in records("out.demo_target.jsonl")} == {None}
     assert set(records("out.demo_target.jsonl")[0]["scores"]) == {"neutral", "entails"}
+
+
+@pytest.mark.parametrize("change", [{"max_length": 6}, {"max_length": 6, "inputs": ["one", "other"]}])
+@pytest.mark.parametrize("form", ["tsv", "texts"])
+def test_tasks_that_cut_rows_elsewhere_are_predicted_together_as_alone(world, tmp_path, change, form):
+    shutil.copytree(world / "run", tmp_path / "run")
+    definitions = yaml.safe_load((tmp_path / "run" / "tasks.yml").read_text())
+    definitions["demo_target"].update(change)
+    (tmp_path / "run" / "tasks.yml").write_text(yaml.safe_dump(definitions, sort_keys=False))
+    run = open_run(tmp_path / "run")
+    lines = [line.split("\t") for line in (world / "data/demo_nli/dev.tsv").read_text(encoding="utf-8").splitlines()]
+    (tmp_path / "bare.tsv").write_text("".join(f"{row[0]}\t\t{row[2]}\t{row[3]}\n" for row in lines), encoding="utf-8")
+    rows, bare = (world / "data/demo_nli/dev.tsv", tmp_path / "bare.tsv")
+    if form == "texts":
+        rows = bare = [(row[2], row[3]) for row in lines]
+    together = run.predict(["demo_nli", "demo_target", "demo_similarity", "demo_nli"], rows)
+    assert list(together) == ["demo_nli", "demo_target", "demo_similarity"]
+    assert together["demo_nli"] == run.predict("demo_nli", rows)["demo_nli"]
+    assert together["demo_target"] == run.predict("demo_target", bare)["demo_target"]
+    assert together["demo_target"] != open_run(world / "run").predict("demo_target", bare)["demo_target"]
+    assert together["demo_similarity"] == run.predict("demo_similarity", bare)["demo_similarity"]
+
+
+def test_tasks_that_take_the_texts_in_another_order_are_predicted_apart(world, tmp_path):
+    shutil.copytree(world / "run", tmp_path / "run")
+    definitions = yaml.safe_load((tmp_path / "run" / "tasks.yml").read_text())
+    definitions["demo_target"]["inputs"].reverse()
+    (tmp_path / "run" / "tasks.yml").write_text(yaml.safe_dump(definitions, sort_keys=False))
+    with pytest.raises(ConfigError) as caught:
+        open_run(tmp_path / "run").predict(["demo_nli", "demo_target"], world / "data/demo_nli/dev.tsv")
+    assert str(caught.value) == (
+        "task: 'demo_target' takes hypothesis, premise and 'demo_nli' premise, hypothesis. "
+        "Predict tasks of another order apart."
+    )
 
 
 def test_rows_without_labels_get_the_same_predictions(answer, world):
