@@ -33,7 +33,7 @@ from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.distillation import averaged, with_soft_labels
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_score
 from mtdnn.files import sole_writer
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
@@ -65,7 +65,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     Returns:
         What `results.json` holds: task → split → metric → value; empty on other processes than the first.
     Raises:
-        ConfigError, DataError: before anything is written.
+        ConfigError, DataError: before anything is written; the rows of a resumed run may not have changed.
         NonFiniteLoss, Interrupted: see `Trainer.train`.
     """
     if config.threads is not None:
@@ -76,8 +76,6 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
             folder.claim(config, setup.tasks, resume=resume)
-            for task in config.subset:
-                folder.write_subset_ids(task, setup.train_stores[task].ids)
         setup.accelerator.wait_for_everyone()
         if not (resume and is_finished(folder)):
             setup.carry_out(folder, resume=resume, progress=progress)
@@ -267,10 +265,18 @@ class Setup:
         return cls(config, tasks, tokenizer, model, sampler, loader, stores, dev_stores, objective, plan, accelerator)
 
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train in the run's folder, from its newest whole checkpoint when resumed."""
+        """Train in the run's folder, from its newest whole checkpoint when resumed.
+
+        Raises:
+            DataError: the train rows are others than those the checkpoint has learnt from.
+        """
         start = newest_whole(folder.checkpoints) if resume else None
         step = int(read_state(start)["step"]) if start is not None else 0
+        if start is not None:
+            self._refuse_other_rows(start)
         main = self.accelerator.is_main_process
+        for task in self.config.subset if main else ():
+            folder.write_subset_ids(task, self.train_stores[task].ids)
         recorder = Recorder(folder.path, step=step) if main else None
         bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
         trainer = self.trainer(folder, recorder, bar)
@@ -284,6 +290,25 @@ class Setup:
             bar.close()
             if recorder is not None:
                 recorder.close()
+
+    def _rows(self) -> dict[str, Any]:
+        """task → what tells its train rows from others: their number, and the digests of the files they are from."""
+        return {
+            name: {"rows": len(store), "sha256": [manifest.source["sha256"] for manifest in store.manifests]}
+            for name, store in self.train_stores.items()
+        }
+
+    def _refuse_other_rows(self, start: Path) -> None:
+        """DataError for every task whose rows have changed since a checkpoint; older checkpoints do not tell."""
+        before, now = read_state(start).get("rows", {}), self._rows()
+        faults = []
+        for name in (name for name in now if name in before and before[name] != now[name]):
+            counts = f"{before[name]['rows']} then, {now[name]['rows']} now"
+            found = f"the train rows are others than those {start} has learnt from ({counts})"
+            fix = "Undo the change and run mtdnn prepro again, or give another --output."
+            faults.append(fault(str(Path(self.config.data) / name), "", found, fix))
+        if faults:
+            raise DataError(faults)
 
     def trainer(
         self, folder: RunFolder, recorder: Recorder | None = None, on_step: OnStep = lambda progress, means: None
@@ -342,7 +367,7 @@ class Setup:
                 folder.checkpoint(name),
                 self.model,
                 save_encoder=self._save_encoder,
-                state={"step": trainer.progress.step, "seed": self.config.seed},
+                state={"step": trainer.progress.step, "seed": self.config.seed, "rows": self._rows()},
                 training=trainer.state_dict() if kind == "step" else None,
             )
             keep_newest(folder.checkpoints, self.config.keep_checkpoints)

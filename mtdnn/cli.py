@@ -135,7 +135,7 @@ def evaluate(
 
 
 def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best", soft: bool = False) -> str:
-    """Predict rows, labelled or not, with one or several tasks in one pass through the encoder.
+    """Predict rows, labelled or not, with one or several tasks; those that cut rows alike share a pass.
 
     Args:
         run: Folder of the run; with --soft several, separated by commas.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 
 from mtdnn.assemble import train
 from mtdnn.checkpoint import newest_whole, read_training
+from mtdnn.data.prepro import prepare
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.run_config import load_run_config
+from mtdnn.task_def import load_task_defs
 from mtdnn.trainer import Interrupted, Trainer
 from tests.conftest import REPOSITORY, Demo
 
@@ -126,6 +129,32 @@ def test_a_finished_run_is_not_trained_again_even_without_checkpoints_of_its_ste
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config, progress=False)
+
+
+def test_a_run_is_not_resumed_on_other_rows(demo: Demo, tmp_path: Path) -> None:
+    data, prepared, run = tmp_path / "data", tmp_path / "prepared", tmp_path / "run"
+    shutil.copytree(demo.data / "demo_nli", data / "demo_nli")
+    task = {"demo_nli": load_task_defs(demo.tasks)["demo_nli"]}
+    prepare(task, data=data, encoder=demo.encoder, out=prepared, num_workers=1)
+    settings = {"data": str(prepared), "train": ["demo_nli"], "max_steps": 3, "subset.demo_nli.rows": 20}
+    config = load_run_config(None, demo.run_values(run, **settings))
+    train(config, progress=False)
+    shutil.rmtree(run / "last")  # as if it had been stopped
+    rows = data / "demo_nli" / "train.tsv"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text("".join(before.splitlines(keepends=True)[1:]), encoding="utf-8")
+    prepare(task, data=data, encoder=demo.encoder, out=prepared, num_workers=1)
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    told = (
+        r"prepared/demo_nli: the train rows are others than those .*step-3 has learnt from \(20 then, 20 now\)\. Undo"
+    )
+    with pytest.raises(DataError, match=told):
+        train(config, resume=True, progress=False)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    rows.write_text(before, encoding="utf-8")
+    prepare(task, data=data, encoder=demo.encoder, out=prepared, num_workers=1)
+    train(config, resume=True, progress=False)
+    assert (run / "last").exists()
 
 
 def test_gradients_that_are_logged_change_nothing_but_the_log(demo: Demo, unbroken: Path, tmp_path: Path) -> None:
