@@ -253,7 +253,9 @@ def task_def_from(name: str, block: object, source: YamlSource | None = None) ->
     if not isinstance(block, dict):
         found = f"{block!r} is not a mapping of keys to values"
         raise ConfigError(fault(source.where((name,)), name, found, "See docs/task_definitions.md for the keys."))
-    common = {key: value for key, value in block.items() if key in TaskDef.model_fields and key != "options"}
+    common = {
+        key: value for key, value in block.items() if key in TaskDef.model_fields and key not in ("name", "options")
+    }
     options = {str(key): value for key, value in block.items() if key not in common}
     task = validated(TaskDef, {"name": name, **common, "options": options}, source, (name,))
     task._yaml = source if source.lines else None

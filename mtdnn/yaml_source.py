@@ -77,7 +77,7 @@ def read_yaml(path: str | Path) -> YamlSource:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: no such file, not UTF-8, not YAML, a key given twice, or not a mapping.
+        ConfigError: no such file, not UTF-8, not YAML, a key given twice, a value within itself, or not a mapping.
     """
     path = Path(path)
     try:
@@ -96,6 +96,8 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
         node = yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_fault(error, text, path)) from error
+    except RecursionError as error:
+        raise ConfigError(fault(path, "", "values lie too deep within each other", "Flatten them.")) from error
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
@@ -131,16 +133,29 @@ def parse_value(text: str, *, where: str) -> object:
     """
     try:
         return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(fault(where, "", f"{text!r} is not valid YAML", "Put it in quotes if it is text.")) from error
 
 
-def _walk(node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int], faults: list[str], path: str) -> None:
-    """Note the line of every key below `node`; a key given twice is a fault, where YAML would keep the last."""
+def _walk(
+    node: yaml.Node,
+    keys: KeyPath,
+    lines: dict[KeyPath, int],
+    faults: list[str],
+    path: str,
+    above: tuple[yaml.Node, ...] = (),
+) -> None:
+    """Note the line of every key below `node`; a key given twice is a fault, where YAML would keep the last, and so is
+    an alias of one of the nodes `above`."""
+    if any(node is each for each in above):
+        found = f"the alias leads back to line {node.start_mark.line + 1}, which it lies in"
+        faults.append(fault(f"{path}:{lines[keys]}", ".".join(map(str, keys)), found, "Write the value out."))
+        return
+    above = (*above, node)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*keys, index)] = item.start_mark.line + 1
-            _walk(item, (*keys, index), lines, faults, path)
+            _walk(item, (*keys, index), lines, faults, path, above)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -150,7 +165,7 @@ def _walk(node: yaml.Node, keys: KeyPath, lines: dict[KeyPath, int], faults: lis
             found = f"given twice, first at line {lines[here]}"
             faults.append(fault(f"{path}:{line}", ".".join(map(str, here)), found, "Remove or rename one."))
         lines[here] = line
-        _walk(value_node, here, lines, faults, path)
+        _walk(value_node, here, lines, faults, path, above)
 
 
 def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPath = ()) -> Model:

@@ -185,6 +185,30 @@ DEFINITIONS = [
         "tasks.yml:5: pairs.metrisc: unknown key 'metrisc'; known: task_type, inputs, labels, metrics, ",
     ),
     Case(
+        "a name within a task",
+        append("tasks.yml", "  name: other\n"),
+        CHECK,
+        "tasks.yml:12: scores.name: unknown key 'name'; known: task_type, inputs, ",
+    ),
+    Case(
+        "an alias of what it lies in",
+        append("tasks.yml", "  head: &head\n    name: *head\n"),
+        CHECK,
+        "tasks.yml:13: scores.head.name: the alias leads back to line 12, which it lies in. Write the value out.",
+    ),
+    Case(
+        "a merge of what is no mapping",
+        append("tasks.yml", "  <<: 3\n"),
+        CHECK,
+        "tasks.yml:12: not valid YAML: expected a mapping or list of mappings for merging, but found scalar",
+    ),
+    Case(
+        "values within values without end",
+        append("tasks.yml", "deep: " + "[" * 3000 + "]" * 3000 + "\n"),
+        CHECK,
+        "tasks.yml: values lie too deep within each other. Flatten them.",
+    ),
+    Case(
         "an unknown task type",
         replace("tasks.yml", ": classification", ": clasification"),
         CHECK,
