@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mtdnn.errors import ConfigError, fault
 from mtdnn.task_def import Distill, Frozen, Named, NamedOrWord, Words
@@ -26,7 +26,16 @@ def _off(value: object) -> object:
 NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(_off, json_schema_input_type=str | Named | None)]
 
 
-class EncoderSource(Frozen):
+class Finite(Frozen):
+    """A part of a run: as `Frozen`, and no number is infinite or NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class EncoderSource(Finite):
     """The encoder of an earlier run in place of a hub name or folder."""
 
     run: str = Field(description="Folder of the run; its `best` checkpoint is used.")
@@ -34,20 +43,20 @@ class EncoderSource(Frozen):
     heads: Literal["new", "keep"] = Field("new", description="keep: also start every task's head from that run's.")
 
 
-class OptimizerConfig(Frozen):
+class OptimizerConfig(Finite):
     """How weights move."""
 
     name: Literal["adamw", "adamax", "radam", "sgd"] = Field("adamw", description="Update rule.")
     lr: float = Field(5e-5, gt=0, description="Peak learning rate.")
     head_lr: float | None = Field(None, gt=0, description="Peak learning rate of the heads. Default: lr.")
     weight_decay: float = Field(0.01, ge=0, description="Not on biases and LayerNorm weights; 0 turns it off.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the two moments (adamw, adamax, radam).")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of the two moments (adamw, adamax, radam).")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Of sgd; 0 turns it off.")
     layer_decay: float = Field(1.0, gt=0, le=1, description="Learning rate factor per layer downwards; 1 turns it off.")
 
 
-class ScheduleConfig(Frozen):
+class ScheduleConfig(Finite):
     """The learning rate over the run, as a factor of its peak."""
 
     name: Literal["linear", "cosine", "constant", "polynomial", "slanted_triangular"] = Field(
@@ -59,14 +68,14 @@ class ScheduleConfig(Frozen):
     ratio: float = Field(32.0, gt=1, description="Of slanted_triangular: peak over lowest rate.")
 
 
-class EarlyStopping(Frozen):
+class EarlyStopping(Finite):
     """Stop when the selection score has not risen for some evaluations."""
 
     patience: int = Field(3, ge=1, description="Evaluations without a rise.")
     min_delta: float = Field(0.0, ge=0, description="A smaller rise does not renew patience.")
 
 
-class Subset(Frozen):
+class Subset(Finite):
     """Part of a task's training rows: a pure function of their ids, the size and the seed; smaller ones are nested."""
 
     fraction: float | None = Field(None, gt=0, le=1, description="Of the rows, rounded down.")
@@ -80,7 +89,7 @@ class Subset(Frozen):
         return self
 
 
-class RunConfig(Frozen):
+class RunConfig(Finite):
     """Everything that decides a run; written, resolved, to `<output>/run.yml`."""
 
     tasks: str = Field(description="Task definitions, a YAML file.")
@@ -91,9 +100,7 @@ class RunConfig(Frozen):
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
     seed: int = Field(1, ge=0, description="Of every random draw of the run.")
-    epochs: float = Field(
-        3, gt=0, allow_inf_nan=False, description="Passes over the training rows; a fraction is allowed."
-    )
+    epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
     batch_size: int = Field(32, ge=1, description="Rows in a batch, unless the task says otherwise.")
     eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of evaluation; changes no number.")
@@ -121,6 +128,13 @@ class RunConfig(Frozen):
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
     log_gradients: bool = Field(False, description="Log the gradient norm of each term, at logged steps; costs a pass.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
+
+    @field_validator("train")
+    @classmethod
+    def _some_task(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names == ():
+            raise ValueError("names no task; leave it out to train on all")
+        return names
 
     @field_validator("evaluate_every", "checkpoint_every")
     @classmethod

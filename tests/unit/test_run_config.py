@@ -113,3 +113,24 @@ def test_without_a_file_missing_keys_are_told():
     assert faults_of(None, {"tasks": "t.yml", "data": "d", "output": "o"}) == [
         "command line: encoder: is missing. Add it."
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("optimizer.betas", [2, -1], "--optimizer.betas: optimizer.betas.0: 2: input should be less than 1"),
+        ("optimizer.betas", [0.9, 1], "--optimizer.betas: optimizer.betas.1: 1: input should be less than 1"),
+        ("optimizer.lr", float("inf"), "--optimizer.lr: inf: input should be a finite number"),
+        ("optimizer.head_lr", float("inf"), "--optimizer.head_lr: inf: input should be a finite number"),
+        ("optimizer.weight_decay", float("inf"), "--optimizer.weight_decay: inf: input should be a finite number"),
+        ("schedule.power", float("inf"), "--schedule.power: inf: input should be a finite number"),
+        ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
+        ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
+        ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),
+        ("train", [], "--train: names no task; leave it out to train on all"),
+    ],
+)
+def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(None, {"tasks": "t", "data": "d", "output": "o", "encoder": "e", key: value})
+    assert told in str(caught.value)
