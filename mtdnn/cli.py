@@ -20,6 +20,7 @@ from mtdnn.study_commands import report, study, subset
 
 EXIT_FAULT = 2
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
 
 
 def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> str:
@@ -36,7 +37,7 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
     report = check_tasks(definitions, data=data, encoder=encoder, run=run)
     report.faults = list(dict.fromkeys([*report.faults, *_training_faults(report.tasks, definitions, run, encoder)]))
     if report.faults:
-        print(report, flush=True)
+        tell(str(report))
         raise ConfigError(report.faults)
     return str(report)
 
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        tell(overview())
         return 0 if words else EXIT_FAULT
     try:
         with messages_to_stderr():
@@ -260,7 +261,7 @@ def dispatch(name: str, words: Sequence[str]) -> None:
     if name == "--version":
         from importlib.metadata import version
 
-        print(f"mtdnn {version('mtdnn')}")
+        tell(f"mtdnn {version('mtdnn')}")
         return
     if name not in COMMANDS:
         raise ConfigError(fault("", "mtdnn", unknown("command", name, COMMANDS), "See mtdnn --help."))
@@ -270,7 +271,16 @@ def dispatch(name: str, words: Sequence[str]) -> None:
     read = run_arguments if function is train else call_arguments
     answer = function(**read(function, words))
     if answer:
-        print(answer)
+        tell(answer)
+
+
+def tell(text: str) -> None:
+    """Print, and end as other tools do where nobody reads any more, as after `| head -1`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still held back
+        raise SystemExit(EXIT_UNREAD) from None
 
 
 def overview() -> str:

@@ -3,6 +3,9 @@
 import errno
 import json
 import logging
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +14,7 @@ from mtdnn.cli import COMMANDS, chosen_tasks, main, names_in, output_file, resul
 from mtdnn.cli_options import call_arguments, run_arguments
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.run_config import load_run_config
+from tests.conftest import REPOSITORY
 
 
 def fault_of(function, *arguments):
@@ -278,3 +282,12 @@ def test_vectors_are_written_whole_with_their_ids(tmp_path):
     read = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pydict()
     assert read == {"id": ["x", "y"], "vector": [[1.0, 2.0], [3.0, 4.5]]}
     assert [path.name for path in tmp_path.iterdir()] == ["v.parquet"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check", "task_defs/demo.yml"]])
+def test_an_answer_that_nobody_reads_ends_quietly(words):
+    command = [sys.executable, "-m", "mtdnn", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
