@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -125,11 +126,22 @@ class RunFolder:
         return load_task_defs(self.tasks_file)
 
     def read_results(self) -> dict[str, Any]:
-        """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation."""
+        """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         if not self.results_file.exists():
             return {}
-        results: dict[str, Any] = json.loads(self.results_file.read_text(encoding="utf-8"))
-        return results
+        try:
+            results = json.loads(self.results_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            results = str(error)
+        if isinstance(results, dict) and all(isinstance(each, dict) for each in results.values()):
+            return results
+        found = f"damaged: {results if isinstance(results, str) else 'no results of tasks'}"
+        fix = f"Remove it and run: mtdnn evaluate {shlex.quote(str(self.path))}"
+        raise DataError(fault(str(self.results_file), "", found, fix))
 
     def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
         """Add results to `results.json`, and say beside them which checkpoint and code they come from.

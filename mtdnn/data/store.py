@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mtdnn.data.arrow import DATA_FILE, SplitFile
 from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
@@ -142,7 +143,7 @@ def open_prepared(folder: Path) -> Store:
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(fault(str(folder), "", "no prepared rows", "Run mtdnn prepro."))
-    return Store((_opened(folder, manifest, "Remove it and run mtdnn prepro again."),), (manifest,))
+    return Store((_opened(folder, manifest, "Run mtdnn prepro again."),), (manifest,))
 
 
 def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer | None) -> tuple[Manifest, SplitFile]:
@@ -171,7 +172,10 @@ def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
     if not manifest.is_whole(path):
         size = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
         raise DataError(fault(str(path), "", f"damaged: {size}; {manifest.bytes} bytes were written", fix))
-    return SplitFile(folder)
+    try:
+        return SplitFile(folder)
+    except (OSError, pa.ArrowException) as error:  # prepro, which looks at the size alone, would keep the folder
+        raise DataError(fault(str(path), "", f"damaged: {error}", f"Remove {folder}. {fix}")) from error
 
 
 def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:

@@ -159,6 +159,10 @@ def cut_short(path):
     return lambda: Path(path).write_bytes(Path(path).read_bytes()[:-7])
 
 
+def other_bytes(path):
+    return lambda: Path(path).write_bytes(b"x" * Path(path).stat().st_size)
+
+
 def other_tokenizer():
     shutil.rmtree("encoder")
     write_encoder(Path("encoder"), ["quite other words stand here", "zebras zoom by"])
@@ -425,6 +429,13 @@ RUNS = [
         "prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
     ),
     Case(
+        "prepared rows with other bytes in them",
+        other_bytes("prepared/pairs/train/data-00000-of-00001.arrow"),
+        TRAIN,
+        "Remove prepared/pairs/train. Run: mtdnn prepro tasks.yml --data data --encoder encoder --out prepared --tasks "
+        "pairs",
+    ),
+    Case(
         "an encoder without weights",
         remove("encoder/model.safetensors"),
         TRAIN,
@@ -558,6 +569,22 @@ RESULTS = [
         nothing,
         "evaluate runs/first --checkpoint step-9",
         "runs/first/checkpoints/step-9: there is no such checkpoint. Whole or not, there are: best, last, step-2.",
+    ),
+    *(
+        Case(
+            f"damaged results, found by {command}",
+            write("runs/first/results.json", b'{"pairs": '),
+            f"{command} runs/first",
+            "runs/first/results.json: damaged: Expecting value: line 1 column 11 (char 10). Remove it and run: mtdnn "
+            "evaluate runs/first",
+        )
+        for command in ("evaluate", "report")
+    ),
+    Case(
+        "results that are none",
+        write("runs/first/results.json", b'{"pairs": 3}'),
+        "report runs/first",
+        "runs/first/results.json: damaged: no results of tasks. Remove it and run: mtdnn evaluate runs/first",
     ),
     Case(
         "a split that is not there",
