@@ -115,10 +115,14 @@ def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:
     """Metrics of a prediction file, from the file alone; by default all that its records allow.
 
     Raises:
-        DataError: the file cannot be read, or holds no labelled record.
+        DataError: the file cannot be read, holds no labelled record, or none that a metric can be computed from.
     """
     records = read_records(path)
     names = list(metrics) or applicable(records)
+    labelled = sum(record["label"] is not None for record in records)
+    if not names and labelled:
+        found = f"no metric can be computed from its {labelled} labelled predictions"
+        raise DataError(fault(str(path), "", found, "Name one with --metrics to be told what it needs."))
     if not names:
         fix = "Predict rows that carry labels."
         raise DataError(fault(str(path), "", f"none of the {len(records)} predictions has a label", fix))

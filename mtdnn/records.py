@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     """The prediction records in a JSON lines file.
 
     Raises:
-        DataError: no such file, or lines that are no records, with file:line.
+        DataError: no such file, or lines that are no records or hold other things than numbers where scores and
+            relevances are, with file:line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         found = f"cannot be read: {error}"
         raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
-    records, faults = [], []
+    records: list[dict[str, Any]] = []
+    faults: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -30,9 +33,23 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
             record = None
         if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
             records.append(record)
+            faults += _bad_values(record, f"{path}:{number}")
         else:
             expected = 'Expected {"id": …, "prediction": …, "label": …}.'
             faults.append(fault(f"{path}:{number}", "", "not a prediction record", expected))
     if faults:
         raise DataError(faults)
     return records
+
+
+def _bad_values(record: Mapping[str, Any], where: str) -> Iterator[str]:
+    """A fault for each score or relevance that is no number, and each ranked candidate that is no name."""
+    for key in ("scores", "label"):
+        values = record.get(key)
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if not isinstance(value, (int, float)):
+                yield fault(where, key, f"{value!r} for '{name}' is no number", "Give one.")
+    ranked = record["prediction"] if isinstance(record["label"], dict) else None
+    for name in ranked if isinstance(ranked, list) else ():
+        if not isinstance(name, str):
+            yield fault(where, "prediction", f"{name!r} is no name of a candidate", "Give names alone.")

@@ -672,6 +672,13 @@ RESULTS = [
         "o.jsonl: none of the 1 predictions has a label. Predict rows that carry labels.",
     ),
     Case(
+        "labels that fit no metric",
+        write("o.jsonl", b'{"id": "1", "prediction": 1.0, "label": "a"}\n'),
+        "score o.jsonl",
+        "o.jsonl: no metric can be computed from its 1 labelled predictions. Name one with --metrics to be told what "
+        "it needs.",
+    ),
+    Case(
         "a metric that does not fit",
         nothing,
         "score runs/first/predictions/pairs.dev.jsonl --metrics pearson",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.errors import DataError
-from mtdnn.evaluation import write_records
+from mtdnn.evaluation import score, write_records
 from mtdnn.records import read_records
 
 RECORDS = [
@@ -25,3 +25,20 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_records(path)
     assert [line.split(": ")[0] for line in caught.value.faults] == [f"{path}:1", f"{path}:4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('"prediction": ["a"], "label": {"a": "much"}', "label: 'much' for 'a' is no number. Give one."),
+        ('"prediction": [["a"]], "label": {"a": 1}', "prediction: ['a'] is no name of a candidate. Give names alone."),
+        ('"prediction": "a", "label": "a", "scores": {"a": null}', "scores: None for 'a' is no number. Give one."),
+        ('"prediction": [], "label": [], "scores": {"nll": "x", "tokens": 1}', "scores: 'x' for 'nll' is no number."),
+    ],
+)
+def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "rte.dev.jsonl"
+    path.write_text(f'{{"id": "1", "prediction": "a", "label": "a"}}\n{{"id": "2", {line}}}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        score(path)
+    assert str(caught.value).startswith(f"{path}:2: {told}")
