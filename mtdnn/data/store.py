@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -183,5 +184,6 @@ def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, 
     definitions = task.where().rpartition(":")[0] or "TASKS.yml"
     data = manifest.source.get("data") if manifest is not None else None if task.source else "DATA"
     encoder = tokenizer.name if tokenizer is not None else manifest.tokenizer["encoder"] if manifest else "ENCODER"
-    rows = f" --data {data}" if data else ""
-    return f"Run: mtdnn prepro {definitions}{rows} --encoder {encoder} --out {prepared} --tasks {task.name}"
+    rows = ["--data", data] if data else []
+    words = [definitions, *rows, "--encoder", encoder, "--out", str(prepared), "--tasks", task.name]
+    return f"Run: mtdnn prepro {shlex.join(words)}"

@@ -109,13 +109,13 @@ class Case:
     Attributes:
         name: what is bad.
         spoil: makes it so, in the world that is the current folder.
-        command: words after `mtdnn`.
+        command: words after `mtdnn`, in one text or, where one holds a space, in a list.
         told: what must be among the lines told.
     """
 
     name: str
     spoil: object
-    command: str
+    command: str | list[str]
     told: str
 
 
@@ -408,6 +408,13 @@ RUNS = [
         "--out prepared --tasks pairs",
     ),
     Case(
+        "rows that are not prepared, in a folder whose name holds a space",
+        lambda: Path("all rows").mkdir(),
+        [*TRAIN.split(), "--data", "all rows"],
+        "all rows/pairs/train: this split is not prepared. Run: mtdnn prepro tasks.yml --data DATA --encoder encoder "
+        "--out 'all rows' --tasks pairs",
+    ),
+    Case(
         "rows prepared for another tokenizer",
         other_tokenizer,
         TRAIN,
@@ -692,7 +699,8 @@ CASES = [*DEFINITIONS, *ROWS, *RUNS, *RESULTS]
 def test_a_bad_input_is_told_and_nothing_is_lost(case, world, capsys):
     case.spoil()
     before = files_below(world)
-    assert main(case.command.split()) == 2
+    words = case.command.split() if isinstance(case.command, str) else case.command
+    assert main(words) == 2
     told = capsys.readouterr().err
     assert case.told in told
     assert "Traceback" not in told
