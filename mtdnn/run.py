@@ -96,10 +96,14 @@ class Run:
             data: folder made by `mtdnn prepro`; None takes the run's.
         Raises:
             ConfigError: an unknown task, or no task has such a split.
-            DataError: a split is not prepared for this tokenizer and task block.
+            DataError: there is no such folder, or a split in it is not prepared for this tokenizer and task block.
         """
         names = self._known(tasks)
         prepared = Path(data or self.config.data)
+        if not prepared.is_dir():
+            place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
+            found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
+            raise DataError(fault(place, key, found, "Give --data with the folder that mtdnn prepro made."))
         results: Results = {}
         for name, each in self._splits(names, split, prepared):
             store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)

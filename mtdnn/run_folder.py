@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import whole_file
 from mtdnn.run_config import RunConfig, run_config_from_yaml
 from mtdnn.task_def import TaskDef, load_task_defs
@@ -42,7 +43,13 @@ class RunFolder:
         self.predictions = self.path / "predictions"
 
     def checkpoint(self, name: str) -> Path:
-        """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`."""
+        """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`.
+
+        Raises:
+            ConfigError: another name.
+        """
+        if not re.fullmatch(r"best|last|step-\d+", name):
+            raise ConfigError(fault("", "checkpoint", unknown("checkpoint", name, ("best", "last", "step-N"))))
         return self.checkpoints / name if name.startswith("step-") else self.path / name
 
     def write_subset_ids(self, task: str, ids: Sequence[str]) -> None:

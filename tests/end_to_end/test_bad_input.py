@@ -594,6 +594,24 @@ RESULTS = [
         "runs/first/results.json: damaged: no results of tasks. Remove it and run: mtdnn evaluate runs/first",
     ),
     Case(
+        "a checkpoint of another run by its path",
+        nothing,
+        "predict runs/first --checkpoint ../first/best --task pairs --input data/pairs/dev.tsv --output o.jsonl",
+        "checkpoint: unknown checkpoint '../first/best'; known: best, last, step-N.",
+    ),
+    Case(
+        "prepared rows that are elsewhere",
+        replace("runs/first/run.yml", "data: prepared", "data: elsewhere"),
+        "evaluate runs/first",
+        "runs/first/run.yml: data: there is no folder 'elsewhere'; looked for /",
+    ),
+    Case(
+        "a folder of prepared rows that is not there",
+        nothing,
+        "evaluate runs/first --data elsewhere",
+        "/elsewhere. Give --data with the folder that mtdnn prepro made.",
+    ),
+    Case(
         "a split that is not there",
         nothing,
         "evaluate runs/first --split trian",
