@@ -356,13 +356,12 @@ def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """One line per task and split of `{task: {split: {metric: value}}}`; other keys are left out."""
+    """One line per task and split of `{task: {split: {metric: value}}}`; keys that begin with `_` are left out."""
     splits = [
         (task, split, values)
         for task, inner in results.items()
-        if isinstance(inner, Mapping)
+        if not task.startswith("_")
         for split, values in inner.items()
-        if isinstance(values, Mapping)
     ]
     metrics = list(dict.fromkeys(("rows", *(metric for _, _, values in splits for metric in values))))
     lines = [["task", "split", *metrics]]

@@ -266,7 +266,8 @@ def test_a_table_is_aligned():
 
 
 def test_results_are_one_line_per_split():
-    results = {"a": {"dev": {"accuracy": 0.5, "rows": 10}}, "b": {"dev": {"mcc": 0.25, "rows": 4}}, "_run": {"seed": 1}}
+    results = {"a": {"dev": {"accuracy": 0.5, "rows": 10}}, "b": {"dev": {"mcc": 0.25, "rows": 4}}}
+    results |= {"_run": {"seed": 1}, "_made_by": {"a": {"dev": {"step": 3}}}}
     assert results_table(results).split("\n") == [
         "task  split  rows  accuracy  mcc",
         "a     dev    10    0.5000",
