@@ -42,8 +42,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`"""
-    names = list(known)
+    """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`; each name once."""
+    names = list(dict.fromkeys(known))
+    if not names:
+        return f"unknown {kind} '{word}'; there is none here"
     return f"unknown {kind} '{word}'; known: {', '.join(names)}.{did_you_mean(word, names)}"
 
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,7 +166,7 @@ def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[s
     faults = []
     for name in given:
         if name not in declared:
-            found = _unknown("variable", name, declared)
+            found = unknown("variable", name, declared)
             faults.append(fault(f"--{name}", "", found, f"{source.path} declares its variables at the top."))
     values = {**declared, **given}
     for name, value in values.items():
@@ -254,12 +254,10 @@ class _Expansion:
             where, key = self.source.where(("stages", name, *keys)), ".".join(map(str, ("stages", name, *keys)))
             for axis, words in rule.items():
                 if axis not in stage.axes:
-                    self.faults.append(fault(where, key, _unknown("axis", axis, stage.axes)))
+                    self.faults.append(fault(where, key, unknown("axis", axis, stage.axes)))
                     continue
                 known = value_names(stage.axes[axis])
-                self.faults += [
-                    fault(where, key, _unknown("value", word, known)) for word in words if word not in known
-                ]
+                self.faults += [fault(where, key, unknown("value", word, known)) for word in words if word not in known]
 
     def _check_values(self, name: str, stage: Stage) -> None:
         for axis, values in stage.axes.items():
@@ -285,11 +283,11 @@ class _Expansion:
             named.append(("repeats", report.repeats))
         for key, axis in named:
             if axis is not None and axis not in known:
-                self._refuse_report(key, _unknown("axis", axis, known))
+                self._refuse_report(key, unknown("axis", axis, known))
         values = [word for stage in stages for word in value_names(stage.axes.get(report.compare, ()))]
         values += [stage.labels[report.compare] for stage in stages if report.compare in stage.labels]
         if report.compare in known and report.reference is not None and report.reference not in values:
-            self._refuse_report("reference", _unknown(f"value of '{report.compare}'", report.reference, values))
+            self._refuse_report("reference", unknown(f"value of '{report.compare}'", report.reference, values))
 
     def _refuse_report(self, key: str, found: str) -> None:
         self.faults.append(fault(self.source.where(("report", key)), f"report.{key}", found))
@@ -347,11 +345,11 @@ class _Expansion:
         unless the earlier stage has only one."""
         earlier = self._by_stage.get(str(wanted.get("stage")))
         if earlier is None:
-            raise ConfigError(fault("encoder.run", "", _unknown("stage", str(wanted.get("stage")), self._by_stage)))
+            raise ConfigError(fault("encoder.run", "", unknown("stage", str(wanted.get("stage")), self._by_stage)))
         stage = self.study.stages[str(wanted["stage"])]
         strange = [axis for axis in wanted if axis != "stage" and axis not in stage.axes]
         if strange:
-            raise ConfigError(fault("encoder.run", "", _unknown("axis", strange[0], stage.axes)))
+            raise ConfigError(fault("encoder.run", "", unknown("axis", strange[0], stage.axes)))
         values = {axis: value_names(stage.axes[axis]) for axis in stage.axes}
         chosen = {
             axis: _name_of(wanted[axis]) if axis in wanted else known[0] if len(known) == 1 else axes.get(axis)
@@ -380,21 +378,15 @@ class _Expansion:
         for key, value in overrides.items():
             task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]
             if task not in blocks:
-                raise ConfigError(fault(key, "", _unknown("task", task, blocks)))
+                raise ConfigError(fault(key, "", unknown("task", task, blocks)))
             blocks[task] = {**blocks[task], option: value}
         strange = [task for task in config.train or () if task not in blocks]
         if strange:
-            raise ConfigError(fault("train", "", _unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
+            raise ConfigError(fault("train", "", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
         trained = config.train or tuple(blocks)
         used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
         text = yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120) if overrides else None
         return used, text
-
-
-def _unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """As `unknown`, and of no names at all that there are none."""
-    names = list(dict.fromkeys(known))
-    return unknown(kind, word, names) if names else f"unknown {kind} '{word}'; there is none here"
 
 
 def _matches(rule: Mapping[str, Sequence[str]], axes: Mapping[str, str]) -> bool:
