@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,17 +111,46 @@ class Job:
                     yield fault(row.where, "id", f"'{name}' is also the id of {first}", "Rename one of them.")
 
 
+@dataclass
+class StoredCounts:
+    """What stored rows are like, in numbers that sum over parts: memory stays flat however many rows there are.
+
+    Attributes:
+        truncated: rows that were cut.
+        lengths: rows by their number of tokens.
+        labels: as the task type counts them.
+    """
+
+    truncated: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    labels: Counter[Any] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any], task_type: TaskType) -> StoredCounts:
+        """Of the columns of some rows."""
+        lengths = Counter(columns["input_ids"].lengths.tolist())
+        return cls(int(np.count_nonzero(columns["truncated"])), lengths, task_type.label_counts(columns["label"]))
+
+    def add(self, other: StoredCounts) -> None:
+        """Take in those of further rows."""
+        self.truncated += other.truncated
+        self.lengths.update(other.lengths)
+        self.labels.update(other.labels)
+
+
 @dataclass(frozen=True)
 class EncodedPart:
     """A part of the rows of a split, or its faults.
 
     Attributes:
         batch: its columns; None when it has faults, or was only read.
+        counts: of the rows in `batch`.
         faults, num_faults: the first of them, and how many there are.
         id_hashes: [rows without a fault] uint64.
     """
 
     batch: pa.RecordBatch | None
+    counts: StoredCounts
     faults: list[str]
     num_faults: int
     id_hashes: np.ndarray
@@ -145,10 +176,46 @@ def id_hash(text: str) -> int:
     return int(xxhash.xxh64_intdigest(text.encode()))
 
 
-def duplicate_hashes(hashes: np.ndarray) -> set[int]:
-    """Those that come more than once; rows are compared themselves only when two hashes are equal. Sorts in place."""
-    hashes.sort()
-    return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+class IdHashes:
+    """Hashes of the ids of a split, [rows] uint64: in a temporary file when they are many.
+
+    Args:
+        folder: of that file; None takes the system's.
+    """
+
+    AT_ONCE = 1 << 20
+
+    def __init__(self, folder: Path | None = None) -> None:
+        place = None if folder is None else str(folder)
+        self._file = SpooledTemporaryFile(8 * self.AT_ONCE, dir=place)  # noqa: SIM115  closed by `close`
+        self._num = 0
+
+    def __len__(self) -> int:
+        return self._num
+
+    def add(self, hashes: np.ndarray) -> None:
+        """Take in those of further rows."""
+        self._file.write(hashes.tobytes())
+        self._num += len(hashes)
+
+    def twins(self) -> set[int]:
+        """Those that come more than once, looked for among about `AT_ONCE` at a time."""
+        classes = -(-self._num // self.AT_ONCE)
+        found: set[int] = set()
+        for remainder in range(classes):
+            alike = np.concatenate([each[each % classes == remainder] for each in self._blocks()])
+            alike.sort()
+            found.update(alike[1:][alike[1:] == alike[:-1]].tolist())
+        return found
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        self._file.seek(0)
+        while block := self._file.read(8 * self.AT_ONCE):
+            yield np.frombuffer(block, np.uint64)
 
 
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
@@ -161,10 +228,11 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
         else:
             faults.append(found)
     hashes = np.fromiter((id_hash(example.id) for example in examples), np.uint64, len(examples))
-    batch = None
+    batch, counts = None, StoredCounts()
     if tokenizer is not None and examples and not faults:
-        batch = record_batch(job.encode(examples, tokenizer))
-    return EncodedPart(batch, faults[:FAULTS_KEPT], len(faults), hashes)
+        columns = job.encode(examples, tokenizer)
+        batch, counts = record_batch(columns), StoredCounts.of(columns, job.task_type)
+    return EncodedPart(batch, counts, faults[:FAULTS_KEPT], len(faults), hashes)
 
 
 def map_parts(

@@ -10,8 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mtdnn.counts import quantiles
 from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
 from mtdnn.task_def import TaskDef
@@ -112,17 +111,18 @@ def stored_block(task: TaskDef) -> dict[str, Any]:
     return {**values, "sha256": digest}
 
 
-def length_summary(lengths: np.ndarray) -> dict[str, float]:
-    """Quantiles of the tokens in a row, their mean and total."""
-    if not len(lengths):
+def length_summary(counts: Mapping[int, int]) -> dict[str, float]:
+    """Quantiles of the tokens in a row, their mean and total.
+
+    Args:
+        counts: rows by their number of tokens.
+    """
+    if not counts:
         return {"total": 0}
     names = ("min", "q05", "q25", "median", "q75", "q95", "max")
-    quantiles = np.quantile(lengths, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)).tolist()
-    return {
-        **{name: round(value, 2) for name, value in zip(names, quantiles, strict=True)},
-        "mean": round(float(lengths.mean()), 2),
-        "total": int(lengths.sum()),
-    }
+    found = [round(each, 2) for each in quantiles(counts, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))]
+    total = sum(length * rows for length, rows in counts.items())
+    return {**dict(zip(names, found, strict=True)), "mean": round(total / sum(counts.values()), 2), "total": total}
 
 
 def mtdnn_version() -> str:

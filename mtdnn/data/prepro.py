@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter
-from mtdnn.data.encode import EncodedPart, Job, duplicate_hashes, encode_part, map_parts
+from mtdnn.data.arrow import DATA_FILE, SplitWriter
+from mtdnn.data.encode import EncodedPart, IdHashes, Job, StoredCounts, encode_part, map_parts
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, store_format, stored_block
 from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
@@ -280,20 +280,20 @@ class SplitFaults:
 
     faults: list[str] = field(default_factory=list)
     num_faults: int = 0
-    id_hashes: list[np.ndarray] = field(default_factory=list)
+    id_hashes: IdHashes = field(default_factory=IdHashes)
 
     def add(self, faults: list[str], num_faults: int, id_hashes: np.ndarray) -> None:
         """Take in what was found in the next part."""
         self.num_faults += num_faults
         self.faults += faults[: FAULTS_TOLD - len(self.faults)]
-        self.id_hashes.append(id_hashes)
+        self.id_hashes.add(id_hashes)
 
     def told(self, job: Job) -> list[str]:
-        """Faults of rows, ids that come twice, or that there is no row at all."""
-        hashes = np.concatenate([np.empty(0, np.uint64), *self.id_hashes])
-        twins = list(job.duplicates(duplicate_hashes(hashes)))
+        """Faults of rows, ids that come twice, or that there is no row at all; to be asked for once."""
+        twins = list(job.duplicates(self.id_hashes.twins()))
+        self.id_hashes.close()
         found = shortened(self.faults, self.num_faults, job) + shortened(twins, len(twins), job)
-        return found if found or len(hashes) else [job.rows.told_empty()]
+        return found if found or len(self.id_hashes) else [job.rows.told_empty()]
 
 
 def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[str]:
@@ -311,7 +311,13 @@ class _Split:
 
     writer: SplitWriter
     parts_left: int
-    found: SplitFaults = field(default_factory=SplitFaults)
+    found: SplitFaults
+    counts: StoredCounts = field(default_factory=StoredCounts)
+
+    @classmethod
+    def begun(cls, folder: Path, num_parts: int) -> _Split:
+        """Nothing of it is written yet; ids, if they are many, lie beside the rows until it is whole."""
+        return cls(SplitWriter(folder), num_parts, SplitFaults(id_hashes=IdHashes(folder)))
 
     def add(self, part: EncodedPart) -> None:
         """Write a part, unless a fault was seen: then only faults are gathered."""
@@ -319,6 +325,12 @@ class _Split:
         self.found.add(part.faults, part.num_faults, part.id_hashes)
         if part.batch is not None and not self.found.num_faults:
             self.writer.write(part.batch)
+            self.counts.add(part.counts)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        self.found.id_hashes.close()
+        self.writer.abandon()
 
 
 def _write_all(
@@ -339,7 +351,7 @@ def _write_all(
         ):
             job = jobs[index]
             if index not in being_written:
-                being_written[index] = _Split(SplitWriter(_partial(staging, job)), len(parts[index]))
+                being_written[index] = _Split.begun(_partial(staging, job), len(parts[index]))
             split = being_written[index]
             split.add(encoded)
             if split.parts_left == 0:
@@ -347,7 +359,7 @@ def _write_all(
                 del being_written[index]
     finally:
         for split in being_written.values():
-            split.writer.abandon()
+            split.abandon()
 
 
 def _partial(staging: Path, job: Job) -> Path:
@@ -358,24 +370,23 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[st
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
     faults = split.found.told(job)
     if faults:
-        split.writer.abandon()
+        split.abandon()
         return faults
     split.writer.close(wanted.source["sha256"])
-    described(wanted, split.writer.folder, job).write(split.writer.folder)
+    described(wanted, split.counts, job, split.writer.folder).write(split.writer.folder)
     split.writer.folder.rename(_place(staging, job))
     return []
 
 
-def described(wanted: Manifest, folder: Path, job: Job) -> Manifest:
+def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) -> Manifest:
     """The manifest with what the written split is like."""
-    file = SplitFile(folder)
     return replace(
         wanted,
-        rows=len(file),
+        rows=counts.lengths.total(),
         bytes=(folder / DATA_FILE).stat().st_size,
-        truncated_rows=int(file.column("truncated").sum()),
-        labels=job.task_type.label_summary(file.column("label")),
-        lengths=length_summary(file.lengths()),
+        truncated_rows=counts.truncated,
+        labels=job.task_type.label_summary(counts.labels),
+        lengths=length_summary(counts.lengths),
     )
 
 

@@ -6,6 +6,7 @@ Dimensions: B rows, N sequences (B, or more where a row holds several), T tokens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -272,19 +273,24 @@ class TaskType(ABC):
             **tokenize([example.texts for example in examples]),
         }
 
-    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
-        """What the labels of a split are like, as plain JSON values: `unlabelled` rows, and `counts` by name.
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """How often each label comes in some rows, and under None how many have none; sums over parts of a split.
 
         Args:
-            stored: the `label` column of all its rows.
+            stored: the `label` column of these rows.
         """
         values, counts = np.unique(stored, return_counts=True)
         names = [self.label_name(value) for value in values.tolist()]
-        found = dict(zip(names, counts.tolist(), strict=True))
-        return {
-            "unlabelled": found.pop(None, 0),
-            "counts": {label: found.get(label, 0) for label in self.task.labels} if self.task.labels else found,
-        }
+        return Counter(dict(zip(names, counts.tolist(), strict=True)))
+
+    def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
+        """What the labels of a split are like, as plain JSON values: `unlabelled` rows, and `counts` by name.
+
+        Args:
+            counts: `label_counts` of all its rows.
+        """
+        names = self.task.labels or [name for name in counts if name is not None]
+        return {"unlabelled": counts[None], "counts": {name: counts[name] for name in names}}
 
     @abstractmethod
     def stored_label(self, label: Any) -> Any:

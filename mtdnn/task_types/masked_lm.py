@@ -116,9 +116,9 @@ class MaskedLM(TaskType):
     def label_name(self, stored: Any) -> None:
         return None
 
-    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
-        """Every row can be learnt from."""
-        return {"unlabelled": 0, "counts": {}}
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """None: every row can be learnt from."""
+        return Counter()
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
         """The pieces of each row, and `words`: the number of each token's word in its row, −1 for special ones."""

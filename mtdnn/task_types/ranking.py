@@ -6,6 +6,7 @@ Dimensions: B rows (questions), N candidates of all rows (sequences), K most can
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -217,16 +218,19 @@ class Ranking(TaskType):
     def label_name(self, stored: float) -> float | None:
         return None if np.isnan(stored) else float(stored)
 
-    def label_summary(self, stored: Any) -> dict[str, Any]:
-        """`unlabelled` rows, how many have a relevant candidate, and how many candidates there are in all."""
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """Rows with a relevant candidate, with none and without a label, and how many candidates there are in all."""
         rows = [stored.row(row) for row in range(len(stored))]
         relevant = sum(bool((row > 0).any()) for row in rows)
         unlabelled = sum(bool(np.isnan(row).any()) for row in rows)
-        none = len(rows) - relevant - unlabelled
-        return {
-            "unlabelled": unlabelled,
-            "counts": {"with a relevant candidate": relevant, "with none": none, "candidates": len(stored.values)},
-        }
+        return Counter(
+            {
+                "with a relevant candidate": relevant,
+                "with none": len(rows) - relevant - unlabelled,
+                "candidates": len(stored.values),
+                None: unlabelled,
+            }
+        )
 
     def pairs(self, example: Example) -> list[tuple[str, ...]]:
         """The texts of each candidate's sequence."""

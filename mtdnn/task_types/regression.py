@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import Batch
+from mtdnn.counts import quantiles
 from mtdnn.losses import squared_difference
 from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, refuse_beyond_32_bits
@@ -62,11 +64,18 @@ class Regression(TaskType):
     def label_name(self, stored: float) -> float | None:
         return None if math.isnan(stored) else float(stored)
 
-    def label_summary(self, stored: np.ndarray) -> dict[str, Any]:
-        """`unlabelled` rows, and minimum, quartiles, maximum and mean of the labels."""
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """Of the labels to four digits: there are not many of those, however many rows there are."""
         values = stored[~np.isnan(stored)]
-        summary: dict[str, Any] = {"unlabelled": len(stored) - len(values)}
-        return {**summary, "values": number_summary(values)} if len(values) else summary
+        counts = number_counts(values.tolist())
+        counts[None] = len(stored) - len(values)
+        return counts
+
+    def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
+        """`unlabelled` rows, and minimum, quartiles, maximum and mean of the labels."""
+        numbers = Counter({value: count for value, count in counts.items() if value is not None})
+        summary: dict[str, Any] = {"unlabelled": counts[None]}
+        return {**summary, "values": number_summary(numbers)} if numbers else summary
 
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] float32; NaN for rows without a label."""
@@ -104,8 +113,14 @@ class Regression(TaskType):
         ]
 
 
-def number_summary(numbers: np.ndarray) -> dict[str, float]:
+def number_counts(numbers: Iterable[float]) -> Counter[Any]:
+    """How often each number comes, to four significant digits."""
+    return Counter(float(f"{number:.4g}") for number in numbers)
+
+
+def number_summary(counts: Mapping[float, int]) -> dict[str, float]:
     """Minimum, quartiles, maximum and mean of at least one number."""
     names = ("min", "q25", "median", "q75", "max")
-    quartiles = np.quantile(numbers.astype(np.float64), (0, 0.25, 0.5, 0.75, 1)).round(6).tolist()
-    return {**dict(zip(names, quartiles, strict=True)), "mean": round(float(numbers.mean(dtype=np.float64)), 6)}
+    quartiles = [round(each, 6) for each in quantiles(counts, (0, 0.25, 0.5, 0.75, 1))]
+    mean = sum(number * count for number, count in counts.items()) / sum(counts.values())
+    return {**dict(zip(names, quartiles, strict=True)), "mean": round(mean, 6)}

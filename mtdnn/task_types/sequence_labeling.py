@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -135,11 +136,13 @@ class SequenceLabeling(TaskType):
     def label_name(self, stored: int) -> str | None:
         return None if stored == IGNORED else self.task.labels[stored]
 
-    def label_summary(self, stored: Any) -> dict[str, Any]:
-        """`unlabelled` rows, and how often each tag comes."""
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """How often each tag comes, and rows without a label."""
         counts = np.bincount(stored.values[stored.values != IGNORED], minlength=len(self.task.labels))
         unlabelled = sum(bool((stored.row(row) == IGNORED).all()) for row in range(len(stored)))
-        return {"unlabelled": unlabelled, "counts": dict(zip(self.task.labels, counts.tolist(), strict=True))}
+        found: Counter[Any] = Counter(dict(zip(self.task.labels, counts.tolist(), strict=True)))
+        found[None] = unlabelled
+        return found
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
         """The windows of each row; `words`, for each token: the number of the word that counts at it, or NO_WORD."""

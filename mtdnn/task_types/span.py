@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -123,12 +124,11 @@ class Span(TaskType):
     def label_name(self, stored: str) -> list[str] | None:
         return json.loads(stored) if stored else None
 
-    def label_summary(self, stored: Any) -> dict[str, Any]:
-        """`unlabelled` rows, and how many have an answer."""
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """Rows with and without an answer, and without a label."""
         first = np.array([stored.row(row).max() for row in range(len(stored))], dtype=np.int64)
         unlabelled, without = int((first == IGNORED).sum()), int((first == NULL).sum())
-        counts = {"answer": len(first) - unlabelled - without, "no answer": without}
-        return {"unlabelled": unlabelled, "counts": counts}
+        return Counter({"answer": len(first) - unlabelled - without, "no answer": without, None: unlabelled})
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
         """The windows of each row; `first` and `behind`, the characters of each token; label: two positions a window.

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
 READING_ORDER = """
     errors files registry seeding yaml_source legacy task_def run_config run_folder
-    batch ragged windows products losses crf metrics records metrics_tokens metrics_answers metrics_ranking heads
+    batch counts ragged windows products losses crf metrics records metrics_tokens metrics_answers metrics_ranking heads
     task_types subset
     data.row_source data.text_rows data.tables data.rows
     data.tokenizing data.arrow data.manifest data.encode data.prepro data.store data.collate

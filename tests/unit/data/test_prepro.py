@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 import mtdnn.data.prepro as prepro
 from mtdnn.data.arrow import SplitFile, SplitWriter
-from mtdnn.data.encode import Job
+from mtdnn.data.encode import IdHashes, Job
 from mtdnn.data.prepro import prepare, prepare_file
 from mtdnn.data.store import open_store
 from mtdnn.data.text_rows import TextRows
@@ -184,6 +184,48 @@ def test_duplicate_ids_are_told_with_both_lines(project, encoder):
     project.rows("nli/dev", ["d1\tno_\tA.\tB.", "d2\tno_\tA.\tB.", "d1\tyes_\tC.\tD."])
     found = faults_of(project, encoder)
     assert found == ["nli/dev.tsv:3: id: 'd1' is also the id of nli/dev.tsv:1. Rename one of them."]
+
+
+def test_twins_are_found_among_more_ids_than_are_held_at_once(project, encoder, monkeypatch):
+    monkeypatch.setattr(IdHashes, "AT_ONCE", 4)
+    rows = [f"d{number}\tno_\tA kite {number}.\tB." for number in range(100)]
+    project.rows("nli/dev", [*rows, rows[0], "d7\tyes_\tC.\tD."])
+    found = faults_of(project, encoder)
+    assert found == [
+        "nli/dev.tsv:101: id: 'd0' is also the id of nli/dev.tsv:1. Rename one of them.",
+        "nli/dev.tsv:102: id: 'd7' is also the id of nli/dev.tsv:8. Rename one of them.",
+    ]
+    project.rows("nli/dev", rows)
+    assert prepared(project, encoder)["nli"]["dev"].rows == 100
+    assert {path.name for path in (project.out / "nli/dev").iterdir()} == {
+        "data-00000-of-00001.arrow", "dataset_info.json", "manifest.json", "state.json",
+    }  # fmt: skip
+
+
+def test_counts_of_the_parts_sum_to_those_of_the_split(project, encoder, monkeypatch):
+    rows = {
+        "nli/train": [f"n{i}\t{'yes_' if i % 3 else 'no_'}\tA kite {'flew ' * (i % 12)}.\tB." for i in range(300)],
+        "nli/dev": [f"n{i}\t{'' if i % 4 else 'no_'}\tA kite.\tB." for i in range(300)],
+        "like/train": [f"l{i}\t{i / 7}\tA boat." for i in range(300)],
+    }
+    for name, lines in rows.items():
+        project.rows(name, lines)
+    whole = prepared(project, encoder)
+    parts = TextRows.parts
+    monkeypatch.setattr(TextRows, "parts", lambda self, size=700: parts(self, size))
+    shutil.rmtree(project.out)
+    for task, splits in prepared(project, encoder).items():
+        for split, manifest in splits.items():
+            wanted = whole[task][split]
+            for key in ("rows", "truncated_rows", "labels", "lengths"):
+                assert getattr(manifest, key) == getattr(wanted, key), (task, split, key)
+    assert whole["nli"]["train"].truncated_rows > 0
+    assert whole["nli"]["dev"].labels == {"unlabelled": 225, "counts": {"yes_": 0, "no_": 75}}
+    values = np.float32([i / 7 for i in range(300)])
+    assert whole["like"]["train"].labels["values"] == pytest.approx(
+        {"min": 0, "q25": np.quantile(values, 0.25), "median": np.median(values), "q75": np.quantile(values, 0.75),
+         "max": values[-1], "mean": values.mean()}, rel=1e-3,
+    )  # fmt: skip
 
 
 def test_a_file_full_of_faults_shows_the_first_twenty(project, encoder):

@@ -76,7 +76,7 @@ def test_a_row_without_a_relevant_candidate_neither_teaches_nor_counts(make):
     logits = torch.zeros(1, 2)
     assert made.type.label_count(batch) == 0 and made.type.loss(logits, batch).item() == 0
     assert made.type.predict(logits, batch)[0]["label"] is None
-    assert made.type.label_summary(made.columns["label"]) == {
+    assert made.type.label_summary(made.type.label_counts(made.columns["label"])) == {
         "unlabelled": 1,
         "counts": {"with a relevant candidate": 2, "with none": 1, "candidates": 8},
     }

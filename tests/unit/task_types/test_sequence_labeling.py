@@ -126,7 +126,7 @@ def test_divergence_is_the_mean_over_the_words_of_a_row_over_all_its_windows(mak
 
 def test_the_manifest_counts_tags(make):
     made = make(BLOCK, [("1", "B-PER O", "Ada left"), ("2", "", "Ada left")])
-    assert made.type.label_summary(made.columns["label"]) == {
+    assert made.type.label_summary(made.type.label_counts(made.columns["label"])) == {
         "unlabelled": 1,
         "counts": {"O": 1, "B-PER": 1, "I-PER": 0, "B-LOC": 0},
     }
