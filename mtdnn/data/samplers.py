@@ -87,7 +87,7 @@ class Sampler(ABC):
         known = list(inspect.signature(self.set_options).parameters)
         strange = [name for name in options if name not in known]
         if strange:
-            raise ConfigError([fault("", "mixing", unknown("option", name, known or ["none"])) for name in strange])
+            raise ConfigError([fault("", "mixing", unknown("option", name, known)) for name in strange])
 
     def set_options(self) -> None:
         """Take the strategy's own options, as keywords with defaults."""

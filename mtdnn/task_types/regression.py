@@ -62,7 +62,7 @@ class Regression(TaskType):
         return math.nan if label is None else label
 
     def label_name(self, stored: float) -> float | None:
-        return None if math.isnan(stored) else float(stored)
+        return None if math.isnan(stored) else float(str(np.float32(stored)))  # 0.59 as in the file, not 0.589999973…
 
     def label_counts(self, stored: Any) -> Counter[Any]:
         """Of the labels to four digits: there are not many of those, however many rows there are."""

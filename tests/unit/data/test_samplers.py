@@ -264,7 +264,7 @@ TWO = {"sizes": {"a": 10, "b": 4}, "batch_sizes": {"a": 2, "b": 2}, "seed": 0, "
         ("temperature", {"tau": 0}, r"mixing\.tau: 0 is not a number above 0"),
         ("temperature", {"tau": "hot"}, r"mixing\.tau: 'hot' is not a number above 0"),
         ("temperature", {"tua": 2}, r"mixing: unknown option 'tua'; known: tau\. Did you mean 'tau'\?"),
-        ("uniform", {"tau": 2}, r"mixing: unknown option 'tau'; known: none"),
+        ("uniform", {"tau": 2}, r"mixing: unknown option 'tau'; there is none here"),
         ("main_ratio", {"ratio": -1}, r"mixing\.ratio: -1 is not a number above 0"),
         ("annealed", {"end": 2}, r"mixing\.end: 2 is no exponent\. Give one from 0 to 1"),
         ("round_robin", {"turns": "even"}, r"mixing\.turns: 'even' is not one of proportional, equal"),

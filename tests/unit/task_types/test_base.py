@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -10,6 +11,7 @@ from mtdnn.data.encode import Job, id_hash
 from mtdnn.data.rows import rows_of
 from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES, Example, declared
+from mtdnn.task_types.regression import Regression
 
 WORDS = {"task_type": "classification", "labels": ["0", "1"]}
 TAGS = {"task_type": "sequence_labeling", "labels": ["0", "1"]}
@@ -97,6 +99,13 @@ def test_labels_that_32_bits_do_not_hold_are_refused(tmp_path):
     path = jsonl(tmp_path, {"candidate_ids": "b,c", "label": ["1", "1e39"], "question": "a", "candidate": ["b", "c"]})
     (found,) = labels_of(path, {"task_type": "ranking", "inputs": ["question", "candidate"]})
     assert found.startswith(f"{path}:1: label: '1e+39' is beyond the numbers of 32 bits.")
+
+
+@pytest.mark.parametrize("written", ["0.59", "2.8", "-1e-05", "3.4e+38", "0"])
+def test_a_number_reads_in_predictions_as_in_the_file(written):
+    task = task_def_from("t", {"task_type": "regression"})
+    stored = np.float32(Regression(task).stored_label(float(written)))
+    assert Regression(task).label_name(float(stored)) == float(written)
 
 
 def test_rows_are_not_joined_by_a_list(tmp_path):
