@@ -24,7 +24,7 @@ from mtdnn.data.tokenizing import refuse_missing_folder, told_hub_error
 from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.packing import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
-from mtdnn.products import use_fast_products
+from mtdnn.products import onednn_is_quicker, use_fast_products
 
 _LOG = logging.getLogger(__name__)
 EXECUTIONS = ("auto", "packed", "padded")
@@ -185,8 +185,16 @@ class Encoder(nn.Module):
         """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
+    def _products_are_compiled(self, embeddings: Tensor) -> bool:
+        """Whether oneDNN multiplies in the linear layers fed with these embeddings: see `Layout.tail`."""
+        if embeddings.device.type != "cpu":
+            return False
+        if torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16):
+            return True
+        return self.products == "fast" and onednn_is_quicker()
+
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        layout = Layout.of(mask, embeddings.device, rounded=multiplies_in_16_bits_on_cpu(embeddings))
+        layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings))
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(mask.to(embeddings.device), self._position_offset)
@@ -349,13 +357,6 @@ def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
     pooler = getattr(backbone, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
     return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
-
-
-def multiplies_in_16_bits_on_cpu(embeddings: Tensor) -> bool:
-    """Whether linear layers fed with these embeddings multiply 16-bit numbers on a CPU."""
-    if embeddings.device.type != "cpu":
-        return False
-    return torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16)
 
 
 def _first_line(error: Exception) -> str:

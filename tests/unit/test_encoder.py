@@ -190,6 +190,22 @@ def test_recomputed_layers_find_their_masks_and_their_layout_again(family):
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("products", ["fast", "torch"])
+@pytest.mark.parametrize("quicker", [True, False])
+def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(products, quicker, monkeypatch):
+    monkeypatch.setattr("mtdnn.encoder.onednn_is_quicker", lambda: quicker)
+    ids, mask, types = batch((9, 4, 4))
+    ours = encoder("bert", "packed", products=products)
+    exact, rows = ours(ids, mask, types), []
+    layer = ours.backbone.encoder.layer[0].attention.self.query
+    layer.register_forward_hook(lambda layer, inputs, output: rows.append(output.shape[-2]))
+    found = ours(ids, mask, types)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours(ids, mask, types)
+    assert rows == [24 if quicker and products == "fast" else 17, 24]
+    torch.testing.assert_close(found, exact)
+
+
 @pytest.mark.parametrize("family", PACKED)
 def test_bfloat16_autocast_stays_near_float32_in_training_and_evaluation(family):
     ids, mask, types = batch((9, 4, 4))
