@@ -68,8 +68,8 @@ def study(
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
+    from mtdnn.study_checks import refuse_hopeless, refuse_unknown_splits
     from mtdnn.study_grid import load_study
-    from mtdnn.study_plan import refuse_hopeless, refuse_unknown_splits
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
@@ -136,7 +136,8 @@ def train_cell(cell: Cell) -> Outcome:
     from mtdnn.assemble import open_run, train
     from mtdnn.run_folder import RunFolder
     from mtdnn.study_cells import Diverged
-    from mtdnn.study_plan import cell_size, refuse_unprepared, stored_rows
+    from mtdnn.study_checks import refuse_unprepared, stored_rows
+    from mtdnn.study_plan import cell_size
     from mtdnn.trainer import Interrupted, NonFiniteLoss
 
     size, rows = cell_size(cell), stored_rows(cell)
@@ -166,7 +167,7 @@ def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
 
 def changed_rows_lines(cells: Sequence[Cell]) -> list[str]:
     """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
-    from mtdnn.study_plan import of_other_rows
+    from mtdnn.study_checks import of_other_rows
 
     groups: dict[tuple[str, ...], list[Cell]] = {}
     by_name = {cell.name: cell for cell in cells}
@@ -197,7 +198,8 @@ def stopped_by_sigterm() -> Iterator[None]:
 def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     """Cells of a study with their steps, and how long those not finished will take."""
     from mtdnn.study_cells import outcomes
-    from mtdnn.study_plan import cell_size, estimated_seconds, refuse_unprepared
+    from mtdnn.study_checks import refuse_unprepared
+    from mtdnn.study_plan import cell_size, estimated_seconds
 
     sizes = {cell.name: cell_size(cell) for cell in cells}
     found = outcomes(cells)

@@ -16,10 +16,10 @@ import yaml
 from mtdnn.report import write_report
 from mtdnn.study import run_study
 from mtdnn.study_cells import read_outcome
+from mtdnn.study_checks import stored_rows
 from mtdnn.study_commands import changed_rows_lines, train_cell
 from mtdnn.study_grid import Cell, Grid, load_study
 from mtdnn.study_launchers import Here
-from mtdnn.study_plan import stored_rows
 from mtdnn.study_table import read_csv
 from tests.conftest import REPOSITORY, Demo
 

@@ -21,7 +21,7 @@ READING_ORDER = """
     dropout packing allocator encoder model
     regularizers objective optim
     checkpoint initialisation recorder evaluation distillation export trainer progress
-    run_check study_table statistics study_grid study_cells study_launchers study_plan study
+    run_check study_table statistics study_grid study_cells study_launchers study_plan study_checks study
     agreement report_data report_document report_pictures report_parts report_study report
     run assemble study_commands schema cli_options cli __main__
 """

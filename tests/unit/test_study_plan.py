@@ -16,10 +16,11 @@ from mtdnn.errors import MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
 from mtdnn.study import run_study
+from mtdnn.study_checks import refuse_hopeless, refuse_unprepared, stored_rows
 from mtdnn.study_commands import plan_of, study, train_cell
 from mtdnn.study_grid import Cell, load_study, write_study_files
 from mtdnn.study_launchers import Here
-from mtdnn.study_plan import cell_size, refuse_hopeless, refuse_unprepared, row_costs, run_size, stored_rows
+from mtdnn.study_plan import cell_size, row_costs, run_size
 from mtdnn.task_def import Named, TaskDef, load_task_defs
 from tests.conftest import Demo
 
