@@ -39,7 +39,7 @@ from benchmarks.rounds import interleaved, median_and_spread
 from benchmarks.small_encoder import SHAPES
 from benchmarks.train_throughput import matmul_rate, with_peak
 from mtdnn.batch import Batch
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.encoder import Encoder

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.processes import forget_peak, in_fresh_process, peak_resident, resident
 from benchmarks.rounds import interleaved, ratios
-from mtdnn.cli import table
+from mtdnn.columns import table
 
 TASKS = "task_defs/glue.yml"
 Step = Callable[[np.ndarray], None]

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from benchmarks.plain_loop import encode, is_regression, predict, read_rows, wait_for
 from benchmarks.rounds import interleaved, median_and_spread, ratios
 from mtdnn.assemble import task_types_of
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
 from mtdnn.data.store import open_store

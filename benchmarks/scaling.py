@@ -28,7 +28,7 @@ from benchmarks.rounds import interleaved, median_and_spread, ratios
 from benchmarks.small_encoder import prepare_tasks, save_encoder
 from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.run_config import load_run_config
 from mtdnn.run_folder import RunFolder
 from mtdnn.trainer import Trainer

@@ -75,7 +75,7 @@ def help_seconds() -> dict[str, float]:
 
 def report(rounds: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     """A column per number of rows: each part, their sum without importing PyTorch, and memory."""
-    from mtdnn.cli import table
+    from mtdnn.columns import table
 
     lines = [["", *(f"{rows:,} rows" for rows in rounds)]]
     for number, part in enumerate(PARTS):

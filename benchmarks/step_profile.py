@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.train_throughput import TASKS, endless
 from mtdnn.allocator import freed_memory_kept
 from mtdnn.assemble import Setup
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.data.prepro import prepare
 from mtdnn.run_config import load_run_config
 from mtdnn.run_folder import RunFolder

@@ -36,7 +36,7 @@ from benchmarks.rounds import interleaved
 from mtdnn.allocator import freed_memory_kept
 from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.data.prepro import prepare
 from mtdnn.products import linear, onednn_is_quicker
 from mtdnn.run_config import load_run_config

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
 from mtdnn.files import named_file, same_file
 from mtdnn.study_commands import report, study, subset
@@ -375,13 +376,6 @@ def results_table(results: Mapping[str, Any]) -> str:
 def number(value: Any) -> str:
     """A count as it is, a metric with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, two spaces between them."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, unknown
 
 if TYPE_CHECKING:
@@ -219,17 +220,7 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
         time = "unknown, as a regularizer does not tell its cost"
     else:
         time = "unknown until a cell is finished, or with --rate"
-    return f"{aligned(lines)}\n\n{text}; time of one process after another: {time}"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns side by side: the first to the left, numbers to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = (
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        for line in lines
-    )
-    return "\n".join("  ".join(line) for line in padded)
+    return f"{table(lines, right=True)}\n\n{text}; time of one process after another: {time}"
 
 
 def duration(seconds: float) -> str:

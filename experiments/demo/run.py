@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.demo import read_texts, write_demo, write_demo_encoder
 from mtdnn.cli import main as mtdnn
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import TaskDef, load_task_defs
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mtdnn.cli import main as mtdnn
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_def import load_task_defs
 

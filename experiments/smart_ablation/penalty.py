@@ -13,7 +13,7 @@ import statistics
 import numpy as np
 
 from mtdnn.assemble import open_run
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.data.collate import collate
 from mtdnn.data.store import open_store
 from mtdnn.model import MultiTaskModel

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.records import read_records
 from mtdnn.run_folder import RunFolder
 from mtdnn.statistics import compared, main_metrics, spread

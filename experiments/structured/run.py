@@ -21,7 +21,7 @@ from datasets import Dataset
 
 import mtdnn.task_types  # noqa: F401  registers them
 from experiments.structured.rows import copy_lines, write_rows
-from mtdnn.cli import table
+from mtdnn.columns import table
 from mtdnn.metrics_ranking import accuracy_at_1, mean_average_precision, mrr
 from mtdnn.run_folder import RunFolder
 from mtdnn.task_types.base import TASK_TYPES, TaskType

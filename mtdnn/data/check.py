@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 
+from mtdnn.columns import table
 from mtdnn.data.encode import Job, id_hash, map_parts
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.prepro import FAULTS_TOLD, SplitFaults, block_faults, readable_jobs
@@ -116,7 +118,7 @@ class Report:
     def __str__(self) -> str:
         """Warnings and tables; the faults are for the caller to raise."""
         parts = ["\n".join(f"warning: {line}" for line in self.warnings)] if self.warnings else []
-        parts += [f"{table.title}\n{_aligned(table.lines)}" for table in self.tables()]
+        parts += [f"{each.title}\n{indent(table(each.lines), '  ')}" for each in self.tables()]
         return "\n\n".join(parts) if parts else "no fault found" if not self.faults else ""
 
 
@@ -125,12 +127,6 @@ def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
     if facts.task.labels and facts.counts:
         return [(label, facts.counts[label]) for label in facts.task.labels]
     return facts.counts.most_common()
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(f"  {line.rstrip()}" for line in padded)
 
 
 def check_tasks(

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from mtdnn import cli
-from mtdnn.cli import COMMANDS, chosen_tasks, main, names_in, output_file, results_table, table
+from mtdnn.cli import COMMANDS, chosen_tasks, main, names_in, output_file, results_table
 from mtdnn.cli_options import call_arguments, run_arguments
+from mtdnn.columns import table
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.run_config import load_run_config
 from tests.conftest import REPOSITORY
@@ -263,6 +264,7 @@ def test_an_output_that_cannot_be_written_is_found_out_before_the_work(tmp_path)
 
 def test_a_table_is_aligned():
     assert table([["a", "bb"], ["ccc", ""]]) == "a    bb\nccc"
+    assert table([["a", "12"], ["ccc", "3"]], right=True) == "a    12\nccc   3"
 
 
 def test_results_are_one_line_per_split():

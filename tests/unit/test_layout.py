@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
 READING_ORDER = """
-    errors files registry seeding yaml_source legacy task_def run_config run_folder
+    errors columns files registry seeding yaml_source legacy task_def run_config run_folder
     batch counts ragged windows products losses crf metrics records metrics_tokens metrics_answers metrics_ranking heads
     task_types subset
     data.row_source data.text_rows data.tables data.rows

@@ -1,0 +1,18 @@
+"""Lines of cells → text in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
+    """Columns aligned, two spaces between them: all to the left, or all but the first to the right, as for numbers."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+    def aligned(line: Sequence[str]) -> str:
+        first, *others = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        if right:
+            others = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join(map(aligned, lines))
