@@ -24,7 +24,7 @@ from mtdnn.data.tokenizing import refuse_missing_folder, told_hub_error
 from mtdnn.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.packing import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
-from mtdnn.products import onednn_is_quicker, use_fast_products
+from mtdnn.products import compiled_for, use_fast_products
 
 _LOG = logging.getLogger(__name__)
 EXECUTIONS = ("auto", "packed", "padded")
@@ -185,16 +185,16 @@ class Encoder(nn.Module):
         """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
-    def _products_are_compiled(self, embeddings: Tensor) -> bool:
+    def _products_are_compiled(self, embeddings: Tensor, mask: Tensor) -> bool:
         """Whether oneDNN multiplies in the linear layers fed with these embeddings: see `Layout.tail`."""
         if embeddings.device.type != "cpu":
             return False
         if torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16):
             return True
-        return self.products == "fast" and onednn_is_quicker()
+        return self.products == "fast" and compiled_for(int(mask.sum()), self.hidden_size)
 
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings))
+        layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings, mask))
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(mask.to(embeddings.device), self._position_offset)

@@ -43,6 +43,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return cast(Tensor, _Product.apply(input, weight, bias))
 
 
+def compiled_for(rows: int, size: int) -> bool:
+    """Whether oneDNN takes products of so many float32 rows with a square matrix of this size, or with larger ones."""
+    return rows * size * size >= _SMALLEST and onednn_is_quicker()
+
+
 def _of_use(input: Tensor, weight: Tensor) -> bool:
     """Whether these are float32 matrices on the CPU, of some size, and to be multiplied as such."""
     return (

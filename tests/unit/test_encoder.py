@@ -191,9 +191,12 @@ def test_recomputed_layers_find_their_masks_and_their_layout_again(family):
 
 
 @pytest.mark.parametrize("products", ["fast", "torch"])
-@pytest.mark.parametrize("quicker", [True, False])
-def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(products, quicker, monkeypatch):
-    monkeypatch.setattr("mtdnn.encoder.onednn_is_quicker", lambda: quicker)
+@pytest.mark.parametrize(("quicker", "smallest"), [(True, 17 * 32 * 32), (True, 17 * 32 * 32 + 1), (False, 0)])
+def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(
+    products, quicker, smallest, monkeypatch
+):
+    monkeypatch.setattr("mtdnn.products.onednn_is_quicker", lambda: quicker)
+    monkeypatch.setattr("mtdnn.products._SMALLEST", smallest)
     ids, mask, types = batch((9, 4, 4))
     ours = encoder("bert", "packed", products=products)
     exact, rows = ours(ids, mask, types), []
@@ -202,7 +205,8 @@ def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(
     found = ours(ids, mask, types)
     with torch.autocast("cpu", torch.bfloat16):
         ours(ids, mask, types)
-    assert rows == [24 if quicker and products == "fast" else 17, 24]
+    assert rows == [24 if quicker and products == "fast" and smallest == 17 * 32 * 32 else 17, 24]
+    assert ours.hidden_size == 32
     torch.testing.assert_close(found, exact)
 
 
