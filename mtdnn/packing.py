@@ -145,8 +145,8 @@ class Layout:
         """Empty places behind the real tokens, at most 1/16 of them; 0 unless rounded.
 
         oneDNN, which multiplies 16-bit numbers on a CPU, and on some float32 ones, compiles a kernel for every number
-        of rows it has not met, which can take longer than the product itself, and keeps a thousand of them, half a
-        megabyte each; rounded up, packed rows of all batches have few lengths.
+        of rows it has not met, which can take longer than the product itself, and keeps up to 1,024 of them; rounded
+        up, packed rows of all batches have few lengths.
         """
         tokens = len(self.index)
         step = max(8, 1 << max(tokens.bit_length() - 5, 0))
