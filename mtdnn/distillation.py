@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mtdnn.data.store import Store
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, fault, first_of
 from mtdnn.evaluation import Record
 from mtdnn.records import read_records
 from mtdnn.task_types.base import RowError, TaskType
@@ -95,10 +95,7 @@ def soft_labels(records: Iterable[Record], task_type: TaskType, *, place: str) -
         except RowError as error:
             faults.append(fault(place, error.key, f"row '{row_id}': {error.found}", error.fix))
     if faults:
-        more = len(faults) - FAULTS_TOLD
-        raise DataError(
-            faults[:FAULTS_TOLD] + ([fault(place, "", f"{more} more faults like these")] if more > 0 else [])
-        )
+        raise DataError(first_of(faults, len(faults), place, FAULTS_TOLD))
     return found
 
 

@@ -35,6 +35,12 @@ def fault(where: str, key: str, found: str, fix: str = "") -> str:
     return f"{text} {fix}" if text.endswith("?") else f"{text.rstrip('.')}. {fix}"
 
 
+def first_of(faults: Sequence[str], number: int, place: str, limit: int) -> list[str]:
+    """The first `limit` of a file's faults, and how many more of the `number` there are."""
+    more = number - limit
+    return [*faults[:limit], *([fault(place, "", f"{more} more faults like these")] if more > 0 else [])]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'accuracy'?` for the nearest known word, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

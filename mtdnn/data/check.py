@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from mtdnn.columns import table
-from mtdnn.data.encode import Job, id_hash, map_parts
+from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
 from mtdnn.data.manifest import length_summary
-from mtdnn.data.prepro import FAULTS_TOLD, SplitFaults, block_faults, readable_jobs
+from mtdnn.data.prepro import block_faults, readable_jobs
 from mtdnn.data.row_source import Part
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.data.split_faults import SplitFaults
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.run_config import RunConfig, load_run_config

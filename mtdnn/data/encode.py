@@ -14,8 +14,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +28,7 @@ from mtdnn.task_types.base import TASK_TYPES, Column, Example, RowError, TaskTyp
 
 T = TypeVar("T")
 
-FAULTS_KEPT = 20  # of one part
+FAULTS_TOLD = 20  # of one split; more of them would bury those of the others
 PARTS_AHEAD = 2  # per process: results waiting to be written
 
 
@@ -176,48 +174,6 @@ def id_hash(text: str) -> int:
     return int(xxhash.xxh64_intdigest(text.encode()))
 
 
-class IdHashes:
-    """Hashes of the ids of a split, [rows] uint64: in a temporary file when they are many.
-
-    Args:
-        folder: of that file; None takes the system's.
-    """
-
-    AT_ONCE = 1 << 20
-
-    def __init__(self, folder: Path | None = None) -> None:
-        place = None if folder is None else str(folder)
-        self._file = SpooledTemporaryFile(8 * self.AT_ONCE, dir=place)  # noqa: SIM115  closed by `close`
-        self._num = 0
-
-    def __len__(self) -> int:
-        return self._num
-
-    def add(self, hashes: np.ndarray) -> None:
-        """Take in those of further rows."""
-        self._file.write(hashes.tobytes())
-        self._num += len(hashes)
-
-    def twins(self) -> set[int]:
-        """Those that come more than once, looked for among about `AT_ONCE` at a time."""
-        classes = -(-self._num // self.AT_ONCE)
-        found: set[int] = set()
-        for remainder in range(classes):
-            alike = np.concatenate([each[each % classes == remainder] for each in self._blocks()])
-            alike.sort()
-            found.update(alike[1:][alike[1:] == alike[:-1]].tolist())
-        return found
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
-
-    def _blocks(self) -> Iterator[np.ndarray]:
-        self._file.seek(0)
-        while block := self._file.read(8 * self.AT_ONCE):
-            yield np.frombuffer(block, np.uint64)
-
-
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
     """The columns of the rows of a part; without a tokenizer they are only read."""
     examples: list[Example] = []
@@ -232,7 +188,7 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
     if tokenizer is not None and examples and not faults:
         columns = job.encode(examples, tokenizer)
         batch, counts = record_batch(columns), StoredCounts.of(columns, job.task_type)
-    return EncodedPart(batch, counts, faults[:FAULTS_KEPT], len(faults), hashes)
+    return EncodedPart(batch, counts, faults[:FAULTS_TOLD], len(faults), hashes)
 
 
 def map_parts(

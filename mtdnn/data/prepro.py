@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
-from mtdnn.data.encode import EncodedPart, IdHashes, Job, StoredCounts, encode_part, map_parts
+from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, store_format, stored_block
 from mtdnn.data.rows import open_split, rows_of
+from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.errors import ConfigError, DataError, fault, is_full_disk
 from mtdnn.files import sole_writer
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 STAGING = ".staging"
 FREE_PLACE = "Give another --out, or move it away."
-FAULTS_TOLD = 20  # of one file; more of them would bury those of the others
 
 
 def prepare(
@@ -269,33 +267,6 @@ def told(manifest: Manifest) -> str:
     return ", ".join(words)
 
 
-@dataclass
-class SplitFaults:
-    """What is wrong with the rows of a split, gathered part by part.
-
-    Attributes:
-        faults, num_faults: of single rows: the first of them, and how many there are.
-        id_hashes: of the rows without a fault.
-    """
-
-    faults: list[str] = field(default_factory=list)
-    num_faults: int = 0
-    id_hashes: IdHashes = field(default_factory=IdHashes)
-
-    def add(self, faults: list[str], num_faults: int, id_hashes: np.ndarray) -> None:
-        """Take in what was found in the next part."""
-        self.num_faults += num_faults
-        self.faults += faults[: FAULTS_TOLD - len(self.faults)]
-        self.id_hashes.add(id_hashes)
-
-    def told(self, job: Job) -> list[str]:
-        """Faults of rows, ids that come twice, or that there is no row at all; to be asked for once."""
-        twins = list(job.duplicates(self.id_hashes.twins()))
-        self.id_hashes.close()
-        found = shortened(self.faults, self.num_faults, job) + shortened(twins, len(twins), job)
-        return found if found or len(self.id_hashes) else [job.rows.told_empty()]
-
-
 def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[str]:
     """Every fault of the rows of these splits, which are only read."""
     parts = [job.parts() for job in jobs]
@@ -388,12 +359,6 @@ def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) ->
         labels=job.task_type.label_summary(counts.labels),
         lengths=length_summary(counts.lengths),
     )
-
-
-def shortened(faults: list[str], number: int, job: Job) -> list[str]:
-    """The first faults of a file, and how many more there are."""
-    more = number - FAULTS_TOLD
-    return faults[:FAULTS_TOLD] + ([fault(job.rows.place, "", f"{more} more faults like these")] if more > 0 else [])
 
 
 @contextmanager

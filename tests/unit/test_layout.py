@@ -16,7 +16,7 @@ READING_ORDER = """
     batch counts ragged windows products losses crf metrics records metrics_tokens metrics_answers metrics_ranking heads
     task_types subset
     data.row_source data.text_rows data.tables data.rows
-    data.tokenizing data.arrow data.manifest data.encode data.prepro data.store data.collate
+    data.tokenizing data.arrow data.manifest data.encode data.split_faults data.prepro data.store data.collate
     data.row_stream data.samplers data.check data.loaders
     dropout packing allocator encoder model
     regularizers objective optim

@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 import mtdnn.data.prepro as prepro
 from mtdnn.data.arrow import SplitFile, SplitWriter
-from mtdnn.data.encode import IdHashes, Job
+from mtdnn.data.encode import Job
 from mtdnn.data.prepro import prepare, prepare_file
+from mtdnn.data.split_faults import IdHashes
 from mtdnn.data.store import open_store
 from mtdnn.data.text_rows import TextRows
 from mtdnn.data.tokenizing import load_tokenizer
