@@ -1,4 +1,4 @@
-"""The table of the ablation: each method's metric, how sure it is, what its penalty measured, its say, and its cost.
+"""The tables of the ablation, in Markdown: metric, how sure a method is, what its penalty measured, its say, its cost.
 
     python -m experiments.smart_ablation.table STUDY-FOLDER [--split dev]
 
@@ -15,8 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mtdnn.columns import table
 from mtdnn.records import read_records
+from mtdnn.report_document import Document, Heading, Place, Table, row, to_markdown
 from mtdnn.run_folder import RunFolder
 from mtdnn.statistics import compared, main_metrics, spread
 from mtdnn.study_table import Line, read_csv
@@ -33,13 +33,15 @@ def main() -> None:
     given = parser.parse_args()
     lines = read_csv(given.study / "results.csv")
     metrics = main_metrics(lines)
+    document = Document(given.study.name)
     for task in sorted(metrics):
         chosen = [line for line in lines if (line.task, line.split, line.metric) == (task, given.split, metrics[task])]
-        print(f"{task}, {metrics[task]}\n\n{of_task(given.study, chosen)}\n")
+        document.add(Heading(f"{task}, {metrics[task]}"), of_task(given.study, chosen))
+    print(to_markdown(document, pictures=""), end="")
 
 
-def of_task(study: Path, lines: list[Line]) -> str:
-    """One line per method, in the order of the study."""
+def of_task(study: Path, lines: list[Line]) -> Table:
+    """One line per method, in the order of the study; how many seeds it has is told where methods differ in it."""
     values: dict[str, dict[str, float]] = defaultdict(dict)
     logs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for line in lines:
@@ -49,18 +51,21 @@ def of_task(study: Path, lines: list[Line]) -> str:
             run = RunFolder(study / line.run)
             logs[method].append({**from_log(run.path, line.task), **from_predictions(run, line)})
     against = [f"− {name} (p)" for name in REFERENCES]
-    head = ["method", "seeds", "mean ± sd", *against, "sure", "penalty", "share", "time"]
-    cells = [head]
+    spreads = {method: spread(list(by_seed.values())) for method, by_seed in values.items()}
+    best = max(found.mean for found in spreads.values())
+    unequal = len({found.count for found in spreads.values()}) > 1
+    head = ["method", *(["seeds"] if unequal else []), "mean ± sd", *against, "sure", "penalty", "share", "time"]
+    rows = []
     for method, by_seed in values.items():
-        found = spread(list(by_seed.values()))
+        found, logged = spreads[method], logs[method]
         shown = f"{found.mean:.3f}" + (f" ± {found.std:.3f}" if found.std is not None else "")
+        seeds = [str(found.count)] if unequal else []
         differences = [difference(by_seed, values.get(name, {}), method == name) for name in REFERENCES]
-        plain_seconds = mean(logs["plain"], "seconds")
-        ratio = mean(logs[method], "seconds") / plain_seconds if plain_seconds else math.nan
-        numbers = [f"{mean(logs[method], name):.2g}" for name in ("sure", "penalty", "share")]
-        words = ["–" if word == "nan" else word for word in (*numbers, f"{ratio:.2f}")]
-        cells.append([method, str(found.count), shown, *differences, *words])
-    return table(cells)
+        penalty, share = (f"{mean(logged, name):#.2g}" for name in ("penalty", "share"))
+        time = f"{mean(logged, 'seconds') / mean(logs['plain'], 'seconds'):.2f}"
+        numbers = ["–" if word == "nan" else word for word in (f"{mean(logged, 'sure'):.2f}", penalty, share, time)]
+        rows.append([*row(method, *seeds), Place(shown, strong=found.mean == best), *row(*differences, *numbers)])
+    return Table(head, rows)
 
 
 def difference(values: dict[str, float], reference: dict[str, float], itself: bool) -> str:
@@ -68,8 +73,8 @@ def difference(values: dict[str, float], reference: dict[str, float], itself: bo
     found = None if itself else compared(values, reference)
     if found is None:
         return "–"
-    p = "" if found.t_p is None else f" ({found.t_p:.2f})"
-    return f"{found.difference.mean:+.3f}{p}"
+    p = "" if found.t_p is None else f" ({found.t_p:.2f})" if found.t_p >= 0.01 else f" ({found.t_p:.1g})"
+    return f"{found.difference.mean:+.3f}{p}".replace("-", "−")
 
 
 def from_log(run: Path, task: str) -> dict[str, float]:
