@@ -44,7 +44,12 @@ class Named(BaseModel):
 
 
 def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, (dict, Named)):
+        found = "a list; " if isinstance(value, (list, tuple)) else ""
+        raise ValueError(f"{found}expected one name, or {{name: …}} with its options")
+    return value
 
 
 NamedOrWord = Annotated[Named, BeforeValidator(_named, json_schema_input_type=str | Named)]

@@ -88,6 +88,11 @@ def test_a_run_does_not_change(run):
             {"regularizer": {"name": "none", "weight": 3}},
             "--regularizer: none turns it off and has no options; remove weight, or name another",
         ),
+        (
+            {"regularizer": ["smart"]},
+            "--regularizer: a list; expected one name, or {name: …} with its options",
+        ),
+        ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
         ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
         ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
         ({"seed.a": 1}, "run.yml: seed: input should be a valid integer"),
