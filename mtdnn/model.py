@@ -67,8 +67,17 @@ class MultiTaskModel(nn.Module):
         return self.encoder.encode(embeddings, batch.mask, batch.inputs.get("token_type_ids"))
 
     def task_logits(self, task: str, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits of one task's head for hidden states, whichever task the batch was made for."""
-        return self.task_types[task].logits(self.head_of(task), hidden, batch)
+        """Logits of one task's head for hidden states, whichever task the batch was made for.
+
+        They are float32 in a bf16 run too, but where the task type says otherwise: bf16 holds three digits, so that the
+        outputs of two passes that differ by a small perturbation would be equal, with no gradient to ascend.
+        """
+        task_type, head, device = self.task_types[task], self.head_of(task), hidden.device.type
+        coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if not (coarse and task_type.float32_logits):
+            return task_type.logits(head, hidden, batch)
+        with torch.autocast(device, enabled=False):
+            return task_type.logits(head, hidden.float(), batch)
 
     def head_of(self, task: str) -> nn.Module:
         """The head that answers a task: its own, or another task's."""

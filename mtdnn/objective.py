@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,12 +71,13 @@ class Objective:
         self._tasks_in_step: set[str] = set()
         self._tasks_since_log: set[str] = set()
         told: set[str] = set()
-        for method in self.regularizers.values():
+        precision = run_precision(model, autocast)
+        for task, method in self.regularizers.items():
             method.tell = partial(tell_once, told)
             method.prepare(
                 embedding_rms=model.encoder.embedding_rms(),
                 embedding_size=model.encoder.embedding_size,
-                precision=run_precision(model, autocast),
+                precision=replace(precision, of_logits=not model.task_types[task].float32_logits),
             )
 
     def parts(

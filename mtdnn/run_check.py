@@ -4,6 +4,7 @@ wrong with it, told before anything is built."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -115,6 +116,7 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
     if encoder is None or not needy:
         return faults
     backbone = Encoder.from_pretrained(encoder)
+    precision = RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32)
     for name, each in needy.items():
         _, where, key = _named_regularizer(config, tasks[name])
         faults += each.precision_faults(
@@ -122,7 +124,7 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
             key,
             embedding_rms=backbone.embedding_rms(),
             embedding_size=backbone.embedding_size,
-            precision=RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32),
+            precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
         )
     return list(dict.fromkeys(faults))
 

@@ -37,6 +37,8 @@ COLOURS = ("#2166ac", "#b2182b")
 class Plane(nn.Module):
     """Points in place of word embeddings."""
 
+    embedding_size = 2
+
     def __init__(self, points: np.ndarray) -> None:
         super().__init__()
         self.table = nn.Embedding.from_pretrained(torch.from_numpy(points).float(), freeze=True)

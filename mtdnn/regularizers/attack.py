@@ -40,10 +40,11 @@ class Attack(PerturbationRegularizer):
 
     Options = AttackOptions
     size_names = ("epsilon", "eta", "start")
+    compares = False
 
-    def deciding_sizes(self) -> tuple[str, ...]:
+    def moves(self) -> dict[str, float]:
         """The step, and the ball where there is one."""
-        return tuple(name for name in ("eta", "epsilon") if name in self.sizes)
+        return {name: self.sizes[name] for name in ("eta", "epsilon") if name in self.sizes}
 
     @property
     def _clean_cost(self) -> float:

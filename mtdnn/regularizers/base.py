@@ -268,10 +268,12 @@ class RunPrecision:
     Attributes:
         name: bf16, fp16, tf32, float32, float64.
         spacing: distance from 1 to the next number.
+        of_logits: the task's logits are such numbers too; otherwise they are no coarser than float32.
     """
 
     name: str
     spacing: float
+    of_logits: bool = False
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> RunPrecision:

@@ -130,9 +130,11 @@ class PerturbationRegularizer(Regularizer):
 
     Class attributes:
         size_names: the options that are such sizes.
+        compares: whether it compares the logits of two passes.
     """
 
     Options = PerturbationOptions
+    compares: ClassVar[bool] = True
     size_names: ClassVar[tuple[str, ...]] = ("epsilon", "eta", "noise")
 
     def __init__(self, **options: Any) -> None:
@@ -146,8 +148,8 @@ class PerturbationRegularizer(Regularizer):
         given = {name: getattr(self.options, name) for name in self.size_names}
         self.sizes = {name: resolved(size, embedding_rms) for name, size in given.items() if size is not None}
 
-    def deciding_sizes(self) -> tuple[str, ...]:
-        """Names of the sizes each of which numbers must hold; none where the moves are large whatever they are."""
+    def moves(self) -> dict[str, float]:
+        """Option → how far it lets the embeddings move; numbers must hold each. None where moves are always large."""
         raise NotImplementedError
 
     def coordinates(self, embedding_size: int) -> float:
@@ -173,7 +175,7 @@ class PerturbationRegularizer(Regularizer):
 
     @property
     def needs_resolution(self) -> bool:
-        return bool(self.options.precision == "run")
+        return self.weight > 0 and self.options.precision == "run"
 
     def precision_faults(
         self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
@@ -185,8 +187,10 @@ class PerturbationRegularizer(Regularizer):
     def _unresolvable(self, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
         """Why the run's numbers cannot hold the perturbation; empty when they can."""
         coordinates = self.coordinates(embedding_size)
+        if self.compares and precision.of_logits and precision.spacing > torch.finfo(torch.float32).eps:
+            return f"logits are {precision.name} over a whole vocabulary, too coarse to compare two passes"
         least = embedding_rms * precision.spacing * coordinates
-        small = {name: self.sizes[name] for name in self.deciding_sizes() if self.sizes[name] < least}
+        small = {name: size for name, size in self.moves().items() if size < least}
         if not small:
             return ""
         return (
@@ -196,7 +200,7 @@ class PerturbationRegularizer(Regularizer):
         )
 
     def _refusal(self, found: str, where: str, key: str) -> str:
-        return fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or a larger size.")
+        return fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or larger sizes.")
 
     def perturbed(self, forward_pass: ForwardPass, embeddings: Tensor) -> Tensor:
         """Logits for other word embeddings, with dropout as the options say."""

@@ -37,8 +37,8 @@ class R3F(PerturbationRegularizer):
     def cost(self) -> float:
         return 3 + (6 if self.options.dropout == "off" else 3) / float(self.options.every)
 
-    def deciding_sizes(self) -> tuple[str, ...]:
-        return ("noise",)
+    def moves(self) -> dict[str, float]:
+        return {"noise": self.sizes["noise"]}
 
     def coordinates(self, embedding_size: int) -> float:
         return 1.0

@@ -74,13 +74,18 @@ class Smart(PerturbationRegularizer):
         extra = 3 + 2 * int(self.options.steps) + (3 if self.options.dropout == "off" else 0)
         return 3 + extra / float(self.options.every)
 
-    def deciding_sizes(self) -> tuple[str, ...]:
-        """ε, or where no ball limits the larger of η and the noise."""
+    def moves(self) -> dict[str, float]:
+        """How far the noise or all steps go, whichever is farther; ε if the ball ends before."""
         if self.options.projection == "unit":
-            return ()
-        if self.options.projection == "none":
-            return (max("eta", "noise", key=self.sizes.__getitem__),)
-        return ("epsilon",)
+            return {}
+        reach = {"eta": self.options.steps * self.sizes["eta"], "noise": self.sizes["noise"]}
+        farther = max(reach, key=reach.__getitem__)
+        if self.options.projection == "ball" and self.options.steps and self.sizes["epsilon"] <= reach[farther]:
+            return {"epsilon": self.sizes["epsilon"]}
+        return {farther: reach[farther]}
+
+    def coordinates(self, embedding_size: int) -> float:
+        return super().coordinates(embedding_size) if self.options.steps else 1.0
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean = self.clean_logits(forward_pass)

@@ -46,8 +46,8 @@ class VAT(PerturbationRegularizer):
     def cost(self) -> float:
         return 3 + (3 + 2 * int(self.options.steps) + (self.options.dropout == "off")) / float(self.options.every)
 
-    def deciding_sizes(self) -> tuple[str, ...]:
-        return ("xi",)
+    def moves(self) -> dict[str, float]:
+        return {"xi": self.sizes["xi"]}
 
     def coordinates(self, embedding_size: int) -> float:
         return float(embedding_size) ** 0.5

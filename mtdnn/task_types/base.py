@@ -124,6 +124,7 @@ class TaskType(ABC):
         losses, heads, metrics: the registered names that make sense for this type; the first head is the default.
         label_dtype: of the numbers in the `label` column of a prepared store.
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
+        float32_logits: whether the head computes in float32 in a bf16 run too, so that regularizers can compare passes.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         store_format: raised, to more than 2, when `encode` makes something else of a row: older stores are remade.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
@@ -138,6 +139,7 @@ class TaskType(ABC):
     heads: ClassVar[tuple[str, ...]] = ("pooled",)
     label_dtype: ClassVar[str]
     soft_labels: ClassVar[bool] = False
+    float32_logits: ClassVar[bool] = True
     repeats_last: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]

@@ -67,6 +67,7 @@ class MaskedLM(TaskType):
     metrics = default_metrics
     heads = ("masked_lm",)
     label_dtype = "int64"
+    float32_logits = False  # a vocabulary wide, the head's products are a large part of a step
     sample_block = {"task_type": "masked_lm", "inputs": ["text"]}
     sample_rows = (
         "1\tThe ferry to the island leaves at noon.",
