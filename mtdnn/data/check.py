@@ -290,8 +290,8 @@ def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report)
     """The exact number of batches of each task in the first epoch, by the sampler that training uses."""
     trainable = {name: task for name, task in tasks.items() if task.trainable}
     names = [name for name in run.train or trainable if name in trainable]
-    strange = [name for name in run.train or () if name not in tasks]
-    report.faults += [fault("", "train", unknown("task", name, trainable)) for name in strange]
+    strange = [name for name in run.train or () if name not in report.tasks]
+    report.faults += [fault("", "train", unknown("task", name, report.tasks)) for name in strange]
     splits = {
         name: [each for each in report.splits if each.task.name == name and "train" in each.roles] for name in names
     }
