@@ -135,8 +135,7 @@ class Objective:
         if terms.penalty is not None:
             loss = loss + row_share * terms.penalty
         if terms.measured is not None:
-            method = self.regularizers[task]
-            named[method.name] = row_share * method.options.every * terms.measured.detach()
+            named[self.regularizers[task].name] = row_share * terms.measured.detach()
         return LossPart(loss, named, terms.then_update)
 
     def _proximal_part(self, proximal: Proximal, forward_pass: ForwardPass, row_share: float) -> LossPart:
@@ -166,12 +165,12 @@ class Objective:
             values = {task: {**named, "proximal.drift": drift} for task, named in values.items()}
         return {task: named for task, named in values.items() if named}
 
-    def gradient_norms(self, batch: Batch, *, step: int) -> dict[str, float]:
+    def gradient_norms(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
         """Norm of the gradient of each weighted term with respect to all weights; leaves no gradient behind.
 
         A regularizer with `every: k` is measured at any step, with the k-fold weight of those it applies at. For
-        methods with several backward passes the term is "task" at their first pass. Waits for the device; costs one
-        more pass, backward for every term.
+        methods with several backward passes the term is "task" at their first pass. Costs one more pass, backward for
+        every term.
         """
         method = self.regularizers.get(batch.task)
         forward_pass = self._forward_pass(batch, step, 0, "run" if method is None else method.precision)
@@ -181,7 +180,7 @@ class Objective:
             weighted[method.name] = terms.penalty
         if self.proximal is not None and self.proximal.weight > 0:
             weighted[self.proximal.name] = self.proximal.weight * self.proximal.penalty(forward_pass)
-        return {name: float(self._gradient_norm(value)) for name, value in weighted.items()}
+        return {name: self._gradient_norm(value) for name, value in weighted.items()}
 
     def _gradient_norm(self, value: Tensor) -> Tensor:
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]

@@ -10,17 +10,13 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mtdnn.errors import ConfigError, fault
-from mtdnn.task_def import Distill, Frozen, Named, NamedOrWord, Words
+from mtdnn.task_def import Distill, Frozen, Named, NamedOrWord, Words, named
 from mtdnn.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 
 
 def _off(value: object) -> object:
-    """`none`, alone or as a name, turns a plug-in off; it has no options."""
-    if isinstance(value, dict) and value.get("name") == "none":
-        if options := [key for key in value if key != "name"]:
-            raise ValueError(f"none turns it off and has no options; remove {', '.join(options)}, or name another")
-        return None
-    return None if value == "none" else value
+    """`none`, alone or as a name, turns a plug-in off."""
+    return None if value is None or named(value) == {"name": "none"} else value
 
 
 NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(_off, json_schema_input_type=str | Named | None)]
@@ -126,7 +122,7 @@ class RunConfig(Finite):
     select_by: str = Field("mean", description="mean of the tasks' main metrics, or one task's name.")
     early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
-    log_gradients: bool = Field(False, description="Log the gradient norm of each term, at logged steps; costs a pass.")
+    log_gradients: bool = Field(False, description="Log the gradient norm of each term, once per task and line of the log.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
     @field_validator("train")

@@ -43,16 +43,20 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _named(value: object) -> object:
-    if isinstance(value, str):
-        return {"name": value}
+def named(value: object) -> object:
+    """`smart`, `{name: smart, weight: 3}`, `none`, and `off`, which YAML reads as false, for a plug-in turned off."""
+    if isinstance(value, str) or value is False:
+        return {"name": value if isinstance(value, str) else "none"}
+    if isinstance(value, dict) and value.get("name") == "none" and len(value) > 1:
+        options = ", ".join(key for key in value if key != "name")
+        raise ValueError(f"none turns it off and has no options; remove {options}, or name another")
     if not isinstance(value, (dict, Named)):
         found = "a list; " if isinstance(value, (list, tuple)) else ""
         raise ValueError(f"{found}expected one name, or {{name: …}} with its options")
     return value
 
 
-NamedOrWord = Annotated[Named, BeforeValidator(_named, json_schema_input_type=str | Named)]
+NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str | Named)]
 
 
 def _tuple_of_words(value: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -81,38 +82,51 @@ OnStep = Callable[[Progress, Mapping[str, Mapping[str, float]]], None]
 
 @dataclass
 class Meter:
-    """Sums of named losses per task since the last line of the log, kept on the device."""
+    """Sums of named values per task since the last line of the log, kept on the device.
+
+    Attributes:
+        sums, counts: task → name → sum of its values, and in how many of the task's steps it had one.
+        steps: task → its steps.
+    """
 
     sums: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    steps: Counter[str] = field(default_factory=Counter)
 
     def add(self, task: str, values: Mapping[str, Tensor]) -> None:
         """Add one step's named values of a task."""
         sums = self.sums.setdefault(task, {})
         for name, value in values.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
-        self.steps[task] = self.steps.get(task, 0) + 1
+        self.counts.setdefault(task, Counter()).update(values.keys())
+        self.steps[task] += 1
 
     def take(self) -> dict[str, dict[str, float]]:
-        """Means per step of each task, and its number of steps; then all starts anew. Waits for the device."""
+        """Of each task the mean of each value over the steps that had it, and its number of steps; then all starts
+        anew. Waits for the device."""
         means = {
-            task: {**{name: float(total) / self.steps[task] for name, total in sums.items()}, "steps": self.steps[task]}
+            task: {
+                **{name: float(total) / self.counts[task][name] for name, total in sums.items()},
+                "steps": self.steps[task],
+            }
             for task, sums in self.sums.items()
         }
-        self.sums, self.steps = {}, {}
+        self.sums, self.counts, self.steps = {}, {}, Counter()
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """Copies on the CPU."""
         sums = {task: {name: value.cpu() for name, value in sums.items()} for task, sums in self.sums.items()}
-        return {"sums": sums, "steps": dict(self.steps)}
+        counts = {task: dict(of_task) for task, of_task in self.counts.items()}
+        return {"sums": sums, "counts": counts, "steps": dict(self.steps)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on from what `state_dict` gave."""
         self.sums = {
             task: {name: value.to(device) for name, value in sums.items()} for task, sums in state["sums"].items()
         }
-        self.steps = dict(state["steps"])
+        self.counts = {task: Counter(counts) for task, counts in state["counts"].items()}
+        self.steps = Counter(state["steps"])
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,7 @@ class Plan:
         total_steps: of the run.
         evaluate_every, checkpoint_every: steps, "epoch" or "never".
         log_every: steps.
-        log_gradients: also log the norm of the gradient of each term of the step's loss, at the cost of one more pass.
+        log_gradients: also log, once per task and line, the gradient norm of each term of the loss; costs one more pass.
         patience: evaluations without a rise of more than `min_delta` that end the run; None never does.
     """
 
@@ -168,7 +182,6 @@ class Trainer:
         self.plan, self.evaluate, self.save, self.recorder = plan, evaluate, save, recorder
         self.clip_norm, self.on_step = clip_norm, on_step
         self.progress, self.meter = Progress(), Meter()
-        self._gradients: dict[str, dict[str, float]] = {}
         self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
 
     def train(self) -> Progress:
@@ -217,7 +230,7 @@ class Trainer:
     def train_step(self, parts: Sequence[Batch]) -> None:
         """One update from one batch, computed in parts that are weighted so that their sum is the whole batch's."""
         step, watch = self.progress.step, LossWatch()
-        self._measure_gradients(parts)
+        gradients = self._measured_gradients(parts)
         for index, (batch, row_share, label_share) in enumerate(self._shares(parts)):
             batch = batch.to(self.accelerator.device)
             for part in self.objective.parts(
@@ -231,7 +244,7 @@ class Trainer:
         norm = self._move(watch, parts)
         self.scheduler.step()
         self.objective.after_step()
-        self.meter.add(parts[0].task, {**self._over_ranks(watch.named), **norm})
+        self.meter.add(parts[0].task, {**self._over_ranks(watch.named), **norm, **gradients})
         self._advance()
 
     def _move(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
@@ -245,13 +258,14 @@ class Trainer:
         watch.moves += 1
         return norm
 
-    def _measure_gradients(self, parts: Sequence[Batch]) -> None:
-        """At a step that will be logged, the norms of its terms' gradients, over the first part of its batch."""
-        following = self.progress.step + 1
-        if self.plan.log_gradients and (following % self.plan.log_every == 0 or following >= self.plan.total_steps):
-            batch = parts[0].to(self.accelerator.device)
-            norms = self.objective.gradient_norms(batch, step=self.progress.step)
-            self._gradients = {batch.task: {f"gradient.{name}": norm for name, norm in norms.items()}}
+    def _measured_gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """At a task's first step since the last line of the log, the norms of its terms' gradients, over the first part
+        of its batch."""
+        if not self.plan.log_gradients or self.meter.steps[parts[0].task]:
+            return {}
+        batch = parts[0].to(self.accelerator.device)
+        norms = self.objective.gradient_norms(batch, step=self.progress.step)
+        return {f"gradient.{name}": norm for name, norm in norms.items()}
 
     def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
         """Each part with its share of the rows and of the labels of the step, over all ranks."""
@@ -315,7 +329,7 @@ class Trainer:
 
     def _log(self) -> dict[str, dict[str, float]]:
         means = self.meter.take()
-        for task, values in (*self.objective.diagnostics().items(), *self._gradients.items()):
+        for task, values in self.objective.diagnostics().items():
             means.setdefault(task, {}).update(values)
         if self.recorder is not None:
             rate = max(float(each) for each in self.scheduler.get_last_lr())

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 REGULARIZERS: Registry[type[Regularizer]] = Registry("regularizer")
 
-DropoutMode = Literal["same", "independent", "off"]
+DropoutMode = Annotated[Literal["same", "independent", "off"], BeforeValidator(lambda mode: mode or "off")]
+"""YAML reads a bare `off` as false."""
 Precision = Literal["run", "float32"]
 Autocast = Callable[[], AbstractContextManager[Any]]
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
+from mtdnn.regularizers.base import REGULARIZERS, DropoutMode, ForwardPass
 from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,
@@ -148,7 +148,7 @@ class ReleaseOptions(SmartOptions):
     inner_loss: Literal["symmetric", "one_sided", "odds"] = Field("odds", description="Its `stable_kl`.")
     targets: Literal["live", "fixed"] = Field("fixed", description="Its `SymKlCriterion`.")
     embeddings: Literal["word", "block"] = Field("block", description="It perturbs `bert.embeddings(…)`.")
-    dropout: Literal["same", "independent", "off"] = Field("independent", description="It runs in training mode.")
+    dropout: DropoutMode = Field("independent", description="It runs in training mode.")
 
 
 @REGULARIZERS.register("smart-mtdnn-release")

@@ -140,9 +140,7 @@ def test_every_second_step_has_the_penalty_with_double_weight() -> None:
             (plain,) = once.parts(batch, step=step)
             penalty = plain.loss - plain.named["task"]
             torch.testing.assert_close(part.loss - part.named["task"], 2 * penalty)
-            torch.testing.assert_close(
-                part.named["smart"], 2 * plain.named["smart"]
-            )  # so that its mean over steps is R_s
+            assert part.named["smart"].item() == plain.named["smart"].item()  # R_s, whatever its weight
         objective.after_step()
     assert kinds == [True, False, True, False]
 
