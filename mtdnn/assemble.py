@@ -38,13 +38,13 @@ from mtdnn.evaluation import Record, Results, measured, predict_rows, selection_
 from mtdnn.files import sole_writer
 from mtdnn.initialisation import build_encoder, empty_encoder, encoder_place, start_heads
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
+from mtdnn.objective import Objective, run_precision
 from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.progress import ProgressBar
 from mtdnn.recorder import Recorder
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.run import Rows, Run
-from mtdnn.run_check import proximal_faults, regularizers_of, run_tasks
+from mtdnn.run_check import proximal_faults, regularizers_of, resolution_faults, run_tasks
 from mtdnn.run_config import RunConfig
 from mtdnn.run_folder import RunFolder
 from mtdnn.subset import chosen_rows, subset_size
@@ -250,6 +250,9 @@ class Setup:
             model.encoder.compile_layers()
         autocast = autocast_of(config, accelerator.device)
         proximal = build_proximal(config.proximal, model, plan.total_steps)
+        precision = run_precision(model, autocast)
+        if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
+            raise ConfigError(faults)
         objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast)
         loader = TrainLoader(
             stores,

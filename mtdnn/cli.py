@@ -55,9 +55,8 @@ def _training_faults(tasks: Mapping[str, Any], definitions: str, run: str | None
     from mtdnn.run_check import objective_faults, soft_label_faults
 
     trained = {name: task for name, task in tasks.items() if task.trainable}
-    place = encoder or (config.encoder if isinstance(config.encoder, str) else None)
     chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
-    faults = objective_faults(chosen, config, encoder=place or None) + soft_label_faults(chosen, config)
+    faults = objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
     return [source.placed(line) for line in faults]
 
 

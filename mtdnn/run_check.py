@@ -12,6 +12,7 @@ from mtdnn.data.prepro import block_faults
 from mtdnn.distillation import teacher_faults
 from mtdnn.encoder import Encoder
 from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.initialisation import build_encoder
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.run_config import RunConfig
@@ -104,28 +105,41 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
     """What `check` tells of the terms beside the tasks' losses: names, options, task types, sizes too small to be held.
 
     Args:
-        encoder: hub name or folder; its word embeddings tell which sizes `precision: run` can hold. None leaves that
-            to the run.
+        encoder: hub name or folder in place of the run's; its word embeddings tell which sizes numbers can hold.
     """
     faults = proximal_faults(config.proximal)
     try:
         chosen = regularizers_of(config, tasks)
     except ConfigError as error:
         return [*error.faults, *faults]
-    needy = {name: each for name, each in chosen.items() if each is not None and each.needs_resolution}
-    if encoder is None or not needy:
+    source = encoder or config.encoder
+    if not source or not any(each is not None and each.needs_resolution for each in chosen.values()):
         return faults
-    backbone = Encoder.from_pretrained(encoder)
     precision = RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32)
-    for name, each in needy.items():
-        _, where, key = _named_regularizer(config, tasks[name])
-        faults += each.precision_faults(
-            where,
-            key,
-            embedding_rms=backbone.embedding_rms(),
-            embedding_size=backbone.embedding_size,
-            precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
-        )
+    backbone = build_encoder(config.model_copy(update={"encoder": source}))
+    return [*faults, *resolution_faults(chosen, tasks, config, backbone, precision)]
+
+
+def resolution_faults(
+    chosen: Mapping[str, Regularizer | None],
+    tasks: Mapping[str, TaskDef],
+    config: RunConfig,
+    encoder: Encoder,
+    precision: RunPrecision,
+) -> list[str]:
+    """Sizes of the chosen regularizers that the numbers of their passes cannot hold, with the places they are given
+    at."""
+    faults: list[str] = []
+    for name, each in chosen.items():
+        if each is not None:
+            _, where, key = _named_regularizer(config, tasks[name])
+            faults += each.precision_faults(
+                where,
+                key,
+                embedding_rms=encoder.embedding_rms(),
+                embedding_size=encoder.embedding_size,
+                precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
+            )
     return list(dict.fromkeys(faults))
 
 

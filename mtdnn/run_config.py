@@ -122,7 +122,7 @@ class RunConfig(Finite):
     select_by: str = Field("mean", description="mean of the tasks' main metrics, or one task's name.")
     early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
-    log_gradients: bool = Field(False, description="Log the gradient norm of each term, once per task and line of the log.")
+    log_gradients: bool = Field(False, description="Log the gradient norm of each term, once per task and line.")
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
     @field_validator("train")

@@ -137,7 +137,7 @@ class Plan:
         total_steps: of the run.
         evaluate_every, checkpoint_every: steps, "epoch" or "never".
         log_every: steps.
-        log_gradients: also log, once per task and line, the gradient norm of each term of the loss; costs one more pass.
+        log_gradients: also log, once per task and line, the gradient norm of each term of the loss; costs a pass.
         patience: evaluations without a rise of more than `min_delta` that end the run; None never does.
     """
 

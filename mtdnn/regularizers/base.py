@@ -355,7 +355,7 @@ class Regularizer:
 
     @property
     def needs_resolution(self) -> bool:
-        """Whether `precision_faults` has to know the encoder: its own passes must make do with the run's numbers."""
+        """Whether it is worth loading the encoder for `precision_faults`."""
         return False
 
     def precision_faults(

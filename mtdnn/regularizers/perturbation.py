@@ -17,6 +17,9 @@ from torch import Tensor
 from mtdnn.errors import ConfigError, fault
 from mtdnn.regularizers.base import DropoutMode, ForwardPass, Regularizer, RegularizerOptions, RunPrecision
 
+UNLIKELY = 1e-6
+"""Sizes below may be too small for float32 next to an encoder's word embeddings, which `check` then looks at."""
+
 Norm = Literal["inf", "l2"]
 Scope = Literal["example", "token"]
 
@@ -160,35 +163,44 @@ class PerturbationRegularizer(Regularizer):
         """Resolve relative sizes, say so once, and choose the precision of the passes.
 
         Raises:
-            ConfigError: `precision: run` with a size that the run's numbers cannot hold.
+            ConfigError: as `precision_faults`.
         """
-        self._resolve(embedding_rms)
+        place: dict[str, Any] = {"embedding_rms": embedding_rms, "embedding_size": embedding_size}
+        if faults := self.precision_faults("", "regularizer", **place, precision=precision):
+            raise ConfigError(faults)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.sizes.items())
         self.tell(f"{self.name}: {shown}; word embeddings have root mean square {embedding_rms:.3g}")
-        found = self._unresolvable(embedding_rms, embedding_size, precision)
+        found = self._unresolvable(**place, precision=precision)
         if self.options.precision == "float32" or (self.options.precision == "auto" and found):
             self.precision = "float32"
         if found and self.options.precision == "auto":
             self.tell(f"{self.name}: {found}: its passes run in float32")
-        if found and self.needs_resolution:
-            raise ConfigError(self._refusal(found, "", self.name))
 
     @property
     def needs_resolution(self) -> bool:
-        return self.weight > 0 and self.options.precision == "run"
+        smallest = min(self.moves().values(), default=math.inf)
+        return self.weight > 0 and (self.options.precision == "run" or smallest < UNLIKELY)
 
     def precision_faults(
         self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[str]:
+        """What numbers cannot hold: those of the run with `precision: run`, those of float32 with any."""
         self._resolve(embedding_rms)
-        found = self._unresolvable(embedding_rms, embedding_size, precision)
-        return [self._refusal(found, where, key)] if found and self.needs_resolution else []
+        place: dict[str, Any] = {"embedding_rms": embedding_rms, "embedding_size": embedding_size}
+        finest = min(precision, RunPrecision.of(torch.float32), key=lambda each: each.spacing)
+        if self.weight == 0:
+            return []
+        if found := self._unresolvable(**place, precision=finest):
+            return [fault(where, key, found, "Give larger sizes.")]
+        if self.options.precision == "run" and (found := self._unresolvable(**place, precision=precision)):
+            return [fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or larger sizes.")]
+        return []
 
-    def _unresolvable(self, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
-        """Why the run's numbers cannot hold the perturbation; empty when they can."""
-        coordinates = self.coordinates(embedding_size)
+    def _unresolvable(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
+        """Why numbers of that precision cannot hold the perturbation; empty when they can."""
         if self.compares and precision.of_logits and precision.spacing > torch.finfo(torch.float32).eps:
             return f"logits are {precision.name} over a whole vocabulary, too coarse to compare two passes"
+        coordinates = self.coordinates(embedding_size)
         least = embedding_rms * precision.spacing * coordinates
         small = {name: size for name, size in self.moves().items() if size < least}
         if not small:
@@ -198,9 +210,6 @@ class PerturbationRegularizer(Regularizer):
             f"word embeddings of root mean square {embedding_rms:.2g}; the smallest size that works is "
             f"{rounded_up(least):.2g} ({', '.join(small)})"
         )
-
-    def _refusal(self, found: str, where: str, key: str) -> str:
-        return fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or larger sizes.")
 
     def perturbed(self, forward_pass: ForwardPass, embeddings: Tensor) -> Tensor:
         """Logits for other word embeddings, with dropout as the options say."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, DropoutMode, ForwardPass
+from mtdnn.regularizers.base import REGULARIZERS, DropoutMode, ForwardPass, RunPrecision
 from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,
@@ -78,7 +78,7 @@ class Smart(PerturbationRegularizer):
         """How far the noise or all steps go, whichever is farther; ε if the ball ends before."""
         if self.options.projection == "unit":
             return {}
-        reach = {"eta": self.options.steps * self.sizes["eta"], "noise": self.sizes["noise"]}
+        reach = {"noise": self.sizes["noise"], "eta": self.options.steps * self.sizes["eta"]}
         farther = max(reach, key=reach.__getitem__)
         if self.options.projection == "ball" and self.options.steps and self.sizes["epsilon"] <= reach[farther]:
             return {"epsilon": self.sizes["epsilon"]}
@@ -86,6 +86,11 @@ class Smart(PerturbationRegularizer):
 
     def coordinates(self, embedding_size: int) -> float:
         return super().coordinates(embedding_size) if self.options.steps else 1.0
+
+    def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
+        super().prepare(embedding_rms=embedding_rms, embedding_size=embedding_size, precision=precision)
+        if self.options.steps and self.sizes["noise"] == 0:
+            self.tell(f"{self.name}: noise is 0: at the embeddings themselves there is no gradient, and nothing moves")
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean = self.clean_logits(forward_pass)

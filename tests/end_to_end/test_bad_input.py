@@ -492,6 +492,12 @@ RUNS = [
         "Use another regularizer, or `none`, for this task.",
     ),
     Case(
+        "a radius that bf16 cannot hold, when training",
+        append("run.yml", "precision: bf16\nregularizer: {name: smart, epsilon: 1e-6, precision: run}\n"),
+        TRAIN,
+        "run.yml:9: regularizer.precision: run: moves of 1e-06 are below the resolution of bf16 around word embeddings",
+    ),
+    Case(
         "a radius that bf16 cannot hold, in the run's precision",
         append("run.yml", "precision: bf16\nregularizer: {name: smart, epsilon: 1e-6, precision: run}\n"),
         CHECK_RUN,

@@ -59,7 +59,7 @@ def test_the_tuned_preset_is_the_paper_s_with_other_sizes_and_weight() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_with_the_same_masks_dropout_alone_gives_no_penalty_and_with_independent_ones_it_does(preset: str) -> None:
     model, batch = make_model(dropout=0.2, dtype=torch.float32), make_batch()
-    options = {"epsilon": 1e-12, "eta": 1e-12, "noise": 0, "projection": "ball", "embeddings": "word"}  # x̃ is x
+    options = {"epsilon": 1e-7, "eta": 1e-7, "noise": 0, "projection": "ball", "embeddings": "word"}  # x̃ is x
     same = prepared(preset, dropout="same", **options).penalty(pass_of(model, batch)).item()
     independent = prepared(preset, dropout="independent", **options).penalty(pass_of(model, batch)).item()
     off = prepared(preset, dropout="off", **options).penalty(pass_of(model, batch)).item()
@@ -145,6 +145,27 @@ def test_precision_run_with_too_small_a_size_is_refused_with_the_smallest_that_w
     assert kind(**enough, precision="run").precision_faults("", "", **place) == []
     smaller = {**options, **dict.fromkeys(names, float(told) / 1.2)}  # more than one of the second digit
     assert kind(**smaller, precision="run").precision_faults("", "", **place) != []
+
+
+@pytest.mark.parametrize("mode", ["auto", "run", "float32"])
+def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode: str) -> None:
+    place: dict[str, Any] = {"embedding_rms": 0.1, "embedding_size": 16}
+    method = Smart(epsilon=1e-9, precision=mode)
+    assert method.needs_resolution
+    for precision in (BF16, FLOAT32):
+        (found,) = method.precision_faults("run.yml:9", "regularizer", **place, precision=precision)
+        assert found.startswith("run.yml:9: regularizer: moves of 1e-09 are below the resolution of float32 ")
+        assert found.endswith("the smallest size that works is 1.2e-08 (epsilon). Give larger sizes.")
+    assert Smart(epsilon=1.2e-8, precision="float32").precision_faults("", "", **place, precision=BF16) == []
+
+
+def test_an_ascent_that_starts_where_the_gradient_is_zero_is_told(caplog: Any) -> None:
+    with caplog.at_level(logging.INFO):
+        prepared("smart", noise=0)
+        assert "noise is 0" in caplog.messages[-1]
+        caplog.clear()
+        prepared("smart", steps=0)
+        assert "noise is 0" not in caplog.text
 
 
 def test_logits_as_coarse_as_bf16_are_compared_in_float32_alone_and_weight_0_needs_no_numbers() -> None:
