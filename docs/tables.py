@@ -10,6 +10,7 @@ from mtdnn.data.samplers import SAMPLERS
 from mtdnn.heads import HEADS
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.run_config import RunConfig
 from mtdnn.schema import key_table
 from mtdnn.task_def import TaskDef, task_def_from
@@ -64,9 +65,9 @@ def described(registry: Registry, meaning: str) -> str:
     return "\n".join(lines)
 
 
-def regularizer_options() -> str:
-    """One table of options for each regularizer."""
-    return "\n\n".join(f"`{name}`\n\n{key_table(REGULARIZERS.get(name).Options)}" for name in REGULARIZERS)
+def options(registry: Registry) -> str:
+    """One table of options for each name in a registry."""
+    return "\n\n".join(f"`{name}`\n\n{key_table(registry.get(name).Options)}" for name in registry)
 
 
 def first_paragraph(docstring: str | None) -> str:
@@ -83,7 +84,9 @@ TABLES = {
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),
-    "regularizer options": regularizer_options,
+    "regularizer options": lambda: options(REGULARIZERS),
+    "proximal terms": lambda: described(PROXIMAL, "where the model is held"),
+    "proximal options": lambda: options(PROXIMAL),
 }
 
 

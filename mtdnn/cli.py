@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
 from mtdnn.files import named_file, same_file
 from mtdnn.study_commands import report, study, subset
+
+if TYPE_CHECKING:
+    from mtdnn.run_config import RunConfig
 
 EXIT_FAULT = 2
 EXIT_INTERRUPTED = 130
@@ -34,21 +37,20 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
         run: A run's YAML; its mixing gives the number of batches per epoch; its regularizers and teachers are checked.
     """
     from mtdnn.data.check import check_tasks
+    from mtdnn.run_config import run_config_of, run_source
 
     report = check_tasks(definitions, data=data, encoder=encoder, run=run)
-    report.faults = list(dict.fromkeys([*report.faults, *_training_faults(report.tasks, definitions, run, encoder)]))
+    source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
+    faults = [*report.faults, *_training_faults(report.tasks, run_config_of(source), encoder)]
+    report.faults = list(dict.fromkeys(map(source.placed, faults)))
     if report.faults:
         tell(str(report))
         raise ConfigError(report.faults)
     return str(report)
 
 
-def _training_faults(tasks: Mapping[str, Any], definitions: str, run: str | None, encoder: str | None) -> list[str]:
+def _training_faults(tasks: Mapping[str, Any], config: RunConfig, encoder: str | None) -> list[str]:
     """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
-    from mtdnn.run_config import RunConfig, run_config_of, run_source
-
-    source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
-    config: RunConfig = run_config_of(source)
     of_run = config.regularizer or config.proximal or config.distill
     if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
         return []
@@ -56,8 +58,7 @@ def _training_faults(tasks: Mapping[str, Any], definitions: str, run: str | None
 
     trained = {name: task for name, task in tasks.items() if task.trainable}
     chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
-    faults = objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
-    return [source.placed(line) for line in faults]
+    return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
 
 
 def prepro(

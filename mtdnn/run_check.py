@@ -76,6 +76,9 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
             faults += error.faults
             continue
         found = kind.faults(named, where, key, task.task_type)
+        if kind.moves_within_step and config.accumulate > 1:
+            told = f"{kind.name} moves the optimizer within a step, but accumulate is {config.accumulate}"
+            found.append(fault(where, key, told, "Use accumulate: 1, or another regularizer."))
         faults += found
         chosen[name] = None if found else kind(**named.options)
     if faults:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.encoder import position_ids
+from mtdnn.encoder import has_token_types, position_ids
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.registry import Registry
@@ -142,12 +142,17 @@ class ForwardPass:
         if block is None:
             raise ConfigError(fault("", "regularizer", "this encoder has no embedding block", "Use embeddings: word."))
         known = inspect.signature(block.forward).parameters
+        types = self.batch.inputs.get("token_type_ids") if has_token_types(self.model.encoder.config) else None
         offered = {
-            "token_type_ids": self.batch.inputs.get("token_type_ids"),
+            "token_type_ids": types,
             "position_ids": position_ids(self.mask, self.model.encoder._position_offset),
             "mask": self.mask,
         }
-        given = {name: value for name, value in offered.items() if name in known and value is not None}
+        given: dict[str, Tensor | None] = {
+            name: value for name, value in offered.items() if name in known and value is not None
+        }
+        if "input_ids" in known:
+            given["input_ids"] = None  # DistilBERT's has no default
         with preserved_default_generators(), self._masks(dropout), self._numbers(self.precision):
             output: Tensor = block(inputs_embeds=embeddings, **given)
         if output.shape != embeddings.shape:
@@ -302,6 +307,7 @@ class Regularizer:
         name: the registered name, also the one in the log.
         Options: checked by pydantic.
         task_types: names of the task types it can be used with; None = every one.
+        moves_within_step: whether the optimizer moves between its backward passes, which parts of a batch must not.
     Attributes:
         tell: what takes the lines that `prepare` has for the log; a run lets through what several tasks say once.
     """
@@ -309,6 +315,7 @@ class Regularizer:
     name: ClassVar[str]
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
     task_types: ClassVar[tuple[str, ...] | None] = None
+    moves_within_step: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         self.options: Any = self.Options(**options)
@@ -327,9 +334,8 @@ class Regularizer:
         fields = list(cls.Options.model_fields)
         strange = [option for option in named.options if option not in fields]
         faults = [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
-        if not strange:
-            found_in = option_faults(cls.Options, named.options)
-            faults = [fault(where, f"{key}.{option}", found) for option, found in found_in]
+        known = {option: value for option, value in named.options.items() if option not in strange}
+        faults += [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, known)]
         if cls.task_types is not None and task_type is not None and task_type not in cls.task_types:
             found = f"{cls.name} is not defined for {task_type}; it is for {', '.join(cls.task_types)}"
             faults.append(fault(where, key, found, "Use another regularizer, or `none`, for this task."))

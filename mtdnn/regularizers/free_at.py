@@ -23,6 +23,7 @@ class FreeAT(Attack):
     """
 
     name = "free_at"
+    moves_within_step = True
 
     @property
     def cost(self) -> float:

@@ -70,9 +70,9 @@ class Proximal:
         """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines."""
         fields = list(cls.Options.model_fields)
         strange = [option for option in named.options if option not in fields]
-        if strange:
-            return [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
-        return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
+        faults = [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
+        known = {option: value for option, value in named.options.items() if option not in strange}
+        return faults + [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, known)]
 
     @property
     def weight(self) -> float:

@@ -467,6 +467,12 @@ RUNS = [
         "--optimizer.lr: 'fast': input should be a valid number, unable to parse string as a number",
     ),
     Case(
+        "a task that a run trains and nobody defines",
+        append("run.yml", "train: [pair, scores]\n"),
+        "check tasks.yml --run run.yml",
+        "run.yml:8: train: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
+    ),
+    Case(
         "a negative radius",
         append("run.yml", "regularizer: {name: smart, epsilon: -1e-5}\n"),
         CHECK_RUN,

@@ -94,8 +94,8 @@ def test_processes_train_as_one_does(
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(demo: Demo, tmp_path: Path) -> None:
-    """With parts of uneven steps after each of which the optimizer moves: one more of them would hang the others."""
-    more = {"batch_size": 3, "accumulate": 2, "regularizer": {"name": "free_at", "steps": 2}}
+    """The optimizer moves several times in a step: a process that makes one move more would hang the others."""
+    more = {"batch_size": 3, "regularizer": {"name": "free_at", "steps": 2}}
     values = demo.run_values(tmp_path / "run", **{**SETTINGS, **more})
     config = tmp_path / "run.yml"
     config.write_text(load_run_config(None, values).to_yaml())

@@ -3,8 +3,9 @@
 import pytest
 
 from mtdnn.errors import ConfigError
-from mtdnn.run_check import run_tasks
+from mtdnn.run_check import regularizers_of, run_tasks
 from mtdnn.run_config import load_run_config
+from mtdnn.task_def import load_task_defs
 
 TASKS = """\
 nli: {task_type: classification, inputs: [premise, hypothesis], labels: [no_, yes_]}
@@ -49,3 +50,28 @@ def test_what_it_cannot_have_is_told(tasks_of, values, expected):
     with pytest.raises(ConfigError) as caught:
         tasks_of(**values)
     assert expected in str(caught.value)
+
+
+def test_a_method_whose_optimizer_moves_within_a_step_is_refused_where_a_batch_has_parts(tmp_path):
+    (tmp_path / "tasks.yml").write_text(TASKS)
+    given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
+    told = (
+        r"regularizer: free_at moves the optimizer within a step, but accumulate is 2\. Use accumulate: 1, or another"
+    )
+    for name, accumulate in [("free_at", 1), ("free_lb", 2)]:
+        config = load_run_config(None, {**given, "regularizer": name, "accumulate": accumulate})
+        regularizers_of(config, load_task_defs(config.tasks))
+    config = load_run_config(None, {**given, "regularizer": "free_at", "accumulate": 2})
+    with pytest.raises(ConfigError, match=told):
+        regularizers_of(config, load_task_defs(config.tasks))
+
+
+def test_every_fault_of_a_regularizer_is_told_at_once(tmp_path):
+    (tmp_path / "tasks.yml").write_text(TASKS)
+    given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
+    config = load_run_config(None, {**given, "regularizer": {"name": "smart", "weight": -1, "foo": 2, "norm": "l1"}})
+    with pytest.raises(ConfigError) as caught:
+        regularizers_of(config, load_task_defs(config.tasks))
+    assert [line.split(":")[0] for line in caught.value.faults] == [
+        "regularizer.foo", "regularizer.weight", "regularizer.norm",
+    ]  # fmt: skip

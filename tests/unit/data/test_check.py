@@ -110,3 +110,9 @@ def test_without_data_only_the_definitions_are_checked(project):
     assert (report.faults, str(report)) == ([], "no fault found")
     with pytest.raises(ConfigError, match="cannot be read"):
         check_tasks(project.data / "none.yml")
+
+
+def test_a_run_s_tasks_are_known_without_their_rows(project, tmp_path):
+    run = tmp_path / "run.yml"
+    run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: ''\ntrain: [nli]\n")
+    assert check_tasks(project.definitions, run=run).faults == []

@@ -6,8 +6,11 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoModel, DistilBertConfig, PretrainedConfig, RobertaConfig
 
-from mtdnn.regularizers.base import NOISE_CHUNK, ForwardPass, evaluation_mode
+from mtdnn.encoder import Encoder
+from mtdnn.model import MultiTaskModel
+from mtdnn.regularizers.base import NOISE_CHUNK, REGULARIZERS, ForwardPass, evaluation_mode
 from mtdnn.seeding import seed_default_generators
 from tests.reference.tiny import make_batch, make_model, slice_batch
 
@@ -130,6 +133,23 @@ def test_the_embedding_block_gives_what_the_backbone_computes_from_ids() -> None
     ids, segments = batch.inputs["input_ids"], batch.inputs["token_type_ids"]
     expected = model.encoder.backbone.embeddings(input_ids=ids, token_type_ids=segments)
     torch.testing.assert_close(given.embedding_block(given.embeddings)[batch.mask], expected[batch.mask])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DistilBertConfig(vocab_size=40, dim=16, n_layers=1, n_heads=2, hidden_dim=32),
+        RobertaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, type_vocab_size=1),
+    ],
+    ids=["without token types", "with one"],
+)
+def test_the_embedding_block_takes_only_what_its_encoder_knows(config: PretrainedConfig) -> None:
+    batch, bert = make_batch(), make_model(dtype=torch.float32)
+    model = MultiTaskModel(Encoder(AutoModel.from_config(config)), bert.task_types).train()
+    given = pass_of(model, batch)
+    assert batch.inputs["token_type_ids"].any()
+    penalty = REGULARIZERS.get("smart-mtdnn-release")().penalty(given)
+    assert penalty > 0
 
 
 def test_float32_passes_are_untouched_by_autocast() -> None:
