@@ -2,7 +2,8 @@
 
     python -m experiments.smart_ablation.penalty RUN --data PREPARED [--task scitail] [--rows 96]
 
-Prints R_s of the first dev rows, in float32 and in batches of 16, with the run's weights, and with a new head.
+Prints R_s of the first dev rows, in float32 and in batches of 16, with the weights the run ended with, and with those
+it began with: a pretrained encoder and a new head.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from mtdnn.assemble import open_run
 from mtdnn.columns import table
 from mtdnn.data.collate import collate
 from mtdnn.data.store import open_store
+from mtdnn.initialisation import build_encoder
 from mtdnn.model import MultiTaskModel
 from mtdnn.objective import Objective
 from mtdnn.regularizers.smart import Smart
 
 SIZES = ((1e-5, 1e-3), (1e-4, 1e-3), (1e-3, 1e-3), (3e-3, 3e-3), (1e-2, 1e-2))
-COLUMNS = (("new head", "off"), ("fitted", "off"), ("fitted", "same"), ("fitted", "independent"))
+COLUMNS = (("new", "off"), ("fitted", "off"), ("fitted", "same"), ("fitted", "independent"))
 BATCH = 16
 
 
@@ -35,10 +37,11 @@ def main() -> None:
     run = open_run(given.run)
     store = open_store(given.data, run.tasks[given.task], "dev", tokenizer=run.tokenizer)
     pad, task_type = run.tokenizer.pad_token_id, run.model.task_types[given.task]
-    numbers = np.array_split(np.arange(given.rows), given.rows // BATCH)
+    rows = min(given.rows, len(store))
+    numbers = np.array_split(np.arange(rows), max(1, rows // BATCH))
     batches = [collate(store.take(part), task_type, pad_token_id=pad) for part in numbers]
-    fresh = MultiTaskModel(open_run(given.run).model.encoder, run.model.task_types)
-    models = {"fitted": run.model.float().train(), "new head": fresh.float().train()}
+    new = MultiTaskModel(build_encoder(run.config), run.model.task_types)
+    models = {"fitted": run.model.float().train(), "new": new.float().train()}
 
     def mean_penalty(model: MultiTaskModel, method: Smart) -> float:
         objective = Objective(model, {given.task: method}, seed=1)
