@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -162,3 +163,45 @@ def test_float32_passes_are_untouched_by_autocast() -> None:
     fine = ForwardPass(model, batch, seed=1, step=0, autocast=autocast, precision="float32").logits
     assert not torch.equal(coarse.float(), model(batch))
     assert torch.equal(fine, model(batch))
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    """As a run with `precision: tf32` sets it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "highest"), ("run", "high")])
+def test_float32_passes_have_no_tf32_and_the_run_has_it_back_after_each(precision: str, expected: str) -> None:
+    model, batch, seen = make_model(dtype=torch.float32), make_batch(), []
+    for module in (model, model.encoder.backbone.get_input_embeddings(), model.encoder.backbone.embeddings):
+        module.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    given = ForwardPass(model, batch, seed=1, step=0, precision=precision)
+    passes = [
+        given.embed,
+        lambda: given.logits,
+        lambda: given.rerun(given.embeddings),
+        lambda: given.rerun_with(model),
+        lambda: given.embedding_block(given.embeddings),
+    ]
+    for each in passes:
+        seen.clear()
+        each()
+        assert set(seen) == {expected}
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+def test_a_float32_pass_that_fails_leaves_tf32_as_it_was() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    model = make_model(dtype=torch.float32)
+    model.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ForwardPass(model, make_batch(), seed=1, step=0, precision="float32").logits  # noqa: B018
+    assert torch.get_float32_matmul_precision() == "high"
