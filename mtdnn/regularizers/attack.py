@@ -30,7 +30,7 @@ class AttackOptions(PerturbationOptions):
     steps: int = Field(3, ge=1, description="K, ascent steps.")
     eta: Size = Field(0.04, description="α, length of an ascent step.")
     start: SizeOrZero = Field(0.08, description="Norm bound of the random start; 0 starts at the word embeddings.")
-    epsilon: Size | None = Field(None, description="ε, radius of the ball the perturbation stays in; null = none.")
+    epsilon: Size | None = Field(None, description="ε, radius of the ball each step ends in; null = none.")
     norm: Norm = Field("l2", description="Of start, steps and ball.")
     scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
 

@@ -26,7 +26,10 @@ class R3FOptions(PerturbationOptions):
 class R3F(PerturbationRegularizer):
     """mean_i ℓ_s(f(x_i + z), f(x_i)), z ~ U(−σ, σ) or N(0, σ²) in every coordinate of real tokens.
 
-    `weight` is the paper's λ: 1 by default. Cost: 6 forward units, 2 times a plain step; with `dropout: off` 3 more.
+    The embedding table gets gradients through both passes, as with every method here; the authors' code detaches it in
+    the noisy one. `weight` is the paper's λ: 1 by default.
+
+    Cost: 6 forward units, 2 times a plain step; with `dropout: off` 3 more.
     """
 
     name = "r3f"

@@ -45,7 +45,7 @@ class SmartOptions(PerturbationOptions):
         "ball", description="After a step: onto the ε-ball; nowhere; rescaled to norm 1 (raw gradient, ε unused)."
     )
     inner_loss: Literal["symmetric", "one_sided", "odds"] = Field(
-        "symmetric", description="What ascends: ℓ_s; KL(clean‖perturbed); the released difference of log odds."
+        "symmetric", description="What ascends: ℓ_s; KL(clean‖perturbed); the released log odds of classes, else ℓ_s."
     )
     targets: Literal["live", "fixed"] = Field(
         "live", description="fixed: in each KL of R_s the first distribution sends no gradient, as in the release."
