@@ -16,7 +16,7 @@ from mtdnn.batch import NO_WORD, Batch
 from mtdnn.products import Linear, linear
 from mtdnn.registry import Registry
 
-HEADS: Registry[type[Head]] = Registry("head")
+HEADS: Registry[type[Head]] = Registry("head", base=lambda: Head, own=("forward",))
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,

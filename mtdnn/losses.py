@@ -21,7 +21,7 @@ IGNORE_INDEX = -100
 Loss = Callable[..., Tensor]
 """`loss(logits, labels, mask=None)` → scalar."""
 
-LOSSES: Registry[Loss] = Registry("loss")
+LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"))
 """The words for `loss:` in a task definition."""
 
 

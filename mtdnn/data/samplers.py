@@ -143,7 +143,7 @@ class Sampler(ABC):
         return numpy_generator(self.seed, "turns", epoch)
 
 
-SAMPLERS: Registry[type[Sampler]] = Registry("mixing")
+SAMPLERS: Registry[type[Sampler]] = Registry("mixing", base=lambda: Sampler)
 """The words for `mixing:` in a run."""
 
 

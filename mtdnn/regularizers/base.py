@@ -28,7 +28,9 @@ from mtdnn.task_types.base import option_faults
 
 logger = logging.getLogger(__name__)
 
-REGULARIZERS: Registry[type[Regularizer]] = Registry("regularizer")
+REGULARIZERS: Registry[type[Regularizer]] = Registry(
+    "regularizer", base=lambda: Regularizer, own=("name", "penalty or losses")
+)
 
 DropoutMode = Annotated[Literal["same", "independent", "off"], BeforeValidator(lambda mode: mode or "off")]
 """YAML reads a bare `off` as false."""

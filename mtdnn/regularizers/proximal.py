@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
-PROXIMAL: Registry[type[Proximal]] = Registry("proximal term")
+PROXIMAL: Registry[type[Proximal]] = Registry("proximal term", base=lambda: Proximal, own=("beta or after_step",))
 
 
 class ProximalOptions(BaseModel):

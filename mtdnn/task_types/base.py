@@ -28,7 +28,11 @@ from mtdnn.yaml_source import refusal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TASK_TYPES: Registry[type[TaskType]] = Registry("task type")
+TASK_TYPES: Registry[type[TaskType]] = Registry(
+    "task type",
+    base=lambda: TaskType,
+    own=("default_metrics", "default_loss", "losses", "metrics", "label_dtype"),
+)
 
 UNLABELLED = ("", "-")
 

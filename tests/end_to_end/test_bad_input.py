@@ -125,6 +125,9 @@ class ForPairs(Regularizer):
     name = "for_pairs"
     task_types = ("classification",)
 
+    def penalty(self, forward_pass):
+        return forward_pass.logits.square().mean()
+
 
 def nothing():
     """The command itself is what is bad."""
@@ -514,6 +517,57 @@ RUNS = [
         append("run.yml", "regularizer: smrt\n"),
         TRAIN,
         "run.yml:8: regularizer: unknown regularizer 'smrt'; known: ",
+    ),
+    *(
+        Case(
+            f"{path} in place of a regularizer",
+            append("run.yml", f"regularizer: {{name: {path}, weight: 3}}\n"),
+            TRAIN,
+            f"run.yml:8: regularizer: {found}",
+        )
+        for path, found in {
+            "os.path.join": "'os.path.join' is a function; expected a class derived from mtdnn.regularizers.base.Regu",
+            "torch.nn.Dropout": "'torch.nn.Dropout' is a class derived from torch.nn.modules.dropout._DropoutNd; exp",
+            "mtdnn.regularizers.smart.SmartOptions": "'mtdnn.regularizers.smart.SmartOptions' is a class derived from ",
+            "mtdnn.regularizers.base.Regularizer": "'mtdnn.regularizers.base.Regularizer' does not define name, penal",
+            ".Smart": "cannot import regularizer '.Smart': a name before or after a dot is missing; expected package.",
+        }.items()
+    ),
+    Case(
+        "a regularizer in place of a proximal term",
+        append("run.yml", "proximal: mtdnn.regularizers.smart.Smart\n"),
+        TRAIN,
+        "; expected a class derived from mtdnn.regularizers.proximal.Proximal. Known by name: momentum, vanilla.",
+    ),
+    Case(
+        "the base of all proximal terms",
+        append("run.yml", "proximal: mtdnn.regularizers.proximal.Proximal\n"),
+        CHECK_RUN,
+        "run.yml:8: proximal: 'mtdnn.regularizers.proximal.Proximal' does not define beta or after_step; every ",
+    ),
+    Case(
+        "a task type that is none",
+        replace("tasks.yml", ": classification", ": mtdnn.task_types.base.NoOptions"),
+        CHECK,
+        "tasks.yml:2: pairs.task_type: 'mtdnn.task_types.base.NoOptions' is a class derived from pydantic.main.Base",
+    ),
+    Case(
+        "a mixing that lacks its turns",
+        nothing,
+        TRAIN + " --mixing mtdnn.data.samplers.Sampler",
+        "--mixing: 'mtdnn.data.samplers.Sampler' does not define turns; every mixing has to.",
+    ),
+    Case(
+        "a layer in place of a head",
+        append("tasks.yml", "  head: torch.nn.Linear\n"),
+        TRAIN,
+        "tasks.yml:12: scores.head: 'torch.nn.Linear' is a class derived from torch.nn.modules.module.Module; exp",
+    ),
+    Case(
+        "a class in place of a loss",
+        append("tasks.yml", "  loss: torch.nn.MSELoss\n"),
+        TRAIN,
+        "'torch.nn.MSELoss' is a class derived from torch.nn.modules.loss._Loss; expected a function of (logits, ",
     ),
     Case(
         "an unknown option of a regularizer",

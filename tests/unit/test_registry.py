@@ -1,6 +1,7 @@
 """Words become objects; a wrong word names the right ones."""
 
 import sys
+from abc import ABC, abstractmethod
 
 import pytest
 
@@ -69,3 +70,120 @@ def test_modules_that_register_more_are_imported_when_a_name_is_first_asked_for(
     monkeypatch.syspath_prepend(tmp_path)
     assert "more_plug_ins" not in sys.modules
     assert registry.names() == ["far", "near"] and registry.get("far") == 2
+
+
+class Shape(ABC):
+    """What the plug-ins of the next tests derive from; they have an area or an outline."""
+
+    def area(self):
+        raise NotImplementedError
+
+    def outline(self):
+        raise NotImplementedError
+
+    @abstractmethod
+    def corners(self):
+        """Every shape has it."""
+
+
+class Square(Shape):
+    name = "square"
+
+    def outline(self):
+        return 4
+
+    def corners(self):
+        return 4
+
+
+class Blob(Shape):
+    """It lacks all but a name."""
+
+    name = "blob"
+
+
+class Stone:
+    """No shape."""
+
+
+stone = Stone()
+
+
+@pytest.fixture
+def shapes():
+    registry = Registry("shape", base=lambda: Shape, own=("name", "area or outline"))
+    registry.register("square")(Square)
+    return registry
+
+
+def told_of(registry, path):
+    with pytest.raises(ConfigError) as caught:
+        registry.get(path, where="a.yml:3", key="it")
+    (line,) = caught.value.faults
+    return line
+
+
+def test_a_dotted_name_of_the_right_kind_is_taken(shapes):
+    assert shapes.get(f"{__name__}.Square") is Square
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("os.path.join", "a function"),
+        ("os.getcwd", "a function"),
+        ("os.path", "a module"),
+        ("collections.OrderedDict", "a class derived from dict"),
+        (f"{__name__}.Stone", "a class derived from object"),
+        (f"{__name__}.stone", f"an object of the class {__name__}.Stone"),
+    ],
+)
+def test_a_dotted_name_of_another_kind_is_told_with_what_is_expected(shapes, path, what):
+    expected = f"a class derived from {__name__}.Shape"
+    assert told_of(shapes, path) == f"a.yml:3: it: '{path}' is {what}; expected {expected}. Known by name: square."
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"), [("Shape", "name, area or outline, corners"), ("Blob", "area or outline, corners")]
+)
+def test_a_class_that_lacks_what_all_have_is_told_with_what_it_lacks(shapes, name, lacking):
+    found = f"'{__name__}.{name}' does not define {lacking}; every shape has to"
+    assert told_of(shapes, f"{__name__}.{name}") == f"a.yml:3: it: {found}. Known by name: square."
+
+
+def test_a_function_that_takes_other_arguments_is_refused():
+    registry = Registry("join", takes=("head", "tail"))
+    registry.register("glue")(lambda head, tail: head + tail)
+    for path, what in (
+        ("os.getcwd", "a function"),
+        ("pathlib.PurePath", "a class derived from object"),
+        (f"{__name__}.stone", f"an object of the class {__name__}.Stone"),
+    ):
+        found = f"'{path}' is {what}; expected a function of (head, tail)"
+        assert told_of(registry, path) == f"a.yml:3: it: {found}. Known by name: glue."
+    assert registry.get("operator.add")(2, 3) == 5
+    assert registry.get("builtins.max")(2, 3) == 3  # written in C, it does not tell its arguments
+
+
+@pytest.mark.parametrize("path", [".Red", "...", "pathlib."])
+def test_a_dotted_name_with_nothing_beside_a_dot_is_told(colours, path):
+    found = "a name before or after a dot is missing; expected package.module.Name. Complete it."
+    assert told_of(colours, path) == f"a.yml:3: it: cannot import colour '{path}': {found} Known by name: blue, red."
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "raised"),
+    [
+        ("def red(:\n", 1, "SyntaxError: invalid syntax (broken_plug_in.py, line 1)"),
+        ("one = 1\ntwo = one / 0\n", 2, "ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit('two\\nlines')\n", 2, "SystemExit: two lines"),
+        ("import no_such_module_anywhere\n", 1, "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("import sys\nsys.no_such_thing\n", 2, "AttributeError: module 'sys' has no attribute 'no_such_thing'"),
+    ],
+)
+def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatch, code, line, raised):
+    (tmp_path / "broken_plug_in.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = f"cannot import colour 'broken_plug_in.Red': {tmp_path / 'broken_plug_in.py'}:{line}: {raised}"
+    told = told_of(colours, "broken_plug_in.Red")
+    assert told == f"a.yml:3: it: {found}. Mend the module. Known by name: blue, red."

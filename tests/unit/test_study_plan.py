@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor
 
 from mtdnn.assemble import build_sampler, total_steps, train_store
 from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.errors import MtdnnError
-from mtdnn.regularizers.base import Regularizer
+from mtdnn.regularizers.base import ForwardPass, Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
 from mtdnn.study import run_study
 from mtdnn.study_checks import refuse_hopeless, refuse_unprepared, stored_rows
@@ -75,6 +76,9 @@ class Silent(Regularizer):
     """Tells no cost."""
 
     name = "silent"
+
+    def penalty(self, forward_pass: ForwardPass) -> Tensor:
+        return forward_pass.logits.square().mean()
 
 
 @pytest.mark.parametrize(
