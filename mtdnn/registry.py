@@ -128,12 +128,19 @@ def _imported(path: str) -> object:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # code that is not ours can raise anything, and a script ends the process
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise _Unimportable(str(error), "Check the path.") from error
+            raise _Unimportable(str(error), _fix_of_missing(str(error.name))) from error
         raise _Unimportable(f"{_place_of(error)}{type(error).__name__}: {error}", "Mend the module.") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         raise _Unimportable(str(error), "Check the path.") from error
+
+
+def _fix_of_missing(module: str) -> str:
+    """What to do when there is no such module."""
+    if "." in module:
+        return "Check the path."
+    return "Install its package, or add the folder it lies in to PYTHONPATH (PYTHONPATH=. for the current folder)."
 
 
 def _place_of(error: BaseException) -> str:

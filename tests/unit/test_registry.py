@@ -187,3 +187,20 @@ def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatc
     found = f"cannot import colour 'broken_plug_in.Red': {tmp_path / 'broken_plug_in.py'}:{line}: {raised}"
     told = told_of(colours, "broken_plug_in.Red")
     assert told == f"a.yml:3: it: {found}. Mend the module. Known by name: blue, red."
+
+
+@pytest.mark.parametrize(
+    ("path", "missing", "fix"),
+    [
+        (
+            "plug.logit_norm.LogitNorm",
+            "No module named 'plug'",
+            "Install its package, or add the folder it lies in to PYTHONPATH (PYTHONPATH=. for the current folder).",
+        ),
+        ("json.logit_norm.LogitNorm", "No module named 'json.logit_norm'", "Check the path."),
+        ("json.LogitNorm", "module 'json' has no attribute 'LogitNorm'", "Check the path."),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_to_do(colours, path, missing, fix):
+    told = told_of(colours, path)
+    assert told == f"a.yml:3: it: cannot import colour '{path}': {missing}. {fix} Known by name: blue, red."
