@@ -42,9 +42,12 @@ def first_of(faults: Sequence[str], number: int, place: str, limit: int) -> list
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'accuracy'?` for the nearest known word, or an empty string when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    """` Did you mean 'accuracy'?` for the nearest known word, in whatever case; empty when none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(word.casefold(), [name.casefold() for name in names], n=1, cutoff=0.6)
+    alike = [name for name in names if name.casefold() in near]
+    best = difflib.get_close_matches(word, alike, n=1, cutoff=0.0)
+    return f" Did you mean '{best[0]}'?" if best else ""
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:

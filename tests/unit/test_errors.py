@@ -49,6 +49,17 @@ def test_the_nearest_name_is_offered_only_when_one_is_near():
     assert did_you_mean("zebra", []) == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "near"), [("SMART", "smart"), ("Smrt", "smart"), ("F1", "f1"), ("no", "NO"), ("NOO", "NO")]
+)
+def test_the_nearest_name_is_found_whatever_the_case(word, near):
+    assert did_you_mean(word, ["smart", "f1", "NO", "r_drop"]) == f" Did you mean '{near}'?"
+
+
+def test_of_names_that_differ_in_case_alone_the_one_of_most_equal_letters_is_offered():
+    assert did_you_mean("Pers", ["PER", "Per", "per"]) == " Did you mean 'Per'?"
+
+
 def test_an_unknown_word_lists_the_known_ones():
     assert unknown("metric", "acuracy", iter(["accuracy", "f1"])) == (
         "unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?"
