@@ -21,8 +21,12 @@ from pydantic.fields import FieldInfo
 
 from mtdnn.errors import ConfigError, did_you_mean, fault
 from mtdnn.run_config import RunConfig
-from mtdnn.schema import default_text, fields_of, is_open
+from mtdnn.schema import default_text, fields_of, inner_model, is_open
+from mtdnn.task_def import Named
 from mtdnn.yaml_source import parse_value
+
+NULLS = ("null", "Null", "NULL", "~")
+"""The ways to write that a key has no value."""
 
 
 def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
@@ -128,11 +132,26 @@ def _open_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
 
 
 def _value(key: str, text: str) -> object:
-    """A flag's text as the value a YAML file would hold: numbers, lists, mappings; paths and names stay text."""
+    """A flag's text as the value a YAML file would hold: numbers, lists, mappings; paths and names stay text.
+
+    Raises:
+        ConfigError: it is not YAML, or there is nothing in it, as in `--regularizer "$METHOD"` without a METHOD.
+    """
     annotation = RunConfig.model_fields[key].annotation if key in RunConfig.model_fields else None
     members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if str in members and not text.startswith("{"):
         return text
     if key == "train" and not text.startswith("["):
         return [name.strip() for name in text.split(",")]
-    return parse_value(text, where=f"--{key}")
+    value = parse_value(text, where=f"--{key}")
+    if value is None and text.strip() not in NULLS:
+        raise ConfigError(fault(f"--{key}", "", f"{text!r} is no value", f"Give one{_word_for_off(key)}."))
+    return value
+
+
+def _word_for_off(key: str) -> str:
+    """`, or none to turn it off` for a plug-in, `, or null for none` for another key that can do without a value."""
+    field = dict(fields_of(RunConfig)).get(key)
+    if field is None or types.NoneType not in typing.get_args(field.annotation):
+        return ""
+    return ", or none to turn it off" if inner_model(field.annotation) is Named else ", or null for none"

@@ -144,6 +144,29 @@ def test_a_value_that_is_no_yaml_is_told_by_its_flag():
     assert told == "--mixing: '{name: x' is not valid YAML. Put it in quotes if it is text."
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--regularizer", ""], "--regularizer: '' is no value. Give one, or none to turn it off."),
+        (["--regularizer="], "--regularizer: '' is no value. Give one, or none to turn it off."),
+        (["--proximal", "  "], "--proximal: '  ' is no value. Give one, or none to turn it off."),
+        (["--mixing", ""], "--mixing: '' is no value. Give one."),
+        (["--clip_norm", ""], "--clip_norm: '' is no value. Give one, or null for none."),
+        (["--optimizer.head_lr", ""], "--optimizer.head_lr: '' is no value. Give one, or null for none."),
+        (["--optimizer.lr", ""], "--optimizer.lr: '' is no value. Give one."),
+        (["--regularizer.weight", ""], "--regularizer.weight: '' is no value. Give one."),
+        (["--subset.rte.rows", "# all"], "--subset.rte.rows: '# all' is no value. Give one."),
+    ],
+)
+def test_a_flag_with_nothing_in_it_is_refused(words, told):
+    assert fault_of(overrides, *words) == told
+
+
+@pytest.mark.parametrize("word", ["null", "~", " null "])
+def test_null_is_a_value(word):
+    assert overrides("--clip_norm", word, "--regularizer", word) == {"clip_norm": None, "regularizer": None}
+
+
 # -- exit status ---------------------------------------------------------------------------------------------------
 
 
