@@ -44,12 +44,19 @@ class YamlSource:
     flags: Collection[KeyPath] = ()
 
     def where(self, keys: KeyPath) -> str:
-        """`file:line` of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag."""
+        """`file:line` of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag.
+
+        A key whose value flags gave a part of stands at its line, if the file has one, and at those flags.
+        """
         for end in range(len(keys), 0, -1):
-            if keys[:end] in self.flags:
-                return "--" + ".".join(map(str, keys[:end]))
-            if keys[:end] in self.lines:
-                return f"{self.path}:{self.lines[keys[:end]]}"
+            here = keys[:end]
+            if here in self.flags:
+                return _flag(here)
+            places = [f"{self.path}:{self.lines[here]}"] if here in self.lines else []
+            if here == keys or not places:  # a flag for another key of an enclosing block is not to blame
+                places += [_flag(each) for each in self.flags if each[:end] == here]
+            if places:
+                return " and ".join(places)
         return self.path
 
     def placed(self, line: str) -> str:
@@ -71,6 +78,10 @@ class YamlSource:
                 return False
             value = value[key]
         return True
+
+
+def _flag(keys: KeyPath) -> str:
+    return "--" + ".".join(map(str, keys))
 
 
 def read_yaml(path: str | Path) -> YamlSource:

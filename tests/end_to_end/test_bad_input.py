@@ -482,6 +482,24 @@ RUNS = [
         "run.yml:8: regularizer.epsilon: -1e-05: expected a number ≥ 0, or {relative: number}",
     ),
     Case(
+        "a negative radius within a flag",
+        append("run.yml", "regularizer: smart\n"),
+        [*TRAIN.split(), "--regularizer.epsilon.relative", "-1"],
+        "--regularizer.epsilon.relative: regularizer.epsilon: ",
+    ),
+    Case(
+        "a flag below a key that there is not",
+        append("run.yml", "regularizer: smart\n"),
+        TRAIN + " --regularizer.a.b.c 3",
+        "--regularizer.a.b.c: regularizer.a: unknown key 'a'; known: weight, every, ",
+    ),
+    Case(
+        "a flag for a regularizer that there is not",
+        nothing,
+        TRAIN + " --regularizer.weight 3",
+        "--regularizer.weight: regularizer.name: is missing. Add it.",
+    ),
+    Case(
         "an unknown norm on a task",
         append("tasks.yml", "  regularizer: {name: smart, norm: l3}\n"),
         CHECK_RUN,

@@ -95,7 +95,7 @@ def test_a_run_does_not_change(run):
         ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
         ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
         ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
-        ({"seed.a": 1}, "run.yml: seed: input should be a valid integer"),
+        ({"seed.a": 1}, "--seed.a: seed: input should be a valid integer"),
     ],
 )
 def test_a_fault_of_a_flag_is_told_by_the_flag(run, overrides, line):

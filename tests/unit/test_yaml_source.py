@@ -112,6 +112,27 @@ def test_a_value_given_as_a_flag_is_told_by_the_flag():
 
 
 @pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("penalty.size.relative", "--penalty.size.relative"),
+        ("penalty.size.relative.more", "--penalty.size.relative"),
+        ("penalty.size", "--penalty.size.relative"),  # the file names the penalty alone
+        ("penalty.size.other", "--penalty.size.relative"),
+        ("penalty.weight", "a.yml:3"),
+        ("penalty.every", "a.yml:2"),
+        ("penalty", "a.yml:2 and --penalty.size.relative"),
+        ("sampler", "--sampler.tau and --sampler.rate"),
+        ("sampler.name", "--sampler.tau and --sampler.rate"),
+        ("other", "a.yml"),
+    ],
+)
+def test_a_key_that_flags_gave_a_part_of_is_told_by_them(key, place):
+    lines = {("penalty",): 2, ("penalty", "weight"): 3}
+    flags = [("penalty", "size", "relative"), ("sampler", "tau"), ("sampler", "rate")]
+    assert YamlSource("a.yml", {}, lines, flags).where(tuple(key.split("."))) == place
+
+
+@pytest.mark.parametrize(
     ("line", "placed"),
     [
         ("inner.rate: 0 is too little", "a.yml:3: inner.rate: 0 is too little"),
