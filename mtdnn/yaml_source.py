@@ -18,6 +18,10 @@ KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
+LONGEST_SHOWN = 40
+"""Characters of a mapping or list that a message repeats; a longer one is found by its place alone."""
+
+
 class Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but `1e-5` is a number, as in YAML 1.2; PyYAML alone takes it for a word."""
 
@@ -216,11 +220,12 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
 
 
 def refusal(detail: ErrorDetails) -> str:
-    """What one pydantic fault found, in our words: the value, unless it is long, and what is allowed."""
-    ours, message = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
-    shown = "" if isinstance(given, (dict, list)) else f"{given!r}: "
-    return f"{shown}{message if ours else message[:1].lower() + message[1:]}"
+    """What one pydantic fault found, in our words: the value, unless it is a long mapping or list, and what is allowed;
+    for a key that is missing there is no value, but what it is missing from."""
+    ours, message, given = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, "), detail["input"]
+    told = message if ours else message[:1].lower() + message[1:]
+    long = isinstance(given, (dict, list)) and len(repr(given)) > LONGEST_SHOWN
+    return told if long or detail["type"] == "missing" else f"{given!r}: {told}"
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:

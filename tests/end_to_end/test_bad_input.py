@@ -243,14 +243,14 @@ DEFINITIONS = [
         "a label given twice",
         replace("tasks.yml", "no_it_is_not]", "yes_it_is]"),
         CHECK,
-        "tasks.yml:4: pairs.labels: 'yes_it_is' is given twice",
+        "tasks.yml:4: pairs.labels: ['yes_it_is', 'yes_it_is']: 'yes_it_is' is given twice",
     ),
     Case(
         "labels that YAML reads as truth values",
         replace("tasks.yml", "yes_it_is, no_it_is_not", "yes, no"),
         CHECK,
-        "tasks.yml:4: pairs.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; put the word "
-        "in quotes",
+        "tasks.yml:4: pairs.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+        "put the word in quotes",
     ),
     Case(
         "a single label",
@@ -485,7 +485,7 @@ RUNS = [
         "a negative radius within a flag",
         append("run.yml", "regularizer: smart\n"),
         [*TRAIN.split(), "--regularizer.epsilon.relative", "-1"],
-        "--regularizer.epsilon.relative: regularizer.epsilon: ",
+        "--regularizer.epsilon.relative: regularizer.epsilon: {'relative': -1}: expected a number ≥ 0, or {relative: ",
     ),
     Case(
         "a flag below a key that there is not",

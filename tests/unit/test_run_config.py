@@ -86,16 +86,17 @@ def test_a_run_does_not_change(run):
         ({"epochs": float("nan")}, "--epochs: nan: input should be a finite number"),
         (
             {"regularizer": {"name": "none", "weight": 3}},
-            "--regularizer: none turns it off and has no options; remove weight, or name another",
+            "--regularizer: {'name': 'none', 'weight': 3}: none turns it off and has no options; remove weight, "
+            "or name another",
         ),
         (
             {"regularizer": ["smart"]},
-            "--regularizer: a list; expected one name, or {name: …} with its options",
+            "--regularizer: ['smart']: a list; expected one name, or {name: …} with its options",
         ),
         ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
         ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
         ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
-        ({"seed.a": 1}, "--seed.a: seed: input should be a valid integer"),
+        ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
     ],
 )
 def test_a_fault_of_a_flag_is_told_by_the_flag(run, overrides, line):
@@ -132,7 +133,7 @@ def test_without_a_file_missing_keys_are_told():
         ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
         ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
         ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),
-        ("train", [], "--train: names no task; leave it out to train on all"),
+        ("train", [], "--train: []: names no task; leave it out to train on all"),
     ],
 )
 def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, told: str) -> None:

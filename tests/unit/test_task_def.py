@@ -110,29 +110,30 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
         ),
         (
             "a:\n  task_type: classification\n  labels: [yes, no]\n",
-            "tasks.yml:3: a.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+            "tasks.yml:3: a.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as truth values; "
             "put the word in quotes",
         ),
         (
             "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {yes: x}\n",
-            "tasks.yml:5: a.init_head.labels: YAML reads yes/no/on/off/true/false without quotes as truth values; "
-            "put the word in quotes",
+            "tasks.yml:5: a.init_head.labels: {True: 'x'}: YAML reads yes/no/on/off/true/false without quotes as "
+            "truth values; put the word in quotes",
         ),
         (
             "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {x: [y]}\n",
-            "tasks.yml:5: a.init_head.labels.x: input should be a valid string",
+            "tasks.yml:5: a.init_head.labels.x: ['y']: input should be a valid string",
         ),
         (
             "a:\n  task_type: classification\n  labels: [x, y, x]\n",
-            "tasks.yml:3: a.labels: 'x' is given twice",
+            "tasks.yml:3: a.labels: ['x', 'y', 'x']: 'x' is given twice",
         ),
         (
             "a:\n  task_type: classification\n  splits:\n    trian: train\n",
-            "tasks.yml:3: a.splits: unknown role 'trian'; known: train, dev, test",
+            "tasks.yml:3: a.splits: {'trian': 'train'}: unknown role 'trian'; known: train, dev, test",
         ),
         (
             "a:\n  task_type: classification\n  splits: {train: ['../foo/train']}\n",
-            "tasks.yml:3: a.splits: '../foo/train' cannot name a split, as it names a folder; give a name without '/'",
+            "tasks.yml:3: a.splits: {'train': ['../foo/train']}: '../foo/train' cannot name a split, as it names a "
+            "folder; give a name without '/'",
         ),
         (
             "a b:\n  task_type: classification\n",

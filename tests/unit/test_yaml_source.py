@@ -1,10 +1,10 @@
 """YAML values remember their lines, and every fault says where it stands."""
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtdnn.errors import ConfigError
-from mtdnn.yaml_source import YamlSource, parse_value, parse_yaml, read_yaml, validated
+from mtdnn.yaml_source import YamlSource, parse_value, parse_yaml, read_yaml, refusal, validated
 
 
 class Inner(BaseModel):
@@ -96,6 +96,26 @@ def test_every_fault_of_a_document_is_told_with_its_line():
         "a.yml:7: sizes.1: 'two': input should be a valid integer, unable to parse string as an integer",
         "a.yml:1: nam: unknown key 'nam'; known: name, inner, either, sizes. Did you mean 'name'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("{a: 1, b: [2]}", "{'a': 1, 'b': [2]}: "),
+        ("[]", "[]: "),
+        (f"[{'x' * 36}]", f"['{'x' * 36}']: "),
+        (f"[{'x' * 37}]", ""),  # 41 characters
+    ],
+)
+def test_a_mapping_or_list_is_shown_if_it_is_short(value, shown):
+    (told,) = faults_of(f"name: {value}\n")
+    assert told == f"a.yml:1: name: {shown}input should be a valid string"
+
+
+def test_a_missing_option_is_told_without_what_it_is_missing_from():
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"sizes": [1]})
+    assert [refusal(detail) for detail in caught.value.errors()] == ["field required"]
 
 
 def test_in_a_union_only_the_member_that_fits_the_value_is_told():
