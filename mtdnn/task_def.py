@@ -51,8 +51,7 @@ def named(value: object) -> object:
         options = ", ".join(key for key in value if key != "name")
         raise ValueError(f"none turns it off and has no options; remove {options}, or name another")
     if not isinstance(value, (dict, Named)):
-        found = "a list; " if isinstance(value, (list, tuple)) else ""
-        raise ValueError(f"{found}expected one name, or {{name: …}} with its options")
+        raise ValueError("expected one name, or {name: …} with its options")
     return value
 
 
