@@ -91,7 +91,7 @@ def test_a_run_does_not_change(run):
         ),
         (
             {"regularizer": ["smart"]},
-            "--regularizer: ['smart']: a list; expected one name, or {name: …} with its options",
+            "--regularizer: ['smart']: expected one name, or {name: …} with its options",
         ),
         ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
         ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
