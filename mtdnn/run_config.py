@@ -103,7 +103,9 @@ class RunConfig(Finite):
     max_tokens: int | None = Field(None, ge=1, description="Tokens in a batch; replaces batch_size. Default: off.")
     group_by_length: int | None = Field(None, ge=2, description="Batches sorted by length together. Default: off.")
     accumulate: int = Field(1, ge=1, description="Equal parts a batch is computed in, to save memory; 1 = whole.")
-    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the encoder; weights and heads stay float32.")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: autocast of the encoder; weights, heads float32."
+    )
     execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
     dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: drawn the quick way on a CPU.")
     products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
