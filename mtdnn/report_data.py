@@ -26,7 +26,7 @@ class Curves:
     """A run's log as curves.
 
     Attributes:
-        losses: task → loss name (`task`, `smart`, …) → [(step, value)].
+        losses: task → name in the log (`task`, `smart`, and what is told about them, `smart.…`) → [(step, value)].
         dev: task → split → metric → [(step, value)].
     """
 

@@ -56,9 +56,10 @@ def unit(metric: str) -> str:
 def is_loss(name: str) -> bool:
     """Whether a value of a task in the log is a loss: `task`, `proximal`, or a regularizer's name.
 
-    The others are the count of steps and what is told about a loss, `smart.…` or `gradient.…`.
+    The others are the count of steps, the norm of the whole gradient, and what is told about a loss, `smart.…` or
+    `gradient.…`.
     """
-    return name != "steps" and "." not in name
+    return name not in ("steps", "gradient_norm") and "." not in name
 
 
 def loss_section(runs: Mapping[str, Sequence[Path]]) -> list[Block]:

@@ -129,7 +129,7 @@ def test_every_loss_in_the_log_is_drawn_and_nothing_else(tmp_path: Path) -> None
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=write_rows(tmp_path))
     losses = {"task": 0.5, "a_penalty_of_mine": 0.1, "proximal": 0.2}
-    values = {**losses, "steps": 5, "proximal.drift": 1, "gradient.task": 2}
+    values = {**losses, "gradient_norm": 7, "steps": 5, "proximal.drift": 1, "gradient.task": 2}
     (run / "log.jsonl").write_text("".join(json.dumps({"step": n, "train": {"nli": values}}) + "\n" for n in (5, 10)))
     write_report(run)
     picture = (run / "report_pictures" / "losses.svg").read_text(encoding="utf-8")
