@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from mtdnn.agreement import read_annotators
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.records import read_records
 from mtdnn.report_data import label_names, prediction_files, read_curves
 from mtdnn.report_document import Document, Heading, Picture, Table, Text, row, standing_alone, to_html, to_markdown
@@ -21,9 +23,10 @@ from mtdnn.report_parts import (
 )
 from mtdnn.report_pictures import Panel, Point, Series, line_panels
 from mtdnn.report_study import study_document
-from mtdnn.run_config import EncoderSource
+from mtdnn.run_config import EncoderSource, RunConfig
 from mtdnn.run_folder import RunFolder, write_text
 from mtdnn.statistics import COUNTS
+from mtdnn.task_def import Named, TaskDef
 
 PICTURES = "report_pictures"
 
@@ -94,7 +97,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         Text(
             f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
             f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
-            f"`{made_by.get('commit', 'unknown')}`."
+            f"`{made_by.get('commit', 'unknown')}`.{_beside_the_loss(config, _trained_tasks(run, config))}"
         ),
         *_results(results),
         *_dev_curves(folder),
@@ -109,6 +112,40 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         document.add(*agreement_section({task: {task: [found]} for task, found in by_task.items()}, annotators))
     document.add(*worst_section({place: {folder: found} for place, found in records.items()}, count=worst))
     return document
+
+
+def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
+    """The tasks a run was trained on; empty where their definitions are not at hand."""
+    try:
+        tasks = run.read_tasks()
+    except (MtdnnError, OSError):  # a report without them is better than none
+        return {}
+    return {name: task for name, task in tasks.items() if task.trainable and name in (config.train or tasks)}
+
+
+def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
+    """A sentence on the regularizer, the run's and those that tasks have in its place, and on the proximal term.
+
+    Empty without either.
+    """
+    methods = [] if config.regularizer is None else [_as_written(config.regularizer)]
+    for name, task in tasks.items():
+        own = None if task.regularizer_off else task.regularizer or config.regularizer
+        if own != config.regularizer:
+            methods.append(f"of `{name}` {'none' if own is None else _as_written(own)}")
+    told = [f"regularizer {', '.join(methods)}"] if methods else []
+    told += [] if config.proximal is None else [f"proximal term {_as_written(config.proximal)}"]
+    sentence = "; ".join(told)
+    return f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def _as_written(named: Named) -> str:
+    """A plug-in as YAML has it on one line, set as code: `smart`, or `{name: smart, weight: 3}`."""
+    if not named.options:
+        return f"`{named.name}`"
+    written = {"name": named.name, **named.options}
+    text = yaml.safe_dump(written, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return f"`{text.strip()}`"
 
 
 def _results(results: Mapping[str, Mapping]) -> list[Heading | Table]:

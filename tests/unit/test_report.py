@@ -125,6 +125,52 @@ def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_t
     assert page.count("<svg") == 2  # losses and the dev metric
 
 
+@pytest.mark.parametrize(
+    ("terms", "own", "told"),
+    [
+        ({}, None, ""),
+        ({"regularizer": "none"}, "none", ""),
+        ({"proximal": "vanilla"}, None, " Proximal term `vanilla`."),
+        (
+            {
+                "regularizer": {"name": "smart", "eta": {"relative": 0.05}},
+                "proximal": {"name": "momentum", "mu": 0.5},
+            },
+            None,
+            " Regularizer `{name: smart, eta: {relative: 0.05}}`; proximal term `{name: momentum, mu: 0.5}`.",
+        ),
+        ({"regularizer": "smart"}, "smart", " Regularizer `smart`."),
+        ({"regularizer": "smart"}, "none", " Regularizer `smart`, of `nli` none."),
+        (
+            {"regularizer": "smart"},
+            {"name": "r_drop", "weight": 2},
+            " Regularizer `smart`, of `nli` `{name: r_drop, weight: 2}`.",
+        ),
+        ({}, "r_drop", " Regularizer of `nli` `r_drop`."),
+    ],
+)
+def test_the_header_names_the_regularizer_and_the_proximal_term(
+    tmp_path: Path, terms: dict[str, Any], own: Any, told: str
+) -> None:
+    run = tmp_path / "run"
+    places = {"tasks": "tasks.yml", "data": "prepared", "output": str(run), "encoder": "tiny", "train": ["nli"]}
+    write_run(run, right=9, rows_of=tmp_path, config=RunConfig.model_validate({**places, **terms}))
+    task = {**TASKS["nli"], "splits": {"train": "train"}}
+    another = {**task, "regularizer": "vat"}  # which the run is not trained on
+    tasks = {"nli": {**task, **({"regularizer": own} if own else {})}, "another": another}
+    (run / "tasks.yml").write_text(yaml.safe_dump(tasks))
+    assert f"commit `abc1234`.{told}\n" in write_report(run)[0].read_text(encoding="utf-8")
+
+
+def test_the_header_names_what_the_run_has_where_the_tasks_are_not_at_hand(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    places = {"tasks": "tasks.yml", "data": "prepared", "output": str(run), "encoder": "tiny"}
+    config = RunConfig.model_validate({**places, "regularizer": "smart"})
+    write_run(run, right=9, rows_of=tmp_path, config=config)
+    (run / "tasks.yml").unlink()
+    assert "commit `abc1234`. Regularizer `smart`.\n" in write_report(run)[0].read_text(encoding="utf-8")
+
+
 def test_every_loss_in_the_log_is_drawn_and_nothing_else(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=write_rows(tmp_path))
