@@ -30,6 +30,22 @@ from mtdnn.task_def import Named, TaskDef
 
 PICTURES = "report_pictures"
 
+NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "steps")
+"""What the values of a task in the log begin with that are not a regularizer's."""
+
+TERMS = {
+    "method": "",
+    "penalty": "Penalty: the regularizer's, without its weight.",
+    "perturbation": "Perturbation: its root mean square, in units of the embeddings'.",
+    "clipped": "Clipped: the share of its coordinates that the limit has cut, in percent.",
+    "proximal": "Proximal: the proximal term, without its factor.",
+    "drift": "Drift: ‖θ − θ̃‖/‖θ̃‖, the distance of the weights θ from the teacher's θ̃.",
+    "∇ task": "∇: the norm of each weighted term's gradient, as a share of the sum of these norms, in percent.",
+    "∇ penalty": "",
+    "∇ proximal": "",
+}
+"""Columns of the table of the terms beside the loss, and what the note below says of them."""
+
 
 def write_report(folder: Path, *, annotators: Path | None = None, worst: int = 10) -> tuple[Path, Path]:
     """Write the report into the folder.
@@ -102,6 +118,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_results(results),
         *_dev_curves(folder),
         *loss_section({"": [folder]}),
+        *_terms(folder),
     )
     records = {place: read_records(path) for place, path in prediction_files(folder).items()}
     document.add(*confusion_section({place: {"": found} for place, found in records.items()}))
@@ -177,3 +194,51 @@ def _dev_curves(folder: Path) -> list[Heading | Picture]:
         return []
     caption = "The main metric of each task on its dev splits, over the run."
     return [Heading("Dev metrics"), Picture("dev", line_panels(panels, name="dev"), caption)]
+
+
+def _terms(folder: Path) -> list[Heading | Table | Text]:
+    """What the log tells last of each task's regularizer and of the proximal term; nothing of a run without them."""
+    tasks = {task: _last_terms(values) for task, values in read_curves(folder).losses.items()}
+    found = {column for terms in tasks.values() for column in terms}
+    if not found:
+        return []
+    columns = [*(column for column in TERMS if column in found), *sorted(found - TERMS.keys())]
+    lines = [row(task, *(terms.get(column, "–") for column in columns)) for task, terms in tasks.items() if terms]
+    told = " ".join(TERMS[column] for column in columns if TERMS.get(column))
+    note = f"The last value of each in the log; a dash where it has none. {told}"
+    words = [1] if columns[0] == "method" else []
+    table = Table(["task", *columns], lines, words=words)
+    return [Heading("Regularizer and proximal term"), table, Text(note, note=True)]  # a caption would scroll with it
+
+
+def _last_terms(values: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, str]:
+    """Column → text, from one task's values in the log; empty where it has neither a regularizer nor the other term."""
+    last = {name: points[-1][1] for name, points in values.items()}
+    method = next((first for name in last if (first := name.partition(".")[0]) not in NO_METHOD), "")
+    if not method and "proximal" not in last:
+        return {}
+    columns = {
+        method: "penalty",
+        **{name: name.partition(".")[2] for name in last if method and name.startswith(f"{method}.")},
+        "proximal": "proximal",
+        "proximal.drift": "drift",
+        "gradient.task": "∇ task",
+        f"gradient.{method}": "∇ penalty",
+        "gradient.proximal": "∇ proximal",
+    }
+    numbers = _with_shares(last)
+    found = {columns[name]: numbers[name] for name in columns if name in numbers}
+    texts = {column: f"{100 * value if _is_share(column) else value:.3g}" for column, value in found.items()}
+    return {"method": method, **texts} if method else texts
+
+
+def _is_share(column: str) -> bool:
+    return column == "clipped" or column.startswith("∇")
+
+
+def _with_shares(values: Mapping[str, float]) -> dict[str, float]:
+    """The values, with the norms of the terms' gradients as shares of their sum; without them where one is alone."""
+    norms = {name: value for name, value in values.items() if name.startswith("gradient.")}
+    total = sum(norms.values()) if len(norms) > 1 else 0.0
+    shares = {name: value / total for name, value in norms.items()} if total else {}
+    return {name: value for name, value in values.items() if name not in norms} | shares

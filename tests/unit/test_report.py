@@ -183,6 +183,43 @@ def test_every_loss_in_the_log_is_drawn_and_nothing_else(tmp_path: Path) -> None
     assert not any(word in picture for word in (">steps<", "drift", "gradient"))
 
 
+def report_of_log(run: Path, *lines: dict[str, dict[str, float]]) -> str:
+    """The report of a run whose log has these values of its tasks, a line each."""
+    write_run(run, right=9, rows_of=run)
+    log = [{"step": 10 * number, "train": tasks} for number, tasks in enumerate(lines, 1)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return write_report(run)[0].read_text(encoding="utf-8")
+
+
+def test_the_last_of_each_terms_diagnostics_stand_in_a_table(tmp_path: Path) -> None:
+    proximal = {"proximal": 0.25, "proximal.drift": 0.0490123}
+    norms = {"gradient.task": 6, "gradient.smart": 1.5, "gradient.proximal": 0.5}  # shares of 8
+    smart = {"smart": 0.02, "smart.perturbation": 1e-4, "smart.clipped": 0.75}
+    before = {"nli": {"task": 1, "gradient_norm": 5, "steps": 9, **smart, **norms, **proximal}}
+    after = {
+        "nli": {"task": 0.5, "gradient_norm": 4, "steps": 9, **smart, "smart": 3.14159e-10},
+        "rte": {"task": 0.5, "gradient_norm": 4, "steps": 1, "r_drop": 1.5, **proximal},
+    }
+    text = report_of_log(tmp_path / "run", before, after)
+    assert (
+        "| task | method | penalty | perturbation | clipped | proximal | drift | ∇ task | ∇ penalty | ∇ proximal |\n"
+    ) in text
+    assert "| nli | smart | 3.14e-10 | 0.0001 | 75 | 0.25 | 0.049 | 75 | 18.8 | 6.25 |\n" in text
+    assert "| rte | r_drop | 1.5 | – | – | 0.25 | 0.049 | – | – | – |\n" in text
+    assert "Clipped: the share of its coordinates that the limit has cut, in percent." in text
+
+
+def test_the_table_of_terms_has_only_columns_with_a_value(tmp_path: Path) -> None:
+    alone = {"task": 1, "gradient_norm": 5, "gradient.task": 6, "steps": 9}
+    assert "## Regularizer" not in report_of_log(tmp_path / "none", {"nli": alone})
+    text = report_of_log(tmp_path / "proximal", {"nli": {**alone, "proximal": 0.25}, "rte": alone})
+    assert "| task | proximal |\n| --- | ---: |\n| nli | 0.25 |\n\nThe last value" in text and "Penalty:" not in text
+    text = report_of_log(tmp_path / "mine", {"nli": {**alone, "free_lb.clipped": 0.5, "free_lb.of_my_own": 2}})
+    assert "| task | method | clipped | of_my_own |\n| --- | --- | ---: | ---: |\n| nli | free_lb | 50 | 2 |\n" in text
+    flat = {"smart": 0, "gradient.task": 0, "gradient.smart": 0}
+    assert "| task | method | penalty |\n" in report_of_log(tmp_path / "flat", {"nli": {**alone, **flat}})
+
+
 def test_a_dev_split_without_labels_has_no_curve(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=write_rows(tmp_path))
