@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.encoder import has_token_types, position_ids
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.registry import Registry
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators, torch_generator
@@ -333,11 +333,8 @@ class Regularizer:
             where, key: place and key of the block, e.g. "run.yml:9", "regularizer".
             task_type: name of the type of the task it is for; None when that is not known.
         """
-        fields = list(cls.Options.model_fields)
-        strange = [option for option in named.options if option not in fields]
-        faults = [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
-        known = {option: value for option, value in named.options.items() if option not in strange}
-        faults += [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, known)]
+        found_in = option_faults(cls.Options, named.options)
+        faults = [fault(where, f"{key}.{option}", found) for option, found in found_in]
         if cls.task_types is not None and task_type is not None and task_type not in cls.task_types:
             found = f"{cls.name} is not defined for {task_type}; it is for {', '.join(cls.task_types)}"
             faults.append(fault(where, key, found, "Use another regularizer, or `none`, for this task."))

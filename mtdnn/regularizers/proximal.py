@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mtdnn.errors import fault, unknown
+from mtdnn.errors import fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import ForwardPass
 from mtdnn.task_def import Named
@@ -68,11 +68,7 @@ class Proximal:
     @classmethod
     def faults(cls, named: Named, where: str, key: str) -> list[str]:
         """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines."""
-        fields = list(cls.Options.model_fields)
-        strange = [option for option in named.options if option not in fields]
-        faults = [fault(where, f"{key}.{option}", unknown("key", option, fields)) for option in strange]
-        known = {option: value for option, value in named.options.items() if option not in strange}
-        return faults + [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, known)]
+        return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
 
     @property
     def weight(self) -> float:

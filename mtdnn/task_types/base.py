@@ -407,25 +407,29 @@ def _import_faults(task: TaskDef, metric: str) -> list[str]:
 def _key_faults(
     task: TaskDef, model: type[BaseModel], options: Mapping[str, Any], *, prefix: str = "", known: Sequence[str] = ()
 ) -> list[str]:
-    """A line for each key that is no field of the model, or else for each value that pydantic refuses.
+    """A line for each key that is no field of the model, and each other one whose value pydantic refuses.
 
     Args:
         prefix: what stands before the keys in the block, as in "head.".
         known: names to suggest before the model's fields.
     """
-    fields = [*known, *model.model_fields]
-    strange = [key for key in options if key not in model.model_fields]
-    if strange:
-        return [task.fault(prefix + key, unknown("key", key, fields)) for key in strange]
-    return [task.fault(prefix + key, found) for key, found in option_faults(model, options)]
+    return [task.fault(prefix + key, found) for key, found in option_faults(model, options, known)]
 
 
-def option_faults(model: type[BaseModel], options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, what is wrong) for each option pydantic refuses."""
+def option_faults(
+    model: type[BaseModel], options: Mapping[str, Any], known: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """(key, what is wrong) for each option that is no field of the model, and each other one that pydantic refuses.
+
+    Args:
+        known: names to suggest before the model's fields.
+    """
     from pydantic import ValidationError
 
+    fields = [*known, *model.model_fields]
+    faults = [(key, unknown("key", key, fields)) for key in options if key not in model.model_fields]
     try:
-        model.model_validate(options)
+        model.model_validate({key: value for key, value in options.items() if key in model.model_fields})
     except ValidationError as error:
-        return [(".".join(map(str, each["loc"])), refusal(each)) for each in error.errors()]
-    return []
+        faults += [(".".join(map(str, each["loc"])), refusal(each)) for each in error.errors()]
+    return faults
