@@ -132,17 +132,20 @@ def resolution_faults(
 ) -> list[str]:
     """Sizes of the chosen regularizers that the numbers of their passes cannot hold, with the places they are given
     at."""
+    methods = {name: each for name, each in chosen.items() if each is not None}
+    if not methods:
+        return []
     faults: list[str] = []
-    for name, each in chosen.items():
-        if each is not None:
-            _, where, key = _named_regularizer(config, tasks[name])
-            faults += each.precision_faults(
-                where,
-                key,
-                embedding_rms=encoder.embedding_rms(),
-                embedding_size=encoder.embedding_size,
-                precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
-            )
+    embedding_rms = encoder.embedding_rms()  # once: it reads the whole table
+    for name, each in methods.items():
+        _, where, key = _named_regularizer(config, tasks[name])
+        faults += each.precision_faults(
+            where,
+            key,
+            embedding_rms=embedding_rms,
+            embedding_size=encoder.embedding_size,
+            precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
+        )
     return list(dict.fromkeys(faults))
 
 
