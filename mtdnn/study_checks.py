@@ -59,6 +59,25 @@ def refuse_unknown_splits(grid: Grid) -> None:
         raise ConfigError(faults)
 
 
+def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Find out, before anything is run, which regularizers and proximal terms of the cells to be run no run can have.
+
+    Raises:
+        ConfigError: each fault once, with the first cell that has it.
+    """
+    found, faults = outcomes(cells), dict[str, str]()
+    for cell in (cell for cell in cells if cell.name not in found):
+        tasks, config = trained_tasks(cell), cell.config
+        if config.regularizer or config.proximal or any(task.regularizer for task in tasks.values()):
+            from mtdnn.run_check import objective_faults  # loads PyTorch
+
+            values = ", ".join(f"{axis} {value}" for axis, value in cell.axes.items())
+            for line in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
+                faults.setdefault(line, f"{grid.source.path}: {cell.stage} ({values}): {line}")
+    if faults:
+        raise ConfigError(list(faults.values()))
+
+
 def refuse_hopeless(cells: Sequence[Cell]) -> None:
     """Find out, before anything is written, that none of the cells still to be run could be: rows that are
     not prepared, no such encoder. Where only some of them lack something, the others are run.

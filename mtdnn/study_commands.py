@@ -69,13 +69,14 @@ def study(
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
-    from mtdnn.study_checks import refuse_hopeless, refuse_unknown_splits
+    from mtdnn.study_checks import refuse_faulty, refuse_hopeless, refuse_unknown_splits
     from mtdnn.study_grid import load_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
     refuse_unknown_splits(grid)
     cells = chosen_cells(grid, stages)
+    refuse_faulty(grid, cells)
     for line in changed_rows_lines(cells):
         logger.warning("%s", line)
     if dry_run:

@@ -74,6 +74,11 @@ class Smart(PerturbationRegularizer):
         extra = 3 + 2 * int(self.options.steps) + (3 if self.options.dropout == "off" else 0)
         return 3 + extra / float(self.options.every)
 
+    def _resolve(self, embedding_rms: float) -> None:
+        super()._resolve(embedding_rms)
+        if self.options.projection != "ball":
+            del self.sizes["epsilon"]
+
     def moves(self) -> dict[str, float]:
         """How far the noise or all steps go, whichever is farther; ε if the ball ends before."""
         if self.options.projection == "unit":

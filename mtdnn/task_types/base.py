@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
-from mtdnn.heads import HEADS
+from mtdnn.heads import HEADS, Head
 from mtdnn.losses import LOSSES
 from mtdnn.metrics import METRICS, metric_of
 from mtdnn.ragged import Ragged
@@ -181,10 +181,12 @@ class TaskType(ABC):
         known_metrics = [name for name in cls.metrics if name in METRICS]
         for metric in task.metrics:
             if "." in metric:
-                found += _import_faults(task, metric)
+                found += _import_faults(task, "metrics", metric, metric_of)
             elif metric not in known_metrics:
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
-        if task.loss is not None and task.loss not in cls.losses and "." not in task.loss:
+        if task.loss is not None and "." in task.loss:
+            found += _import_faults(task, "loss", task.loss, LOSSES.get)
+        elif task.loss is not None and task.loss not in cls.losses:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
         if task.distill is not None and not cls.soft_labels:
             able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).soft_labels)
@@ -200,10 +202,13 @@ class TaskType(ABC):
     def _head_faults(cls, task: TaskDef) -> list[str]:
         """A head that does not fit the type or the rows, and options it does not have or cannot take."""
         named = cls.settled_head(task)
-        if named.name not in cls.heads:
-            return [] if "." in named.name else [task.fault("head", unknown("head", named.name, cls.heads))]
+        if named.name not in cls.heads and "." not in named.name:
+            return [task.fault("head", unknown("head", named.name, cls.heads))]
+        if faults := _import_faults(task, "head", named.name, HEADS.get):
+            return faults
         head = HEADS.get(named.name)
-        faults = _key_faults(task, head.Options, named.options, prefix="head.")
+        if named.name in cls.heads or head.Options is not Head.Options:  # else its constructor names its options
+            faults = _key_faults(task, head.Options, named.options, prefix="head.")
         if task.inputs and len(task.inputs) < head.min_texts:
             found = f"'{named.name}' reads a pair of texts, and the rows have {len(task.inputs)} ({task.inputs[0]})"
             faults.append(task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}."))
@@ -395,10 +400,10 @@ class TaskType(ABC):
         return records
 
 
-def _import_faults(task: TaskDef, metric: str) -> list[str]:
-    """Why a metric named by a dotted path cannot be used."""
+def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., object]) -> list[str]:
+    """Why what a word names, a dotted path mostly, cannot be used under that key of the block."""
     try:
-        metric_of(metric, where=task.where("metrics"), key=f"{task.name}.metrics")
+        look_up(word, where=task.where(key), key=f"{task.name}.{key}")
     except ConfigError as error:
         return list(error.faults)
     return []

@@ -578,14 +578,20 @@ RUNS = [
     Case(
         "a layer in place of a head",
         append("tasks.yml", "  head: torch.nn.Linear\n"),
-        TRAIN,
+        CHECK,
         "tasks.yml:12: scores.head: 'torch.nn.Linear' is a class derived from torch.nn.modules.module.Module; exp",
+    ),
+    Case(
+        "an unknown option of a head named by its path",
+        append("tasks.yml", "  head: {name: mtdnn.heads.PooledHead, depth: 2}\n"),
+        CHECK,
+        "tasks.yml:12: scores.head.depth: unknown key 'depth'; known: ",
     ),
     Case(
         "a class in place of a loss",
         append("tasks.yml", "  loss: torch.nn.MSELoss\n"),
-        TRAIN,
-        "'torch.nn.MSELoss' is a class derived from torch.nn.modules.loss._Loss; expected a function of (logits, ",
+        CHECK,
+        "tasks.yml:12: scores.loss: 'torch.nn.MSELoss' is a class derived from torch.nn.modules.loss._Loss; exp",
     ),
     Case(
         "an unknown option of a regularizer",

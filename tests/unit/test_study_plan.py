@@ -1,6 +1,7 @@
 """What a plan says of a run is what the run does: rows, steps, examples, cost, and what it measures."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mtdnn.assemble import build_sampler, total_steps, train_store
 from mtdnn.data.tokenizing import load_tokenizer
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import ConfigError, MtdnnError
 from mtdnn.regularizers.base import ForwardPass, Regularizer
 from mtdnn.run_config import RunConfig, load_run_config
 from mtdnn.study import run_study
@@ -167,6 +168,28 @@ def test_a_split_that_no_task_of_a_stage_has_is_told_with_its_line(demo: Demo, t
     path.write_text(path.read_text().replace("only:", "only:\n    evaluate: tset"))
     with pytest.raises(MtdnnError, match=r"study.yml:\d+: stages.only.evaluate: unknown split 'tset'; known: dev, "):
         study(str(path), dry_run=True)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_misspelt_option_of_one_cell_is_told_before_any_runs(demo: Demo, tmp_path: Path, dry_run: bool) -> None:
+    path = write_small_study(demo, tmp_path)
+    typo = "{regularizer: {name: smart, epsilonn: 1}, proximal: {name: momentum, mu: -1}}"
+    path.write_text(path.read_text().replace("axes:", f"axes:\n      method: {{plain: {{}}, wrong: {typo}}}"))
+    with pytest.raises(ConfigError) as told:
+        study(str(path), dry_run=dry_run)
+    values = r"study.yml: only \(method wrong, train \[\"demo_nli\"\]\): "
+    option, mu = told.value.faults
+    assert re.search(values + "regularizer.epsilonn: unknown key 'epsilonn'; .* Did you mean 'epsilon'", option)
+    assert re.search(values + "proximal.mu: -1: ", mu)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_fault_of_a_finished_cell_stops_nothing(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_small_study(demo, tmp_path)
+    path.write_text(path.read_text().replace("max_steps: 1", "max_steps: 1\n      regularizer: smart"))
+    run_study(load_study(path), Here(made_up_score), progress=False)
+    monkeypatch.setattr(Regularizer, "faults", classmethod(lambda cls, *place: ["refused by a later version"]))
+    assert "2 of 2 cells finished" in study(str(path))
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["", "finished by an earlier version"])

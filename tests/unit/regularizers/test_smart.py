@@ -159,6 +159,22 @@ def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode:
     assert Smart(epsilon=1.2e-8, precision="float32").precision_faults("", "", **place, precision=BF16) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("smart", {}, ["epsilon 1e-05", "eta 0.001", "noise 1e-05"]),
+        ("smart", {"projection": "none"}, ["eta 0.001", "noise 1e-05"]),
+        ("smart-mtdnn-release", {}, ["eta 1e-05", "noise 1e-05"]),
+    ],
+)
+def test_only_sizes_that_are_used_are_announced(
+    caplog: Any, name: str, options: dict[str, Any], told: list[str]
+) -> None:
+    with caplog.at_level(logging.INFO):
+        prepared(name, **options)
+    assert caplog.messages[0].startswith(f"{name}: {', '.join(told)}; word embeddings have root mean square ")
+
+
 def test_an_ascent_that_starts_where_the_gradient_is_zero_is_told(caplog: Any) -> None:
     with caplog.at_level(logging.INFO):
         prepared("smart", noise=0)
