@@ -7,6 +7,7 @@ place of R_s.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -72,10 +73,11 @@ class Objective:
         self._tasks_since_log: set[str] = set()
         told: set[str] = set()
         precision = run_precision(model, autocast)
+        embedding_rms = model.encoder.embedding_rms() if self.regularizers else math.nan  # it reads the whole table
         for task, method in self.regularizers.items():
             method.tell = partial(tell_once, told)
             method.prepare(
-                embedding_rms=model.encoder.embedding_rms(),
+                embedding_rms=embedding_rms,
                 embedding_size=model.encoder.embedding_size,
                 precision=replace(precision, of_logits=not model.task_types[task].float32_logits),
             )
