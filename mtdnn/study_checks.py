@@ -9,7 +9,7 @@ from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, MtdnnError, fault, unknown
 from mtdnn.run_folder import RunFolder
 from mtdnn.study_cells import Outcome, outcomes
-from mtdnn.study_grid import Cell, Grid
+from mtdnn.study_grid import Cell, Grid, cell_place
 from mtdnn.study_plan import cell_size, measured_tasks, trained_tasks, training_rows
 from mtdnn.task_def import TaskDef
 
@@ -71,9 +71,8 @@ def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
         if config.regularizer or config.proximal or any(task.regularizer for task in tasks.values()):
             from mtdnn.run_check import objective_faults  # loads PyTorch
 
-            values = ", ".join(f"{axis} {value}" for axis, value in cell.axes.items())
             for line in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
-                faults.setdefault(line, f"{grid.source.path}: {cell.stage} ({values}): {line}")
+                faults.setdefault(line, f"{cell_place(grid.source, cell.stage, cell.axes)}: {line}")
     if faults:
         raise ConfigError(list(faults.values()))
 

@@ -303,7 +303,7 @@ class _Expansion:
             try:
                 yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
             except ConfigError as error:
-                place = f"{self.source.path}: {name} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
+                place = cell_place(self.source, name, axes)
                 self.faults += [f"{place}: {line.removeprefix('--')}" for line in error.faults]
 
     @staticmethod
@@ -387,6 +387,11 @@ class _Expansion:
         used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
         text = yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120) if overrides else None
         return used, text
+
+
+def cell_place(source: YamlSource, stage: str, axes: Mapping[str, str]) -> str:
+    """`study.yml: stage (axis value, …)`: where a cell comes from, for messages."""
+    return f"{source.path}: {stage} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
 
 
 def _matches(rule: Mapping[str, Sequence[str]], axes: Mapping[str, str]) -> bool:
