@@ -40,19 +40,19 @@ from benchmarks.small_encoder import SHAPES
 from benchmarks.train_throughput import matmul_rate, with_peak
 from mtdnn.batch import Batch
 from mtdnn.columns import table
+from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import SAMPLERS
-from mtdnn.encoder import Encoder
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
-from mtdnn.optim import build_optimizer, build_schedule, parameter_groups
-from mtdnn.ragged import Ragged
+from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
-from mtdnn.run import MemoryStore
-from mtdnn.task_def import TaskDef, load_task_defs
+from mtdnn.runs.opened import MemoryStore
 from mtdnn.task_types.base import TASK_TYPES
-from mtdnn.trainer import Plan, Trainer
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.training.objective import Objective
+from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
+from mtdnn.training.trainer import Plan, Trainer
 
 TASKS = "task_defs/glue.yml"
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)

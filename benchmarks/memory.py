@@ -70,11 +70,11 @@ def peak_of_plain(given: dict[str, Any], folder: str, checkpointing: bool) -> di
 
 def peak_of_ours(given: dict[str, Any], folder: str, checkpointing: bool) -> dict[str, int]:
     """Bytes of this project; to be called in a fresh process."""
-    from mtdnn.allocator import freed_memory_kept
-    from mtdnn.assemble import Setup
+    from mtdnn.config.run import load_run_config
     from mtdnn.data.collate import collate
-    from mtdnn.run_config import load_run_config
-    from mtdnn.run_folder import RunFolder
+    from mtdnn.execution.memory import freed_memory_kept
+    from mtdnn.runs.folder import RunFolder
+    from mtdnn.runs.setup import Setup
 
     torch.set_num_threads(given["threads"])
     words = {"tasks": TASKS, "data": folder, "encoder": given["encoder"], "output": "unused", "train": [given["task"]]}
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    from mtdnn.config.tasks import load_task_defs
     from mtdnn.data.prepro import prepare
-    from mtdnn.task_def import load_task_defs
 
     with tempfile.TemporaryDirectory(prefix="mtdnn-memory-") as folder:
         chosen = {given.task: load_task_defs(TASKS)[given.task]}

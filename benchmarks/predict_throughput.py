@@ -25,16 +25,16 @@ from transformers.utils import logging
 
 from benchmarks.plain_loop import encode, is_regression, predict, read_rows, wait_for
 from benchmarks.rounds import interleaved, median_and_spread, ratios
-from mtdnn.assemble import task_types_of
 from mtdnn.columns import table
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
 from mtdnn.data.store import open_store
-from mtdnn.data.tokenizing import load_tokenizer
-from mtdnn.encoder import Encoder
-from mtdnn.evaluation import predict_rows
 from mtdnn.model import MultiTaskModel
-from mtdnn.task_def import load_task_defs
+from mtdnn.networks.encoder import Encoder
+from mtdnn.runs.setup import task_types_of
+from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.training.evaluation import predict_rows
 
 TASKS = "task_defs/glue.yml"
 Way = Callable[[], dict[str, float]]

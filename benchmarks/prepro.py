@@ -226,9 +226,9 @@ def prepare_rows(folder: Path, encoder: Path, workers: int) -> float:
     """Seconds of `prepare`, from the call to the last rename, but for loading the libraries and the tokenizer."""
     import datasets  # noqa: F401  loaded here, so that it does not count as work
 
+    from mtdnn.config.tasks import load_task_defs
     from mtdnn.data import prepro
-    from mtdnn.data.tokenizing import load_tokenizer
-    from mtdnn.task_def import load_task_defs
+    from mtdnn.tokens.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(encoder)
     prepro.load_tokenizer = lambda name: tokenizer

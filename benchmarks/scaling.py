@@ -26,12 +26,12 @@ import torch
 from benchmarks.prepro import made_up_words
 from benchmarks.rounds import interleaved, median_and_spread, ratios
 from benchmarks.small_encoder import prepare_tasks, save_encoder
-from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
 from mtdnn.columns import table
-from mtdnn.run_config import load_run_config
-from mtdnn.run_folder import RunFolder
-from mtdnn.trainer import Trainer
+from mtdnn.config.run import load_run_config
+from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.setup import Setup
+from mtdnn.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

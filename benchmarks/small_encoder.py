@@ -46,8 +46,8 @@ def write_tasks(folder: Path, rows: Mapping[str, int], words: list[str]) -> Path
 
 def prepare_tasks(folder: Path, encoder: Path, rows: Mapping[str, int], *, workers: int | None = None) -> Path:
     """`write_tasks` and `mtdnn prepro` of them; the folder of the prepared rows."""
+    from mtdnn.config.tasks import load_task_defs
     from mtdnn.data.prepro import prepare
-    from mtdnn.task_def import load_task_defs
 
     definitions = write_tasks(folder, rows, made_up_words(20_000))
     prepared = folder / "prepared"

@@ -27,13 +27,13 @@ import torch
 
 from benchmarks.processes import forget_peak, peak_resident, resident
 from mtdnn.batch import Batch
-from mtdnn.encoder import Encoder
+from mtdnn.config.tasks import task_def_from
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
+from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.objective import Objective
 
 STEPS = 2  # in one measurement, so that `every: 2` has both kinds
 PLAIN_UNITS = 3.0

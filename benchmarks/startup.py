@@ -37,10 +37,10 @@ def start(folder: str, encoder: str, output: str, threads: int) -> dict[str, Any
     moments.append(time.perf_counter())
     with_torch = peak_resident()
     torch.set_num_threads(threads)
-    from mtdnn.assemble import Setup
-    from mtdnn.recorder import Recorder
-    from mtdnn.run_config import load_run_config
-    from mtdnn.run_folder import RunFolder
+    from mtdnn.config.run import load_run_config
+    from mtdnn.runs.folder import RunFolder
+    from mtdnn.runs.setup import Setup
+    from mtdnn.training.recorder import Recorder
 
     moments.append(time.perf_counter())
     given = {"tasks": f"{folder}/tasks.yml", "data": f"{folder}/prepared", "encoder": encoder, "output": output}
@@ -64,7 +64,7 @@ def start(folder: str, encoder: str, output: str, threads: int) -> dict[str, Any
 
 def help_seconds() -> dict[str, float]:
     """Seconds of `mtdnn --help`, and of a Python that does nothing."""
-    commands = {"mtdnn --help": ["-m", "mtdnn.cli", "--help"], "python": ["-c", "pass"]}
+    commands = {"mtdnn --help": ["-m", "mtdnn", "--help"], "python": ["-c", "pass"]}
     found = {}
     for name, words in commands.items():
         started = time.perf_counter()

@@ -15,13 +15,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.train_throughput import TASKS, endless
-from mtdnn.allocator import freed_memory_kept
-from mtdnn.assemble import Setup
 from mtdnn.columns import table
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.run_config import load_run_config
-from mtdnn.run_folder import RunFolder
-from mtdnn.task_def import load_task_defs
+from mtdnn.execution.memory import freed_memory_kept
+from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.setup import Setup
 
 WARM_UP = 4
 

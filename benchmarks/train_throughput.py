@@ -9,7 +9,7 @@ another for the same number of steps of each task. Examples and real tokens per 
 ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is
 the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
 tokens' products need: 6 operations per token and weight. Where mtdnn has oneDNN multiply float32 matrices (see
-`mtdnn/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's.
+`mtdnn/execution/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.plain_loop import SETTINGS, encode, is_regression, read_rows, train_loader, train_steps, wait_for
 from benchmarks.rounds import interleaved
-from mtdnn.allocator import freed_memory_kept
-from mtdnn.assemble import Setup
 from mtdnn.batch import Batch
 from mtdnn.columns import table
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.products import linear, onednn_is_quicker
-from mtdnn.run_config import load_run_config
-from mtdnn.run_folder import RunFolder
-from mtdnn.task_def import load_task_defs
-from mtdnn.trainer import Trainer
+from mtdnn.execution.memory import freed_memory_kept
+from mtdnn.execution.products import linear, onednn_is_quicker
+from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.setup import Setup
+from mtdnn.training.trainer import Trainer
 
 TASKS = "task_defs/glue.yml"
 MATRIX = 2048

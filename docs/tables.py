@@ -6,14 +6,14 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test fails w
 import re
 from pathlib import Path
 
+from mtdnn.cli.schema import key_table
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.samplers import SAMPLERS
-from mtdnn.heads import HEADS
+from mtdnn.networks.heads import HEADS
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
-from mtdnn.run_config import RunConfig
-from mtdnn.schema import key_table
-from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES
 
 PAGES = sorted(Path(__file__).parent.glob("*.md"))

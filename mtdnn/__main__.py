@@ -2,6 +2,6 @@
 
 import sys
 
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 
 sys.exit(main())

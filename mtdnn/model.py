@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.encoder import Encoder
-from mtdnn.heads import PooledHead, family_activation
-from mtdnn.products import use_fast_products
+from mtdnn.execution.products import use_fast_products
+from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.heads import PooledHead, family_activation
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
 

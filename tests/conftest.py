@@ -46,8 +46,8 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo's four tasks with 60 training rows each, written, encoded and prepared once."""
     from data_prep.demo import read_texts, write_demo, write_demo_encoder
+    from mtdnn.config.tasks import load_task_defs
     from mtdnn.data.prepro import prepare
-    from mtdnn.task_def import load_task_defs
 
     root = tmp_path_factory.mktemp("demo")
     paths = Demo(REPOSITORY / "task_defs" / "demo.yml", root / "data", root / "encoder", root / "prepared")

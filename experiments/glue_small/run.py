@@ -16,10 +16,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mtdnn.cli import main as mtdnn
+from mtdnn.cli.main import main as mtdnn
 from mtdnn.columns import table
-from mtdnn.run_folder import RunFolder
-from mtdnn.task_def import load_task_defs
+from mtdnn.config.tasks import load_task_defs
+from mtdnn.runs.folder import RunFolder
 
 HERE = Path("experiments/glue_small")
 TASKS = "task_defs/glue.yml"
@@ -30,7 +30,7 @@ SETTINGS = {"batch_size": 16, "lr": 5e-5, "bf16": True}
 
 def carry_out(*words: str) -> None:
     """One mtdnn command in a process of its own, so that its memory is given back."""
-    subprocess.run([sys.executable, "-m", "mtdnn.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "mtdnn", *words], check=True)
 
 
 def plain(data: Path, encoder: str, out: Path, task: str, seed: int) -> None:

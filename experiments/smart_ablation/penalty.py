@@ -13,14 +13,14 @@ import statistics
 
 import numpy as np
 
-from mtdnn.assemble import open_run
 from mtdnn.columns import table
 from mtdnn.data.collate import collate
 from mtdnn.data.store import open_store
-from mtdnn.initialisation import build_encoder
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
 from mtdnn.regularizers.smart import Smart
+from mtdnn.runs.initialisation import build_encoder
+from mtdnn.runs.setup import open_run
+from mtdnn.training.objective import Objective
 
 SIZES = ((1e-5, 1e-3), (1e-4, 1e-3), (1e-3, 1e-3), (3e-3, 3e-3), (1e-2, 1e-2))
 COLUMNS = (("new", "off"), ("fitted", "off"), ("fitted", "same"), ("fitted", "independent"))

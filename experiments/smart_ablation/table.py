@@ -15,11 +15,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mtdnn.records import read_records
-from mtdnn.report_document import Document, Heading, Place, Table, row, to_markdown
-from mtdnn.run_folder import RunFolder
-from mtdnn.statistics import compared, main_metrics, spread
-from mtdnn.study_table import Line, read_csv
+from mtdnn.metrics.records import read_records
+from mtdnn.report.document import Document, Heading, Place, Table, row, to_markdown
+from mtdnn.runs.folder import RunFolder
+from mtdnn.study.statistics import compared, main_metrics, spread
+from mtdnn.study.table import Line, read_csv
 
 REFERENCES = ("plain", "r_drop")
 TERMS = ("smart", "smart-mtdnn-release", "smart-tuned", "r_drop", "r3f")

@@ -1,7 +1,7 @@
 """Figure 1 of the SMART paper remade: a decision boundary in the plane, learnt without and with the regularizer.
 
 A point is a "row" of one "token" whose word embedding is its two coordinates, so that the code at work is the one that
-fine-tunes encoders: `mtdnn.objective.Objective` with `mtdnn.regularizers.smart.Smart`.
+fine-tunes encoders: `mtdnn.training.objective.Objective` with `mtdnn.regularizers.smart.Smart`.
 
     python experiments/smart_toy/boundary.py --output experiments/smart_toy/boundary.png
 """
@@ -21,11 +21,11 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.objective import Objective
+from mtdnn.config.tasks import task_def_from
 from mtdnn.regularizers.base import ForwardPass
 from mtdnn.regularizers.smart import Smart
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.objective import Objective
 
 POINTS, SPREAD = 80, 0.3
 STEPS, LEARNING_RATE, WIDTH = 1500, 1e-2, 64

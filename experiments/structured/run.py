@@ -22,8 +22,8 @@ from datasets import Dataset
 import mtdnn.task_types  # noqa: F401  registers them
 from experiments.structured.rows import copy_lines, write_rows
 from mtdnn.columns import table
-from mtdnn.metrics_ranking import accuracy_at_1, mean_average_precision, mrr
-from mtdnn.run_folder import RunFolder
+from mtdnn.metrics.rankings import accuracy_at_1, mean_average_precision, mrr
+from mtdnn.runs.folder import RunFolder
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 HERE = Path("experiments/structured")
@@ -44,7 +44,7 @@ ROWS_IN_EVERY_FORMAT = 40
 
 def carry_out(*words: str) -> None:
     """One mtdnn command in a process of its own, so that its memory is given back."""
-    subprocess.run([sys.executable, "-m", "mtdnn.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "mtdnn", *words], check=True)
 
 
 def prepare(data: Path, encoder: str, out: Path) -> None:
@@ -83,7 +83,7 @@ def nine(encoder: str, out: Path) -> None:
     folder = out / "nine"
     words = [str(HERE / "nine.yml"), "--resume", *places_of(encoder, out, "nine")]
     if not RunFolder(folder).results_file.exists():
-        first = subprocess.Popen([sys.executable, "-m", "mtdnn.cli", "train", *words])
+        first = subprocess.Popen([sys.executable, "-m", "mtdnn", "train", *words])
         while first.poll() is None and steps_done(folder) < STOP_AFTER:
             time.sleep(1)
         first.send_signal(signal.SIGTERM)

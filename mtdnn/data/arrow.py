@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtdnn.ragged import Ragged
 from mtdnn.task_types.base import Column
+from mtdnn.tokens.ragged import Ragged
 
 DATA_FILE = "data-00000-of-00001.arrow"
 

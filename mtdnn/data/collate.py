@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mtdnn.batch import Batch
-from mtdnn.ragged import Ragged
 from mtdnn.task_types.base import TaskType
+from mtdnn.tokens.ragged import Ragged
 
 
 def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: int, seed: int = 0) -> Batch:

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
-from mtdnn.data.row_source import Columns, Part, Row, RowSource
-from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
-from mtdnn.task_def import TaskDef
+from mtdnn.rows.source import Columns, Part, Row, RowSource
 from mtdnn.task_types.base import TASK_TYPES, Column, Example, RowError, TaskType
+from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mtdnn.counts import quantiles
-from mtdnn.data.tokenizing import Tokenizer
+from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, fault
-from mtdnn.task_def import TaskDef
+from mtdnn.rows.summaries import quantiles
+from mtdnn.tokens.tokenizer import Tokenizer
 
 STORE_FORMAT = 1
 """That of most stores; a task type raises its own `store_format` when its columns change, so that older are remade."""

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
 from mtdnn.data.manifest import Manifest, length_summary, mtdnn_version, read_manifest, store_format, stored_block
-from mtdnn.data.rows import open_split, rows_of
 from mtdnn.data.split_faults import IdHashes, SplitFaults
-from mtdnn.data.tokenizing import Tokenizer, load_tokenizer
 from mtdnn.errors import ConfigError, DataError, fault, is_full_disk
 from mtdnn.files import sole_writer
-from mtdnn.task_def import TaskDef
+from mtdnn.rows.places import open_split, rows_of
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 

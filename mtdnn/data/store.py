@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitFile
 from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
-from mtdnn.data.tokenizing import Tokenizer
 from mtdnn.errors import DataError, fault
-from mtdnn.ragged import Ragged
-from mtdnn.subset import chosen_rows
-from mtdnn.task_def import TaskDef
+from mtdnn.rows.subset import chosen_rows
 from mtdnn.task_types.base import Column
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

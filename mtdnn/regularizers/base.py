@@ -18,12 +18,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.encoder import has_token_types, position_ids
+from mtdnn.config.tasks import Named
 from mtdnn.errors import ConfigError, fault
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.encoder import has_token_types, position_ids
 from mtdnn.registry import Registry
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators, torch_generator
-from mtdnn.task_def import Named
 from mtdnn.task_types.base import option_faults
 
 logger = logging.getLogger(__name__)

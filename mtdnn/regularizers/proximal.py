@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mtdnn.config.tasks import Named
 from mtdnn.errors import fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import ForwardPass
-from mtdnn.task_def import Named
 from mtdnn.task_types.base import option_faults
 
 logger = logging.getLogger(__name__)

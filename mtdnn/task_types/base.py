@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
+from mtdnn.config.tasks import Named, TaskDef
+from mtdnn.config.yaml_source import refusal
 from mtdnn.errors import ConfigError, fault, unknown
-from mtdnn.heads import HEADS, Head
-from mtdnn.losses import LOSSES
-from mtdnn.metrics import METRICS, metric_of
-from mtdnn.ragged import Ragged
+from mtdnn.metrics.base import METRICS, metric_of
+from mtdnn.networks.heads import HEADS, Head
+from mtdnn.networks.losses import LOSSES
 from mtdnn.registry import Registry
-from mtdnn.task_def import Named, TaskDef
-from mtdnn.yaml_source import refusal
+from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import IGNORED, Batch
+from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import did_you_mean
-from mtdnn.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
-from mtdnn.metrics import METRICS, TWO_NAMES
-from mtdnn.task_def import TaskDef
+from mtdnn.metrics.base import METRICS, TWO_NAMES
+from mtdnn.networks.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared, label_faults
 
 

@@ -17,14 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError
-from mtdnn.heads import HEADS
-from mtdnn.losses import kl_per_example, symmetric_kl_per_example
-from mtdnn.ragged import Ragged
+from mtdnn.networks.heads import HEADS
+from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.seeding import numpy_generator
-from mtdnn.task_def import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, Column, Example, Records, RowError, TaskType, TokenizeBatch
-from mtdnn.windows import laid_out, sequence_columns, windows
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.windows import laid_out, sequence_columns, windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtdnn.task_def import TaskDef
+from mtdnn.config.tasks import TaskDef
 from mtdnn.task_types.base import TASK_TYPES, Example, RowError, whole
 from mtdnn.task_types.ranking import Ranking
 

@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
+from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import did_you_mean
-from mtdnn.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
-from mtdnn.ragged import Ragged
-from mtdnn.task_def import TaskDef
+from mtdnn.networks.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.task_types.base import (
     TASK_TYPES,
     UNLABELLED,
@@ -35,6 +34,7 @@ from mtdnn.task_types.base import (
     label_faults,
     refuse_beyond_32_bits,
 )
+from mtdnn.tokens.ragged import Ragged
 
 UNKNOWN = -1.0
 """The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import Batch
-from mtdnn.counts import quantiles
-from mtdnn.losses import squared_difference
-from mtdnn.task_def import TaskDef
+from mtdnn.config.tasks import TaskDef
+from mtdnn.networks.losses import squared_difference
+from mtdnn.rows.summaries import quantiles
 from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, refuse_beyond_32_bits
 
 

@@ -18,12 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
-from mtdnn.crf import best_tags, log_marginals, mean_negative_log_likelihood
+from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import did_you_mean
-from mtdnn.losses import Loss, kl_per_example, symmetric_kl_per_example
-from mtdnn.metrics_tokens import is_entity_tag
-from mtdnn.ragged import Ragged
-from mtdnn.task_def import TaskDef
+from mtdnn.metrics.tags import is_entity_tag
+from mtdnn.networks.crf import best_tags, log_marginals, mean_negative_log_likelihood
+from mtdnn.networks.losses import Loss, kl_per_example, symmetric_kl_per_example
 from mtdnn.task_types.base import (
     TASK_TYPES,
     UNLABELLED,
@@ -35,7 +34,8 @@ from mtdnn.task_types.base import (
     TokenizeBatch,
     declared,
 )
-from mtdnn.windows import Window, laid_out, sequence_columns, windows
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
 
 
 class SequenceLabelingOptions(BaseModel):
@@ -54,8 +54,8 @@ class SequenceLabeling(TaskType):
     overlapping windows; each word counts in the one where it stands farthest from an edge, so that none is lost or
     counted twice. Stored: the tag of each word in `label`, in `words` the number of the word that counts at a token.
 
-    Logits are [N, T, C], each tag on its own, or [N, T, C, C], potentials of chains of tags (`mtdnn.crf`): one chain
-    for the words that count in a window.
+    Logits are [N, T, C], each tag on its own, or [N, T, C, C], potentials of chains of tags (`mtdnn.networks.crf`): one
+    chain for the words that count in a window.
     """
 
     Options = SequenceLabelingOptions

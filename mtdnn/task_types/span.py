@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, Batch
-from mtdnn.losses import kl_per_example, symmetric_kl_per_example
-from mtdnn.metrics_answers import best, overlap
-from mtdnn.ragged import Ragged
-from mtdnn.task_def import TaskDef
+from mtdnn.config.tasks import TaskDef
+from mtdnn.metrics.answers import best, overlap
+from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
-from mtdnn.windows import Window, laid_out, sequence_columns, windows
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
 
 NULL = 0  # the position whose logits stand for "no answer in this window": the first token
 OUTSIDE = -1  # the character of a token that is no part of the context

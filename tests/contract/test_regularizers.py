@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mtdnn.objective import Objective
+from mtdnn.config.tasks import Named
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.proximal import PROXIMAL
-from mtdnn.task_def import Named
+from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 
 TASK_TYPES_OF_TESTS = {"nli": "classification", "similarity": "regression"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.study_checks import refuse_unknown_splits
-from mtdnn.study_grid import load_study
-from mtdnn.study_plan import trained_tasks
+from mtdnn.study.checks import refuse_unknown_splits
+from mtdnn.study.grid import load_study
+from mtdnn.study.size import trained_tasks
 from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY
 

@@ -20,18 +20,18 @@ import mtdnn.regularizers  # registers them
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import train_tokenizer
 from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
 from mtdnn.data.store import Store, open_store
-from mtdnn.encoder import Encoder
-from mtdnn.evaluation import Record, measured, predict_rows
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
+from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import Momentum
-from mtdnn.task_def import TaskDef, task_def_from
 from mtdnn.task_types.base import TASK_TYPES, TaskType
+from mtdnn.training.evaluation import Record, measured, predict_rows
+from mtdnn.training.objective import Objective
 
 CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
 VARIANTS: dict[str, list[dict[str, Any]]] = {

@@ -10,10 +10,10 @@ import signal
 import sys
 from typing import Any
 
-from mtdnn import checkpoint
-from mtdnn.assemble import train
-from mtdnn.run_config import load_run_config
-from mtdnn.trainer import Trainer
+from mtdnn.config.run import load_run_config
+from mtdnn.runs.setup import train
+from mtdnn.training import checkpoint
+from mtdnn.training.trainer import Trainer
 
 
 def die_at_call(owner: Any, name: str, number: int, *, by: int = signal.SIGKILL) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_prep.demo import train_tokenizer
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 from mtdnn.regularizers.base import Regularizer
 
 TASKS = """\
@@ -583,7 +583,7 @@ RUNS = [
     ),
     Case(
         "an unknown option of a head named by its path",
-        append("tasks.yml", "  head: {name: mtdnn.heads.PooledHead, depth: 2}\n"),
+        append("tasks.yml", "  head: {name: mtdnn.networks.heads.PooledHead, depth: 2}\n"),
         CHECK,
         "tasks.yml:12: scores.head.depth: unknown key 'depth'; known: ",
     ),

@@ -9,11 +9,11 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from mtdnn.batch import Batch
+from mtdnn.config.tasks import task_def_from
 from mtdnn.data.samplers import SAMPLERS
-from mtdnn.encoder import Encoder
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES, RowError
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from mtdnn.assemble import open_run, train
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.run_config import load_run_config
-from mtdnn.task_def import load_task_defs
+from mtdnn.runs.setup import open_run, train
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdnn.assemble import train
-from mtdnn.run_config import load_run_config
+from mtdnn.config.run import load_run_config
+from mtdnn.runs.setup import train
 from tests.conftest import REPOSITORY, Demo
 
 SETTINGS = {
@@ -81,7 +81,7 @@ def test_processes_train_as_one_does(
     train(load_run_config(None, values), progress=False)
     config = tmp_path / "run.yml"
     config.write_text(load_run_config(None, {**values, "output": str(tmp_path / "several")}).to_yaml())
-    status, output, errors = launched(processes, "-m", "mtdnn.cli", "train", str(config))
+    status, output, errors = launched(processes, "-m", "mtdnn", "train", str(config))
     assert status == 0, errors[-2000:]
     assert len(re.findall("best checkpoint, results and predictions", output)) == 1
     one, several = logged(tmp_path / "one"), logged(tmp_path / "several")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from mtdnn.cli import main
+from mtdnn.cli.main import main
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.store import open_store
-from mtdnn.task_def import load_task_defs
 from tests.reference.project import save_encoder
 
 TASKS = """\

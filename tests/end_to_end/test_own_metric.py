@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdnn.assemble import train
-from mtdnn.cli import main
-from mtdnn.metrics import METRICS
-from mtdnn.run_config import load_run_config
+from mtdnn.cli.main import main
+from mtdnn.config.run import load_run_config
+from mtdnn.metrics.base import METRICS
+from mtdnn.runs.setup import train
 from tests.conftest import Demo
 
 MODULE = """\
-from mtdnn.metrics import NAMES, Metric, metric
+from mtdnn.metrics.base import NAMES, Metric, metric
 
 @metric("mistakes", NAMES, higher_is_better=False)
 def mistakes(records, labels):

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from data_prep.demo import train_tokenizer
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -15,13 +15,13 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from mtdnn.assemble import train
-from mtdnn.checkpoint import newest_whole, read_training
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import ConfigError, DataError
-from mtdnn.run_config import load_run_config
-from mtdnn.task_def import load_task_defs
-from mtdnn.trainer import Interrupted, Trainer
+from mtdnn.runs.setup import train
+from mtdnn.training.checkpoint import newest_whole, read_training
+from mtdnn.training.trainer import Interrupted, Trainer
 from tests.conftest import REPOSITORY, Demo
 
 SETTINGS = {

@@ -12,11 +12,11 @@ import yaml
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 import mtdnn.task_types  # noqa: F401  registers them
-from mtdnn.assemble import Setup, open_run, train
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.heads import PooledHead, SanHead
-from mtdnn.run_config import load_run_config
-from mtdnn.task_def import load_task_defs
+from mtdnn.networks.heads import PooledHead, SanHead
+from mtdnn.runs.setup import Setup, open_run, train
 from mtdnn.task_types.base import TASK_TYPES
 from tests.reference.interrupted import stopped_and_resumed
 from tests.reference.project import save_encoder

@@ -12,10 +12,10 @@ import yaml
 
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import write_demo_encoder
-from mtdnn.assemble import open_run, train
+from mtdnn.config.run import load_run_config
+from mtdnn.config.tasks import load_task_defs, task_def_from
 from mtdnn.data.prepro import prepare
-from mtdnn.run_config import load_run_config
-from mtdnn.task_def import load_task_defs, task_def_from
+from mtdnn.runs.setup import open_run, train
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from tests.reference.interrupted import stopped_and_resumed
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 import yaml
 
-from mtdnn.report import write_report
-from mtdnn.study import run_study
-from mtdnn.study_cells import read_outcome
-from mtdnn.study_checks import stored_rows
-from mtdnn.study_commands import changed_rows_lines, train_cell
-from mtdnn.study_grid import Cell, Grid, load_study
-from mtdnn.study_launchers import Here
-from mtdnn.study_table import read_csv
+from mtdnn.cli.study_commands import changed_rows_lines, train_cell
+from mtdnn.report.write import write_report
+from mtdnn.study.cells import read_outcome
+from mtdnn.study.checks import stored_rows
+from mtdnn.study.grid import Cell, Grid, load_study
+from mtdnn.study.launchers import Here
+from mtdnn.study.scheduler import run_study
+from mtdnn.study.table import read_csv
 from tests.conftest import REPOSITORY, Demo
 
 LONGEST_WAIT_SECONDS = 120
@@ -66,7 +66,7 @@ def unbroken(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Grid:
 def start(path: Path) -> subprocess.Popen[bytes]:
     """`mtdnn study` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "mtdnn.cli", "study", str(path)], env=environment, cwd=REPOSITORY)
+    return subprocess.Popen([sys.executable, "-m", "mtdnn", "study", str(path)], env=environment, cwd=REPOSITORY)
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

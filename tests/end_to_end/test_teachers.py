@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mtdnn.assemble import soft_predictions, train
-from mtdnn.cli import main
+from mtdnn.cli.main import main
+from mtdnn.config.run import load_run_config
 from mtdnn.errors import ConfigError
-from mtdnn.run_config import load_run_config
+from mtdnn.runs.setup import soft_predictions, train
 from tests.conftest import Demo
 from tests.reference.interrupted import stopped_and_resumed
 

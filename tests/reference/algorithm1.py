@@ -1,8 +1,8 @@
 """Algorithm 1 of the SMART paper (Jiang et al. 2020, arXiv 1911.03437), line by line and example by example.
 
-A transcription to test against: it knows nothing of `mtdnn.regularizers` and `mtdnn.objective`. There are no batches
-and no padding in it: each example is one sequence of its real tokens, and what the paper writes as a sum over examples
-is a sum over examples. Slow on purpose.
+A transcription to test against: it knows nothing of `mtdnn.regularizers` and `mtdnn.training.objective`. There are no
+batches and no padding in it: each example is one sequence of its real tokens, and what the paper writes as a
+sum over examples is a sum over examples. Slow on purpose.
 
 One thing the paper leaves open is decided here: x_i is the row's word embeddings, looked up in a table that belongs to
 θ, and x̃_i is x_i plus a constant, so that the table gets gradients through both.

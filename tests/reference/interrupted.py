@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mtdnn.assemble import train
-from mtdnn.run_config import RunConfig
-from mtdnn.trainer import Interrupted, Trainer
+from mtdnn.config.run import RunConfig
+from mtdnn.runs.setup import train
+from mtdnn.training.trainer import Interrupted, Trainer
 
 
 def stopped_and_resumed(config: RunConfig, *, step: int) -> dict[str, Any]:

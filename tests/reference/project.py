@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from mtdnn.task_def import TaskDef, load_task_defs
+from mtdnn.config.tasks import TaskDef, load_task_defs
 
 WORDS = ["a", "the", "red", "blue", "kite", "boat", "sails", "flies", "over", "lake", "barn", "slow", "fast"]
 WORDS += ["##ly", "##er", ".", ","]

@@ -8,9 +8,9 @@ import torch
 from transformers import BertConfig, BertModel
 
 from mtdnn.batch import Batch
-from mtdnn.encoder import Encoder
+from mtdnn.config.tasks import task_def_from
 from mtdnn.model import MultiTaskModel
-from mtdnn.task_def import task_def_from
+from mtdnn.networks.encoder import Encoder
 from mtdnn.task_types.base import TASK_TYPES
 
 HIDDEN = 16

@@ -1,4 +1,7 @@
-"""Imports point upwards, names cost nothing to import, and every module has its place in the order of reading."""
+"""The rooms of the package: imports point downwards between folders, in no circle within one, and cost little.
+
+`ROOMS` is the order of reading (STYLE: a folder imports only from folders above it).
+"""
 
 import ast
 import graphlib
@@ -11,35 +14,30 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
-READING_ORDER = """
-    errors columns files registry seeding yaml_source legacy task_def run_config run_folder
-    batch counts ragged windows products losses crf metrics records metrics_tokens metrics_answers metrics_ranking heads
-    task_types subset
-    data.row_source data.text_rows data.tables data.rows
-    data.tokenizing data.arrow data.manifest data.encode data.split_faults data.prepro data.store data.collate
-    data.row_stream data.samplers data.check data.loaders
-    dropout packing allocator encoder model
-    regularizers objective optim
-    checkpoint initialisation recorder evaluation distillation export trainer progress
-    run_check study_table statistics study_grid study_cells study_launchers study_plan study_checks study
-    agreement report_data report_document report_pictures report_parts report_study report
-    run assemble study_commands schema cli_options cli __main__
+ROOMS = """
+    ground config metrics rows tokens execution networks task_types data regularizers balancing training runs study
+    report cli
 """
-"""A module imports only from those before it. `task_types` and `regularizers` are folders of plug-ins; `base` comes
-first there, and the others import from each other in no circle."""
+GROUND = ["errors", "columns", "files", "registry", "seeding", "batch"]
+"""Modules at the root below every room; the front door is on top of all, and the model between two rooms."""
+TOP = ("", "__main__")
+MODEL_STANDS_BEFORE = "data"
 
 WITHOUT_TORCH = """
-    errors registry seeding yaml_source legacy task_def run_config metrics subset
-    data.rows data.samplers run_folder statistics study report study_commands cli_options cli
+    errors registry seeding config.yaml_source config.legacy config.tasks config.run metrics.base rows.subset
+    rows.places data.samplers runs.folder study.statistics study.scheduler report.write cli.study_commands cli.options
+    cli.main
 """
 """Modules that must import at once, for `--help`, `check` and `report`; NumPy is allowed."""
 
-PLUG_INS = ("task_types", "regularizers")
-
 
 def modules():
-    paths = (path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+    """Dotted name below `mtdnn` → file; `__init__` files stand for their folder, the front door is ""."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
 def imports_of(path):
@@ -51,25 +49,45 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     known = modules()
-    return {name.removeprefix("mtdnn.") for name in found if name.removeprefix("mtdnn.") in known and "mtdnn" in name}
+    inside = {name.removeprefix("mtdnn").removeprefix(".") for name in found if name.split(".")[0] == "mtdnn"}
+    return {name for name in inside if name in known and known[name].name != "__init__.py"}
 
 
-def place(module):
-    """The rank of a module, or of the folder of plug-ins it lies in."""
-    folder = module.split(".")[0]
-    return READING_ORDER.split().index(folder if folder in PLUG_INS else module)
+def rank(module):
+    """The place of a module's room in the order of reading."""
+    rooms = ROOMS.split()
+    if module in TOP:
+        return len(rooms)
+    if module == "model":
+        return rooms.index(MODEL_STANDS_BEFORE) - 0.5
+    room = module.split(".")[0]
+    return rooms.index("ground" if room in GROUND else room)
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_a_module_imports_only_from_those_before_it(module):
-    imported = imports_of(modules()[module])
-    assert [other for other in imported if place(other) > place(module)] == []
-    assert not (module.endswith(".base") and [other for other in imported if place(other) == place(module)])
+def test_a_room_imports_only_from_rooms_above_it(module):
+    assert [other for other in imports_of(modules()[module]) if rank(other) > rank(module)] == []
 
 
-def test_no_imports_go_in_a_circle():
-    graph = {module: imports_of(path) for module, path in modules().items()}
+@pytest.mark.parametrize("room", sorted({"ground", *(name.split(".")[0] for name in modules() if "." in name)}))
+def test_the_files_of_a_room_import_each_other_in_no_circle(room):
+    inside = {name: path for name, path in modules().items() if rank(name) == ROOMS.split().index(room)}
+    graph = {name: imports_of(path) & inside.keys() for name, path in inside.items()}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_at_most_eight_modules_lie_at_the_root():
+    assert len([path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]) <= 8
+
+
+def test_only_the_front_door_and_folders_of_plug_ins_have_code_in_their_init_file():
+    full = {path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.stat().st_size}
+    assert full <= {"metrics", "task_types", "regularizers", "balancing"}
+
+
+def test_tests_mirror_the_rooms():
+    rooms = {path.name for path in (PACKAGE.parent / "tests" / "unit").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert rooms - {"data_prep"} <= set(ROOMS.split())
 
 
 def test_the_package_imports_nothing_from_the_folders_around_it():
@@ -89,7 +107,7 @@ def test_light_modules_import_no_heavy_library():
 
 def test_help_imports_neither_torch_nor_pydantic():
     code = (
-        "import sys; from mtdnn.cli import main; assert main(['--help']) == 0;"
+        "import sys; from mtdnn.cli.main import main; assert main(['--help']) == 0;"
         "sys.exit(str([name for name in ('torch', 'numpy', 'pydantic', 'jsonargparse') if name in sys.modules]))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "[]\n"

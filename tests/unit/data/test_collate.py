@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from mtdnn.batch import Batch
+from mtdnn.config.tasks import task_def_from
 from mtdnn.data.collate import collate
-from mtdnn.ragged import Ragged
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.tokens.ragged import Ragged
 
 
 def task_type(**block):

@@ -21,9 +21,9 @@ from mtdnn.data.encode import Job
 from mtdnn.data.prepro import prepare, prepare_file
 from mtdnn.data.split_faults import IdHashes
 from mtdnn.data.store import open_store
-from mtdnn.data.text_rows import TextRows
-from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.rows.text import TextRows
+from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 SHARED = Path(__file__).parents[4] / "shared"

@@ -8,9 +8,9 @@ import pytest
 from mtdnn.data.arrow import SplitFile, SplitWriter, record_batch
 from mtdnn.data.prepro import prepare, prepare_file
 from mtdnn.data.store import open_prepared, open_store, open_train_store
-from mtdnn.data.tokenizing import load_tokenizer
 from mtdnn.errors import DataError
-from mtdnn.ragged import Ragged
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import DEFINITIONS, WORDS, save_encoder
 
 

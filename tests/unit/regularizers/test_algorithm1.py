@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
 from mtdnn.regularizers.base import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.regularizers.smart import Smart
+from mtdnn.training.objective import Objective
 from tests.reference import algorithm1
 from tests.reference.tiny import make_batch, make_model
 

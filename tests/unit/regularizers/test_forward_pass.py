@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModel, DistilBertConfig, PretrainedConfig, RobertaConfig
 
-from mtdnn.encoder import Encoder
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import NOISE_CHUNK, REGULARIZERS, ForwardPass, evaluation_mode
 from mtdnn.seeding import seed_default_generators
 from tests.reference.tiny import make_batch, make_model, slice_batch

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtdnn.objective import Objective
 from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.attack import Attack
 from mtdnn.regularizers.base import ForwardPass
@@ -21,6 +20,7 @@ from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.r_drop import RDrop
 from mtdnn.regularizers.smart import Smart, odds_difference
 from mtdnn.regularizers.vat import VAT
+from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 from tests.unit.regularizers.toy import ToyModel, losses_of, toy_batch, toy_pass
 

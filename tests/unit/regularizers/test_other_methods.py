@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.objective import Objective
 from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
 from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease
 from mtdnn.regularizers.vat import VAT
+from mtdnn.training.objective import Objective
 from tests.reference import other_methods
 from tests.reference.algorithm1 import symmetric_kl
 from tests.reference.other_methods import Attack, Geometry

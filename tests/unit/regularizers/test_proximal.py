@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from mtdnn.config.tasks import Named
 from mtdnn.regularizers.base import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL, Momentum, Vanilla
-from mtdnn.task_def import Named
 from tests.reference.tiny import make_batch, make_model
 
 

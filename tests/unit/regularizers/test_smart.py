@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtdnn.config.tasks import Named
 from mtdnn.errors import ConfigError
-from mtdnn.objective import Objective
 from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, RunPrecision
 from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease, fixed_target_divergence
 from mtdnn.regularizers.vat import VAT
-from mtdnn.task_def import Named
+from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 
 PRESETS = sorted(name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), Smart))

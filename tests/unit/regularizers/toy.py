@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.objective import Objective
+from mtdnn.config.tasks import task_def_from
 from mtdnn.regularizers.base import ForwardPass, Regularizer
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.objective import Objective
 
 W = (3.0, 4.0)  # ‖w‖₂ = 5, ‖w‖∞ = 4
 

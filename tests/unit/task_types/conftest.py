@@ -12,10 +12,10 @@ import pytest
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import train_tokenizer
 from mtdnn.batch import Batch
+from mtdnn.config.tasks import task_def_from
 from mtdnn.data.collate import collate
-from mtdnn.ragged import Ragged
-from mtdnn.task_def import task_def_from
 from mtdnn.task_types.base import TASK_TYPES, Example, TaskType
+from mtdnn.tokens.ragged import Ragged
 
 
 @dataclass

@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 import mtdnn.task_types  # noqa: F401  registers them
+from mtdnn.config.tasks import task_def_from
 from mtdnn.data.encode import Job, id_hash
-from mtdnn.data.rows import rows_of
-from mtdnn.task_def import task_def_from
+from mtdnn.rows.places import rows_of
 from mtdnn.task_types.base import TASK_TYPES, Example, declared
 from mtdnn.task_types.regression import Regression
 

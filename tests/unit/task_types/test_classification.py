@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtdnn.task_def import task_def_from
+from mtdnn.config.tasks import task_def_from
 from mtdnn.task_types.classification import Classification
 
 BLOCK = {"task_type": "classification", "labels": ["contradiction", "neutral", "entailment"]}

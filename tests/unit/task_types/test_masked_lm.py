@@ -126,7 +126,7 @@ def test_an_encoder_without_mask_token_is_refused(make):
 
 
 def test_shares_of_more_than_all_are_refused(make):
-    from mtdnn.task_def import task_def_from
+    from mtdnn.config.tasks import task_def_from
     from mtdnn.task_types.masked_lm import MaskedLM
 
     task = task_def_from("task", {**BLOCK, "mask_share": 0.9, "random_share": 0.2})

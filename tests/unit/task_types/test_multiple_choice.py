@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mtdnn.metrics import compute
-from mtdnn.task_def import task_def_from
+from mtdnn.config.tasks import task_def_from
+from mtdnn.metrics.base import compute
 from mtdnn.task_types.base import RowError
 from mtdnn.task_types.multiple_choice import MultipleChoice
 

@@ -106,9 +106,9 @@ def test_bad_rows_are_refused(make, changes, message):
 
 def test_rows_of_a_classification_task_become_a_ranking_by_their_question(tmp_path):
     from data_prep.demo import train_tokenizer
+    from mtdnn.config.tasks import task_def_from
     from mtdnn.data.prepro import prepare
     from mtdnn.data.store import open_store
-    from mtdnn.task_def import task_def_from
 
     lines = ["q1-0\tno\tWhere?\tHere.", "q2-0\tyes\tWhen?\tNow.", "q1-1\tyes\tWhere?\tThere.", "q3-0\tno\tWhy?\tSo."]
     (tmp_path / "qa").mkdir()
@@ -132,7 +132,7 @@ def test_a_group_with_labels_in_part_is_refused(make):
 
 
 def test_rows_cannot_be_joined_by_the_candidate(make):
-    from mtdnn.task_def import task_def_from
+    from mtdnn.config.tasks import task_def_from
     from mtdnn.task_types.ranking import Ranking
 
     faults = Ranking.faults(task_def_from("task", {**BLOCK, "group_by": "candidate"}))

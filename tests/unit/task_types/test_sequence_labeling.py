@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtdnn.batch import IGNORED, NO_WORD
-from mtdnn.task_def import task_def_from
+from mtdnn.config.tasks import task_def_from
 from mtdnn.task_types.base import TASK_TYPES, RowError
 from mtdnn.task_types.sequence_labeling import words_of
 
@@ -134,7 +134,7 @@ def test_the_manifest_counts_tags(make):
 
 
 def test_parts_of_speech_are_measured_by_tokens_alone(make):
-    from mtdnn.task_def import task_def_from
+    from mtdnn.config.tasks import task_def_from
     from mtdnn.task_types.sequence_labeling import SequenceLabeling
 
     block = {**BLOCK, "labels": ["NN", "VB"]}

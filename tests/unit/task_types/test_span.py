@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from mtdnn.metrics_answers import best, overlap
+from mtdnn.metrics.answers import best, overlap
 from mtdnn.task_types.base import RowError
 from mtdnn.task_types.span import OUTSIDE, best_threshold
 

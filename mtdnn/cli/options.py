@@ -1,0 +1,157 @@
+"""Words on the command line → arguments of a function, or overrides of a run's YAML.
+
+A command's flags and their help come from the signature and docstring of its function (jsonargparse); those of `train`
+from the fields of RunConfig, whose values `load_run_config` checks together with the file's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+import typing
+from argparse import Action, ArgumentError, Namespace
+from collections.abc import Callable, Container, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from jsonargparse import SUPPRESS, ArgumentParser
+from pydantic.fields import FieldInfo
+
+from mtdnn.cli.schema import default_text, fields_of, inner_model, is_open
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import Named
+from mtdnn.config.yaml_source import parse_value
+from mtdnn.errors import ConfigError, did_you_mean, fault
+
+NULLS = ("null", "Null", "NULL", "~")
+"""The ways to write that a key has no value."""
+
+
+def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of `function` as given on the command line; without a default they are positional.
+
+    Raises:
+        ConfigError: an unknown or missing flag, or a value of the wrong type.
+        SystemExit: after --help or --schema.
+    """
+    parser = _parser(function)
+    if function.__name__ == "check":
+        parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
+    parser.add_function_arguments(function, as_positional=True)
+    return dict(vars(_parsed(parser, _spelt_out(function, argv))))
+
+
+def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
+    """`run` (a YAML file or None), `overrides` (dotted key → value) and `resume`. Raises as `call_arguments`."""
+    usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
+    parser = _parser(function, usage=usage, description=function.__doc__)
+    parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
+    parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
+    given: dict[str, str] = {}
+    fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
+    for key, field in fields.items():
+        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=_metavar(field), help=_help(field))
+    for key in _open_keys(argv, fields):
+        parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
+    found = _parsed(parser, argv)
+    overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
+    return {"run": found["run"], "resume": found["resume"], "overrides": overrides}
+
+
+class Collect(Action):
+    """Notes a flag's text under its dotted key, apart from the parser's nested result."""
+
+    def __init__(self, *, into: dict[str, str], **settings: Any) -> None:
+        super().__init__(**{**settings, "default": SUPPRESS})
+        self.into = into
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        self.into[(option_string or "").removeprefix("--")] = values
+
+
+class PrintSchema(Action):
+    """`--schema tasks` or `--schema run`: print it and stop, as `--help` does."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs="?", const="tasks", default=SUPPRESS, choices=("tasks", "run"), **settings)
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        from mtdnn.cli.schema import run_schema, task_schema
+
+        schema = task_schema() if values == "tasks" else run_schema()
+        sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+        raise SystemExit(0)
+
+
+def _parser(function: Callable[..., object], **settings: Any) -> ArgumentParser:
+    return ArgumentParser(prog=f"mtdnn {function.__name__}", exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+    try:
+        return parser.parse_args(list(argv))
+    except ArgumentError as error:
+        message = re.sub(r"\s+", " ", str(error))
+        strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
+        near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
+        raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.") + near) from error
+
+
+def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str]:
+    """`--dry_run` as `--dry_run true`, which the parser asks for."""
+    switches = {f"--{name}" for name, kind in typing.get_type_hints(function).items() if kind is bool}
+    spelt: list[str] = []
+    for word, following in zip_longest(argv, argv[1:]):
+        spelt += [word, "true"] if word in switches and following not in ("true", "false") else [word]
+    return spelt
+
+
+def _flags(parser: ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def _help(field: FieldInfo) -> str:
+    """The field's description, and its default in brackets where there is one to tell."""
+    default = default_text(field)
+    return f"{field.description}{f' [{default}]' if default else ''}".replace("%", "%%")
+
+
+def _metavar(field: FieldInfo) -> str:
+    """The words a field takes, where it takes no others."""
+    words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+    return "|".join(map(str, words)) or "VALUE"
+
+
+def _open_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
+    """Keys such as `regularizer.weight` and `subset.rte.rows`, which no field of RunConfig names."""
+    open_fields = [name for name, field in RunConfig.model_fields.items() if is_open(field)]
+    words = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
+    return list(dict.fromkeys(word for word in words if word.split(".")[0] in open_fields and word not in fields))
+
+
+def _value(key: str, text: str) -> object:
+    """A flag's text as the value a YAML file would hold: numbers, lists, mappings; paths and names stay text.
+
+    Raises:
+        ConfigError: it is not YAML, or there is nothing in it, as in `--regularizer "$METHOD"` without a METHOD.
+    """
+    annotation = RunConfig.model_fields[key].annotation if key in RunConfig.model_fields else None
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if str in members and not text.startswith("{"):
+        return text
+    if key == "train" and not text.startswith("["):
+        return [name.strip() for name in text.split(",")]
+    value = parse_value(text, where=f"--{key}")
+    if value is None and text.strip() not in NULLS:
+        raise ConfigError(fault(f"--{key}", "", f"{text!r} is no value", f"Give one{_word_for_off(key)}."))
+    return value
+
+
+def _word_for_off(key: str) -> str:
+    """`, or none to turn it off` for a plug-in, `, or null for none` for another key that can do without a value."""
+    field = dict(fields_of(RunConfig)).get(key)
+    if field is None or types.NoneType not in typing.get_args(field.annotation):
+        return ""
+    return ", or none to turn it off" if inner_model(field.annotation) is Named else ", or null for none"

@@ -1,0 +1,110 @@
+"""The keys of task definitions and runs, as JSON Schema for editors and as the tables of the documentation."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import Named, TaskDef
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def run_schema() -> dict[str, Any]:
+    """JSON Schema of a run's YAML."""
+    return {"$schema": DIALECT, **RunConfig.model_json_schema(by_alias=True)}
+
+
+def task_schema() -> dict[str, Any]:
+    """JSON Schema of a file of task definitions: names → blocks, the options of every task type among their keys."""
+    from mtdnn.task_types.base import TASK_TYPES
+
+    block = TaskDef.model_json_schema(by_alias=True)
+    definitions = block.pop("$defs", {})
+    for key in ("name", "options"):
+        block["properties"].pop(key)
+    block["required"] = [key for key in block["required"] if key != "name"]
+    block["properties"]["task_type"]["anyOf"] = [{"enum": TASK_TYPES.names()}, {"pattern": r"\."}]
+    for name in TASK_TYPES.names():
+        options = TASK_TYPES.get(name).Options.model_json_schema(by_alias=True)
+        definitions.update(options.pop("$defs", {}))
+        block["properties"].update(options.get("properties", {}))
+    return {
+        "$schema": DIALECT,
+        "title": "Task definitions",
+        "type": "object",
+        "patternProperties": {"^[A-Za-z0-9_-]+$": block},
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def key_table(model: type[BaseModel], *, without: tuple[str, ...] = ()) -> str:
+    """The keys of a model and of the models in it as a Markdown table: key, values, default, meaning."""
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, field in fields_of(model):
+        if key not in without:
+            value, default = values_in_words(field.annotation), default_text(field)
+            shown = "required" if field.is_required() else f"`{default}`" if default else ""
+            meaning = (field.description or "").replace("|", r"\|")
+            lines.append(f"| `{key}` | {value} | {shown} | {meaning} |".replace("  ", " "))
+    return "\n".join(lines)
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted key, field) of a model's fields, and of the fields of the models in it; plug-ins keep theirs.
+
+    In a mapping of words to models the word is written `<task>`: `subset.<task>.rows`.
+    """
+    for name, field in model.model_fields.items():
+        key, inner = f"{prefix}{field.alias or name}", inner_model(field.annotation)
+        yield key, field
+        if inner is not None and inner is not Named:
+            between = ".<task>." if typing.get_origin(field.annotation) is dict else "."
+            yield from fields_of(inner, key + between)
+
+
+def is_open(field: FieldInfo) -> bool:
+    """Whether the keys below a field are not fixed: a plug-in's options, or names of tasks."""
+    return inner_model(field.annotation) is Named or typing.get_origin(field.annotation) is dict
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model a field's value is, or may be; None for plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    models = (inner_model(member) for member in typing.get_args(annotation))
+    return next((model for model in models if model is not None), None)
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as YAML; empty where it is required, off, a group of fields, or told by the description."""
+    value = field.default
+    if field.is_required() or value in (None, (), {}) or "Default:" in (field.description or ""):
+        return ""
+    if isinstance(value, Named):
+        return value.name
+    return "" if isinstance(value, BaseModel) else value if isinstance(value, str) else json.dumps(value)
+
+
+def values_in_words(annotation: Any) -> str:
+    """What a field takes, said in words."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{member}`" for member in members)
+    if origin is typing.Annotated:
+        return values_in_words(members[0])
+    if origin is tuple:
+        return "words" if members[0] is str else f"{len(members)} numbers"
+    if origin is dict:
+        return f"mapping of words to {values_in_words(members[1])}"
+    if members:
+        return " or ".join(dict.fromkeys(values_in_words(member) for member in members if member is not type(None)))
+    names = {str: "word", int: "whole number", float: "number", bool: "true, false", Named: "word or mapping"}
+    return names.get(annotation, "mapping")

@@ -1,0 +1,270 @@
+"""task_defs/*.yml → frozen TaskDef, each key remembering its file:line.
+
+Only the shape of a block is checked here. Words that name plug-ins (task type, metrics, loss, regularizer) are checked
+against their registries where tasks are assembled.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+
+from mtdnn.config import legacy
+from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
+from mtdnn.errors import ConfigError, fault, unknown
+
+logger = logging.getLogger(__name__)
+
+
+class Frozen(BaseModel):
+    """A part of a definition: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Named(BaseModel):
+    """A plug-in by name with its options: `{name: smart, weight: 3}`, or the bare word `smart`.
+
+    The options stay as given; the plug-in's own class checks them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(description="Registered name, or dotted path of a class living elsewhere.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def named(value: object) -> object:
+    """`smart`, `{name: smart, weight: 3}`, `none`, and `off`, which YAML reads as false, for a plug-in turned off."""
+    if isinstance(value, str) or value is False:
+        return {"name": value if isinstance(value, str) else "none"}
+    if isinstance(value, dict) and value.get("name") == "none" and len(value) > 1:
+        options = ", ".join(key for key in value if key != "name")
+        raise ValueError(f"none turns it off and has no options; remove {options}, or name another")
+    if not isinstance(value, (dict, Named)):
+        raise ValueError("expected one name, or {name: …} with its options")
+    return value
+
+
+NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str | Named)]
+
+
+def _tuple_of_words(value: object) -> object:
+    """One word, a number (labels such as 0 and 1) or a list of them, as a tuple of words.
+
+    YAML reads a bare `yes` or `off` as a truth value; the word cannot be told from it any more, so it is refused.
+    """
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_word(item) for item in items)
+
+
+def _word(item: object) -> object:
+    if isinstance(item, bool):
+        raise ValueError("YAML reads yes/no/on/off/true/false without quotes as truth values; put the word in quotes")
+    return str(item) if isinstance(item, (int, float)) else item
+
+
+def _words_to_words(value: object) -> object:
+    """As `_tuple_of_words`, for both sides of a mapping of labels."""
+    return {_word(key): _word(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+Word = str | int | float
+Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words, json_schema_input_type=Word | list[Word])]
+WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_schema_input_type=dict[str, Word])]
+
+
+class Source(Frozen):
+    """A Hugging Face data set to read the rows from, in place of files."""
+
+    path: str = Field(description="Data set name on the hub, or a local folder.")
+    name: str | None = Field(None, description="Configuration of the data set.")
+    columns: dict[str, str] = Field({}, description="Ours → theirs, for columns that are named otherwise there.")
+    splits: dict[str, str] = Field({}, description="Ours → theirs, for splits that are named otherwise there.")
+
+
+class InitHead(Frozen):
+    """A trained head that a new one starts from."""
+
+    from_: str = Field(alias="from", description="Task of the run named by `encoder: {run: …}`.")
+    labels: WordToWord = Field(
+        {}, description="Our label → theirs, whose output rows start ours. Empty: the dense layer only."
+    )
+
+
+class Distill(Frozen):
+    """What a task learns from the predictions of trained models, its teachers."""
+
+    from_: Words = Field(
+        alias="from", min_length=1, description="Their predictions for the train rows: one file or several, averaged."
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of both softmaxes; 1 leaves them alone.")
+    weight: float = Field(0.5, ge=0, le=1, description="Of the soft loss; that of the labels has the rest. 0: off.")
+
+
+class TaskDef(Frozen):
+    """One task: what its rows hold, how it is learnt and how it is measured."""
+
+    name: str = Field(description="Letters, digits, '_' and '-'; also the folder of its rows.")
+    task_type: str = Field(description="Name of a task type: classification, regression, ranking, multiple_choice, …")
+    inputs: Words = Field(("text",), description="Names of the text columns, in order.")
+    labels: Words = Field((), description="Label names; their order is the order of the logits.")
+    metrics: Words = Field((), description="Reported metrics, the main one first. Default: by task type.")
+    splits: dict[str, Words] = Field(
+        {"train": ("train",), "dev": ("dev",)}, description="Role (train, dev, test) → names of the splits."
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the output layer; 0 turns it off.")
+    loss: str | None = Field(None, description="Default: by task type.")
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor of this task's loss.")
+    batch_size: int | None = Field(None, ge=1, description="Rows in a batch. Default: the run's.")
+    max_length: int = Field(256, ge=3, description="Tokens of a row, special ones included; longer rows are cut.")
+    max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
+    regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
+    distill: Distill | None = Field(None, description="Soft labels to learn from as well. Default: none.")
+    head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
+    head_of: str | None = Field(None, description="A task whose head answers this one, which is then only evaluated.")
+    init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
+    source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
+    options: dict[str, Any] = Field({}, description="Keys of this task type alone; flat in YAML.")
+
+    _yaml: YamlSource | None = PrivateAttr(None)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise ValueError("a task's name has only letters, digits, '_' and '-', as it names folders")
+        return name
+
+    @field_validator("labels", "inputs", "metrics")
+    @classmethod
+    def _no_twins(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        twins = sorted({word for word in words if words.count(word) > 1})
+        if twins:
+            raise ValueError(f"'{twins[0]}' is given twice")
+        return words
+
+    @field_validator("splits")
+    @classmethod
+    def _known_roles(cls, splits: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for role, names in splits.items():
+            if role not in ("train", "dev", "test"):
+                raise ValueError(f"unknown role '{role}'; known: train, dev, test")
+            for name in names:
+                if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+                    raise ValueError(f"{name!r} cannot name a split, as it names a folder; give a name without '/'")
+        return splits
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Every split of every role, each once."""
+        return tuple(dict.fromkeys(name for names in self.splits.values() for name in names))
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a run may train on it: it has rows for that, and a head of its own."""
+        return bool(self.splits.get("train")) and self.head_of is None
+
+    @property
+    def regularizer_off(self) -> bool:
+        """True when the block says `regularizer: none`."""
+        return self.regularizer is not None and self.regularizer.name == "none"
+
+    def where(self, key: str = "") -> str:
+        """`file:line` of a key of this block (dots for inner keys), or the task's name when it was made in Python."""
+        if self._yaml is None:
+            return self.name
+        keys: KeyPath = (self.name, *key.split(".")) if key else (self.name,)
+        return self._yaml.where(keys)
+
+    def fault(self, key: str, found: str, fix: str = "") -> str:
+        """A fault of one key of this block, with its place."""
+        return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
+
+
+def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
+    """Task name → TaskDef, in the order of the file; the native schema or the original toolkit's.
+
+    Raises:
+        ConfigError: every fault of every block, with file:line.
+    """
+    tasks, faults = read_task_defs(path)
+    if faults:
+        raise ConfigError(faults)
+    return tasks
+
+
+def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
+    """The blocks that are well formed, and every fault of the others.
+
+    Raises:
+        ConfigError: the file as a whole cannot be read.
+    """
+    source = read_yaml(path)
+    value = source.value
+    if legacy.is_legacy(value):
+        value, remarks = legacy.translate(value)
+        for remark in remarks:
+            logger.info("%s: %s", path, remark)
+    tasks: dict[str, TaskDef] = {}
+    faults: list[str] = []
+    for name, block in value.items():
+        try:
+            tasks[str(name)] = task_def_from(str(name), block, source)
+        except ConfigError as error:
+            faults.extend(error.faults)
+    known = [str(name) for name in value]
+    faults += [line for task in tasks.values() for line in _head_of_faults(task, tasks, known)]
+    return tasks, faults
+
+
+def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[str]:
+    """What stands against another task's head answering this one."""
+    if task.head_of is None:
+        return []
+    others = [name for name in known if name != task.name]
+    if task.head_of not in others:
+        return [fault(task.where("head_of"), f"{task.name}.head_of", unknown("task", task.head_of, others))]
+    other = tasks.get(task.head_of)
+    if other is None:  # its own faults are told
+        return []
+    if other.head_of is not None:
+        return [task.fault("head_of", f"'{other.name}' has no head of its own", f"Name '{other.head_of}'.")]
+    for key in ("task_type", "labels"):
+        own, its = getattr(task, key), getattr(other, key)
+        if own != its:
+            found = f"{_in_words(own)}, but the head is of '{other.name}' and gives {_in_words(its)}"
+            return [task.fault(key, found, "Give both tasks the same.")]
+    return []
+
+
+def _in_words(value: str | Sequence[str]) -> str:
+    return f"'{value}'" if isinstance(value, str) else f"[{', '.join(value)}]"
+
+
+def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
+    """One block as a TaskDef; keys that no task shares go to `options`, for the task type to check.
+
+    Raises:
+        ConfigError: every fault of the block.
+    """
+    source = source or YamlSource(path=name, value={})
+    if not isinstance(block, dict):
+        found = f"{block!r} is not a mapping of keys to values"
+        raise ConfigError(fault(source.where((name,)), name, found, "See docs/task_definitions.md for the keys."))
+    common = {
+        key: value for key, value in block.items() if key in TaskDef.model_fields and key not in ("name", "options")
+    }
+    options = {str(key): value for key, value in block.items() if key not in common}
+    task = validated(TaskDef, {"name": name, **common, "options": options}, source, (name,))
+    task._yaml = source if source.lines else None
+    return task

@@ -1,0 +1,376 @@
+"""Real tokens of a padded batch ↔ one row without padding, and attention over that row, each example on its own.
+
+Dimensions: B batch, T tokens of the longest example, N real tokens of the batch, A attention heads, D size of one head.
+`Layout` says where each real token lies. It travels with the call as the keyword `packing`, through transformers'
+attention interface, so that several passes may share a graph and recomputed layers find the layout of their own pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
+
+ATTENTION_NAME = "mtdnn"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive examples of equal length in a packed row: they need neither padding nor a mask."""
+
+    examples: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the group."""
+        return self.examples * self.length
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Packed rows cut into squares: examples of similar length share one, padded to the longest of them.
+
+    One square costs about as many calls as another, whatever its size, and a batch holds nearly as many lengths as
+    examples. Rows of a square are ordered by example, head and token; A is the number of heads.
+
+    Fields:
+        shapes: examples and length of each square.
+        rows: [R] long, for each row of the squares its place in the packed [N·A]; padding has any.
+        back: [N·A] long, for each place in the packed row its row in the squares.
+        padding: [P] long, rows of the squares that hold no token.
+        bias: per square None, or [examples, 1, 1, length], 0 at keys and −inf at padding.
+    """
+
+    shapes: tuple[Group, ...]
+    rows: Tensor
+    back: Tensor
+    padding: Tensor
+    bias: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], heads: int) -> Squares:
+        """The squares of examples of ascending lengths, on the CPU."""
+        counts = torch.tensor(lengths)
+        starts = counts.cumsum(0) - counts
+        shapes, rows, real, bias, first = [], [], [], [], 0
+        for run in similar(lengths):
+            length, own = run[-1], slice(first, first + len(run))
+            token = torch.arange(length)
+            held = token < counts[own, None]  # [examples, length]
+            place = torch.where(held, starts[own, None] + token, 0)
+            rows.append((place[:, None] * heads + torch.arange(heads)[:, None]).flatten())
+            real.append(held[:, None].expand(-1, heads, -1).flatten())
+            empty = torch.zeros(held.shape).masked_fill(~held, -torch.inf)
+            bias.append(None if run[0] == length else empty[:, None, None])
+            shapes.append(Group(len(run), length))
+            first += len(run)
+        index, kept = torch.cat(rows), torch.cat(real)
+        back = torch.empty(int(counts.sum()) * heads, dtype=torch.long)
+        back[index[kept]] = kept.nonzero().flatten()
+        return cls(tuple(shapes), index, back, (~kept).nonzero().flatten(), tuple(bias))
+
+
+def similar(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending lengths in runs that differ by at most a sixteenth, or by two."""
+    run: list[int] = []
+    for length in lengths:
+        if run and length > max(run[0] * 17 // 16, run[0] + 2):
+            yield run
+            run = []
+        run.append(length)
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real tokens of a padded batch lie in a packed row; shorter examples come first.
+
+    Fields:
+        shape: B and T.
+        index: [N] long, place of each packed token in the flattened [B·T].
+        lengths: real tokens of each example that has any, ascending.
+        rounded: whether packed rows get empty places behind the real tokens, see `tail`.
+    """
+
+    shape: tuple[int, int]
+    index: Tensor
+    lengths: tuple[int, ...]
+    rounded: bool = False
+
+    @classmethod
+    def of(cls, mask: Tensor, device: torch.device, *, rounded: bool = False) -> Layout:
+        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device."""
+        on_cpu = mask.cpu()
+        counts = on_cpu.sum(1)
+        order = counts.argsort(stable=True)
+        rows, columns = on_cpu[order].nonzero(as_tuple=True)
+        index = order[rows] * on_cpu.shape[1] + columns
+        lengths = tuple(length for length in counts[order].tolist() if length)
+        shape = (on_cpu.shape[0], on_cpu.shape[1])
+        return cls(shape, index.to(device, non_blocking=True), lengths, rounded)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Runs of examples of equal length, in packed order."""
+        return tuple(Group(len(list(run)), length) for length, run in groupby(self.lengths))
+
+    def squares(self, heads: int) -> Squares:
+        """The squares of this layout for attention with that many heads; made once."""
+        known: dict[int, Squares] = self.__dict__.setdefault("_squares", {})
+        if heads not in known:
+            known[heads] = Squares.of(self.lengths, heads)
+        return known[heads]
+
+    @cached_property
+    def boundaries(self) -> Tensor:
+        """[examples + 1] int32: where each example starts in the packed row, and where the last one ends."""
+        starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)
+        return starts.to(self.index.device, non_blocking=True)
+
+    @property
+    def tail(self) -> int:
+        """Empty places behind the real tokens, at most 1/16 of them; 0 unless rounded.
+
+        oneDNN, which multiplies 16-bit numbers on a CPU, and on some float32 ones, compiles a kernel for every number
+        of rows it has not met, which can take longer than the product itself, and keeps up to 1,024 of them; rounded
+        up, packed rows of all batches have few lengths.
+        """
+        tokens = len(self.index)
+        step = max(8, 1 << max(tokens.bit_length() - 5, 0))
+        return -tokens % step if self.rounded else 0
+
+    def pack_rounded(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N + tail, …], real tokens, then zeros."""
+        packed = self.pack(padded)
+        return torch.cat((packed, packed.new_zeros(self.tail, *packed.shape[1:]))) if self.tail else packed
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N, …], real tokens only."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[N, …] → [B, T, …], zero at padding."""
+        places = self.shape[0] * self.shape[1]
+        return packed.new_zeros(places, *packed.shape[1:]).index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What attention over a packed row needs beside query, key and value.
+
+    Fields:
+        scale: factor of the scores before the softmax.
+        dropout: probability of dropping an attention weight; 0 outside training.
+        window: a token sees those less than so many places away; None sees all of its example.
+    """
+
+    layout: Layout
+    scale: float
+    dropout: float
+    window: int | None
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Terms], Tensor]
+
+
+def use_packed_attention(backbone: PreTrainedModel) -> None:
+    """Let a model attend over packed rows whenever it is called with `packing=Layout`, and as before without."""
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    backbone.set_attn_implementation(ATTENTION_NAME)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Layout | None = None,
+    dropout_masks: str = "fast",
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: [1, A, N, D] → [1, N, A, D], each example seeing only itself.
+
+    Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention
+    does what it would have done anyway.
+    """
+    if packing is None:
+        others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+    repeats = query.shape[1] // key.shape[1]
+    tokens, places = len(packing.index), query.shape[2]
+    q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = choose_attention(query, dropout, dropout_masks)
+    output = attend(q, k, v, Terms(packing, scale, dropout, sliding_window))
+    return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
+
+
+def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:
+    """The cheapest way to attend on the device of `query`, at its precision."""
+    if query.device.type == "cpu":
+        return attend_with_fast_dropout if dropout > 0 and dropout_masks == "fast" else attend_by_group
+    return attend_by_kernel if dropout == 0 and kernel_takes(query) else attend_unpacked
+
+
+def kernel_takes(query: Tensor) -> bool:
+    """Whether there is a kernel for ragged batches: flash attention wants an Ampere GPU or a later one, 16-bit floats,
+    and heads whose size is a multiple of 8, up to 256."""
+    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return (
+        query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D], one fused call per group of equal length."""
+    groups = terms.layout.groups
+    sizes = [group.tokens for group in groups]
+    outputs = [query[:0]]
+    for group, *parts in zip(groups, *(x.split(sizes) for x in (query, key, value)), strict=True):
+        q, k, v = (x.unflatten(0, (group.examples, group.length)).transpose(1, 2) for x in parts)
+        attended = scaled_dot_product_attention(
+            q, k, v, window_mask(group.length, terms.window, q.device), dropout_p=terms.dropout, scale=terms.scale
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] with dropout on the attention weights, on the CPU."""
+    return cast(Tensor, _DroppedAttention.apply(query, key, value, terms))
+
+
+def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    reach = -1 if terms.window is None else terms.window - 1
+    starts, longest = terms.layout.boundaries, max(terms.layout.lengths, default=0)
+    arguments: dict[str, Any] = {"scale": terms.scale, "window_size": (reach, reach)}
+    return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **arguments))
+
+
+def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches."""
+    layout = terms.layout
+    q, k, v = (layout.unpack(x).transpose(1, 2) for x in (query, key, value))
+    seen = layout.unpack(torch.ones_like(layout.index, dtype=torch.bool))[:, None, None, :]
+    band = window_mask(layout.shape[1], terms.window, query.device)
+    if band is not None:
+        # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.
+        seen = (seen & band) | torch.eye(layout.shape[1], dtype=torch.bool, device=query.device)
+    attended = scaled_dot_product_attention(q, k, v, seen, dropout_p=terms.dropout, scale=terms.scale)
+    return layout.pack(attended.transpose(1, 2))
+
+
+def window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[length, length] bool, True where two tokens are less than `window` apart; None when all are."""
+    if window is None or length <= window:
+        return None
+    places = torch.arange(length, device=device)
+    return (places[:, None] - places[None, :]).abs() < window
+
+
+class _DroppedAttention(torch.autograd.Function):
+    """softmax(q kᵀ · scale) · mask / P(keep) · v in squares of examples of similar length, in float32.
+
+    Its own backward, because slicing under autograd would add up one full-sized gradient per square, and because the
+    row sums of the softmax backward are (gradient · output), known for all squares at once (Dao et al. 2022).
+    Float32 also for 16-bit inputs: matrices this small gain nothing from them. First derivatives only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+        heads, dropout, dtype = query.shape[1], terms.dropout, query.dtype
+        squares = terms.layout.squares(heads)
+        query, key, value = (_spread(x, squares) for x in (query, key, value))
+        query, value = query.mul_(terms.scale), value.mul_(keep_scale(dropout))
+        output = torch.empty_like(query)
+        sizes = [shape.tokens * shape.length * heads for shape in squares.shapes]
+        bits = random_bits(sum(sizes)).split(sizes)
+        saved = []
+        with torch.autocast("cpu", enabled=False):
+            parts = _squares((query, key, value, output), squares, heads)
+            for bias, square_bits, q, k, v, place in zip(squares.bias, bits, *parts, strict=True):
+                weights = _attention_weights(q, k, bias, terms.window)
+                kept = keep_mask(square_bits.view(weights.shape), dropout, weights.dtype).mul_(weights)
+                torch.bmm(kept, v, out=place)
+                saved += [weights, kept]
+        ctx.save_for_backward(query, key, value, output, *saved)
+        ctx.terms, ctx.dtype, ctx.heads = terms, dtype, heads
+        return _gathered(output, squares, heads).to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, *saved = ctx.saved_tensors
+        heads, squares = ctx.heads, ctx.terms.layout.squares(ctx.heads)
+        gradient = _spread(gradient, squares).index_fill_(0, squares.padding, 0.0)
+        grads = [torch.empty_like(output) for _ in range(3)]
+        row_sums = (gradient * output).sum(-1, keepdim=True)
+        rows = _squares((*grads, query, key, value, gradient, row_sums), squares, heads)
+        with torch.autocast("cpu", enabled=False):
+            for weights, kept, grad_q, grad_k, grad_v, q, k, v, g, sums in zip(
+                saved[::2], saved[1::2], *rows, strict=True
+            ):
+                scores = torch.bmm(g, v.transpose(1, 2)).mul_(kept).addcmul_(weights, sums, value=-1)
+                torch.bmm(scores, k, out=grad_q)
+                torch.bmm(scores.transpose(1, 2), q, out=grad_k)
+                torch.bmm(kept.transpose(1, 2), g, out=grad_v)
+        grads[0].mul_(ctx.terms.scale)
+        grads[2].mul_(keep_scale(ctx.terms.dropout))
+        return *(_gathered(grad, squares, heads).to(ctx.dtype) for grad in grads), None
+
+
+def _spread(packed: Tensor, squares: Squares) -> Tensor:
+    """[N, A, D] → [R, D] float32, a new tensor; rows of padding hold numbers of some token."""
+    return packed.flatten(0, 1).index_select(0, squares.rows).float()
+
+
+def _gathered(rows: Tensor, squares: Squares, heads: int) -> Tensor:
+    """[R, D] → [N, A, D], without the padding."""
+    return rows.index_select(0, squares.back).unflatten(0, (-1, heads))
+
+
+def _squares(rows: Sequence[Tensor], squares: Squares, heads: int) -> list[list[Tensor]]:
+    """For each of some [R, D] its squares, views [examples·A, length, D]."""
+    sizes = [shape.tokens * heads for shape in squares.shapes]
+    lengths = [shape.length for shape in squares.shapes]
+    return [
+        [part.view(-1, length, part.shape[-1]) for part, length in zip(each.split(sizes), lengths, strict=True)]
+        for each in rows
+    ]
+
+
+def _attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, window: int | None) -> Tensor:
+    """[examples·A, length, length] softmax of the scores, over real keys inside the window."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    by_example = scores if bias is None else scores.unflatten(0, (bias.shape[0], -1))
+    band = window_mask(q.shape[1], window, q.device)
+    if band is not None:
+        seen = band if bias is None else (band & (bias == 0)) | torch.eye(len(band), dtype=torch.bool)
+        # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.
+        by_example.masked_fill_(~seen, -torch.inf)
+    elif bias is not None:
+        by_example.add_(bias)
+    return scores.softmax(-1)

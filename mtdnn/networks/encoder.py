@@ -1,0 +1,368 @@
+"""Token ids → word embeddings → hidden states, for any Hugging Face encoder.
+
+Dimensions: B batch, T tokens, E size of the word embeddings, H hidden. The two halves `embed` and `encode` are apart so
+that a regularizer may encode other word embeddings than the ones looked up; together they are the plain forward.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.execution.attention import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
+from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
+from mtdnn.execution.products import compiled_for, use_fast_products
+from mtdnn.tokens.tokenizer import refuse_missing_folder, told_hub_error
+
+_LOG = logging.getLogger(__name__)
+EXECUTIONS = ("auto", "packed", "padded")
+DROPOUT_MASKS = ("fast", "torch")
+PRODUCTS = ("fast", "torch")
+_LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
+
+
+class Encoder(nn.Module):
+    """Hidden states of a pretrained encoder, reached through its word embeddings.
+
+    Args:
+        backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
+        execution: `packed` computes real tokens only, `padded` whole rectangles; `auto` packs where that is exact.
+        dropout_masks: `fast` draws them the quick way on a CPU (same distribution); `torch` leaves PyTorch's in place.
+        products: `fast` has oneDNN multiply float32 matrices where that is quicker; `torch` leaves it to PyTorch.
+        pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
+    Raises:
+        ConfigError: `packed` with a family that cannot be packed, or an unknown word.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        *,
+        execution: str = "auto",
+        dropout_masks: str = "fast",
+        products: str = "fast",
+        pooler: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_word("execution", execution, EXECUTIONS)
+        _check_word("dropout_masks", dropout_masks, DROPOUT_MASKS)
+        _check_word("products", products, PRODUCTS)
+        self.backbone = backbone
+        self.hidden_size: int = backbone.config.hidden_size
+        self.num_layers: int = backbone.config.num_hidden_layers
+        self.dropout_masks = dropout_masks
+        self.products = products
+        self._pooler = pooler
+        self._position_offset = position_offset(backbone)
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
+        self.execution = self._settle_execution(execution)
+        if dropout_masks == "fast":
+            use_fast_dropout(backbone)
+        if products == "fast":
+            use_fast_products(backbone)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        execution: str = "auto",
+        dropout_masks: str = "fast",
+        products: str = "fast",
+        gradient_checkpointing: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> Encoder:
+        """The encoder of a hub name or of a local folder, in evaluation mode.
+
+        Args:
+            execution, dropout_masks, products: as for the class.
+            gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
+            dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
+        Raises:
+            ConfigError: no configuration, no weights, weights of another architecture, or not an encoder.
+        """
+        where = str(name_or_folder)
+        refuse_decoders(read_config(where), where)
+        backbone, missing = read_backbone(where, dtype)
+        if gradient_checkpointing:
+            if not backbone.supports_gradient_checkpointing:
+                found = f"{type(backbone).__name__} cannot recompute its layers"
+                raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
+            recompute_layers(backbone)
+        pooler = None if missing else pooler_weights(backbone)
+        return cls(backbone, execution=execution, dropout_masks=dropout_masks, products=products, pooler=pooler).eval()
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The Hugging Face configuration of the backbone."""
+        return self.backbone.config
+
+    @property
+    def _word_embeddings(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.backbone.get_input_embeddings())
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens one example may have; None where positions are only relative."""
+        if getattr(getattr(self.backbone, "embeddings", None), "position_embeddings", 0) is None:
+            return None
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None or limit <= 0 else limit - self._position_offset
+
+    @property
+    def embedding_size(self) -> int:
+        """E, numbers per word embedding."""
+        return int(self._word_embeddings.weight.shape[1])
+
+    def embedding_rms(self) -> float:
+        """Root mean square of all word embeddings: the unit in which relative perturbations are given."""
+        return self._word_embeddings.weight.detach().float().square().mean().sqrt().item()
+
+    def pooler_state(self) -> dict[str, Tensor] | None:
+        """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler, or None when it held none."""
+        return self._pooler
+
+    def compile_layers(self) -> None:
+        """Let torch.compile make kernels for each layer; call it once the encoder is on its device.
+
+        Attention over packed rows is left out: every batch has another layout, and would be compiled anew. So is, on a
+        CPU, dropout, whose random numbers are numpy's.
+        """
+        AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
+        if self._word_embeddings.weight.device.type == "cpu":
+            hide_from_compiler()
+        for name, module in self.backbone.named_modules():
+            found = _LAYER.search(f"{name}.")
+            if found is not None and found.end() == len(name) + 1:
+                module.compile(dynamic=True)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of a parameter, for rates that differ by layer: 0 embeddings, 1 … num_layers, the top for what follows.
+
+        ALBERT shares one layer among many depths: it gets the deepest of them.
+        """
+        found = _LAYER.search(parameter_name)
+        if found is None:
+            return 0 if "embed" in parameter_name else self.num_layers
+        if found.group(1) == "albert_layer_groups":
+            return (int(found.group(2)) + 1) * self.num_layers // int(self.config.num_hidden_groups)
+        return int(found.group(2)) + 1
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[B, T] token ids → [B, T, E] word embeddings alone, without positions, types or normalisation."""
+        return cast(Tensor, self._word_embeddings(input_ids))
+
+    def encode(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Hidden states of word embeddings.
+
+        Args:
+            embeddings: [B, T, E]; gradients flow to them, none to those at padding.
+            mask: [B, T] bool, True = real token.
+            token_type_ids: [B, T] long, or None; families without token types ignore them.
+        Returns:
+            [B, T, H]; zero at padding.
+        """
+        limit = self.max_positions
+        if limit is not None and mask.shape[1] > limit:
+            raise ValueError(f"{mask.shape[1]} tokens in a row; this encoder takes at most {limit}")
+        encode = self._encode_packed if self.execution == "packed" else self._encode_padded
+        return encode(embeddings, mask, token_type_ids)
+
+    def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
+        return self.encode(self.embed(input_ids), mask, token_type_ids)
+
+    def _products_are_compiled(self, embeddings: Tensor, mask: Tensor) -> bool:
+        """Whether oneDNN multiplies in the linear layers fed with these embeddings: see `Layout.tail`."""
+        if embeddings.device.type != "cpu":
+            return False
+        if torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16):
+            return True
+        return self.products == "fast" and compiled_for(int(mask.sum()), self.hidden_size)
+
+    def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings, mask))
+        if not layout.lengths:
+            return embeddings.new_zeros(*mask.shape, self.hidden_size)
+        columns = position_ids(mask.to(embeddings.device), self._position_offset)
+        inputs = {
+            "inputs_embeds": layout.pack_rounded(embeddings)[None],
+            "position_ids": layout.pack_rounded(columns)[None],
+        }
+        if token_type_ids is not None and has_token_types(self.config):
+            inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
+        # Every family takes a mask of four dimensions as ready made and builds none; packed attention needs none.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
+        hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.dropout_masks).last_hidden_state
+        return layout.unpack(hidden[0, : len(layout.index)])
+
+    def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        mask = mask.to(embeddings.device)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
+        if self._position_offset:
+            inputs["position_ids"] = position_ids(mask, self._position_offset)
+        if token_type_ids is not None and has_token_types(self.config):
+            inputs["token_type_ids"] = token_type_ids
+        hidden = cast(Tensor, self.backbone(**inputs).last_hidden_state)
+        return hidden.masked_fill(~mask.unsqueeze(-1), 0)
+
+    def _settle_execution(self, wanted: str) -> str:
+        """`packed` or `padded`; a family is packed only if doing so changes nothing."""
+        if wanted == "padded":
+            return wanted
+        family = self.config.model_type
+        obstacle = self._obstacle_to_packing()
+        if obstacle is None:
+            _LOG.debug("%s: packed execution, the encoder computes real tokens only", family)
+            return "packed"
+        if wanted == "packed":
+            found = f"packed, which '{family}' does not allow ({obstacle})"
+            raise ConfigError(fault("encoder", "execution", found, "Use execution: auto or padded."))
+        _LOG.info("%s: padded execution (%s); group batches by length to save work", family, obstacle)
+        return "padded"
+
+    def _obstacle_to_packing(self) -> str | None:
+        """Why this family cannot be packed, or None: found by trying three short examples both ways."""
+        if not type(self.backbone)._supports_attention_backend:
+            return "its attention cannot be exchanged"
+        attention, training = self.config._attn_implementation, self.backbone.training
+        use_packed_attention(self.backbone)
+        self.backbone.eval()
+        try:
+            difference = self._difference_when_packed()
+            obstacle = None if difference < 1e-2 else f"hidden states differ by {difference:.2g}"
+        except (TypeError, ValueError, RuntimeError) as error:
+            obstacle = _first_line(error)
+        self.backbone.train(training)
+        if obstacle is not None:
+            self.backbone.set_attn_implementation(attention)
+        return obstacle
+
+    @torch.no_grad()
+    def _difference_when_packed(self) -> float:
+        """Largest difference of a hidden state, packed against padded, relative to the largest hidden state."""
+        mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool, device=self.backbone.device)
+        embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
+        packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
+        return ((packed - padded).abs().max() / padded.abs().max()).item()
+
+
+def position_offset(backbone: PreTrainedModel) -> int:
+    """Number of the first position: 0, but padding index + 1 for RoBERTa, XLM-R, MPNet and their kin."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def position_ids(mask: Tensor, offset: int) -> Tensor:
+    """[B, T] positions as families count them: columns; with an offset real tokens only, padding staying below."""
+    if offset == 0:
+        return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return (mask.cumsum(1) * mask) + (offset - 1)
+
+
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Whether the family distinguishes the two texts of a pair; RoBERTa has one type, DistilBERT none."""
+    return bool(getattr(config, "type_vocab_size", 0) > 1)
+
+
+def read_config(where: str) -> PretrainedConfig:
+    """The configuration of a hub name or folder; ConfigError when there is none that can be read."""
+    refuse_missing_folder(where)
+    try:
+        return AutoConfig.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        fix = "Give a Hugging Face hub name, or a folder that holds config.json."
+        raise ConfigError(
+            fault(where, "encoder", f"no configuration found ({told_hub_error(where, error)})", fix)
+        ) from error
+
+
+def refuse_decoders(config: PretrainedConfig, where: str) -> None:
+    """ConfigError for encoder-decoders and for families that only predict the next token."""
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder"
+    elif getattr(config, "is_decoder", False) or (
+        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    ):
+        kind = "a decoder"
+    else:
+        return
+    fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
+    raise ConfigError(fault(where, "encoder", f"'{config.model_type}' is {kind}", fix))
+
+
+def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+    """The model of a hub name or folder, and the names of the pooler's weights that the files do not hold."""
+    try:
+        with no_bars_for_folders(where):
+            backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        fix = "Give a folder with model.safetensors as save_pretrained writes it."
+        raise ConfigError(fault(where, "encoder", f"weights cannot be loaded ({_first_line(error)})", fix)) from error
+    missing = sorted(info["missing_keys"])
+    lacking = [name for name in missing if "pooler" not in name]
+    if lacking:
+        found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
+        raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
+    own_storages(backbone)
+    return backbone, missing
+
+
+def own_storages(backbone: PreTrainedModel) -> None:
+    """Give each weight that was cut out of a larger tensor (NomicBERT's q, k and v) memory of its own.
+
+    Files of weights cannot hold tensors that share memory without being the same.
+    """
+    for weight in backbone.parameters():
+        if weight.untyped_storage().nbytes() > weight.nbytes:
+            weight.data = weight.data.clone()
+
+
+@contextmanager
+def no_bars_for_folders(where: str) -> Iterator[None]:
+    """No progress bars of transformers while weights are read from a folder; those of downloads stay."""
+    if not Path(where).is_dir() or not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
+
+
+def recompute_layers(backbone: PreTrainedModel) -> None:
+    """Turn gradient checkpointing on, in PyTorch's form that keeps every gradient and restores random states."""
+    newer_name = getattr(backbone, "activation_checkpointing_enable", None)
+    enable = newer_name or backbone.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Copies of the weight and bias of the pooler's dense layer (BERT, ALBERT, …), or None without one."""
+    pooler = getattr(backbone, "pooler", None)
+    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
+    return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _check_word(key: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise ConfigError(fault("encoder", key, unknown("word", word, known)))

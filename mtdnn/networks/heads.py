@@ -1,0 +1,346 @@
+"""Hidden states → logits.
+
+Dimensions: N sequences, T tokens, H hidden, C outputs, K turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from mtdnn.batch import NO_WORD, Batch
+from mtdnn.execution.products import Linear, linear
+from mtdnn.registry import Registry
+
+HEADS: Registry[type[Head]] = Registry("head", base=lambda: Head, own=("forward",))
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "relu": torch.relu,
+}
+
+FAMILY_ACTIVATIONS = {"electra": "gelu", "distilbert": "relu", "deberta": "gelu", "deberta-v2": "gelu"}
+"""Activation of each family's own classification head in transformers, where it is not BERT's tanh."""
+
+
+def family_activation(model_type: str) -> str:
+    """The activation in the classification head of an encoder family, by its `config.model_type`."""
+    return FAMILY_ACTIVATIONS.get(model_type, "tanh")
+
+
+class HeadOptions(BaseModel):
+    """Options every head has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    initializer_std: float = Field(0.02, ge=0, description="Of new weights' normal distribution; biases start at 0.")
+
+
+class Head(nn.Module):
+    """What turns the shared encoder's hidden states into one task's logits, by `forward(hidden, batch)`.
+
+    A head is made with the size of the hidden states, that of its output, `dropout`, `activation` (the one that the
+    encoder's family uses in its own head) and its options.
+
+    Class attributes:
+        Options: checked by pydantic.
+        min_texts: how many texts a row must have at least.
+        between_labels: weights that `init_head` leaves new, since they mean nothing for other labels.
+    """
+
+    Options: ClassVar[type[HeadOptions]] = HeadOptions
+    min_texts: ClassVar[int] = 1
+    between_labels: ClassVar[tuple[str, ...]] = ()
+
+
+def initialize(layers: Sequence[nn.Linear], std: float) -> None:
+    """Weights from N(0, std²), biases 0."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class PooledOptions(HeadOptions):
+    """Options of `pooled`."""
+
+    activation: Literal["tanh", "gelu", "relu"] | None = Field(
+        None, description="Of the dense layer. Default: the one in the encoder family's own head."
+    )
+    dense: Literal["pooler", "random"] = Field(
+        "pooler", description="What the dense layer starts from: the checkpoint's pooler, where it holds one, or noise."
+    )
+
+
+@HEADS.register("pooled")
+class PooledHead(Head):
+    """First token → dense(H, H) → activation → dropout → linear(H, C).
+
+    The layout of the classification heads of BERT and its family, so that it exports to their
+    `AutoModelForSequenceClassification` with equal logits.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer.
+        activation: tanh | gelu | relu.
+        options: see `PooledOptions`.
+    """
+
+    Options = PooledOptions
+
+    def __init__(
+        self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str = "tanh", **options: Any
+    ) -> None:
+        super().__init__()
+        settings = self.Options(**options)
+        self.activation = ACTIVATIONS[activation]
+        self.takes_pooler = settings.dense == "pooler"
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        initialize((self.dense, self.output), settings.initializer_std)
+
+    def start_from_pooler(self, pooler: Mapping[str, Tensor]) -> None:
+        """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless told not to."""
+        if self.takes_pooler:
+            self.dense.load_state_dict(dict(pooler))
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, C] of hidden states [N, T, H]."""
+        pooled = self.activation(self.dense(hidden[:, 0]))
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
+
+
+class SanOptions(HeadOptions):
+    """Options of `san`."""
+
+    turns: int = Field(5, ge=1, description="K, predictions that are averaged; 1: a single step of attention.")
+    prediction_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of the turns left out of the average while training; 0 turns it off."
+    )
+
+
+@HEADS.register("san")
+class SanHead(Head):
+    """Stochastic answer network: a state that reads the first text of a pair over and over, and predicts each time.
+
+    With m_j the hidden states of the first text (premise) and h_j those of the second (hypothesis):
+
+        s_0 = Σ_j α_j h_j       α = softmax_j(w₁ᵀ h_j)
+        x_k = Σ_j β_j m_j       β = softmax_j(s_kᵀ W₂ m_j)
+        P_k = softmax(W₃ [s_k; x_k; |s_k − x_k|; s_k · x_k])
+        s_{k+1} = GRU(x_k, s_k)         k = 0 … K−1
+
+    The output is the logarithm of the mean of P_0 … P_{K−1} or, where the task has a single output, the mean of the
+    numbers before the softmax. While training, each turn is left out of the mean of a row with the probability
+    `prediction_dropout`; one of them, drawn at random, always stays. Everything is computed outside autocast.
+
+    Source: Liu et al. 2018, arXiv 1804.07888; Liu et al. 2019, arXiv 1901.11504, section 3. Both write x_k by s_{k−1},
+    which leaves x_0 undefined; by s_k it is in the authors' code. Different here: that code divides the kept P_k by
+    1 − p, which the softmax of the loss undoes, and takes a softmax over the one number of regression, which is 1.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer, anew for each turn.
+        activation: not used, since there is no hidden layer.
+        options: see `SanOptions`.
+    """
+
+    Options = SanOptions
+    min_texts = 2
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__()
+        settings = self.Options(**options)
+        self.turns, self.prediction_dropout = settings.turns, settings.prediction_dropout
+        self.summary = nn.Linear(hidden_size, 1, bias=False)
+        self.attention = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.gru = nn.GRUCell(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(4 * hidden_size, num_outputs)
+        initialize((self.summary, self.attention, self.output), settings.initializer_std)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, C] of hidden states [N, T, H]; the batch tells which tokens are of which text."""
+        real, second = batch.mask.to(hidden.device, non_blocking=True), batch.second_text
+        first = real & ~second
+        with torch.autocast(hidden.device.type, enabled=False):
+            memory = hidden.to(self.output.weight.dtype).masked_fill(~real.unsqueeze(-1), 0.0)
+            state = attended(memory, self.summary(memory).squeeze(-1), second)
+            found = self._found(memory, state, first)
+            turns = [self._prediction(state, found)]
+            for _ in range(self.turns - 1):
+                state = self.gru(found, state)
+                found = self._found(memory, state, first)
+                turns.append(self._prediction(state, found))
+            return averaged_turns(torch.stack(turns, dim=1), self._kept(turns[0]))
+
+    def _found(self, memory: Tensor, state: Tensor, first: Tensor) -> Tensor:
+        """x_k [N, H]."""
+        return attended(memory, (memory @ self.attention(state).unsqueeze(-1)).squeeze(-1), first)
+
+    def _prediction(self, state: Tensor, found: Tensor) -> Tensor:
+        """[N, C], before the softmax."""
+        features = torch.cat([state, found, (state - found).abs(), state * found], dim=-1)
+        logits: Tensor = self.output(self.dropout(features))
+        return logits
+
+    def _kept(self, like: Tensor) -> Tensor:
+        """[N, K] bool: the turns that count; drawn as dropout masks are, from the device's default generator."""
+        shape = (len(like), self.turns)
+        if not self.training or self.prediction_dropout == 0:
+            return torch.ones(shape, dtype=torch.bool, device=like.device)
+        kept = torch.rand(shape, device=like.device) >= self.prediction_dropout
+        always = torch.randint(self.turns, (len(like), 1), device=like.device)
+        return kept.scatter(1, always, True)
+
+
+def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """[N, H]: mean of the memory [N, T, H] under the softmax of the scores [N, T] over what counts; 0 of nothing."""
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1).masked_fill(~mask, 0.0)
+    return (weights.unsqueeze(1) @ memory).squeeze(1)
+
+
+def averaged_turns(turns: Tensor, kept: Tensor) -> Tensor:
+    """[N, C]: log of the mean of the softmaxes of the turns [N, K, C] that are kept [N, K]; of single numbers the mean.
+
+    Every row keeps at least one.
+    """
+    counts = kept.sum(dim=1, keepdim=True).to(turns.dtype)
+    if turns.shape[-1] == 1:
+        return turns.masked_fill(~kept.unsqueeze(-1), 0.0).sum(dim=1) / counts
+    log_shares = torch.log_softmax(turns, dim=-1).masked_fill(~kept.unsqueeze(-1), -torch.inf)
+    return torch.logsumexp(log_shares, dim=1) - counts.log()
+
+
+@HEADS.register("token")
+class TokenHead(Head):
+    """Every token → dropout → linear(H, C): the layout of transformers' `AutoModelForTokenClassification` of BERT.
+
+    Args:
+        hidden_size: H.
+        num_outputs: C.
+        dropout: probability, before the output layer.
+        activation: not used, since there is no hidden layer.
+        options: see `HeadOptions`.
+    """
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        initialize((self.output,), self.Options(**options).initializer_std)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, T, C] of hidden states [N, T, H]."""
+        logits: Tensor = self.output(self.dropout(hidden))
+        return logits
+
+
+@HEADS.register("crf")
+class CrfHead(TokenHead):
+    """As `token`, with a score for each pair of neighbouring tags: a linear-chain conditional random field.
+
+    The score of tags y over the words of a sequence is Σ_w e[w, y_w] + transitions[y_{w−1}, y_w], plus `first` of the
+    first tag and `last` of the last one; all three start at 0, where the field predicts what `token` would.
+
+    Args:
+        as for `token`.
+    Source: Lample et al. 2016, arXiv 1603.01360, section 2.2.
+    """
+
+    between_labels = ("transitions", "first", "last")
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__(hidden_size, num_outputs, dropout=dropout, activation=activation, **options)
+        self.transitions = nn.Parameter(torch.zeros(num_outputs, num_outputs))
+        self.first = nn.Parameter(torch.zeros(num_outputs))
+        self.last = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Potentials [N, T, C, C] of hidden states [N, T, H], as `mtdnn.networks.crf` reads them."""
+        counts = batch.extras["words"] != NO_WORD
+        begins, ends = first_of(counts), first_of(counts.flip(1)).flip(1)
+        ends_of_chain = begins.unsqueeze(-1) * self.first + ends.unsqueeze(-1) * self.last
+        emissions = super().forward(hidden, batch) + ends_of_chain
+        return emissions.unsqueeze(2) + self.transitions * ~begins[..., None, None]
+
+
+def first_of(counts: Tensor) -> Tensor:
+    """[N, T] bool: of the tokens of a sequence that count, the first."""
+    return counts & (counts.cumsum(dim=1) == 1)
+
+
+@HEADS.register("span")
+class SpanHead(Head):
+    """Every token → dropout → linear(H, 2), with an output layer of its own for "no answer" at the first token.
+
+    Args:
+        hidden_size: H.
+        num_outputs: 2, for the first and the last token of the answer.
+        dropout: probability, before the output layers.
+        activation: not used, since there is no hidden layer.
+        options: see `HeadOptions`.
+    Attributes:
+        null_threshold: by how much the null score must exceed that of the best answer to be preferred.
+    """
+
+    null_threshold: Tensor
+
+    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, num_outputs)
+        self.null = nn.Linear(hidden_size, num_outputs)
+        initialize((self.output, self.null), self.Options(**options).initializer_std)
+        self.register_buffer("null_threshold", torch.zeros(()))
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [N, T, C] of hidden states [N, T, H]."""
+        dropped = self.dropout(hidden)
+        return torch.cat([self.null(dropped[:, :1]), self.output(dropped[:, 1:])], dim=1)
+
+
+@HEADS.register("masked_lm")
+class MaskedLMHead(Head):
+    """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
+
+    The layout of BERT and its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they
+    are not among this head's parameters, so that they are saved, regularized and moved once.
+
+    Args:
+        hidden_size: H.
+        word_embeddings: the encoder's.
+        dropout: probability, before the dense layer; BERT's head has none.
+        options: see `HeadOptions`.
+    """
+
+    def __init__(
+        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
+    ) -> None:
+        super().__init__()
+        size = word_embeddings.embedding_dim
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, size)
+        self.norm = nn.LayerNorm(size, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
+        initialize((self.dense,), self.Options(**options).initializer_std)
+        self._tied = (word_embeddings,)  # in a tuple, so that it does not become a part of this module
+
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
+        """Copy the weights of a pretrained head, named as here; a bias that the family does without stays 0."""
+        self.load_state_dict(dict(pretrained), strict=False)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [M, V] of hidden states [M, H]."""
+        output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
+        multiply = linear if isinstance(self.dense, Linear) else nn.functional.linear  # as the encoder's layers do
+        return multiply(output, self._tied[0].weight, self.bias)

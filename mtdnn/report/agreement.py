@@ -1,0 +1,177 @@
+"""How well a model does where annotators agree, and how near it comes to their distribution where they do not.
+
+Five annotators may agree wholly (5/0/0) or hardly (2/2/1). A model that is right on the first and spreads its
+probability on the last has learnt more than the majority label. Source: Jiang et al. 2020, arXiv 1911.03437, figure 2.
+Added here: the cross-entropy at the model's best temperature (Guo et al. 2017, arXiv 1706.04599), since a model that is
+merely less sure of everything is nearer to divided votes without knowing which rows divide them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtdnn.errors import DataError, fault
+from mtdnn.metrics.base import Record
+
+SMALLEST = 1e-12  # probabilities are taken to be at least this
+TEMPERATURES = (0.05, 20.0)  # the best one is looked for between these
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rows of one degree of agreement.
+
+    Attributes:
+        pattern: votes per label, most first: 4/1/0.
+        count: rows.
+        accuracy: share of predictions that are among the labels with most votes.
+        cross_entropy: mean of −Σ votes · ln(model), in nats; None without probabilities.
+        entropy: the same of the votes themselves: no model can have less.
+        temperature: of all rows together, see `best_temperature`; None without probabilities.
+        tempered: cross-entropy at that temperature; None without probabilities.
+    """
+
+    pattern: str
+    count: int
+    accuracy: float
+    cross_entropy: float | None
+    entropy: float
+    temperature: float | None
+    tempered: float | None
+
+
+def read_annotators(path: Path) -> dict[str, list[str]]:
+    """Row id → its annotators' labels, from lines `id<TAB>label,label,…`.
+
+    Raises:
+        DataError: no such file, or lines that are something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        found = f"cannot be read: {error}"
+        raise DataError(fault(str(path), "", found, "Give lines of: id, tab, labels joined by commas.")) from error
+    labels: dict[str, list[str]] = {}
+    faults = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        row_id, _, words = line.rstrip("\r").partition("\t")
+        votes = [word.strip() for word in words.split(",")]
+        if not row_id or not all(votes):
+            faults.append(fault(f"{path}:{number}", "", "no id or an empty label", "Expected id, tab, labels."))
+        labels[row_id] = votes
+    if faults:
+        raise DataError(faults[:20])
+    return labels
+
+
+def by_agreement(
+    predictions: Iterable[Record],
+    annotators: Mapping[str, Sequence[str]],
+    *,
+    labels: Sequence[str],
+    votes: int | None = None,
+) -> list[Agreement]:
+    """One entry per pattern of votes, full agreement first.
+
+    Args:
+        predictions: records with `id`, `prediction` and `scores`, labelled or not.
+        labels: the task's labels; a row with a vote for another one is left out.
+        votes: rows with another number of annotators are left out. Default: `usual_votes`.
+    """
+    votes = usual_votes(annotators) if votes is None else votes
+    groups: dict[str, list[tuple[Record, Counter[str]]]] = {}
+    for record in predictions:
+        given = annotators.get(str(record["id"]), ())
+        if given and len(given) == votes and set(given) <= set(labels):
+            counts = Counter(given)
+            groups.setdefault(pattern(counts, len(labels)), []).append((record, counts))
+    rows = [row for group in groups.values() for row in group]
+    scored = bool(rows) and all(record.get("scores") for record, _ in rows)
+    temperature = best_temperature(*_shares_of(rows, labels)) if scored else None
+    return [_measured(name, groups[name], temperature) for name in sorted(groups, key=_votes, reverse=True)]
+
+
+def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
+    """How many annotators most rows have, of those with two or more (one agrees with itself); the larger of equally
+    frequent numbers, 0 where there are no such rows."""
+    counts = Counter(len(given) for given in annotators.values() if len(given) > 1)
+    return max(counts, key=lambda votes: (counts[votes], votes), default=0)
+
+
+def best_temperature(probabilities: np.ndarray, votes: np.ndarray) -> float:
+    """T that brings the mean cross-entropy of softmax(ln p / T) to the votes to its least; below 1 sharpens.
+
+    Args:
+        probabilities, votes: [rows, labels]; each row sums to 1.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logits = np.log(np.maximum(probabilities, SMALLEST))
+
+    def distance(log_t: float) -> float:
+        return -float((votes * log_softmax(logits / math.exp(log_t), axis=1)).sum(axis=1).mean())
+
+    bounds = tuple(map(math.log, TEMPERATURES))
+    return math.exp(minimize_scalar(distance, bounds=bounds, method="bounded").x)
+
+
+def _shares_of(rows: Sequence[tuple[Record, Counter[str]]], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and shares of the votes, both [rows, labels]."""
+    probabilities = [[record["scores"].get(label, 0.0) for label in labels] for record, _ in rows]
+    votes = [[counts[label] / counts.total() for label in labels] for _, counts in rows]
+    return np.array(probabilities), np.array(votes)
+
+
+def pattern(counts: Mapping[str, int], num_labels: int) -> str:
+    """`4/1/0`: votes per label, most first."""
+    votes = sorted(counts.values(), reverse=True)
+    return "/".join(str(count) for count in [*votes, *[0] * (num_labels - len(votes))])
+
+
+def _votes(name: str) -> list[int]:
+    return [int(count) for count in name.split("/")]
+
+
+def _measured(name: str, group: Sequence[tuple[Record, Counter[str]]], temperature: float | None) -> Agreement:
+    right = [counts[str(record["prediction"])] == max(counts.values()) for record, counts in group]
+    entropies = [_cross_entropy(_shares(counts), counts) for _, counts in group]
+    return Agreement(
+        pattern=name,
+        count=len(group),
+        accuracy=sum(right) / len(group),
+        cross_entropy=None if temperature is None else _mean_distance(group),
+        entropy=sum(entropies) / len(group),
+        temperature=temperature,
+        tempered=None if temperature is None else _mean_distance(group, temperature),
+    )
+
+
+def _mean_distance(group: Sequence[tuple[Record, Counter[str]]], temperature: float = 1.0) -> float:
+    distances = [_cross_entropy(_tempered(record["scores"], temperature), counts) for record, counts in group]
+    return sum(distances) / len(group)
+
+
+def _tempered(scores: Mapping[str, float], temperature: float) -> Mapping[str, float]:
+    if temperature == 1.0:
+        return scores
+    powers = {label: max(share, SMALLEST) ** (1 / temperature) for label, share in scores.items()}
+    total = sum(powers.values())
+    return {label: power / total for label, power in powers.items()}
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    return {label: n / counts.total() for label, n in counts.items()}
+
+
+def _cross_entropy(scores: Mapping[str, float], counts: Counter[str]) -> float:
+    total = counts.total()
+    return -sum(n / total * math.log(max(scores.get(label, 0.0), SMALLEST)) for label, n in counts.items())

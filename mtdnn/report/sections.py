@@ -1,0 +1,255 @@
+"""Sections that the report of a run and that of a study share: tables and pictures from predictions and logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtdnn.metrics.base import Record, higher_is_better
+from mtdnn.report.agreement import Agreement, by_agreement, usual_votes
+from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
+from mtdnn.report.pictures import Panel, Point, Series, bar_panels, line_panels
+from mtdnn.report.read import (
+    MAX_CHARACTERS,
+    MAX_LABELS,
+    confusion,
+    label_names,
+    read_curves,
+    row_texts,
+    shortened,
+    worst,
+)
+from mtdnn.study.statistics import Spread, spread
+
+SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on one line
+LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is shown as percent: rates and correlations are, errors and losses are not."""
+    return higher_is_better(metric)
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric as the report shows it."""
+    return f"{100 * value:.1f}" if is_percent(metric) else f"{value:.3f}"
+
+
+def difference(metric: str, value: float) -> str:
+    """A difference of two values of a metric, with its sign; minus is a minus."""
+    text = f"{100 * value:+.1f}" if is_percent(metric) else f"{value:+.3f}"
+    return text.replace("-", "−")
+
+
+def scale(metric: str) -> float:
+    """Factor from a metric to what the report shows."""
+    return 100.0 if is_percent(metric) else 1.0
+
+
+def unit(metric: str) -> str:
+    """`accuracy, %`."""
+    return f"{metric}, %" if is_percent(metric) else metric
+
+
+def is_loss(name: str) -> bool:
+    """Whether a value of a task in the log is a loss: `task`, `proximal`, or a regularizer's name.
+
+    The others are the count of steps, the norm of the whole gradient, and what is told about a loss, `smart.…` or
+    `gradient.…`.
+    """
+    return name not in ("steps", "gradient_norm") and "." not in name
+
+
+def loss_section(runs: Mapping[str, Sequence[Path]]) -> list[Block]:
+    """Loss curves per task.
+
+    Args:
+        runs: label → folders of runs, of different tasks. With one label, every named loss is drawn; with several, the
+            task's own.
+    """
+    panels: dict[str, list[Series]] = {}
+    for label, folders in runs.items():
+        for task, losses in (pair for folder in folders for pair in read_curves(folder).losses.items()):
+            for name, points in losses.items():
+                if name == "task" or (len(runs) == 1 and is_loss(name)):
+                    panels.setdefault(task, []).append(Series(label if len(runs) > 1 else name, _thinned(points)))
+    if not panels:
+        return []
+    pictures = [Panel(task, series, x_label="step", y_label="loss") for task, series in panels.items()]
+    caption = "Training loss of each task, mean over the steps between two lines of the log."
+    return [Heading("Loss curves"), Picture("losses", line_panels(pictures, name="losses"), caption)]
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[Point]:
+    stretch = math.ceil(len(points) / LOSS_POINTS) or 1
+    parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    return [Point(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+
+
+def confusion_section(splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]], *, of: str = "") -> list[Block]:
+    """A confusion matrix for each split of words as labels.
+
+    Args:
+        splits: (task, split) → label of a run → its records.
+        of: which runs these are.
+    """
+    blocks: list[Block] = []
+    for (task, split), runs in splits.items():
+        for label, records in runs.items():
+            names = label_names(records)
+            if 2 <= len(names) <= MAX_LABELS and any(record["label"] is not None for record in records):
+                caption = ", ".join(part for part in (task, split, label) if part)
+                blocks.append(_matrix(confusion(records, names), names, caption))
+    if not blocks:
+        return []
+    note = f"Rows: the label; columns: the prediction{f'; {of}' if of else ''}."
+    return [Heading("Confusion matrices"), Text(note, note=True), *blocks]
+
+
+def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str], caption: str) -> Table:
+    rows = []
+    for name, line in zip(names, counts, strict=True):
+        total = max(1, sum(line))
+        places = [Place(f"{count} ({100 * count / total:.0f} %)", heat=count / total) for count in line]
+        rows.append([Place(name), *places])
+    return Table(["", *names], rows, caption=caption, matrix=True)
+
+
+def agreement_section(
+    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]], annotators: Mapping[str, Sequence[str]]
+) -> list[Block]:
+    """Accuracy and cross-entropy by the annotators' agreement, for each task they annotated.
+
+    Args:
+        tasks: task → label → records of each of its runs, over all splits.
+        annotators: row id → labels.
+    """
+    blocks: list[Block] = []
+    for task, labels in tasks.items():
+        found = {label: entries for label, runs in labels.items() if (entries := _agreements(runs, annotators))}
+        if found:
+            blocks += [Heading(task, 3), _agreement_picture(task, found), _agreement_table(found)]
+    votes = usual_votes(annotators)
+    if not blocks:
+        return [Heading("Agreement of the annotators"), Text(_no_agreement(tasks, annotators, votes))]
+    told = (
+        f"Rows that {votes} annotators voted on, by how their votes fall on the labels. Accuracy counts a prediction "
+        "as right when no label has more votes; cross-entropy is that of the model's probabilities to the votes, in "
+        "nats, as they are and at the temperature T that brings it to its least over all rows: what is left then is no "
+        "matter of being more or less sure of everything. Means over the runs; lines on the bars: 95 % bootstrap "
+        "intervals."
+    )
+    return [Heading("Agreement of the annotators"), Text(told), *blocks]
+
+
+def _no_agreement(
+    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]], annotators: Mapping[str, Sequence[str]], votes: int
+) -> str:
+    """Why there is nothing to show."""
+    runs = [records for labels in tasks.values() for each in labels.values() for records in each if records]
+    if not runs:
+        return "Nothing to show: no predictions of a classification into labels."
+    if not votes:
+        return f"Nothing to show: none of the {len(annotators)} rows of the annotators' file has more than one vote."
+    known = {str(record["id"]) for records in runs for record in records} & annotators.keys()
+    if not known:
+        return "Nothing to show: no row of the annotators' file has the id of a predicted row."
+    if not any(len(annotators[row_id]) == votes for row_id in known):
+        return (
+            f"Nothing to show: of the predicted rows none has {votes} votes, as most rows of the annotators' file have."
+        )
+    named = ", ".join(dict.fromkeys(f"`{name}`" for records in runs for name in label_names(records)))
+    return f"Nothing to show: every row has a vote for a label that is none of the task's: {named}."
+
+
+@dataclass(frozen=True)
+class Agreements:
+    """One pattern of votes over several runs."""
+
+    rows: Agreement
+    accuracy: Spread
+    cross_entropy: Spread
+    tempered: Spread
+    temperature: Spread
+
+
+def _agreements(runs: Sequence[Sequence[Record]], annotators: Mapping[str, Sequence[str]]) -> dict[str, Agreements]:
+    """Pattern → its numbers over the runs."""
+    groups: dict[str, list[Agreement]] = {}
+    for records in runs:
+        for entry in by_agreement(records, annotators, labels=label_names(records)):
+            groups.setdefault(entry.pattern, []).append(entry)
+    return {
+        name: Agreements(
+            entries[0],
+            spread([100 * entry.accuracy for entry in entries]),
+            *(
+                spread([value for entry in entries if (value := getattr(entry, name)) is not None])
+                for name in ("cross_entropy", "tempered", "temperature")
+            ),
+        )
+        for name, entries in groups.items()
+    }
+
+
+def _agreement_picture(task: str, found: Mapping[str, Mapping[str, Agreements]]) -> Picture:
+    groups = list(dict.fromkeys(pattern for entries in found.values() for pattern in entries))
+    panels = []
+    for title, unit_name in (("accuracy", "%"), ("cross-entropy to the votes", "nats")):
+        series = []
+        for label, entries in found.items():
+            points = []
+            for pattern, entry in entries.items():
+                each = entry.accuracy if unit_name == "%" else entry.cross_entropy
+                points.append(Point(groups.index(pattern), each.mean, each.low, each.high))
+            series.append(Series(label, points))
+        panels.append(Panel(title, series, "votes", unit_name))
+    caption = f"{task} by agreement of the annotators, from all votes for one label to divided ones."
+    return Picture(f"agreement-{task}", bar_panels(panels, name=f"agreement-{task}", groups=groups), caption)
+
+
+def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
+    lines = [
+        row(label, name, f"{each.rows.count}", f"{each.accuracy.mean:.1f}", f"{each.cross_entropy.mean:.3f}",
+            f"{each.tempered.mean:.3f}", f"{each.temperature.mean:.2f}", f"{each.rows.entropy:.3f}")
+        for label, entries in found.items()
+        for name, each in entries.items()
+    ]  # fmt: skip
+    return Table(["", "votes", "rows", "accuracy, %", "cross-entropy", "at T", "T", "least possible"], lines)
+
+
+def worst_section(splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], *, count: int) -> list[Block]:
+    """The rows that most runs got wrong, with their texts where the rows are at hand.
+
+    Args:
+        splits: (task, split) → folder of a run → its records.
+    """
+    blocks: list[Block] = []
+    for (task, split), runs in splits.items():
+        mistakes = worst(list(runs.values()), count)
+        if not mistakes:
+            continue
+        texts = row_texts(next(iter(runs)), task, split, [mistake.row_id for mistake in mistakes])
+        inputs = list(next(iter(texts.values()), {}))
+        lines = []
+        for mistake in mistakes:
+            found = texts.get(mistake.row_id, {})
+            words = (*(found.get(name, "") for name in inputs), mistake.label, mistake.prediction)
+            often = f"{mistake.wrong} of {mistake.runs}" if mistake.runs > 1 else ""
+            places = row(mistake.row_id, *map(shortened, words), f"{mistake.size:.2f}", often)
+            lines.append(places if any(each.runs > 1 for each in mistakes) else places[:-1])
+        head = ["row", *inputs, "label", "prediction", "off by"]
+        head = [*head, "wrong in"] if len(lines[0]) > len(head) else head
+        answers = range(1 + len(inputs), 3 + len(inputs))
+        long = any(len(line[column].text) > SHORT_ANSWER for line in lines for column in answers)
+        prose = range(1, answers.stop if long else answers.start)
+        blocks += [Heading(f"{task}, {split}", 3), Table(head, lines, prose=prose)]
+    if not blocks:
+        return []
+    note = (
+        "Off by: the probability given to the wrong label, or the distance from the right number, mean over the runs "
+        f"that got the row wrong. Texts end after {MAX_CHARACTERS} characters at most; a slash stands between choices."
+    )
+    return [Heading("Worst errors"), Text(note, note=True), *blocks]

@@ -1,0 +1,210 @@
+"""Rows of tables with named columns: Parquet files and Hugging Face data sets."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtdnn.config.tasks import Source
+from mtdnn.errors import DataError, fault
+from mtdnn.rows.source import (
+    OPTIONAL,
+    PART_BYTES,
+    Columns,
+    Part,
+    Row,
+    RowSource,
+    file_sha256,
+    missing_columns,
+    named_values,
+    told_unreadable,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_PER_PART = PART_BYTES // 200  # a pair of sentences is about 200 bytes
+ROWS_READ_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class ParquetRows(RowSource):
+    """Rows of a Parquet file; a part is some of its row groups, or a stretch of a large one."""
+
+    path: Path
+    _parked: list[_Forward] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[ParquetRows], tuple[Path]]:
+        return type(self), (self.path,)
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+    def _open(self) -> Any:
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(self.path, memory_map=True)
+        except pyarrow.ArrowInvalid as error:
+            found = f"not a Parquet file: {error}"
+            raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
+        except OSError as error:
+            raise DataError(told_unreadable(self.place, error)) from error
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0
+        for rows in _rows_in_groups(self._open()):
+            if start < stop and stop + rows - start > step:
+                yield Part(start, stop, start + 1)
+                start = stop
+            stop += rows
+            while stop - start > step:
+                yield Part(start, start + step, start + 1)
+                start += step
+        if start < stop:
+            yield Part(start, stop, start + 1)
+
+    def sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def faults(self, columns: Columns) -> list[str]:
+        try:
+            missing = missing_columns(columns.needed, self._open().schema_arrow.names)
+        except DataError as error:
+            return list(error.faults)
+        return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        reader = (
+            self._parked.pop() if self._parked else None
+        )  # this process's own: a part mostly follows the one before
+        if reader is None or reader.columns != columns:
+            reader = _Forward(self._open(), columns)
+        for number, values in reader.rows(part):
+            yield Row(named_values(values, columns, str(number)), f"{self.path}:{number}")
+        self._parked[:] = [reader]
+
+
+class _Forward:
+    """Reads parts of a Parquet file; as long as they come in order, no row group is decoded twice.
+
+    A row group can only be decoded from its start. What was decoded last is kept, so that the next part goes on there.
+    """
+
+    def __init__(self, file: Any, columns: Columns) -> None:
+        self.columns = columns
+        self._file = file
+        self._wanted = [name for name in columns.names if name in file.schema_arrow.names]
+        self._starts = list(accumulate(_rows_in_groups(file), initial=0))  # of the groups; behind the last, all rows
+        self._go_to_group(0)
+
+    def _go_to_group(self, group: int) -> None:
+        groups = list(range(group, self._file.num_row_groups))
+        self._batches = self._file.iter_batches(ROWS_READ_AT_ONCE, row_groups=groups, columns=self._wanted)
+        self._first = self._starts[group]  # number, from 0, of the first row of the batch decoded last
+        self._batch: Any = ()
+
+    def rows(self, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number from 1, values) of the rows of a part."""
+        group = bisect_right(self._starts, part.start) - 1
+        if part.start < self._first or self._first + len(self._batch) < self._starts[group]:
+            self._go_to_group(group)
+        while True:
+            first, behind = max(self._first, part.start), self._first + len(self._batch)
+            if behind > first:
+                chosen = self._batch.slice(first - self._first, part.stop - first)
+                yield from enumerate(chosen.to_pylist(), first + 1)
+            if behind >= part.stop:
+                return
+            self._first, self._batch = behind, next(self._batches)
+
+
+def _rows_in_groups(file: Any) -> list[int]:
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
+@dataclass(frozen=True)
+class HubRows(RowSource):
+    """Rows of one split of a Hugging Face data set; class numbers are read as the names the data set gives them.
+
+    Attributes:
+        dataset: the split, memory-mapped.
+        renamed: our column → theirs.
+    """
+
+    place: str  # type: ignore[misc]
+    dataset: Dataset
+    renamed: dict[str, str]
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        step = max(1, size * ROWS_PER_PART // PART_BYTES)
+        for start in range(0, len(self.dataset), step):
+            yield Part(start, min(start + step, len(self.dataset)), start + 1)
+
+    def sha256(self) -> str:
+        """The fingerprint the `datasets` library gives this content."""
+        return str(self.dataset._fingerprint)
+
+    def faults(self, columns: Columns) -> list[str]:
+        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
+        asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
+        missing = missing_columns(asked, self.dataset.column_names)
+        fix = "Name theirs under the task's `source.columns`."
+        return super().faults(columns) + ([fault(self.place, "", missing, fix)] if missing else [])
+
+    @cached_property
+    def _class_names(self) -> dict[str, list[str]]:
+        """Names of the classes of each column of them, or of lists of them."""
+        single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
+        return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
+        present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
+        chosen = self.dataset.select_columns(present)
+        number = part.first
+        for start in range(part.start, part.stop, ROWS_READ_AT_ONCE):
+            block = chosen[start : min(start + ROWS_READ_AT_ONCE, part.stop)]
+            for values in zip(*block.values(), strict=True):
+                named = {name: self._named(name, value) for name, value in zip(block, values, strict=True)}
+                ours = {ours: named.get(name) for ours, name in theirs.items()}
+                yield Row(named_values(ours, columns, str(number)), f"{self.place}:{number}")
+                number += 1
+
+    def _named(self, column: str, value: Any) -> Any:
+        """A class number as its name, also in a list; the number for "none", −1, as nothing."""
+        names = self._class_names.get(column)
+        if names is not None and isinstance(value, list):
+            return [self._named(column, each) for each in value]
+        if names is None or not isinstance(value, int):
+            return value
+        return names[value] if value >= 0 else None
+
+
+def hub_rows(source: Source, split: str, *, where: str = "") -> HubRows:
+    """The rows of a split of the data set that a task names as its source.
+
+    Args:
+        where: file:line of the task's `source`, for the message.
+    Raises:
+        DataError: the data set, its configuration or the split cannot be had.
+    """
+    import datasets
+
+    theirs = source.splits.get(split, split)
+    try:
+        dataset = datasets.load_dataset(source.path, source.name, split=theirs)
+    except Exception as error:  # the library raises some twenty kinds, from network to YAML of the data set card
+        found = (
+            f"cannot load split '{theirs}' of {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
+        )
+        fix = "Check name, configuration and split, and the network; `source.splits` renames splits."
+        raise DataError(fault(where, "source", found, fix)) from error
+    name = "/".join(part for part in (source.path, source.name, theirs) if part)
+    return HubRows(name, dataset, dict(source.columns))

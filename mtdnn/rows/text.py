@@ -1,0 +1,248 @@
+"""Rows of text files: .tsv, .jsonl, .csv, .txt, with file:line in every complaint."""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import fault
+from mtdnn.rows.source import (
+    PART_BYTES,
+    Columns,
+    Part,
+    Row,
+    RowSource,
+    file_sha256,
+    missing_columns,
+    named_values,
+    told_unreadable,
+)
+
+BOM = b"\xef\xbb\xbf"
+LONGEST_CELL = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class TextRows(RowSource):
+    """Rows of a text file, UTF-8; only a line feed ends a line, with or without a carriage return before it."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        with self.path.open("rb") as file:
+            start, line = 0, 1
+            while block := file.read(size):
+                block += file.readline()
+                yield Part(start, start + len(block), line)
+                start += len(block)
+                line += block.count(b"\n")
+
+    def sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def faults(self, columns: Columns) -> list[str]:
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(4)
+        except OSError as error:
+            return [told_unreadable(self.place, error)]
+        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return [fault(f"{self.place}:1", "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")]
+        if not head.removeprefix(BOM):
+            return [fault(self.place, "", "the file is empty", "Add rows, or remove the split.")]
+        return []
+
+    def lines(self, part: Part) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
+        """(number, text) of each line of a part, or the error where a line is not UTF-8."""
+        with self.path.open("rb") as file:
+            file.seek(part.start)
+            raw = file.read(part.stop - part.start)
+        if part.start == 0:
+            raw = raw.removeprefix(BOM)
+        raw = raw.removesuffix(b"\n")
+        try:
+            yield from enumerate(raw.decode("utf-8").split("\n"), part.first)
+        except UnicodeDecodeError:
+            for number, line in enumerate(raw.split(b"\n"), part.first):
+                yield number, _decoded(line)
+
+
+class LineRows(TextRows):
+    """A row on every line."""
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        for number, line in self.lines(part):
+            where = f"{self.path}:{number}"
+            if not isinstance(line, str):
+                yield _told_encoding(line, where)
+            elif (row := self.parse(line.removesuffix("\r"), where, columns)) is not None:
+                yield row
+
+    @abstractmethod
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+        """One line as a row, or its fault; None where it holds no row."""
+
+
+class TsvRows(LineRows):
+    """Tab separated, no header, no quoting."""
+
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+        cells: list[Any] = line.split("\t")
+        names = columns.names
+        if columns.repeats_last and len(cells) >= len(names):
+            cells[len(names) - 1 :] = [cells[len(names) - 1 :]]
+        if len(cells) == len(names):
+            return Row(dict(zip(names, cells, strict=True)), where)
+        if not line.strip():
+            return fault(where, "", "an empty line", "Remove it.")
+        more = " or more" if columns.repeats_last else ""
+        found = f"{len(cells)} columns; {len(names)}{more} expected: {', '.join(names)}"
+        return fault(where, "", found, "Columns are split by one tab; a text holds none.")
+
+
+class JsonlRows(LineRows):
+    """One JSON object a line; blank lines are skipped."""
+
+    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+        if not line.strip():
+            return None
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            return fault(where, "", f"not JSON: {error}", "One object a line is expected.")
+        if "\\ud" in line.lower() and not _is_text(values):
+            return fault(where, "", "half of a surrogate pair (\\ud8… alone)", "Escape whole characters.")
+        if not isinstance(values, dict):
+            return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object a line is expected.")
+        missing = missing_columns(columns.needed, list(values))
+        if missing:
+            return fault(where, "", missing)
+        return Row(named_values(values, columns, where.rpartition(":")[2]), where)
+
+
+class PlainRows(TextRows):
+    """Running text: a row for each line that is not empty, numbered by its line."""
+
+    def faults(self, columns: Columns) -> list[str]:
+        texts = [name for name in columns.names if name != "id"]
+        if len(texts) > 1:
+            found = f"plain text has no columns; {len(texts)} are needed: {', '.join(texts)}"
+            return [fault(self.place, "", found, "Give .tsv, .jsonl, .csv or .parquet.")]
+        return super().faults(columns)
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        for number, line in self.lines(part):
+            where = f"{self.path}:{number}"
+            if not isinstance(line, str):
+                yield _told_encoding(line, where)
+            elif line.strip():
+                yield Row({name: str(number) if name == "id" else line.strip() for name in columns.names}, where)
+
+
+class CsvRows(TextRows):
+    """Comma separated with a header, quoted as `csv` and pandas write it: a quoted text may hold line breaks.
+
+    Blank lines are skipped, as pandas and the `datasets` library skip them.
+    """
+
+    def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
+        """As for text, but never cut inside a quoted text."""
+        with self.path.open("rb") as file:
+            taken = [0, 0]  # bytes, lines
+
+            def lines() -> Iterator[str]:
+                for raw in file:
+                    taken[0] += len(raw)
+                    taken[1] += 1
+                    yield raw.decode("utf-8", "replace")
+
+            start, first = 0, 1
+            try:
+                for _ in _cells(lines()):
+                    if taken[0] - start >= size:
+                        yield Part(start, taken[0], first)
+                        start, first = taken[0], taken[1] + 1
+            except csv.Error:  # told with its line when this part, the last one, is read
+                taken[0] += sum(map(len, file))
+            if taken[0] > start:
+                yield Part(start, taken[0], first)
+
+    def header(self) -> tuple[int, list[str]]:
+        """Number of the first line that is not blank, and the names in it."""
+        with self.path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
+                if line.strip():
+                    return number, next(csv.reader([line]), [])
+        return 1, []
+
+    def faults(self, columns: Columns) -> list[str]:
+        found = super().faults(columns)
+        if found:
+            return found
+        number, names = self.header()
+        twins = [name for name in columns.names if names.count(name) > 1]
+        if twins:
+            told = f"{names.count(twins[0])} columns are named '{twins[0]}'"
+            return [fault(f"{self.place}:{number}", "", told, "Rename all but one.")]
+        missing = missing_columns(columns.needed, names)
+        return [fault(f"{self.place}:{number}", "", missing)] if missing else []
+
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+        of_header, header = self.header()
+        texts = list(self.lines(part))
+        broken = [(number, line) for number, line in texts if not isinstance(line, str)]
+        if broken:
+            yield from (_told_encoding(line, f"{self.path}:{number}") for number, line in broken)
+            return
+        reader = _cells((f"{line}\n" for _, line in texts), strict=True)
+        number = part.first
+        try:
+            for cells in reader:
+                if number > of_header and str(texts[number - part.first][1]).strip():
+                    yield self._row(cells, header, f"{self.path}:{number}", columns)
+                number = part.first + reader.line_num
+        except csv.Error as error:
+            yield fault(f"{self.path}:{number}", "", f"not CSV: {error}", "Close the quotes, and double those inside.")
+
+    def _row(self, cells: list[str], header: list[str], where: str, columns: Columns) -> Row | str:
+        if len(cells) != len(header):
+            found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
+            return fault(where, "", found, "Put a text that holds a comma in quotes.")
+        return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.rpartition(":")[2]), where)
+
+
+def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
+    """`csv.reader` for cells of any length; Python's own limit, 131,072 characters, is one for the whole process."""
+    csv.field_size_limit(LONGEST_CELL)
+    return csv.reader(lines, strict=strict)
+
+
+def _decoded(line: bytes) -> str | UnicodeDecodeError:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _told_encoding(error: UnicodeDecodeError, where: str) -> str:
+    found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start + 1} of the line"
+    return fault(where, "", found, "Save the file as UTF-8.")
+
+
+def _is_text(values: Any) -> bool:
+    """Whether what JSON holds can be written as UTF-8: an escape may name half of a character."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits.
+
+That of a task with a `token` head is for `AutoModelForTokenClassification`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+
+from mtdnn.batch import Batch
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.model import MultiTaskModel
+from mtdnn.networks.heads import PooledHead, TokenHead
+from mtdnn.training.checkpoint import SaveEncoder, written_beside
+from mtdnn.training.evaluation import evaluating
+
+DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
+OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
+USE_PREDICT = "The head of this family has other layers; use `mtdnn predict`."
+TOLERANCE = 1e-4  # float32 logits after the same operations in another order of summation
+
+
+def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveEncoder) -> None:
+    """Write one task's encoder and head as its family's sequence (or token) classification model.
+
+    Args:
+        save_tokenizer: writes the tokenizer's files into the folder it is given.
+    Raises:
+        ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
+            would differ.
+    """
+    exported = classifier(model, task)
+    difference = largest_difference(model, exported, task)
+    if not difference <= TOLERANCE:
+        found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
+        raise ConfigError(fault(task, "export", found, USE_PREDICT))
+    with written_beside(folder) as partial:
+        exported.save_pretrained(partial)
+        save_tokenizer(partial)
+
+
+def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
+    """The family's classification model with the weights of the shared encoder and of the head of a task.
+
+    Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
+    labels are degrees of relevance, bears none.
+    """
+    if task not in model.task_types:
+        raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
+    head, task_def = model.head_of(task), model.task_types[task].task
+    if not isinstance(head, PooledHead) and type(head) is not TokenHead:
+        found = f"a {type(head).__name__} has no counterpart in transformers"
+        raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
+    config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
+    config.num_labels = head.output.out_features
+    config.problem_type = "regression" if isinstance(head, PooledHead) else None
+    if len(task_def.labels) == config.num_labels:
+        config.id2label = dict(enumerate(task_def.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+        config.problem_type = "single_label_classification" if isinstance(head, PooledHead) else None
+    kind = AutoModelForSequenceClassification if isinstance(head, PooledHead) else AutoModelForTokenClassification
+    with torch.random.fork_rng(devices=[]):
+        try:
+            exported: PreTrainedModel = kind.from_config(config).eval()
+        except ValueError as error:
+            found = f"transformers has no {kind.__name__} of '{config.model_type}'"
+            raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
+    exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
+    if isinstance(head, PooledHead):
+        _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
+    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
+    return exported
+
+
+def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -> nn.Linear:
+    """The linear layer that stands at one of these places, of the shape of ours."""
+    for parent in (exported, exported.base_model):
+        for name in names:
+            try:
+                found = parent.get_submodule(name)
+            except AttributeError:
+                continue
+            if isinstance(found, nn.Linear) and found.weight.shape == like.weight.shape:
+                return found
+    message = f"{type(exported).__name__} has no layer of {tuple(like.weight.shape)} among {', '.join(names)}"
+    raise ConfigError(fault("", "export", message, USE_PREDICT))
+
+
+def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: str) -> float:
+    """Largest difference of the outputs of the task's head and of the exported model on a few random sequences."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.encoder.config.vocab_size
+    ids = torch.randint(5, vocabulary, (4, 16), generator=generator)
+    batch = Batch(task, {"input_ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}, None, ["0", "1", "2", "3"])
+    with evaluating(model), torch.inference_mode():
+        hidden = model.hidden(batch.to(next(model.parameters()).device))
+        ours: Tensor = model.head_of(task)(hidden, batch).cpu()
+        theirs: Tensor = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return float((ours - theirs).abs().max())

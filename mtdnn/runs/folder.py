@@ -1,0 +1,217 @@
+"""The folder of a run: what lies where, who may write it, and what made it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtdnn.config.run import RunConfig, run_config_from_yaml
+from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.errors import ConfigError, DataError, fault, unknown
+from mtdnn.files import whole_file
+
+PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+
+WRITTEN = ("results.json", "log.jsonl", "timing.jsonl", "checkpoints", "best", "last", "predictions", "subset")
+"""What a run writes to its folder once its run.yml lies there."""
+
+FREE_TO_CHANGE = frozenset(
+    {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
+    | {"log_gradients"}
+)
+"""Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
+
+
+class RunFolder:
+    """Paths in the folder of a run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "run.yml"
+        self.tasks_file = self.path / "tasks.yml"
+        self.results_file = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.predictions = self.path / "predictions"
+
+    def checkpoint(self, name: str) -> Path:
+        """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`.
+
+        Raises:
+            ConfigError: another name.
+        """
+        if not re.fullmatch(r"best|last|step-\d+", name):
+            raise ConfigError(fault("", "checkpoint", unknown("checkpoint", name, ("best", "last", "step-N"))))
+        return self.checkpoints / name if name.startswith("step-") else self.path / name
+
+    def write_subset_ids(self, task: str, ids: Sequence[str]) -> None:
+        """Keep the ids of the rows a task is trained on, one a line, where `subset` has chosen them."""
+        path = self.path / "subset" / f"{task}.ids"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(f"{row_id}\n" for row_id in ids))
+
+    def prediction_file(self, task: str, split: str) -> Path:
+        """Where the predictions of a split lie."""
+        return self.predictions / f"{task}.{split}.jsonl"
+
+    def claim(self, config: RunConfig, tasks: Mapping[str, TaskDef], *, resume: bool) -> None:
+        """Make the folder this run's own.
+
+        Raises:
+            ConfigError: it already holds a run, or files that are no run's and would be overwritten, or, with `resume`,
+                a run of another configuration or other tasks.
+            DataError: it cannot be written.
+        """
+        if self.config_file.exists():
+            if not resume:
+                fix = "Give --resume to continue it, or another --output."
+                raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
+            self._refuse_changes(config, tasks)
+            return
+        definitions = tasks_to_yaml(tasks)
+        self._refuse_foreign_files(definitions)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.tasks_file, definitions)
+            header = "".join(f"# {name}: {value}\n" for name, value in provenance().items())
+            write_text(self.config_file, header + config.to_yaml())
+        except OSError as error:
+            found = f"cannot be written: {error.strerror or error}"
+            raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
+
+    def _refuse_foreign_files(self, definitions: str) -> None:
+        """ConfigError where no run.yml is and something bears a name that this run would write to.
+
+        A run killed before its run.yml was written leaves these very definitions and nothing more.
+        """
+        found = [name for name in WRITTEN if (self.path / name).exists()]
+        if self.tasks_file.exists() and self.tasks_file.read_bytes() != definitions.encode():
+            found.insert(0, self.tasks_file.name)
+        if found:
+            what = f"holds no run.yml but {', '.join(found)}, which training would write over"
+            raise ConfigError(fault(str(self.path), "output", what, "Give another --output."))
+
+    def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
+        before, now = self.read_config().model_dump(), config.model_dump()
+        fixed = [key for key in now if key not in FREE_TO_CHANGE]
+        faults = [
+            fault(str(self.config_file), place, f"the run began with {first!r}, now it is {second!r}")
+            for key in fixed
+            for place, first, second in _differences(key, before[key], now[key])
+        ]
+        known = self.read_tasks()
+        faults += [
+            fault(str(self.tasks_file), name, "the run began with another definition of this task")
+            for name, task in tasks.items()
+            if name not in known or known[name].model_dump() != task.model_dump()
+        ]
+        if faults:
+            advice = "A resumed run must go on as it began. Undo the change, or give another --output."
+            raise ConfigError([*faults, advice])
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            ConfigError: this is no run's folder.
+        """
+        if not self.config_file.is_file():
+            fix = "Give the `output` folder of `mtdnn train`."
+            raise ConfigError(fault(str(self.path), "", "holds no run (there is no run.yml)", fix))
+        return run_config_from_yaml(self.config_file.read_text(encoding="utf-8"), path=str(self.config_file))
+
+    def read_tasks(self) -> dict[str, TaskDef]:
+        """The task definitions the run was made with."""
+        return load_task_defs(self.tasks_file)
+
+    def read_results(self) -> dict[str, Any]:
+        """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if not self.results_file.exists():
+            return {}
+        try:
+            results = json.loads(self.results_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            results = str(error)
+        if isinstance(results, dict) and all(isinstance(each, dict) for each in results.values()):
+            return results
+        found = f"damaged: {results if isinstance(results, str) else 'no results of tasks'}"
+        fix = f"Remove it and run: mtdnn evaluate {shlex.quote(str(self.path))}"
+        raise DataError(fault(str(self.results_file), "", found, fix))
+
+    def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
+        """Add results to `results.json`, and say beside them which checkpoint and code they come from.
+
+        `_run` tells of the latest evaluation, `_made_by` of each split's numbers, which may be of earlier ones.
+        """
+        merged = self.read_results()
+        run = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
+        makers = merged.pop("_made_by", {})
+        for task, splits in results.items():
+            merged[task] = {**merged.get(task, {}), **splits}
+            maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
+            makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
+        merged["_run"], merged["_made_by"] = run, makers
+        write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+        return merged
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
+    """YAML text of the native schema that loads to equal definitions."""
+    blocks = {}
+    for name, task in tasks.items():
+        block = task.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name", "options"})
+        blocks[name] = {**block, **task.options}
+    return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120)
+
+
+def provenance() -> dict[str, str]:
+    """The commit of the source checkout, if it is one, and versions of what decides numbers."""
+    made_by = {"commit": commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            made_by[package] = version(package)
+        except PackageNotFoundError:
+            made_by[package] = "not installed"
+    return made_by
+
+
+def commit() -> str:
+    """The commit of the checkout this code lies in, `+changes` when it has uncommitted ones, or `unknown`."""
+    where = Path(__file__).resolve().parent
+    try:
+        head = _git(where, "rev-parse", "--short=12", "HEAD")
+        return f"{head}+changes" if _git(where, "status", "--porcelain", "--", ".") else head
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(where: Path, *words: str) -> str:
+    command = ["git", "-C", str(where), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value before, value now) of what differs, as deep down as both sides are mappings."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _differences(f"{place}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield place, before, now

@@ -1,0 +1,176 @@
+"""What the weights of a run start from: a pretrained encoder or an earlier run's, new heads or trained ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+from mtdnn.config.run import EncoderSource, RunConfig
+from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import ConfigError, unknown
+from mtdnn.model import MultiTaskModel
+from mtdnn.networks.encoder import Encoder, no_bars_for_folders, recompute_layers
+from mtdnn.networks.heads import MaskedLMHead
+from mtdnn.runs.folder import RunFolder
+from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.checkpoint import ENCODER, open_checkpoint, read_weights
+
+logger = logging.getLogger(__name__)
+
+
+def encoder_place(source: str | EncoderSource) -> str:
+    """Hub name or folder that holds an encoder's configuration and tokenizer."""
+    if isinstance(source, str):
+        return source
+    return str(open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint)) / ENCODER)
+
+
+def build_encoder(config: RunConfig) -> Encoder:
+    """The encoder a run starts from, with its pretrained weights or those of an earlier run."""
+    source = config.encoder
+    if isinstance(source, str):
+        encoder = Encoder.from_pretrained(
+            source,
+            execution=config.execution,
+            dropout_masks=config.dropout_masks,
+            products=config.products,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+    else:
+        encoder = empty_encoder(Path(encoder_place(source)), config)
+        checkpoint = RunFolder(source.run).checkpoint(source.checkpoint)
+        encoder.load_state_dict(read_weights(checkpoint, "encoder."))
+    encoder.requires_grad_(not config.freeze_encoder)
+    return encoder
+
+
+def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
+    """An encoder of the configuration in a folder, to be filled with weights."""
+    with torch.random.fork_rng(devices=[]):
+        backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    if config.gradient_checkpointing:
+        recompute_layers(backbone)
+    return Encoder(backbone, execution=config.execution, dropout_masks=config.dropout_masks, products=config.products)
+
+
+def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
+    """Fill heads from those of an earlier run: of the same task with `heads: keep`, or as `init_head` says.
+
+    Without an earlier run, heads for masked words start from the encoder's own.
+
+    Raises:
+        ConfigError: `init_head` without an earlier run, or naming what that run does not have.
+    """
+    if isinstance(source, str):
+        for task in tasks.values():
+            if task.init_head is not None:
+                fix = "Give `encoder: {run: folder of an earlier run}`."
+                raise ConfigError(task.fault("init_head", "there is no earlier run to take a head from", fix))
+        start_lm_heads(model, source)
+        return
+    run = RunFolder(source.run)
+    checkpoint, known = run.checkpoint(source.checkpoint), run.read_tasks()
+    for name, task in tasks.items():
+        if task.init_head is not None:
+            start_head(model, task, known, checkpoint)
+        elif source.heads == "keep" and name in known and name in model.heads:
+            if has_same_head(task, known[name]):
+                model.heads[name].load_state_dict(head_weights(checkpoint, known[name]))
+            else:
+                logger.info("%s: a new head: its labels or the kind of its head are others than in %s", name, run.path)
+
+
+def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
+    """Weights of the head that answers a task of an earlier run: its own, or another task's."""
+    return read_weights(checkpoint, f"heads.{task.head_of or task.name}.")
+
+
+def has_same_head(task: TaskDef, other: TaskDef) -> bool:
+    """Whether two definitions give heads of one layout and meaning; options change no shapes."""
+    ours, theirs = (TASK_TYPES.get(each.task_type).settled_head(each).name for each in (task, other))
+    return task.labels == other.labels and ours == theirs
+
+
+def start_lm_heads(model: MultiTaskModel, place: str) -> None:
+    """Start heads for masked words from the one the encoder was pretrained with, where its files hold it.
+
+    A new head over a pretrained encoder would first spoil what the encoder knows.
+    """
+    heads = [head for head in model.heads.values() if isinstance(head, MaskedLMHead)]
+    pretrained = pretrained_lm_head(place) if heads else None
+    for head in heads:
+        if pretrained is not None:
+            head.start_from(pretrained)
+        else:
+            logger.info("%s holds no output layer for masked words; a new one is learnt", place)
+
+
+def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
+    """Weights of the output layer for masked words in the files of an encoder, named as `MaskedLMHead` has them.
+
+    Every family has BERT's layout under names of its own: a dense layer, a normalisation, and a bias per token.
+    """
+    try:
+        with no_bars_for_folders(place):
+            whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True)
+    except (OSError, ValueError):
+        return None
+    body = f"{whole.base_model_prefix}."
+    if any(not name.startswith(body) and "decoder" not in name for name in info["missing_keys"]):
+        return None
+    found = {}
+    for name, value in whole.named_parameters():
+        kind = name.rpartition(".")[2]
+        if name.startswith(body) or (value.dim() == 2 and len(value) == whole.config.vocab_size):
+            continue
+        if len(value) == whole.config.vocab_size:
+            found["bias"] = value.detach()
+        else:
+            found[f"{'norm' if 'norm' in name.lower() else 'dense'}.{kind}"] = value.detach()
+    return found
+
+
+def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef], checkpoint: Path) -> None:
+    """Start one head from another task's: all layers below the output, and the output rows of mapped labels.
+
+    Args:
+        known: the tasks of the earlier run.
+        checkpoint: of the earlier run.
+    Raises:
+        ConfigError: the source task, a label of either side, or the layout of the head is not there.
+    """
+    init = task.init_head
+    if init is None or init.from_ not in known:
+        raise ConfigError(task.fault("init_head.from", unknown("task", init.from_ if init else "", known)))
+    theirs = known[init.from_]
+    refuse_unknown_labels(task, theirs)
+    weights = head_weights(checkpoint, theirs)
+    head = model.heads[task.name]
+    for name, value in head.state_dict().items():
+        if name in getattr(head, "between_labels", ()):
+            continue
+        if name not in weights:
+            raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has no {name}"))
+        if name.startswith("output."):
+            for ours, their in init.labels.items():
+                value[task.labels.index(ours)].copy_(weights[name][theirs.labels.index(their)])
+        elif weights[name].shape == value.shape:
+            value.copy_(weights[name])
+        else:
+            raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has another shape at {name}"))
+
+
+def refuse_unknown_labels(task: TaskDef, theirs: TaskDef) -> None:
+    """ConfigError for every label in the map of `init_head` that one of the two tasks does not have."""
+    mapped = task.init_head.labels if task.init_head is not None else {}
+    sides = [(word, task.labels) for word in mapped] + [(word, theirs.labels) for word in mapped.values()]
+    faults = [
+        task.fault("init_head.labels", unknown("label", word, labels)) for word, labels in sides if word not in labels
+    ]
+    if faults:
+        raise ConfigError(faults)

@@ -1,0 +1,301 @@
+"""A trained model with its tasks: measure it on prepared splits, let it predict and embed rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtdnn.batch import Batch
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import TaskDef
+from mtdnn.data.loaders import EvalLoader
+from mtdnn.data.prepro import prepare_file
+from mtdnn.data.store import Store, open_prepared, open_store
+from mtdnn.errors import ConfigError, DataError, fault, unknown
+from mtdnn.model import MultiTaskModel
+from mtdnn.runs.folder import RunFolder
+from mtdnn.task_types.base import Column, RowError, TaskType
+from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.tokenizer import Tokenizer
+from mtdnn.training.evaluation import Record, Results, evaluating, measured, predict_rows, write_records
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
+
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[rows], tokens of each row."""
+        lengths: np.ndarray = self.columns["input_ids"].lengths
+        return lengths
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all rows."""
+        return list(self.columns["id"])
+
+    def take(self, rows: np.ndarray) -> dict[str, Column]:
+        """The columns of the rows with these numbers, in their order."""
+        return {name: _chosen(column, rows) for name, column in self.columns.items()}
+
+
+def _chosen(column: Column, rows: np.ndarray) -> Column:
+    if isinstance(column, Ragged):
+        return column.take(rows)
+    return [column[row] for row in rows] if isinstance(column, list) else column[rows]
+
+
+POOLINGS = ("mean", "first")
+Rows = str | Path | Sequence[Sequence[str]]
+"""A file of rows in any known format, or the texts of each row."""
+
+
+@dataclass
+class Run:
+    """A run opened at one of its checkpoints.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: best, last or step-N.
+        step: optimizer steps behind the weights.
+        tasks: name → definition.
+        autocast: context of the run's precision.
+    """
+
+    folder: RunFolder
+    checkpoint: str
+    step: int
+    config: RunConfig
+    tasks: dict[str, TaskDef]
+    model: MultiTaskModel
+    tokenizer: Tokenizer
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager]
+
+    def evaluate(
+        self, tasks: Sequence[str] | None = None, *, split: str | None = "dev", data: str | Path | None = None
+    ) -> Results:
+        """Metrics of prepared splits; predictions and `results.json` go to the run's folder.
+
+        Args:
+            tasks: names; None takes all.
+            split: a role (dev, test, train), the name of a split, or None for all prepared dev and test splits.
+            data: folder made by `mtdnn prepro`; None takes the run's.
+        Raises:
+            ConfigError: an unknown task, or no task has such a split.
+            DataError: there is no such folder, or a split in it is not prepared for this tokenizer and task block.
+        """
+        names = self._known(tasks)
+        prepared = Path(data or self.config.data)
+        if not prepared.is_dir():
+            place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
+            found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
+            raise DataError(fault(place, key, found, "Give --data with the folder that mtdnn prepro made."))
+        results: Results = {}
+        for name, each in self._splits(names, split, prepared):
+            store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
+            records = self._records(store, [name])[name]
+            write_records(self.folder.prediction_file(name, each), records)
+            task_type = self.model.task_types[name]
+            results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
+        self.folder.write_results(results, seed=self.config.seed, step=self.step, checkpoint=self.checkpoint)
+        return results
+
+    def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:
+        """(task, split) pairs to measure; with None, of the dev and test splits those that lie there."""
+        found = []
+        for name in names:
+            roles = self.tasks[name].splits
+            if split is None:
+                wanted = [*roles.get("dev", ()), *roles.get("test", ())]
+                found += [(name, each) for each in wanted if (prepared / name / each).is_dir()]
+            elif split in roles:
+                found += [(name, each) for each in roles[split]]
+            elif split in self.tasks[name].split_names:
+                found.append((name, split))
+        if not found and split is not None:
+            known = sorted({"dev", "test", "train", *(each for name in names for each in self.tasks[name].split_names)})
+            raise ConfigError(fault("", "split", f"of {', '.join(names)}: {unknown('split', split, known)}"))
+        return found
+
+    def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
+        """Predictions of several tasks for the rows of a store made for the first of them."""
+        loader = EvalLoader(
+            store, self.model.task_types[tasks[0]], self.config.eval_batch_size, self.tokenizer.pad_token_id
+        )
+        return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
+
+    def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
+        """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
+
+        Args:
+            rows: a file with the first task's columns, labelled or not, or texts: `[(premise, hypothesis), …]`. Labels
+                are the first task's.
+        Raises:
+            ConfigError: an unknown task, or tasks that take different inputs.
+            DataError: every bad row, with its place.
+        """
+        names = self._known([tasks] if isinstance(tasks, str) else tasks)
+        self._refuse_unlike_inputs(names)
+        found: dict[str, list[Record]] = {}
+        for group in self._encoded_alike(names):
+            with self._store(group[0], rows, columns_of=names[0]) as store:
+                found.update(self._records(store, group))
+        return {name: found[name] for name in names}
+
+    def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
+        """The tasks in groups whose rows become the same tokens."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            task = self.tasks[name]
+            groups.setdefault(repr((task.max_length, sorted(task.options.items()))), []).append(name)
+        return list(groups.values())
+
+    def _refuse_unlike_inputs(self, names: Sequence[str]) -> None:
+        first = self.tasks[names[0]]
+        for name in names[1:]:
+            task = self.tasks[name]
+            if (task.task_type, len(task.inputs)) != (first.task_type, len(first.inputs)) and not (
+                {task.task_type, first.task_type} <= {"classification", "regression"}
+                and len(task.inputs) == len(first.inputs)
+            ):
+                found = f"'{name}' takes {len(task.inputs)} texts as {task.task_type}, '{first.name}' other ones"
+                raise ConfigError(fault("", "task", found, "Predict tasks of the same inputs together."))
+            if task.inputs != first.inputs and sorted(task.inputs) == sorted(first.inputs):
+                orders = f"'{name}' takes {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
+                raise ConfigError(fault("", "task", orders, "Predict tasks of another order apart."))
+
+    def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
+        """Ids of the rows and [rows, H] float32, one vector for each.
+
+        Args:
+            rows: as for `predict`.
+            task: whose columns the rows have; None takes the run's only task, or the first with as many columns.
+            pooling: mean = of the hidden states of a row's real tokens; first = of its first token alone.
+        Raises:
+            ConfigError, DataError: as `predict`; or an unknown word for pooling.
+        """
+        if pooling not in POOLINGS:
+            raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
+        types = {name: self.model.task_types[name] for name in self.tasks}
+        name = self._known([task])[0] if task else task_of(rows, types)
+        with self._store(name, rows) as store:
+            loader = EvalLoader(
+                store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
+            )
+            vectors = np.empty((len(store), self.model.encoder.hidden_size), dtype=np.float32)
+            with evaluating(self.model), torch.inference_mode(), self.autocast():
+                for numbers, batch in loader:
+                    vectors[numbers] = self._pooled(batch.to(self.device), pooling)
+            return store.ids, vectors
+
+    def _pooled(self, batch: Batch, pooling: str) -> np.ndarray:
+        """[B, H]: a row of several sequences has the mean over the tokens of all, or the first token of the first."""
+        hidden, rows = self.model.hidden(batch).float(), batch.row_of_sequence
+        if pooling == "first":
+            starts = torch.searchsorted(rows, torch.arange(len(batch), device=rows.device))
+            return hidden[starts, 0].cpu().numpy()
+        mask = batch.mask.to(self.device).unsqueeze(-1)
+        sums = hidden.new_zeros(len(batch), hidden.shape[2]).index_add(0, rows, hidden.masked_fill(~mask, 0).sum(1))
+        counts = hidden.new_zeros(len(batch), 1).index_add(0, rows, mask.sum(1).float())
+        pooled: np.ndarray = (sums / counts).cpu().numpy()
+        return pooled
+
+    def _known(self, names: Sequence[str] | None) -> list[str]:
+        """These tasks, or all.
+
+        Raises:
+            ConfigError: one is not a task of this run.
+        """
+        unknown_names = [name for name in names or () if name not in self.tasks]
+        faults = [fault("", "task", unknown("task", name, self.tasks)) for name in unknown_names]
+        if names is not None and not names:
+            faults.append(fault("", "task", "no task named", f"Known: {', '.join(self.tasks)}."))
+        if faults:
+            raise ConfigError(faults)
+        return list(self.tasks if names is None else dict.fromkeys(names))
+
+    def _store(
+        self, task: str, rows: Rows, *, columns_of: str | None = None
+    ) -> AbstractContextManager[Store | MemoryStore]:
+        """The rows, encoded for a task: a file by way of a temporary folder, texts in memory.
+
+        Args:
+            columns_of: the task whose columns, and labels, a file has; None: `task` itself.
+        """
+        if isinstance(rows, (str, Path)):
+            return self._stored_file(task, Path(rows), columns_of or task)
+        return self._stored_texts(task, rows)
+
+    @contextmanager
+    def _stored_file(self, task: str, path: Path, columns_of: str) -> Iterator[Store]:
+        task_def = self.tasks[task].model_copy(update={"inputs": self.tasks[columns_of].inputs})
+        labels = "allowed" if task == columns_of else "ignored"
+        with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
+            place = Path(folder) / "rows" / "split"
+            prepare_file(path, task_def, self.tokenizer, place, labels=labels)
+            yield open_prepared(place)
+
+    @contextmanager
+    def _stored_texts(self, task: str, rows: Sequence[Sequence[str]]) -> Iterator[MemoryStore]:
+        task_type, task_def = self.model.task_types[task], self.tasks[task]
+        examples, faults = [], []
+        for number, texts in enumerate(rows):
+            if isinstance(texts, str) or len(texts) != len(task_def.inputs):
+                expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
+                faults.append(fault(f"row {number}", "", f"{texts!r} is no sequence of texts", expected))
+                continue
+            values: dict[str, Any] = dict(zip(task_def.inputs, texts, strict=True))
+            try:
+                examples.append(task_type.read({"id": str(number), "label": "", **values}))
+            except RowError as error:
+                faults.append(fault(f"row {number}", error.key, error.found, error.fix))
+        if faults:
+            raise DataError(faults)
+        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
+
+
+def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
+    """The task whose rows these are: the only one, or the first with as many columns as the first row has.
+
+    Formats with named columns, and no rows at all, are taken for the first task's.
+
+    Raises:
+        ConfigError: no task has so many.
+    """
+    in_file, first = isinstance(rows, (str, Path)), next(iter(task_types))
+    count = _num_columns(rows)
+    if len(task_types) == 1 or count is None:
+        return first
+    columns = {name: each.columns if in_file else each.task.inputs for name, each in task_types.items()}
+    open_ended = {name for name, each in task_types.items() if in_file and each.repeats_last}
+    for name, names in columns.items():
+        if count == len(names) or (name in open_ended and count > len(names)):
+            return name
+    counts = [f"{name}: {len(names)}{' or more' if name in open_ended else ''}" for name, names in columns.items()]
+    what = "columns" if in_file else "texts"
+    found = f"{count} {what} in a row; the run's tasks take other numbers ({', '.join(counts)})"
+    raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+
+
+def _num_columns(rows: Rows) -> int | None:
+    """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
+    if not isinstance(rows, (str, Path)):
+        return len(rows[0]) if len(rows) else None
+    if Path(rows).suffix != ".tsv" or not Path(rows).is_file():
+        return None
+    with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().count("\t") + 1

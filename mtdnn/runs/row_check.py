@@ -1,0 +1,327 @@
+"""Task definitions and their rows → every fault in one report, and what the rows are like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import numpy as np
+
+from mtdnn.columns import table
+from mtdnn.config.run import RunConfig, load_run_config
+from mtdnn.config.tasks import TaskDef, read_task_defs
+from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
+from mtdnn.data.manifest import length_summary
+from mtdnn.data.prepro import block_faults, readable_jobs
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.data.split_faults import SplitFaults
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.rows.source import Part
+from mtdnn.rows.subset import subset_size
+from mtdnn.task_types.base import Example
+from mtdnn.task_types.regression import number_counts, number_summary
+from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines of cells; the first line names the columns."""
+
+    title: str
+    lines: list[list[str]]
+
+
+@dataclass
+class SplitFacts:
+    """What the rows of a split are like; bad rows do not count.
+
+    Attributes:
+        roles: train, dev, test.
+        unlabelled, truncated: rows.
+        counts: of labels that are words, or of the words in labels that are lists.
+        numbers: of labels that are numbers, to four digits.
+        lengths: of each row: tokens, cut to max_length, when a tokenizer was given, else words between spaces.
+        texts: a hash of each row's texts.
+    """
+
+    task: TaskDef
+    split: str
+    roles: tuple[str, ...]
+    rows: int = 0
+    unlabelled: int = 0
+    truncated: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[float] = field(default_factory=Counter)
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    @property
+    def name(self) -> str:
+        """`task/split`."""
+        return f"{self.task.name}/{self.split}"
+
+
+@dataclass
+class Report:
+    """The outcome of a check.
+
+    Attributes:
+        faults: what has to be mended, one line each with file:line.
+        warnings: what may be meant so.
+        splits: facts of every split that could be read.
+        lengths_in: "tokens" or "words".
+        batches: task → batches in the first epoch under the run's mixing.
+        tasks: name → definition, of the blocks that could be read.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    splits: list[SplitFacts] = field(default_factory=list)
+    lengths_in: str = "words"
+    batches: dict[str, int] = field(default_factory=dict)
+    tasks: Mapping[str, TaskDef] = field(default_factory=dict)
+
+    def tables(self) -> list[Table]:
+        """Rows and lengths, labels, and batches per epoch; those that there is something to say in."""
+        tables = [self._rows(), self._labels(), self._batches()]
+        return [table for table in tables if len(table.lines) > 1]
+
+    def _rows(self) -> Table:
+        names = ("min", "median", "q95", "max")
+        head = ["split", "rows", "unlabelled", *(f"{name} {self.lengths_in}" for name in names)]
+        cut = self.lengths_in == "tokens"
+        lines = [[*head, "cut"] if cut else head]
+        for facts in self.splits:
+            lengths = length_summary(Counter(facts.lengths.tolist()))
+            cells = [f"{lengths.get(name, 0):g}" for name in names]
+            share = [f"{facts.truncated} ({facts.truncated / max(facts.rows, 1):.1%})"] if cut else []
+            lines.append([facts.name, str(facts.rows), str(facts.unlabelled), *cells, *share])
+        return Table("Rows", lines)
+
+    def _labels(self) -> Table:
+        lines = [["split", "labels"]]
+        for facts in self.splits:
+            shares = [f"{label}: {count} ({count / facts.counts.total():.1%})" for label, count in _in_order(facts)]
+            if facts.numbers:
+                shares += [f"{name}: {value:g}" for name, value in number_summary(facts.numbers).items()]
+            if shares:
+                lines.append([facts.name, ", ".join(shares)])
+        return Table("Labels", lines)
+
+    def _batches(self) -> Table:
+        lines = [["task", "batches per epoch"], *([name, str(count)] for name, count in self.batches.items())]
+        return Table("Training", [*lines, ["all", str(sum(self.batches.values()))]] if self.batches else lines)
+
+    def __str__(self) -> str:
+        """Warnings and tables; the faults are for the caller to raise."""
+        parts = ["\n".join(f"warning: {line}" for line in self.warnings)] if self.warnings else []
+        parts += [f"{each.title}\n{indent(table(each.lines), '  ')}" for each in self.tables()]
+        return "\n\n".join(parts) if parts else "no fault found" if not self.faults else ""
+
+
+def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
+    """Labels as the task declares them, with those that never come; otherwise the most frequent first."""
+    if facts.task.labels and facts.counts:
+        return [(label, facts.counts[label]) for label in facts.task.labels]
+    return facts.counts.most_common()
+
+
+def check_tasks(
+    definitions: str | Path,
+    *,
+    data: str | Path | None = None,
+    encoder: str | None = None,
+    run: str | Path | None = None,
+    num_workers: int | None = None,
+) -> Report:
+    """A report on a file of task definitions and their rows.
+
+    Args:
+        data: folder of the rows; without it only the definitions, and rows of a `source`, are checked.
+        encoder: hub name or folder, for lengths in tokens; by default that of `run`, if one is given.
+        run: a run's YAML, for its mixing; by default that of a run that says nothing about it.
+    Raises:
+        ConfigError: a file cannot be read as a whole, or there is no such encoder.
+    """
+    tasks, faults = read_task_defs(definitions)
+    config = RunConfig(tasks=str(definitions), data="", output="", encoder="") if run is None else load_run_config(run)
+    name = encoder or (config.encoder if run is not None and isinstance(config.encoder, str) else None)
+    tokenizer = load_tokenizer(name) if name else None
+    report = check(tasks, data=data, tokenizer=tokenizer, run=config, num_workers=num_workers)
+    report.faults[:0] = faults
+    return report
+
+
+def check(
+    tasks: Mapping[str, TaskDef],
+    *,
+    data: str | Path | None,
+    tokenizer: Tokenizer | None = None,
+    run: RunConfig,
+    num_workers: int | None = None,
+) -> Report:
+    """A report on tasks and their rows. Nothing is written; of every row twenty bytes are kept in memory.
+
+    Args:
+        run: its `train`, `batch_size`, `mixing`, `subset`, `max_tokens` and `seed` count.
+    """
+    report = Report(lengths_in="words" if tokenizer is None else "tokens", tasks=tasks)
+    sound = {}
+    for task in tasks.values():
+        found = block_faults(task, tokenizer)
+        report.faults += found
+        report.warnings += [] if tokenizer is None else tokenizer.length_warnings(task)
+        if not found and (data is not None or task.source is not None):
+            sound[task.name] = task
+    jobs, missing = readable_jobs(sound, data, warn=report.warnings.append)
+    report.faults += missing
+    _inspect(jobs, tokenizer, report, num_workers)
+    for task in sound.values():
+        report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
+    _count_batches(sound, run, report)
+    return report
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """What the rows of a part are like, and its faults; see `SplitFacts`."""
+
+    faults: list[str]
+    num_faults: int
+    rows: int
+    unlabelled: int
+    counts: Counter[str]
+    numbers: Counter[float]
+    ids: np.ndarray
+    texts: np.ndarray
+    lengths: np.ndarray
+    truncated: int
+
+
+def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts:
+    """Read the rows of a part, and encode them if there is a tokenizer."""
+    found = list(job.examples(part))
+    faults = [each for each in found if isinstance(each, str)]
+    examples = [each for each in found if isinstance(each, Example)]
+    labels = [example.label for example in examples]
+    words = (word for label in labels for word in (label if isinstance(label, (list, tuple)) else [label]))
+    lengths, truncated = _lengths(job, examples, tokenizer)
+    return PartFacts(
+        faults=faults[:FAULTS_TOLD],
+        num_faults=len(faults),
+        rows=len(examples),
+        unlabelled=labels.count(None),
+        counts=Counter(word for word in words if isinstance(word, str)),
+        numbers=number_counts(label for label in labels if isinstance(label, float)),
+        ids=_hashes(example.id for example in examples),
+        texts=_hashes("\x1f".join(example.texts) for example in examples),
+        lengths=lengths,
+        truncated=truncated,
+    )
+
+
+def _lengths(job: Job, examples: list[Example], tokenizer: Tokenizer | None) -> tuple[np.ndarray, int]:
+    """[rows] tokens, and how many rows are cut; without a tokenizer words, and none."""
+    if tokenizer is None or not examples:
+        words = (sum(len(text.split()) for text in example.texts) for example in examples)
+        return np.fromiter(words, np.int32, len(examples)), 0
+    columns: dict[str, Any] = job.encode(examples, tokenizer)
+    return columns["input_ids"].lengths.astype(np.int32), int(np.count_nonzero(columns["truncated"]))
+
+
+def _hashes(texts: Iterator[str]) -> np.ndarray:
+    return np.fromiter(map(id_hash, texts), np.uint64)
+
+
+def _inspect(jobs: list[Job], tokenizer: Tokenizer | None, report: Report, num_workers: int | None) -> None:
+    """Add the facts and the faults of every split."""
+    parts = [job.parts() for job in jobs]
+    found: dict[int, list[PartFacts]] = {}
+    for index, facts in map_parts(inspect_part, jobs, parts, tokenizer, num_workers=num_workers):
+        found.setdefault(index, []).append(facts)
+    for index, job in enumerate(jobs):
+        of_split = found[index]
+        faults = SplitFaults()
+        for each in of_split:
+            faults.add(each.faults, each.num_faults, each.ids)
+        report.faults += faults.told(job)
+        report.splits.append(_joined(job, of_split))
+
+
+def _joined(job: Job, parts: list[PartFacts]) -> SplitFacts:
+    return SplitFacts(
+        task=job.task,
+        split=job.split,
+        roles=tuple(role for role, names in job.task.splits.items() if job.split in names),
+        rows=sum(each.rows for each in parts),
+        unlabelled=sum(each.unlabelled for each in parts),
+        truncated=sum(each.truncated for each in parts),
+        counts=sum((each.counts for each in parts), Counter()),
+        numbers=sum((each.numbers for each in parts), Counter()),
+        lengths=np.concatenate([each.lengths for each in parts]),
+        texts=np.concatenate([each.texts for each in parts]),
+    )
+
+
+def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[str]:
+    """Labels without a train row, unlabelled dev rows, and dev or test rows that are also train rows."""
+    train = [facts for facts in splits if "train" in facts.roles]
+    counts: Counter[str] = sum((facts.counts for facts in train), Counter())
+    absent = [label for label in task.labels if counts and not counts[label]]
+    if absent:
+        yield task.fault("labels", f"no train row has the label '{absent[0]}'", "It cannot be learnt.")
+    seen = np.unique(np.concatenate([facts.texts for facts in train])) if train else np.empty(0, np.uint64)
+    for facts in splits:
+        if "dev" in facts.roles and facts.unlabelled:
+            yield fault(
+                facts.name, "label", f"{facts.unlabelled} of {facts.rows} dev rows have none", "They are not measured."
+            )
+        overlap = int(np.isin(facts.texts, seen).sum()) if facts not in train else 0
+        if overlap:
+            found = f"{overlap} of {facts.rows} rows have the same texts as a train row"
+            yield fault(facts.name, "", found, "Metrics on them measure memory.")
+
+
+def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report) -> None:
+    """The exact number of batches of each task in the first epoch, by the sampler that training uses."""
+    trainable = {name: task for name, task in tasks.items() if task.trainable}
+    names = [name for name in run.train or trainable if name in trainable]
+    strange = [name for name in run.train or () if name not in report.tasks]
+    report.faults += [fault("", "train", unknown("task", name, report.tasks)) for name in strange]
+    splits = {
+        name: [each for each in report.splits if each.task.name == name and "train" in each.roles] for name in names
+    }
+    sizes = {name: _num_train_rows(tasks[name], sum(facts.rows for facts in splits[name]), run) for name in names}
+    sizes = {name: size for name, size in sizes.items() if size}
+    if not sizes:
+        return
+    lengths = {name: np.concatenate([each.lengths for each in splits[name]])[: sizes[name]] for name in sizes}
+    try:
+        sampler = SAMPLERS.get(run.mixing.name, key="mixing")(
+            sizes,
+            {name: tasks[name].batch_size or run.batch_size for name in sizes},
+            seed=run.seed,
+            num_epochs=run.epochs,
+            max_steps=run.max_steps,
+            lengths=lengths if run.max_tokens or run.group_by_length else None,
+            max_tokens=run.max_tokens,
+            group_by_length=run.group_by_length,
+            **run.mixing.options,
+        )
+    except ConfigError as error:
+        report.faults += error.faults
+        return
+    report.batches = sampler.batches_per_task(0)
+
+
+def _num_train_rows(task: TaskDef, num_rows: int, run: RunConfig) -> int:
+    """Rows the run trains on: all, or what `max_rows` and the run's subset leave."""
+    num_rows = min(num_rows, task.max_rows or num_rows)
+    subset = run.subset.get(task.name)
+    if subset is None or not num_rows:
+        return num_rows
+    return min(num_rows, subset.rows) if subset.rows is not None else subset_size(num_rows, subset.fraction or 1.0)

@@ -1,0 +1,174 @@
+"""What a study's folder knows of each cell: is it finished, broken, or at work somewhere?
+
+`cells/<name>/` holds `run/` (the run's own folder) and beside it `outcome.json` (written last; a cell with a whole one
+of the same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start and end) and `lock`. The
+lock is held by the process at work through `flock`: the kernel lets go of it when that process ends, however it ends,
+so a killed study leaves nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from mtdnn.errors import DataError, MtdnnError, fault
+from mtdnn.files import whole_file
+from mtdnn.runs.folder import RunFolder, write_text
+from mtdnn.study.grid import Cell
+
+Status = Literal["finished", "broken", "busy"]
+Outcome = dict[str, Any]
+"""`outcome` (finished or diverged), `results` (task → split → metric → value), `rows` (task → training rows),
+`stored_rows` (task/split → SHA-256 of its rows; not of cells finished by earlier versions), `steps`, `examples`, `why`
+(of a diverged cell); `fingerprint` and `seconds` are added here."""
+
+RunCell = Callable[[Cell], Outcome]
+
+
+class Diverged(Exception):
+    """A run whose loss left the numbers: an outcome that a further attempt would only repeat."""
+
+
+def read_outcome(cell: Cell) -> Outcome | None:
+    """What a finished cell found; None when it is not finished, or was run with other settings."""
+    try:
+        outcome = json.loads((cell.folder / "outcome.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(outcome, dict) and outcome.get("fingerprint") == cell.fingerprint and "results" in outcome
+    return outcome if whole else None
+
+
+def read_error(cell: Cell) -> str | None:
+    """Why the last attempt broke; None when it did not."""
+    try:
+        text = (cell.folder / "error.txt").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return text.strip() or None
+
+
+def error_stamp(cell: Cell) -> int | None:
+    """When the last attempt broke, to tell an old error from a new one; None when it did not."""
+    try:
+        return (cell.folder / "error.txt").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+@contextmanager
+def locked(cell: Cell) -> Iterator[bool]:
+    """True inside while this process alone works on the cell; False when another one does.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with (cell.folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            _lock(file, cell.folder, fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        file.flush()
+        yield True
+
+
+@contextmanager
+def writing_results(folder: Path) -> Iterator[None]:
+    """Inside, this process alone writes the results of a study; waits until those before it are done.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
+    with (folder / ".results.lock").open("a+", encoding="utf-8") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path, how: int = 0) -> None:
+    """Lock an open file until it is closed; waits for it unless `how` is LOCK_NB."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | how)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        fix = "Put the study on a local disk, or mount it with locks."
+        raise DataError(fault(str(folder), "lock", "this file system has no file locks", fix)) from error
+
+
+def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
+    """Run a cell unless it is finished or someone else is at it; its outcome or its error is then on disk."""
+    with locked(cell) as ours:
+        if not ours:
+            return "busy"
+        if read_outcome(cell) is not None:  # finished while we looked for work
+            return "finished"
+        _note(cell, "start")
+        started = time.perf_counter()
+        try:
+            outcome = _outcome(cell, run_cell)
+        except Exception as error:
+            write_error(cell, error)
+            _note(cell, "broken")
+            return "broken"
+        outcome |= {"fingerprint": cell.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
+        write_durably(cell.folder / "outcome.json", json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
+        (cell.folder / "error.txt").unlink(missing_ok=True)
+        _note(cell, outcome["outcome"])
+        if cell.keep == "results":
+            remove_weights(cell.run_folder)
+        return "finished"
+
+
+def _outcome(cell: Cell, run_cell: RunCell) -> Outcome:
+    try:
+        return {"outcome": "finished", **run_cell(cell)}
+    except Diverged as error:
+        return {"outcome": "diverged", "results": {}, "why": str(error)}
+
+
+def write_error(cell: Cell, error: BaseException | str) -> None:
+    """Say why a cell broke: what a user can mend in its own words, the rest with a traceback."""
+    told = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
+    write_text(cell.folder / "error.txt", f"{error}\n" if isinstance(error, MtdnnError) else f"{told.rstrip()}\n")
+
+
+def _note(cell: Cell, event: str) -> None:
+    """Add a line to the cell's history."""
+    line = {"event": event, "host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 3)}
+    with (cell.folder / "attempts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def remove_weights(run: Path) -> None:
+    """Remove every checkpoint of a finished run; results, predictions and logs stay."""
+    folder = RunFolder(run)
+    for path in (folder.checkpoints, folder.checkpoint("best"), folder.checkpoint("last")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """A text file, whole or not at all, on the disk when this returns."""
+    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def outcomes(cells: Iterable[Cell]) -> Mapping[str, Outcome]:
+    """Name → outcome of the cells that are finished, in their order."""
+    found = ((cell.name, read_outcome(cell)) for cell in cells)
+    return {name: outcome for name, outcome in found if outcome is not None}

@@ -1,0 +1,166 @@
+"""What the cells of a study lack, found out before they run, and which of the finished ones had other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtdnn.config.tasks import TaskDef
+from mtdnn.data.manifest import read_manifest
+from mtdnn.errors import ConfigError, DataError, MtdnnError, fault, unknown
+from mtdnn.runs.folder import RunFolder
+from mtdnn.study.cells import Outcome, outcomes
+from mtdnn.study.grid import Cell, Grid, cell_place
+from mtdnn.study.size import cell_size, measured_tasks, trained_tasks, training_rows
+
+
+def refuse_unprepared(cell: Cell) -> None:
+    """Find out before a cell is trained that what its stage's `evaluate` names can be measured afterwards.
+
+    Raises:
+        ConfigError: a word that is no role and no split of its tasks.
+        DataError: a split that is not prepared.
+    """
+    tasks, strange, faults = measured_tasks(cell), [], []
+    fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or take it out of `evaluate`."
+    for word in cell.evaluate:
+        found = [(task.name, split) for task in tasks.values() for split in _splits_of(task, word)]
+        if not found:
+            known = sorted({each for task in tasks.values() for each in (*task.splits, *task.split_names)})
+            strange.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
+        for folder in (Path(cell.config.data) / name / split for name, split in found):
+            if read_manifest(folder) is None:
+                faults.append(fault(str(folder), "", f"is not prepared, and evaluate: {word} asks for it", fix))
+    if strange:
+        raise ConfigError(strange)
+    if faults:
+        raise DataError(faults)
+
+
+def refuse_unknown_splits(grid: Grid) -> None:
+    """Find out whether every word in a stage's `evaluate` is a role or a split of some task of the stage.
+
+    Raises:
+        ConfigError: those that are not, with their lines.
+    """
+    faults = []
+    for name, stage in grid.study.stages.items():
+        if not stage.evaluate:
+            continue
+        cells = (cell for cell in grid.cells if cell.stage == name)
+        kinds = {(cell.task_file or cell.config.tasks, cell.config.train): cell for cell in cells}
+        tasks = [task for cell in kinds.values() for task in measured_tasks(cell).values()]
+        known = sorted({word for task in tasks for word in (*task.splits, *task.split_names)})
+        where = grid.source.where(("stages", name, "evaluate"))
+        for word in stage.evaluate:
+            if tasks and word not in known:
+                faults.append(fault(where, f"stages.{name}.evaluate", unknown("split", word, known)))
+    if faults:
+        raise ConfigError(faults)
+
+
+def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Find out, before anything is run, which regularizers and proximal terms of the cells to be run no run can have.
+
+    Raises:
+        ConfigError: each fault once, with the first cell that has it.
+    """
+    found, faults = outcomes(cells), dict[str, str]()
+    for cell in (cell for cell in cells if cell.name not in found):
+        tasks, config = trained_tasks(cell), cell.config
+        if config.regularizer or config.proximal or any(task.regularizer for task in tasks.values()):
+            from mtdnn.runs.faults import objective_faults  # loads PyTorch
+
+            for line in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
+                faults.setdefault(line, f"{cell_place(grid.source, cell.stage, cell.axes)}: {line}")
+    if faults:
+        raise ConfigError(list(faults.values()))
+
+
+def refuse_hopeless(cells: Sequence[Cell]) -> None:
+    """Find out, before anything is written, that none of the cells still to be run could be: rows that are
+    not prepared, no such encoder. Where only some of them lack something, the others are run.
+
+    Raises:
+        MtdnnError: what they lack, each fault once.
+    """
+    found = outcomes(cells)
+    left = [cell for cell in cells if cell.name not in found]
+    encoders: dict[str, tuple[str, ...]] = {}
+    hopeless: dict[str, tuple[str, ...]] = {}
+    for cell in left:
+        stuck = next((need for need in cell.needs if need in hopeless), None)
+        lacking = hopeless[stuck] if stuck else _lacking(cell, encoders)
+        if lacking:
+            hopeless[cell.name] = lacking
+    if left and len(hopeless) == len(left):
+        raise MtdnnError(list(dict.fromkeys(line for lines in hopeless.values() for line in lines)))
+
+
+def _lacking(cell: Cell, encoders: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What a cell needs and is not there; `encoders` keeps what was found out about each."""
+    try:
+        cell_size(cell)
+        refuse_unprepared(cell)
+    except MtdnnError as error:
+        return error.faults
+    if cell.needs:
+        return ()
+    place = cell.config.encoder if isinstance(cell.config.encoder, str) else cell.config.encoder.run
+    if place not in encoders:
+        encoders[place] = _encoder_faults(cell)
+    return encoders[place]
+
+
+def _encoder_faults(cell: Cell) -> tuple[str, ...]:
+    from mtdnn.tokens.tokenizer import load_tokenizer
+
+    encoder = cell.config.encoder
+    try:
+        if isinstance(encoder, str):
+            load_tokenizer(encoder)
+        else:
+            RunFolder(encoder.run).read_config()
+    except MtdnnError as error:
+        return error.faults
+    return ()
+
+
+def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:
+    """Those of a role, or the one of that name, if the task has it."""
+    return task.splits.get(word, (word,) if word in task.split_names else ())
+
+
+def stored_rows(cell: Cell) -> dict[str, str]:
+    """`task/split` → SHA-256 of the rows it was prepared from, of every split that decides the cell's numbers."""
+    found = {}
+    for task in measured_tasks(cell).values():
+        names = (split for word in ("train", "dev", *cell.evaluate) for split in _splits_of(task, word))
+        for split in dict.fromkeys(names):
+            manifest = read_manifest(Path(cell.config.data) / task.name / split)
+            if manifest is not None:
+                found[f"{task.name}/{split}"] = str(manifest.source.get("sha256", ""))
+    return found
+
+
+def of_other_rows(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Finished cell → the splits whose rows are others by now than those it had, or the tasks where they are more or
+    fewer: that is all a cell finished by an earlier version can tell. What is not prepared any more is passed over."""
+    found: dict[str, list[str]] = {}
+    by_name = {cell.name: cell for cell in cells}
+    for name, outcome in outcomes(cells).items():
+        try:
+            changed = _changed(by_name[name], outcome)
+        except MtdnnError:
+            continue
+        if changed:
+            found[name] = changed
+    return found
+
+
+def _changed(cell: Cell, outcome: Outcome) -> list[str]:
+    if "stored_rows" in outcome:
+        now, then = stored_rows(cell), outcome["stored_rows"]
+        return [place for place in then if place in now and now[place] != then[place]]
+    rows = {task.name: training_rows(cell.config, task) for task in trained_tasks(cell).values()}
+    return [task for task, count in outcome.get("rows", {}).items() if rows.get(task, count) != count]

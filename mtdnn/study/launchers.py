@@ -1,0 +1,255 @@
+"""Where the cells of a study are run: in this process, in processes beside it, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from mtdnn.errors import ConfigError, fault
+from mtdnn.study.cells import RunCell, Status, run_cell_once, write_error
+from mtdnn.study.grid import Cell
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 60.0
+"""How long a process may take to leave a checkpoint when the study is stopped."""
+
+
+class Here:
+    """Runs cells one by one in this process: for notebooks and tests.
+
+    Args:
+        run_cell: what runs a cell.
+    """
+
+    def __init__(self, run_cell: RunCell) -> None:
+        self.run_cell = run_cell
+        self._next: Cell | None = None
+
+    def has_room(self) -> bool:
+        """Whether a further cell may be started."""
+        return self._next is None
+
+    def start(self, cell: Cell) -> None:
+        """Note the cell; `wait` runs it."""
+        self._next = cell
+
+    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+        """The cell noted, run."""
+        if self._next is None:
+            time.sleep(seconds)
+            return []
+        cell, self._next = self._next, None
+        return [(cell, run_cell_once(cell, self.run_cell))]
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self._next = None
+
+
+class Processes:
+    """Runs cells in processes of this machine, each of which takes one cell after another.
+
+    A process that dies (out of memory, say) takes only its own cell with it; a new one takes its place. When the study
+    itself is killed, its processes end at once, so that a study started again finds the cells free.
+
+    Args:
+        run_cell: a function of a module, as it is sent to other processes.
+        jobs: processes; the cores are divided among them.
+    """
+
+    def __init__(self, run_cell: RunCell, *, jobs: int) -> None:
+        if jobs < 1:
+            raise ConfigError(fault("--jobs", "", f"{jobs} is no number of processes", "Give 1 or more."))
+        self.run_cell, self.jobs = run_cell, jobs
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
+
+    def has_room(self) -> bool:
+        """Whether a process is free, or may be started."""
+        return len(self._busy) < self.jobs
+
+    def start(self, cell: Cell) -> None:
+        """Give the cell to a process."""
+        worker = self._idle.pop() if self._idle else _Worker(self.run_cell, threads=threads_each(self.jobs))
+        worker.give(cell)
+        self._busy.append(worker)
+
+    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+        """Cells that have ended, once there is one."""
+        if not self._busy:
+            time.sleep(seconds)
+            return []
+        wait([worker.connection for worker in self._busy], timeout=seconds)
+        ended = []
+        for worker in [worker for worker in self._busy if worker.connection.poll()]:
+            self._busy.remove(worker)
+            cell, status = worker.take()
+            ended.append((cell, status))
+            if worker.process.is_alive():
+                self._idle.append(worker)
+        return ended
+
+    def close(self) -> None:
+        """Ask every process to stop, and wait until it has."""
+        workers = [*self._idle, *self._busy]
+        for worker in self._busy:
+            worker.process.terminate()  # SIGTERM: the run leaves a checkpoint to go on from
+        for worker in self._idle:
+            worker.connection.close()
+        for worker in workers:
+            worker.process.join(STOP_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+        self._idle, self._busy = [], []
+
+
+class _Worker:
+    """One process and the cell it is at."""
+
+    def __init__(self, run_cell: RunCell, *, threads: int | None) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, run_cell, threads))
+        self.process.start()
+        theirs.close()  # so that the connection ends when the process does
+        self.cell: Cell | None = None
+
+    def give(self, cell: Cell) -> None:
+        """Send it a cell."""
+        self.cell = cell
+        self.connection.send(cell)
+
+    def take(self) -> tuple[Cell, Status]:
+        """The cell and how it ended; broken when the process died over it."""
+        if self.cell is None:
+            raise RuntimeError("this process was given no cell")
+        try:
+            status: Status = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            write_error(self.cell, _death(self.process.exitcode))
+            status = "broken"
+        return self.cell, status
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        killed = " (out of memory?)" if exit_code == -9 else ""
+        return f"its process was ended by signal {-exit_code}{killed}"
+    return f"its process ended with status {exit_code}"
+
+
+def threads_each(jobs: int) -> int | None:
+    """Threads for each of several processes; None where the environment decides, or there is one process."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    from mtdnn.data.encode import usable_cores
+
+    return max(1, usable_cores() // jobs)
+
+
+def _serve(connection: Connection, run_cell: RunCell, threads: int | None) -> None:
+    """Run cells as they come, until the study ends the connection or dies."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    while True:
+        try:
+            cell: Cell = connection.recv()
+        except EOFError:
+            return
+        _talk_to(cell)
+        connection.send(run_cell_once(cell, run_cell))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the study's has ended, even by SIGKILL."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _talk_to(cell: Cell) -> None:
+    """Send what this process prints and logs to `output.txt` of the cell."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (cell.folder / "output.txt").open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    root = logging.getLogger()
+    if not root.handlers:
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        logging.getLogger("mtdnn").setLevel(logging.INFO)
+
+
+class Ray:
+    """Runs cells on a Ray cluster, or on a local Ray when there is none.
+
+    Every machine of the cluster must see the study's folder, the prepared rows and the encoder under the same paths.
+
+    Args:
+        run_cell: what runs a cell.
+        jobs: cells at a time; None lets Ray's resources decide.
+        gpus: GPUs of each cell.
+    Raises:
+        ConfigError: ray is not installed.
+    """
+
+    def __init__(self, run_cell: RunCell, *, jobs: int | None = None, gpus: float = 0.0) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            fix = "Install it with: pip install 'mtdnn[ray]'."
+            raise ConfigError(fault("--launcher", "", "ray is not installed", fix)) from error
+        self._ray: Any = ray
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_run_on_ray)
+        self.run_cell = run_cell
+        self._running: dict[Any, Cell] = {}
+
+    def has_room(self) -> bool:
+        """Whether fewer than `jobs` cells run."""
+        return len(self._running) < self.jobs
+
+    def start(self, cell: Cell) -> None:
+        """Hand the cell to Ray."""
+        self._running[self._remote.remote(cell, self.run_cell)] = cell
+
+    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+        """Cells that have ended, once there is one."""
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        ended = []
+        for handle in done:
+            cell = self._running.pop(handle)
+            try:
+                status: Status = self._ray.get(handle)
+            except self._ray.exceptions.RayError as error:
+                write_error(cell, f"its Ray worker ended: {error}")
+                status = "broken"
+            ended.append((cell, status))
+        return ended
+
+    def close(self) -> None:
+        """Cancel what still runs; it goes on from its checkpoint next time."""
+        for handle in self._running:
+            self._ray.cancel(handle, force=True)
+        self._running = {}
+
+
+def _run_on_ray(cell: Cell, run_cell: RunCell) -> Status:
+    return run_cell_once(cell, run_cell)

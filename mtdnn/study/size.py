@@ -1,0 +1,187 @@
+"""How large the cells of a study are, and how long they will take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
+from mtdnn.config.yaml_source import parse_yaml
+from mtdnn.data.manifest import read_manifest
+from mtdnn.data.samplers import SAMPLERS, Sampler
+from mtdnn.errors import DataError, fault
+from mtdnn.rows.subset import chosen_rows, subset_size
+from mtdnn.study.cells import Outcome
+from mtdnn.study.grid import Cell
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PLAIN_UNITS, PROXIMAL_UNITS = 3.0, 1.0
+"""Cost of a step in forward passes (forward 1, backward 2): of a plain step, and what a proximal term adds."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a cell will compute.
+
+    Attributes:
+        rows: task → training rows.
+        steps: optimizer steps.
+        examples: rows in all steps together.
+        units: forward passes of one row, over all examples; None where a regularizer does not tell its cost.
+    """
+
+    rows: Mapping[str, int]
+    steps: int
+    examples: int
+    units: float | None
+
+
+def cell_size(cell: Cell) -> Size:
+    """The size of a cell, from the manifests of the prepared rows.
+
+    Raises:
+        DataError: a task's training rows are not prepared.
+    """
+    tasks = trained_tasks(cell)
+    return run_size(cell.config, tasks)
+
+
+def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
+    """The definitions of the tasks a cell trains on."""
+    known = _known_tasks(cell)
+    trainable = [name for name, task in known.items() if task.trainable]
+    return {name: known[name] for name in cell.config.train or trainable}
+
+
+def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
+    """The definitions of the tasks a cell has results of: those it trains on, and those their heads answer."""
+    trained = trained_tasks(cell)
+    return trained | {name: task for name, task in _known_tasks(cell).items() if task.head_of in trained}
+
+
+def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
+    if cell.task_file is None:
+        return load_task_defs(cell.config.tasks)
+    source = parse_yaml(cell.task_file, path=cell.config.tasks)
+    return {name: task_def_from(name, block, source) for name, block in source.value.items()}
+
+
+def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
+    """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
+    rows = {name: training_rows(config, task) for name, task in tasks.items()}
+    sampler = SAMPLERS.get(config.mixing.name)(
+        rows,
+        {name: task.batch_size or config.batch_size for name, task in tasks.items()},
+        seed=config.seed,
+        num_epochs=config.epochs,
+        max_steps=config.max_steps,
+        lengths={name: row_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None,
+        max_tokens=config.max_tokens,
+        group_by_length=config.group_by_length if config.max_tokens else None,  # alone it changes no number
+        **config.mixing.options,
+    )
+    steps, epochs = _length(config, sampler)
+    turns = sampler.batches_per_task(0)
+    # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
+    examples = {each.name: epochs * turns[each.name] * each.num_rows / each.num_batches(0) for each in sampler.streams}
+    costs = row_costs(config, tasks)
+    units = None if costs is None else sum(examples[name] * cost for name, cost in costs.items())
+    return Size(rows=rows, steps=steps, examples=round(sum(examples.values())), units=units)
+
+
+def _length(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
+    """Optimizer steps of a run, as `assemble.total_steps` counts them, and the epochs they are."""
+    if config.max_steps is not None:
+        return config.max_steps, config.max_steps / sampler.num_steps(0)
+    whole = int(config.epochs)
+    steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
+    total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
+    return total, whole + (total - steps) / last
+
+
+def row_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
+    """[rows], tokens of each row of a task that a run trains on. Loads PyTorch.
+
+    Raises:
+        DataError: they are not prepared, or for another task block.
+    """
+    from mtdnn.data.store import open_train_store
+
+    store, part = open_train_store(config.data, task), config.subset.get(task.name)
+    if part is not None:
+        store = store.select(chosen_rows(store.ids, training_rows(config, task), seed=part.seed))
+    return store.lengths
+
+
+def training_rows(config: RunConfig, task: TaskDef) -> int:
+    """How many rows of a task a run trains on.
+
+    Raises:
+        DataError: they are not prepared.
+    """
+    total = 0
+    for split in task.splits.get("train", ()):
+        folder = Path(config.data) / task.name / split
+        manifest = read_manifest(folder)
+        if manifest is None:
+            fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
+            raise DataError(fault(str(folder), "", "is not prepared", fix))
+        total += manifest.rows
+    total = min(total, task.max_rows or total)
+    choice = config.subset.get(task.name)
+    if choice is None:
+        return total
+    return choice.rows or subset_size(total, choice.fraction or 1.0)
+
+
+def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:
+    """Forward passes that a training row of each task costs; None where a regularizer does not tell.
+
+    Loads PyTorch, but only where there is a regularizer.
+
+    Raises:
+        ConfigError: a regularizer is not known, or an option of it.
+    """
+    added = PROXIMAL_UNITS if config.proximal is not None else 0.0
+    if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
+        return dict.fromkeys(tasks, PLAIN_UNITS + added)
+    from mtdnn.runs.faults import regularizers_of
+
+    methods = regularizers_of(config, tasks)
+    try:
+        costs = {name: method.cost if method and method.weight else PLAIN_UNITS for name, method in methods.items()}
+    except NotImplementedError:  # a class from elsewhere
+        return None
+    return {name: cost + added for name, cost in costs.items()}
+
+
+def estimated_seconds(
+    cells: Sequence[Cell], sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome], *, rate: float | None = None
+) -> float | None:
+    """Time that cells not finished yet will take, one after another; None when nothing tells how fast they go, or a
+    cell's cost is not known.
+
+    Args:
+        rate: training examples per second of a plain step. Default: that of the finished cells, weighted by time.
+    """
+    per_unit = 1 / (rate * PLAIN_UNITS) if rate else _measured(sizes, outcomes)
+    left = [sizes[cell.name].units for cell in cells if cell.name not in outcomes]
+    known = [units for units in left if units is not None]
+    return None if per_unit is None or len(known) < len(left) else sum(known) * per_unit
+
+
+def _measured(sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome]) -> float | None:
+    """Seconds per unit of the finished cells."""
+    timed = [
+        (outcome["seconds"], size.units)
+        for name, outcome in outcomes.items()
+        if (size := sizes.get(name)) is not None and size.units is not None
+    ]
+    units = sum(amount for _, amount in timed)
+    return sum(seconds for seconds, _ in timed) / units if units else None

@@ -1,0 +1,271 @@
+"""Repeated runs → mean, deviation, interval, and whether one method beats another; the tests are SciPy's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mtdnn.metrics.base import higher_is_better
+from mtdnn.study.table import Line
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+SAME = 1e-12  # numbers this near to each other, relative to their size, differ by rounding alone
+COUNTS = ("rows",)  # reported beside metrics, but not one
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of repeated runs.
+
+    Attributes:
+        mean: NaN of no values.
+        std: sample standard deviation (n − 1); None of fewer than two values.
+        low, high: bootstrap interval of the mean; None of fewer than two values.
+    """
+
+    count: int
+    mean: float
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method minus the reference, over runs that share their seed.
+
+    Attributes:
+        difference: spread of the differences, run by run.
+        t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None of fewer than two pairs,
+            and t_p also of differences that are all the same, as they have no spread to test against.
+    """
+
+    difference: Spread
+    t_p: float | None
+    wilcoxon_p: float | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place in a table: a method on one metric of one split of one task, over its repeats.
+
+    Attributes:
+        label: value of the compared axis, with the values of further axes that vary beside it.
+        across: value of the axis of the columns; empty without one.
+        values: repeat → value.
+        train_rows: mean number of training rows; None where unknown.
+        comparison: against the reference; None for the reference itself, or where they share no repeat.
+        diverged: runs whose loss left the numbers; they are not in `values`.
+    """
+
+    task: str
+    split: str
+    metric: str
+    label: str
+    across: str
+    values: Mapping[str, float]
+    spread: Spread
+    train_rows: float | None = None
+    comparison: Comparison | None = None
+    diverged: int = 0
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, deviation and bootstrap interval of repeated runs.
+
+    The interval is the percentile bootstrap's with a fixed generator; of three to five runs it is rather too narrow.
+    """
+    import numpy as np
+
+    if not values:
+        return Spread(0, math.nan)
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Spread(1, mean)
+    low, high = _bootstrap(values)
+    return Spread(len(values), mean, float(np.std(values, ddof=1)), low, high)
+
+
+def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    found = bootstrap(
+        (np.asarray(values),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def compared(values: Mapping[str, float], reference: Mapping[str, float]) -> Comparison | None:
+    """`values` minus `reference` over the repeats both have; None when they share none."""
+    from scipy.stats import ttest_rel, wilcoxon
+
+    shared = [repeat for repeat in values if repeat in reference]
+    if not shared:
+        return None
+    ours, theirs = [values[repeat] for repeat in shared], [reference[repeat] for repeat in shared]
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(shared) < 2:
+        return Comparison(spread(differences), None, None)
+    if not any(differences):
+        return Comparison(spread(differences), 1.0, 1.0)
+    constant = max(differences) - min(differences) <= SAME * max(map(abs, (*ours, *theirs)))
+    t_p = None if constant else float(ttest_rel(ours, theirs).pvalue)
+    return Comparison(spread(differences), t_p, float(wilcoxon(differences).pvalue))
+
+
+def entries(
+    lines: Sequence[Line],
+    *,
+    compare: str,
+    reference: str | None = None,
+    across: str | None = None,
+    repeats: str = "seed",
+    best_over: Sequence[str] = (),
+) -> list[Entry]:
+    """Every place of a study's tables, in the order in which the lines first name them.
+
+    Args:
+        compare: axis whose values are compared; lines of stages without it are left out.
+        reference: its value the others are tested against. Default: the first.
+        across: axis whose values are not mixed, such as the fraction.
+        repeats: axis the mean is taken over.
+        best_over: axes of which, per task and label, only the best values are kept; see `best_of`.
+    """
+    lines = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
+    lines = best_of(lines, compare=compare, across=across, best_over=best_over)
+    label = labels_of(lines, compare=compare, hidden=(across, repeats, *best_over))
+
+    def place(line: Line) -> tuple:
+        return line.task, label(line), line.axes.get(across or "")
+
+    measured = _groups((line for line in lines if line.metric), lambda line: (*place(line), line.split, line.metric))
+    diverged = _groups((line for line in lines if line.outcome == "diverged"), place)
+    words = {label(line): line.axes[compare] for line in lines}
+    reference = reference or next((line.axes[compare] for line in lines), "")
+    found = {
+        key: _entry(key, measured.get(key, []), repeats=repeats, diverged=len(diverged.get(key[:3], [])))
+        for key in _keys(map(place, lines), measured)
+    }
+    return [
+        _with_comparison(entry, found.get((task, reference + name.removeprefix(words[name]), *rest)))
+        for (task, name, *rest), entry in found.items()
+    ]
+
+
+def _groups(lines: Iterable[Line], key: Callable[[Line], tuple]) -> dict[tuple, list[Line]]:
+    groups: dict[tuple, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(key(line), []).append(line)
+    return groups
+
+
+def _keys(places: Iterable[tuple], measured: Iterable[tuple]) -> Iterator[tuple]:
+    """(task, label, column, split, metric) of every entry.
+
+    A place of which all runs diverged has no metric of its own: it gets every one that its task has elsewhere.
+    """
+    of_task: dict[str, dict[tuple, None]] = {}
+    of_place: dict[tuple, list[tuple]] = {}
+    for key in measured:
+        of_task.setdefault(key[0], {})[key[3:]] = None
+        of_place.setdefault(key[:3], []).append(key[3:])
+    for place in dict.fromkeys(places):
+        for metric in of_place.get(place, of_task.get(place[0], {})):
+            yield (*place, *metric)
+
+
+def _entry(key: tuple, group: Sequence[Line], *, repeats: str, diverged: int) -> Entry:
+    task, label, across, split, metric = key
+    values = {line.axes.get(repeats, ""): line.value for line in group if line.value is not None}
+    rows = [line.train_rows for line in group if line.train_rows is not None]
+    return Entry(
+        task=task, split=split, metric=metric, label=label, across=across or "", values=values,
+        spread=spread(list(values.values())), train_rows=sum(rows) / len(rows) if rows else None, diverged=diverged,
+    )  # fmt: skip
+
+
+def _with_comparison(entry: Entry, reference: Entry | None) -> Entry:
+    if reference is None or reference is entry:
+        return entry
+    return Entry(**{**entry.__dict__, "comparison": compared(entry.values, reference.values)})
+
+
+def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | None]) -> Callable[[Line], str]:
+    """What each line is called: its value of the compared axis, and of every other axis that varies beside it.
+
+    An axis that only tells the tasks apart (`data_set`) adds nothing, and neither do those in `hidden`.
+    """
+    seen: dict[tuple[str, str, str], set[str]] = {}
+    for line in lines:
+        for axis, value in line.axes.items():
+            seen.setdefault((line.task, line.axes[compare], axis), set()).add(value)
+
+    def label(line: Line) -> str:
+        extra = [
+            f"{axis} {value}"
+            for axis, value in line.axes.items()
+            if axis != compare and axis not in hidden and len(seen[line.task, line.axes[compare], axis]) > 1
+        ]
+        return ", ".join([line.axes[compare], *extra])
+
+    return label
+
+
+def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:
+    """The lines whose tuned axes have the values that are best: those of whose runs the smallest share diverged, and
+    among these the best by each task's main metric on its first split, which is its dev split."""
+    if not best_over:
+        return list(lines)
+    tuned_on = {line.task: (line.split, line.metric) for line in reversed(lines) if line.metric}
+    chosen: dict[tuple, tuple[tuple[float, float], tuple]] = {}
+    candidates = _groups(
+        (line for line in lines if line.value is None or tuned_on[line.task] == (line.split, line.metric)),
+        lambda line: (*_place(line, compare, across), tuple(line.axes.get(axis) for axis in best_over)),
+    )
+    for (*place, tuned), group in candidates.items():
+        rank = _rank(group)
+        if tuple(place) not in chosen or rank > chosen[tuple(place)][0]:
+            chosen[tuple(place)] = (rank, tuned)
+    best = {(*place, *tuned) for place, (_, tuned) in chosen.items()}
+    return [
+        line for line in lines if (*_place(line, compare, across), *(line.axes.get(axis) for axis in best_over)) in best
+    ]
+
+
+def _rank(runs: Sequence[Line]) -> tuple[float, float]:
+    """What a tuned value is chosen by, larger is better: the share of its runs that finished, then their mean."""
+    finished = [line for line in runs if line.value is not None]
+    mean = sum(line.value or 0.0 for line in finished) / max(1, len(finished))
+    sign = 1.0 if finished and higher_is_better(finished[0].metric) else -1.0
+    return len(finished) / len(runs), sign * mean
+
+
+def _place(line: Line, compare: str, across: str | None) -> tuple:
+    return line.task, line.axes[compare], line.axes.get(across or "")
+
+
+def main_metrics(lines: Sequence[Line]) -> dict[str, str]:
+    """Task → its main metric, the first of its lines."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if line.metric and line.metric not in COUNTS:
+            found.setdefault(line.task, line.metric)
+    return found
+
+
+def no_better_than_chance(entry: Entry, floor: float) -> int:
+    """How many runs ended at or below `floor`, the metric of always giving the most frequent label.
+
+    Source: Mosbach et al. 2021, arXiv 2006.04884, who count such runs as failed.
+    """
+    return sum(value <= floor + 1e-12 for value in entry.values.values())

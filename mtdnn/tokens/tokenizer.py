@@ -1,0 +1,269 @@
+"""The tokenizer of an encoder: texts → flat arrays of token ids, and how to recognise it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import ConfigError, fault
+from mtdnn.tokens.ragged import Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mtdnn.task_types.base import Column
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model", "sentencepiece.model", "bpe.codes",
+)  # fmt: skip
+ROWS_AT_ONCE = 1000  # the Rust tokenizer's own records of a row take about 5 kB
+NO_LIMIT = 1_000_000  # transformers says 1e30 where a tokenizer names no limit
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "xlm-roberta")
+"""Families whose positions start behind that of the padding token, so that they take fewer tokens than positions."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """An encoder's tokenizer.
+
+    Attributes:
+        name: hub name or folder of the encoder.
+        hf: the tokenizer itself.
+        max_positions: tokens of the longest sequence the encoder can take; None when it has no such limit.
+    """
+
+    name: str
+    hf: PreTrainedTokenizerBase
+    max_positions: int | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of what decides the token ids: equal for equal tokenizers, wherever and however they were saved."""
+        kept = ("model_input_names", "truncation_side", "split_special_tokens")
+        parts: dict[str, Any] = {name: getattr(self.hf, name, None) for name in kept}
+        if self.hf.is_fast:
+            parts["backend"] = {**json.loads(self.hf.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+        else:
+            settings = {
+                key: value for key, value in self.hf.init_kwargs.items() if "file" not in key and "path" not in key
+            }
+            parts |= {"class": type(self.hf).__name__, "vocab": self.hf.get_vocab(), "settings": settings}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that fills a batch; 0 for tokenizers without one, as padding is masked anyway."""
+        return int(self.hf.pad_token_id or 0)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the encoder tells the texts of a pair apart by token_type_ids."""
+        return "token_type_ids" in self.hf.model_input_names
+
+    @cached_property
+    def tells_texts_apart(self) -> bool:
+        """Whether its token_type_ids do tell the texts of a pair apart."""
+        return self.has_segments and 1 in self._one(("a", "a"))["token_type_ids"]
+
+    def length_faults(self, task: TaskDef) -> list[str]:
+        """A max_length that this encoder cannot take, or that leaves no room for text."""
+        special = self.hf.num_special_tokens_to_add(pair=len(task.inputs) > 1)
+        if self.max_positions is not None and task.max_length > self.max_positions:
+            found = f"{task.max_length} tokens; {self.name} takes at most {self.max_positions}"
+            return [task.fault("max_length", found, f"Set max_length to {self.max_positions} or less.")]
+        if task.max_length < special + len(task.inputs):
+            found = f"{task.max_length} tokens; {self.name} adds {special} special ones to a row"
+            return [task.fault("max_length", found, f"Set max_length to {special + len(task.inputs)} or more.")]
+        return []
+
+    def length_warnings(self, task: TaskDef) -> list[str]:
+        """A max_length beyond what the tokenizer was meant for, where the encoder itself would take it."""
+        meant = self.hf.model_max_length
+        if meant >= task.max_length or self.length_faults(task):
+            return []
+        found = f"{task.max_length} tokens; the tokenizer of {self.name} was meant for {meant}"
+        return [task.fault("max_length", found, "Rows longer than that may be served badly.")]
+
+    def cutting_at(self, max_length: int) -> Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]:
+        """A function from texts to token columns; of a pair the longer text is cut first, as in Hugging Face."""
+        encode = self._fast if self.hf.is_fast else self._slow
+
+        def tokenize(texts: Sequence[tuple[str, ...]]) -> dict[str, Column]:
+            blocks = [encode(block, max_length) for block in _blocks(texts)]
+            ids = Ragged.from_rows([row for block in blocks for row in block.ids], np.int32)
+            columns: dict[str, Column] = {"input_ids": ids}
+            if self.has_segments:
+                segments = b"".join(bytes(row) for block in blocks for row in block.segments)
+                columns["token_type_ids"] = Ragged(np.frombuffer(segments, np.int8), ids.offsets)
+            if len(texts) and len(texts[0]) > 1 and not self.tells_texts_apart:
+                starts = np.array([start for block in blocks for start in block.second_starts], np.int64)
+                behind = np.arange(len(ids.values)) >= np.repeat(ids.offsets[:-1] + starts, ids.lengths)
+                columns["segments"] = Ragged(behind.astype(np.int8), ids.offsets)
+            columns["truncated"] = np.array([cut for block in blocks for cut in block.truncated], dtype=bool)
+            return columns
+
+        return tokenize
+
+    def _fast(self, texts: list[Any], max_length: int) -> _Block:
+        """Through the Rust tokenizer, without the offsets into the text, which costs two thirds of the time."""
+        from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+
+        self.hf.set_truncation_and_padding(
+            padding_strategy=PaddingStrategy.DO_NOT_PAD,
+            truncation_strategy=TruncationStrategy.LONGEST_FIRST,
+            max_length=max_length,
+            stride=0,
+            pad_to_multiple_of=None,
+            padding_side=None,
+        )
+        backend = self.hf.backend_tokenizer
+        backend.encode_special_tokens = self.hf.split_special_tokens
+        encodings = backend.encode_batch_fast(texts)
+        ids = [encoding.ids for encoding in encodings]
+        segments = [encoding.type_ids for encoding in encodings] if self.has_segments else []
+        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encodings
+        starts = [_place_of(1, encoding.sequence_ids) for encoding in pairs]
+        full = zip(encodings, ids, strict=True)
+        return _Block(ids, segments, starts, [len(row) == max_length and bool(one.overflowing) for one, row in full])
+
+    def _slow(self, texts: list[Any], max_length: int) -> _Block:
+        """Through a tokenizer written in Python."""
+        with _quiet_transformers():  # which warns of every pair that it does not tell what it cut
+            encoded = [
+                self._one(text, truncation=True, max_length=max_length, return_special_tokens_mask=True)
+                for text in texts
+            ]
+        ids = [each["input_ids"] for each in encoded]
+        segments = [each["token_type_ids"] for each in encoded] if self.has_segments else []
+        whole = (
+            len(row) < max_length or len(self._one(text)["input_ids"]) == len(row)
+            for text, row in zip(texts, ids, strict=True)
+        )
+        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encoded
+        starts = [_behind_second_run(each["special_tokens_mask"]) for each in pairs]
+        return _Block(ids, segments, starts, [not each for each in whole])
+
+    def _one(self, text: str | tuple[str, str], **settings: Any) -> Any:
+        texts = (text,) if isinstance(text, str) else text
+        return self.hf(*texts, verbose=False, **settings)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows as the tokenizer gives them; `second_starts`: where the second text of each pair starts, if asked."""
+
+    ids: list[list[int]]
+    segments: list[list[int]]
+    second_starts: list[int]
+    truncated: list[bool]
+
+
+def _place_of(value: int, values: Sequence[int | None]) -> int:
+    """Where a value first stands; behind the end when it does not."""
+    return values.index(value) if value in values else len(values)
+
+
+def _behind_second_run(special: Sequence[int]) -> int:
+    """Where the second text of a pair starts: behind the special tokens that follow the first."""
+    first = _place_of(0, special)
+    between = first + _place_of(1, special[first:])
+    return between + _place_of(0, special[between:])
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _blocks(texts: Sequence[tuple[str, ...]]) -> Iterator[list[Any]]:
+    """A few rows at a time, in the form tokenizers take: a text or a pair."""
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        block = texts[start : start + ROWS_AT_ONCE]
+        yield [row[0] for row in block] if len(block[0]) == 1 else list(block)
+
+
+def refuse_missing_folder(encoder: str) -> None:
+    """Raise ConfigError for an encoder that can only be a folder and is none; a hub name has one slash at most."""
+    is_path = encoder.startswith((".", "/", "~")) or encoder.count("/") > 1 or encoder.endswith("/")
+    if is_path and not Path(encoder).is_dir():
+        found, fix = f"there is no folder '{encoder}'", "Check the path, or give a Hugging Face hub name."
+        raise ConfigError(fault("", "encoder", found, fix))
+
+
+def told_hub_error(encoder: str, error: Exception) -> str:
+    """What the hub's library says of a name, in its first sentence; of one that may be a path, that it is none."""
+    message = " ".join(str(error).split())
+    first = message.partition(". ")[0].removesuffix(".")[:200] or type(error).__name__
+    return f"there is no folder of this name, and on the hub: {first}" if _may_be_path(encoder) else first
+
+
+def _may_be_path(encoder: str) -> bool:
+    return "/" in encoder and not Path(encoder).exists()
+
+
+def load_tokenizer(encoder: str | Path) -> Tokenizer:
+    """The tokenizer of an encoder by hub name or folder; no weights are read.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    encoder = str(encoder)
+    refuse_missing_folder(encoder)
+    if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
+        raise ConfigError(_told_missing(Path(encoder)))
+    try:
+        hf = AutoTokenizer.from_pretrained(encoder)
+    except (
+        Exception
+    ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
+        fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
+        found = f"no tokenizer for '{encoder}': {told_hub_error(encoder, error)}"
+        raise ConfigError(fault("encoder", "", found, fix)) from error
+    if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
+        raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
+    return Tokenizer(encoder, hf, _max_positions(encoder, hf))
+
+
+def _has_tokenizer_files(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
+
+
+def _told_missing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    there = f"; there: {', '.join(names[:10])}" if names else ""
+    found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"
+    return fault("encoder", "", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
+
+
+def _max_positions(encoder: str, hf: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens have a position of their own, by the encoder's configuration, if it has one."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(encoder)
+    except (OSError, ValueError):
+        return None
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0 or getattr(config, "relative_attention", False):
+        return None
+    offset = int(hf.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
+    return positions - offset

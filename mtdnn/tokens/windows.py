@@ -1,0 +1,135 @@
+"""Long texts → windows a model can read: several sequences of one row, overlapping, cut by the tokenizer.
+
+Dimensions: N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtdnn.errors import ConfigError, fault
+from mtdnn.tokens.ragged import Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROWS_AT_ONCE = 500  # the tokenizer's records with offsets are some ten times as large as the ids
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sequence of a row.
+
+    Attributes:
+        ids, segments: its tokens, special ones included.
+        offsets: [tokens, 2]: first character of each token in the text, and the one behind its last.
+        inside: [tokens] bool, True = a token of the text that is cut, not of the other one nor a special one.
+        words: [tokens] int32: number of the word, as the tokenizer sees words, within the whole text; −1: not `inside`.
+    """
+
+    ids: list[int]
+    segments: list[int]
+    offsets: np.ndarray
+    inside: np.ndarray
+    words: np.ndarray
+
+
+def windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    before: Sequence[str] | None = None,
+    max_length: int,
+    overlap: int,
+) -> list[list[Window]]:
+    """The windows of each text, at least one of each.
+
+    Args:
+        before: a text that comes whole before every window of each text, as the question before its context.
+        max_length: most tokens of a window, special ones and `before` included.
+        overlap: tokens of the text that neighbouring windows share; at most half of a window's.
+    Raises:
+        ConfigError: the tokenizer cannot tell which characters a token stands for.
+    """
+    if not tokenizer.is_fast:
+        found = f"{type(tokenizer).__name__} does not tell where its tokens stand in the text"
+        raise ConfigError(fault("", "encoder", found, "Choose an encoder with a fast tokenizer (tokenizer.json)."))
+    rows: list[list[Window]] = [[] for _ in texts]
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        part = range(start, min(start + ROWS_AT_ONCE, len(texts)))
+        for stride, alike in _by_stride(tokenizer, part, before, max_length, overlap).items():
+            first = None if before is None else [before[row] for row in alike]
+            for row, window in _windows(tokenizer, [texts[row] for row in alike], first, max_length, stride):
+                rows[alike[row]].append(window)
+    return rows
+
+
+def _by_stride(
+    tokenizer: Any, rows: Sequence[int], before: Sequence[str] | None, max_length: int, overlap: int
+) -> dict[int, list[int]]:
+    """Overlap → the rows cut with it, each with its own: at most half of what `before` leaves of its windows."""
+    special = tokenizer.num_special_tokens_to_add(pair=before is not None)
+    taken = [0] * len(rows)
+    if before is not None:
+        texts = [before[row] for row in rows]
+        taken = list(map(len, tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+    groups: dict[int, list[int]] = {}
+    for row, tokens in zip(rows, taken, strict=True):
+        groups.setdefault(max(0, min(overlap, (max_length - special - tokens) // 2)), []).append(row)
+    return groups
+
+
+def _windows(
+    tokenizer: Any, texts: Sequence[str], before: Sequence[str] | None, max_length: int, stride: int
+) -> Iterator[tuple[int, Window]]:
+    """(number of the text, window), in order."""
+    encoded = tokenizer(
+        *([list(texts)] if before is None else [list(before), list(texts)]),
+        truncation=True if before is None else "only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+        verbose=False,
+    )
+    own = 0 if before is None else 1
+    for number, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        inside = np.array([sequence == own for sequence in encoded.sequence_ids(number)])
+        words = np.array([-1 if word is None else word for word in encoded.word_ids(number)], dtype=np.int32)
+        offsets = np.array(encoded["offset_mapping"][number], dtype=np.int64).reshape(-1, 2)
+        ids, segments = encoded["input_ids"][number], encoded["token_type_ids"][number]
+        yield row, Window(ids, segments, offsets, inside, np.where(inside, words, np.int32(-1)))
+
+
+def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Window]]) -> dict[str, Any]:
+    """input_ids, token_type_ids (where the encoder has them), sequence_lengths and truncated of the rows of a store."""
+    columns: dict[str, Any] = {
+        "input_ids": Ragged.from_rows([[each for window in row for each in window.ids] for row in rows], np.int32),
+        "sequence_lengths": Ragged.from_rows([[len(window.ids) for window in row] for row in rows], np.int32),
+        "truncated": np.zeros(len(rows), dtype=bool),
+    }
+    if "token_type_ids" in tokenizer.model_input_names:
+        segments = [[each for window in row for each in window.segments] for row in rows]
+        columns["token_type_ids"] = Ragged.from_rows(segments, np.int8)
+    return columns
+
+
+def laid_out(column: Ragged, lengths: Ragged, like: Tensor, fill: int) -> Tensor:
+    """[N, T]: a column with one number per token, each sequence from the left, as the batch's inputs lie.
+
+    Args:
+        column: the rows' numbers, end to end like their input_ids.
+        lengths: tokens of each sequence of each row.
+        like: [N, T], the shape wanted.
+    """
+    out = np.full(tuple(like.shape), fill, dtype=np.int64)
+    padded = Ragged.from_lengths(column.values, lengths.values).padded(fill, np.int64)
+    out[:, : padded.shape[1]] = padded
+    return torch.from_numpy(out)

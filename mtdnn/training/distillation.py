@@ -1,0 +1,110 @@
+"""Predictions of trained models, the teachers → soft labels of the rows that another model learns from.
+
+Source: Liu et al. 2019, arXiv 1904.09482: a student learns from the averaged probabilities of an ensemble of teachers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from mtdnn.data.store import Store
+from mtdnn.errors import DataError, fault, first_of
+from mtdnn.metrics.records import read_records
+from mtdnn.task_types.base import RowError, TaskType
+from mtdnn.training.evaluation import Record
+
+FAULTS_TOLD = 5  # of one file
+IDS_TOLD = 5
+
+
+def with_soft_labels(store: Store, task_type: TaskType) -> Store:
+    """The store with a column `soft` [rows, C] if the task learns from teachers, else as it is.
+
+    Rows are found by their id, once; rows that the files have beyond those of the store are passed over.
+
+    Raises:
+        DataError: a file cannot be read or is of another task, a row has no soft label, or two rows have one id.
+    """
+    task = task_type.task
+    if task.distill is None:
+        return store
+    ids = store.ids
+    twins = [row_id for row_id, count in Counter(ids).items() if count > 1]
+    if twins:
+        fix = "Soft labels are found by id: rename one of the rows."
+        raise DataError(fault(task.where("distill"), f"{task.name}.distill", f"two rows have the id '{twins[0]}'", fix))
+    teachers = []
+    for path in task.distill.from_:
+        soft = soft_labels(read_records(path), task_type, place=path)
+        _refuse_missing([row_id for row_id in ids if row_id not in soft], len(ids), task_type, place=path)
+        teachers.append(np.array([soft[row_id] for row_id in ids], dtype=np.float64))
+    return store.with_column("soft", np.mean(teachers, axis=0).astype(np.float32))
+
+
+def teacher_faults(task_type: TaskType) -> list[str]:
+    """What `check` tells of the files of soft labels: those that cannot be read, and records that are none of the task.
+
+    Whether every train row has one is known only to training, which knows the rows it takes.
+    """
+    faults: list[str] = []
+    for path in task_type.task.distill.from_ if task_type.task.distill is not None else ():
+        try:
+            soft_labels(read_records(path), task_type, place=path)
+        except DataError as error:
+            faults += error.faults
+    return faults
+
+
+def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, places: Sequence[str]) -> list[Record]:
+    """One record per row with the mean of several models' soft labels; its id and label are the first model's.
+
+    Args:
+        predictions: of each model for the same rows.
+        places: what each model is called in messages.
+    Raises:
+        DataError: a model predicts other labels than the task has.
+    """
+    teachers = [
+        soft_labels(records, task_type, place=place) for records, place in zip(predictions, places, strict=True)
+    ]
+    found = []
+    for record in predictions[0]:
+        mean = np.mean([soft[record["id"]] for soft in teachers], axis=0).tolist()
+        found.append({"id": record["id"], "label": record["label"], **task_type.soft_record(mean)})
+    return [{key: record[key] for key in ("id", "prediction", "label", "scores")} for record in found]
+
+
+def soft_labels(records: Iterable[Record], task_type: TaskType, *, place: str) -> dict[str, list[float]]:
+    """Row id → what the task type takes from its record.
+
+    Raises:
+        DataError: records that are none of this task's, and ids that come twice, by row id.
+    """
+    found: dict[str, list[float]] = {}
+    faults = []
+    for record in records:
+        row_id = str(record["id"])
+        if row_id in found:
+            faults.append(fault(place, "id", f"row '{row_id}' stands there twice", "Remove one of the two."))
+            continue
+        try:
+            found[row_id] = task_type.soft_label(record)
+        except RowError as error:
+            faults.append(fault(place, error.key, f"row '{row_id}': {error.found}", error.fix))
+    if faults:
+        raise DataError(first_of(faults, len(faults), place, FAULTS_TOLD))
+    return found
+
+
+def _refuse_missing(missing: Sequence[str], num_rows: int, task_type: TaskType, *, place: str) -> None:
+    if not missing:
+        return
+    more = f" and {len(missing) - IDS_TOLD} more" if len(missing) > IDS_TOLD else ""
+    named = ", ".join(f"'{row_id}'" for row_id in missing[:IDS_TOLD])
+    task = task_type.task
+    found = f"no soft label for {named}{more} ({len(missing)} of {num_rows} train rows of {task.name})"
+    fix = f"Predict all of them: mtdnn predict TEACHER --soft --task {task.name} --input ROWS --output {place}"
+    raise DataError(fault(place, "id", found, f"{fix}"))

@@ -1,0 +1,129 @@
+"""Model + rows → predictions, and metrics over a whole split at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from mtdnn.batch import Batch
+from mtdnn.errors import DataError, fault
+from mtdnn.files import named_file
+from mtdnn.metrics.base import applicable, compute, higher_is_better
+from mtdnn.metrics.records import read_records
+from mtdnn.model import MultiTaskModel
+
+Record = dict[str, Any]
+Results = dict[str, dict[str, dict[str, float]]]
+"""task → split → metric → value; `rows` counts the labelled rows."""
+
+
+class RowBatches(Protocol):
+    """Batches in any order, each with the numbers of its rows."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Batch]]: ...
+
+
+def predict_rows(
+    model: MultiTaskModel,
+    batches: RowBatches,
+    tasks: Sequence[str],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    tune: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, list[Record]]:
+    """Prediction records of every row, in the order of the rows, for several tasks from one encoder pass.
+
+    Args:
+        tasks: names; the batches' own labels belong to their own task, other tasks' records carry none.
+        tune: let the tasks choose on these rows what they choose on a dev split (see `TaskType.settle`).
+        progress: called after each batch.
+    """
+    found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
+    with evaluating(model), torch.inference_mode():
+        for rows, batch in batches:
+            with autocast():
+                predictions = model.predict(batch.to(device), tasks)
+            for task, records in predictions.items():
+                found[task].update(zip(rows.tolist(), records, strict=True))
+            progress()
+    ordered = {task: [records[row] for row in sorted(records)] for task, records in found.items()}
+    return {
+        task: model.task_types[task].settle(records, model.head_of(task), tune=tune and task in model.heads)
+        for task, records in ordered.items()
+    }
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode it had afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
+    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has."""
+    labelled = sum(record["label"] is not None for record in records)
+    values = compute(metrics, records, labels) if labelled else {}
+    return {**values, "rows": labelled}
+
+
+def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:
+    """A task's main metric, the first of `metrics`, so that larger is better; None when no split has labels.
+
+    The mean over the labelled splits: of fractions and correlations as they are, of errors e and perplexities as
+    1 / (1 + e), so that in a mean over tasks none outweighs another by its unit.
+    """
+    values = [values[metrics[0]] for values in splits.values() if metrics[0] in values]
+    if not higher_is_better(metrics[0]):
+        values = [1 / (1 + value) for value in values]
+    return sum(values) / len(values) if values else None
+
+
+def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float | None:
+    """What the best checkpoint is chosen by: one task's main metric, or the mean over those of the tasks with labels.
+
+    None when nothing could be measured.
+    """
+    if select_by != "mean":
+        return main_score(main_metrics[select_by], results[select_by])
+    found = (main_score(main_metrics[task], splits) for task, splits in results.items())
+    scores = [score for score in found if score is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Prediction records as JSON lines, whole or not at all."""
+    with named_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:
+    """Metrics of a prediction file, from the file alone; by default all that its records allow.
+
+    Raises:
+        DataError: the file cannot be read, holds no labelled record, or none that a metric can be computed from.
+    """
+    records = read_records(path)
+    names = list(metrics) or applicable(records)
+    labelled = sum(record["label"] is not None for record in records)
+    if not names and labelled:
+        found = f"no metric can be computed from its {labelled} labelled predictions"
+        raise DataError(fault(str(path), "", found, "Name one with --metrics to be told what it needs."))
+    if not names:
+        fix = "Predict rows that carry labels."
+        raise DataError(fault(str(path), "", f"none of the {len(records)} predictions has a label", fix))
+    return measured(records, names)

@@ -1,0 +1,319 @@
+"""Words in, exit status and plain lines out."""
+
+import errno
+import json
+import logging
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mtdnn.cli.main import COMMANDS, chosen_tasks, main, names_in, output_file, results_table
+from mtdnn.cli.main import main as cli
+from mtdnn.cli.options import call_arguments, run_arguments
+from mtdnn.columns import table
+from mtdnn.config.run import load_run_config
+from mtdnn.errors import ConfigError, DataError
+from tests.conftest import REPOSITORY
+
+
+def fault_of(function, *arguments):
+    with pytest.raises(ConfigError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def sample(run: str, *, tasks: str | None = None, workers: int = 2, dry_run: bool = False) -> str:
+    """Do nothing.
+
+    Args:
+        run: Folder of the run.
+        tasks: Names, separated by commas.
+        workers: Processes.
+        dry_run: Do even less.
+    """
+    return run
+
+
+# -- flags of a command --------------------------------------------------------------------------------------------
+
+
+def test_arguments_without_default_are_positional_and_the_others_flags():
+    found = call_arguments(sample, ["runs/a", "--workers", "3"])
+    assert found == {"run": "runs/a", "tasks": None, "workers": 3, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], False), (["--dry_run"], True), (["--dry_run", "false"], False), (["--dry_run", "--workers", "1"], True)],
+)
+def test_a_switch_needs_no_value(words, expected):
+    assert call_arguments(sample, ["runs/a", *words])["dry_run"] is expected
+
+
+def test_a_name_given_twice_counts_once():
+    assert names_in("rte, mrpc,rte") == ["rte", "mrpc"]
+
+
+def test_a_name_that_looks_like_a_number_stays_a_name():
+    assert call_arguments(sample, ["1", "--tasks", "2"])["tasks"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "mtdnn sample: the following arguments are required: run. See mtdnn sample --help."),
+        (["a", "--tasks"], "mtdnn sample: argument --tasks: expected one argument. See mtdnn sample --help."),
+        (
+            ["a", "--taks", "b"],
+            "mtdnn sample: unrecognized arguments: --taks b. See mtdnn sample --help. Did you mean '--tasks'?",
+        ),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(words, told):
+    assert fault_of(call_arguments, sample, words) == told
+
+
+def test_a_value_of_the_wrong_type_is_told_in_one_line():
+    told = fault_of(call_arguments, sample, ["a", "--workers", "many"])
+    assert told.startswith("mtdnn sample: ") and "workers" in told and "many" in told and "\n" not in told
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_arguments(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    assert f"usage: mtdnn {name}" in told and "Annotated" not in told
+
+
+# -- flags of a run ------------------------------------------------------------------------------------------------
+
+
+def overrides(*words):
+    return run_arguments(COMMANDS["train"], words)["overrides"]
+
+
+def test_a_run_file_and_flags_are_told_apart():
+    found = run_arguments(COMMANDS["train"], ["run.yml", "--resume", "--optimizer.lr", "3e-5"])
+    assert found == {"run": "run.yml", "resume": True, "overrides": {"optimizer.lr": 3e-5}}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--epochs", "2"], {"epochs": 2}),
+        (["--epochs=0.5"], {"epochs": 0.5}),
+        (["--train", "a,b"], {"train": ["a", "b"]}),
+        (["--train", "a, b"], {"train": ["a", "b"]}),
+        (["--train", "[a, b]"], {"train": ["a", "b"]}),
+        (["--output", "2024"], {"output": "2024"}),
+        (["--encoder", "bert"], {"encoder": "bert"}),
+        (["--encoder", "{run: runs/a}"], {"encoder": {"run": "runs/a"}}),
+        (["--encoder.run", "runs/a"], {"encoder.run": "runs/a"}),
+        (["--clip_norm", "null"], {"clip_norm": None}),
+        (["--evaluate_every", "epoch"], {"evaluate_every": "epoch"}),
+        (["--evaluate_every", "50"], {"evaluate_every": 50}),
+        (["--gradient_checkpointing", "true"], {"gradient_checkpointing": True}),
+        (["--optimizer.betas", "[0.9, 0.98]"], {"optimizer.betas": [0.9, 0.98]}),
+        (["--regularizer", "{name: smart, weight: 2}"], {"regularizer": {"name": "smart", "weight": 2}}),
+        (["--subset.rte.rows", "100"], {"subset.rte.rows": 100}),
+    ],
+)
+def test_a_flag_takes_what_a_yaml_file_would_hold(words, expected):
+    assert overrides(*words) == expected
+
+
+def test_a_plug_in_and_its_options_may_come_in_any_order():
+    given = overrides("--regularizer.weight", "2", "--regularizer", "smart", "--mixing", "temperature")
+    places = {"tasks": "t", "data": "d", "output": "o", "encoder": "e"}
+    config = load_run_config(None, {**places, **given})
+    assert config.regularizer.model_dump() == {"name": "smart", "weight": 2}
+    assert config.mixing.name == "temperature"
+
+
+def test_a_misspelt_key_of_a_run_is_told_with_the_nearest():
+    told = fault_of(run_arguments, COMMANDS["train"], ["--optimzer.lr", "1"])
+    assert told.endswith("See mtdnn train --help. Did you mean '--optimizer.lr'?")
+
+
+def test_a_value_that_is_no_yaml_is_told_by_its_flag():
+    told = fault_of(run_arguments, COMMANDS["train"], ["--mixing", "{name: x"])
+    assert told == "--mixing: '{name: x' is not valid YAML. Put it in quotes if it is text."
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--regularizer", ""], "--regularizer: '' is no value. Give one, or none to turn it off."),
+        (["--regularizer="], "--regularizer: '' is no value. Give one, or none to turn it off."),
+        (["--proximal", "  "], "--proximal: '  ' is no value. Give one, or none to turn it off."),
+        (["--mixing", ""], "--mixing: '' is no value. Give one."),
+        (["--clip_norm", ""], "--clip_norm: '' is no value. Give one, or null for none."),
+        (["--optimizer.head_lr", ""], "--optimizer.head_lr: '' is no value. Give one, or null for none."),
+        (["--optimizer.lr", ""], "--optimizer.lr: '' is no value. Give one."),
+        (["--regularizer.weight", ""], "--regularizer.weight: '' is no value. Give one."),
+        (["--subset.rte.rows", "# all"], "--subset.rte.rows: '# all' is no value. Give one."),
+    ],
+)
+def test_a_flag_with_nothing_in_it_is_refused(words, told):
+    assert fault_of(overrides, *words) == told
+
+
+@pytest.mark.parametrize("word", ["null", "~", " null "])
+def test_null_is_a_value(word):
+    assert overrides("--clip_norm", word, "--regularizer", word) == {"clip_norm": None, "regularizer": None}
+
+
+# -- exit status ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Puts a function in the place of `mtdnn sample`."""
+
+    def put(function):
+        def sample() -> str:
+            """Do something."""
+            return function()
+
+        monkeypatch.setitem(COMMANDS, "sample", sample)
+
+    return put
+
+
+def fails(error):
+    def function():
+        raise error
+
+    return function
+
+
+def test_a_command_that_ends_well_is_status_0_and_its_answer_is_printed(command, capsys):
+    command(lambda: "done")
+    assert main(["sample"]) == 0
+    assert capsys.readouterr().out == "done\n"
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+def test_faults_of_the_user_are_status_2_one_a_line_and_no_traceback(command, capsys, kind):
+    command(fails(kind(["first", "second"])))
+    assert main(["sample"]) == 2
+    assert capsys.readouterr().err == "first\nsecond\n"
+
+
+def test_an_interruption_is_status_130(command, capsys):
+    command(fails(KeyboardInterrupt()))
+    assert main(["sample"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_told_with_its_place(command, capsys):
+    command(fails(OSError(errno.ENOSPC, "No space left on device", "runs/a/best")))
+    assert main(["sample"]) == 2
+    told = capsys.readouterr().err
+    assert told == "runs/a/best: no space left on the disk. Make room, then run the same command again.\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ZeroDivisionError(), TypeError("ours")])
+def test_what_cannot_be_explained_keeps_its_traceback(command, error):
+    command(fails(error))
+    with pytest.raises(type(error)):
+        main(["sample"])
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'; known: check, prepro, train" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in COMMANDS)
+
+
+def test_no_words_at_all_are_a_fault_that_shows_the_help(capsys):
+    assert main([]) == 2
+    assert "usage: mtdnn" in capsys.readouterr().out
+
+
+def test_what_the_package_logs_goes_to_stderr_while_a_command_runs(command, capsys):
+    command(lambda: logging.getLogger("mtdnn.somewhere").info("told"))
+    assert main(["sample"]) == 0
+    assert capsys.readouterr().err == "told\n"
+    logging.getLogger("mtdnn.somewhere").info("not told")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["tasks", "run"])
+def test_a_schema_needs_no_file(kind, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "--schema", kind])
+    assert stopped.value.code == 0
+    assert json.loads(capsys.readouterr().out)["$schema"].endswith("2020-12/schema")
+
+
+# -- small parts ---------------------------------------------------------------------------------------------------
+
+
+def test_names_are_separated_by_commas():
+    assert names_in("rte, mrpc,") == ["rte", "mrpc"]
+    assert names_in(None) is None
+
+
+def test_tasks_are_chosen_by_name_and_unknown_ones_told():
+    tasks = {"rte": 1, "mrpc": 2}
+    assert chosen_tasks(tasks, "mrpc") == {"mrpc": 2}
+    assert chosen_tasks(tasks, None) == tasks
+    assert fault_of(chosen_tasks, tasks, "rt") == "--tasks: unknown task 'rt'; known: rte, mrpc. Did you mean 'rte'?"
+    assert fault_of(chosen_tasks, tasks, ",") == "--tasks: names no task. Known: rte, mrpc."
+
+
+def test_an_output_that_cannot_be_written_is_found_out_before_the_work(tmp_path):
+    def told(name):
+        with pytest.raises(ConfigError) as caught:
+            output_file(str(tmp_path / name), suffixes=(".jsonl",))
+        return str(caught.value)
+
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "does not end in .jsonl. Rename it." in told("out.json")
+    assert "there is no writable folder" in told("none/out.jsonl")
+    assert "is a folder. Choose another place." in told("folder.jsonl")
+    assert output_file(str(tmp_path / "out.jsonl"), suffixes=(".jsonl",)) == tmp_path / "out.jsonl"
+
+
+def test_a_table_is_aligned():
+    assert table([["a", "bb"], ["ccc", ""]]) == "a    bb\nccc"
+    assert table([["a", "12"], ["ccc", "3"]], right=True) == "a    12\nccc   3"
+
+
+def test_results_are_one_line_per_split():
+    results = {"a": {"dev": {"accuracy": 0.5, "rows": 10}}, "b": {"dev": {"mcc": 0.25, "rows": 4}}}
+    results |= {"_run": {"seed": 1}, "_made_by": {"a": {"dev": {"step": 3}}}}
+    assert results_table(results).split("\n") == [
+        "task  split  rows  accuracy  mcc",
+        "a     dev    10    0.5000",
+        "b     dev    4               0.2500",
+    ]
+
+
+def test_vectors_are_written_whole_with_their_ids(tmp_path):
+    import numpy as np
+    import pyarrow.parquet
+
+    cli.write_vectors(tmp_path / "v.parquet", ["x", "y"], np.array([[1, 2], [3, 4.5]]))
+    read = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pydict()
+    assert read == {"id": ["x", "y"], "vector": [[1.0, 2.0], [3.0, 4.5]]}
+    assert [path.name for path in tmp_path.iterdir()] == ["v.parquet"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check", "task_defs/demo.yml"]])
+def test_an_answer_that_nobody_reads_ends_quietly(words):
+    command = [sys.executable, "-m", "mtdnn", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

@@ -1,0 +1,142 @@
+"""A run's YAML and its overrides become one frozen RunConfig; every fault has its line or its flag."""
+
+import pydantic
+import pytest
+
+from mtdnn.config.run import EncoderSource, RunConfig, load_run_config, run_config_from_yaml
+from mtdnn.errors import ConfigError
+
+RUN = """\
+tasks: tasks.yml
+data: prepared
+output: runs/a
+encoder: bert
+optimizer:
+  lr: 1e-4
+regularizer: {name: smart, weight: 3}
+mixing: temperature
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "run.yml"
+    path.write_text(RUN, encoding="utf-8")
+    return path
+
+
+def faults_of(path, overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, overrides)
+    return [line.replace(f"{path}", "run.yml") for line in caught.value.faults]
+
+
+def test_a_run_is_read_and_defaults_fill_the_rest(run):
+    config = load_run_config(run)
+    assert (config.encoder, config.optimizer.lr, config.optimizer.name) == ("bert", 1e-4, "adamw")
+    assert (config.seed, config.epochs, config.batch_size, config.clip_norm) == (1, 3, 32, 1.0)
+    assert config.regularizer.options == {"weight": 3}
+    assert config.mixing.name == "temperature"
+    assert config.proximal is None
+
+
+def test_a_run_survives_writing_and_reading(run):
+    config = load_run_config(run, {"encoder.run": "runs/b", "train": ["x", "y"], "early_stopping.patience": 2})
+    assert run_config_from_yaml(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "check"),
+    [
+        ({"optimizer.lr": 3e-5}, lambda config: config.optimizer.lr == 3e-5),
+        ({"optimizer": {"name": "sgd"}}, lambda config: config.optimizer.lr == 5e-5),
+        ({"regularizer.weight": 1}, lambda config: config.regularizer.model_dump() == {"name": "smart", "weight": 1}),
+        ({"regularizer": "r_drop"}, lambda config: config.regularizer.model_dump() == {"name": "r_drop"}),
+        ({"regularizer": "none"}, lambda config: config.regularizer is None),
+        ({"regularizer": {"name": "none"}}, lambda config: config.regularizer is None),
+        ({"proximal": {"name": "none"}}, lambda config: config.proximal is None),
+        ({"mixing.tau": 2}, lambda config: config.mixing.model_dump() == {"name": "temperature", "tau": 2}),
+        ({"encoder.run": "runs/b"}, lambda config: config.encoder == EncoderSource(run="runs/b")),
+        ({"train": ["x"]}, lambda config: config.train == ("x",)),
+        ({"clip_norm": None}, lambda config: config.clip_norm is None),
+    ],
+)
+def test_an_override_replaces_what_the_file_says(run, overrides, check):
+    assert check(load_run_config(run, overrides))
+
+
+def test_overrides_alone_make_a_run():
+    config = load_run_config(None, {"tasks": "t.yml", "data": "d", "output": "o", "encoder": "e"})
+    assert config == RunConfig(tasks="t.yml", data="d", output="o", encoder="e")
+
+
+def test_a_run_does_not_change(run):
+    with pytest.raises(pydantic.ValidationError):
+        load_run_config(run).seed = 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"optimizer.lr": "fast"}, "--optimizer.lr: 'fast': input should be a valid number"),
+        ({"optimizer.lrr": 1}, "--optimizer.lrr: unknown key 'lrr'; known: name, lr, "),
+        ({"optimizer": {"lr": -1}}, "--optimizer: optimizer.lr: -1: input should be greater than 0"),
+        ({"epochs": 0}, "--epochs: 0: input should be greater than 0"),
+        ({"epochs": float("inf")}, "--epochs: inf: input should be a finite number"),
+        ({"epochs": float("nan")}, "--epochs: nan: input should be a finite number"),
+        (
+            {"regularizer": {"name": "none", "weight": 3}},
+            "--regularizer: {'name': 'none', 'weight': 3}: none turns it off and has no options; remove weight, "
+            "or name another",
+        ),
+        (
+            {"regularizer": ["smart"]},
+            "--regularizer: ['smart']: expected one name, or {name: …} with its options",
+        ),
+        ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
+        ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
+        ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
+        ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
+    ],
+)
+def test_a_fault_of_a_flag_is_told_by_the_flag(run, overrides, line):
+    assert faults_of(run, overrides)[0].startswith(line)
+
+
+def test_all_faults_of_a_file_are_told_with_their_lines(run):
+    run.write_text(RUN.replace("1e-4", "fast").replace("encoder", "encodr") + "checkpoint_every: -5\n")
+    assert [line.split(": ")[0] for line in faults_of(run, {})] == ["run.yml", "run.yml:6", "run.yml:9", "run.yml:4"]
+
+
+def test_a_key_below_a_number_is_refused(run):
+    run.write_text(RUN + "epochs: 3\n")
+    assert faults_of(run, {"epochs.more": 1}) == [
+        "--epochs.more: epochs holds 3, not a mapping. Give --epochs as a whole."
+    ]
+
+
+def test_without_a_file_missing_keys_are_told():
+    assert faults_of(None, {"tasks": "t.yml", "data": "d", "output": "o"}) == [
+        "command line: encoder: is missing. Add it."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("optimizer.betas", [2, -1], "--optimizer.betas: optimizer.betas.0: 2: input should be less than 1"),
+        ("optimizer.betas", [0.9, 1], "--optimizer.betas: optimizer.betas.1: 1: input should be less than 1"),
+        ("optimizer.lr", float("inf"), "--optimizer.lr: inf: input should be a finite number"),
+        ("optimizer.head_lr", float("inf"), "--optimizer.head_lr: inf: input should be a finite number"),
+        ("optimizer.weight_decay", float("inf"), "--optimizer.weight_decay: inf: input should be a finite number"),
+        ("schedule.power", float("inf"), "--schedule.power: inf: input should be a finite number"),
+        ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
+        ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
+        ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),
+        ("train", [], "--train: []: names no task; leave it out to train on all"),
+    ],
+)
+def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(None, {"tasks": "t", "data": "d", "output": "o", "encoder": "e", key: value})
+    assert told in str(caught.value)

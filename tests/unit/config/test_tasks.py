@@ -1,0 +1,196 @@
+"""Blocks of task definitions become frozen TaskDefs; every fault has its line."""
+
+import pydantic
+import pytest
+
+from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
+from mtdnn.errors import ConfigError
+
+BLOCK = """
+mnli:
+  task_type: classification
+  inputs: [premise, hypothesis]
+  labels: [contradiction, neutral, entailment]
+  metrics: [accuracy, f1_macro]
+  splits: {train: train, dev: [dev_matched, dev_mismatched]}
+  dropout: 0.3
+  regularizer: {name: smart, weight: 3, epsilon: 1e-5}
+  init_head: {from: snli, labels: {entailment: entails}}
+  source: {path: nyu-mll/glue, name: mnli}
+  shade: dark
+stsb:
+  task_type: regression
+  inputs: [first, second]
+  regularizer: none
+"""
+
+
+def load(tmp_path, text):
+    (tmp_path / "tasks.yml").write_text(text, encoding="utf-8")
+    return load_task_defs(tmp_path / "tasks.yml")
+
+
+def faults_of(tmp_path, text):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return [line.replace(f"{tmp_path}/", "") for line in caught.value.faults]
+
+
+def test_a_full_block_is_read(tmp_path):
+    task = load(tmp_path, BLOCK)["mnli"]
+    assert (task.name, task.task_type, task.dropout, task.weight) == ("mnli", "classification", 0.3, 1.0)
+    assert task.inputs == ("premise", "hypothesis")
+    assert task.labels == ("contradiction", "neutral", "entailment")
+    assert task.splits == {"train": ("train",), "dev": ("dev_matched", "dev_mismatched")}
+    assert task.split_names == ("train", "dev_matched", "dev_mismatched")
+    assert task.regularizer.name == "smart"
+    assert task.regularizer.options == {"weight": 3, "epsilon": 1e-5}
+    assert task.init_head.from_ == "snli"
+    assert task.source.name == "mnli"
+
+
+def test_tasks_keep_the_order_of_the_file(tmp_path):
+    assert list(load(tmp_path, BLOCK)) == ["mnli", "stsb"]
+
+
+def test_defaults_are_those_of_the_documentation(tmp_path):
+    task = load(tmp_path, "a: {task_type: classification}")["a"]
+    assert (task.inputs, task.dropout, task.weight, task.max_length) == (("text",), 0.1, 1.0, 256)
+    assert task.splits == {"train": ("train",), "dev": ("dev",)}
+    assert task.head.name == "pooled"
+    assert task.regularizer is None and not task.regularizer_off
+
+
+def test_keys_no_task_shares_are_left_to_the_task_type(tmp_path):
+    assert load(tmp_path, BLOCK)["mnli"].options == {"shade": "dark"}
+
+
+def test_none_turns_the_runs_regularizer_off(tmp_path):
+    assert load(tmp_path, BLOCK)["stsb"].regularizer_off
+
+
+def test_every_key_knows_its_line(tmp_path):
+    task = load(tmp_path, BLOCK)["mnli"]
+    assert task.where("labels") == f"{tmp_path}/tasks.yml:5"
+    assert task.where("shade") == f"{tmp_path}/tasks.yml:12"
+    assert task.where("loss") == task.where() == f"{tmp_path}/tasks.yml:2"
+    assert task.fault("loss", "unknown") == f"{tmp_path}/tasks.yml:2: mnli.loss: unknown"
+
+
+def test_a_task_made_in_python_is_told_by_its_name():
+    task = TaskDef(name="a", task_type="classification")
+    assert task.fault("loss", "unknown") == "a: a.loss: unknown"
+
+
+def test_a_task_does_not_change(tmp_path):
+    task = load(tmp_path, BLOCK)["mnli"]
+    with pytest.raises(pydantic.ValidationError):
+        task.dropout = 0.5
+
+
+def test_number_labels_are_words(tmp_path):
+    assert load(tmp_path, "a: {task_type: classification, labels: [0, 1]}")["a"].labels == ("0", "1")
+
+
+def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
+    text = "a: {task_type: classification, labels: [0, 1.5], init_head: {from: b, labels: {0: 1, 1.5: 0}}}"
+    assert load(tmp_path, text)["a"].init_head.labels == {"0": "1", "1.5": "0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "a:\n  labels: [x, y]\n",
+            "tasks.yml:1: a.task_type: is missing. Add it.",
+        ),
+        (
+            "a:\n  task_type: classification\n  dropout: 1.5\n",
+            "tasks.yml:3: a.dropout: 1.5: input should be less than 1",
+        ),
+        (
+            "a:\n  task_type: classification\n  labels: [yes, no]\n",
+            "tasks.yml:3: a.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+            "put the word in quotes",
+        ),
+        (
+            "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {yes: x}\n",
+            "tasks.yml:5: a.init_head.labels: {True: 'x'}: YAML reads yes/no/on/off/true/false without quotes as "
+            "truth values; put the word in quotes",
+        ),
+        (
+            "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {x: [y]}\n",
+            "tasks.yml:5: a.init_head.labels.x: ['y']: input should be a valid string",
+        ),
+        (
+            "a:\n  task_type: classification\n  labels: [x, y, x]\n",
+            "tasks.yml:3: a.labels: ['x', 'y', 'x']: 'x' is given twice",
+        ),
+        (
+            "a:\n  task_type: classification\n  splits:\n    trian: train\n",
+            "tasks.yml:3: a.splits: {'trian': 'train'}: unknown role 'trian'; known: train, dev, test",
+        ),
+        (
+            "a:\n  task_type: classification\n  splits: {train: ['../foo/train']}\n",
+            "tasks.yml:3: a.splits: {'train': ['../foo/train']}: '../foo/train' cannot name a split, as it names a "
+            "folder; give a name without '/'",
+        ),
+        (
+            "a b:\n  task_type: classification\n",
+            "tasks.yml:1: a b.name: 'a b': a task's name has only letters, digits, '_' and '-', as it names folders",
+        ),
+        (
+            "a:\n  task_type: classification\n  weight: .inf\n",
+            "tasks.yml:3: a.weight: inf: input should be a finite number",
+        ),
+        (
+            "a:\n  task_type: classification\n  source: {pth: x}\n",
+            "tasks.yml:3: a.source.path: is missing. Add it.",
+        ),
+        (
+            "a:\n  task_type: classification\n  regularizer: {weight: 3}\n",
+            "tasks.yml:3: a.regularizer.name: is missing. Add it.",
+        ),
+        (
+            "a: classification\n",
+            "tasks.yml:1: a: 'classification' is not a mapping of keys to values. "
+            "See docs/task_definitions.md for the keys.",
+        ),
+        (
+            "a: {task_type: classification}\nb:\n  task_type: classification\n  head_of: aa\n",
+            "tasks.yml:4: b.head_of: unknown task 'aa'; known: a. Did you mean 'a'?",
+        ),
+        (
+            "a: {task_type: regression, labels: [x, y]}\nb: {task_type: regression, labels: [y, x], head_of: a}\n",
+            "tasks.yml:2: b.labels: [y, x], but the head is of 'a' and gives [x, y]. Give both tasks the same.",
+        ),
+        (
+            "a: {task_type: regression}\nb:\n  task_type: classification\n  head_of: a\n",
+            "tasks.yml:3: b.task_type: 'classification', but the head is of 'a' and gives 'regression'. "
+            "Give both tasks the same.",
+        ),
+        (
+            "a: {task_type: regression}\nb: {task_type: regression, head_of: a}\n"
+            "c: {task_type: regression, head_of: b}\n",
+            "tasks.yml:3: c.head_of: 'b' has no head of its own. Name 'a'.",
+        ),
+        (
+            "a: {task_type: classification}\na: {task_type: regression}\n",
+            "tasks.yml:2: a: given twice, first at line 1. Remove or rename one.",
+        ),
+    ],
+)
+def test_a_fault_has_its_line(tmp_path, text, line):
+    assert line in faults_of(tmp_path, text)
+
+
+def test_faults_of_all_blocks_are_told_at_once(tmp_path):
+    text = "a:\n  task_type: classification\n  dropout: 2\nb:\n  task_type: regression\n  weight: -1\n  max_length: 1\n"
+    assert [line.split(":")[1] for line in faults_of(tmp_path, text)] == ["3", "6", "7"]
+
+
+def test_one_block_may_be_given_without_a_file():
+    task = task_def_from("a", {"task_type": "regression", "inputs": "text", "span": 3})
+    assert task.inputs == ("text",) and task.options == {"span": 3}
+    with pytest.raises(ConfigError, match=r"a: a.dropout: 3: input should be less than 1"):
+        task_def_from("a", {"task_type": "regression", "dropout": 3})

@@ -1,0 +1,184 @@
+"""YAML values remember their lines, and every fault says where it stands."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mtdnn.config.yaml_source import YamlSource, parse_value, parse_yaml, read_yaml, refusal, validated
+from mtdnn.errors import ConfigError
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rate: float = Field(1.0, gt=0)
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    inner: Inner | None = None
+    either: str | Inner = "word"
+    sizes: list[int] = []
+
+
+def faults_of(text):
+    with pytest.raises(ConfigError) as caught:
+        validated(Outer, *both(text))
+    return list(caught.value.faults)
+
+
+def both(text):
+    source = parse_yaml(text, path="a.yml")
+    return source.value, source
+
+
+def test_every_key_knows_its_line():
+    source = parse_yaml("a: 1\nb:\n  c:\n    - x\n    - y\n", path="a.yml")
+    assert source.value == {"a": 1, "b": {"c": ["x", "y"]}}
+    assert source.where(("b", "c")) == "a.yml:3"
+    assert source.where(("b", "c", 1)) == "a.yml:5"
+
+
+def test_a_key_that_is_not_there_stands_where_its_parent_stands():
+    source = parse_yaml("a: 1\nb:\n  c: 2\n", path="a.yml")
+    assert source.where(("b", "missing")) == "a.yml:2"
+    assert source.where(("missing",)) == "a.yml"
+
+
+@pytest.mark.parametrize("number", ["1e-5", "1.0e-5", "1E-5", "+1e-5", "0.00001", "1.e-5", ".1e-4"])
+def test_numbers_with_an_exponent_are_numbers(number):
+    assert parse_yaml(f"lr: {number}", path="a.yml").value == {"lr": pytest.approx(1e-5)}
+
+
+@pytest.mark.parametrize("word", ["e5", "1e", "e-5", "1e5x", "bert-1e5"])
+def test_words_that_only_look_like_numbers_stay_words(word):
+    assert parse_yaml(f"name: {word}", path="a.yml").value == {"name": word}
+
+
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
+    (tmp_path / "a.yml").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
+    source = read_yaml(tmp_path / "a.yml")
+    assert source.value == {"a": 1, "b": 2}
+    assert source.where(("b",)).endswith("a.yml:2")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\na: 2\n", "a.yml:2: a: given twice, first at line 1. Remove or rename one."),
+        (b"x:\n  a: 1\n  a: 2\n", "a.yml:3: x.a: given twice, first at line 2. Remove or rename one."),
+        (b"", "a.yml: the file is empty. A mapping of keys to values is expected."),
+        (b"- a\n- b\n", "a.yml:1: not a mapping of keys to values"),
+        (b"a: [1, 2\nb: 3\n", "a.yml:2: not valid YAML: "),
+        (b"a: \xe9\n", "a.yml: not UTF-8 (byte 3). Save the file as UTF-8."),
+        (b"a: 1\nb: !foo 1\n", "a.yml:2: not valid YAML: could not determine a constructor for the tag '!foo'"),
+        (b"{[1]: 2}\n", "a.yml:1: not valid YAML: found unhashable key"),
+        (b"a: 2001-13-45\n", "a.yml: not valid YAML: month must be in 1..12. Put the value in quotes."),
+        (b"a: 1\nb: \x01\n", "a.yml:2: character '\\x01' is not allowed in YAML. Remove it."),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_told(tmp_path, content, message):
+    (tmp_path / "a.yml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path / "a.yml")
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.yml: cannot be read: No such file or directory. Check the path."):
+        read_yaml(tmp_path / "none.yml")
+
+
+def test_every_fault_of_a_document_is_told_with_its_line():
+    assert faults_of("nam: x\ninner:\n  rate: -1\n  rat: 2\nsizes:\n  - 1\n  - two\n") == [
+        "a.yml: name: is missing. Add it.",
+        "a.yml:3: inner.rate: -1: input should be greater than 0",
+        "a.yml:4: inner.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?",
+        "a.yml:7: sizes.1: 'two': input should be a valid integer, unable to parse string as an integer",
+        "a.yml:1: nam: unknown key 'nam'; known: name, inner, either, sizes. Did you mean 'name'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("{a: 1, b: [2]}", "{'a': 1, 'b': [2]}: "),
+        ("[]", "[]: "),
+        (f"[{'x' * 36}]", f"['{'x' * 36}']: "),
+        (f"[{'x' * 37}]", ""),  # 41 characters
+    ],
+)
+def test_a_mapping_or_list_is_shown_if_it_is_short(value, shown):
+    (told,) = faults_of(f"name: {value}\n")
+    assert told == f"a.yml:1: name: {shown}input should be a valid string"
+
+
+def test_a_missing_option_is_told_without_what_it_is_missing_from():
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"sizes": [1]})
+    assert [refusal(detail) for detail in caught.value.errors()] == ["field required"]
+
+
+def test_in_a_union_only_the_member_that_fits_the_value_is_told():
+    assert faults_of("name: x\neither: {rat: 2}\n") == [
+        "a.yml:2: either.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?"
+    ]
+
+
+def test_a_value_given_as_a_flag_is_told_by_the_flag():
+    source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, {("name",): 1}, flags=[("inner", "rate")])
+    with pytest.raises(ConfigError) as caught:
+        validated(Outer, source.value, source)
+    assert str(caught.value) == "--inner.rate: 0: input should be greater than 0"
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("penalty.size.relative", "--penalty.size.relative"),
+        ("penalty.size.relative.more", "--penalty.size.relative"),
+        ("penalty.size", "--penalty.size.relative"),  # the file names the penalty alone
+        ("penalty.size.other", "--penalty.size.relative"),
+        ("penalty.weight", "a.yml:3"),
+        ("penalty.every", "a.yml:2"),
+        ("penalty", "a.yml:2 and --penalty.size.relative"),
+        ("sampler", "--sampler.tau and --sampler.rate"),
+        ("sampler.name", "--sampler.tau and --sampler.rate"),
+        ("other", "a.yml"),
+    ],
+)
+def test_a_key_that_flags_gave_a_part_of_is_told_by_them(key, place):
+    lines = {("penalty",): 2, ("penalty", "weight"): 3}
+    flags = [("penalty", "size", "relative"), ("sampler", "tau"), ("sampler", "rate")]
+    assert YamlSource("a.yml", {}, lines, flags).where(tuple(key.split("."))) == place
+
+
+@pytest.mark.parametrize(
+    ("line", "placed"),
+    [
+        ("inner.rate: 0 is too little", "a.yml:3: inner.rate: 0 is too little"),
+        ("inner.other: is missing", "a.yml:2: inner.other: is missing"),
+        ("name: unknown", "--name: unknown"),
+        ("rows.tsv:3: label: unknown", "rows.tsv:3: label: unknown"),
+        ("nothing but words", "nothing but words"),
+    ],
+)
+def test_a_fault_found_later_gets_the_place_of_its_key(line, placed):
+    lines = {("inner",): 2, ("inner", "rate"): 3}
+    source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, lines, flags=[("name",)])
+    assert source.placed(line) == placed
+
+
+def test_a_sound_document_becomes_its_model():
+    assert validated(Outer, *both("name: x\ninner: {rate: 2}\n")) == Outer(name="x", inner=Inner(rate=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("3e-5", 3e-5), ("[a, b]", ["a", "b"]), ("{name: x}", {"name": "x"}), ("x", "x")]
+)
+def test_a_value_alone_is_read_as_in_a_file(text, value):
+    assert parse_value(text, where="--key") == value
+
+
+def test_a_value_alone_that_is_no_yaml_is_told():
+    with pytest.raises(ConfigError, match=r"--key: '\[a' is not valid YAML. Put it in quotes if it is text."):
+        parse_value("[a", where="--key")

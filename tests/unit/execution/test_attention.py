@@ -1,0 +1,202 @@
+"""Packed rows and attention over them, against PyTorch's attention on each example alone."""
+
+from math import prod
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+
+from mtdnn.execution.attention import (
+    Group,
+    Layout,
+    Terms,
+    attend_by_group,
+    attend_by_kernel,
+    attend_unpacked,
+    attend_with_fast_dropout,
+    choose_attention,
+    similar,
+    window_mask,
+)
+from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
+
+CPU = torch.device("cpu")
+HEADS, SIZE, SCALE = 2, 8, 0.3
+BATCHES = {
+    "ragged": (3, 5, 3, 9), "one token": (1,), "one example": (6,), "all equal": (4, 4, 4), "some empty": (0, 3),
+    "padding that sees no token in its window": (48, 51),
+}  # fmt: skip
+
+
+def mask_of(lengths):
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def rows(layout: Layout, dtype=torch.float32):
+    """Random query, key and value of a packed row, as leaves."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (sum(layout.lengths), HEADS, SIZE)
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
+
+
+def one_by_one(query, key, value, lengths, window, kept=None):
+    """Softmax attention of each example alone, written out; `kept` holds a scaled dropout mask per example."""
+    outputs, start = [], 0
+    for i, length in enumerate(lengths):
+        q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
+        scores = q @ k.transpose(1, 2) * SCALE
+        if window is not None:
+            places = torch.arange(length)
+            scores = scores.masked_fill((places[:, None] - places).abs() >= window, -torch.inf)
+        weights = scores.softmax(-1) * (1 if kept is None else kept[i])
+        outputs.append((weights @ v).transpose(0, 1))
+        start += length
+    return torch.cat(outputs)
+
+
+def assert_same_with_gradients(found, expected, leaves):
+    """Float32, sums of at most 72 products in another order: 1e-5 leaves a wide margin."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    projection = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    ours = torch.autograd.grad((found * projection).sum(), leaves)
+    theirs = torch.autograd.grad((expected * projection).sum(), leaves)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_packed_row_holds_the_real_tokens_shorter_examples_first():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool)
+    layout = Layout.of(mask, CPU)
+    assert layout.lengths == (1, 2, 3)
+    assert layout.index.tolist() == [3, 6, 7, 0, 1, 2]
+    assert layout.groups == (Group(1, 1), Group(1, 2), Group(1, 3))
+    assert layout.boundaries.tolist() == [0, 1, 3, 6]
+
+
+def test_examples_of_equal_length_share_a_group():
+    assert Layout.of(mask_of((4, 2, 4, 4)), CPU).groups == (Group(1, 2), Group(3, 4))
+
+
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
+def test_unpacking_gives_back_what_was_packed_and_zeros_at_padding(lengths):
+    mask = mask_of(lengths)
+    padded = torch.randn(*mask.shape, 4)
+    layout = Layout.of(mask, CPU)
+    assert layout.pack(padded).shape == (sum(lengths), 4)
+    assert torch.equal(layout.unpack(layout.pack(padded)), padded * mask[..., None])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("attend", [attend_by_group, attend_unpacked, attend_with_fast_dropout])
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
+def test_every_example_attends_to_itself_alone(lengths, attend, window):
+    layout = Layout.of(mask_of(lengths), CPU)
+    leaves = rows(layout)
+    found = attend(*leaves, Terms(layout, SCALE, 0.0, window))
+    assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window), leaves)
+
+
+def test_examples_of_similar_length_share_a_square_padded_to_the_longest():
+    layout = Layout.of(mask_of((40, 4, 2, 42, 8, 51)), CPU)
+    assert list(similar(layout.lengths)) == [[2, 4], [8], [40, 42], [51]]
+    squares = layout.squares(1)
+    assert squares.shapes == (Group(2, 4), Group(1, 8), Group(2, 42), Group(1, 51))
+    assert squares.padding.tolist() == [2, 3, *range(8 + 8 + 40, 8 + 8 + 42)]
+    assert squares.rows[squares.back].tolist() == list(range(147))
+    assert squares.bias[0][0].flatten().tolist() == [0, 0, -torch.inf, -torch.inf]
+    assert squares.bias[1] is None
+    assert layout.squares(1) is squares
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
+def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window):
+    layout, p = Layout.of(mask_of(lengths), CPU), 0.4
+    leaves = rows(layout)
+    torch.manual_seed(11)
+    found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, p, window))
+    torch.manual_seed(11)
+    shapes = [(square.examples, HEADS, square.length, square.length) for square in layout.squares(HEADS).shapes]
+    bits = random_bits(sum(map(prod, shapes)))
+    parts = bits.split([prod(shape) for shape in shapes])
+    masks = [keep_mask(part.view(shape), p, torch.float32) for part, shape in zip(parts, shapes, strict=True)]
+    kept = [
+        mask[:, :length, :length] * keep_scale(p)
+        for mask, length in zip((mask for square in masks for mask in square), layout.lengths, strict=True)
+    ]
+    assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window, kept), leaves)
+
+
+def test_attention_of_16_bit_rows_comes_back_in_16_bits_within_their_rounding():
+    layout = Layout.of(mask_of((3, 7)), CPU)
+    leaves = rows(layout, torch.bfloat16)
+    found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, 0.0, None))
+    assert found.dtype == torch.bfloat16
+    exact = one_by_one(*(leaf.float() for leaf in leaves), layout.lengths, None)
+    torch.testing.assert_close(found.float(), exact, rtol=2**-8, atol=2**-8)  # half of bf16's 2**-7 spacing, doubled
+    found.float().sum().backward()
+    assert all(leaf.grad.dtype == torch.bfloat16 for leaf in leaves)
+
+
+def test_pytorchs_own_dropout_serves_where_the_fast_one_is_not_wanted():
+    layout = Layout.of(mask_of((5,)), CPU)
+    leaves = rows(layout)
+    torch.manual_seed(3)
+    found = attend_by_group(*leaves, Terms(layout, SCALE, 0.5, None))
+    torch.manual_seed(3)
+    q, k, v = (leaf.transpose(0, 1)[None] for leaf in leaves)
+    expected = scaled_dot_product_attention(q, k, v, dropout_p=0.5, scale=SCALE)[0].transpose(0, 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_window_is_needed_only_for_examples_longer_than_it():
+    assert window_mask(3, 3, CPU) is None
+    assert window_mask(3, None, CPU) is None
+    assert window_mask(3, 2, CPU).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "size", "dropout", "by_kernel"),
+    [
+        ((8, 0), torch.bfloat16, 64, 0.0, True),
+        ((9, 0), torch.float16, 256, 0.0, True),
+        ((7, 5), torch.float16, 64, 0.0, False),  # Turing
+        ((8, 0), torch.float32, 64, 0.0, False),
+        ((8, 0), torch.bfloat16, 64, 0.1, False),
+        ((8, 0), torch.bfloat16, 20, 0.0, False),
+        ((8, 0), torch.bfloat16, 264, 0.0, False),
+    ],
+)
+def test_the_cuda_kernel_is_chosen_where_there_is_one(capability, dtype, size, dropout, by_kernel, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with FakeTensorMode():  # has CUDA tensors without CUDA
+        query = torch.empty(1, 2, 3, size, dtype=dtype, device="cuda")
+    expected = attend_by_kernel if by_kernel else attend_unpacked
+    assert choose_attention(query, dropout, "fast") is expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
+def test_the_cuda_kernel_for_ragged_batches_agrees_within_16_bit_rounding(lengths, window):
+    layout = Layout.of(mask_of(lengths), torch.device("cuda"))
+    leaves = rows(Layout.of(mask_of(lengths), CPU))
+    on_gpu = [leaf.detach().to("cuda", torch.bfloat16).requires_grad_() for leaf in leaves]
+    found = attend_by_kernel(*on_gpu, Terms(layout, SCALE, 0.0, window))
+    expected = one_by_one(*leaves, layout.lengths, window)
+    torch.testing.assert_close(found.float().cpu(), expected, rtol=2e-2, atol=2e-2)
+    found.float().sum().backward()
+    expected.sum().backward()
+    for ours, theirs in zip(on_gpu, leaves, strict=True):
+        torch.testing.assert_close(ours.grad.float().cpu(), theirs.grad, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("tokens", (1, 7, 8, 9, 100, 1100, 5000))
+def test_packed_rows_have_few_different_lengths_and_little_empty_room(tokens):
+    mask = torch.ones(1, tokens, dtype=torch.bool)
+    assert Layout.of(mask, CPU).tail == 0
+    layout = Layout.of(mask, CPU, rounded=True)
+    rounded = tokens + layout.tail
+    assert layout.pack_rounded(torch.ones(1, tokens, 2)).sum(1).tolist() == [2] * tokens + [0] * layout.tail
+    assert layout.tail < 8 or layout.tail <= tokens / 16
+    assert rounded % 8 == 0 and (tokens < 1024 or rounded % 64 == 0)

@@ -1,0 +1,191 @@
+"""Metrics against scikit-learn and SciPy on random records, and against hand-worked cases."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from mtdnn.errors import ConfigError, DataError
+from mtdnn.metrics.base import METRICS, applicable, compute, higher_is_better
+
+YES_NO = ("no", "yes")
+NLI = ("contradiction", "neutral", "entailment")
+ROUNDING = {"rel": 1e-12, "abs": 1e-12}  # the same formula in float64
+
+
+def named(label: str | None, prediction: str, scores: dict[str, float] | None = None) -> dict[str, Any]:
+    if scores is None:
+        scores = {name: float(name == prediction) for name in YES_NO}
+    return {"id": "r", "prediction": prediction, "label": label, "scores": scores}
+
+
+def number(label: float | None, prediction: float) -> dict[str, Any]:
+    return {"id": "r", "prediction": prediction, "label": label, "scores": {}}
+
+
+def random_named(labels: tuple[str, ...], rows: int = 200, seed: int = 0) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Records whose gold label is drawn from a sharpened copy of the predicted probabilities."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(len(labels)), size=rows)
+    gold = [rng.choice(len(labels), p=p**2 / (p**2).sum()) for p in probabilities]
+    records = [
+        named(labels[g], labels[p.argmax()], dict(zip(labels, p.tolist(), strict=True))) | {"id": str(i)}
+        for i, (p, g) in enumerate(zip(probabilities, gold, strict=True))
+    ]
+    return records, probabilities
+
+
+def columns(records: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    return [record["label"] for record in records], [record["prediction"] for record in records]
+
+
+def test_metrics_of_two_labels_equal_scikit_learn() -> None:
+    records, _ = random_named(YES_NO)
+    gold, predicted = columns(records)
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(gold, predicted),
+        "f1": sklearn.metrics.f1_score(gold, predicted, pos_label="yes"),
+        "precision": sklearn.metrics.precision_score(gold, predicted, pos_label="yes"),
+        "recall": sklearn.metrics.recall_score(gold, predicted, pos_label="yes"),
+        "mcc": sklearn.metrics.matthews_corrcoef(gold, predicted),
+    }
+    assert compute(list(expected), records) == pytest.approx(expected, **ROUNDING)
+
+
+def test_metrics_of_three_labels_equal_scikit_learn() -> None:
+    records, probabilities = random_named(NLI)
+    gold, predicted = columns(records)
+    by_alphabet = [NLI.index(name) for name in sorted(NLI)]  # log_loss takes its columns sorted by label
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(gold, predicted),
+        "f1_macro": sklearn.metrics.f1_score(gold, predicted, average="macro"),
+        "f1_micro": sklearn.metrics.f1_score(gold, predicted, average="micro"),
+        "mcc": sklearn.metrics.matthews_corrcoef(gold, predicted),
+        "cross_entropy": sklearn.metrics.log_loss(gold, probabilities[:, by_alphabet], labels=sorted(NLI)),
+    }
+    assert compute(list(expected), records) == pytest.approx(expected, **ROUNDING)
+
+
+def test_metrics_of_numbers_equal_scipy_and_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 6, size=100).astype(float)  # ties, as in STS-B
+    predicted = gold + rng.normal(size=100)
+    records = [number(float(g), float(p)) for g, p in zip(gold, predicted, strict=True)]
+    expected = {
+        "pearson": scipy.stats.pearsonr(gold, predicted).statistic,
+        "spearman": scipy.stats.spearmanr(gold, predicted).statistic,
+        "mse": sklearn.metrics.mean_squared_error(gold, predicted),
+        "mae": sklearn.metrics.mean_absolute_error(gold, predicted),
+    }
+    assert compute(list(expected), records) == pytest.approx(expected, **ROUNDING)
+
+
+def test_hand_worked_confusion_of_two_labels() -> None:
+    # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
+    records = [named("yes", "yes")] * 3 + [named("no", "yes")] + [named("yes", "no")] * 2 + [named("no", "no")] * 4
+    expected = {
+        "accuracy": 7 / 10,
+        "precision": 3 / 4,
+        "recall": 3 / 5,
+        "f1": 6 / 9,
+        "mcc": (3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6),
+    }
+    assert compute(list(expected), records) == pytest.approx(expected, **ROUNDING)
+
+
+def test_the_positive_label_is_the_second_declared_one() -> None:
+    records = [named("yes", "yes"), named("no", "yes"), named("no", "no"), named("no", "no")]
+    assert compute(["f1"], records)["f1"] == pytest.approx(2 / 3)
+    assert compute(["f1"], records, labels=["yes", "no"])["f1"] == pytest.approx(4 / 5)
+
+
+def test_hand_worked_calibration_error() -> None:
+    scores = {"no": 0.2, "yes": 0.8}
+    records = [named("yes", "yes", scores)] * 3 + [named("no", "yes", scores)]  # confidence 0.8, accuracy 0.75
+    records += [named("no", "no", {"no": 1.0, "yes": 0.0})] * 4  # confidence 1, accuracy 1
+    assert compute(["ece"], records)["ece"] == pytest.approx(0.05 * 4 / 8)
+
+
+def test_a_probability_of_zero_costs_a_finite_amount() -> None:
+    value = compute(["cross_entropy"], [named("yes", "no")])["cross_entropy"]
+    assert value == pytest.approx(52 * math.log(2))
+
+
+def test_constant_predictions_have_correlation_zero_and_raise_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        constant = [number(1.0, 2.0), number(3.0, 2.0), number(5.0, 2.0)]
+        assert compute(["pearson", "spearman"], constant) == {"pearson": 0.0, "spearman": 0.0}
+        assert compute(["pearson", "spearman"], [number(1.0, 2.0)]) == {"pearson": 0.0, "spearman": 0.0}
+        one_label = [named("yes", "no"), named("no", "no")]
+        values = compute(["mcc", "f1", "precision", "recall"], one_label)
+        assert values == {"mcc": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
+
+
+def test_rows_without_a_label_are_left_out() -> None:
+    records = [named(None, "yes"), named("yes", "yes"), named("no", "yes")]
+    assert compute(["accuracy"], records) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("records", [[], [named(None, "yes")]])
+def test_no_labelled_row_is_an_error_that_says_so(records: list[dict[str, Any]]) -> None:
+    with pytest.raises(DataError, match=rf"accuracy: none of the {len(records)} predictions has a label\. Score a"):
+        compute(["accuracy"], records)
+    assert applicable(records) == []
+
+
+def test_a_metric_that_does_not_fit_names_the_row_and_what_it_needs() -> None:
+    with pytest.raises(DataError, match=r"pearson: row 'r': prediction 'yes' for label 'no'.* finite numbers"):
+        compute(["accuracy", "pearson"], [named("no", "yes")])
+    three = [{"id": "7", "prediction": "neutral", "label": "neutral", "scores": dict.fromkeys(NLI, 1 / 3)}]
+    with pytest.raises(DataError, match=r"f1: row '7': .* 3 labels declared\. It needs exactly two .*f1_macro"):
+        compute(["f1"], three)
+    with pytest.raises(DataError, match="mse: row 'r': prediction nan"):
+        compute(["mse"], [number(1.0, math.nan)])
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'.*Did you mean 'accuracy'"):
+        compute(["acuracy"], [named("no", "yes")])
+
+
+def test_applicable_metrics_follow_the_records() -> None:
+    classification = ["accuracy", "cross_entropy", "ece", "f1", "f1_macro", "f1_micro", "mcc", "precision", "recall"]
+    two, _ = random_named(YES_NO, rows=5)
+    three, _ = random_named(NLI, rows=5)
+    assert set(classification) <= set(applicable(two))
+    assert set(applicable(two)) - set(applicable(three)) == {"f1", "precision", "recall"}
+    assert {"pearson", "spearman", "mse", "mae"} <= set(applicable([number(1.0, 2)]))
+    assert "accuracy" not in applicable([number(1.0, 2)])
+    without_scores = [{"id": "r", "prediction": "yes", "label": "no"}]
+    assert "accuracy" in applicable(without_scores) and "cross_entropy" not in applicable(without_scores)
+
+
+@pytest.mark.parametrize("labels", [YES_NO, NLI])
+def test_every_applicable_metric_survives_the_way_through_a_json_file(labels: tuple[str, ...]) -> None:
+    records, _ = random_named(labels, rows=30)
+    names = applicable(records)
+    read_back = [json.loads(json.dumps(record)) for record in records]
+    assert compute(names, read_back) == compute(names, records)
+
+
+def test_errors_and_losses_are_better_when_lower() -> None:
+    lower = {name for name in METRICS.names() if not higher_is_better(name)}
+    assert {"mse", "mae", "cross_entropy", "ece"} <= lower
+    assert higher_is_better("accuracy") and higher_is_better("spearman")
+
+
+def test_importing_metrics_loads_no_heavy_library() -> None:
+    heavy = ["numpy", "scipy", "sklearn", "torch"]
+    code = f"import sys, mtdnn.metrics.base; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

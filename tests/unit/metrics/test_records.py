@@ -1,0 +1,44 @@
+"""Prediction files: what was written is read, and what is no record is told with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from mtdnn.errors import DataError
+from mtdnn.metrics.records import read_records
+from mtdnn.training.evaluation import score, write_records
+
+RECORDS = [
+    {"id": "1", "prediction": "yes", "label": None, "scores": {"yes": 0.75, "no": 0.25}},
+    {"id": "2\u2028", "prediction": 1.5, "label": 2.0},
+]
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    write_records(tmp_path / "rte.dev.jsonl", RECORDS)
+    assert read_records(tmp_path / "rte.dev.jsonl") == RECORDS
+
+
+def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rte.dev.jsonl"
+    path.write_text('{"id": "1"}\n\n{"id": "2", "prediction": 1, "label": 1}\n{"id": "3", "predic', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_records(path)
+    assert [line.split(": ")[0] for line in caught.value.faults] == [f"{path}:1", f"{path}:4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('"prediction": ["a"], "label": {"a": "much"}', "label: 'much' for 'a' is no number. Give one."),
+        ('"prediction": [["a"]], "label": {"a": 1}', "prediction: ['a'] is no name of a candidate. Give names alone."),
+        ('"prediction": "a", "label": "a", "scores": {"a": null}', "scores: None for 'a' is no number. Give one."),
+        ('"prediction": [], "label": [], "scores": {"nll": "x", "tokens": 1}', "scores: 'x' for 'nll' is no number."),
+    ],
+)
+def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "rte.dev.jsonl"
+    path.write_text(f'{{"id": "1", "prediction": "a", "label": "a"}}\n{{"id": "2", {line}}}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        score(path)
+    assert str(caught.value).startswith(f"{path}:2: {told}")

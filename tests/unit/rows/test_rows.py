@@ -1,0 +1,398 @@
+"""Rows of every format, and what is said of bad ones."""
+
+import csv
+import errno
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from mtdnn.errors import DataError
+from mtdnn.rows.places import find_split, read_rows, rows_of
+from mtdnn.rows.source import PART_BYTES, Columns, Part, Row
+from mtdnn.rows.tables import ROWS_PER_PART, HubRows
+
+PAIR = Columns(("id", "label", "premise", "hypothesis"))
+TEXT = Columns(("id", "label", "text"))
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def values(path, columns):
+    return [tuple(row.values.values()) if isinstance(row, Row) else row for row in read_rows(path, columns)]
+
+
+def test_a_tsv_row_has_its_values_and_its_place(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA b.\tC d.\n2\tno\tE f.\tG h.\n")
+    rows = list(read_rows(path, PAIR))
+    assert rows[1].values == {"id": "2", "label": "no", "premise": "E f.", "hypothesis": "G h."}
+    assert rows[1].where == f"{path}:2"
+
+
+@pytest.mark.parametrize("content", ["1\tyes\tA\n2\tno\tB", "1\tyes\tA\r\n2\tno\tB\r\n", "\ufeff1\tyes\tA\n2\tno\tB\n"])
+def test_byte_order_mark_carriage_return_and_missing_last_line_feed_are_accepted(tmp_path, content):
+    path = written(tmp_path / "train.tsv", content)
+    assert values(path, TEXT) == [("1", "yes", "A"), ("2", "no", "B")]
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path):
+    text = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"
+    path = written(tmp_path / "train.tsv", f"1\tyes\t{text}\n2\tno\tB\n")
+    assert values(path, TEXT)[0] == ("1", "yes", text)
+
+
+def test_quotes_mean_nothing_in_tsv(tmp_path):
+    path = written(tmp_path / "train.tsv", '1\tyes\t"open\n2\tno\tB\n')
+    assert values(path, TEXT) == [("1", "yes", '"open'), ("2", "no", "B")]
+
+
+def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\n\n4\tno\tB\tC\n")
+    assert values(path, TEXT)[1:] == [
+        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+        f"{path}:3: an empty line. Remove it.",
+        f"{path}:4: 4 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+    ]
+
+
+def test_a_repeated_last_column_is_a_list(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tB\tC\n3\tno\n")
+    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    assert rows[:2] == [("1", "yes", ["A"]), ("2", "no", ["B", "C"])]
+    assert rows[2].startswith(f"{path}:3: 2 columns; 3 or more expected")
+
+
+def test_another_encoding_is_refused_with_line_and_byte(tmp_path):
+    path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tcaf\xe9\n3\tno\tB\n".encode("latin-1"))
+    assert values(path, TEXT) == [
+        ("1", "yes", "A"),
+        f"{path}:2: not UTF-8: byte 0xe9 at place 9 of the line. Save the file as UTF-8.",
+        ("3", "no", "B"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "train.tsv: the file is empty. Add rows, or remove the split."),
+        (b"\xef\xbb\xbf", "train.tsv: the file is empty. Add rows, or remove the split."),
+        (
+            "1\tyes\tA\n".encode("utf-16"),
+            "train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8.",
+        ),
+    ],
+)
+def test_a_file_that_is_unusable_as_a_whole_is_refused(tmp_path, content, message):
+    path = written(tmp_path / "train.tsv", content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path, TEXT))
+    assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+def test_jsonl_takes_named_values_and_numbers(tmp_path):
+    lines = [{"label": 1, "text": "A", "more": 2}, {"id": 7, "label": None, "text": "B\nC"}]
+    path = written(tmp_path / "train.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert values(path, TEXT) == [("1", "1", "A"), ("7", "", "B\nC")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": 1, "label": "a"}', "no column 'text'; present: id, label"),
+        ('{"id": 1', "not JSON"),
+        ("[1, 2]", "list, not a JSON object"),
+        ('{"id": 1, "text": "\\ud83d"}', "half of a surrogate pair"),
+    ],
+)
+def test_a_bad_jsonl_line_is_told_with_its_place(tmp_path, line, message):
+    path = written(tmp_path / "train.jsonl", '{"id": 0, "text": "A"}\n' + line + "\n")
+    told = values(path, TEXT)[1]
+    assert told.startswith(f"{path}:2: {message}")
+
+
+def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
+    path = tmp_path / "train.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "id"])
+        writer.writerows([["a, b", "yes", "1"], ['say "x"\nand go', "no", "2"], ["NA", "null", "3"]])
+    rows = list(read_rows(path, TEXT))
+    assert [tuple(row.values.values()) for row in rows] == [
+        ("1", "yes", "a, b"),
+        ("2", "no", 'say "x"\nand go'),
+        ("3", "null", "NA"),
+    ]
+    assert [row.where.rpartition(":")[2] for row in rows] == ["2", "3", "5"]
+
+
+def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):
+    path = tmp_path / "train.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["id", "label", "text"], ["1", "0", '["a, b", "c"]'], ["2", "0", "[sic] d"]])
+    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    assert rows == [("1", "0", ["a, b", "c"]), ("2", "0", ["[sic] d"])]
+
+
+def test_blank_lines_of_named_columns_are_no_rows_and_count_as_lines(tmp_path):
+    path = written(tmp_path / "train.csv", '\n \nid,label,text\n\n1,yes,"a\n\nb"\r\n\r\n\n2,no,c,d\n  \n3,no,e\n\n')
+    assert values(path, TEXT) == [
+        ("1", "yes", "a\n\nb"),
+        f"{path}:10: 4 columns; the header has 3: id, label, text. Put a text that holds a comma in quotes.",
+        ("3", "no", "e"),
+    ]
+    assert [row.where for row in read_rows(path, TEXT) if isinstance(row, Row)] == [f"{path}:5", f"{path}:12"]
+    path = written(tmp_path / "train.jsonl", '\n{"text": "a"}\r\n\r\n {"tex": "b"}\n  \n{"text": "c"}\n\n')
+    assert values(path, TEXT) == [
+        ("2", "", "a"),
+        f"{path}:4: no column 'text'; present: tex",
+        ("6", "", "c"),
+    ]
+
+
+def test_a_single_column_may_hold_an_empty_text(tmp_path):
+    path = written(tmp_path / "train.csv", 'text\n""\n\na\n')
+    assert values(path, TEXT) == [("2", "", ""), ("4", "", "a")]
+
+
+def test_csv_faults_name_the_line(tmp_path):
+    path = written(tmp_path / "train.csv", 'id,label,text\n1,yes,a,b\n2,no,"open\n')
+    told = values(path, TEXT)
+    assert told[0].startswith(f"{path}:2: 4 columns; the header has 3: id, label, text")
+    assert told[1].startswith(f"{path}:3: not CSV: unexpected end of data")
+    old = written(tmp_path / "old.csv", "id,label,text\n1,yes,a\n2,no,b\rc\n3,no,d\n")
+    assert next(row for row in values(old, TEXT) if isinstance(row, str)).startswith(f"{old}:3: not CSV: new-line")
+
+
+def test_a_cell_of_a_csv_may_be_long(tmp_path):
+    text = "long " * 40_000
+    assert values(written(tmp_path / "train.csv", f"id,label,text\n1,yes,{text}\n"), TEXT) == [("1", "yes", text)]
+
+
+def test_a_missing_column_is_told_once_with_those_present(tmp_path):
+    path = written(tmp_path / "train.csv", "id,label,sentence\n1,yes,a\n2,no,b\n")
+    with pytest.raises(DataError, match=r"train.csv:1: no column 'text'; present: id, label, sentence"):
+        list(read_rows(path, TEXT))
+
+
+def test_parquet_rows_are_read_by_name(tmp_path):
+    path = tmp_path / "train.parquet"
+    Dataset.from_dict({"text": ["A", "B"], "label": [0.5, None]}).to_parquet(path)
+    assert values(path, TEXT) == [("1", "0.5", "A"), ("2", "", "B")]
+    with pytest.raises(DataError, match="no column 'premise'; present: text, label"):
+        list(read_rows(path, PAIR))
+    written(path, b"no parquet at all")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        list(read_rows(path, TEXT))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many rows of Parquet files have been decoded, as the only item of a list."""
+    count, plain = [0], pyarrow.parquet.ParquetFile.iter_batches
+
+    def counted(self, *arguments, **settings):
+        for batch in plain(self, *arguments, **settings):
+            count[0] += len(batch)
+            yield batch
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", counted)
+    return count
+
+
+def parquet_of(path, groups):
+    """A file whose row groups have so many rows; texts are the rows' numbers from 0."""
+    texts = iter(range(sum(groups)))
+    schema = pyarrow.schema({"text": pyarrow.string()})
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for rows in groups:
+            chosen = [str(next(texts)) for _ in range(rows)]
+            writer.write_table(pyarrow.table({"text": chosen}), row_group_size=max(rows, 1))
+    return rows_of(path)
+
+
+def numbers(source, parts):
+    return [int(row.values["text"]) for part in parts for row in source.read(part, Columns(("text",)))]
+
+
+def test_each_row_of_a_large_row_group_is_decoded_once(tmp_path, decoded):
+    source = parquet_of(tmp_path / "train.parquet", [30_000])
+    parts = list(source.parts(PART_BYTES))
+    assert len(parts) == 6
+    assert numbers(source, parts) == list(range(30_000))
+    assert decoded == [30_000]
+    assert numbers(source, parts[1:2]) == list(range(parts[1].start, parts[1].stop))  # again, from the group's start
+    assert decoded[0] - 30_000 < parts[1].stop + 1000
+
+
+def test_one_process_of_several_decodes_a_row_group_once_too(tmp_path, decoded):
+    source = parquet_of(tmp_path / "train.parquet", [30_000, 10_000, 30_000])
+    parts = list(source.parts(PART_BYTES))
+    pickled = pickle.loads(pickle.dumps(source))
+    assert numbers(source, parts[::3]) == [n for part in parts[::3] for n in range(part.start, part.stop)]
+    assert decoded[0] <= 70_000
+    last = list(parts[-2:])
+    assert numbers(pickled, last) == list(range(last[0].start, 70_000))
+    assert decoded[0] <= 70_000 + 30_000  # the groups before are passed over
+
+
+@pytest.mark.parametrize(
+    ("groups", "stops"),
+    [
+        ([10], [3, 6, 9, 10]),
+        ([2, 2, 2], [2, 4, 6]),
+        ([1, 2, 1, 1, 1, 2], [3, 6, 8]),
+        ([2, 7, 1], [2, 5, 8, 10]),
+        ([3, 3], [3, 6]),
+    ],
+)
+def test_parts_of_a_parquet_file_end_with_row_groups_where_they_can(tmp_path, groups, stops):
+    source = parquet_of(tmp_path / "train.parquet", groups)
+    parts = list(source.parts(3 * PART_BYTES // ROWS_PER_PART + 3))
+    assert [part.stop for part in parts] == stops
+    assert [part.start for part in parts] == [0, *stops[:-1]]
+    backwards = [number for part in reversed(parts) for number in reversed(numbers(source, [part]))]
+    assert numbers(source, parts) == backwards[::-1] == list(range(sum(groups)))
+
+
+def test_class_numbers_of_a_hub_data_set_become_names():
+    features = Features(
+        {"idx": Value("int32"), "sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])}
+    )
+    dataset = Dataset.from_dict({"idx": [5, 6], "sentence": ["A", "B"], "label": [1, -1]}, features=features)
+    rows = HubRows("org/data/train", dataset, {"id": "idx", "text": "sentence"})
+    found = list(rows.read(Part(0, 2, 1), TEXT))
+    assert [row.values for row in found] == [
+        {"id": "5", "label": "good", "text": "A"},
+        {"id": "6", "label": "", "text": "B"},
+    ]
+    assert found[1].where == "org/data/train:2"
+    assert HubRows("org/data/train", dataset, {}).faults(TEXT) == [
+        "org/data/train: no column 'text'; present: idx, sentence, label. "
+        "Name theirs under the task's `source.columns`."
+    ]
+
+
+def test_class_numbers_in_lists_of_a_hub_data_set_become_names():
+    features = Features(
+        {"id": Value("string"), "tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B"]))}
+    )
+    dataset = Dataset.from_dict({"id": ["1"], "tokens": [["An", "ox"]], "tags": [[0, 1]]}, features=features)
+    (row,) = HubRows("org/data/train", dataset, {}).read(Part(0, 1, 1), Columns(("id", "tags", "tokens")))
+    assert row.values == {"id": "1", "tags": ["O", "B"], "tokens": ["An", "ox"]}
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "csv", "parquet"])
+def test_parts_of_any_size_give_the_rows_of_the_whole(tmp_path, kind):
+    texts = [f'text {number}, \u2028 "q" {"x" * (number % 7)}' for number in range(50)]
+    if kind == "csv":
+        texts[7] += "\nsecond line\n"
+    path = tmp_path / f"train.{kind}"
+    data = Dataset.from_dict({"id": [str(number) for number in range(50)], "label": ["yes"] * 50, "text": texts})
+    if kind == "tsv":
+        written(path, "".join(f"{row['id']}\tyes\t{row['text']}\n" for row in data))
+    elif kind == "jsonl":
+        data.to_json(path)
+    elif kind == "csv":
+        data.to_csv(path)
+    else:
+        data.to_parquet(path, batch_size=13)
+    whole = list(read_rows(path, TEXT))
+    assert [row.values["text"] for row in whole] == texts
+    source = rows_of(path)
+    for size in (1, 60, 500, 20_000):
+        parts = list(source.parts(size))
+        assert [row for part in parts for row in source.read(part, TEXT)] == whole
+    assert len(list(source.parts(500 if kind != "parquet" else 3000))) > 2
+
+
+@pytest.mark.parametrize(
+    "name", ["rte/train.tsv", "rte_train.tsv", "rte/train.jsonl", "rte_train.csv", "rte/train.parquet"]
+)
+def test_both_layouts_and_all_endings_are_found(tmp_path, name):
+    path = written(tmp_path / name, "x")
+    assert find_split(tmp_path, "rte", "train") == path
+
+
+def test_a_missing_split_tells_where_it_was_looked_for_and_what_is_there(tmp_path):
+    written(tmp_path / "rte" / "valid.tsv", "x")
+    with pytest.raises(DataError) as caught:
+        find_split(tmp_path, "rte", "dev")
+    assert str(caught.value) == (
+        f"{tmp_path}/rte/dev: no rows for this split; looked for {tmp_path}/rte/dev.tsv, {tmp_path}/rte_dev.tsv "
+        "(or .jsonl, .csv, .parquet, .txt). There are: rte/valid.tsv. "
+        "Rename a file, or name its split in the task's `splits`."
+    )
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    written(tmp_path / "rte" / "dev.tsv", "x")
+    written(tmp_path / "rte_dev.tsv", "x")
+    with pytest.raises(DataError, match="more than one file for this split"):
+        find_split(tmp_path, "rte", "dev")
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"unknown ending '.xls'; known: .tsv, .jsonl, .csv, .parquet"):
+        rows_of(written(tmp_path / "rows.xls", "x"))
+    with pytest.raises(DataError, match=r"rows.tsv: no such file. Check the path"):
+        rows_of(tmp_path / "rows.tsv")
+
+
+def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
+    source = rows_of(written(tmp_path / "novel.txt", "It rained.\n\n  He sang.\t\n"))
+    rows = [row for part in source.parts() for row in source.read(part, Columns(("id", "text")))]
+    assert [(row.values, row.where[-2:]) for row in rows] == [
+        ({"id": "1", "text": "It rained."}, ":1"),
+        ({"id": "3", "text": "He sang."}, ":3"),
+    ]
+    assert "plain text has no columns; 2 are needed: label, text" in source.faults(Columns(("id", "label", "text")))[0]
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt", "train.parquet"])
+def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
+    path = written(tmp_path / name, "text\n")
+
+    def refuse(*arguments, **settings):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))  # root may read everything
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path, Columns(("id", "text"))))
+    assert caught.value.faults[0] == (
+        f"{path}: cannot be read: Permission denied. Check its permissions, and the disk it lies on."
+    )
+
+
+def test_a_file_in_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(DataError, match=r"train\.tsv: cannot be read: Permission denied\."):
+        find_split(tmp_path, "nli", "train")
+
+
+def test_nan_in_json_and_parquet_is_nothing_as_null_is(tmp_path):
+    path = written(tmp_path / "train.jsonl", '{"id": NaN, "label": NaN, "text": NaN}\n')
+    assert values(path, TEXT) == [("1", "", "")]
+    table = pyarrow.table({"label": [1.5, float("nan")], "text": ["a", "nan"]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert values(tmp_path / "train.parquet", TEXT) == [("1", "1.5", "a"), ("2", "", "nan")]
+
+
+def test_two_columns_of_one_name_are_refused_where_it_is_read(tmp_path):
+    path = written(tmp_path / "train.csv", "id,label,text,text\n1,yes,a,b\n")
+    with pytest.raises(DataError) as caught:
+        values(path, TEXT)
+    assert caught.value.faults == (f"{path}:1: 2 columns are named 'text'. Rename all but one.",)
+    path = written(tmp_path / "dev.csv", "id,label,text,,\n1,yes,a,b,c\n")
+    assert values(path, TEXT) == [("1", "yes", "a")]

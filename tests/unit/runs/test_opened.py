@@ -1,0 +1,55 @@
+"""Which of a run's tasks rows belong to, when none is named."""
+
+import pytest
+
+import mtdnn.task_types  # noqa: F401  registers them
+from mtdnn.config.tasks import task_def_from
+from mtdnn.errors import ConfigError
+from mtdnn.runs.opened import task_of
+from mtdnn.task_types.base import TASK_TYPES
+
+TYPES = {name: TASK_TYPES.get(name)(task_def_from(name, TASK_TYPES.get(name).sample_block)) for name in TASK_TYPES}
+
+
+def chosen(*names):
+    return {name: TYPES[name] for name in names}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_only_task_is_taken_and_one_with_as_many_columns_is_found(name, tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(TYPES[name].sample_rows) + "\n", encoding="utf-8")
+    assert task_of(path, chosen(name)) == name
+    other = "classification" if len(TYPES[name].columns) == 2 else "masked_lm"
+    assert task_of(str(path), chosen(other, name)) == name
+
+
+def test_the_only_task_is_taken_whatever_the_rows_look_like(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("1\ta\n")
+    assert task_of(path, chosen("ranking")) == "ranking"
+    assert task_of([("a", "b", "c")], chosen("masked_lm")) == "masked_lm"
+
+
+def test_texts_are_counted_by_the_inputs():
+    assert task_of([("a",)], chosen("classification", "masked_lm")) == "masked_lm"
+    assert task_of([("a", ["b", "c"])], chosen("masked_lm", "ranking")) == "ranking"
+    assert task_of([], chosen("masked_lm", "ranking")) == "masked_lm"
+
+
+def test_named_columns_are_taken_for_the_first_tasks(tmp_path):
+    (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
+    assert task_of(tmp_path / "rows.csv", chosen("masked_lm", "ranking")) == "masked_lm"
+
+
+def test_rows_of_no_task_are_told_with_the_numbers_of_columns(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("1\t-\ta\n")
+    with pytest.raises(ConfigError) as caught:
+        task_of(path, chosen("classification", "ranking"))
+    assert str(caught.value) == (
+        "rows: 3 columns in a row; the run's tasks take other numbers (classification: 4, ranking: 5 or more). "
+        "Name the task whose columns they have."
+    )
+    with pytest.raises(ConfigError, match=r"rows: 3 texts in a row; .* \(classification: 2, masked_lm: 1\)"):
+        task_of([("a", "b", "c")], chosen("classification", "masked_lm"))

@@ -1,0 +1,118 @@
+"""One report on definitions and rows."""
+
+import pytest
+
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.errors import ConfigError
+from mtdnn.runs.row_check import check_tasks
+
+
+def table(report, title):
+    lines = next(each.lines for each in report.tables() if each.title == title)
+    return {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines[1:]}
+
+
+def checked(project, **settings):
+    return check_tasks(project.definitions, data=project.data, num_workers=1, **settings)
+
+
+def test_sound_tasks_have_no_fault_and_their_numbers_are_told(project):
+    report = checked(project)
+    assert report.faults == []
+    rows = table(report, "Rows")
+    assert rows["nli/train"] == {
+        "rows": "3", "unlabelled": "0", "min words": "4", "median words": "10", "q95 words": "17.2", "max words": "18",
+    }  # fmt: skip
+    assert rows["nli/dev"]["unlabelled"] == "1"
+    labels = table(report, "Labels")
+    assert labels["nli/train"]["labels"] == "yes_: 2 (66.7%), no_: 1 (33.3%)"
+    assert labels["like/train"]["labels"] == "min: 0, q25: 0.625, median: 1.25, q75: 1.875, max: 2.5, mean: 1.25"
+    assert any("nli/test: no rows for this split" in line for line in report.warnings)
+    assert "nli/dev: label: 1 of 2 dev rows have none. They are not measured." in report.warnings
+    assert "nli/train   3 " in str(report)
+
+
+def test_an_encoder_gives_lengths_in_tokens_and_the_share_of_cut_rows(project, encoder):
+    rows = table(checked(project, encoder=str(encoder)), "Rows")
+    assert rows["nli/train"]["cut"] == "1 (33.3%)"
+    assert rows["nli/train"]["max tokens"] == "16"
+    assert rows["nli/train"]["min tokens"] == "9"  # [CLS] the barn . [SEP] a barn . [SEP]
+
+
+def test_faults_of_definitions_and_rows_come_together(project, encoder):
+    project.define(
+        project.definitions.read_text()
+        + "bad:\n  task_type: classifcation\nworse:\n  task_type: regression\n  dropot: 1\n"
+    )
+    project.rows("nli/train", ["n1\tyes_\tA.\tB.", "n2\tperhaps\tA.\tB.", "n1\tno_\tC.\tD."])
+    (project.data / "like/dev.tsv").unlink()
+    told = "\n".join(checked(project).faults)
+    assert "tasks.yml:11: bad.task_type: unknown task type 'classifcation'" in told
+    assert "tasks.yml:14: worse.dropot: unknown key 'dropot'" in told and "Did you mean 'dropout'?" in told
+    assert "nli/train.tsv:2: label: 'perhaps' is not in nli.labels" in told
+    assert f"nli/train.tsv:3: id: 'n1' is also the id of {project.data}/nli/train.tsv:1" in told
+    assert "like/dev: no rows for this split" in told
+
+
+def test_a_block_that_yaml_cannot_hold_does_not_hide_the_rows_of_others(project):
+    project.define(project.definitions.read_text() + "broken:\n  task_type: regression\n  dropout: 3\n")
+    project.rows("nli/train", ["n2\tperhaps\tA.\tB."])
+    told = checked(project).faults
+    assert "tasks.yml:12: broken.dropout" in told[0]
+    assert "nli/train.tsv:1: label: 'perhaps'" in told[1]
+
+
+def test_dev_rows_with_the_texts_of_train_rows_are_counted(project):
+    project.rows(
+        "nli/dev", ["d1\tno_\tThe barn.\tA barn.", "d2\tno_\tThe barn.\tA barn", "d3\tno_\tA barn.\tThe barn."]
+    )
+    warnings = checked(project).warnings
+    assert "nli/dev: 1 of 3 rows have the same texts as a train row. Metrics on them measure memory." in warnings
+
+
+def test_a_file_that_holds_no_row_is_a_fault(project):
+    (project.data / "like/dev.tsv").unlink()
+    (project.data / "like/dev.csv").write_text("id,label,text\n")
+    assert checked(project).faults == [f"{project.data}/like/dev.csv: no rows. Add rows, or remove the split."]
+
+
+def test_a_label_without_train_rows_is_a_warning(project):
+    project.rows("nli/train", ["n1\tyes_\tA.\tB."])
+    assert any("no train row has the label 'no_'" in line for line in checked(project).warnings)
+
+
+@pytest.mark.parametrize("mixing", ["round_robin", "proportional", "{name: temperature, tau: 2}", "main_ratio"])
+def test_batches_per_epoch_are_those_of_the_sampler(project, tmp_path, mixing):
+    project.rows("like/train", [f"l{number}\t1\tA." for number in range(11)])
+    run = tmp_path / "run.yml"
+    run.write_text(
+        f"tasks: t\ndata: d\noutput: o\nencoder: {{run: r}}\nbatch_size: 2\nmixing: {mixing}\n"
+        "subset: {like: {fraction: 0.5}}\n"
+    )
+    report = checked(project, run=run)
+    name, options = (mixing, {}) if mixing[0] != "{" else ("temperature", {"tau": 2})
+    sampler = SAMPLERS.get(name)({"nli": 3, "like": 5}, {"nli": 2, "like": 2}, seed=1, **options)
+    assert report.batches == sampler.batches_per_task(0)
+    assert sum(report.batches.values()) == len(sampler)
+
+
+def test_max_length_faults_and_unknown_tasks_of_a_run_are_told(project, encoder, tmp_path):
+    run = tmp_path / "run.yml"
+    run.write_text("tasks: t\ndata: d\noutput: o\nencoder: {run: r}\ntrain: [nli, lik]\n")
+    project.define(project.definitions.read_text().replace("max_length: 12", "max_length: 99"))
+    told = "\n".join(checked(project, encoder=str(encoder), run=run).faults)
+    assert f"like.max_length: 99 tokens; {encoder} takes at most 64" in told
+    assert "train: unknown task 'lik'; known: nli" in told
+
+
+def test_without_data_only_the_definitions_are_checked(project):
+    report = check_tasks(project.definitions)
+    assert (report.faults, str(report)) == ([], "no fault found")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_tasks(project.data / "none.yml")
+
+
+def test_a_run_s_tasks_are_known_without_their_rows(project, tmp_path):
+    run = tmp_path / "run.yml"
+    run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: ''\ntrain: [nli]\n")
+    assert check_tasks(project.definitions, run=run).faults == []

@@ -1,0 +1,160 @@
+"""Means, intervals and tests over repeated runs; expected numbers are SciPy's or worked by hand."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from mtdnn.study.statistics import best_of, compared, entries, no_better_than_chance, spread
+from mtdnn.study.table import Line
+
+
+def line(value: float | None, *, metric: str = "accuracy", task: str = "rte", split: str = "dev", **axes: str) -> Line:
+    outcome = "finished" if value is not None else "diverged"
+    metric, split = (metric, split) if value is not None else ("", "")
+    return Line("fine_tune", axes, outcome, task, split, 100, metric, value, "cells/x/run")
+
+
+def test_mean_and_sample_deviation_by_hand() -> None:
+    found = spread([1.0, 2.0, 3.0, 4.0])
+    assert (found.count, found.mean) == (4, 2.5)
+    assert found.std == pytest.approx(math.sqrt(5 / 3))  # squares 2.25, 0.25, 0.25, 2.25 over n − 1
+
+
+def test_one_value_has_no_deviation_and_no_interval() -> None:
+    found = spread([0.7])
+    assert (found.count, found.mean, found.std, found.low, found.high) == (1, 0.7, None, None, None)
+    assert math.isnan(spread([]).mean)
+
+
+def test_the_interval_is_that_of_scipys_bootstrap_and_the_same_every_time() -> None:
+    values = [0.52, 0.61, 0.58, 0.70, 0.66, 0.49, 0.63]
+    found = spread(values)
+    theirs = stats.bootstrap((values,), lambda x, axis: x.mean(axis), method="percentile", random_state=3)
+    # Two bootstraps of 9,999 resamples: the ends of the interval agree to about a hundredth of its width
+    assert found.low == pytest.approx(theirs.confidence_interval.low, abs=0.005)
+    assert found.high == pytest.approx(theirs.confidence_interval.high, abs=0.005)
+    assert found == spread(values)
+    assert (spread([0.5, 0.5]).low, spread([0.5, 0.5]).high) == (0.5, 0.5)
+
+
+def test_pairs_are_matched_by_repeat_and_tested_as_scipy_does() -> None:
+    ours = {"1": 0.71, "2": 0.65, "3": 0.80, "4": 0.77, "9": 0.1}
+    theirs = {"3": 0.74, "2": 0.66, "1": 0.63, "4": 0.70, "8": 0.9}
+    found = compared(ours, theirs)
+    assert found is not None
+    first, second = [0.71, 0.65, 0.80, 0.77], [0.63, 0.66, 0.74, 0.70]
+    assert found.difference.mean == pytest.approx(0.05)
+    assert found.t_p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(first, second).pvalue)
+
+
+def test_what_cannot_be_tested_is_not() -> None:
+    assert compared({"1": 0.5}, {"2": 0.5}) is None
+    one = compared({"1": 0.6}, {"1": 0.5})
+    assert one is not None and (one.t_p, one.wilcoxon_p) == (None, None)
+    same = compared({"1": 0.6, "2": 0.7}, {"1": 0.6, "2": 0.7})
+    assert same is not None and (same.t_p, same.wilcoxon_p) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("ours", [{"1": 0.5, "2": 0.75}, {"1": 0.32, "2": 0.57}])
+def test_a_difference_that_is_the_same_in_every_pair_has_no_t_test(ours: dict[str, float]) -> None:
+    """The second differs by 0.07 twice, but for rounding; Wilcoxon of two equal signs is 2/2² by hand."""
+    found = compared(ours, {"1": 0.25, "2": 0.5})
+    assert found is not None and (found.t_p, found.wilcoxon_p) == (None, 0.5)
+
+
+def test_entries_compare_each_label_with_the_reference_at_the_same_place() -> None:
+    lines = [
+        line(value, init=init, fraction=fraction, seed=seed)
+        for init, fraction, values in [
+            ("encoder", "0.01", (0.5, 0.6)),
+            ("encoder", "1.0", (0.9,)),
+            ("mt-dnn", "0.01", (0.7, 0.7)),
+            ("mt-dnn", "1.0", (0.8,)),
+        ]
+        for seed, value in zip("12", values, strict=False)
+    ]
+    found = {(e.label, e.across): e for e in entries(lines, compare="init", reference="encoder", across="fraction")}
+    assert found["encoder", "0.01"].comparison is None
+    assert found["mt-dnn", "0.01"].comparison.difference.mean == pytest.approx(0.15)
+    assert found["mt-dnn", "1.0"].comparison.difference.mean == pytest.approx(-0.1)
+    assert found["mt-dnn", "0.01"].train_rows == 100
+
+
+def test_diverged_runs_are_counted_and_never_averaged() -> None:
+    lines = [line(0.8, init="a", seed="1"), line(None, init="a", seed="2"), line(0.6, init="a", seed="3")]
+    (found,) = entries(lines, compare="init")
+    assert (found.spread.count, found.spread.mean, found.diverged) == (2, pytest.approx(0.7), 1)
+
+
+def test_a_method_whose_runs_all_diverge_keeps_its_place() -> None:
+    lines = [
+        line(None, init="a", seed="1"), line(None, init="a", seed="2"),
+        line(0.8, init="b", seed="1"), line(0.7, metric="f1", init="b", seed="1"),
+        line(0.4, split="test", init="b", seed="1"),
+    ]  # fmt: skip
+    found = {(e.split, e.metric, e.label): (e.spread.count, e.diverged) for e in entries(lines, compare="init")}
+    places = [("dev", "accuracy"), ("dev", "f1"), ("test", "accuracy")]
+    assert list(found.items()) == [((*place, "a"), (0, 2)) for place in places] + [
+        ((*place, "b"), (1, 0)) for place in places
+    ]
+    assert all(entry.comparison is None for entry in entries(lines, compare="init", reference="b"))
+
+
+def test_runs_no_better_than_the_most_frequent_label_are_counted() -> None:
+    lines = [line(value, init="a", seed=str(n)) for n, value in enumerate((0.5, 0.53, 0.6))]
+    (found,) = entries(lines, compare="init")
+    assert no_better_than_chance(found, 0.53) == 2
+
+
+def test_axes_that_vary_beside_the_compared_one_are_told_apart() -> None:
+    lines = [line(0.5, init="a", lr="1e-5", seed="1"), line(0.7, init="a", lr="1e-4", seed="1")]
+    assert [entry.label for entry in entries(lines, compare="init")] == ["a, lr 1e-5", "a, lr 1e-4"]
+
+
+def test_an_axis_that_only_names_the_task_is_not_part_of_the_label() -> None:
+    lines = [line(0.5, init="a", data="rte", seed="1"), line(0.7, task="mrpc", init="a", data="mrpc", seed="1")]
+    assert [(entry.task, entry.label) for entry in entries(lines, compare="init")] == [("rte", "a"), ("mrpc", "a")]
+
+
+def test_tuned_axes_show_their_best_value_per_task_and_label() -> None:
+    grid = {("a", "1"): (0.5, 0.6), ("a", "2"): (0.7, 0.5), ("b", "1"): (0.9, 0.8), ("b", "2"): (0.1, 0.2)}
+    lines = [
+        line(value, init=init, lr=lr, seed=seed)
+        for (init, lr), values in grid.items()
+        for seed, value in zip("12", values, strict=True)
+    ]
+    kept = best_of(lines, compare="init", across=None, best_over=["lr"])
+    assert {(each.axes["init"], each.axes["lr"]) for each in kept} == {("a", "2"), ("b", "1")}
+    found = entries(lines, compare="init", best_over=["lr"])
+    assert {entry.label: entry.spread.mean for entry in found} == {"a": pytest.approx(0.6), "b": pytest.approx(0.85)}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_a_tuned_value_that_diverges_more_often_is_not_the_best(metric: str) -> None:
+    good, better = (0.69, 0.70) if metric == "accuracy" else (0.70, 0.69)
+    runs = {"often": [better, None, None, None, None], "always": [None] * 5, "never": [good] * 5}
+    lines = [
+        line(value, metric=metric, init="a", lr=lr, seed=str(seed))
+        for lr, values in runs.items()
+        for seed, value in enumerate(values)
+    ]
+    kept = best_of(lines, compare="init", across=None, best_over=["lr"])
+    assert {each.axes["lr"] for each in kept} == {"never"}
+    kept = best_of(lines[:10], compare="init", across=None, best_over=["lr"])
+    assert [each.axes["lr"] for each in kept] == ["often"] * 5
+    (found,) = entries(lines[:10], compare="init", best_over=["lr"])
+    assert (found.spread.count, found.diverged) == (1, 4)
+
+
+def test_a_method_that_diverges_at_every_tuned_value_is_shown_at_the_first() -> None:
+    lines = [line(None, init="a", lr=lr, seed="1") for lr in "12"] + [line(0.5, init="b", lr="1", seed="1")]
+    found = entries(lines, compare="init", best_over=["lr"])
+    assert [(entry.label, entry.spread.count, entry.diverged) for entry in found] == [("a", 0, 1), ("b", 1, 0)]
+
+
+def test_an_error_is_tuned_to_be_small() -> None:
+    lines = [line(value, metric="mse", init="a", lr=lr, seed="1") for lr, value in (("1", 0.4), ("2", 0.3))]
+    kept = best_of(lines, compare="init", across=None, best_over=["lr"])
+    assert [each.axes["lr"] for each in kept] == ["2"]
