@@ -47,12 +47,13 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
-from mtdnn.runs.opened import MemoryStore
+from mtdnn.runs.memory_rows import MemoryStore
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.training.objective import Objective
 from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
-from mtdnn.training.trainer import Plan, Trainer
+from mtdnn.training.plan import Plan
+from mtdnn.training.trainer import Trainer
 
 TASKS = "task_defs/glue.yml"
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)

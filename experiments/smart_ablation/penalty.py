@@ -19,7 +19,7 @@ from mtdnn.data.store import open_store
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.smart import Smart
 from mtdnn.runs.initialisation import build_encoder
-from mtdnn.runs.setup import open_run
+from mtdnn.runs.opened import open_run
 from mtdnn.training.objective import Objective
 
 SIZES = ((1e-5, 1e-3), (1e-4, 1e-3), (1e-3, 1e-3), (3e-3, 3e-3), (1e-2, 1e-2))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
-from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.smart import Smart
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.objective import Objective

@@ -20,8 +20,8 @@ from jsonargparse import SUPPRESS, ArgumentParser
 from pydantic.fields import FieldInfo
 
 from mtdnn.cli.schema import default_text, fields_of, inner_model, is_open
+from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import Named
 from mtdnn.config.yaml_source import parse_value
 from mtdnn.errors import ConfigError, did_you_mean, fault
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import Named, TaskDef
+from mtdnn.config.tasks import TaskDef
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

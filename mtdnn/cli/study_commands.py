@@ -70,7 +70,7 @@ def study(
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
     from mtdnn.study.checks import refuse_faulty, refuse_hopeless, refuse_unknown_splits
-    from mtdnn.study.grid import load_study
+    from mtdnn.study.load import load_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
@@ -136,11 +136,13 @@ def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> st
 def train_cell(cell: Cell) -> Outcome:
     """Carry out the run of a cell, from its newest checkpoint if it was begun before, and measure it."""
     from mtdnn.runs.folder import RunFolder
-    from mtdnn.runs.setup import open_run, train
+    from mtdnn.runs.opened import open_run
+    from mtdnn.runs.train import train
     from mtdnn.study.cells import Diverged
     from mtdnn.study.checks import refuse_unprepared, stored_rows
     from mtdnn.study.size import cell_size
-    from mtdnn.training.trainer import Interrupted, NonFiniteLoss
+    from mtdnn.training.meter import NonFiniteLoss
+    from mtdnn.training.signals import Interrupted
 
     size, rows = cell_size(cell), stored_rows(cell)
     refuse_unprepared(cell)

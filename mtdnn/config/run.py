@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mtdnn.config.tasks import Distill, Frozen, Named, NamedOrWord, Words, named
+from mtdnn.config.options import Frozen, Named, NamedOrWord, named
+from mtdnn.config.tasks import Distill, Words
 from mtdnn.config.yaml_source import YamlSource, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, fault
 

@@ -12,50 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from mtdnn.config import legacy
+from mtdnn.config.options import Frozen, Named, NamedOrWord
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
 from mtdnn.errors import ConfigError, fault, unknown
 
 logger = logging.getLogger(__name__)
-
-
-class Frozen(BaseModel):
-    """A part of a definition: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Named(BaseModel):
-    """A plug-in by name with its options: `{name: smart, weight: 3}`, or the bare word `smart`.
-
-    The options stay as given; the plug-in's own class checks them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str = Field(description="Registered name, or dotted path of a class living elsewhere.")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.model_extra or {})
-
-
-def named(value: object) -> object:
-    """`smart`, `{name: smart, weight: 3}`, `none`, and `off`, which YAML reads as false, for a plug-in turned off."""
-    if isinstance(value, str) or value is False:
-        return {"name": value if isinstance(value, str) else "none"}
-    if isinstance(value, dict) and value.get("name") == "none" and len(value) > 1:
-        options = ", ".join(key for key in value if key != "name")
-        raise ValueError(f"none turns it off and has no options; remove {options}, or name another")
-    if not isinstance(value, (dict, Named)):
-        raise ValueError("expected one name, or {name: …} with its options")
-    return value
-
-
-NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str | Named)]
 
 
 def _tuple_of_words(value: object) -> object:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtdnn.task_types.base import Column
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.ragged import Column, Ragged
 
 DATA_FILE = "data-00000-of-00001.arrow"
 

@@ -22,8 +22,10 @@ import pyarrow as pa
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, fault
+from mtdnn.rows.example import Example, RowError
 from mtdnn.rows.source import Columns, Part, Row, RowSource
-from mtdnn.task_types.base import TASK_TYPES, Column, Example, RowError, TaskType
+from mtdnn.task_types.base import TASK_TYPES, TaskType
+from mtdnn.tokens.ragged import Column
 from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from mtdnn.data.row_stream import shard
 from mtdnn.data.samplers import Sampler, Step
 from mtdnn.data.store import Store
 from mtdnn.seeding import derive_seed
-from mtdnn.task_types.base import Column, TaskType
+from mtdnn.task_types.base import TaskType
+from mtdnn.tokens.ragged import Column
 
 T = TypeVar("T")
 

@@ -17,8 +17,7 @@ from mtdnn.data.arrow import DATA_FILE, SplitFile
 from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
 from mtdnn.errors import DataError, fault
 from mtdnn.rows.subset import chosen_rows
-from mtdnn.task_types.base import Column
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
 
 

@@ -21,8 +21,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mtdnn.errors import ConfigError, fault, unknown
-from mtdnn.execution.attention import ATTENTION_NAME, Layout, packed_attention, use_packed_attention
+from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
+from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
 from mtdnn.tokens.tokenizer import refuse_missing_folder, told_hub_error
 

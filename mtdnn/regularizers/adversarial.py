@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, Terms
+from mtdnn.regularizers.base import REGULARIZERS, Terms
+from mtdnn.regularizers.forward_pass import ForwardPass
 
 
 @REGULARIZERS.register("adversarial")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, Terms
+from mtdnn.regularizers.base import REGULARIZERS, Terms
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.free_lb import arrived
 
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
 from mtdnn.errors import ConfigError, fault
-from mtdnn.regularizers.base import DropoutMode, ForwardPass, Regularizer, RegularizerOptions, RunPrecision
+from mtdnn.regularizers.base import Regularizer, RegularizerOptions, RunPrecision
+from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 
 UNLIKELY = 1e-6
 """Sizes below may be too small for float32 next to an encoder's word embeddings, which `check` then looks at."""

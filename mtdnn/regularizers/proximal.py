@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mtdnn.config.tasks import Named
+from mtdnn.config.options import Named, option_faults
 from mtdnn.errors import fault
 from mtdnn.registry import Registry
-from mtdnn.regularizers.base import ForwardPass
-from mtdnn.task_types.base import option_faults
+from mtdnn.regularizers.forward_pass import ForwardPass
 
 logger = logging.getLogger(__name__)
 

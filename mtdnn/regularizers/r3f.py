@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, DropoutMode, ForwardPass
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer, Size
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, Regularizer, Terms
+from mtdnn.regularizers.base import REGULARIZERS, Regularizer, Terms
+from mtdnn.regularizers.forward_pass import ForwardPass
 
 
 @REGULARIZERS.register("r_drop")

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, DropoutMode, ForwardPass, RunPrecision
+from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
+from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import (
     PerturbationOptions,
     PerturbationRegularizer,

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from mtdnn.config.run import EncoderSource, RunConfig
-from mtdnn.config.tasks import Named, TaskDef
-from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.metrics.records import read_records
+from mtdnn.errors import DataError, fault
 from mtdnn.report.agreement import read_annotators
-from mtdnn.report.document import Document, Heading, Picture, Table, Text, row, standing_alone, to_html, to_markdown
+from mtdnn.report.document import Document, Picture, standing_alone, to_html, to_markdown
+from mtdnn.report.of_run import run_document
 from mtdnn.report.of_study import study_document
-from mtdnn.report.pictures import Panel, Point, Series, line_panels
-from mtdnn.report.read import label_names, prediction_files, read_curves
-from mtdnn.report.sections import (
-    agreement_section,
-    confusion_section,
-    loss_section,
-    scale,
-    shown,
-    unit,
-    worst_section,
-)
-from mtdnn.runs.folder import RunFolder, write_text
-from mtdnn.study.statistics import COUNTS
+from mtdnn.runs.folder import write_text
 
 PICTURES = "report_pictures"
-
-NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "steps")
-"""What the values of a task in the log begin with that are not a regularizer's."""
-
-TERMS = {
-    "method": "",
-    "penalty": "Penalty: the regularizer's, without its weight.",
-    "perturbation": "Perturbation: its root mean square, in units of the embeddings'.",
-    "clipped": "Clipped: the share of its coordinates that the limit has cut, in percent.",
-    "proximal": "Proximal: the proximal term, without its factor.",
-    "drift": "Drift: ‖θ − θ̃‖/‖θ̃‖, the distance of the weights θ from the teacher's θ̃.",
-    "∇ task": "∇: the norm of each weighted term's gradient, as a share of the sum of these norms, in percent.",
-    "∇ penalty": "",
-    "∇ proximal": "",
-}
-"""Columns of the table of the terms beside the loss, and what the note below says of them."""
 
 
 def write_report(folder: Path, *, annotators: Path | None = None, worst: int = 10) -> tuple[Path, Path]:
@@ -93,152 +60,3 @@ def _written(document: Document, folder: Path) -> tuple[Path, Path]:
     write_text(markdown, to_markdown(document, pictures=PICTURES))
     write_text(page, to_html(document))
     return markdown, page
-
-
-def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
-    """The report of one run.
-
-    Raises:
-        DataError: it has no results yet.
-    """
-    run = RunFolder(folder)
-    config, results = run.read_config(), run.read_results()
-    if not results:
-        raise DataError(fault(str(folder), "", "has no results yet", "Let `mtdnn train` finish, or evaluate it."))
-    made_by = results.get("_run", {})
-    start = config.encoder.run if isinstance(config.encoder, EncoderSource) else config.encoder
-    length = f"{config.max_steps} steps" if config.max_steps else f"{config.epochs:g} epochs"
-    document = Document(f"Run {folder.resolve().name}")
-    document.add(
-        Text(
-            f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
-            f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
-            f"`{made_by.get('commit', 'unknown')}`.{_beside_the_loss(config, _trained_tasks(run, config))}"
-        ),
-        *_results(results),
-        *_dev_curves(folder),
-        *loss_section({"": [folder]}),
-        *_terms(folder),
-    )
-    records = {place: read_records(path) for place, path in prediction_files(folder).items()}
-    document.add(*confusion_section({place: {"": found} for place, found in records.items()}))
-    if annotators:
-        by_task: dict[str, list[dict]] = {}
-        for (task, _), found in records.items():
-            by_task.setdefault(task, []).extend(found if label_names(found) else [])
-        document.add(*agreement_section({task: {task: [found]} for task, found in by_task.items()}, annotators))
-    document.add(*worst_section({place: {folder: found} for place, found in records.items()}, count=worst))
-    return document
-
-
-def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
-    """The tasks a run was trained on; empty where their definitions are not at hand."""
-    try:
-        tasks = run.read_tasks()
-    except (MtdnnError, OSError):  # a report without them is better than none
-        return {}
-    return {name: task for name, task in tasks.items() if task.trainable and name in (config.train or tasks)}
-
-
-def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
-    """A sentence on the regularizer, the run's and those that tasks have in its place, and on the proximal term.
-
-    Empty without either.
-    """
-    methods = [] if config.regularizer is None else [_as_written(config.regularizer)]
-    for name, task in tasks.items():
-        own = None if task.regularizer_off else task.regularizer or config.regularizer
-        if own != config.regularizer:
-            methods.append(f"of `{name}` {'none' if own is None else _as_written(own)}")
-    told = [f"regularizer {', '.join(methods)}"] if methods else []
-    told += [] if config.proximal is None else [f"proximal term {_as_written(config.proximal)}"]
-    sentence = "; ".join(told)
-    return f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
-
-
-def _as_written(named: Named) -> str:
-    """A plug-in as YAML has it on one line, set as code: `smart`, or `{name: smart, weight: 3}`."""
-    if not named.options:
-        return f"`{named.name}`"
-    written = {"name": named.name, **named.options}
-    text = yaml.safe_dump(written, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return f"`{text.strip()}`"
-
-
-def _results(results: Mapping[str, Mapping]) -> list[Heading | Table]:
-    lines = []
-    for task, splits in results.items():
-        if task.startswith("_"):
-            continue
-        for split, values in splits.items():
-            metrics = [f"{name} {shown(name, value)}" for name, value in values.items() if name not in COUNTS]
-            lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
-    caption = "Rates and correlations in percent, errors and losses as they are."
-    return [Heading("Results"), Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3])]
-
-
-def _dev_curves(folder: Path) -> list[Heading | Picture]:
-    """Each task's main dev metric over the run, where it was measured more than once; without labels it never is."""
-    panels = []
-    for task, splits in read_curves(folder).dev.items():
-        found = {split: [name for name in metrics if name not in COUNTS] for split, metrics in splits.items()}
-        main = next((names[0] for names in found.values() if names), "")
-        series = [
-            Series(split, [Point(step, scale(main) * value) for step, value in metrics[main]])
-            for split, metrics in splits.items()
-            if main in metrics
-        ]
-        if any(len(each.points) > 1 for each in series):
-            panels.append(Panel(task, series, "step", unit(main)))
-    if not panels:
-        return []
-    caption = "The main metric of each task on its dev splits, over the run."
-    return [Heading("Dev metrics"), Picture("dev", line_panels(panels, name="dev"), caption)]
-
-
-def _terms(folder: Path) -> list[Heading | Table | Text]:
-    """What the log tells last of each task's regularizer and of the proximal term; nothing of a run without them."""
-    tasks = {task: _last_terms(values) for task, values in read_curves(folder).losses.items()}
-    found = {column for terms in tasks.values() for column in terms}
-    if not found:
-        return []
-    columns = [*(column for column in TERMS if column in found), *sorted(found - TERMS.keys())]
-    lines = [row(task, *(terms.get(column, "–") for column in columns)) for task, terms in tasks.items() if terms]
-    told = " ".join(TERMS[column] for column in columns if TERMS.get(column))
-    note = f"The last value of each in the log; a dash where it has none. {told}"
-    words = [1] if columns[0] == "method" else []
-    table = Table(["task", *columns], lines, words=words)
-    return [Heading("Regularizer and proximal term"), table, Text(note, note=True)]  # a caption would scroll with it
-
-
-def _last_terms(values: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, str]:
-    """Column → text, from one task's values in the log; empty where it has neither a regularizer nor the other term."""
-    last = {name: points[-1][1] for name, points in values.items()}
-    method = next((first for name in last if (first := name.partition(".")[0]) not in NO_METHOD), "")
-    if not method and "proximal" not in last:
-        return {}
-    columns = {
-        method: "penalty",
-        **{name: name.partition(".")[2] for name in last if method and name.startswith(f"{method}.")},
-        "proximal": "proximal",
-        "proximal.drift": "drift",
-        "gradient.task": "∇ task",
-        f"gradient.{method}": "∇ penalty",
-        "gradient.proximal": "∇ proximal",
-    }
-    numbers = _with_shares(last)
-    found = {columns[name]: numbers[name] for name in columns if name in numbers}
-    texts = {column: f"{100 * value if _is_share(column) else value:.3g}" for column, value in found.items()}
-    return {"method": method, **texts} if method else texts
-
-
-def _is_share(column: str) -> bool:
-    return column == "clipped" or column.startswith("∇")
-
-
-def _with_shares(values: Mapping[str, float]) -> dict[str, float]:
-    """The values, with the norms of the terms' gradients as shares of their sum; without them where one is alone."""
-    norms = {name: value for name, value in values.items() if name.startswith("gradient.")}
-    total = sum(norms.values()) if len(norms) > 1 else 0.0
-    shares = {name: value / total for name, value in norms.items()} if total else {}
-    return {name: value for name, value in values.items() if name not in norms} | shares

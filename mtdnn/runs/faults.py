@@ -1,5 +1,4 @@
-"""What a run's configuration names — its tasks, their regularizers, the proximal term, their teachers — and all that is
-wrong with it, told before anything is built."""
+"""All that is wrong with what a run's configuration names, found before anything is built."""
 
 from __future__ import annotations
 
@@ -8,90 +7,18 @@ from dataclasses import replace
 
 import torch
 
+from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import Named, TaskDef, load_task_defs
-from mtdnn.data.prepro import block_faults
+from mtdnn.config.tasks import TaskDef
+from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.networks.encoder import Encoder
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
+from mtdnn.regularizers.base import Regularizer, RunPrecision
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.runs.initialisation import build_encoder
+from mtdnn.runs.named import named_regularizer, regularizers_of, taught
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
-
-
-def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
-    """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
-
-    Raises:
-        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run; there is no dev split for
-            what chooses the best checkpoint, or the end.
-    """
-    known = load_task_defs(config.tasks)
-    trainable = [name for name, task in known.items() if task.trainable]
-    names = list(config.train or trainable)
-    faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
-    if config.select_by != "mean" and config.select_by not in names:
-        faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
-    measured = [name for name in names if name in known and known[name].splits.get("dev")]
-    if config.select_by in names and config.select_by not in measured:
-        fix = f"Give it one, or choose among: {', '.join(['mean', *measured])}."
-        faults.append(fault("", "select_by", f"'{config.select_by}' has no dev split", fix))
-    if config.early_stopping is not None and names and not measured:
-        fix = "Give a task one, or leave early_stopping out."
-        faults.append(fault("", "early_stopping", "no task has a dev split to look at", fix))
-    for key, named in (("subset", config.subset), ("distill", config.distill)):
-        faults += [fault("", key, unknown("task", name, names)) for name in named if name not in names]
-    if not names:
-        faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
-    if faults:
-        raise ConfigError(faults)
-    followers = [name for name, task in known.items() if task.head_of in names]
-    tasks = {name: known[name] for name in (*names, *followers)}
-    return taught(tasks, config), names
-
-
-def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
-    """The tasks with the run's soft labels in place of their own."""
-    soft = {name: {"distill": each} for name, each in config.distill.items()}
-    return {name: task.model_copy(update=soft.get(name)) for name, task in tasks.items()}
-
-
-def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, Regularizer | None]:
-    """Each task's regularizer: its own, or the run's, or none.
-
-    Raises:
-        ConfigError: every unknown name and bad option, with its place.
-    """
-    faults: list[str] = []
-    chosen: dict[str, Regularizer | None] = {}
-    for name, task in tasks.items():
-        named, where, key = _named_regularizer(config, task)
-        if named is None:
-            chosen[name] = None
-            continue
-        try:
-            kind = REGULARIZERS.get(named.name, where=where, key=key)
-        except ConfigError as error:
-            faults += error.faults
-            continue
-        found = kind.faults(named, where, key, task.task_type)
-        if kind.moves_within_step and config.accumulate > 1:
-            told = f"{kind.name} moves the optimizer within a step, but accumulate is {config.accumulate}"
-            found.append(fault(where, key, told, "Use accumulate: 1, or another regularizer."))
-        faults += found
-        chosen[name] = None if found else kind(**named.options)
-    if faults:
-        raise ConfigError(list(dict.fromkeys(faults)))
-    return chosen
-
-
-def _named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, str, str]:
-    """The block that names a task's regularizer, and its place and key for messages."""
-    if task.regularizer is not None or task.regularizer_off:
-        named = None if task.regularizer_off else task.regularizer
-        return named, task.where("regularizer"), f"{task.name}.regularizer"
-    return config.regularizer, "", "regularizer"
 
 
 def proximal_faults(named: Named | None) -> list[str]:
@@ -138,7 +65,7 @@ def resolution_faults(
     faults: list[str] = []
     embedding_rms = encoder.embedding_rms()  # once: it reads the whole table
     for name, each in methods.items():
-        _, where, key = _named_regularizer(config, tasks[name])
+        _, where, key = named_regularizer(config, tasks[name])
         faults += each.precision_faults(
             where,
             key,

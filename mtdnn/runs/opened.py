@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from mtdnn.batch import Batch
 from mtdnn.config.run import RunConfig
@@ -20,47 +21,18 @@ from mtdnn.data.prepro import prepare_file
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.model import MultiTaskModel
+from mtdnn.rows.example import RowError
 from mtdnn.runs.folder import RunFolder
-from mtdnn.task_types.base import Column, RowError, TaskType
-from mtdnn.tokens.ragged import Ragged
-from mtdnn.tokens.tokenizer import Tokenizer
+from mtdnn.runs.initialisation import empty_encoder
+from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
+from mtdnn.runs.parts import autocast_of, task_types_of
+from mtdnn.task_types.base import TaskType
+from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.training.checkpoint import ENCODER, load_weights, open_checkpoint, read_state
+from mtdnn.training.distillation import averaged
 from mtdnn.training.evaluation import Record, Results, evaluating, measured, predict_rows, write_records
 
-
-@dataclass(frozen=True)
-class MemoryStore:
-    """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
-
-    columns: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.columns["id"])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """[rows], tokens of each row."""
-        lengths: np.ndarray = self.columns["input_ids"].lengths
-        return lengths
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of all rows."""
-        return list(self.columns["id"])
-
-    def take(self, rows: np.ndarray) -> dict[str, Column]:
-        """The columns of the rows with these numbers, in their order."""
-        return {name: _chosen(column, rows) for name, column in self.columns.items()}
-
-
-def _chosen(column: Column, rows: np.ndarray) -> Column:
-    if isinstance(column, Ragged):
-        return column.take(rows)
-    return [column[row] for row in rows] if isinstance(column, list) else column[rows]
-
-
 POOLINGS = ("mean", "first")
-Rows = str | Path | Sequence[Sequence[str]]
-"""A file of rows in any known format, or the texts of each row."""
 
 
 @dataclass
@@ -268,34 +240,53 @@ class Run:
         yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
 
 
-def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
-    """The task whose rows these are: the only one, or the first with as many columns as the first row has.
+def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
+    """A run's model at one of its checkpoints, ready to evaluate, predict and embed; needs nothing outside its folder.
 
-    Formats with named columns, and no rows at all, are taken for the first task's.
-
+    Args:
+        checkpoint: best, last or step-N.
     Raises:
-        ConfigError: no task has so many.
+        ConfigError: the folder holds no run.
+        DataError: the checkpoint is missing or damaged.
     """
-    in_file, first = isinstance(rows, (str, Path)), next(iter(task_types))
-    count = _num_columns(rows)
-    if len(task_types) == 1 or count is None:
-        return first
-    columns = {name: each.columns if in_file else each.task.inputs for name, each in task_types.items()}
-    open_ended = {name for name, each in task_types.items() if in_file and each.repeats_last}
-    for name, names in columns.items():
-        if count == len(names) or (name in open_ended and count > len(names)):
-            return name
-    counts = [f"{name}: {len(names)}{' or more' if name in open_ended else ''}" for name, names in columns.items()]
-    what = "columns" if in_file else "texts"
-    found = f"{count} {what} in a row; the run's tasks take other numbers ({', '.join(counts)})"
-    raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+    run = RunFolder(folder)
+    config, tasks = run.read_config(), run.read_tasks()
+    path = open_checkpoint(run.checkpoint(checkpoint))
+    tokenizer = load_tokenizer(path / ENCODER)
+    encoder = empty_encoder(path / ENCODER, config)
+    model = MultiTaskModel(encoder, task_types_of(tasks, tokenizer))
+    load_weights(path, model)
+    device = Accelerator().device
+    step = int(read_state(path)["step"])
+    return Run(
+        run, checkpoint, step, config, tasks, model.to(device).eval(), tokenizer, device, autocast_of(config, device)
+    )
 
 
-def _num_columns(rows: Rows) -> int | None:
-    """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
-    if not isinstance(rows, (str, Path)):
-        return len(rows[0]) if len(rows) else None
-    if Path(rows).suffix != ".tsv" or not Path(rows).is_file():
-        return None
-    with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().count("\t") + 1
+def soft_predictions(
+    folders: Sequence[str | Path], tasks: Sequence[str], rows: Rows, *, checkpoint: str = "best"
+) -> dict[str, list[Record]]:
+    """Prediction records that hold the mean of what several runs predict, for each task: soft labels for `distill`.
+
+    The runs are opened one after another. Labels are read by the task of the first of them.
+
+    Args:
+        folders: of one or several runs that have the tasks.
+        rows, checkpoint: as for `Run.predict` and `open_run`.
+    Raises:
+        ConfigError: as `open_run`, or a task's type has no soft labels.
+        DataError: as `Run.predict`, or a run's predictions are not of the same labels.
+    """
+    types: dict[str, TaskType] = {}
+    found: dict[str, list[list[Record]]] = {task: [] for task in tasks}
+    for folder in folders:
+        run = open_run(folder, checkpoint=checkpoint)
+        types = types or run.model.task_types
+        unable = [task for task in tasks if task in types and not types[task].soft_labels]
+        if unable:
+            what = f"'{unable[0]}' is a task of {types[unable[0]].task.task_type}, which has no soft labels"
+            raise ConfigError(fault("--soft", "", what, "Predict it without --soft."))
+        for task, records in run.predict(tasks, rows).items():
+            found[task].append(records)
+    places = [str(folder) for folder in folders]
+    return {task: averaged(of_runs, types[task], places=places) for task, of_runs in found.items()}

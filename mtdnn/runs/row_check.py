@@ -15,14 +15,14 @@ from mtdnn.columns import table
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, read_task_defs
 from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
+from mtdnn.data.jobs import block_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
-from mtdnn.data.prepro import block_faults, readable_jobs
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
 from mtdnn.rows.subset import subset_size
-from mtdnn.task_types.base import Example
 from mtdnn.task_types.regression import number_counts, number_summary
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 

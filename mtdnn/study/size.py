@@ -151,7 +151,7 @@ def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, floa
     added = PROXIMAL_UNITS if config.proximal is not None else 0.0
     if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
         return dict.fromkeys(tasks, PLAIN_UNITS + added)
-    from mtdnn.runs.faults import regularizers_of
+    from mtdnn.runs.named import regularizers_of
 
     methods = regularizers_of(config, tasks)
     try:

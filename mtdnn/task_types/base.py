@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
-from mtdnn.config.tasks import Named, TaskDef
-from mtdnn.config.yaml_source import refusal
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.config.options import Named, NoOptions, option_faults
+from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import ConfigError, unknown
 from mtdnn.metrics.base import METRICS, metric_of
 from mtdnn.networks.heads import HEADS, Head
 from mtdnn.networks.losses import LOSSES
 from mtdnn.registry import Registry
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.rows.example import UNLABELLED, Example, RowError
+from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,57 +34,6 @@ TASK_TYPES: Registry[type[TaskType]] = Registry(
     base=lambda: TaskType,
     own=("default_metrics", "default_loss", "losses", "metrics", "label_dtype"),
 )
-
-UNLABELLED = ("", "-")
-
-
-def declared(label: str, known: Container[str]) -> str:
-    """The known label that is meant by one of a table: itself, or `1` by the number 1.0 and `true` by the value True.
-
-    pandas makes floats of whole numbers where one of them is missing, and JSON and Parquet have truth values.
-    """
-    if label in known:
-        return label
-    plain = label.lower() if label in ("True", "False") else whole(label)
-    return plain if plain in known else label
-
-
-def whole(number: str) -> str:
-    """A whole number that is written as `1.0` without what stands behind the point; other texts as they are."""
-    digits, point, rest = number.partition(".")
-    return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
-
-
-class RowError(Exception):
-    """One value of one row that cannot be used; the reader adds file and line."""
-
-    def __init__(self, key: str, found: str, fix: str = "") -> None:
-        self.key, self.found, self.fix = key, found, fix
-        super().__init__(fault("", key, found, fix))
-
-
-def refuse_beyond_32_bits(label: float) -> None:
-    """Raise RowError for a finite label that would be stored, in 32 bits, as an infinite one."""
-    largest = float(np.finfo(np.float32).max)
-    if abs(label) > largest:
-        raise RowError("label", f"'{label:g}' is beyond the numbers of 32 bits", f"Give one up to {largest:.1e}.")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row, understood.
-
-    Attributes:
-        id: as in the file.
-        texts: the texts, in the order of the task's inputs; those of a repeated last column come at the end.
-        label: by task type; None when the row has none.
-        values: whatever else the row holds, by task type.
-    """
-
-    id: str
-    texts: tuple[str, ...]
-    label: Any
-    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def label_faults(task: TaskDef) -> list[str]:
@@ -97,18 +47,6 @@ def label_faults(task: TaskDef) -> list[str]:
             found.append(f"{label!r} comes in no row, as spaces around a label are not read")
     return [task.fault("labels", each, "Name it otherwise, here and in the rows.") for each in found]
 
-
-class NoOptions(BaseModel):
-    """Options of a task type that has none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Column = Ragged | np.ndarray | list[str]
-"""One column of a prepared store for some rows: numbers in rows of different length, one number a row, or texts."""
-
-Records = Mapping[str, Any]
-"""Name → `Column`, of some rows of a prepared store."""
 
 TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]
 """Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, where the tokenizer makes them),
@@ -419,22 +357,3 @@ def _key_faults(
         known: names to suggest before the model's fields.
     """
     return [task.fault(prefix + key, found) for key, found in option_faults(model, options, known)]
-
-
-def option_faults(
-    model: type[BaseModel], options: Mapping[str, Any], known: Sequence[str] = ()
-) -> list[tuple[str, str]]:
-    """(key, what is wrong) for each option that is no field of the model, and each other one that pydantic refuses.
-
-    Args:
-        known: names to suggest before the model's fields.
-    """
-    from pydantic import ValidationError
-
-    fields = [*known, *model.model_fields]
-    faults = [(key, unknown("key", key, fields)) for key in options if key not in model.model_fields]
-    try:
-        model.model_validate({key: value for key, value in options.items() if key in model.model_fields})
-    except ValidationError as error:
-        faults += [(".".join(map(str, each["loc"])), refusal(each)) for each in error.errors()]
-    return faults

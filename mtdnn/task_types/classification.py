@@ -12,9 +12,11 @@ from torch import Tensor
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import did_you_mean
-from mtdnn.metrics.base import METRICS, TWO_NAMES
+from mtdnn.metrics.base import METRICS
+from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.networks.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
-from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, declared, label_faults
+from mtdnn.rows.example import RowError, declared
+from mtdnn.task_types.base import TASK_TYPES, TaskType, label_faults
 
 
 @TASK_TYPES.register("classification")

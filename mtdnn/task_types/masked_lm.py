@@ -21,9 +21,10 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError
 from mtdnn.networks.heads import HEADS
 from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
+from mtdnn.rows.example import Example, RowError
 from mtdnn.seeding import numpy_generator
-from mtdnn.task_types.base import TASK_TYPES, Column, Example, Records, RowError, TaskType, TokenizeBatch
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
+from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import laid_out, sequence_columns, windows
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtdnn.config.tasks import TaskDef
-from mtdnn.task_types.base import TASK_TYPES, Example, RowError, whole
+from mtdnn.rows.example import Example, RowError, whole
+from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.ranking import Ranking
 
 

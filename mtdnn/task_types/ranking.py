@@ -21,20 +21,9 @@ from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import did_you_mean
 from mtdnn.networks.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
-from mtdnn.task_types.base import (
-    TASK_TYPES,
-    UNLABELLED,
-    Column,
-    Example,
-    Records,
-    RowError,
-    TaskType,
-    TokenizeBatch,
-    declared,
-    label_faults,
-    refuse_beyond_32_bits,
-)
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, refuse_beyond_32_bits
+from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
+from mtdnn.tokens.ragged import Column, Ragged, Records
 
 UNKNOWN = -1.0
 """The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""

@@ -15,8 +15,9 @@ from torch import Tensor
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.networks.losses import squared_difference
+from mtdnn.rows.example import RowError, refuse_beyond_32_bits
 from mtdnn.rows.summaries import quantiles
-from mtdnn.task_types.base import TASK_TYPES, RowError, TaskType, refuse_beyond_32_bits
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 
 @TASK_TYPES.register("regression")

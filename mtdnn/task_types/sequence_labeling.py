@@ -23,18 +23,9 @@ from mtdnn.errors import did_you_mean
 from mtdnn.metrics.tags import is_entity_tag
 from mtdnn.networks.crf import best_tags, log_marginals, mean_negative_log_likelihood
 from mtdnn.networks.losses import Loss, kl_per_example, symmetric_kl_per_example
-from mtdnn.task_types.base import (
-    TASK_TYPES,
-    UNLABELLED,
-    Column,
-    Example,
-    Records,
-    RowError,
-    TaskType,
-    TokenizeBatch,
-    declared,
-)
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
+from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
 
 

@@ -21,8 +21,9 @@ from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
-from mtdnn.task_types.base import TASK_TYPES, UNLABELLED, Column, Example, Records, RowError, TaskType, TokenizeBatch
-from mtdnn.tokens.ragged import Ragged
+from mtdnn.rows.example import UNLABELLED, Example, RowError
+from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
+from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
 
 NULL = 0  # the position whose logits stand for "no answer in this window": the first token

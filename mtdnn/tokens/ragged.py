@@ -5,7 +5,7 @@ Dimensions: N rows, T the longest of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -91,3 +91,11 @@ def positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     total = int(ends[-1]) if len(ends) else 0
     places: np.ndarray = np.arange(total) + np.repeat(starts - ends + lengths, lengths)
     return places
+
+
+Column = Ragged | np.ndarray | list[str]
+"""One column of a prepared store for some rows: numbers in rows of different length, one number a row, or texts."""
+
+
+Records = Mapping[str, Any]
+"""Name → `Column`, of some rows of a prepared store."""

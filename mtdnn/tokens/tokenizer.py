@@ -20,7 +20,7 @@ from mtdnn.tokens.ragged import Ragged
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.task_types.base import Column
+    from mtdnn.tokens.ragged import Column
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "spm.model",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from mtdnn.training.trainer import Progress
+from mtdnn.training.plan import Progress
 
 SMOOTHING = 0.3  # weight of the newest line of the log in the running loss shown
 

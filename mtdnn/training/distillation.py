@@ -13,7 +13,8 @@ import numpy as np
 from mtdnn.data.store import Store
 from mtdnn.errors import DataError, fault, first_of
 from mtdnn.metrics.records import read_records
-from mtdnn.task_types.base import RowError, TaskType
+from mtdnn.rows.example import RowError
+from mtdnn.task_types.base import TaskType
 from mtdnn.training.evaluation import Record
 
 FAULTS_TOLD = 5  # of one file

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import Autocast, ForwardPass, Precision, Regularizer, RunPrecision, Terms
+from mtdnn.regularizers.base import Regularizer, RunPrecision, Terms
+from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision
 from mtdnn.regularizers.proximal import Proximal
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mtdnn.config.tasks import Named
+from mtdnn.config.options import Named
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.training.objective import Objective

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.study.checks import refuse_unknown_splits
-from mtdnn.study.grid import load_study
+from mtdnn.study.load import load_study
 from mtdnn.study.size import trained_tasks
 from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from mtdnn.config.run import load_run_config
-from mtdnn.runs.setup import train
+from mtdnn.runs.train import train
 from mtdnn.training import checkpoint
 from mtdnn.training.trainer import Trainer
 

@@ -14,7 +14,7 @@ from data_prep.demo import read_texts, write_demo, write_demo_encoder
 from mtdnn.cli.main import main
 from mtdnn.errors import ConfigError
 from mtdnn.metrics.base import compute
-from mtdnn.runs.setup import open_run
+from mtdnn.runs.opened import open_run
 
 REPOSITORY = Path(__file__).parents[2]
 CHECK = "check tasks.yml --data data --encoder encoder"

@@ -13,8 +13,10 @@ from mtdnn.config.tasks import task_def_from
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
-from mtdnn.task_types.base import TASK_TYPES, RowError
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.rows.example import RowError
+from mtdnn.task_types.base import TASK_TYPES
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,8 @@ import yaml
 from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.runs.setup import open_run, train
+from mtdnn.runs.opened import open_run
+from mtdnn.runs.train import train
 
 
 @pytest.fixture

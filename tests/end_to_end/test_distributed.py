@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mtdnn.config.run import load_run_config
-from mtdnn.runs.setup import train
+from mtdnn.runs.train import train
 from tests.conftest import REPOSITORY, Demo
 
 SETTINGS = {

@@ -13,11 +13,12 @@ import yaml
 from mtdnn.cli.main import main
 from mtdnn.config.run import load_run_config
 from mtdnn.metrics.base import METRICS
-from mtdnn.runs.setup import train
+from mtdnn.runs.train import train
 from tests.conftest import Demo
 
 MODULE = """\
-from mtdnn.metrics.base import NAMES, Metric, metric
+from mtdnn.metrics.base import Metric, metric
+from mtdnn.metrics.labels import NAMES
 
 @metric("mistakes", NAMES, higher_is_better=False)
 def mistakes(records, labels):

@@ -19,9 +19,10 @@ from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import ConfigError, DataError
-from mtdnn.runs.setup import train
+from mtdnn.runs.train import train
 from mtdnn.training.checkpoint import newest_whole, read_training
-from mtdnn.training.trainer import Interrupted, Trainer
+from mtdnn.training.signals import Interrupted
+from mtdnn.training.trainer import Trainer
 from tests.conftest import REPOSITORY, Demo
 
 SETTINGS = {

@@ -16,7 +16,9 @@ from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
 from mtdnn.networks.heads import PooledHead, SanHead
-from mtdnn.runs.setup import Setup, open_run, train
+from mtdnn.runs.opened import open_run
+from mtdnn.runs.setup import Setup
+from mtdnn.runs.train import train
 from mtdnn.task_types.base import TASK_TYPES
 from tests.reference.interrupted import stopped_and_resumed
 from tests.reference.project import save_encoder

@@ -15,7 +15,8 @@ from data_prep.demo import write_demo_encoder
 from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs, task_def_from
 from mtdnn.data.prepro import prepare
-from mtdnn.runs.setup import open_run, train
+from mtdnn.runs.opened import open_run
+from mtdnn.runs.train import train
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from tests.reference.interrupted import stopped_and_resumed
 

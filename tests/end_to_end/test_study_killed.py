@@ -17,8 +17,9 @@ from mtdnn.cli.study_commands import changed_rows_lines, train_cell
 from mtdnn.report.write import write_report
 from mtdnn.study.cells import read_outcome
 from mtdnn.study.checks import stored_rows
-from mtdnn.study.grid import Cell, Grid, load_study
+from mtdnn.study.grid import Cell, Grid
 from mtdnn.study.launchers import Here
+from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import run_study
 from mtdnn.study.table import read_csv
 from tests.conftest import REPOSITORY, Demo

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from mtdnn.cli.main import main
 from mtdnn.config.run import load_run_config
 from mtdnn.errors import ConfigError
-from mtdnn.runs.setup import soft_predictions, train
+from mtdnn.runs.opened import soft_predictions
+from mtdnn.runs.train import train
 from tests.conftest import Demo
 from tests.reference.interrupted import stopped_and_resumed
 

@@ -78,7 +78,7 @@ def test_every_format_holds_the_same_rows(name: str, tmp_path: Path) -> None:
 
 
 def test_the_definitions_fit_their_types() -> None:
-    from mtdnn.data.prepro import block_faults
+    from mtdnn.data.jobs import block_faults
 
     tasks = load_task_defs("experiments/structured/tasks.yml")
     assert [line for task in tasks.values() for line in block_faults(task)] == []

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from mtdnn.config.run import RunConfig
-from mtdnn.runs.setup import train
-from mtdnn.training.trainer import Interrupted, Trainer
+from mtdnn.runs.train import train
+from mtdnn.training.signals import Interrupted
+from mtdnn.training.trainer import Trainer
 
 
 def stopped_and_resumed(config: RunConfig, *, step: int) -> dict[str, Any]:

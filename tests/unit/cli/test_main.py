@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from mtdnn.cli.main import COMMANDS, chosen_tasks, main, names_in, output_file, results_table
+from mtdnn.cli.commands import chosen_tasks, names_in, output_file, results_table
+from mtdnn.cli.main import COMMANDS, main
 from mtdnn.cli.main import main as cli
 from mtdnn.cli.options import call_arguments, run_arguments
 from mtdnn.columns import table

@@ -7,7 +7,7 @@ import yaml
 
 from mtdnn.config.legacy import is_legacy, translate
 from mtdnn.config.tasks import load_task_defs
-from mtdnn.data.prepro import block_faults
+from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError
 
 PAIR = {

@@ -8,18 +8,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtdnn.execution.attention import (
-    Group,
-    Layout,
     Terms,
     attend_by_group,
     attend_by_kernel,
     attend_unpacked,
     attend_with_fast_dropout,
     choose_attention,
-    similar,
     window_mask,
 )
 from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
+from mtdnn.execution.layout import Group, Layout, similar
 
 CPU = torch.device("cpu")
 HEADS, SIZE, SCALE = 2, 8, 0.3

@@ -14,7 +14,7 @@ import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.batch import Batch
 from mtdnn.cli.main import main
 from mtdnn.config.tasks import load_task_defs, task_def_from
-from mtdnn.data.prepro import block_faults
+from mtdnn.data.jobs import block_faults
 from mtdnn.networks.heads import SanHead, averaged_turns
 
 H = 6

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.regularizers.smart import Smart
 from mtdnn.training.objective import Objective

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import ForwardPass
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.free_lb import FreeLB
 from mtdnn.regularizers.r3f import R3F

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease

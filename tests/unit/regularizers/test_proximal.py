@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mtdnn.config.tasks import Named
-from mtdnn.regularizers.base import ForwardPass
+from mtdnn.config.options import Named
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL, Momentum, Vanilla
 from tests.reference.tiny import make_batch, make_model
 

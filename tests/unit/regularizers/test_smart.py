@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtdnn.config.tasks import Named
+from mtdnn.config.options import Named
 from mtdnn.errors import ConfigError
 from mtdnn.regularizers.adversarial import Adversarial
-from mtdnn.regularizers.base import REGULARIZERS, ForwardPass, RunPrecision
+from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease, fixed_target_divergence

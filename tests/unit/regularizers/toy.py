@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
-from mtdnn.regularizers.base import ForwardPass, Regularizer
+from mtdnn.regularizers.base import Regularizer
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.objective import Objective
 

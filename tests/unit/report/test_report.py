@@ -15,12 +15,13 @@ from mtdnn.cli.study_commands import chosen_cells
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import DataError
 from mtdnn.report.document import Document, Heading, Place, Table, to_html, to_markdown
-from mtdnn.report.of_study import read_study
 from mtdnn.report.read import confusion, most_frequent_share, read_curves, row_texts, worst
+from mtdnn.report.study_view import read_study
 from mtdnn.report.write import write_report
 from mtdnn.study.cells import Diverged, Outcome, RunCell
-from mtdnn.study.grid import Cell, load_study
+from mtdnn.study.grid import Cell
 from mtdnn.study.launchers import Here
+from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import run_study
 
 TASKS = {"nli": {"task_type": "classification", "labels": ["no", "yes"], "inputs": ["premise", "hypothesis"]}}

@@ -5,7 +5,7 @@ import pytest
 from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.errors import ConfigError
-from mtdnn.runs.faults import regularizers_of, run_tasks
+from mtdnn.runs.named import regularizers_of, run_tasks
 
 TASKS = """\
 nli: {task_type: classification, inputs: [premise, hypothesis], labels: [no_, yes_]}

@@ -5,7 +5,7 @@ import pytest
 import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
-from mtdnn.runs.opened import task_of
+from mtdnn.runs.memory_rows import task_of
 from mtdnn.task_types.base import TASK_TYPES
 
 TYPES = {name: TASK_TYPES.get(name)(task_def_from(name, TASK_TYPES.get(name).sample_block)) for name in TASK_TYPES}

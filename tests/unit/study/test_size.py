@@ -13,14 +13,17 @@ import yaml
 from torch import Tensor
 
 from mtdnn.cli.study_commands import plan_of, study, train_cell
+from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig, load_run_config
-from mtdnn.config.tasks import Named, TaskDef, load_task_defs
+from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import ConfigError, MtdnnError
-from mtdnn.regularizers.base import ForwardPass, Regularizer
-from mtdnn.runs.setup import build_sampler, total_steps, train_store
+from mtdnn.regularizers.base import Regularizer
+from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.runs.parts import build_sampler, total_steps, train_store
 from mtdnn.study.checks import refuse_hopeless, refuse_unprepared, stored_rows
-from mtdnn.study.grid import Cell, load_study, write_study_files
+from mtdnn.study.grid import Cell, write_study_files
 from mtdnn.study.launchers import Here
+from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import run_study
 from mtdnn.study.size import cell_size, row_costs, run_size
 from mtdnn.tokens.tokenizer import load_tokenizer

@@ -16,8 +16,9 @@ from mtdnn.cli.study_commands import chosen_cells
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import ConfigError
 from mtdnn.study.cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once, writing_results
-from mtdnn.study.grid import Cell, Grid, load_study, write_study_files
+from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.launchers import Here, Processes, Ray, threads_each
+from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import Summary, run_study, write_results
 from mtdnn.study.statistics import best_of
 from mtdnn.study.table import read_csv

@@ -14,7 +14,8 @@ from data_prep.demo import train_tokenizer
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.collate import collate
-from mtdnn.task_types.base import TASK_TYPES, Example, TaskType
+from mtdnn.rows.example import Example
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Ragged
 
 

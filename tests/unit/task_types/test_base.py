@@ -9,8 +9,9 @@ from datasets import Dataset
 import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.encode import Job, id_hash
+from mtdnn.rows.example import Example, declared
 from mtdnn.rows.places import rows_of
-from mtdnn.task_types.base import TASK_TYPES, Example, declared
+from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.regression import Regression
 
 WORDS = {"task_type": "classification", "labels": ["0", "1"]}

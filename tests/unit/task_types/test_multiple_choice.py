@@ -5,7 +5,7 @@ import torch
 
 from mtdnn.config.tasks import task_def_from
 from mtdnn.metrics.base import compute
-from mtdnn.task_types.base import RowError
+from mtdnn.rows.example import RowError
 from mtdnn.task_types.multiple_choice import MultipleChoice
 
 COPA = {"task_type": "multiple_choice", "inputs": ["premise", "question", "choice"]}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mtdnn.task_types.base import RowError
+from mtdnn.rows.example import RowError
 from mtdnn.task_types.ranking import UNKNOWN, listwise, pairwise_margin
 
 BLOCK = {"task_type": "ranking", "inputs": ["question", "candidate"]}

@@ -8,7 +8,8 @@ import torch
 
 from mtdnn.batch import IGNORED, NO_WORD
 from mtdnn.config.tasks import task_def_from
-from mtdnn.task_types.base import TASK_TYPES, RowError
+from mtdnn.rows.example import RowError
+from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.sequence_labeling import words_of
 
 BLOCK = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER", "I-PER", "B-LOC"]}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtdnn.metrics.answers import best, overlap
-from mtdnn.task_types.base import RowError
+from mtdnn.rows.example import RowError
 from mtdnn.task_types.span import OUTSIDE, best_threshold
 
 BLOCK = {"task_type": "span", "inputs": ["context", "question"], "max_length": 16, "stride": 4}

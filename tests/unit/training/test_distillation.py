@@ -18,8 +18,9 @@ import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
+from mtdnn.data.jobs import block_faults
 from mtdnn.data.loaders import without_labels
-from mtdnn.data.prepro import block_faults, prepare
+from mtdnn.data.prepro import prepare
 from mtdnn.data.store import Store, open_store, open_train_store
 from mtdnn.errors import DataError
 from mtdnn.task_types.base import TASK_TYPES, TaskType

@@ -13,8 +13,10 @@ from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.free_at import FreeAT
+from mtdnn.training.meter import NonFiniteLoss
 from mtdnn.training.objective import Objective
-from mtdnn.training.trainer import NonFiniteLoss, Plan, Trainer
+from mtdnn.training.plan import Plan
+from mtdnn.training.trainer import Trainer
 from tests.reference.tiny import make_batch, make_model
 
 

@@ -1,0 +1,296 @@
+"""The commands of `mtdnn`: one function each; its docstring is its help. Heavy imports are inside the functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtdnn.columns import table
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.files import named_file, same_file
+
+if TYPE_CHECKING:
+    from mtdnn.config.run import RunConfig
+
+
+def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> str:
+    """Tell every fault of task definitions and of their rows, and what the rows are like.
+
+    Args:
+        definitions: Task definitions, a YAML file.
+        data: Folder of the rows. Without it, only the definitions are checked.
+        encoder: Hub name or folder; its tokenizer gives lengths and the share of cut rows.
+        run: A run's YAML; its mixing gives the number of batches per epoch; its regularizers and teachers are checked.
+    """
+    from mtdnn.config.run import run_config_of, run_source
+    from mtdnn.runs.row_check import check_tasks
+
+    report = check_tasks(definitions, data=data, encoder=encoder, run=run)
+    source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
+    faults = [*report.faults, *_training_faults(report.tasks, run_config_of(source), encoder)]
+    report.faults = list(dict.fromkeys(map(source.placed, faults)))
+    if report.faults:
+        tell(str(report))
+        raise ConfigError(report.faults)
+    return str(report)
+
+
+def _training_faults(tasks: Mapping[str, Any], config: RunConfig, encoder: str | None) -> list[str]:
+    """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
+    of_run = config.regularizer or config.proximal or config.distill
+    if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
+        return []
+    from mtdnn.runs.faults import objective_faults, soft_label_faults
+
+    trained = {name: task for name, task in tasks.items() if task.trainable}
+    chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
+    return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
+
+
+def prepro(
+    definitions: str,
+    *,
+    data: str | None = None,
+    encoder: str,
+    out: str,
+    workers: int | None = None,
+    tasks: str | None = None,
+) -> str:
+    """Turn rows into token ids on disk; what is there and unchanged is kept.
+
+    Args:
+        definitions: Task definitions, a YAML file.
+        data: Folder of the rows; not needed by tasks with a `source`.
+        encoder: Hub name or folder of the encoder whose tokenizer is used.
+        out: Folder of the prepared rows.
+        workers: Processes. Default: one per core.
+        tasks: Names, separated by commas. Default: all.
+    """
+    from mtdnn.config.tasks import read_task_defs
+    from mtdnn.data.prepro import prepare
+
+    known, faults = read_task_defs(definitions)
+    names = names_in(tasks)
+    if faults:  # a name may be that of a block that could not be read
+        chosen = {name: task for name, task in known.items() if names is None or name in names}
+    else:
+        chosen = chosen_tasks(known, tasks)
+    rows = None if data is None else Path(data)
+    prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True, known_faults=faults)
+    return f"prepared rows: {out}"
+
+
+def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str:
+    """Train one encoder on the tasks of a run."""
+    from mtdnn.config.run import run_config_of, run_source
+
+    source = run_source(run, overrides)
+    config = run_config_of(source)
+    from mtdnn.runs.train import train as train_run
+    from mtdnn.training.signals import Interrupted
+
+    try:
+        results = train_run(config, resume=resume)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(128 + stop.signal_number) from None
+    except ConfigError as error:
+        raise ConfigError([source.placed(line) for line in error.faults]) from error
+    if not results:  # of the processes of a distributed run, the first one tells
+        return ""
+    return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
+
+
+def evaluate(
+    run: str, *, tasks: str | None = None, split: str = "dev", checkpoint: str = "best", data: str | None = None
+) -> str:
+    """Measure a run on a split; predictions and results go to the run's folder.
+
+    Args:
+        run: Folder of the run.
+        tasks: Names, separated by commas. Default: all of the run's.
+        split: A role (train, dev, test) or the name of a split.
+        checkpoint: best, last or step-N.
+        data: Folder made by `mtdnn prepro`. Default: the one the run was trained on.
+    """
+    from mtdnn.runs.opened import open_run
+
+    opened = open_run(run, checkpoint=checkpoint)
+    prepared = None if data is None else Path(data)
+    results = opened.evaluate(names_in(tasks), split=split, data=prepared)
+    folder = opened.folder
+    return f"{results_table(results)}\n\npredictions: {folder.predictions}\nresults: {folder.results_file}"
+
+
+def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best", soft: bool = False) -> str:
+    """Predict rows, labelled or not, with one or several tasks; those that cut rows alike share a pass.
+
+    Args:
+        run: Folder of the run; with --soft several, separated by commas.
+        task: A task's name, or several separated by commas.
+        input: Rows: .tsv, .jsonl, .csv or .parquet.
+        output: Predictions, JSON lines; of several tasks each gets its own, `out.<task>.jsonl`.
+        checkpoint: best, last or step-N.
+        soft: Write soft labels for `distill`: the mean of the probabilities, or numbers, that the runs predict.
+    """
+    names = names_in(task) or []
+    target = output_file(output, suffixes=(".jsonl",), input=input if len(names) == 1 else None)
+    paths = {name: str(target.with_suffix(f".{name}.jsonl")) for name in names if len(names) > 1}
+    targets = {name: output_file(path, suffixes=(".jsonl",), input=input) for name, path in paths.items()}
+    from mtdnn.runs.opened import open_run, soft_predictions
+    from mtdnn.training.evaluation import write_records
+
+    if soft:
+        predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
+    else:
+        predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
+    told = []
+    for name, records in predictions.items():
+        path = targets.get(name, target)
+        write_records(path, records)
+        told.append(f"{len(records)} predictions of {name}: {path}")
+    return "\n".join(told)
+
+
+def score(predictions: str, *, metrics: str | None = None) -> str:
+    """Compute metrics from a prediction file alone.
+
+    Args:
+        predictions: JSON lines written by `mtdnn predict`, `evaluate` or `train`.
+        metrics: Names, separated by commas. Default: all that can be computed from the file.
+    """
+    from mtdnn.training.evaluation import score as score_file
+
+    values = score_file(predictions, names_in(metrics) or ())
+    return table([[name, number(value)] for name, value in values.items()])
+
+
+def embed(
+    run: str, *, input: str, output: str, task: str | None = None, pooling: str = "mean", checkpoint: str = "best"
+) -> str:
+    """Write one vector per row, made by a run's encoder.
+
+    Args:
+        run: Folder of the run.
+        input: Rows: .tsv, .jsonl, .csv or .parquet.
+        output: A .parquet file with columns `id` and `vector`.
+        task: The task whose columns the rows have. Default: the only one, or the first with as many.
+        pooling: mean of the real tokens' hidden states, or first: that of the first token.
+        checkpoint: best, last or step-N.
+    """
+    target = output_file(output, suffixes=(".parquet",), input=input)
+    if pooling not in ("mean", "first"):
+        raise ConfigError(fault("--pooling", "", unknown("pooling", pooling, ("mean", "first"))))
+    from mtdnn.runs.opened import open_run
+
+    ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), task=task, pooling=pooling)
+    write_vectors(target, ids, vectors)
+    return f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}"
+
+
+def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str:
+    """Write encoder and head of one task as a Hugging Face model folder.
+
+    Args:
+        run: Folder of the run.
+        task: The task's name.
+        output: A new folder.
+        checkpoint: best, last or step-N.
+    """
+    folder = Path(output)
+    if folder.exists():
+        raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
+    from mtdnn.runs.export import export_task
+    from mtdnn.runs.opened import open_run
+
+    opened = open_run(run, checkpoint=checkpoint)
+    chosen_tasks(opened.tasks, task, flag="--task")
+    export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.hf.save_pretrained)
+    return f"model and tokenizer: {output}"
+
+
+def names_in(words: str | None) -> list[str] | None:
+    """`rte,mrpc` as a list, each name once; None stays None."""
+    return None if words is None else list(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
+
+
+def chosen_tasks(tasks: Mapping[str, Any], words: str | None, *, flag: str = "--tasks") -> dict[str, Any]:
+    """The tasks named in `rte,mrpc`, or all; `flag` names the place in messages.
+
+    Raises:
+        ConfigError: a name is not among them.
+    """
+    names = names_in(words)
+    if names is None:
+        return dict(tasks)
+    faults = [fault(flag, "", unknown("task", name, tasks)) for name in names if name not in tasks]
+    if faults or not names:
+        raise ConfigError(faults or fault(flag, "", "names no task", f"Known: {', '.join(tasks)}."))
+    return {name: tasks[name] for name in names}
+
+
+def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None) -> Path:
+    """A file that can be written, found out before the work that fills it.
+
+    Args:
+        input: a file that is read, and must not be written over.
+    Raises:
+        ConfigError: another suffix, no folder to write it to, or it is the input.
+    """
+    path = Path(word)
+    if path.suffix not in suffixes:
+        raise ConfigError(fault("--output", "", f"'{word}' does not end in {' or '.join(suffixes)}", "Rename it."))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        found = "is a folder" if path.is_dir() else f"cannot be written: there is no writable folder '{path.parent}'"
+        raise ConfigError(fault("--output", "", f"'{word}' {found}", "Choose another place."))
+    if input is not None and same_file(path, Path(input)):
+        raise ConfigError(fault("--output", "", f"'{word}' is the input, '{input}'", "Choose another place."))
+    return path
+
+
+def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
+    """A Parquet file of ids and vectors [n, H], whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = pyarrow.array(vectors.astype("float32").ravel())
+    columns = {"id": list(ids), "vector": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+    with named_file(path) as beside:
+        pyarrow.parquet.write_table(pyarrow.table(columns), beside)
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """One line per task and split of `{task: {split: {metric: value}}}`; keys that begin with `_` are left out."""
+    splits = [
+        (task, split, values)
+        for task, inner in results.items()
+        if not task.startswith("_")
+        for split, values in inner.items()
+    ]
+    metrics = list(dict.fromkeys(("rows", *(metric for _, _, values in splits for metric in values))))
+    lines = [["task", "split", *metrics]]
+    lines += [
+        [task, split, *(number(values[metric]) if metric in values else "" for metric in metrics)]
+        for task, split, values in splits
+    ]
+    return table(lines)
+
+
+def number(value: Any) -> str:
+    """A count as it is, a metric with four decimals."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+EXIT_UNREAD = 141
+
+
+def tell(text: str) -> None:
+    """Print, and end as other tools do where nobody reads any more, as after `| head -1`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still held back
+        raise SystemExit(EXIT_UNREAD) from None

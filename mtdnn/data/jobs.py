@@ -1,0 +1,94 @@
+"""Which splits of which tasks can be prepared, and every error that stands against the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mtdnn.config.tasks import TaskDef
+from mtdnn.data.encode import Job
+from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
+from mtdnn.errors import ConfigError, DataError
+from mtdnn.rows.places import open_split
+from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.tokens.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
+    """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
+    _, faults = sound_tasks(tasks, tokenizer)
+    if faults:
+        raise ConfigError(faults)
+
+
+def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[str]]:
+    """The tasks whose types and the tokenizer can use their blocks, and every fault of the other blocks."""
+    sound: dict[str, TaskDef] = {}
+    faults: list[str] = []
+    for name, task in tasks.items():
+        found = block_faults(task, tokenizer)
+        faults += found
+        if not found:
+            sound[name] = task
+            for warning in tokenizer.length_warnings(task):
+                logger.warning("%s", warning)
+    return sound, faults
+
+
+def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]:
+    """What the task's type and the tokenizer cannot use of a block."""
+    try:
+        task_type = TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type")
+    except ConfigError as error:
+        return list(error.faults)
+    return task_type.faults(task) + ([] if tokenizer is None else tokenizer.length_faults(task))
+
+
+def readable_jobs(
+    tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[str], object] = logger.warning
+) -> tuple[list[Job], list[str]]:
+    """The splits whose rows can be read, and the faults of the others; a test split may be missing.
+
+    Args:
+        warn: told of a missing test split.
+    """
+    jobs: list[Job] = []
+    faults: list[str] = []
+    for task in tasks.values():
+        for split in task.split_names:
+            try:
+                rows = open_split(task, split, data)
+            except DataError as error:
+                if split in optional_splits(task):
+                    warn(f"{error} It is a test split, and left out.")
+                else:
+                    faults += error.faults
+                continue
+            job = Job(task, split, rows, "required" if split in task.splits.get("train", ()) else "allowed")
+            found = rows.faults(job.columns)
+            faults += found
+            if not found:
+                jobs.append(job)
+    return jobs, faults
+
+
+def optional_splits(task: TaskDef) -> set[str]:
+    """Splits that only the role "test" names; they may be missing."""
+    needed = {name for role, names in task.splits.items() if role != "test" for name in names}
+    return set(task.split_names) - needed
+
+
+def wanted_manifest(job: Job, tokenizer: Tokenizer, data: str | Path | None) -> Manifest:
+    """The manifest of a store that was made from these rows with this block and tokenizer."""
+    return Manifest(
+        task=job.task.name,
+        split=job.split,
+        tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
+        block=stored_block(job.task),
+        source={"path": job.rows.place, "sha256": job.rows.sha256(), "data": None if data is None else str(data)},
+        store_format=store_format(job.task, tokenizer),
+        mtdnn_version=mtdnn_version(),
+    )

@@ -1,0 +1,153 @@
+"""How the rows of a batch lie for attention: sequences end to end, and squares of sequences of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive examples of equal length in a packed row: they need neither padding nor a mask."""
+
+    examples: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the group."""
+        return self.examples * self.length
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Packed rows cut into squares: examples of similar length share one, padded to the longest of them.
+
+    One square costs about as many calls as another, whatever its size, and a batch holds nearly as many lengths as
+    examples. Rows of a square are ordered by example, head and token; A is the number of heads.
+
+    Fields:
+        shapes: examples and length of each square.
+        rows: [R] long, for each row of the squares its place in the packed [N·A]; padding has any.
+        back: [N·A] long, for each place in the packed row its row in the squares.
+        padding: [P] long, rows of the squares that hold no token.
+        bias: per square None, or [examples, 1, 1, length], 0 at keys and −inf at padding.
+    """
+
+    shapes: tuple[Group, ...]
+    rows: Tensor
+    back: Tensor
+    padding: Tensor
+    bias: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], heads: int) -> Squares:
+        """The squares of examples of ascending lengths, on the CPU."""
+        counts = torch.tensor(lengths)
+        starts = counts.cumsum(0) - counts
+        shapes, rows, real, bias, first = [], [], [], [], 0
+        for run in similar(lengths):
+            length, own = run[-1], slice(first, first + len(run))
+            token = torch.arange(length)
+            held = token < counts[own, None]  # [examples, length]
+            place = torch.where(held, starts[own, None] + token, 0)
+            rows.append((place[:, None] * heads + torch.arange(heads)[:, None]).flatten())
+            real.append(held[:, None].expand(-1, heads, -1).flatten())
+            empty = torch.zeros(held.shape).masked_fill(~held, -torch.inf)
+            bias.append(None if run[0] == length else empty[:, None, None])
+            shapes.append(Group(len(run), length))
+            first += len(run)
+        index, kept = torch.cat(rows), torch.cat(real)
+        back = torch.empty(int(counts.sum()) * heads, dtype=torch.long)
+        back[index[kept]] = kept.nonzero().flatten()
+        return cls(tuple(shapes), index, back, (~kept).nonzero().flatten(), tuple(bias))
+
+
+def similar(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending lengths in runs that differ by at most a sixteenth, or by two."""
+    run: list[int] = []
+    for length in lengths:
+        if run and length > max(run[0] * 17 // 16, run[0] + 2):
+            yield run
+            run = []
+        run.append(length)
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real tokens of a padded batch lie in a packed row; shorter examples come first.
+
+    Fields:
+        shape: B and T.
+        index: [N] long, place of each packed token in the flattened [B·T].
+        lengths: real tokens of each example that has any, ascending.
+        rounded: whether packed rows get empty places behind the real tokens, see `tail`.
+    """
+
+    shape: tuple[int, int]
+    index: Tensor
+    lengths: tuple[int, ...]
+    rounded: bool = False
+
+    @classmethod
+    def of(cls, mask: Tensor, device: torch.device, *, rounded: bool = False) -> Layout:
+        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device."""
+        on_cpu = mask.cpu()
+        counts = on_cpu.sum(1)
+        order = counts.argsort(stable=True)
+        rows, columns = on_cpu[order].nonzero(as_tuple=True)
+        index = order[rows] * on_cpu.shape[1] + columns
+        lengths = tuple(length for length in counts[order].tolist() if length)
+        shape = (on_cpu.shape[0], on_cpu.shape[1])
+        return cls(shape, index.to(device, non_blocking=True), lengths, rounded)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Runs of examples of equal length, in packed order."""
+        return tuple(Group(len(list(run)), length) for length, run in groupby(self.lengths))
+
+    def squares(self, heads: int) -> Squares:
+        """The squares of this layout for attention with that many heads; made once."""
+        known: dict[int, Squares] = self.__dict__.setdefault("_squares", {})
+        if heads not in known:
+            known[heads] = Squares.of(self.lengths, heads)
+        return known[heads]
+
+    @cached_property
+    def boundaries(self) -> Tensor:
+        """[examples + 1] int32: where each example starts in the packed row, and where the last one ends."""
+        starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)
+        return starts.to(self.index.device, non_blocking=True)
+
+    @property
+    def tail(self) -> int:
+        """Empty places behind the real tokens, at most 1/16 of them; 0 unless rounded.
+
+        oneDNN, which multiplies 16-bit numbers on a CPU, and on some float32 ones, compiles a kernel for every number
+        of rows it has not met, which can take longer than the product itself, and keeps up to 1,024 of them; rounded
+        up, packed rows of all batches have few lengths.
+        """
+        tokens = len(self.index)
+        step = max(8, 1 << max(tokens.bit_length() - 5, 0))
+        return -tokens % step if self.rounded else 0
+
+    def pack_rounded(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N + tail, …], real tokens, then zeros."""
+        packed = self.pack(padded)
+        return torch.cat((packed, packed.new_zeros(self.tail, *packed.shape[1:]))) if self.tail else packed
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, T, …] → [N, …], real tokens only."""
+        return padded.flatten(0, 1).index_select(0, self.index)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[N, …] → [B, T, …], zero at padding."""
+        places = self.shape[0] * self.shape[1]
+        return packed.new_zeros(places, *packed.shape[1:]).index_copy(0, self.index, packed).unflatten(0, self.shape)

@@ -1,0 +1,147 @@
+"""Metrics of predictions that are labels, and of their probabilities; by scikit-learn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from mtdnn.metrics.base import Demand, Record, metric, predictions_and_labels
+
+OPTION_ID = re.compile(r"(.+-\d+)-\d+")
+"""The id of a row that is one of the answers to a question, `paragraph-question-answer`; the group is the question."""
+
+
+CALIBRATION_BINS = 15
+"""Bins of equal width for `ece`, the number used by Guo et al. 2017."""
+
+
+def _has_names(record: Record, labels: Sequence[str]) -> bool:
+    return isinstance(record["label"], str) and isinstance(record.get("prediction"), str)
+
+
+def _has_one_of_two_names(record: Record, labels: Sequence[str]) -> bool:
+    return _has_names(record, labels) and len(labels) == 2 and record["label"] in labels
+
+
+def _has_probabilities(record: Record, labels: Sequence[str]) -> bool:
+    scores = record.get("scores")
+    return _has_names(record, labels) and isinstance(scores, Mapping) and record["label"] in scores
+
+
+def _is_an_option(record: Record, labels: Sequence[str]) -> bool:
+    return _has_names(record, labels) and OPTION_ID.fullmatch(str(record.get("id"))) is not None
+
+
+NAMES = Demand("a label name as prediction and as label", _has_names)
+
+
+TWO_NAMES = Demand(
+    "exactly two declared labels, the second being the positive one; f1_macro and f1_micro take any number",
+    _has_one_of_two_names,
+)
+
+
+OPTIONS = Demand(
+    "a label name as prediction and as label, and ids `paragraph-question-answer` that end in two numbers",
+    _is_an_option,
+)
+
+
+PROBABILITIES = Demand("a probability for each label in its scores", _has_probabilities)
+
+
+@metric("accuracy", NAMES)
+def accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Share of predictions that are the label."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(*predictions_and_labels(records)))
+
+
+@metric("f1", TWO_NAMES)
+def f1(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """F1 of the positive label, the second declared one, as GLUE has it for MRPC and QQP; 0 when it never occurs."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
+
+
+@metric("precision", TWO_NAMES)
+def precision(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Precision of the positive label, the second declared one; 0 when it is never predicted."""
+    from sklearn.metrics import precision_score
+
+    return float(
+        precision_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0)
+    )
+
+
+@metric("recall", TWO_NAMES)
+def recall(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Recall of the positive label, the second declared one; 0 when no row has it."""
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
+
+
+@metric("f1_macro", NAMES)
+def f1_macro(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Unweighted mean of the F1 of each label that occurs among labels or predictions, as scikit-learn takes it."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(*predictions_and_labels(records), average="macro", zero_division=0.0))
+
+
+@metric("f1_micro", NAMES)
+def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """F1 of all labels counted together; with one label per row it is the accuracy."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(*predictions_and_labels(records), average="micro", zero_division=0.0))
+
+
+@metric("question_exact_match", OPTIONS)
+def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Share of the questions all of whose answers are judged rightly; a question's rows share their id up to its end.
+
+    MultiRC's exact match; its F1 over all answers (F1a) is `f1`.
+    Source: Khashabi et al. 2018, "Looking beyond the surface"; Wang et al. 2019, arXiv 1905.00537.
+    """
+    right: dict[str, bool] = {}
+    for record in records:
+        question = str(record["id"]).rpartition("-")[0]
+        right[question] = right.get(question, True) and record["prediction"] == record["label"]
+    return sum(right.values()) / len(right)
+
+
+@metric("mcc", NAMES)
+def mcc(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Matthews correlation coefficient; 0 when labels or predictions are constant (as scikit-learn defines it)."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(*predictions_and_labels(records)))
+
+
+@metric("cross_entropy", PROBABILITIES, higher_is_better=False)
+def cross_entropy(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Mean negative log probability of the label, in nats; a probability of 0 counts as 2⁻⁵², as in scikit-learn."""
+    import numpy as np
+
+    gold = np.array([record["scores"][record["label"]] for record in records], dtype=np.float64)
+    return float(-np.log(np.clip(gold, np.finfo(np.float64).eps, 1.0)).mean())
+
+
+@metric("ece", PROBABILITIES, higher_is_better=False)
+def ece(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy, over 15 bins of confidence.
+
+    Confidence is the largest probability of a row; bins (k/15, (k+1)/15] are weighted by their rows.
+    Source: Guo et al. 2017, arXiv 1706.04599, eq. 3.
+    """
+    import numpy as np
+
+    confidence = np.array([max(record["scores"].values()) for record in records], dtype=np.float64)
+    right = np.array([record["prediction"] == record["label"] for record in records], dtype=np.float64)
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(records))

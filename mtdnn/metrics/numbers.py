@@ -1,0 +1,63 @@
+"""Metrics of predictions that are numbers; by SciPy and scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+from mtdnn.metrics.base import Demand, Record, metric, predictions_and_labels
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_numbers(record: Record, labels: Sequence[str]) -> bool:
+    return _is_number(record["label"]) and _is_number(record.get("prediction"))
+
+
+NUMBERS = Demand("finite numbers as prediction and as label", _has_numbers)
+
+
+@metric("pearson", NUMBERS)
+def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Pearson correlation; 0 where it is not defined (fewer than two rows, or constant labels or predictions).
+
+    A model that predicts one number for all has learnt nothing, and a NaN would make every mean over tasks NaN.
+    """
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, records)
+
+
+@metric("spearman", NUMBERS)
+def spearman(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Spearman rank correlation; 0 where it is not defined, for the reasons given at `pearson`."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, records)
+
+
+def _correlation(function: Callable[..., Any], records: Sequence[Record]) -> float:
+    targets, predictions = predictions_and_labels(records)
+    if len(set(targets)) < 2 or len(set(predictions)) < 2:
+        return 0.0
+    return float(function(targets, predictions).statistic)
+
+
+@metric("mse", NUMBERS, higher_is_better=False)
+def mse(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Mean squared error, in squared units of the label."""
+    from sklearn.metrics import mean_squared_error
+
+    return float(mean_squared_error(*predictions_and_labels(records)))
+
+
+@metric("mae", NUMBERS, higher_is_better=False)
+def mae(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Mean absolute error, in units of the label."""
+    from sklearn.metrics import mean_absolute_error
+
+    return float(mean_absolute_error(*predictions_and_labels(records)))

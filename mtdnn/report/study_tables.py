@@ -1,0 +1,239 @@
+"""The tables and curves of a study's report, from what `study_view` has read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, partial
+
+from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
+from mtdnn.report.pictures import Panel, Point, Series, interval_panels, learning_curve
+from mtdnn.report.sections import difference, is_percent, scale, shown, unit
+from mtdnn.report.study_view import StudyView, encoder_of, floor_of, in_order
+from mtdnn.study.statistics import COUNTS, SAME, Entry, main_metrics, no_better_than_chance
+from mtdnn.study.table import Line
+
+SIGNIFICANT = 0.05
+
+
+BOLD = (
+    "Bold: the best mean of its column, each of them where several are equal; whether chance explains it is not asked."
+)
+
+
+def task_across(view: StudyView, task: str) -> list[Block]:
+    """A task's curve and table over the axis of the columns."""
+    here = [entry for entry in view.main if entry.task == task]
+    split, metric = view.first[task]
+    floor = floor_of(view, task, split)
+    blocks: list[Block] = [Heading(f"{task}: {metric} on {split}")]
+    if view.labels_axis and all(entry.train_rows for entry in here if entry.spread.count):
+        caption = (
+            f"{task}: {metric} against the number of training rows (log axis). Bands: 95 % bootstrap intervals of the "
+            "mean; small dots: single runs; dotted line: always the most frequent label."
+        )
+        svg = learning_curve(_curve_panel(here, metric, floor, compare=view.compare), name=f"curve-{task}")
+        blocks.append(Picture(f"curve-{task}", svg, caption))
+    columns = list(dict.fromkeys(entry.across for entry in here))
+    rows_of = {entry.across: entry.train_rows for entry in here if entry.train_rows is not None}
+    heads = [_column_name(value, rows_of.get(value)) for value in columns]
+    caption = f"{unit(metric)}; columns: {view.across} (training rows)."
+    blocks.append(_table(here, columns, heads, key=lambda entry: entry.across, caption=caption, floors={task: floor}))
+    return blocks
+
+
+def _column_name(value: str, rows: float | None) -> str:
+    return value if rows is None else f"{value} ({rows:,.0f})"
+
+
+def _curve_panel(here: Sequence[Entry], metric: str, floor: float | None, *, compare: str) -> Panel:
+    series = []
+    for label in dict.fromkeys(entry.label for entry in here):
+        points = [_point(entry) for entry in here if entry.label == label and entry.spread.count]
+        series.append(Series(label, sorted(points, key=lambda point: point.x)))
+    return Panel("", series, "training rows", unit(metric), floor=None if floor is None else scale(metric) * floor)
+
+
+def _point(entry: Entry) -> Point:
+    factor, spread = scale(entry.metric), entry.spread
+    low, high = (None if bound is None else factor * bound for bound in (spread.low, spread.high))
+    return Point(entry.train_rows or 0.0, factor * spread.mean, low, high, [factor * v for v in entry.values.values()])
+
+
+def _table(
+    here: Sequence[Entry],
+    columns: Sequence[str],
+    heads: Sequence[str],
+    *,
+    key: Callable[[Entry], str],
+    caption: str,
+    floors: Mapping[str, float | None],
+) -> Table:
+    """Labels × columns: mean ± deviation (runs), the best means of each column in bold."""
+    best = {}
+    for column in columns:
+        means = {entry.label: entry.spread.mean for entry in here if key(entry) == column and entry.spread.count}
+        metric = next(entry.metric for entry in here if key(entry) == column)
+        best[column] = _best(means, larger=is_percent(metric)) if len(means) > 1 else set()
+    lines = []
+    for label in dict.fromkeys(entry.label for entry in here):
+        found = {key(entry): entry for entry in here if entry.label == label}
+        places = [_place(found.get(column), best[column], floors) for column in columns]
+        lines.append([Place(label), *places])
+    return Table(["", *heads], lines, caption=f"{caption} {BOLD}" if any(best.values()) else caption)
+
+
+def _best(means: Mapping[str, float], *, larger: bool) -> set[str]:
+    """The labels of the best mean; several where they tie."""
+    best = (max if larger else min)(means.values())
+    return {label for label, mean in means.items() if math.isclose(mean, best, rel_tol=SAME, abs_tol=SAME)}
+
+
+def _place(entry: Entry | None, best: Collection[str], floors: Mapping[str, float | None]) -> Place:
+    if entry is None:
+        return Place("")
+    notes, floor = [], floors[entry.task]
+    if entry.diverged:
+        notes.append(f"{entry.diverged} diverged")
+    if floor is not None and (failed := no_better_than_chance(entry, floor)):
+        notes.append(f"{failed} at chance")
+    text = _mean(entry)
+    return Place(f"{text} [{', '.join(notes)}]" if notes else text, strong=entry.label in best)
+
+
+def _mean(entry: Entry) -> str:
+    """`87.5 ± 5.9 (2)`, or a dash where every run diverged."""
+    spread, metric = entry.spread, entry.metric
+    if not spread.count:
+        return "–"
+    if spread.std is None:
+        return f"{shown(metric, spread.mean)} (1)"
+    return f"{shown(metric, spread.mean)} ± {shown(metric, spread.std)} ({spread.count})"
+
+
+def overview(view: StudyView) -> list[Block]:
+    """All tasks in one table, as papers have it, and the same as a picture."""
+    tasks = list(dict.fromkeys(entry.task for entry in view.main))
+    heads = [f"{task}: {view.first[task][1]}" for task in tasks]
+    floors = {task: floor_of(view, task, view.first[task][0]) for task in tasks}
+    panels = []
+    for task, floor in floors.items():
+        here = [entry for entry in view.main if entry.task == task and entry.spread.count]
+        series = [Series(entry.label, [_point(entry)]) for entry in here]
+        metric = view.first[task][1]
+        panels.append(Panel(task, series, unit(metric), floor=None if floor is None else scale(metric) * floor))
+    caption = (
+        "Large dots: means; bars: 95 % bootstrap intervals; small dots: single runs; dotted line: always the most "
+        "frequent label."
+    )
+    told = "Rates and correlations in percent; errors and losses as they are."
+    return [
+        Heading("Results"),
+        _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),
+        Picture("overview", interval_panels(panels, name="overview"), caption),
+    ]
+
+
+def tests_against_reference(view: StudyView) -> list[Block]:
+    """Each method minus the reference, per task."""
+    lines = []
+    for entry in in_order(view):
+        if entry.comparison is None:
+            continue
+        found, metric = entry.comparison.difference, entry.metric
+        better = found.mean > 0 if is_percent(metric) else found.mean < 0
+        sure = entry.comparison.t_p is not None and entry.comparison.t_p < SIGNIFICANT
+        interval = "" if found.low is None or found.high is None else (
+            f"{difference(metric, found.low)} … {difference(metric, found.high)}"
+        )  # fmt: skip
+        places = row(entry.task, *([entry.across] if view.across else []), entry.label)
+        trend = ("up" if better else "down") if sure else ""
+        places.append(Place(difference(metric, found.mean), strong=sure, trend=trend))
+        places += row(interval, str(found.count), _p(entry.comparison.t_p), _p(entry.comparison.wilcoxon_p))
+        lines.append(places)
+    if not lines:
+        return []
+    across = [view.across] if view.across else []
+    minus = f"minus {view.reference}"
+    head = ["task", *across, view.compare, minus, "95 % interval", "pairs", "t-test p", "Wilcoxon p"]
+    note = (
+        f"Bold and coloured: p below {SIGNIFICANT} in the paired t-test, without correction for the number of tests. "
+        "With n pairs Wilcoxon's p cannot be below 2/2ⁿ. The t-test has no p where all differences are the same."
+    )
+    title = f"Difference to {view.reference}, per task"
+    return [Heading(title), Table(head, lines, words=[1, 2] if view.across else [1]), Text(note, note=True)]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def other_metrics(view: StudyView) -> list[Block]:
+    """Metrics and splits beside the main ones."""
+    rest = [entry for entry in view.table if (entry.split, entry.metric) != view.first[entry.task]]
+    if not rest:
+        return []
+    lines = []
+    for entry in rest:
+        across = [entry.across] if view.across else []
+        lines.append(row(entry.task, entry.split, *across, entry.label, entry.metric, _mean(entry)))
+    head = ["task", "split", *([view.across] if view.across else []), view.compare, "metric", "value"]
+    return [Heading("Other splits and metrics"), Table(head, lines, words=range(1, len(head) - 1))]
+
+
+def starting_points(view: StudyView) -> list[Block]:
+    """Main metrics of the stages that are not compared: what the others start from."""
+    lines = [line for line in view.lines if view.compare not in line.axes and line.metric not in COUNTS]
+    main = main_metrics(lines)
+    lines = [line for line in lines if line.value is None or line.metric == main[line.task]]
+    if not lines:
+        return []
+    places = [
+        row(line.stage, ", ".join(f"{axis} {value}" for axis, value in line.axes.items()), line.task, line.split,
+            line.metric, "diverged" if line.value is None else shown(line.metric, line.value))
+        for line in lines
+    ]  # fmt: skip
+    head, caption = ["stage", "cell", "task", "split", "metric", "value"], ""
+    gains = _minus_alone(view, lines)
+    if any(gains):
+        places = [[*each, Place(gain)] for each, gain in zip(places, gains, strict=True)]
+        head.append("minus alone")
+        caption = (
+            "Minus alone: minus the mean of the runs (their number in brackets) that trained that task alone, from the "
+            "same encoder and on as many rows."
+        )
+    return [Heading("Runs the others start from"), Table(head, places, caption=caption, words=range(1, 5))]
+
+
+def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
+    """For each line of a multi-task run its difference to the same task trained alone; empty without such runs.
+
+    Of the compared runs only the reference's count.
+    """
+    trained: dict[str, set[str]] = {}
+    for line in view.lines:
+        if line.train_rows is not None:
+            trained.setdefault(line.run, set()).add(line.task)
+    encoder = cache(partial(encoder_of, view.folder))
+    reference = [line for line in view.compared if line.axes[view.compare] == view.reference]
+    alone = [line for line in (*reference, *lines) if trained.get(line.run) == {line.task} and line.value is not None]
+
+    def gain(line: Line) -> str:
+        if line.value is None or line.train_rows is None or len(trained[line.run]) < 2:
+            return ""
+        same = [
+            other
+            for other in alone
+            if (other.task, other.split, other.metric, other.train_rows)
+            == (line.task, line.split, line.metric, line.train_rows)
+            and encoder(other.run) == encoder(line.run) != ""
+        ]
+        kinds = {tuple((axis, value) for axis, value in other.axes.items() if axis != view.repeats) for other in same}
+        if len(kinds) != 1:  # none, or different ways of training it, of which none is the one to compare with
+            return ""
+        values = [other.value for other in same if other.value is not None]
+        return f"{difference(line.metric, line.value - sum(values) / len(values))} ({len(values)})"
+
+    return [gain(line) for line in lines]

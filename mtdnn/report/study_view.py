@@ -1,0 +1,189 @@
+"""The folder of a study as its report sees it: lines, tables' places, representative runs and their predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.errors import DataError, MtdnnError, fault
+from mtdnn.metrics.records import read_records
+from mtdnn.report.read import label_names, most_frequent_share
+from mtdnn.runs.folder import RunFolder
+from mtdnn.study.statistics import COUNTS, Entry, best_of, entries
+from mtdnn.study.table import Line, read_csv
+
+
+@dataclass
+class StudyView:
+    """A study as the report sees it.
+
+    Attributes:
+        lines: of results.csv.
+        compared: those of the compared runs, counts left out; where axes were tuned, of their best values alone.
+        table: every place of its tables.
+        cells: as in study.json.
+    """
+
+    folder: Path
+    lines: list[Line]
+    compared: list[Line]
+    table: list[Entry]
+    cells: list[dict[str, Any]]
+    compare: str
+    reference: str
+    across: str | None
+    repeats: str
+    labels_axis: bool
+
+    @property
+    def main(self) -> list[Entry]:
+        """The entries of each task's main metric on its first split."""
+        return [entry for entry in self.table if (entry.split, entry.metric) == self.first[entry.task]]
+
+    @property
+    def first(self) -> dict[str, tuple[str, str]]:
+        """Task → its first split and main metric."""
+        found: dict[str, tuple[str, str]] = {}
+        for entry in self.table:
+            found.setdefault(entry.task, (entry.split, entry.metric))
+        return found
+
+    @property
+    def columns(self) -> list[str]:
+        """Values of `across`, in the order of the study; one empty one without it."""
+        return list(dict.fromkeys(entry.across for entry in self.main))
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        """outcome.json of a cell; empty when it is not finished."""
+        path = self.folder / "cells" / name / "outcome.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def read_study(folder: Path) -> StudyView:
+    """What the folder of a study holds."""
+    plan = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    lines = read_csv(folder / "results.csv")
+    if not any(line.value is not None for line in lines):
+        raise DataError(fault(str(folder), "", "no cell is finished", "Let `mtdnn study` run first."))
+    wanted = plan["study"].get("report") or _by_default(lines)
+    compare, across = wanted["compare"], wanted.get("across")
+    best_over = wanted.get("best_over") or ()
+    reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
+    repeats = wanted.get("repeats") or "seed"
+    compared = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
+    compared = best_of(compared, compare=compare, across=across, best_over=best_over)
+    table = entries(compared, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over)
+    return StudyView(
+        folder, lines, compared, table, plan["cells"], compare, reference, across, repeats,
+        wanted.get("labels_axis", False),
+    )  # fmt: skip
+
+
+def _by_default(lines: Sequence[Line]) -> dict[str, Any]:
+    """Compare the first axis of the last stage that is not the seed."""
+    axes = [axis for axis in lines[-1].axes if axis != "seed"]
+    return {"compare": axes[0] if axes else "seed", "repeats": "seed"}
+
+
+def in_order(view: StudyView) -> list[Entry]:
+    """The main entries by task, then by column, then by label, each in the study's own order."""
+    if not view.main:
+        return []
+    tasks, columns, labels = (
+        {name: place for place, name in enumerate(dict.fromkeys(names))}
+        for names in zip(*((entry.task, entry.across, entry.label) for entry in view.main), strict=True)
+    )
+    return sorted(view.main, key=lambda entry: (tasks[entry.task], columns[entry.across], labels[entry.label]))
+
+
+def encoder_of(folder: Path, run: str) -> str:
+    """The encoder a run started from; empty when that is another run's, or not known any more."""
+    try:
+        encoder = RunFolder(folder / run).read_config().encoder
+    except (MtdnnError, OSError):
+        return ""
+    return encoder if isinstance(encoder, str) else ""
+
+
+def floor_of(view: StudyView, task: str, split: str) -> float | None:
+    """Accuracy of always giving the most frequent label, where accuracy is the main metric."""
+    if view.first[task][1] != "accuracy":
+        return None
+    for line in view.compared:
+        path = RunFolder(view.folder / line.run).prediction_file(task, split)
+        if line.task == task and path.exists():
+            return most_frequent_share(read_records(path))
+    return None
+
+
+def representatives(view: StudyView) -> dict[tuple[str, str], Path]:
+    """(task, label) → one run: the first repeat at the last column."""
+    columns = view.columns
+    found: dict[tuple[str, str], tuple[int, Path]] = {}
+    for line in view.compared:
+        if line.value is not None:
+            place = columns.index(line.axes.get(view.across or "", columns[0])) if view.across else 0
+            key = (line.task, line.axes[view.compare])
+            if key not in found or place > found[key][0]:
+                found[key] = (place, view.folder / line.run)
+    return {key: path for key, (_, path) in found.items()}
+
+
+def which_runs(view: StudyView) -> str:
+    """Which runs stand for all."""
+    return (
+        f"first run of each at {view.across} {view.columns[-1]}" if view.across and view.main else "first run of each"
+    )
+
+
+def by_label(runs: Mapping[tuple[str, str], Path]) -> dict[str, list[Path]]:
+    """Label → runs, each once."""
+    found: dict[str, list[Path]] = {}
+    for (_, label), run in runs.items():
+        if run not in found.setdefault(label, []):
+            found[label].append(run)
+    return found
+
+
+def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, first split) → label → records, of the representatives."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for (task, label), run in runs.items():
+        split = view.first.get(task, ("", ""))[0]
+        path = RunFolder(run).prediction_file(task, split)
+        if path.exists():
+            found.setdefault((task, split), {})[label] = read_records(path)
+    return found
+
+
+def records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
+    """Task → label → records of all splits, of each compared run at the last column."""
+    columns = view.columns
+    runs: dict[tuple[str, str], list[str]] = {}
+    for line in view.compared:
+        if not view.across or line.axes.get(view.across) == columns[-1]:
+            folders = runs.setdefault((line.task, line.axes[view.compare]), [])
+            folders += [line.run] if line.run not in folders else []
+    found: dict[str, dict[str, list[Any]]] = {}
+    for (task, label), folders in runs.items():
+        for folder in folders:
+            paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
+            records = [record for path in paths for record in read_records(path)]
+            if label_names(records):
+                found.setdefault(task, {}).setdefault(label, []).append(records)
+    return found
+
+
+def all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
+    """(task, first split) → run → records, of every compared run."""
+    found: dict[tuple[str, str], dict[Path, Any]] = {}
+    for line in view.compared:
+        place = (line.task, line.split)
+        if view.first.get(line.task, ("",))[0] == line.split:
+            path = RunFolder(view.folder / line.run).prediction_file(*place)
+            if path.exists() and view.folder / line.run not in found.get(place, {}):
+                found.setdefault(place, {})[view.folder / line.run] = read_records(path)
+    return found

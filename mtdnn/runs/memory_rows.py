@@ -1,0 +1,82 @@
+"""Rows in memory that a run predicts: encoded rows that never touch the disk, and the task they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtdnn.errors import ConfigError, fault
+from mtdnn.task_types.base import TaskType
+from mtdnn.tokens.ragged import Column, Ragged
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
+
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[rows], tokens of each row."""
+        lengths: np.ndarray = self.columns["input_ids"].lengths
+        return lengths
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all rows."""
+        return list(self.columns["id"])
+
+    def take(self, rows: np.ndarray) -> dict[str, Column]:
+        """The columns of the rows with these numbers, in their order."""
+        return {name: _chosen(column, rows) for name, column in self.columns.items()}
+
+
+def _chosen(column: Column, rows: np.ndarray) -> Column:
+    if isinstance(column, Ragged):
+        return column.take(rows)
+    return [column[row] for row in rows] if isinstance(column, list) else column[rows]
+
+
+Rows = str | Path | Sequence[Sequence[str]]
+"""A file of rows in any known format, or the texts of each row."""
+
+
+def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
+    """The task whose rows these are: the only one, or the first with as many columns as the first row has.
+
+    Formats with named columns, and no rows at all, are taken for the first task's.
+
+    Raises:
+        ConfigError: no task has so many.
+    """
+    in_file, first = isinstance(rows, (str, Path)), next(iter(task_types))
+    count = _num_columns(rows)
+    if len(task_types) == 1 or count is None:
+        return first
+    columns = {name: each.columns if in_file else each.task.inputs for name, each in task_types.items()}
+    open_ended = {name for name, each in task_types.items() if in_file and each.repeats_last}
+    for name, names in columns.items():
+        if count == len(names) or (name in open_ended and count > len(names)):
+            return name
+    counts = [f"{name}: {len(names)}{' or more' if name in open_ended else ''}" for name, names in columns.items()]
+    what = "columns" if in_file else "texts"
+    found = f"{count} {what} in a row; the run's tasks take other numbers ({', '.join(counts)})"
+    raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+
+
+def _num_columns(rows: Rows) -> int | None:
+    """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
+    if not isinstance(rows, (str, Path)):
+        return len(rows[0]) if len(rows) else None
+    if Path(rows).suffix != ".tsv" or not Path(rows).is_file():
+        return None
+    with Path(rows).open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().count("\t") + 1

@@ -1,0 +1,300 @@
+"""A study's YAML → its cells: one run for every combination of axis values, stage by stage."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
+from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
+from mtdnn.errors import ConfigError, did_you_mean, fault, unknown
+from mtdnn.runs.folder import FREE_TO_CHANGE
+from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
+from mtdnn.study.grid import Cell, Grid, cell_place
+from mtdnn.study.table import FIXED
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+
+
+TASK_OPTION = re.compile(r"tasks\.([A-Za-z0-9_-]+)\.(\w+)")
+
+
+def load_study(path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None) -> Grid:
+    """The grid in a YAML file.
+
+    Args:
+        output: replaces the file's.
+        variables: replace the file's, by name. `${here}`, the folder of the file, is always there.
+    Raises:
+        ConfigError: every fault found, with the file's line or the cell's name.
+    """
+    source = read_yaml(path)
+    raw = dict(source.value)
+    if output is not None:
+        raw["output"] = output
+    values = _variables(source, raw.get("variables") or {}, variables or {})
+    raw["stages"] = _with_named_values(raw.get("stages"))
+    raw["variables"] = {name: value for name, value in values.items() if name != "here"}
+    raw["output"] = _filled(raw.get("output"), values)
+    study = validated(Study, raw, source)
+    return Grid(study=study, cells=_Expansion(study, source, values).cells(), source=source)
+
+
+def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
+    """Name → value; a name that is not declared, or that nobody gave, is a fault."""
+    faults = []
+    for name in given:
+        if name not in declared:
+            found = unknown("variable", name, declared)
+            faults.append(fault(f"--{name}", "", found, f"{source.path} declares its variables at the top."))
+    values = {**declared, **given}
+    for name, value in values.items():
+        if value is None:
+            faults.append(fault(source.where(("variables", name)), f"variables.{name}", "no value", f"Give --{name}."))
+    if faults:
+        raise ConfigError(faults)
+    return {"here": str(Path(source.path).parent), **values}
+
+
+def _with_named_values(stages: Any) -> Any:
+    """The stages with every value name a text, where YAML read a number: `fraction: {0.01: …}`."""
+    if not isinstance(stages, dict):
+        return stages
+    named = {}
+    for name, stage in stages.items():
+        axes = stage.get("axes") if isinstance(stage, dict) else None
+        if isinstance(axes, dict):
+            texts = {axis: _texts(values) if isinstance(values, dict) else values for axis, values in axes.items()}
+            stage = {**stage, "axes": texts}
+        named[name] = stage
+    return named
+
+
+def _texts(values: Mapping[Any, Any]) -> Options:
+    return {name_of_value(name): options for name, options in values.items()}
+
+
+def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """`value` with every ${name} replaced; alone in a text it keeps its type. Unknown names stay as they are."""
+    if isinstance(value, dict):
+        return {_filled(key, values): _filled(inner, values) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, values) for inner in value]
+    if not isinstance(value, str):
+        return value
+    alone = VARIABLE.fullmatch(value)
+    if alone and alone[1] in values:
+        return values[alone[1]]
+    return VARIABLE.sub(lambda found: str(values.get(found[1], found[0])), value)
+
+
+class _Expansion:
+    """The cells of a study; collects every fault before it raises."""
+
+    def __init__(self, study: Study, source: YamlSource, variables: Options) -> None:
+        self.study, self.source, self.variables = study, source, variables
+        self.faults: list[str] = []
+        self._tasks: dict[str, Options] = {}
+        self._by_stage: dict[str, list[Cell]] = {}
+
+    def cells(self) -> list[Cell]:
+        for name, stage in self.study.stages.items():
+            self._check_axis_names(name, stage)
+            self._check_values(name, stage)
+            self._by_stage[name] = [] if self.faults else list(self._stage_cells(name, stage))
+        self._check_report()
+        if self.faults:
+            raise ConfigError(list(dict.fromkeys(self.faults)))
+        cells = [cell for stage in self._by_stage.values() for cell in stage]
+        if not cells:
+            raise ConfigError(fault(self.source.path, "stages", "no cell is left", "Look at `skip`."))
+        return cells
+
+    def _check_axis_names(self, name: str, stage: Stage) -> None:
+        for axis in {**stage.axes, **stage.labels}:
+            if axis in FIXED:
+                where = self.source.where(("stages", name, "axes", axis))
+                self.faults.append(fault(where, axis, "is a column that every results.csv has", "Rename the axis."))
+        groups: list[tuple[KeyPath, Mapping[str, tuple[str, ...]]]]
+        groups = [(("skip", number), rule) for number, rule in enumerate(stage.skip)]
+        groups += [(("cases", number, "when"), case.when) for number, case in enumerate(stage.cases)]
+        for keys, rule in groups:
+            where, key = self.source.where(("stages", name, *keys)), ".".join(map(str, ("stages", name, *keys)))
+            for axis, words in rule.items():
+                if axis not in stage.axes:
+                    self.faults.append(fault(where, key, unknown("axis", axis, stage.axes)))
+                    continue
+                known = value_names(stage.axes[axis])
+                self.faults += [fault(where, key, unknown("value", word, known)) for word in words if word not in known]
+
+    def _check_values(self, name: str, stage: Stage) -> None:
+        for axis, values in stage.axes.items():
+            names = value_names(values)
+            for number, word in enumerate(names):
+                if word in names[:number]:
+                    keys = ("stages", name, "axes", axis)
+                    where, key = self.source.where((*keys, number)), ".".join(keys)
+                    self.faults.append(fault(where, key, f"the value '{word}' is given twice", "Remove one."))
+
+    def _check_report(self) -> None:
+        """What the report compares must be there: axes of any stage, and a value of the compared one."""
+        report, stages = self.study.report, self.study.stages.values()
+        if report is None:
+            return
+        known = list(dict.fromkeys(axis for stage in stages for axis in (*stage.axes, *stage.labels)))
+        named = [
+            ("compare", report.compare),
+            ("across", report.across),
+            *(("best_over", axis) for axis in report.best_over),
+        ]
+        if "repeats" in report.model_fields_set:
+            named.append(("repeats", report.repeats))
+        for key, axis in named:
+            if axis is not None and axis not in known:
+                self._refuse_report(key, unknown("axis", axis, known))
+        values = [word for stage in stages for word in value_names(stage.axes.get(report.compare, ()))]
+        values += [stage.labels[report.compare] for stage in stages if report.compare in stage.labels]
+        if report.compare in known and report.reference is not None and report.reference not in values:
+            self._refuse_report("reference", unknown(f"value of '{report.compare}'", report.reference, values))
+
+    def _refuse_report(self, key: str, found: str) -> None:
+        self.faults.append(fault(self.source.where(("report", key)), f"report.{key}", found))
+
+    def _stage_cells(self, name: str, stage: Stage) -> Iterator[Cell]:
+        choices = [self._choices(axis, values) for axis, values in stage.axes.items()]
+        for combination in itertools.product(*choices):
+            axes = dict(zip(stage.axes, (value for value, _ in combination), strict=True))
+            if any(_matches(rule, axes) for rule in stage.skip):
+                continue
+            options = _laid_over(self.study.run, stage.run, *(options for _, options in combination))
+            options = _laid_over(options, *(case.run for case in stage.cases if _matches(case.when, axes)))
+            try:
+                yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
+            except ConfigError as error:
+                place = cell_place(self.source, name, axes)
+                self.faults += [f"{place}: {line.removeprefix('--')}" for line in error.faults]
+
+    @staticmethod
+    def _choices(axis: str, values: Sequence[Any] | Mapping[str, Options | None]) -> list[tuple[str, Options]]:
+        """(value name, run options) of each value of an axis."""
+        if isinstance(values, Mapping):
+            return [(str(name), dict(options or {})) for name, options in values.items()]
+        return [(name_of_value(value), {axis: value}) for value in values]
+
+    def _cell(self, stage_name: str, stage: Stage, axes: dict[str, str], options: Options) -> Cell:
+        options, needs = self._resolve_runs(options, axes)
+        blocks = {key: options.pop(key) for key in list(options) if TASK_OPTION.fullmatch(key)}
+        config = load_run_config(None, {**options, "output": "."})
+        tasks, task_file = self._task_blocks(config, blocks)
+        fingerprint = _fingerprint(config, tasks, needs, stage.evaluate)
+        words = "_".join(_plain(value) for value in axes.values())
+        name = f"{stage_name}/{words}-{fingerprint[:8]}"
+        folder = Path(self.study.output) / "cells" / name
+        updates: Options = {"output": str(folder / "run")}
+        if task_file is not None:
+            updates["tasks"] = str(folder / "tasks.yml")
+        return Cell(
+            name=name, stage=stage_name, axes={**axes, **stage.labels}, config=config.model_copy(update=updates),
+            fingerprint=fingerprint, folder=folder, task_file=task_file, needs=tuple(cell.name for cell in needs),
+            evaluate=stage.evaluate, keep=stage.keep,
+        )  # fmt: skip
+
+    def _resolve_runs(self, options: Options, axes: Mapping[str, str]) -> tuple[Options, list[Cell]]:
+        """`encoder: {run: {stage: …, axis: value}}` → the folder of that cell's run."""
+        encoder = options.get("encoder")
+        wanted = encoder.get("run") if isinstance(encoder, dict) else None
+        if not isinstance(encoder, dict) or not isinstance(wanted, dict):
+            return options, []
+        cell = self._find(wanted, axes)
+        return {**options, "encoder": {**encoder, "run": str(cell.run_folder)}}, [cell]
+
+    def _find(self, wanted: Mapping[str, Any], axes: Mapping[str, str]) -> Cell:
+        """The one cell of an earlier stage with the wanted values; an axis not named takes this cell's own value,
+        unless the earlier stage has only one."""
+        earlier = self._by_stage.get(str(wanted.get("stage")))
+        if earlier is None:
+            raise ConfigError(fault("encoder.run", "", unknown("stage", str(wanted.get("stage")), self._by_stage)))
+        stage = self.study.stages[str(wanted["stage"])]
+        strange = [axis for axis in wanted if axis != "stage" and axis not in stage.axes]
+        if strange:
+            raise ConfigError(fault("encoder.run", "", unknown("axis", strange[0], stage.axes)))
+        values = {axis: value_names(stage.axes[axis]) for axis in stage.axes}
+        chosen = {
+            axis: name_of_value(wanted[axis]) if axis in wanted else known[0] if len(known) == 1 else axes.get(axis)
+            for axis, known in values.items()
+        }
+        found = [cell for cell in earlier if all(cell.axes[axis] == value for axis, value in chosen.items())]
+        if not found:
+            open_axes = [axis for axis, value in chosen.items() if value is None]
+            if open_axes:
+                several = f"stage '{wanted['stage']}' has several values of '{open_axes[0]}', and this cell none"
+                fix = f"Write which: {open_axes[0]}: {' or '.join(values[open_axes[0]])}."
+                raise ConfigError(fault("encoder.run", "", several, fix))
+            told = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
+            near = "".join(did_you_mean(str(value), values[axis]) for axis, value in chosen.items())
+            raise ConfigError(fault("encoder.run", "", f"stage '{wanted['stage']}' has no cell {told}", near.strip()))
+        if stage.keep == "results":
+            fix = f"Write keep: weights in stage '{wanted['stage']}'."
+            raise ConfigError(fault("encoder.run", "", f"the weights of {found[0].name} are not kept", fix))
+        return found[0]
+
+    def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
+        """The task blocks that decide this run, and the text of a file that holds them where options changed one."""
+        if config.tasks not in self._tasks:
+            self._tasks[config.tasks] = read_yaml(config.tasks).value
+        blocks = dict(self._tasks[config.tasks])
+        for key, value in overrides.items():
+            task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]
+            if task not in blocks:
+                raise ConfigError(fault(key, "", unknown("task", task, blocks)))
+            blocks[task] = {**blocks[task], option: value}
+        strange = [task for task in config.train or () if task not in blocks]
+        if strange:
+            raise ConfigError(fault("train", "", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
+        trained = config.train or tuple(blocks)
+        used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
+        text = yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120) if overrides else None
+        return used, text
+
+
+def _matches(rule: Mapping[str, Sequence[str]], axes: Mapping[str, str]) -> bool:
+    return all(axes[axis] in words for axis, words in rule.items())
+
+
+def _laid_over(*layers: Mapping[str, Any]) -> Options:
+    """Later layers over earlier ones; a key given again moves to the end, and clears what was set below it before."""
+    options: Options = {}
+    for layer in layers:
+        for key, value in layer.items():
+            for old in [old for old in options if old == key or old.startswith(f"{key}.")]:
+                del options[old]
+            options[key] = value
+    return options
+
+
+def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evaluate: Sequence[str]) -> str:
+    """Hash of all that decides a cell's numbers; not of where the cell lies.
+
+    Files count by the paths they are given by: the same rows or encoder under another path make another cell. Task
+    definitions count by what is in them, and a cell that this one starts from by its own hash. What is None is off, and
+    left out: an option that a later version adds leaves the cells finished before as they are.
+    """
+    given = config.model_dump(mode="json", exclude_none=True)
+    run = {key: value for key, value in given.items() if key not in FREE_TO_CHANGE}
+    run["tasks"] = tasks
+    if isinstance(config.encoder, EncoderSource) and needs:
+        run["encoder"]["run"] = needs[0].fingerprint
+    text = json.dumps([run, list(evaluate)], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: str) -> str:
+    """A value's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", value).strip("-") or "x"

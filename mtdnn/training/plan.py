@@ -1,0 +1,51 @@
+"""When a run logs, evaluates, saves and stops, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Every = int | Literal["epoch", "never"]
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as plain values.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch, epoch_step: the next step is number `epoch_step` of epoch `epoch`, both from 0.
+        best_score, best_step: of the best evaluation so far.
+        patience_score: of the last evaluation that rose by more than `min_delta`.
+        without_rise: evaluations since that one.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    patience_score: float = -math.inf
+    without_rise: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen.
+
+    Attributes:
+        total_steps: of the run.
+        evaluate_every, checkpoint_every: steps, "epoch" or "never".
+        log_every: steps.
+        log_gradients: also log, once per task and line, the gradient norm of each term of the loss; costs a pass.
+        patience: evaluations without a rise of more than `min_delta` that end the run; None never does.
+    """
+
+    total_steps: int
+    evaluate_every: Every = "epoch"
+    checkpoint_every: Every = "epoch"
+    log_every: int = 10
+    log_gradients: bool = False
+    patience: int | None = None
+    min_delta: float = 0.0
