@@ -47,5 +47,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["mtdnn = mtdnn.cli.main.main:main"]},
+    entry_points={"console_scripts": ["mtdnn = mtdnn.cli.main:main"]},
 )

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtdnn.run_folder import RunFolder
-from mtdnn.task_def import TaskDef, load_task_defs
-
 from data_prep.demo import read_texts, write_demo, write_demo_encoder
-from mtdnn.cli import main as mtdnn
+from mtdnn.cli.main import main as mtdnn
 from mtdnn.columns import table
+from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.runs.folder import RunFolder
 
 TASKS = "task_defs/demo.yml"
 RUN = "experiments/demo/mtdnn.yml"
