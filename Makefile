@@ -1,4 +1,4 @@
-# make demo | test | lint — each makes .venv with the tested versions first, once.
+# make demo | test | lint | docs — each makes .venv with the tested versions first, once.
 # PIP_FLAGS are options for pip, such as where to take a PyTorch without CUDA from.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 # Without compiling every module of every package beforehand, which would take most of the time.
 PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	.venv/bin/python -m experiments.demo.run --out demo
@@ -19,6 +19,11 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy mtdnn
 
+# The site, in build/site; a warning is an error.
+docs: .venv/installed_docs
+	.venv/bin/sphinx-build -W --keep-going -q -c docs . build/site
+	@echo build/site/index.html
+
 # torch first: what comes after it then finds the pinned build there.
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv --clear .venv
@@ -26,5 +31,9 @@ lint: .venv/installed
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+.venv/installed_docs: .venv/installed
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build

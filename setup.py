@@ -46,6 +46,7 @@ setup(
             "types-PyYAML",
             "types-tqdm",
         ],
+        "docs": ["furo>=2024.8", "myst-parser>=4", "sphinx>=8"],
     },
     entry_points={"console_scripts": ["mtdnn = mtdnn.cli.main:main"]},
 )
