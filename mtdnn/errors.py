@@ -1,21 +1,112 @@
-"""What a user did wrong, said so that it can be mended: where, what was found, what to do."""
+"""What a user did wrong, as records that are printed or given to editors: where, what was found, what to do."""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was found.
+
+    Attributes:
+        name: a file, a folder, a data set, or the name of a task made in Python; empty where flags alone are meant.
+        line: of the file, or row of the data set, counted from 1.
+        flags: words of the command line, such as `--optimizer.lr`.
+        context: what the place is seen from, such as the cell of a study that names the file.
+    """
+
+    name: str = ""
+    line: int | None = None
+    flags: tuple[str, ...] = ()
+    context: str = ""
+
+    def __str__(self) -> str:
+        """`study.yml: fine (seed 1): tasks.yml:3 and --tasks`."""
+        named = f"{self.name}:{self.line}" if self.line is not None else self.name
+        here = " and ".join(part for part in (named, *self.flags) if part)
+        return ": ".join(part for part in (self.context, here) if part)
+
+    def __bool__(self) -> bool:
+        return bool(self.name or self.flags or self.context)
+
+    @classmethod
+    def of_flag(cls, key: str) -> Place:
+        """The flag of a dotted key."""
+        return cls(flags=(f"--{key}",))
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing to mend, printed as one line `<place>: <key>: <found>. <fix>`.
+
+    Attributes:
+        place: where it was found; it may be nowhere.
+        key: the key, column or word it is about; may be empty.
+        found: what was found, and what is allowed.
+        fix: what to do; may be empty.
+    """
+
+    place: Place
+    key: str
+    found: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """One printable line; an empty part is left out, punctuation with it."""
+        before = ": ".join(part for part in (str(self.place), self.key) if part)
+        text = f"{before}: {self.found}" if before else self.found
+        if self.fix:
+            text = f"{text} {self.fix}" if text.endswith("?") else f"{text.rstrip('.')}. {self.fix}"
+        return printable(text)
+
+    def at(self, place: Place) -> Fault:
+        """The same at another place; the key is left out where the place is the key's own flag."""
+        return replace(self, place=place, key="" if place == Place.of_flag(self.key) else self.key)
+
+    def within(self, context: str) -> Fault:
+        """The same, seen from something that gave the words: a flag becomes the key it sets."""
+        place = self.place
+        if place.flags and not place.name:
+            return replace(self, place=Place(context=context), key=self.key or place.flags[0].removeprefix("--"))
+        return replace(self, place=replace(place, context=": ".join(filter(None, (context, place.context)))))
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """What `check --json` prints: place (as printed), file, line, key, found, fix."""
+        place = self.place
+        return {
+            "place": str(place), "file": place.name or None, "line": place.line,
+            "key": self.key, "found": self.found, "fix": self.fix,
+        }  # fmt: skip
 
 
 class MtdnnError(Exception):
     """A mistake in what the user gave, or a state of the machine only the user can change.
 
     The command line prints the faults, one a line, and ends with status 2; there is no traceback.
+
+    Attributes:
+        faults: every one of them, as records.
     """
 
-    def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
-        super().__init__("\n".join(self.faults))
+    def __init__(self, faults: Fault | str | Sequence[Fault | str]) -> None:
+        several = (faults,) if isinstance(faults, (Fault, str)) else faults
+        self.faults = tuple(each if isinstance(each, Fault) else Fault(NOWHERE, "", each) for each in several)
+        super().__init__("\n".join(map(str, self.faults)))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The faults as they are printed."""
+        return tuple(map(str, self.faults))
 
 
 class ConfigError(MtdnnError):
@@ -26,17 +117,34 @@ class DataError(MtdnnError):
     """A fault in rows, in a prepared store, in predictions or in a checkpoint."""
 
 
-def fault(where: str, key: str, found: str, fix: str = "") -> str:
-    """One line `<where>: <key>: <found>. <fix>`; an empty part is left out, punctuation with it."""
-    place = ": ".join(part for part in (where, key) if part)
-    text = f"{place}: {found}" if place else found
-    if not fix:
-        return text
-    return f"{text} {fix}" if text.endswith("?") else f"{text.rstrip('.')}. {fix}"
+def fault(place: Place | str, key: str, found: str, fix: str = "") -> Fault:
+    """A record of one thing to mend.
+
+    Args:
+        place: where; a text names a file, a folder or a flag as a whole.
+        key: the key or column it is about, or empty.
+        found: what was found, and what is allowed.
+        fix: what to do, or empty.
+    """
+    if isinstance(place, str):
+        place = Place(flags=(place,)) if place.startswith("--") else Place(place)
+    return Fault(place, key, found, fix)
 
 
-def first_of(faults: Sequence[str], number: int, place: str, limit: int) -> list[str]:
-    """The first `limit` of a file's faults, and how many more of the `number` there are."""
+def printable(text: str) -> str:
+    """The text with control characters shown, not sent: a terminal would obey them, a line break fake a line."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def first_of(faults: Sequence[Fault], number: int, place: str, limit: int) -> list[Fault]:
+    """The first of a file's faults, and how many more there are.
+
+    Args:
+        faults: at least the first `limit`.
+        number: how many there are in all.
+        place: the file.
+        limit: how many to keep.
+    """
     more = number - limit
     return [*faults[:limit], *([fault(place, "", f"{more} more faults like these")] if more > 0 else [])]
 

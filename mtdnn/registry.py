@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Place, fault, unknown
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Registry(Generic[T]):
 
         return add
 
-    def get(self, name: str, *, where: str = "", key: str = "") -> T:
+    def get(self, name: str, *, where: Place | str = NOWHERE, key: str = "") -> T:
         """The object of that name; `package.module.Object` is imported.
 
         Args:
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
             return self._import(name, where, key)
         raise ConfigError(fault(where, key, unknown(self.kind, name, self.names())))
 
-    def _import(self, path: str, where: str, key: str) -> T:
+    def _import(self, path: str, where: Place | str, key: str) -> T:
         known = f"Known by name: {', '.join(self.names())}."
         try:
             item = _imported(path)

@@ -6,17 +6,26 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Fault, fault, unknown
 from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
     from mtdnn.config.run import RunConfig
+    from mtdnn.runs.row_check import Report
 
 
-def check(definitions: str, *, data: str | None = None, encoder: str | None = None, run: str | None = None) -> str:
+def check(
+    definitions: str,
+    *,
+    data: str | None = None,
+    encoder: str | None = None,
+    run: str | None = None,
+    format: Literal["text", "json", "github"] = "text",
+    json: bool = False,
+) -> str:
     """Tell every fault of task definitions and of their rows, and what the rows are like.
 
     Args:
@@ -24,6 +33,8 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
         data: Folder of the rows. Without it, only the definitions are checked.
         encoder: Hub name or folder; its tokenizer gives lengths and the share of cut rows.
         run: A run's YAML; its mixing gives the number of batches per epoch; its regularizers and teachers are checked.
+        format: text, json (one object, for editors), or github (annotations of a workflow).
+        json: The same as --format json.
     """
     from mtdnn.config.run import run_config_of, run_source
     from mtdnn.runs.row_check import check_tasks
@@ -32,13 +43,43 @@ def check(definitions: str, *, data: str | None = None, encoder: str | None = No
     source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
     faults = [*report.faults, *_training_faults(report.tasks, run_config_of(source), encoder)]
     report.faults = list(dict.fromkeys(map(source.placed, faults)))
+    if json or format != "text":
+        tell(json_report(report) if json or format == "json" else github_annotations(report))
+        raise SystemExit(EXIT_FAULT if report.faults else 0)
     if report.faults:
         tell(str(report))
         raise ConfigError(report.faults)
     return str(report)
 
 
-def _training_faults(tasks: Mapping[str, Any], config: RunConfig, encoder: str | None) -> list[str]:
+def json_report(report: Report) -> str:
+    """`{"faults": […], "warnings": […], "tables": {title: lines}}`, what editors and scripts read."""
+    import json
+
+    faults, warnings = ([each.as_dict() for each in kind] for kind in (report.faults, report.warnings))
+    tables = {each.title: each.lines for each in report.tables()}
+    return json.dumps({"faults": faults, "warnings": warnings, "tables": tables}, ensure_ascii=False, indent=1)
+
+
+def github_annotations(report: Report) -> str:
+    """Workflow commands that GitHub shows at the lines of a change, one for each fault and warning."""
+    lines = [github_annotation("error", each) for each in report.faults]
+    return "\n".join([*lines, *(github_annotation("warning", each) for each in report.warnings)])
+
+
+def github_annotation(level: str, fault: Fault) -> str:
+    """`::error file=tasks.yml,line=3::mnli.metrics: …`, with what would end a property escaped as GitHub asks."""
+    place = {"file": fault.place.name, "line": fault.place.line}
+    escaped = {
+        key: str(value).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
+        for key, value in place.items()
+        if value
+    }
+    message = str(fault if not fault.place.name else fault.at(NOWHERE)).replace("%", "%25")
+    return f"::{level} {','.join(f'{key}={value}' for key, value in escaped.items())}::{message}"
+
+
+def _training_faults(tasks: Mapping[str, Any], config: RunConfig, encoder: str | None) -> list[Fault]:
     """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
     of_run = config.regularizer or config.proximal or config.distill
     if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
@@ -98,7 +139,7 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None
     except ConfigError as error:
-        raise ConfigError([source.placed(line) for line in error.faults]) from error
+        raise ConfigError([source.placed(each) for each in error.faults]) from error
     if not results:  # of the processes of a distributed run, the first one tells
         return ""
     return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
@@ -285,6 +326,7 @@ def number(value: Any) -> str:
 
 
 EXIT_UNREAD = 141
+EXIT_FAULT = 2
 
 
 def tell(text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mtdnn.cli.commands import check, embed, evaluate, export, predict, prepro, score, tell, train
+from mtdnn.cli.commands import EXIT_FAULT, check, embed, evaluate, export, predict, prepro, score, tell, train
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
@@ -19,7 +19,6 @@ from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
 if TYPE_CHECKING:
     pass
 
-EXIT_FAULT = 2
 EXIT_INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function

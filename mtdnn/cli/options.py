@@ -96,7 +96,7 @@ def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
         message = re.sub(r"\s+", " ", str(error))
         strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
         near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
-        raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.") + near) from error
+        raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.{near}")) from error
 
 
 def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, MtdnnError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, unknown
 
 if TYPE_CHECKING:
     from mtdnn.study.cells import Outcome
@@ -169,7 +169,7 @@ def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
     return Processes(train_cell, jobs=jobs)
 
 
-def changed_rows_lines(cells: Sequence[Cell]) -> list[str]:
+def changed_rows_lines(cells: Sequence[Cell]) -> list[Fault]:
     """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
     from mtdnn.study.checks import of_other_rows
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 
 INPUTS = {
     "PremiseOnly": ["text"],
@@ -73,7 +73,7 @@ def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     blocks: dict[str, Any] = {}
     remarks: list[str] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for name, block in raw.items():
         if not isinstance(block, Mapping) or "data_format" not in block:
             blocks[name] = block  # a block of ours, or something that our own check will refuse

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 from mtdnn.config import legacy
 from mtdnn.config.options import Frozen, Named, NamedOrWord
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -143,14 +143,19 @@ class TaskDef(Frozen):
         """True when the block says `regularizer: none`."""
         return self.regularizer is not None and self.regularizer.name == "none"
 
-    def where(self, key: str = "") -> str:
-        """`file:line` of a key of this block (dots for inner keys), or the task's name when it was made in Python."""
+    def where(self, key: str = "") -> Place:
+        """File and line of a key of this block (dots for inner keys), or the task's name when it was made in Python."""
         if self._yaml is None:
-            return self.name
+            return Place(self.name)
         keys: KeyPath = (self.name, *key.split(".")) if key else (self.name,)
         return self._yaml.where(keys)
 
-    def fault(self, key: str, found: str, fix: str = "") -> str:
+    @property
+    def definitions(self) -> str | None:
+        """The file this block is in; None when it was made in Python."""
+        return None if self._yaml is None else self._yaml.path
+
+    def fault(self, key: str, found: str, fix: str = "") -> Fault:
         """A fault of one key of this block, with its place."""
         return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
 
@@ -167,7 +172,7 @@ def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
     return tasks
 
 
-def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
+def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[Fault]]:
     """The blocks that are well formed, and every fault of the others.
 
     Raises:
@@ -176,11 +181,14 @@ def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
     source = read_yaml(path)
     value = source.value
     if legacy.is_legacy(value):
-        value, remarks = legacy.translate(value)
+        try:
+            value, remarks = legacy.translate(value)
+        except ConfigError as error:
+            raise ConfigError([source.placed(each) for each in error.faults]) from error
         for remark in remarks:
             logger.info("%s: %s", path, remark)
     tasks: dict[str, TaskDef] = {}
-    faults: list[str] = []
+    faults: list[Fault] = []
     for name, block in value.items():
         try:
             tasks[str(name)] = task_def_from(str(name), block, source)
@@ -191,7 +199,7 @@ def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[str]]:
     return tasks, faults
 
 
-def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[str]:
+def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[Fault]:
     """What stands against another task's head answering this one."""
     if task.head_of is None:
         return []

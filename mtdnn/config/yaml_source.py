@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
 
 KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,31 +47,26 @@ class YamlSource:
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     flags: Collection[KeyPath] = ()
 
-    def where(self, keys: KeyPath) -> str:
-        """`file:line` of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag.
+    def where(self, keys: KeyPath) -> Place:
+        """File and line of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag.
 
-        A key whose value flags gave a part of stands at its line, if the file has one, and at those flags.
+        A key whose value flags gave a part of has its line, if the file has one, and those flags.
         """
         for end in range(len(keys), 0, -1):
             here = keys[:end]
             if here in self.flags:
-                return _flag(here)
-            places = [f"{self.path}:{self.lines[here]}"] if here in self.lines else []
-            if here == keys or not places:  # a flag for another key of an enclosing block is not to blame
-                places += [_flag(each) for each in self.flags if each[:end] == here]
-            if places:
-                return " and ".join(places)
-        return self.path
+                return Place(flags=(_flag(here),))
+            place = Place(self.path, self.lines[here]) if here in self.lines else Place()
+            if here == keys or not place:  # a flag for another key of an enclosing block is not to blame
+                place = replace(place, flags=tuple(_flag(each) for each in self.flags if each[:end] == here))
+            if place:
+                return place
+        return Place(self.path)
 
-    def placed(self, line: str) -> str:
-        """A fault found later, which begins with one of the document's keys, with the place of that key before it; one
-        that has a place already (`file:line`) as it is."""
-        key, _, rest = line.partition(": ")
-        keys = tuple(key.split("."))
-        if ":" in key or keys[0] not in self.value or not rest:
-            return line
-        where = self.where(keys)
-        return f"{where}: {rest if where == f'--{key}' else line}"
+    def placed(self, found: Fault) -> Fault:
+        """A fault found later, at its key's place in this document; one that has a place, or no such key, as it is."""
+        keys = tuple(found.key.split("."))
+        return found if found.place or keys[0] not in self.value else found.at(self.where(keys))
 
     def holds(self, keys: KeyPath) -> bool:
         """Whether the document has that key."""
@@ -116,9 +111,9 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(fault(f"{path}:1", "", "not a mapping of keys to values"))
+        raise ConfigError(fault(Place(path, 1), "", "not a mapping of keys to values"))
     lines: dict[KeyPath, int] = {}
-    faults: list[str] = []
+    faults: list[Fault] = []
     _walk(node, (), lines, faults, path)
     if faults:
         raise ConfigError(faults)
@@ -131,13 +126,13 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     return YamlSource(path=path, value=value, lines=lines)
 
 
-def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> str:
+def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return fault(f"{path}:{line}", "", f"not valid YAML: {error.problem}")
+        return fault(Place(path, line), "", f"not valid YAML: {error.problem}")
     position = getattr(error, "position", 0)
     found = f"character {text[position : position + 1]!r} is not allowed in YAML"
-    return fault(f"{path}:{text.count(chr(10), 0, position) + 1}", "", found, "Remove it.")
+    return fault(Place(path, text.count(chr(10), 0, position) + 1), "", found, "Remove it.")
 
 
 def parse_value(text: str, *, where: str) -> object:
@@ -156,7 +151,7 @@ def _walk(
     node: yaml.Node,
     keys: KeyPath,
     lines: dict[KeyPath, int],
-    faults: list[str],
+    faults: list[Fault],
     path: str,
     above: tuple[yaml.Node, ...] = (),
 ) -> None:
@@ -164,7 +159,7 @@ def _walk(
     an alias of one of the nodes `above`."""
     if any(node is each for each in above):
         found = f"the alias leads back to line {node.start_mark.line + 1}, which it lies in"
-        faults.append(fault(f"{path}:{lines[keys]}", ".".join(map(str, keys)), found, "Write the value out."))
+        faults.append(fault(Place(path, lines[keys]), ".".join(map(str, keys)), found, "Write the value out."))
         return
     above = (*above, node)
     if isinstance(node, yaml.SequenceNode):
@@ -178,7 +173,7 @@ def _walk(
         line = key_node.start_mark.line + 1
         if here in lines:
             found = f"given twice, first at line {lines[here]}"
-            faults.append(fault(f"{path}:{line}", ".".join(map(str, here)), found, "Remove or rename one."))
+            faults.append(fault(Place(path, line), ".".join(map(str, here)), found, "Remove or rename one."))
         lines[here] = line
         _walk(value_node, here, lines, faults, path, above)
 
@@ -204,13 +199,13 @@ def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     return detail["type"] == "string_type" and isinstance(detail["input"], dict) and deeper
 
 
-def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath) -> str:
+def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath) -> Fault:
     """One pydantic fault as `file:line: key: found. fix`."""
     here = (*keys, *_named_in(detail["loc"], source, keys))
     if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
         here = (*here, detail["loc"][-1])
     where, name = source.where(here), ".".join(str(key) for key in here)
-    if where == f"--{name}":
+    if where == Place.of_flag(name):
         name = ""
     if detail["type"] == "extra_forbidden":
         return fault(where, name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.rows.example import Example, RowError
 from mtdnn.rows.source import Columns, Part, Row, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
@@ -69,17 +69,17 @@ class Job:
             return parts
         return [Part(parts[0].start, parts[-1].stop, parts[0].first)]
 
-    def examples(self, part: Part) -> Iterator[Example | str]:
+    def examples(self, part: Part) -> Iterator[Example | Fault]:
         """The rows of a part, understood; in place of a bad row the line that tells its fault."""
         rows = self.rows.read(part, self.columns)
         column = self.task_type.group_by
         for group in ([row] for row in rows) if column is None else _groups(rows, column):
             yield self._understood(group)
 
-    def _understood(self, group: list[Row | str]) -> Example | str:
+    def _understood(self, group: list[Row | Fault]) -> Example | Fault:
         """One row, or the rows that the task type joins into one."""
         row = group[0]
-        if isinstance(row, str):
+        if isinstance(row, Fault):
             return row
         try:
             values = row.values
@@ -99,12 +99,12 @@ class Job:
         self.task_type.bind(tokenizer.hf)
         return self.task_type.encode(examples, tokenizer.cutting_at(self.task.max_length))
 
-    def duplicates(self, hashes: set[int]) -> Iterator[str]:
+    def duplicates(self, hashes: set[int]) -> Iterator[Fault]:
         """A fault for every row whose id an earlier row has, among rows whose id has one of these hashes."""
-        seen: dict[str, str] = {}
+        seen: dict[str, Place] = {}
         for part in self.rows.parts() if hashes else ():
             for row in self.rows.read(part, self.columns):
-                if isinstance(row, str) or id_hash(name := str(row.values["id"])) not in hashes:
+                if isinstance(row, Fault) or id_hash(name := str(row.values["id"])) not in hashes:
                     continue
                 first = seen.setdefault(name, row.where)
                 if first != row.where:
@@ -151,16 +151,16 @@ class EncodedPart:
 
     batch: pa.RecordBatch | None
     counts: StoredCounts
-    faults: list[str]
+    faults: list[Fault]
     num_faults: int
     id_hashes: np.ndarray
 
 
-def _groups(rows: Iterator[Row | str], column: str) -> Iterator[list[Row | str]]:
+def _groups(rows: Iterator[Row | Fault], column: str) -> Iterator[list[Row | Fault]]:
     """Rows with the same value in a column, in the order in which the values come first; a fault stays alone."""
-    groups: dict[str, list[Row | str]] = {}
+    groups: dict[str, list[Row | Fault]] = {}
     for row in rows:
-        if isinstance(row, str):
+        if isinstance(row, Fault):
             yield [row]
         elif not isinstance(value := row.values[column], str):
             yield [fault(row.where, column, f"a {type(value).__name__} in place of a text", "Give a text.")]
@@ -179,7 +179,7 @@ def id_hash(text: str) -> int:
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
     """The columns of the rows of a part; without a tokenizer they are only read."""
     examples: list[Example] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for found in job.examples(part):
         if isinstance(found, Example):
             examples.append(found)

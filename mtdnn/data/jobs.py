@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
-from mtdnn.errors import ConfigError, DataError
+from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.places import open_split
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -24,10 +25,10 @@ def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
         raise ConfigError(faults)
 
 
-def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[str]]:
+def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[Fault]]:
     """The tasks whose types and the tokenizer can use their blocks, and every fault of the other blocks."""
     sound: dict[str, TaskDef] = {}
-    faults: list[str] = []
+    faults: list[Fault] = []
     for name, task in tasks.items():
         found = block_faults(task, tokenizer)
         faults += found
@@ -38,7 +39,7 @@ def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dic
     return sound, faults
 
 
-def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]:
+def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Fault]:
     """What the task's type and the tokenizer cannot use of a block."""
     try:
         task_type = TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type")
@@ -48,22 +49,23 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[str]
 
 
 def readable_jobs(
-    tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[str], object] = logger.warning
-) -> tuple[list[Job], list[str]]:
+    tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[Fault], object] = logger.warning
+) -> tuple[list[Job], list[Fault]]:
     """The splits whose rows can be read, and the faults of the others; a test split may be missing.
 
     Args:
         warn: told of a missing test split.
     """
     jobs: list[Job] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for task in tasks.values():
         for split in task.split_names:
             try:
                 rows = open_split(task, split, data)
             except DataError as error:
                 if split in optional_splits(task):
-                    warn(f"{error} It is a test split, and left out.")
+                    for each in error.faults:
+                        warn(replace(each, fix=f"{each.fix} It is a test split, and left out."))
                 else:
                     faults += error.faults
                 continue

@@ -29,7 +29,7 @@ from mtdnn.data.staging import (
     staged_place,
     strangers,
 )
-from mtdnn.errors import ConfigError, DataError
+from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.files import sole_writer
 from mtdnn.rows.places import rows_of
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -45,7 +45,7 @@ def prepare(
     out: str | Path,
     num_workers: int | None = None,
     progress: bool = False,
-    known_faults: Sequence[str] = (),
+    known_faults: Sequence[Fault] = (),
 ) -> dict[str, dict[str, Manifest]]:
     """Prepare every split of the tasks under `<out>/<task>/<split>`; a split that is there and unchanged is kept.
 
@@ -119,7 +119,7 @@ def prepare_file(
     return read_manifest(folder) or wanted
 
 
-def _tokenizer_of(encoder: str | Path, known_faults: Sequence[str]) -> Tokenizer:
+def _tokenizer_of(encoder: str | Path, known_faults: Sequence[Fault]) -> Tokenizer:
     """The encoder's tokenizer; faults known before are told with its own."""
     try:
         return load_tokenizer(encoder)
@@ -148,7 +148,7 @@ def told(manifest: Manifest) -> str:
     return ", ".join(words)
 
 
-def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[str]:
+def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[Fault]:
     """Every fault of the rows of these splits, which are only read."""
     parts = [job.parts() for job in jobs]
     found = [SplitFaults() for _ in jobs]
@@ -193,7 +193,7 @@ def _write_all(
     *,
     num_workers: int | None,
     progress: bool = False,
-) -> Iterator[tuple[Job, list[str]]]:
+) -> Iterator[tuple[Job, list[Fault]]]:
     """Write each split to its staged place; yields each with its faults, and leaves none that has any."""
     parts = [job.parts() for job in jobs]
     being_written: dict[int, _Split] = {}
@@ -214,7 +214,7 @@ def _write_all(
             split.abandon()
 
 
-def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[str]:
+def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fault]:
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
     faults = split.found.told(job)
     if faults:

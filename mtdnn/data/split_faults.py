@@ -10,7 +10,7 @@ from tempfile import SpooledTemporaryFile
 import numpy as np
 
 from mtdnn.data.encode import FAULTS_TOLD, Job
-from mtdnn.errors import first_of
+from mtdnn.errors import Fault, first_of
 
 
 class IdHashes:
@@ -64,17 +64,17 @@ class SplitFaults:
         id_hashes: of the rows without a fault.
     """
 
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     num_faults: int = 0
     id_hashes: IdHashes = field(default_factory=IdHashes)
 
-    def add(self, faults: list[str], num_faults: int, id_hashes: np.ndarray) -> None:
+    def add(self, faults: list[Fault], num_faults: int, id_hashes: np.ndarray) -> None:
         """Take in what was found in the next part."""
         self.num_faults += num_faults
         self.faults += faults[: FAULTS_TOLD - len(self.faults)]
         self.id_hashes.add(id_hashes)
 
-    def told(self, job: Job) -> list[str]:
+    def told(self, job: Job) -> list[Fault]:
         """Faults of rows, ids that come twice, or that there is no row at all; to be asked for once."""
         twins = list(job.duplicates(self.id_hashes.twins()))
         self.id_hashes.close()

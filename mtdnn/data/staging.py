@@ -10,7 +10,7 @@ from pathlib import Path
 from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, read_manifest
-from mtdnn.errors import DataError, fault, is_full_disk
+from mtdnn.errors import DataError, Fault, fault, is_full_disk
 
 STAGING = ".staging"
 
@@ -41,7 +41,7 @@ def staged_place(root: Path, job: Job) -> Path:
     return root / job.task.name / job.split
 
 
-def strangers(place: Path) -> list[str]:
+def strangers(place: Path) -> list[Fault]:
     """The fault of a place that holds what no prepro wrote, and that would be lost; none of a store's or a free one."""
     if not place.exists() or (place / "manifest.json").is_file():
         return []

@@ -15,7 +15,7 @@ import pyarrow as pa
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitFile
 from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, Fault, fault
 from mtdnn.rows.subset import chosen_rows
 from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def open_store(
     """
     names = (splits,) if isinstance(splits, str) else tuple(splits)
     files, manifests = [], []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for split in names:
         try:
             manifest, file = _open_split(Path(prepared), task, split, tokenizer)
@@ -180,7 +180,7 @@ def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
 
 def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
     """`Run: mtdnn prepro …`, with what is known of its arguments."""
-    definitions = task.where().rpartition(":")[0] or "TASKS.yml"
+    definitions = task.definitions or "TASKS.yml"
     data = manifest.source.get("data") if manifest is not None else None if task.source else "DATA"
     encoder = tokenizer.name if tokenizer is not None else manifest.tokenizer["encoder"] if manifest else "ENCODER"
     rows = ["--data", data] if data else []

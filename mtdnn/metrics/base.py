@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Place, fault
 from mtdnn.registry import Registry
 
 Record = Mapping[str, Any]
@@ -68,7 +68,7 @@ def metric(name: str, demand: Demand, *, higher_is_better: bool = True) -> Calla
     return add
 
 
-def metric_of(word: str, *, where: str = "", key: str = "") -> Metric:
+def metric_of(word: str, *, where: Place | str = NOWHERE, key: str = "") -> Metric:
     """The metric of a registered name, or of the dotted path of a `Metric` or of a function under `@metric`.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, Fault, Place, fault
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         found = f"cannot be read: {error}"
         raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
     records: list[dict[str, Any]] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -33,16 +33,16 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
             record = None
         if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
             records.append(record)
-            faults += _bad_values(record, f"{path}:{number}")
+            faults += _bad_values(record, Place(str(path), number))
         else:
             expected = 'Expected {"id": …, "prediction": …, "label": …}.'
-            faults.append(fault(f"{path}:{number}", "", "not a prediction record", expected))
+            faults.append(fault(Place(str(path), number), "", "not a prediction record", expected))
     if faults:
         raise DataError(faults)
     return records
 
 
-def _bad_values(record: Mapping[str, Any], where: str) -> Iterator[str]:
+def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
     """A fault for each score or relevance that is no number, and each ranked candidate that is no name."""
     for key in ("scores", "label"):
         values = record.get(key)

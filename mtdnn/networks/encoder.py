@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         if gradient_checkpointing:
             if not backbone.supports_gradient_checkpointing:
                 found = f"{type(backbone).__name__} cannot recompute its layers"
-                raise ConfigError(fault(where, "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
+                raise ConfigError(fault("", "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
             recompute_layers(backbone)
         pooler = None if missing else pooler_weights(backbone)
         return cls(backbone, execution=execution, dropout_masks=dropout_masks, products=products, pooler=pooler).eval()
@@ -231,7 +231,7 @@ class Encoder(nn.Module):
             return "packed"
         if wanted == "packed":
             found = f"packed, which '{family}' does not allow ({obstacle})"
-            raise ConfigError(fault("encoder", "execution", found, "Use execution: auto or padded."))
+            raise ConfigError(fault("", "execution", found, "Use execution: auto or padded."))
         _LOG.info("%s: padded execution (%s); group batches by length to save work", family, obstacle)
         return "padded"
 
@@ -288,7 +288,7 @@ def read_config(where: str) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         fix = "Give a Hugging Face hub name, or a folder that holds config.json."
         raise ConfigError(
-            fault(where, "encoder", f"no configuration found ({told_hub_error(where, error)})", fix)
+            fault("", "encoder", f"{where}: no configuration found ({told_hub_error(where, error)})", fix)
         ) from error
 
 
@@ -303,7 +303,7 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
     else:
         return
     fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
-    raise ConfigError(fault(where, "encoder", f"'{config.model_type}' is {kind}", fix))
+    raise ConfigError(fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix))
 
 
 def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
@@ -313,12 +313,14 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
             backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         fix = "Give a folder with model.safetensors as save_pretrained writes it."
-        raise ConfigError(fault(where, "encoder", f"weights cannot be loaded ({_first_line(error)})", fix)) from error
+        raise ConfigError(
+            fault("", "encoder", f"{where}: weights cannot be loaded ({_first_line(error)})", fix)
+        ) from error
     missing = sorted(info["missing_keys"])
     lacking = [name for name in missing if "pooler" not in name]
     if lacking:
-        found = f"{len(lacking)} weights are missing, first '{lacking[0]}'"
-        raise ConfigError(fault(where, "encoder", found, "The files belong to another architecture; choose again."))
+        found = f"{where}: {len(lacking)} weights are missing, first '{lacking[0]}'"
+        raise ConfigError(fault("", "encoder", found, "The files belong to another architecture; choose again."))
     own_storages(backbone)
     return backbone, missing
 
@@ -366,4 +368,4 @@ def _first_line(error: Exception) -> str:
 
 def _check_word(key: str, word: str, known: tuple[str, ...]) -> None:
     if word not in known:
-        raise ConfigError(fault("encoder", key, unknown("word", word, known)))
+        raise ConfigError(fault("", key, unknown("word", word, known)))

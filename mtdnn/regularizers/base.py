@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mtdnn.config.options import Named, option_faults
-from mtdnn.errors import fault
+from mtdnn.errors import Fault, Place, fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass, Precision
 
@@ -102,7 +102,7 @@ class Regularizer:
         self.tell: Callable[[str], object] = logger.info
 
     @classmethod
-    def faults(cls, named: Named, where: str, key: str, task_type: str | None = None) -> list[str]:
+    def faults(cls, named: Named, where: Place | str, key: str, task_type: str | None = None) -> list[Fault]:
         """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines.
 
         Args:
@@ -140,8 +140,8 @@ class Regularizer:
         return False
 
     def precision_faults(
-        self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
-    ) -> list[str]:
+        self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
+    ) -> list[Fault]:
         """What `prepare` would refuse, as lines with its place, for `check`."""
         return []
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, Fault, Place, fault
 from mtdnn.regularizers.base import Regularizer, RegularizerOptions, RunPrecision
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 
@@ -183,8 +183,8 @@ class PerturbationRegularizer(Regularizer):
         return self.weight > 0 and (self.options.precision == "run" or smallest < UNLIKELY)
 
     def precision_faults(
-        self, where: str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
-    ) -> list[str]:
+        self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
+    ) -> list[Fault]:
         """What numbers cannot hold: those of the run with `precision: run`, those of float32 with any."""
         self._resolve(embedding_rms)
         place: dict[str, Any] = {"embedding_rms": embedding_rms, "embedding_size": embedding_size}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mtdnn.config.options import Named, option_faults
-from mtdnn.errors import fault
+from mtdnn.errors import Fault, Place, fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass
 
@@ -65,7 +65,7 @@ class Proximal:
         self.teacher.eval().requires_grad_(False)
 
     @classmethod
-    def faults(cls, named: Named, where: str, key: str) -> list[str]:
+    def faults(cls, named: Named, where: Place | str, key: str) -> list[Fault]:
         """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines."""
         return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
 

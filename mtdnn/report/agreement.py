@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, Place, fault
 from mtdnn.metrics.base import Record
 
 SMALLEST = 1e-12  # probabilities are taken to be at least this
@@ -65,7 +65,7 @@ def read_annotators(path: Path) -> dict[str, list[str]]:
         row_id, _, words = line.rstrip("\r").partition("\t")
         votes = [word.strip() for word in words.split(",")]
         if not row_id or not all(votes):
-            faults.append(fault(f"{path}:{number}", "", "no id or an empty label", "Expected id, tab, labels."))
+            faults.append(fault(Place(str(path), number), "", "no id or an empty label", "Expected id, tab, labels."))
         labels[row_id] = votes
     if faults:
         raise DataError(faults[:20])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.data.manifest import read_manifest
-from mtdnn.errors import DataError, MtdnnError, fault
+from mtdnn.errors import DataError, MtdnnError, Place, fault
 from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
 from mtdnn.rows.source import Columns, Row
@@ -64,7 +64,7 @@ def _log_records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError as error:
-                raise DataError(fault(f"{path}:{number}", "", "not a line of a log", "Remove it.")) from error
+                raise DataError(fault(Place(str(path), number), "", "not a line of a log", "Remove it.")) from error
 
 
 def prediction_files(run: Path) -> dict[tuple[str, str], Path]:

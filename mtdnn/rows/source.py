@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtdnn.errors import fault
+from mtdnn.errors import Fault, Place, fault
 
 PART_BYTES = 1 << 20
 OPTIONAL = ("id", "label")  # columns that a format with named columns may lack
 
 
 class Row(NamedTuple):
-    """One row: column → value (text, or a list where JSON and Parquet have one), and its `file:line`."""
+    """One row: column → value (text, or a list where JSON and Parquet have one), and its file and line."""
 
     values: dict[str, Any]
-    where: str
+    where: Place
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,23 @@ class RowSource(ABC):
         """The source cut into parts of about `size` bytes, in order."""
 
     @abstractmethod
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         """The rows of a part, or in place of a row that cannot be read the line that tells its fault."""
 
     @abstractmethod
     def sha256(self) -> str:
         """Hash of the content, to tell whether it changed."""
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         """What is wrong with the source as a whole: it is empty, or lacks a column."""
         return [] if next(self.parts(), None) else [self.told_empty()]
 
-    def told_empty(self) -> str:
+    def told_empty(self) -> Fault:
         """The fault of a source that turned out to hold no row: a header alone, blank lines."""
         return fault(self.place, "", "no rows", "Add rows, or remove the split.")
 
 
-def told_unreadable(place: str, error: OSError) -> str:
+def told_unreadable(place: str, error: OSError) -> Fault:
     """The fault of a file that is there and that the system does not let be read."""
     found = f"cannot be read: {error.strerror or error}"
     return fault(place, "", found, "Check its permissions, and the disk it lies on.")
@@ -104,11 +104,11 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
     return f"no column '{missing[0]}'; present: {', '.join(map(str, present))}"
 
 
-def named_values(values: Mapping[str, Any], columns: Columns, number: str) -> dict[str, Any]:
+def named_values(values: Mapping[str, Any], columns: Columns, number: int | None) -> dict[str, Any]:
     """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number."""
     named = {name: _as_text(values.get(name)) for name in columns.names}
     if "id" in columns.names and is_missing(values.get("id")):
-        named["id"] = number
+        named["id"] = str(number)
     if columns.repeats_last:
         named[columns.names[-1]] = _as_list(named[columns.names[-1]])
     return named

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, Place, fault
 from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _ids(path: Path, lines: Mapping[int, str]) -> list[str]:
     for number, line in lines.items():
         row_id = _id_of(line, path.suffix)
         if not row_id:
-            faults.append(fault(f"{path}:{number}", "id", "the row has no id", "Give every row its own."))
+            faults.append(fault(Place(str(path), number), "id", "the row has no id", "Give every row its own."))
         ids.append(row_id)
     if faults:
         raise DataError(faults[:20])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.tasks import Source
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
 from mtdnn.rows.source import (
     OPTIONAL,
     PART_BYTES,
@@ -73,21 +73,21 @@ class ParquetRows(RowSource):
     def sha256(self) -> str:
         return file_sha256(self.path)
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         try:
             missing = missing_columns(columns.needed, self._open().schema_arrow.names)
         except DataError as error:
             return list(error.faults)
         return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         reader = (
             self._parked.pop() if self._parked else None
         )  # this process's own: a part mostly follows the one before
         if reader is None or reader.columns != columns:
             reader = _Forward(self._open(), columns)
         for number, values in reader.rows(part):
-            yield Row(named_values(values, columns, str(number)), f"{self.path}:{number}")
+            yield Row(named_values(values, columns, number), Place(self.place, number))
         self._parked[:] = [reader]
 
 
@@ -151,7 +151,7 @@ class HubRows(RowSource):
         """The fingerprint the `datasets` library gives this content."""
         return str(self.dataset._fingerprint)
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
         asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
         missing = missing_columns(asked, self.dataset.column_names)
@@ -164,7 +164,7 @@ class HubRows(RowSource):
         single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
         return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
         present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
         chosen = self.dataset.select_columns(present)
@@ -174,7 +174,7 @@ class HubRows(RowSource):
             for values in zip(*block.values(), strict=True):
                 named = {name: self._named(name, value) for name, value in zip(block, values, strict=True)}
                 ours = {ours: named.get(name) for ours, name in theirs.items()}
-                yield Row(named_values(ours, columns, str(number)), f"{self.place}:{number}")
+                yield Row(named_values(ours, columns, number), Place(self.place, number))
                 number += 1
 
     def _named(self, column: str, value: Any) -> Any:
@@ -187,7 +187,7 @@ class HubRows(RowSource):
         return names[value] if value >= 0 else None
 
 
-def hub_rows(source: Source, split: str, *, where: str = "") -> HubRows:
+def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
     """The rows of a split of the data set that a task names as its source.
 
     Args:

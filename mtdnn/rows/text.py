@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import fault
+from mtdnn.errors import Fault, Place, fault
 from mtdnn.rows.source import (
     PART_BYTES,
     Columns,
@@ -49,14 +49,16 @@ class TextRows(RowSource):
     def sha256(self) -> str:
         return file_sha256(self.path)
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         try:
             with self.path.open("rb") as file:
                 head = file.read(4)
         except OSError as error:
             return [told_unreadable(self.place, error)]
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return [fault(f"{self.place}:1", "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")]
+            return [
+                fault(Place(self.place, 1), "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")
+            ]
         if not head.removeprefix(BOM):
             return [fault(self.place, "", "the file is empty", "Add rows, or remove the split.")]
         return []
@@ -79,23 +81,23 @@ class TextRows(RowSource):
 class LineRows(TextRows):
     """A row on every line."""
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         for number, line in self.lines(part):
-            where = f"{self.path}:{number}"
+            where = Place(self.place, number)
             if not isinstance(line, str):
                 yield _told_encoding(line, where)
             elif (row := self.parse(line.removesuffix("\r"), where, columns)) is not None:
                 yield row
 
     @abstractmethod
-    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault | None:
         """One line as a row, or its fault; None where it holds no row."""
 
 
 class TsvRows(LineRows):
     """Tab separated, no header, no quoting."""
 
-    def parse(self, line: str, where: str, columns: Columns) -> Row | str:
+    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault:
         cells: list[Any] = line.split("\t")
         names = columns.names
         if columns.repeats_last and len(cells) >= len(names):
@@ -112,7 +114,7 @@ class TsvRows(LineRows):
 class JsonlRows(LineRows):
     """One JSON object a line; blank lines are skipped."""
 
-    def parse(self, line: str, where: str, columns: Columns) -> Row | str | None:
+    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault | None:
         if not line.strip():
             return None
         try:
@@ -126,22 +128,22 @@ class JsonlRows(LineRows):
         missing = missing_columns(columns.needed, list(values))
         if missing:
             return fault(where, "", missing)
-        return Row(named_values(values, columns, where.rpartition(":")[2]), where)
+        return Row(named_values(values, columns, where.line), where)
 
 
 class PlainRows(TextRows):
     """Running text: a row for each line that is not empty, numbered by its line."""
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         texts = [name for name in columns.names if name != "id"]
         if len(texts) > 1:
             found = f"plain text has no columns; {len(texts)} are needed: {', '.join(texts)}"
             return [fault(self.place, "", found, "Give .tsv, .jsonl, .csv or .parquet.")]
         return super().faults(columns)
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         for number, line in self.lines(part):
-            where = f"{self.path}:{number}"
+            where = Place(self.place, number)
             if not isinstance(line, str):
                 yield _told_encoding(line, where)
             elif line.strip():
@@ -185,7 +187,7 @@ class CsvRows(TextRows):
                     return number, next(csv.reader([line]), [])
         return 1, []
 
-    def faults(self, columns: Columns) -> list[str]:
+    def faults(self, columns: Columns) -> list[Fault]:
         found = super().faults(columns)
         if found:
             return found
@@ -193,32 +195,34 @@ class CsvRows(TextRows):
         twins = [name for name in columns.names if names.count(name) > 1]
         if twins:
             told = f"{names.count(twins[0])} columns are named '{twins[0]}'"
-            return [fault(f"{self.place}:{number}", "", told, "Rename all but one.")]
+            return [fault(Place(self.place, number), "", told, "Rename all but one.")]
         missing = missing_columns(columns.needed, names)
-        return [fault(f"{self.place}:{number}", "", missing)] if missing else []
+        return [fault(Place(self.place, number), "", missing)] if missing else []
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | str]:
+    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
         of_header, header = self.header()
         texts = list(self.lines(part))
         broken = [(number, line) for number, line in texts if not isinstance(line, str)]
         if broken:
-            yield from (_told_encoding(line, f"{self.path}:{number}") for number, line in broken)
+            yield from (_told_encoding(line, Place(self.place, number)) for number, line in broken)
             return
         reader = _cells((f"{line}\n" for _, line in texts), strict=True)
         number = part.first
         try:
             for cells in reader:
                 if number > of_header and str(texts[number - part.first][1]).strip():
-                    yield self._row(cells, header, f"{self.path}:{number}", columns)
+                    yield self._row(cells, header, Place(self.place, number), columns)
                 number = part.first + reader.line_num
         except csv.Error as error:
-            yield fault(f"{self.path}:{number}", "", f"not CSV: {error}", "Close the quotes, and double those inside.")
+            yield fault(
+                Place(self.place, number), "", f"not CSV: {error}", "Close the quotes, and double those inside."
+            )
 
-    def _row(self, cells: list[str], header: list[str], where: str, columns: Columns) -> Row | str:
+    def _row(self, cells: list[str], header: list[str], where: Place, columns: Columns) -> Row | Fault:
         if len(cells) != len(header):
             found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
             return fault(where, "", found, "Put a text that holds a comma in quotes.")
-        return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.rpartition(":")[2]), where)
+        return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.line), where)
 
 
 def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
@@ -234,7 +238,7 @@ def _decoded(line: bytes) -> str | UnicodeDecodeError:
         return error
 
 
-def _told_encoding(error: UnicodeDecodeError, where: str) -> str:
+def _told_encoding(error: UnicodeDecodeError, where: Place) -> Fault:
     found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start + 1} of the line"
     return fault(where, "", found, "Save the file as UTF-8.")
 

@@ -11,7 +11,7 @@ from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
 from mtdnn.regularizers.proximal import PROXIMAL
@@ -21,7 +21,7 @@ from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
 
 
-def proximal_faults(named: Named | None) -> list[str]:
+def proximal_faults(named: Named | None) -> list[Fault]:
     """What is wrong with `proximal:`, as `key: …` lines."""
     if named is None:
         return []
@@ -31,7 +31,7 @@ def proximal_faults(named: Named | None) -> list[str]:
         return list(error.faults)
 
 
-def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[str]:
+def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[Fault]:
     """What `check` tells of the terms beside the tasks' losses: names, options, task types, sizes too small to be held.
 
     Args:
@@ -56,13 +56,13 @@ def resolution_faults(
     config: RunConfig,
     encoder: Encoder,
     precision: RunPrecision,
-) -> list[str]:
+) -> list[Fault]:
     """Sizes of the chosen regularizers that the numbers of their passes cannot hold, with the places they are given
     at."""
     methods = {name: each for name, each in chosen.items() if each is not None}
     if not methods:
         return []
-    faults: list[str] = []
+    faults: list[Fault] = []
     embedding_rms = encoder.embedding_rms()  # once: it reads the whole table
     for name, each in methods.items():
         _, where, key = named_regularizer(config, tasks[name])
@@ -76,7 +76,7 @@ def resolution_faults(
     return list(dict.fromkeys(faults))
 
 
-def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[str]:
+def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
     """What `check` tells of the teachers of the tasks: files that cannot be used, and tasks the run does not have."""
     faults = [fault("", "distill", unknown("task", name, tasks)) for name in config.distill if name not in tasks]
     for task in taught(tasks, config).values():

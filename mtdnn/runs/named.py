@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 
 
@@ -54,7 +54,7 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
     Raises:
         ConfigError: every unknown name and bad option, with its place.
     """
-    faults: list[str] = []
+    faults: list[Fault] = []
     chosen: dict[str, Regularizer | None] = {}
     for name, task in tasks.items():
         named, where, key = named_regularizer(config, task)
@@ -77,9 +77,9 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
     return chosen
 
 
-def named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, str, str]:
+def named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, Place, str]:
     """The block that names a task's regularizer, and its place and key for messages."""
     if task.regularizer is not None or task.regularizer_off:
         named = None if task.regularizer_off else task.regularizer
         return named, task.where("regularizer"), f"{task.name}.regularizer"
-    return config.regularizer, "", "regularizer"
+    return config.regularizer, NOWHERE, "regularizer"

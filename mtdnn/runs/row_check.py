@@ -19,7 +19,7 @@ from mtdnn.data.jobs import block_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.split_faults import SplitFaults
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
 from mtdnn.rows.subset import subset_size
@@ -78,8 +78,8 @@ class Report:
         tasks: name → definition, of the blocks that could be read.
     """
 
-    faults: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
     splits: list[SplitFacts] = field(default_factory=list)
     lengths_in: str = "words"
     batches: dict[str, int] = field(default_factory=dict)
@@ -190,7 +190,7 @@ def check(
 class PartFacts:
     """What the rows of a part are like, and its faults; see `SplitFacts`."""
 
-    faults: list[str]
+    faults: list[Fault]
     num_faults: int
     rows: int
     unlabelled: int
@@ -205,7 +205,7 @@ class PartFacts:
 def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts:
     """Read the rows of a part, and encode them if there is a tokenizer."""
     found = list(job.examples(part))
-    faults = [each for each in found if isinstance(each, str)]
+    faults = [each for each in found if isinstance(each, Fault)]
     examples = [each for each in found if isinstance(each, Example)]
     labels = [example.label for example in examples]
     words = (word for label in labels for word in (label if isinstance(label, (list, tuple)) else [label]))
@@ -267,7 +267,7 @@ def _joined(job: Job, parts: list[PartFacts]) -> SplitFacts:
     )
 
 
-def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[str]:
+def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
     """Labels without a train row, unlabelled dev rows, and dev or test rows that are also train rows."""
     train = [facts for facts in splits if "train" in facts.roles]
     counts: Counter[str] = sum((facts.counts for facts in train), Counter())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.manifest import read_manifest
-from mtdnn.errors import ConfigError, DataError, MtdnnError, fault, unknown
+from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, cell_place
@@ -65,14 +65,14 @@ def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
     Raises:
         ConfigError: each fault once, with the first cell that has it.
     """
-    found, faults = outcomes(cells), dict[str, str]()
+    found, faults = outcomes(cells), dict[Fault, Fault]()
     for cell in (cell for cell in cells if cell.name not in found):
         tasks, config = trained_tasks(cell), cell.config
         if config.regularizer or config.proximal or any(task.regularizer for task in tasks.values()):
             from mtdnn.runs.faults import objective_faults  # loads PyTorch
 
-            for line in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
-                faults.setdefault(line, f"{cell_place(grid.source, cell.stage, cell.axes)}: {line}")
+            for each in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
+                faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
     if faults:
         raise ConfigError(list(faults.values()))
 
@@ -86,8 +86,8 @@ def refuse_hopeless(cells: Sequence[Cell]) -> None:
     """
     found = outcomes(cells)
     left = [cell for cell in cells if cell.name not in found]
-    encoders: dict[str, tuple[str, ...]] = {}
-    hopeless: dict[str, tuple[str, ...]] = {}
+    encoders: dict[str, tuple[Fault, ...]] = {}
+    hopeless: dict[str, tuple[Fault, ...]] = {}
     for cell in left:
         stuck = next((need for need in cell.needs if need in hopeless), None)
         lacking = hopeless[stuck] if stuck else _lacking(cell, encoders)
@@ -97,7 +97,7 @@ def refuse_hopeless(cells: Sequence[Cell]) -> None:
         raise MtdnnError(list(dict.fromkeys(line for lines in hopeless.values() for line in lines)))
 
 
-def _lacking(cell: Cell, encoders: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault, ...]:
     """What a cell needs and is not there; `encoders` keeps what was found out about each."""
     try:
         cell_size(cell)
@@ -112,7 +112,7 @@ def _lacking(cell: Cell, encoders: dict[str, tuple[str, ...]]) -> tuple[str, ...
     return encoders[place]
 
 
-def _encoder_faults(cell: Cell) -> tuple[str, ...]:
+def _encoder_faults(cell: Cell) -> tuple[Fault, ...]:
     from mtdnn.tokens.tokenizer import load_tokenizer
 
     encoder = cell.config.encoder

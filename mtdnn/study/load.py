@@ -14,7 +14,7 @@ import yaml
 
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
-from mtdnn.errors import ConfigError, did_you_mean, fault, unknown
+from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
 from mtdnn.study.grid import Cell, Grid, cell_place
@@ -100,7 +100,7 @@ class _Expansion:
 
     def __init__(self, study: Study, source: YamlSource, variables: Options) -> None:
         self.study, self.source, self.variables = study, source, variables
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self._tasks: dict[str, Options] = {}
         self._by_stage: dict[str, list[Cell]] = {}
 
@@ -179,7 +179,7 @@ class _Expansion:
                 yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
             except ConfigError as error:
                 place = cell_place(self.source, name, axes)
-                self.faults += [f"{place}: {line.removeprefix('--')}" for line in error.faults]
+                self.faults += [each.within(place) for each in error.faults]
 
     @staticmethod
     def _choices(axis: str, values: Sequence[Any] | Mapping[str, Options | None]) -> list[tuple[str, Options]]:
@@ -220,11 +220,11 @@ class _Expansion:
         unless the earlier stage has only one."""
         earlier = self._by_stage.get(str(wanted.get("stage")))
         if earlier is None:
-            raise ConfigError(fault("encoder.run", "", unknown("stage", str(wanted.get("stage")), self._by_stage)))
+            raise ConfigError(fault("", "encoder.run", unknown("stage", str(wanted.get("stage")), self._by_stage)))
         stage = self.study.stages[str(wanted["stage"])]
         strange = [axis for axis in wanted if axis != "stage" and axis not in stage.axes]
         if strange:
-            raise ConfigError(fault("encoder.run", "", unknown("axis", strange[0], stage.axes)))
+            raise ConfigError(fault("", "encoder.run", unknown("axis", strange[0], stage.axes)))
         values = {axis: value_names(stage.axes[axis]) for axis in stage.axes}
         chosen = {
             axis: name_of_value(wanted[axis]) if axis in wanted else known[0] if len(known) == 1 else axes.get(axis)
@@ -236,13 +236,13 @@ class _Expansion:
             if open_axes:
                 several = f"stage '{wanted['stage']}' has several values of '{open_axes[0]}', and this cell none"
                 fix = f"Write which: {open_axes[0]}: {' or '.join(values[open_axes[0]])}."
-                raise ConfigError(fault("encoder.run", "", several, fix))
+                raise ConfigError(fault("", "encoder.run", several, fix))
             told = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
             near = "".join(did_you_mean(str(value), values[axis]) for axis, value in chosen.items())
-            raise ConfigError(fault("encoder.run", "", f"stage '{wanted['stage']}' has no cell {told}", near.strip()))
+            raise ConfigError(fault("", "encoder.run", f"stage '{wanted['stage']}' has no cell {told}", near.strip()))
         if stage.keep == "results":
             fix = f"Write keep: weights in stage '{wanted['stage']}'."
-            raise ConfigError(fault("encoder.run", "", f"the weights of {found[0].name} are not kept", fix))
+            raise ConfigError(fault("", "encoder.run", f"the weights of {found[0].name} are not kept", fix))
         return found[0]
 
     def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
@@ -253,11 +253,11 @@ class _Expansion:
         for key, value in overrides.items():
             task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]
             if task not in blocks:
-                raise ConfigError(fault(key, "", unknown("task", task, blocks)))
+                raise ConfigError(fault("", key, unknown("task", task, blocks)))
             blocks[task] = {**blocks[task], option: value}
         strange = [task for task in config.train or () if task not in blocks]
         if strange:
-            raise ConfigError(fault("train", "", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
+            raise ConfigError(fault("", "train", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
         trained = config.train or tuple(blocks)
         used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
         text = yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120) if overrides else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mtdnn.batch import Batch
 from mtdnn.config.options import Named, NoOptions, option_faults
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import ConfigError, unknown
+from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.metrics.base import METRICS, metric_of
 from mtdnn.networks.heads import HEADS, Head
 from mtdnn.networks.losses import LOSSES
@@ -36,7 +36,7 @@ TASK_TYPES: Registry[type[TaskType]] = Registry(
 )
 
 
-def label_faults(task: TaskDef) -> list[str]:
+def label_faults(task: TaskDef) -> list[Fault]:
     """Labels that no row can have: empty, or the mark of "no label", or not as a cell comes out when it is stripped."""
     found = []
     for label in task.labels:
@@ -110,7 +110,7 @@ class TaskType(ABC):
         return self.tokenizer
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         """Everything in the block that this type cannot use, as `file:line: key: …` lines; empty when all is well."""
         found = []
         if len(task.inputs) not in cls.num_inputs:
@@ -137,7 +137,7 @@ class TaskType(ABC):
         return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
 
     @classmethod
-    def _head_faults(cls, task: TaskDef) -> list[str]:
+    def _head_faults(cls, task: TaskDef) -> list[Fault]:
         """A head that does not fit the type or the rows, and options it does not have or cannot take."""
         named = cls.settled_head(task)
         if named.name not in cls.heads and "." not in named.name:
@@ -153,7 +153,7 @@ class TaskType(ABC):
         return faults
 
     @classmethod
-    def _option_faults(cls, task: TaskDef) -> list[str]:
+    def _option_faults(cls, task: TaskDef) -> list[Fault]:
         """Keys of the block that belong to no task, and values pydantic refuses."""
         common = [name for name in TaskDef.model_fields if name not in ("name", "options")]
         return _key_faults(task, cls.Options, task.options, known=common)
@@ -338,7 +338,7 @@ class TaskType(ABC):
         return records
 
 
-def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., object]) -> list[str]:
+def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., object]) -> list[Fault]:
     """Why what a word names, a dotted path mostly, cannot be used under that key of the block."""
     try:
         look_up(word, where=task.where(key), key=f"{task.name}.{key}")
@@ -349,8 +349,8 @@ def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., ob
 
 def _key_faults(
     task: TaskDef, model: type[BaseModel], options: Mapping[str, Any], *, prefix: str = "", known: Sequence[str] = ()
-) -> list[str]:
-    """A line for each key that is no field of the model, and each other one whose value pydantic refuses.
+) -> list[Fault]:
+    """A fault for each key that is no field of the model, and each other one whose value pydantic refuses.
 
     Args:
         prefix: what stands before the keys in the block, as in "head.".

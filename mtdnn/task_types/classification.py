@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import did_you_mean
+from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.base import METRICS
 from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.networks.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
@@ -49,7 +49,7 @@ class Classification(TaskType):
         self._index = {label: index for index, label in enumerate(task.labels)}
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task) + label_faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} labels", "Classification needs at least two."))

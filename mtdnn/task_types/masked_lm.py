@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, Fault
 from mtdnn.networks.heads import HEADS
 from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.rows.example import Example, RowError
@@ -78,7 +78,7 @@ class MaskedLM(TaskType):
     options: MaskedLMOptions
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         if task.labels:
             found.append(task.fault("labels", "a masked_lm task has no labels", "Remove the key."))

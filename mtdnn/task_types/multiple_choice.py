@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import Fault
 from mtdnn.rows.example import Example, RowError, whole
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.ranking import Ranking
@@ -50,7 +51,7 @@ class MultipleChoice(Ranking):
     )
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         several = task.options.get("several") is True
         if several and (not task.metrics or "accuracy" in task.metrics):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import did_you_mean
+from mtdnn.errors import Fault, did_you_mean
 from mtdnn.networks.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, refuse_beyond_32_bits
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
@@ -104,7 +104,7 @@ class Ranking(TaskType):
             self.loss_function = partial(pairwise_margin, margin=self.options.margin)
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task) + label_faults(task)
         column = task.options.get("group_by")
         if column is not None and column not in task.inputs[:-1]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import Fault
 from mtdnn.networks.losses import squared_difference
 from mtdnn.rows.example import RowError, refuse_beyond_32_bits
 from mtdnn.rows.summaries import quantiles
@@ -39,7 +40,7 @@ class Regression(TaskType):
     )
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         if cls.soft_labels and task.distill is not None and task.distill.temperature != 1:
             found.append(task.fault("distill.temperature", "a number has no softmax to soften", "Remove the key."))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import did_you_mean
+from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.tags import is_entity_tag
 from mtdnn.networks.crf import best_tags, log_marginals, mean_negative_log_likelihood
 from mtdnn.networks.losses import Loss, kl_per_example, symmetric_kl_per_example
@@ -77,7 +77,7 @@ class SequenceLabeling(TaskType):
             self.metric_names = ("token_accuracy",)
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))

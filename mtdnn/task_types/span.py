@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.errors import Fault
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.rows.example import UNLABELLED, Example, RowError
@@ -75,7 +76,7 @@ class Span(TaskType):
     options: SpanOptions
 
     @classmethod
-    def faults(cls, task: TaskDef) -> list[str]:
+    def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         if task.labels:
             found.append(task.fault("labels", "a span task has no labels", "Remove the key."))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Tokenizer:
         """Whether its token_type_ids do tell the texts of a pair apart."""
         return self.has_segments and 1 in self._one(("a", "a"))["token_type_ids"]
 
-    def length_faults(self, task: TaskDef) -> list[str]:
+    def length_faults(self, task: TaskDef) -> list[Fault]:
         """A max_length that this encoder cannot take, or that leaves no room for text."""
         special = self.hf.num_special_tokens_to_add(pair=len(task.inputs) > 1)
         if self.max_positions is not None and task.max_length > self.max_positions:
@@ -86,7 +86,7 @@ class Tokenizer:
             return [task.fault("max_length", found, f"Set max_length to {special + len(task.inputs)} or more.")]
         return []
 
-    def length_warnings(self, task: TaskDef) -> list[str]:
+    def length_warnings(self, task: TaskDef) -> list[Fault]:
         """A max_length beyond what the tokenizer was meant for, where the encoder itself would take it."""
         meant = self.hf.model_max_length
         if meant >= task.max_length or self.length_faults(task):
@@ -237,7 +237,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
         found = f"no tokenizer for '{encoder}': {told_hub_error(encoder, error)}"
-        raise ConfigError(fault("encoder", "", found, fix)) from error
+        raise ConfigError(fault("", "encoder", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
     return Tokenizer(encoder, hf, _max_positions(encoder, hf))
@@ -247,11 +247,11 @@ def _has_tokenizer_files(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
 
 
-def _told_missing(folder: Path) -> str:
+def _told_missing(folder: Path) -> Fault:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     there = f"; there: {', '.join(names[:10])}" if names else ""
     found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"
-    return fault("encoder", "", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
+    return fault("", "encoder", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
 
 
 def _max_positions(encoder: str, hf: PreTrainedTokenizerBase) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mtdnn.data.store import Store
-from mtdnn.errors import DataError, fault, first_of
+from mtdnn.errors import DataError, Fault, fault, first_of
 from mtdnn.metrics.records import read_records
 from mtdnn.rows.example import RowError
 from mtdnn.task_types.base import TaskType
@@ -45,12 +45,12 @@ def with_soft_labels(store: Store, task_type: TaskType) -> Store:
     return store.with_column("soft", np.mean(teachers, axis=0).astype(np.float32))
 
 
-def teacher_faults(task_type: TaskType) -> list[str]:
+def teacher_faults(task_type: TaskType) -> list[Fault]:
     """What `check` tells of the files of soft labels: those that cannot be read, and records that are none of the task.
 
     Whether every train row has one is known only to training, which knows the rows it takes.
     """
-    faults: list[str] = []
+    faults: list[Fault] = []
     for path in task_type.task.distill.from_ if task_type.task.distill is not None else ():
         try:
             soft_labels(read_records(path), task_type, place=path)

@@ -4,11 +4,11 @@ import errno
 
 import pytest
 
-from mtdnn.errors import ConfigError, DataError, MtdnnError, did_you_mean, fault, is_full_disk, unknown
+from mtdnn.errors import ConfigError, DataError, MtdnnError, Place, did_you_mean, fault, is_full_disk, unknown
 
 
 def test_a_fault_reads_place_key_found_and_fix():
-    assert fault("a.yml:3", "mnli.loss", "unknown loss 'mse'", "Use cross_entropy.") == (
+    assert str(fault(Place("a.yml", 3), "mnli.loss", "unknown loss 'mse'", "Use cross_entropy.")) == (
         "a.yml:3: mnli.loss: unknown loss 'mse'. Use cross_entropy."
     )
 
@@ -25,17 +25,17 @@ def test_a_fault_reads_place_key_found_and_fix():
     ],
 )
 def test_empty_parts_leave_no_punctuation_behind(parts, line):
-    assert fault(*parts) == line
+    assert str(fault(*parts)) == line
 
 
 def test_several_faults_are_one_error_told_line_by_line():
     error = ConfigError(["first", "second"])
-    assert error.faults == ("first", "second")
+    assert error.lines == ("first", "second")
     assert str(error) == "first\nsecond"
 
 
 def test_one_fault_may_be_given_as_a_string():
-    assert DataError("only").faults == ("only",)
+    assert DataError("only").lines == ("only",)
 
 
 def test_both_kinds_are_what_the_command_line_catches():
@@ -83,3 +83,26 @@ def test_a_full_disk_is_known_whoever_tells_it(error):
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("shapes differ"), KeyError()])
 def test_other_failures_are_no_full_disk(error):
     assert not is_full_disk(error)
+
+
+def test_a_fault_is_a_record_that_editors_can_read():
+    found = fault(Place("a.yml", 3), "mnli.loss", "unknown loss 'mse'", "Use cross_entropy.")
+    assert found.as_dict() == {
+        "place": "a.yml:3",
+        "file": "a.yml",
+        "line": 3,
+        "key": "mnli.loss",
+        "found": "unknown loss 'mse'",
+        "fix": "Use cross_entropy.",
+    }
+
+
+def test_a_flag_becomes_the_key_it_sets_when_a_cell_of_a_study_gave_it():
+    given, in_file = fault("--optimizer.lr", "", "-1: too small"), fault(Place("tasks.yml", 3), "rte.loss", "unknown")
+    assert str(given.within("study.yml: fine (seed 1)")) == "study.yml: fine (seed 1): optimizer.lr: -1: too small"
+    assert str(in_file.within("study.yml: fine")) == "study.yml: fine: tasks.yml:3: rte.loss: unknown"
+
+
+def test_control_characters_are_shown_and_not_sent():
+    found = fault(Place("a\x1b[31m.yml", 1), "key", "a line\nbreak and \u202e reversed text")
+    assert str(found) == "a\\x1b[31m.yml:1: key: a line\\nbreak and \\u202e reversed text"

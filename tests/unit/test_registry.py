@@ -119,7 +119,7 @@ def shapes():
 def told_of(registry, path):
     with pytest.raises(ConfigError) as caught:
         registry.get(path, where="a.yml:3", key="it")
-    (line,) = caught.value.faults
+    (line,) = caught.value.lines
     return line
 
 

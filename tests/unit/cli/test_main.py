@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-from mtdnn.cli.commands import chosen_tasks, names_in, output_file, results_table
+from mtdnn.cli.commands import chosen_tasks, names_in, output_file, results_table, write_vectors
 from mtdnn.cli.main import COMMANDS, main
-from mtdnn.cli.main import main as cli
 from mtdnn.cli.options import call_arguments, run_arguments
 from mtdnn.columns import table
 from mtdnn.config.run import load_run_config
@@ -305,7 +304,7 @@ def test_vectors_are_written_whole_with_their_ids(tmp_path):
     import numpy as np
     import pyarrow.parquet
 
-    cli.write_vectors(tmp_path / "v.parquet", ["x", "y"], np.array([[1, 2], [3, 4.5]]))
+    write_vectors(tmp_path / "v.parquet", ["x", "y"], np.array([[1, 2], [3, 4.5]]))
     read = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pydict()
     assert read == {"id": ["x", "y"], "vector": [[1.0, 2.0], [3.0, 4.5]]}
     assert [path.name for path in tmp_path.iterdir()] == ["v.parquet"]

@@ -227,7 +227,7 @@ def test_nothing_left_is_a_fault():
 def test_all_unreadable_blocks_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         translate({"a": block(data_format="PremiseOnlyy"), "b": block(labels=None, n_class="two")})
-    first, second = caught.value.faults
+    first, second = caught.value.lines
     assert first.startswith("a.data_format: unknown data_format 'PremiseOnlyy'")
     assert "Did you mean 'PremiseOnly'?" in first
     assert second == "b.n_class: 'two' is no number of labels. List the labels."
@@ -244,7 +244,7 @@ def test_odd_values_reach_our_own_check_too(tmp_path):
     path.write_text(yaml.safe_dump({"t": block(metric_meta=7, split_names=None, dropout_p="much", labels={"a": 1})}))
     with pytest.raises(ConfigError, match=r"odd\.yml:\d+: t\.dropout: 'much'") as caught:
         load_task_defs(path)
-    assert len(caught.value.faults) == 2  # and the labels, which are no list
+    assert len(caught.value.lines) == 2  # and the labels, which are no list
 
 
 def test_a_block_of_ours_in_the_same_file_stays_as_it_is():

@@ -28,7 +28,7 @@ def run(tmp_path):
 def faults_of(path, overrides):
     with pytest.raises(ConfigError) as caught:
         load_run_config(path, overrides)
-    return [line.replace(f"{path}", "run.yml") for line in caught.value.faults]
+    return [line.replace(f"{path}", "run.yml") for line in caught.value.lines]
 
 
 def test_a_run_is_read_and_defaults_fill_the_rest(run):

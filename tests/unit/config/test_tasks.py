@@ -4,7 +4,7 @@ import pydantic
 import pytest
 
 from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, Place
 
 BLOCK = """
 mnli:
@@ -33,7 +33,7 @@ def load(tmp_path, text):
 def faults_of(tmp_path, text):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
-    return [line.replace(f"{tmp_path}/", "") for line in caught.value.faults]
+    return [line.replace(f"{tmp_path}/", "") for line in caught.value.lines]
 
 
 def test_a_full_block_is_read(tmp_path):
@@ -71,15 +71,15 @@ def test_none_turns_the_runs_regularizer_off(tmp_path):
 
 def test_every_key_knows_its_line(tmp_path):
     task = load(tmp_path, BLOCK)["mnli"]
-    assert task.where("labels") == f"{tmp_path}/tasks.yml:5"
-    assert task.where("shade") == f"{tmp_path}/tasks.yml:12"
-    assert task.where("loss") == task.where() == f"{tmp_path}/tasks.yml:2"
-    assert task.fault("loss", "unknown") == f"{tmp_path}/tasks.yml:2: mnli.loss: unknown"
+    assert str(task.where("labels")) == f"{tmp_path}/tasks.yml:5"
+    assert str(task.where("shade")) == f"{tmp_path}/tasks.yml:12"
+    assert task.where("loss") == task.where() == Place(f"{tmp_path}/tasks.yml", 2)
+    assert str(task.fault("loss", "unknown")) == f"{tmp_path}/tasks.yml:2: mnli.loss: unknown"
 
 
 def test_a_task_made_in_python_is_told_by_its_name():
     task = TaskDef(name="a", task_type="classification")
-    assert task.fault("loss", "unknown") == "a: a.loss: unknown"
+    assert str(task.fault("loss", "unknown")) == "a: a.loss: unknown"
 
 
 def test_a_task_does_not_change(tmp_path):

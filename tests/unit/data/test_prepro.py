@@ -22,6 +22,7 @@ from mtdnn.data.prepro import prepare, prepare_file
 from mtdnn.data.split_faults import IdHashes
 from mtdnn.data.store import open_store
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.rows.places import open_split
 from mtdnn.rows.text import TextRows
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
@@ -40,7 +41,7 @@ def files_of(folder):
 def faults_of(project, encoder):
     with pytest.raises(DataError) as caught:
         prepared(project, encoder)
-    return [line.replace(f"{project.data}/", "") for line in caught.value.faults]
+    return [line.replace(f"{project.data}/", "") for line in caught.value.lines]
 
 
 def test_tokens_segments_and_labels_are_those_of_the_tokenizer_and_the_rows(project, encoder):
@@ -152,7 +153,7 @@ def test_faults_of_blocks_and_of_the_rows_of_sound_ones_come_in_one_report(proje
     project.rows("nli/dev", ["d1\tyes_\tA.\tB.", "d1\tno_\tA.\tC."])
     with pytest.raises(ConfigError) as caught:
         prepared(project, encoder, known_faults=["tasks.yml:20: other.dropot: unknown key 'dropot'"])
-    lines = [line.replace(f"{project.data}/", "").split("; known")[0] for line in caught.value.faults]
+    lines = [line.replace(f"{project.data}/", "").split("; known")[0] for line in caught.value.lines]
     assert lines == [
         "tasks.yml:20: other.dropot: unknown key 'dropot'",
         f"{project.definitions}:10: like.metrics: unknown metric 'pearsn'",
@@ -164,11 +165,11 @@ def test_faults_of_blocks_and_of_the_rows_of_sound_ones_come_in_one_report(proje
 
 
 def test_what_a_killed_run_left_is_removed_when_the_next_one_has_faults(project, encoder, monkeypatch):
-    promote = prepro._promote
-    monkeypatch.setattr(prepro, "_promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
+    promote = prepro.promote
+    monkeypatch.setattr(prepro, "promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepared(project, encoder)
-    monkeypatch.setattr(prepro, "_promote", promote)
+    monkeypatch.setattr(prepro, "promote", promote)
     assert (project.out / ".staging/nli/train").is_dir()
     project.rows("like/dev", ["e1\tmuch\tA."])
     assert len(faults_of(project, encoder)) == 1
@@ -296,11 +297,11 @@ def test_a_killed_run_is_gone_on_with_from_its_whole_splits(project, encoder, mo
 
 
 def test_whole_splits_of_a_killed_run_that_no_longer_fit_are_not_used(project, encoder, monkeypatch):
-    promote = prepro._promote
-    monkeypatch.setattr(prepro, "_promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
+    promote = prepro.promote
+    monkeypatch.setattr(prepro, "promote", lambda out, job: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepared(project, encoder)
-    monkeypatch.setattr(prepro, "_promote", promote)
+    monkeypatch.setattr(prepro, "promote", promote)
     (project.out / ".staging/nli/train.partial").mkdir()
     project.rows("nli/train", ["n9\tno_\tA.\tB."])
     assert prepared(project, encoder)["nli"]["train"].rows == 1
@@ -418,7 +419,7 @@ def test_one_file_is_prepared_with_or_without_its_labels(project, encoder, tmp_p
 
 
 def test_rows_joined_by_their_type_are_read_as_one_part(project, monkeypatch):
-    job = Job(project.tasks["nli"], "train", prepro.open_split(project.tasks["nli"], "train", project.data), "required")
+    job = Job(project.tasks["nli"], "train", open_split(project.tasks["nli"], "train", project.data), "required")
     monkeypatch.setattr(type(job.task_type), "group_by", "label")
     monkeypatch.setattr(
         type(job.task_type), "join", lambda self, rows: {**rows[0], "id": "+".join(r["id"] for r in rows)}

@@ -24,7 +24,7 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
     path.write_text('{"id": "1"}\n\n{"id": "2", "prediction": 1, "label": 1}\n{"id": "3", "predic', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_records(path)
-    assert [line.split(": ")[0] for line in caught.value.faults] == [f"{path}:1", f"{path}:4"]
+    assert [line.split(": ")[0] for line in caught.value.lines] == [f"{path}:1", f"{path}:4"]
 
 
 @pytest.mark.parametrize(

@@ -369,13 +369,13 @@ def test_a_family_without_limit_of_length_takes_every_max_length(tmp_path):
 
 
 def test_a_folder_without_configuration_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=f"{tmp_path}: encoder: no configuration found.*config.json"):
+    with pytest.raises(ConfigError, match=f"encoder: {tmp_path}: no configuration found.*config.json"):
         Encoder.from_pretrained(tmp_path)
 
 
 def test_a_folder_without_weights_is_refused_by_name(tmp_path):
     CONFIGS["bert"].save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=f"{tmp_path}: encoder: weights cannot be loaded.*model.safetensors"):
+    with pytest.raises(ConfigError, match=f"encoder: {tmp_path}: weights cannot be loaded.*model.safetensors"):
         Encoder.from_pretrained(tmp_path)
 
 

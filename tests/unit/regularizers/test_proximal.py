@@ -145,5 +145,5 @@ def test_the_papers_defaults() -> None:
     ],
 )
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
-    (found,) = Momentum.faults(Named(name="momentum", **options), "run.yml:4", "proximal")
+    (found,) = map(str, Momentum.faults(Named(name="momentum", **options), "run.yml:4", "proximal"))
     assert expected in found

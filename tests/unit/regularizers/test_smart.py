@@ -138,7 +138,7 @@ def test_precision_run_with_too_small_a_size_is_refused_with_the_smallest_that_w
         ConfigError, match=rf"resolution of {spacing.name} .* that works is .* \({', '.join(names)}\)\."
     ):
         method.prepare(**place)
-    (found,) = method.precision_faults("run.yml:9", "regularizer", **place)
+    (found,) = map(str, method.precision_faults("run.yml:9", "regularizer", **place))
     assert found.startswith("run.yml:9: regularizer.precision: run: moves of ")
     assert found.endswith("Use precision: auto, or larger sizes.")
     told = found.partition("that works is ")[2].split()[0]
@@ -154,7 +154,7 @@ def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode:
     method = Smart(epsilon=1e-9, precision=mode)
     assert method.needs_resolution
     for precision in (BF16, FLOAT32):
-        (found,) = method.precision_faults("run.yml:9", "regularizer", **place, precision=precision)
+        (found,) = map(str, method.precision_faults("run.yml:9", "regularizer", **place, precision=precision))
         assert found.startswith("run.yml:9: regularizer: moves of 1e-09 are below the resolution of float32 ")
         assert found.endswith("the smallest size that works is 1.2e-08 (epsilon). Give larger sizes.")
     assert Smart(epsilon=1.2e-8, precision="float32").precision_faults("", "", **place, precision=BF16) == []
@@ -383,12 +383,14 @@ def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_
     ],
 )
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
-    (found,) = Smart.faults(Named(name="smart", **options), "run.yml:9", "regularizer", "classification")
+    (found,) = map(str, Smart.faults(Named(name="smart", **options), "run.yml:9", "regularizer", "classification"))
     assert expected in found
 
 
 def test_the_released_preset_is_refused_for_types_that_code_has_no_term_for() -> None:
-    (found,) = SmartMtdnnRelease.faults(Named(name="smart-mtdnn-release"), "t.yml:3", "ner.regularizer", "span")
+    (found,) = map(
+        str, SmartMtdnnRelease.faults(Named(name="smart-mtdnn-release"), "t.yml:3", "ner.regularizer", "span")
+    )
     assert found == (
         "t.yml:3: ner.regularizer: smart-mtdnn-release is not defined for span; it is for classification, regression, "
         "ranking. Use another regularizer, or `none`, for this task."

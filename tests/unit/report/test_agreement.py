@@ -77,4 +77,4 @@ def test_annotators_are_read_and_faults_have_their_line(tmp_path: Path) -> None:
     path.write_text("a\tx,,x\n\tx\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_annotators(path)
-    assert [fault.split(": ")[0] for fault in caught.value.faults] == [f"{path}:1", f"{path}:2"]
+    assert [fault.split(": ")[0] for fault in caught.value.lines] == [f"{path}:1", f"{path}:2"]

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from mtdnn.errors import DataError
+from mtdnn.errors import DataError, Place
 from mtdnn.rows.places import find_split, read_rows, rows_of
 from mtdnn.rows.source import PART_BYTES, Columns, Part, Row
 from mtdnn.rows.tables import ROWS_PER_PART, HubRows
@@ -27,14 +27,14 @@ def written(path, content):
 
 
 def values(path, columns):
-    return [tuple(row.values.values()) if isinstance(row, Row) else row for row in read_rows(path, columns)]
+    return [tuple(row.values.values()) if isinstance(row, Row) else str(row) for row in read_rows(path, columns)]
 
 
 def test_a_tsv_row_has_its_values_and_its_place(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA b.\tC d.\n2\tno\tE f.\tG h.\n")
     rows = list(read_rows(path, PAIR))
     assert rows[1].values == {"id": "2", "label": "no", "premise": "E f.", "hypothesis": "G h."}
-    assert rows[1].where == f"{path}:2"
+    assert rows[1].where == Place(str(path), 2)
 
 
 @pytest.mark.parametrize("content", ["1\tyes\tA\n2\tno\tB", "1\tyes\tA\r\n2\tno\tB\r\n", "\ufeff1\tyes\tA\n2\tno\tB\n"])
@@ -130,7 +130,7 @@ def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
         ("2", "no", 'say "x"\nand go'),
         ("3", "null", "NA"),
     ]
-    assert [row.where.rpartition(":")[2] for row in rows] == ["2", "3", "5"]
+    assert [row.where.line for row in rows] == [2, 3, 5]
 
 
 def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):
@@ -148,7 +148,7 @@ def test_blank_lines_of_named_columns_are_no_rows_and_count_as_lines(tmp_path):
         f"{path}:10: 4 columns; the header has 3: id, label, text. Put a text that holds a comma in quotes.",
         ("3", "no", "e"),
     ]
-    assert [row.where for row in read_rows(path, TEXT) if isinstance(row, Row)] == [f"{path}:5", f"{path}:12"]
+    assert [str(row.where) for row in read_rows(path, TEXT) if isinstance(row, Row)] == [f"{path}:5", f"{path}:12"]
     path = written(tmp_path / "train.jsonl", '\n{"text": "a"}\r\n\r\n {"tex": "b"}\n  \n{"text": "c"}\n\n')
     assert values(path, TEXT) == [
         ("2", "", "a"),
@@ -273,8 +273,8 @@ def test_class_numbers_of_a_hub_data_set_become_names():
         {"id": "5", "label": "good", "text": "A"},
         {"id": "6", "label": "", "text": "B"},
     ]
-    assert found[1].where == "org/data/train:2"
-    assert HubRows("org/data/train", dataset, {}).faults(TEXT) == [
+    assert found[1].where == Place("org/data/train", 2)
+    assert list(map(str, HubRows("org/data/train", dataset, {}).faults(TEXT))) == [
         "org/data/train: no column 'text'; present: idx, sentence, label. "
         "Name theirs under the task's `source.columns`."
     ]
@@ -349,11 +349,14 @@ def test_an_unknown_ending_is_refused(tmp_path):
 def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
     source = rows_of(written(tmp_path / "novel.txt", "It rained.\n\n  He sang.\t\n"))
     rows = [row for part in source.parts() for row in source.read(part, Columns(("id", "text")))]
-    assert [(row.values, row.where[-2:]) for row in rows] == [
-        ({"id": "1", "text": "It rained."}, ":1"),
-        ({"id": "3", "text": "He sang."}, ":3"),
+    assert [(row.values, row.where.line) for row in rows] == [
+        ({"id": "1", "text": "It rained."}, 1),
+        ({"id": "3", "text": "He sang."}, 3),
     ]
-    assert "plain text has no columns; 2 are needed: label, text" in source.faults(Columns(("id", "label", "text")))[0]
+    assert (
+        "plain text has no columns; 2 are needed: label, text"
+        in source.faults(Columns(("id", "label", "text")))[0].found
+    )
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt", "train.parquet"])
@@ -367,7 +370,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError) as caught:
         list(read_rows(path, Columns(("id", "text"))))
-    assert caught.value.faults[0] == (
+    assert caught.value.lines[0] == (
         f"{path}: cannot be read: Permission denied. Check its permissions, and the disk it lies on."
     )
 
@@ -393,6 +396,6 @@ def test_two_columns_of_one_name_are_refused_where_it_is_read(tmp_path):
     path = written(tmp_path / "train.csv", "id,label,text,text\n1,yes,a,b\n")
     with pytest.raises(DataError) as caught:
         values(path, TEXT)
-    assert caught.value.faults == (f"{path}:1: 2 columns are named 'text'. Rename all but one.",)
+    assert caught.value.lines == (f"{path}:1: 2 columns are named 'text'. Rename all but one.",)
     path = written(tmp_path / "dev.csv", "id,label,text,,\n1,yes,a,b,c\n")
     assert values(path, TEXT) == [("1", "yes", "a")]

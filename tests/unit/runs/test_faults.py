@@ -72,6 +72,6 @@ def test_every_fault_of_a_regularizer_is_told_at_once(tmp_path):
     config = load_run_config(None, {**given, "regularizer": {"name": "smart", "weight": -1, "foo": 2, "norm": "l1"}})
     with pytest.raises(ConfigError) as caught:
         regularizers_of(config, load_task_defs(config.tasks))
-    assert [line.split(":")[0] for line in caught.value.faults] == [
+    assert [line.split(":")[0] for line in caught.value.lines] == [
         "regularizer.foo", "regularizer.weight", "regularizer.norm",
     ]  # fmt: skip

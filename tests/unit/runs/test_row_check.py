@@ -1,7 +1,10 @@
 """One report on definitions and rows."""
 
+import json
+
 import pytest
 
+from mtdnn.cli.main import main
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.errors import ConfigError
 from mtdnn.runs.row_check import check_tasks
@@ -27,8 +30,8 @@ def test_sound_tasks_have_no_fault_and_their_numbers_are_told(project):
     labels = table(report, "Labels")
     assert labels["nli/train"]["labels"] == "yes_: 2 (66.7%), no_: 1 (33.3%)"
     assert labels["like/train"]["labels"] == "min: 0, q25: 0.625, median: 1.25, q75: 1.875, max: 2.5, mean: 1.25"
-    assert any("nli/test: no rows for this split" in line for line in report.warnings)
-    assert "nli/dev: label: 1 of 2 dev rows have none. They are not measured." in report.warnings
+    assert any("nli/test: no rows for this split" in line for line in map(str, report.warnings))
+    assert "nli/dev: label: 1 of 2 dev rows have none. They are not measured." in map(str, report.warnings)
     assert "nli/train   3 " in str(report)
 
 
@@ -46,7 +49,7 @@ def test_faults_of_definitions_and_rows_come_together(project, encoder):
     )
     project.rows("nli/train", ["n1\tyes_\tA.\tB.", "n2\tperhaps\tA.\tB.", "n1\tno_\tC.\tD."])
     (project.data / "like/dev.tsv").unlink()
-    told = "\n".join(checked(project).faults)
+    told = "\n".join(map(str, checked(project).faults))
     assert "tasks.yml:11: bad.task_type: unknown task type 'classifcation'" in told
     assert "tasks.yml:14: worse.dropot: unknown key 'dropot'" in told and "Did you mean 'dropout'?" in told
     assert "nli/train.tsv:2: label: 'perhaps' is not in nli.labels" in told
@@ -57,7 +60,7 @@ def test_faults_of_definitions_and_rows_come_together(project, encoder):
 def test_a_block_that_yaml_cannot_hold_does_not_hide_the_rows_of_others(project):
     project.define(project.definitions.read_text() + "broken:\n  task_type: regression\n  dropout: 3\n")
     project.rows("nli/train", ["n2\tperhaps\tA.\tB."])
-    told = checked(project).faults
+    told = list(map(str, checked(project).faults))
     assert "tasks.yml:12: broken.dropout" in told[0]
     assert "nli/train.tsv:1: label: 'perhaps'" in told[1]
 
@@ -66,19 +69,21 @@ def test_dev_rows_with_the_texts_of_train_rows_are_counted(project):
     project.rows(
         "nli/dev", ["d1\tno_\tThe barn.\tA barn.", "d2\tno_\tThe barn.\tA barn", "d3\tno_\tA barn.\tThe barn."]
     )
-    warnings = checked(project).warnings
+    warnings = list(map(str, checked(project).warnings))
     assert "nli/dev: 1 of 3 rows have the same texts as a train row. Metrics on them measure memory." in warnings
 
 
 def test_a_file_that_holds_no_row_is_a_fault(project):
     (project.data / "like/dev.tsv").unlink()
     (project.data / "like/dev.csv").write_text("id,label,text\n")
-    assert checked(project).faults == [f"{project.data}/like/dev.csv: no rows. Add rows, or remove the split."]
+    assert list(map(str, checked(project).faults)) == [
+        f"{project.data}/like/dev.csv: no rows. Add rows, or remove the split."
+    ]
 
 
 def test_a_label_without_train_rows_is_a_warning(project):
     project.rows("nli/train", ["n1\tyes_\tA.\tB."])
-    assert any("no train row has the label 'no_'" in line for line in checked(project).warnings)
+    assert any("no train row has the label 'no_'" in line for line in map(str, checked(project).warnings))
 
 
 @pytest.mark.parametrize("mixing", ["round_robin", "proportional", "{name: temperature, tau: 2}", "main_ratio"])
@@ -100,7 +105,7 @@ def test_max_length_faults_and_unknown_tasks_of_a_run_are_told(project, encoder,
     run = tmp_path / "run.yml"
     run.write_text("tasks: t\ndata: d\noutput: o\nencoder: {run: r}\ntrain: [nli, lik]\n")
     project.define(project.definitions.read_text().replace("max_length: 12", "max_length: 99"))
-    told = "\n".join(checked(project, encoder=str(encoder), run=run).faults)
+    told = "\n".join(map(str, checked(project, encoder=str(encoder), run=run).faults))
     assert f"like.max_length: 99 tokens; {encoder} takes at most 64" in told
     assert "train: unknown task 'lik'; known: nli" in told
 
@@ -116,3 +121,17 @@ def test_a_run_s_tasks_are_known_without_their_rows(project, tmp_path):
     run = tmp_path / "run.yml"
     run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: ''\ntrain: [nli]\n")
     assert check_tasks(project.definitions, run=run).faults == []
+
+
+def test_faults_are_given_to_editors_and_to_workflows_as_records(project, capsys):
+    project.define("nli: {task_type: classification, inputs: [a, b], labels: ['yes', 'no'], metrics: [acuracy]}\n")
+    words = ["check", str(project.definitions)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--json"])
+    (found,) = json.loads(capsys.readouterr().out)["faults"]
+    assert (found["file"], found["line"], found["key"]) == (str(project.definitions), 1, "nli.metrics")
+    assert found["found"].startswith("unknown metric 'acuracy'; known: ")
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--format", "github"])
+    line = capsys.readouterr().out
+    assert line.startswith(f"::error file={project.definitions},line=1::nli.metrics: unknown metric 'acuracy'")

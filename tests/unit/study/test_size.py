@@ -181,7 +181,7 @@ def test_a_misspelt_option_of_one_cell_is_told_before_any_runs(demo: Demo, tmp_p
     with pytest.raises(ConfigError) as told:
         study(str(path), dry_run=dry_run)
     values = r"study.yml: only \(method wrong, train \[\"demo_nli\"\]\): "
-    option, mu = told.value.faults
+    option, mu = told.value.lines
     assert re.search(values + "regularizer.epsilonn: unknown key 'epsilonn'; .* Did you mean 'epsilon'", option)
     assert re.search(values + "proximal.mu: -1: ", mu)
     assert not (tmp_path / "study").exists()

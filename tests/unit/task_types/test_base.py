@@ -23,7 +23,7 @@ def labels_of(path, block):
     """The label of each row, or the fault."""
     job = Job(task_def_from("t", block), "dev", rows_of(path), "allowed")
     found = [each for part in job.parts() for each in job.examples(part)]
-    return [each.label if isinstance(each, Example) else each for each in found]
+    return [each.label if isinstance(each, Example) else str(each) for each in found]
 
 
 def jsonl(tmp_path, *rows):
@@ -88,7 +88,7 @@ def test_numbers_that_are_texts_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize("name", TASK_TYPES.names())
 def test_a_task_without_text_columns_is_refused(name):
     kind = TASK_TYPES.get(name)
-    found = kind.faults(task_def_from("t", {**kind.sample_block, "inputs": []}))
+    found = list(map(str, kind.faults(task_def_from("t", {**kind.sample_block, "inputs": []}))))
     assert found[0].startswith("t: t.inputs: 0 text columns. ")
 
 
@@ -118,7 +118,7 @@ def test_rows_are_not_joined_by_a_list(tmp_path):
 def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
     path = jsonl(tmp_path, {"id": [1], "text": "a"}, {"id": [1], "text": "b"})
     job = Job(task_def_from("t", {"task_type": "regression"}), "dev", rows_of(path), "allowed")
-    assert list(job.duplicates({id_hash("[1]")})) == [
+    assert list(map(str, job.duplicates({id_hash("[1]")}))) == [
         f"{path}:2: id: '[1]' is also the id of {path}:1. Rename one of them."
     ]
 
@@ -136,7 +136,7 @@ def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
 @pytest.mark.parametrize("name", ["classification", "ranking"])
 def test_labels_that_no_row_can_have_are_refused(name, label, found):
     kind = TASK_TYPES.get(name)
-    told = kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))
+    told = list(map(str, kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))))
     assert told == [f"t: t.labels: {found}. Name it otherwise, here and in the rows."]
 
 

@@ -10,7 +10,7 @@ BLOCK = {"task_type": "classification", "labels": ["contradiction", "neutral", "
 
 @pytest.mark.parametrize("metrics", [["f1"], ["accuracy", "precision"], ["precision", "recall"]])
 def test_metrics_of_two_labels_are_refused_where_there_are_three(metrics):
-    (found,) = Classification.faults(task_def_from("nli", {**BLOCK, "metrics": metrics}))
+    (found,) = map(str, Classification.faults(task_def_from("nli", {**BLOCK, "metrics": metrics})))
     of_two = [name for name in metrics if name != "accuracy"]
     assert found == (
         f"nli: nli.metrics: {', '.join(of_two)} with 3 labels. "

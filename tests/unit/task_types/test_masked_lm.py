@@ -130,4 +130,4 @@ def test_shares_of_more_than_all_are_refused(make):
     from mtdnn.task_types.masked_lm import MaskedLM
 
     task = task_def_from("task", {**BLOCK, "mask_share": 0.9, "random_share": 0.2})
-    assert ["more than 1" in line for line in MaskedLM.faults(task)] == [True]
+    assert ["more than 1" in str(line) for line in MaskedLM.faults(task)] == [True]

@@ -70,7 +70,7 @@ def test_a_text_without_the_placeholder_is_refused(make):
 
 def test_options_that_do_not_go_together_are_told():
     def faults(**changes):
-        return [line.split(": ", 2)[1] for line in MultipleChoice.faults(task_def_from("task", {**COPA, **changes}))]
+        return [each.key for each in MultipleChoice.faults(task_def_from("task", {**COPA, **changes}))]
 
     assert faults() == []
     assert faults(several=True) == ["task.several"]

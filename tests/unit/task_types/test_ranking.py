@@ -135,7 +135,7 @@ def test_rows_cannot_be_joined_by_the_candidate(make):
     from mtdnn.config.tasks import task_def_from
     from mtdnn.task_types.ranking import Ranking
 
-    faults = Ranking.faults(task_def_from("task", {**BLOCK, "group_by": "candidate"}))
+    faults = list(map(str, Ranking.faults(task_def_from("task", {**BLOCK, "group_by": "candidate"}))))
     assert faults == [
         "task: task.group_by: 'candidate' cannot join rows. "
         "Name question: the rows of a group differ in their last text."

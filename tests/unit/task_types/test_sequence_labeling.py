@@ -140,14 +140,14 @@ def test_parts_of_speech_are_measured_by_tokens_alone(make):
 
     block = {**BLOCK, "labels": ["NN", "VB"]}
     assert make(block, [("1", "NN VB", "Ada left")]).type.metric_names == ("token_accuracy",)
-    (line,) = SequenceLabeling.faults(task_def_from("pos", {**block, "metrics": ["entity_f1"]}))
+    (line,) = map(str, SequenceLabeling.faults(task_def_from("pos", {**block, "metrics": ["entity_f1"]})))
     assert "metrics of entities, but 'NN' is no tag of an entity" in line
 
 
 def test_a_loss_of_single_words_is_refused_for_chains():
     kind = TASK_TYPES.get("sequence_labeling")
     block = {**BLOCK, "head": "crf", "loss": "cross_entropy"}
-    assert kind.faults(task_def_from("ner", block)) == [
+    assert list(map(str, kind.faults(task_def_from("ner", block)))) == [
         "ner: ner.loss: cross_entropy with head: crf. "
         "Remove it: this head is trained by the likelihood of whole sentences."
     ]

@@ -191,14 +191,14 @@ def test_bad_soft_labels_are_told_by_row(project: Project, tmp_path: Path, score
     path = soft_file(tmp_path / "soft.jsonl", scores)
     with pytest.raises(DataError) as caught:
         with_soft_labels(*student(project, path))
-    assert caught.value.faults == (told.format(path=path),)
+    assert caught.value.lines == (told.format(path=path),)
 
 
 def test_more_bad_soft_labels_are_told(project: Project, tmp_path: Path) -> None:
     path = soft_file(tmp_path / "soft.jsonl", {f"n{number}": OTHER for number in range(9)})
     with pytest.raises(DataError) as caught:
         with_soft_labels(*student(project, path))
-    assert len(caught.value.faults) == 6 and caught.value.faults[-1] == f"{path}: 4 more faults like these"
+    assert len(caught.value.lines) == 6 and caught.value.lines[-1] == f"{path}: 4 more faults like these"
     Path(path).write_text(Path(soft_file(tmp_path / "b", ALL)).read_text() * 2)
     with pytest.raises(DataError, match="id: row 'n1' stands there twice"):
         with_soft_labels(*student(project, path))
@@ -237,5 +237,5 @@ def test_records_of_several_teachers_are_averaged() -> None:
     ],
 )
 def test_tasks_that_cannot_are_told_at_check(block: dict[str, Any], told: str) -> None:
-    (found,) = block_faults(task_def_from("t", {"distill": {"from": "f"}, **block}))
+    (found,) = map(str, block_faults(task_def_from("t", {"distill": {"from": "f"}, **block})))
     assert told in found
