@@ -181,8 +181,8 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     target = output_file(output, suffixes=(".jsonl",), input=input if len(names) == 1 else None)
     paths = {name: str(target.with_suffix(f".{name}.jsonl")) for name in names if len(names) > 1}
     targets = {name: output_file(path, suffixes=(".jsonl",), input=input) for name, path in paths.items()}
+    from mtdnn.metrics.records import write_records
     from mtdnn.runs.opened import open_run, soft_predictions
-    from mtdnn.training.evaluation import write_records
 
     if soft:
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)

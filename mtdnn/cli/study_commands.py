@@ -69,26 +69,26 @@ def study(
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
-    from mtdnn.study.checks import refuse_faulty, refuse_hopeless, refuse_unknown_splits
+    from mtdnn.study.checks import require_known_splits, require_runnable, require_valid_objectives
     from mtdnn.study.load import load_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
-    refuse_unknown_splits(grid)
+    require_known_splits(grid)
     cells = chosen_cells(grid, stages)
-    refuse_faulty(grid, cells)
+    require_valid_objectives(grid, cells)
     for line in changed_rows_lines(cells):
         logger.warning("%s", line)
     if dry_run:
         return plan_of(cells, rate=rate)
     from mtdnn.study.scheduler import run_study
 
-    refuse_hopeless(cells)
+    require_runnable(cells)
     with stopped_by_sigterm():
         summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells)
     if summary.broken:
-        raise MtdnnError([*broken_lines(summary), told(grid, summary)])
-    return told(grid, summary)
+        raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
+    return summary_text(grid, summary)
 
 
 def chosen_cells(grid: Grid, words: str | None) -> list[Cell]:
@@ -139,13 +139,13 @@ def train_cell(cell: Cell) -> Outcome:
     from mtdnn.runs.opened import open_run
     from mtdnn.runs.train import train
     from mtdnn.study.cells import Diverged
-    from mtdnn.study.checks import refuse_unprepared, stored_rows
+    from mtdnn.study.checks import require_prepared, stored_rows
     from mtdnn.study.size import cell_size
     from mtdnn.training.meter import NonFiniteLoss
     from mtdnn.training.signals import Interrupted
 
     size, rows = cell_size(cell), stored_rows(cell)
-    refuse_unprepared(cell)
+    require_prepared(cell)
     try:
         train(cell.config, resume=True, progress=False)
     except NonFiniteLoss as error:
@@ -202,7 +202,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     """Cells of a study with their steps, and how long those not finished will take."""
     from mtdnn.study.cells import outcomes
-    from mtdnn.study.checks import refuse_unprepared
+    from mtdnn.study.checks import require_prepared
     from mtdnn.study.size import cell_size, estimated_seconds
 
     sizes = {cell.name: cell_size(cell) for cell in cells}
@@ -214,7 +214,7 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
         lines.append([cell.name, str(sum(size.rows.values())), str(size.steps), str(size.examples), state])
     left = [cell for cell in cells if cell.name not in found]
     for cell in left:
-        refuse_unprepared(cell)
+        require_prepared(cell)
     seconds = estimated_seconds(left, sizes, found, rate=rate)
     text = f"{len(cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
     if seconds is not None:
@@ -234,7 +234,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def told(grid: Grid, summary: Summary) -> str:
+def summary_text(grid: Grid, summary: Summary) -> str:
     """How a study ended, in a line or two."""
     parts = [f"{summary.finished} of {summary.cells} cells finished"]
     if summary.before:

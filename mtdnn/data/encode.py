@@ -22,8 +22,9 @@ import pyarrow as pa
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, Fault, Place, fault
+from mtdnn.execution.cores import usable_cores
 from mtdnn.rows.example import Example, RowError
-from mtdnn.rows.source import Columns, Part, Row, RowSource
+from mtdnn.rows.source import Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Column
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -58,9 +59,9 @@ class Job:
         return TASK_TYPES.get(self.task.task_type)(self.task)
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> RowColumns:
         """Columns of its rows."""
-        return Columns(self.task_type.columns, self.task_type.repeats_last)
+        return RowColumns(self.task_type.columns, self.task_type.repeats_last)
 
     def parts(self) -> list[Part]:
         """Its rows in parts; in a single one for a task whose rows are joined across the file."""
@@ -221,11 +222,6 @@ def map_parts(
             bar.set_description("/".join(jobs[index].key), refresh=False)
             bar.update()
             yield index, result
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _by_pool(

@@ -18,7 +18,7 @@ from mtdnn.tokens.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
-def refuse_faulty(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
+def require_sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
     """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
     _, faults = sound_tasks(tasks, tokenizer)
     if faults:

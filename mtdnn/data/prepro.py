@@ -134,11 +134,11 @@ def _made(out: Path, jobs: list[Job], *, new: set[tuple[str, str]]) -> dict[str,
         if manifest is not None:
             made.setdefault(job.task.name, {})[job.split] = manifest
             unchanged = "" if job.key in new else " (unchanged)"
-            logger.info("%s/%s: %s%s", job.task.name, job.split, told(manifest), unchanged)
+            logger.info("%s/%s: %s%s", job.task.name, job.split, manifest_line(manifest), unchanged)
     return made
 
 
-def told(manifest: Manifest) -> str:
+def manifest_line(manifest: Manifest) -> str:
     """`2490 rows, 3 cut to 256 tokens, 7 unlabelled`."""
     words = [f"{manifest.rows} rows"]
     if manifest.truncated_rows:
@@ -154,7 +154,7 @@ def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: boo
     found = [SplitFaults() for _ in jobs]
     for index, part in map_parts(encode_part, jobs, parts, None, num_workers=num_workers, progress=progress):
         found[index].add(part.faults, part.num_faults, part.id_hashes)
-    return [line for job, of_split in zip(jobs, found, strict=True) for line in of_split.told(job)]
+    return [line for job, of_split in zip(jobs, found, strict=True) for line in of_split.collected(job)]
 
 
 @dataclass
@@ -216,7 +216,7 @@ def _write_all(
 
 def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fault]:
     """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
-    faults = split.found.told(job)
+    faults = split.found.collected(job)
     if faults:
         split.abandon()
         return faults

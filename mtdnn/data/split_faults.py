@@ -74,7 +74,7 @@ class SplitFaults:
         self.faults += faults[: FAULTS_TOLD - len(self.faults)]
         self.id_hashes.add(id_hashes)
 
-    def told(self, job: Job) -> list[Fault]:
+    def collected(self, job: Job) -> list[Fault]:
         """Faults of rows, ids that come twice, or that there is no row at all; to be asked for once."""
         twins = list(job.duplicates(self.id_hashes.twins()))
         self.id_hashes.close()

@@ -25,7 +25,7 @@ ATTENTION_NAME = "mtdnn"
 
 
 @dataclass(frozen=True)
-class Terms:
+class AttentionSettings:
     """What attention over a packed row needs beside query, key and value.
 
     Fields:
@@ -40,7 +40,7 @@ class Terms:
     window: int | None
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Terms], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, AttentionSettings], Tensor]
 
 
 def use_packed_attention(backbone: PreTrainedModel) -> None:
@@ -77,7 +77,7 @@ def packed_attention(
     q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = choose_attention(query, dropout, dropout_masks)
-    output = attend(q, k, v, Terms(packing, scale, dropout, sliding_window))
+    output = attend(q, k, v, AttentionSettings(packing, scale, dropout, sliding_window))
     return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
 
 
@@ -98,7 +98,7 @@ def kernel_takes(query: Tensor) -> bool:
     )
 
 
-def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
     """[N, A, D] → [N, A, D], one fused call per group of equal length."""
     groups = terms.layout.groups
     sizes = [group.tokens for group in groups]
@@ -112,12 +112,12 @@ def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> 
     return torch.cat(outputs)
 
 
-def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
     """[N, A, D] → [N, A, D] with dropout on the attention weights, on the CPU."""
     return cast(Tensor, _DroppedAttention.apply(query, key, value, terms))
 
 
-def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
     """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -127,7 +127,7 @@ def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Terms) ->
     return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **arguments))
 
 
-def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
     """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches."""
     layout = terms.layout
     q, k, v = (layout.unpack(x).transpose(1, 2) for x in (query, key, value))
@@ -157,7 +157,7 @@ class _DroppedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, terms: Terms) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
         heads, dropout, dtype = query.shape[1], terms.dropout, query.dtype
         squares = terms.layout.squares(heads)
         query, key, value = (_spread(x, squares) for x in (query, key, value))

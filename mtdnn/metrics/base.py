@@ -15,7 +15,7 @@ from typing import Any
 from mtdnn.errors import NOWHERE, ConfigError, DataError, Place, fault
 from mtdnn.registry import Registry
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 """One prediction: `id`, `prediction`, `label` (None: unknown), `scores` (empty or absent where there are none)."""
 
 

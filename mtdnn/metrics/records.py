@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, Fault, Place, fault
+from mtdnn.files import named_file
+from mtdnn.metrics.base import Record
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -53,3 +55,9 @@ def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
     for name in ranked if isinstance(ranked, list) else ():
         if not isinstance(name, str):
             yield fault(where, "prediction", f"{name!r} is no name of a candidate", "Give names alone.")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Prediction records as JSON lines, whole or not at all."""
+    with named_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -25,7 +25,8 @@ from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_pack
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
-from mtdnn.tokens.tokenizer import refuse_missing_folder, told_hub_error
+from mtdnn.tokens.hub import hub_error
+from mtdnn.tokens.tokenizer import refuse_missing_folder
 
 _LOG = logging.getLogger(__name__)
 EXECUTIONS = ("auto", "packed", "padded")
@@ -288,7 +289,7 @@ def read_config(where: str) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         fix = "Give a Hugging Face hub name, or a folder that holds config.json."
         raise ConfigError(
-            fault("", "encoder", f"{where}: no configuration found ({told_hub_error(where, error)})", fix)
+            fault("", "encoder", f"{where}: no configuration found ({hub_error(where, error)})", fix)
         ) from error
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtdnn.batch import IGNORED
 from mtdnn.registry import Registry
 
-IGNORE_INDEX = -100
 """A label that does not count: the padding of sequence labels, as everywhere in transformers."""
 
 Loss = Callable[..., Tensor]
@@ -57,7 +57,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
 
     Args:
         logits: [B, C] or [B, T, C], float, not normalised.
-        labels: [B] or [B, T], long, class numbers; `IGNORE_INDEX` does not count.
+        labels: [B] or [B, T], long, class numbers; `IGNORED` does not count.
         mask: [B] or [B, T], bool, True = counts; None counts all that are not ignored.
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
@@ -66,10 +66,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits {list(logits.shape)} need labels {list(logits.shape[:-1])}, not {list(labels.shape)}")
-    counts = labels != IGNORE_INDEX if mask is None else mask & (labels != IGNORE_INDEX)
+    counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
     kept = _wide(logits).masked_fill(~counts.unsqueeze(-1), 0.0)  # so that NaN in padding reaches no gradient
-    targets = labels.masked_fill(~counts, IGNORE_INDEX)
-    total = F.cross_entropy(kept.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORE_INDEX)
+    targets = labels.masked_fill(~counts, IGNORED)
+    total = F.cross_entropy(kept.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORED)
     return total / counts.sum().clamp(min=1)
 
 

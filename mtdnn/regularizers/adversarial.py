@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import REGULARIZERS, Terms
+from mtdnn.regularizers.base import REGULARIZERS, LossTerms
 from mtdnn.regularizers.forward_pass import ForwardPass
 
 
@@ -28,7 +28,7 @@ class Adversarial(Attack):
         with_it = 3 + 2 * int(self.options.steps) + self._clean_cost
         return 3 + (with_it - 3) / float(self.options.every)
 
-    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
+    def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         embeddings, delta = forward_pass.embeddings.detach(), self.start(forward_pass)
         for _ in range(self.options.steps):
             shifted = (embeddings + delta).requires_grad_()
@@ -37,4 +37,4 @@ class Adversarial(Attack):
         loss = self.attacked_loss(forward_pass, delta)
         if self.weight < 1:
             loss = self.weight * loss + (1 - self.weight) * forward_pass.loss(forward_pass.logits)
-        yield Terms(loss)
+        yield LossTerms(loss)

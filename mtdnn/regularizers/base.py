@@ -27,7 +27,7 @@ REGULARIZERS: Registry[type[Regularizer]] = Registry(
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """What is sent backward at once.
 
     Attributes:
@@ -149,11 +149,11 @@ class Regularizer:
         """A scalar ≥ 0, the mean over the rows of the batch, without its weight."""
         raise NotImplementedError
 
-    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
-        """Terms of the task's loss, each sent backward before the next is asked for."""
+    def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
+        """LossTerms of the task's loss, each sent backward before the next is asked for."""
         loss = forward_pass.loss(forward_pass.logits)
         penalty = self.penalty(forward_pass)
-        yield Terms(loss, self.weight * self.options.every * penalty, penalty)
+        yield LossTerms(loss, self.weight * self.options.every * penalty, penalty)
 
     def after_step(self) -> None:
         """The optimizer has moved after a step of this task."""

@@ -19,6 +19,7 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import has_token_types, position_ids
+from mtdnn.networks.modes import evaluation_mode
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators, torch_generator
 
 DropoutMode = Annotated[Literal["same", "independent", "off"], BeforeValidator(lambda mode: mode or "off")]
@@ -230,15 +231,3 @@ def _draw(like: Tensor, generator: torch.Generator, uniform: bool) -> Tensor:
     draw = torch.rand if uniform else torch.randn
     noise = torch.cat([draw(NOISE_CHUNK, size, **options) for _ in range(0, tokens, NOISE_CHUNK)])[:tokens]
     return noise.mul_(2).sub_(1) if uniform else noise
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import REGULARIZERS, Terms
+from mtdnn.regularizers.base import REGULARIZERS, LossTerms
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.free_lb import arrived
 
@@ -31,7 +31,7 @@ class FreeAT(Attack):
         with_it = int(self.options.steps) * (3 + self._clean_cost)
         return 3 + (with_it - 3) / float(self.options.every)
 
-    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
+    def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         steps, delta = self.options.steps, self.start(forward_pass)
         for step in range(steps):
             last = step + 1 == steps
@@ -40,6 +40,6 @@ class FreeAT(Attack):
             if self.weight < 1:
                 clean = forward_pass.rerun(forward_pass.embed())
                 loss = loss + (1 - self.weight) * forward_pass.loss(clean)
-            yield Terms(loss, then_update=not last, log_share=1 / steps)
+            yield LossTerms(loss, then_update=not last, log_share=1 / steps)
             if not last:
                 delta = self.climbed(delta, arrived(delta), forward_pass)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from mtdnn.regularizers.attack import Attack
-from mtdnn.regularizers.base import REGULARIZERS, Terms
+from mtdnn.regularizers.base import REGULARIZERS, LossTerms
 from mtdnn.regularizers.forward_pass import ForwardPass
 
 
@@ -29,13 +29,13 @@ class FreeLB(Attack):
         with_it = 3 * int(self.options.steps) + self._clean_cost
         return 3 + (with_it - 3) / float(self.options.every)
 
-    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
+    def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         if self.weight < 1:
-            yield Terms((1 - self.weight) * forward_pass.loss(forward_pass.logits))
+            yield LossTerms((1 - self.weight) * forward_pass.loss(forward_pass.logits))
         steps, delta = self.options.steps, self.start(forward_pass)
         for step in range(steps):
             delta = delta.requires_grad_(step + 1 < steps)
-            yield Terms(self.weight / steps * self.attacked_loss(forward_pass, delta))
+            yield LossTerms(self.weight / steps * self.attacked_loss(forward_pass, delta))
             if step + 1 < steps:
                 delta = self.climbed(delta, arrived(delta), forward_pass)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer, Terms
+from mtdnn.regularizers.base import REGULARIZERS, LossTerms, Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
 
 
@@ -27,9 +27,9 @@ class RDrop(Regularizer):
     def cost(self) -> float:
         return 3 + 3 / float(self.options.every)
 
-    def losses(self, forward_pass: ForwardPass) -> Iterator[Terms]:
+    def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         first = forward_pass.logits
         second = forward_pass.rerun(forward_pass.embeddings, dropout="independent")
         loss = (forward_pass.loss(first) + forward_pass.loss(second)) / 2
         penalty: Tensor = forward_pass.divergence(first, second).mean() / 2
-        yield Terms(loss, self.weight * self.options.every * penalty, penalty)
+        yield LossTerms(loss, self.weight * self.options.every * penalty, penalty)

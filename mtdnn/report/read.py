@@ -13,7 +13,7 @@ from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import DataError, MtdnnError, Place, fault
 from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
-from mtdnn.rows.source import Columns, Row
+from mtdnn.rows.source import Row, RowColumns
 from mtdnn.runs.folder import RunFolder
 
 MAX_LABELS = 12  # of a confusion matrix
@@ -163,7 +163,7 @@ def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str,
         if manifest is None:
             return {}
         wanted, found = set(ids), {}
-        columns = Columns(("id", "label", *definition.inputs), repeats_last=True)  # as the choices of a row do
+        columns = RowColumns(("id", "label", *definition.inputs), repeats_last=True)  # as the choices of a row do
         for row in read_rows(manifest.source["path"], columns):
             if isinstance(row, Row) and row.values["id"] in wanted:
                 found[row.values["id"]] = {name: _joined(row.values[name]) for name in definition.inputs}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtdnn.errors import DataError, fault
+from mtdnn.files import write_text
 from mtdnn.report.agreement import read_annotators
 from mtdnn.report.document import Document, Picture, standing_alone, to_html, to_markdown
 from mtdnn.report.of_run import run_document
 from mtdnn.report.of_study import study_document
-from mtdnn.runs.folder import write_text
 
 PICTURES = "report_pictures"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, fault, unknown
-from mtdnn.rows.source import Columns, Row, RowSource, told_unreadable
+from mtdnn.rows.source import Row, RowColumns, RowSource, told_unreadable
 from mtdnn.rows.tables import ParquetRows, hub_rows
 from mtdnn.rows.text import CsvRows, JsonlRows, PlainRows, TsvRows
 
@@ -93,7 +93,7 @@ def _what_is_there(data: Path, task: str) -> str:
     return f"{data} has nothing for task '{task}'."
 
 
-def read_rows(path: str | Path, columns: Columns) -> Iterator[Row | Fault]:
+def read_rows(path: str | Path, columns: RowColumns) -> Iterator[Row | Fault]:
     """All rows of a file, one after another; in place of a row that cannot be read, the line that tells its fault.
 
     Raises:

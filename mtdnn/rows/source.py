@@ -5,14 +5,12 @@ A source is cut into parts of whole rows that different processes can read, each
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtdnn.errors import Fault, Place, fault
@@ -43,7 +41,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Columns:
+class RowColumns:
     """What a row is asked to hold.
 
     Attributes:
@@ -74,14 +72,14 @@ class RowSource(ABC):
         """The source cut into parts of about `size` bytes, in order."""
 
     @abstractmethod
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         """The rows of a part, or in place of a row that cannot be read the line that tells its fault."""
 
     @abstractmethod
     def sha256(self) -> str:
         """Hash of the content, to tell whether it changed."""
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         """What is wrong with the source as a whole: it is empty, or lacks a column."""
         return [] if next(self.parts(), None) else [self.told_empty()]
 
@@ -104,7 +102,7 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
     return f"no column '{missing[0]}'; present: {', '.join(map(str, present))}"
 
 
-def named_values(values: Mapping[str, Any], columns: Columns, number: int | None) -> dict[str, Any]:
+def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | None) -> dict[str, Any]:
     """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number."""
     named = {name: _as_text(values.get(name)) for name in columns.names}
     if "id" in columns.names and is_missing(values.get("id")):
@@ -131,12 +129,3 @@ def _as_text(value: Any) -> Any:
     if is_missing(value):
         return ""
     return str(value) if isinstance(value, (int, float)) else value
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

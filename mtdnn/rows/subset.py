@@ -98,8 +98,8 @@ def write_subset(
     chosen, texts = chosen_rows(ids, size, seed=seed), list(lines.values())
     ids_file, chosen_ids = out.with_suffix(".ids"), [ids[row] for row in chosen]
     _refuse_taken(out, ids_file, chosen_ids)
-    write_lines(ids_file, chosen_ids)
-    write_lines(out, (texts[row] for row in chosen))
+    _write_lines(ids_file, chosen_ids)
+    _write_lines(out, (texts[row] for row in chosen))
     return Written(rows=out, ids=ids_file, size=size, num_rows=len(ids))
 
 
@@ -126,8 +126,8 @@ def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
     raise ConfigError(fault("--out", "", found, "Name another file, or remove that one."))
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """A text file of these lines, whole or not at all."""
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file of these lines at a place the user named."""
     with named_file(path) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 

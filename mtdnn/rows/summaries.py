@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,3 +26,16 @@ def quantiles(counts: Mapping[Any, int], shares: Sequence[float]) -> list[float]
     )
     found: list[float] = (below + (places % 1) * (above - below)).tolist()
     return found
+
+
+def number_counts(numbers: Iterable[float]) -> Counter[Any]:
+    """How often each number comes, to four significant digits."""
+    return Counter(float(f"{number:.4g}") for number in numbers)
+
+
+def number_summary(counts: Mapping[float, int]) -> dict[str, float]:
+    """Minimum, quartiles, maximum and mean of at least one number."""
+    names = ("min", "q25", "median", "q75", "max")
+    quartiles = [round(each, 6) for each in quantiles(counts, (0, 0.25, 0.5, 0.75, 1))]
+    mean = sum(number * count for number, count in counts.items()) / sum(counts.values())
+    return {**dict(zip(names, quartiles, strict=True)), "mean": round(mean, 6)}

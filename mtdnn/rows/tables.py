@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.tasks import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
+from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     OPTIONAL,
     PART_BYTES,
-    Columns,
     Part,
     Row,
+    RowColumns,
     RowSource,
-    file_sha256,
     missing_columns,
     named_values,
     told_unreadable,
@@ -73,14 +73,14 @@ class ParquetRows(RowSource):
     def sha256(self) -> str:
         return file_sha256(self.path)
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         try:
             missing = missing_columns(columns.needed, self._open().schema_arrow.names)
         except DataError as error:
             return list(error.faults)
         return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         reader = (
             self._parked.pop() if self._parked else None
         )  # this process's own: a part mostly follows the one before
@@ -97,7 +97,7 @@ class _Forward:
     A row group can only be decoded from its start. What was decoded last is kept, so that the next part goes on there.
     """
 
-    def __init__(self, file: Any, columns: Columns) -> None:
+    def __init__(self, file: Any, columns: RowColumns) -> None:
         self.columns = columns
         self._file = file
         self._wanted = [name for name in columns.names if name in file.schema_arrow.names]
@@ -151,7 +151,7 @@ class HubRows(RowSource):
         """The fingerprint the `datasets` library gives this content."""
         return str(self.dataset._fingerprint)
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
         asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
         missing = missing_columns(asked, self.dataset.column_names)
@@ -164,7 +164,7 @@ class HubRows(RowSource):
         single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
         return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
         present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
         chosen = self.dataset.select_columns(present)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import Fault, Place, fault
+from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     PART_BYTES,
-    Columns,
     Part,
     Row,
+    RowColumns,
     RowSource,
-    file_sha256,
     missing_columns,
     named_values,
     told_unreadable,
@@ -49,7 +49,7 @@ class TextRows(RowSource):
     def sha256(self) -> str:
         return file_sha256(self.path)
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         try:
             with self.path.open("rb") as file:
                 head = file.read(4)
@@ -81,7 +81,7 @@ class TextRows(RowSource):
 class LineRows(TextRows):
     """A row on every line."""
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         for number, line in self.lines(part):
             where = Place(self.place, number)
             if not isinstance(line, str):
@@ -90,14 +90,14 @@ class LineRows(TextRows):
                 yield row
 
     @abstractmethod
-    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault | None:
+    def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         """One line as a row, or its fault; None where it holds no row."""
 
 
 class TsvRows(LineRows):
     """Tab separated, no header, no quoting."""
 
-    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault:
+    def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault:
         cells: list[Any] = line.split("\t")
         names = columns.names
         if columns.repeats_last and len(cells) >= len(names):
@@ -114,7 +114,7 @@ class TsvRows(LineRows):
 class JsonlRows(LineRows):
     """One JSON object a line; blank lines are skipped."""
 
-    def parse(self, line: str, where: Place, columns: Columns) -> Row | Fault | None:
+    def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         if not line.strip():
             return None
         try:
@@ -134,14 +134,14 @@ class JsonlRows(LineRows):
 class PlainRows(TextRows):
     """Running text: a row for each line that is not empty, numbered by its line."""
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         texts = [name for name in columns.names if name != "id"]
         if len(texts) > 1:
             found = f"plain text has no columns; {len(texts)} are needed: {', '.join(texts)}"
             return [fault(self.place, "", found, "Give .tsv, .jsonl, .csv or .parquet.")]
         return super().faults(columns)
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         for number, line in self.lines(part):
             where = Place(self.place, number)
             if not isinstance(line, str):
@@ -187,7 +187,7 @@ class CsvRows(TextRows):
                     return number, next(csv.reader([line]), [])
         return 1, []
 
-    def faults(self, columns: Columns) -> list[Fault]:
+    def faults(self, columns: RowColumns) -> list[Fault]:
         found = super().faults(columns)
         if found:
             return found
@@ -199,7 +199,7 @@ class CsvRows(TextRows):
         missing = missing_columns(columns.needed, names)
         return [fault(Place(self.place, number), "", missing)] if missing else []
 
-    def read(self, part: Part, columns: Columns) -> Iterator[Row | Fault]:
+    def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         of_header, header = self.header()
         texts = list(self.lines(part))
         broken = [(number, line) for number, line in texts if not isinstance(line, str)]
@@ -218,7 +218,7 @@ class CsvRows(TextRows):
                 Place(self.place, number), "", f"not CSV: {error}", "Close the quotes, and double those inside."
             )
 
-    def _row(self, cells: list[str], header: list[str], where: Place, columns: Columns) -> Row | Fault:
+    def _row(self, cells: list[str], header: list[str], where: Place, columns: RowColumns) -> Row | Fault:
         if len(cells) != len(header):
             found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
             return fault(where, "", found, "Put a text that holds a comma in quotes.")

@@ -15,8 +15,8 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.heads import PooledHead, TokenHead
+from mtdnn.networks.modes import evaluation_mode
 from mtdnn.training.checkpoint import SaveEncoder, written_beside
-from mtdnn.training.evaluation import evaluating
 
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
 OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
@@ -96,7 +96,7 @@ def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: s
     vocabulary = model.encoder.config.vocab_size
     ids = torch.randint(5, vocabulary, (4, 16), generator=generator)
     batch = Batch(task, {"input_ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}, None, ["0", "1", "2", "3"])
-    with evaluating(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         hidden = model.hidden(batch.to(next(model.parameters()).device))
         ours: Tensor = model.head_of(task)(hidden, batch).cpu()
         theirs: Tensor = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

@@ -17,7 +17,7 @@ import yaml
 from mtdnn.config.run import RunConfig, run_config_from_yaml
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import ConfigError, DataError, fault, unknown
-from mtdnn.files import whole_file
+from mtdnn.files import write_text
 
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
@@ -165,12 +165,6 @@ class RunFolder:
         merged["_run"], merged["_made_by"] = run, makers
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:

@@ -20,7 +20,10 @@ from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare_file
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, unknown
+from mtdnn.metrics.base import Record
+from mtdnn.metrics.records import write_records
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.modes import evaluation_mode
 from mtdnn.rows.example import RowError
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.initialisation import empty_encoder
@@ -30,7 +33,7 @@ from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from mtdnn.training.checkpoint import ENCODER, load_weights, open_checkpoint, read_state
 from mtdnn.training.distillation import averaged
-from mtdnn.training.evaluation import Record, Results, evaluating, measured, predict_rows, write_records
+from mtdnn.training.evaluation import Results, measured, predict_rows
 
 POOLINGS = ("mean", "first")
 
@@ -169,7 +172,7 @@ class Run:
                 store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
             )
             vectors = np.empty((len(store), self.model.encoder.hidden_size), dtype=np.float32)
-            with evaluating(self.model), torch.inference_mode(), self.autocast():
+            with evaluation_mode(self.model), torch.inference_mode(), self.autocast():
                 for numbers, batch in loader:
                     vectors[numbers] = self._pooled(batch.to(self.device), pooling)
             return store.ids, vectors

@@ -23,12 +23,12 @@ from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
 from mtdnn.rows.subset import subset_size
-from mtdnn.task_types.regression import number_counts, number_summary
+from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Lines of cells; the first line names the columns."""
 
     title: str
@@ -85,12 +85,12 @@ class Report:
     batches: dict[str, int] = field(default_factory=dict)
     tasks: Mapping[str, TaskDef] = field(default_factory=dict)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[TextTable]:
         """Rows and lengths, labels, and batches per epoch; those that there is something to say in."""
         tables = [self._rows(), self._labels(), self._batches()]
         return [table for table in tables if len(table.lines) > 1]
 
-    def _rows(self) -> Table:
+    def _rows(self) -> TextTable:
         names = ("min", "median", "q95", "max")
         head = ["split", "rows", "unlabelled", *(f"{name} {self.lengths_in}" for name in names)]
         cut = self.lengths_in == "tokens"
@@ -100,9 +100,9 @@ class Report:
             cells = [f"{lengths.get(name, 0):g}" for name in names]
             share = [f"{facts.truncated} ({facts.truncated / max(facts.rows, 1):.1%})"] if cut else []
             lines.append([facts.name, str(facts.rows), str(facts.unlabelled), *cells, *share])
-        return Table("Rows", lines)
+        return TextTable("Rows", lines)
 
-    def _labels(self) -> Table:
+    def _labels(self) -> TextTable:
         lines = [["split", "labels"]]
         for facts in self.splits:
             shares = [f"{label}: {count} ({count / facts.counts.total():.1%})" for label, count in _in_order(facts)]
@@ -110,11 +110,11 @@ class Report:
                 shares += [f"{name}: {value:g}" for name, value in number_summary(facts.numbers).items()]
             if shares:
                 lines.append([facts.name, ", ".join(shares)])
-        return Table("Labels", lines)
+        return TextTable("Labels", lines)
 
-    def _batches(self) -> Table:
+    def _batches(self) -> TextTable:
         lines = [["task", "batches per epoch"], *([name, str(count)] for name, count in self.batches.items())]
-        return Table("Training", [*lines, ["all", str(sum(self.batches.values()))]] if self.batches else lines)
+        return TextTable("Training", [*lines, ["all", str(sum(self.batches.values()))]] if self.batches else lines)
 
     def __str__(self) -> str:
         """Warnings and tables; the faults are for the caller to raise."""
@@ -248,7 +248,7 @@ def _inspect(jobs: list[Job], tokenizer: Tokenizer | None, report: Report, num_w
         faults = SplitFaults()
         for each in of_split:
             faults.add(each.faults, each.num_faults, each.ids)
-        report.faults += faults.told(job)
+        report.faults += faults.collected(job)
         report.splits.append(_joined(job, of_split))
 
 

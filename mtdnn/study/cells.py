@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.files import whole_file
-from mtdnn.runs.folder import RunFolder, write_text
+from mtdnn.files import write_text
+from mtdnn.runs.folder import RunFolder
 from mtdnn.study.grid import Cell
 
 Status = Literal["finished", "broken", "busy"]
@@ -125,7 +125,7 @@ def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
             _note(cell, "broken")
             return "broken"
         outcome |= {"fingerprint": cell.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
-        write_durably(cell.folder / "outcome.json", json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
+        write_text(cell.folder / "outcome.json", json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
         (cell.folder / "error.txt").unlink(missing_ok=True)
         _note(cell, outcome["outcome"])
         if cell.keep == "results":
@@ -158,14 +158,6 @@ def remove_weights(run: Path) -> None:
     folder = RunFolder(run)
     for path in (folder.checkpoints, folder.checkpoint("best"), folder.checkpoint("last")):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """A text file, whole or not at all, on the disk when this returns."""
-    with whole_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def outcomes(cells: Iterable[Cell]) -> Mapping[str, Outcome]:

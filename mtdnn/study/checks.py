@@ -14,7 +14,7 @@ from mtdnn.study.grid import Cell, Grid, cell_place
 from mtdnn.study.size import cell_size, measured_tasks, trained_tasks, training_rows
 
 
-def refuse_unprepared(cell: Cell) -> None:
+def require_prepared(cell: Cell) -> None:
     """Find out before a cell is trained that what its stage's `evaluate` names can be measured afterwards.
 
     Raises:
@@ -37,7 +37,7 @@ def refuse_unprepared(cell: Cell) -> None:
         raise DataError(faults)
 
 
-def refuse_unknown_splits(grid: Grid) -> None:
+def require_known_splits(grid: Grid) -> None:
     """Find out whether every word in a stage's `evaluate` is a role or a split of some task of the stage.
 
     Raises:
@@ -59,7 +59,7 @@ def refuse_unknown_splits(grid: Grid) -> None:
         raise ConfigError(faults)
 
 
-def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
+def require_valid_objectives(grid: Grid, cells: Sequence[Cell]) -> None:
     """Find out, before anything is run, which regularizers and proximal terms of the cells to be run no run can have.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_faulty(grid: Grid, cells: Sequence[Cell]) -> None:
         raise ConfigError(list(faults.values()))
 
 
-def refuse_hopeless(cells: Sequence[Cell]) -> None:
+def require_runnable(cells: Sequence[Cell]) -> None:
     """Find out, before anything is written, that none of the cells still to be run could be: rows that are
     not prepared, no such encoder. Where only some of them lack something, the others are run.
 
@@ -101,7 +101,7 @@ def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault,
     """What a cell needs and is not there; `encoders` keeps what was found out about each."""
     try:
         cell_size(cell)
-        refuse_unprepared(cell)
+        require_prepared(cell)
     except MtdnnError as error:
         return error.faults
     if cell.needs:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import YamlSource
-from mtdnn.runs.folder import write_text
+from mtdnn.files import write_text
 from mtdnn.study.definition import Study
 
 

@@ -151,7 +151,7 @@ def threads_each(jobs: int) -> int | None:
     """Threads for each of several processes; None where the environment decides, or there is one process."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    from mtdnn.data.encode import usable_cores
+    from mtdnn.execution.cores import usable_cores
 
     return max(1, usable_cores() // jobs)
 

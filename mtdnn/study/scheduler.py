@@ -15,7 +15,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from mtdnn.runs.folder import write_text
+from mtdnn.files import write_text
 from mtdnn.study.cells import Status, error_stamp, outcomes, read_error, read_outcome, writing_results
 from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.size import measured_tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import Fault
 from mtdnn.networks.losses import squared_difference
 from mtdnn.rows.example import RowError, refuse_beyond_32_bits
-from mtdnn.rows.summaries import quantiles
+from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 
@@ -113,16 +113,3 @@ class Regression(TaskType):
             {"id": row_id, "prediction": value, "label": self.label_name(label), "scores": {}}
             for row_id, value, label in zip(batch.row_ids, logits.float().squeeze(-1).tolist(), labels, strict=True)
         ]
-
-
-def number_counts(numbers: Iterable[float]) -> Counter[Any]:
-    """How often each number comes, to four significant digits."""
-    return Counter(float(f"{number:.4g}") for number in numbers)
-
-
-def number_summary(counts: Mapping[float, int]) -> dict[str, float]:
-    """Minimum, quartiles, maximum and mean of at least one number."""
-    names = ("min", "q25", "median", "q75", "max")
-    quartiles = [round(each, 6) for each in quantiles(counts, (0, 0.25, 0.5, 0.75, 1))]
-    mean = sum(number * count for number, count in counts.items()) / sum(counts.values())
-    return {**dict(zip(names, quartiles, strict=True)), "mean": round(mean, 6)}

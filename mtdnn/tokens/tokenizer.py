@@ -15,6 +15,7 @@ import numpy as np
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -207,17 +208,6 @@ def refuse_missing_folder(encoder: str) -> None:
         raise ConfigError(fault("", "encoder", found, fix))
 
 
-def told_hub_error(encoder: str, error: Exception) -> str:
-    """What the hub's library says of a name, in its first sentence; of one that may be a path, that it is none."""
-    message = " ".join(str(error).split())
-    first = message.partition(". ")[0].removesuffix(".")[:200] or type(error).__name__
-    return f"there is no folder of this name, and on the hub: {first}" if _may_be_path(encoder) else first
-
-
-def _may_be_path(encoder: str) -> bool:
-    return "/" in encoder and not Path(encoder).exists()
-
-
 def load_tokenizer(encoder: str | Path) -> Tokenizer:
     """The tokenizer of an encoder by hub name or folder; no weights are read.
 
@@ -236,7 +226,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         Exception
     ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
-        found = f"no tokenizer for '{encoder}': {told_hub_error(encoder, error)}"
+        found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
         raise ConfigError(fault("", "encoder", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary

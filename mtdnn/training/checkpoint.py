@@ -7,7 +7,6 @@ folder gets its name only when all of it lies on disk; without it, or with a fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from mtdnn.errors import DataError, fault, is_full_disk
+from mtdnn.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def save_checkpoint(
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         if training is not None:
             torch.save(training, partial / TRAINING)
-        sums = {str(path.relative_to(partial)): checksum(path) for path in files_below(partial)}
+        sums = {str(path.relative_to(partial)): file_sha256(path) for path in files_below(partial)}
         (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
@@ -113,21 +113,6 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    """The same for Python 3.10, which has no `hashlib.file_digest`."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None when it is whole."""
     try:
@@ -140,7 +125,7 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if checksum(path) != expected:
+        if file_sha256(path) != expected:
             return f"{name} is not as it was written"
     return None
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mtdnn.data.store import Store
 from mtdnn.errors import DataError, Fault, fault, first_of
+from mtdnn.metrics.base import Record
 from mtdnn.metrics.records import read_records
 from mtdnn.rows.example import RowError
 from mtdnn.task_types.base import TaskType
-from mtdnn.training.evaluation import Record
 
 FAULTS_TOLD = 5  # of one file
 IDS_TOLD = 5

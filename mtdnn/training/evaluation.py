@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from mtdnn.batch import Batch
 from mtdnn.errors import DataError, fault
-from mtdnn.files import named_file
-from mtdnn.metrics.base import applicable, compute, higher_is_better
+from mtdnn.metrics.base import Record, applicable, compute, higher_is_better
 from mtdnn.metrics.records import read_records
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.modes import evaluation_mode
 
-Record = dict[str, Any]
 Results = dict[str, dict[str, dict[str, float]]]
 """task → split → metric → value; `rows` counts the labelled rows."""
 
@@ -49,7 +47,7 @@ def predict_rows(
         progress: called after each batch.
     """
     found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
-    with evaluating(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
                 predictions = model.predict(batch.to(device), tasks)
@@ -61,17 +59,6 @@ def predict_rows(
         task: model.task_types[task].settle(records, model.head_of(task), tune=tune and task in model.heads)
         for task, records in ordered.items()
     }
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode it had afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
@@ -103,12 +90,6 @@ def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]],
     found = (main_score(main_metrics[task], splits) for task, splits in results.items())
     scores = [score for score in found if score is not None]
     return sum(scores) / len(scores) if scores else None
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Prediction records as JSON lines, whole or not at all."""
-    with named_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:

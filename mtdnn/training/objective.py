@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import Regularizer, RunPrecision, Terms
+from mtdnn.regularizers.base import LossTerms, Regularizer, RunPrecision
 from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision
 from mtdnn.regularizers.proximal import Proximal
 
@@ -125,13 +125,13 @@ class Objective:
             autocast=self.autocast,
         )
 
-    def _terms(self, method: Regularizer | None, forward_pass: ForwardPass) -> Iterator[Terms]:
+    def _terms(self, method: Regularizer | None, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         if method is None:
-            yield Terms(forward_pass.loss(forward_pass.logits))
+            yield LossTerms(forward_pass.loss(forward_pass.logits))
         else:
             yield from method.losses(forward_pass)
 
-    def _part(self, terms: Terms, task: str, row_share: float, label_share: float) -> LossPart:
+    def _part(self, terms: LossTerms, task: str, row_share: float, label_share: float) -> LossPart:
         """Terms of one task with its weight and this part's shares."""
         loss = self.model.task_types[task].task.weight * label_share * terms.loss
         named = {"task": label_share * terms.log_share * terms.loss.detach()}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.study.checks import refuse_unknown_splits
+from mtdnn.study.checks import require_known_splits
 from mtdnn.study.load import load_study
 from mtdnn.study.size import trained_tasks
 from mtdnn.task_types.base import TASK_TYPES
@@ -29,7 +29,7 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
     declared = [name for name in GIVEN if f"{name}:" in path.read_text().split("run:")[0]]
     grid = load_study(path, variables={name: GIVEN[name] for name in declared})
     assert len({cell.name for cell in grid.cells}) == len(grid.cells)
-    refuse_unknown_splits(grid)
+    require_known_splits(grid)
     for cell in grid.cells[:: max(1, len(grid.cells) // 50)]:
         SAMPLERS.get(cell.config.mixing.name)
         if cell.config.regularizer is not None:

@@ -12,7 +12,7 @@ from experiments.structured import rows
 from experiments.structured.run import in_every_format, ranked
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.rows.places import read_rows
-from mtdnn.rows.source import Columns
+from mtdnn.rows.source import RowColumns
 from mtdnn.task_types.base import TASK_TYPES
 
 PAIRS = [
@@ -68,7 +68,7 @@ def test_every_format_holds_the_same_rows(name: str, tmp_path: Path) -> None:
     sample = TASK_TYPES.get("classification" if task_type.group_by else task.task_type).sample_rows
     source = tmp_path / ("dev.txt" if name == "lm" else "dev.tsv")
     source.write_text("".join((row.split("\t")[1] if name == "lm" else row) + "\n" for row in sample), encoding="utf-8")
-    columns = Columns(task_type.columns, task_type.repeats_last and task_type.group_by is None)
+    columns = RowColumns(task_type.columns, task_type.repeats_last and task_type.group_by is None)
     found = [
         [list(row.values.values())[1:] for row in read_rows(path, columns)]
         for path in in_every_format(source, task_type, tmp_path / "formats")

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtdnn.execution.attention import (
-    Terms,
+    AttentionSettings,
     attend_by_group,
     attend_by_kernel,
     attend_unpacked,
@@ -90,7 +90,7 @@ def test_unpacking_gives_back_what_was_packed_and_zeros_at_padding(lengths):
 def test_every_example_attends_to_itself_alone(lengths, attend, window):
     layout = Layout.of(mask_of(lengths), CPU)
     leaves = rows(layout)
-    found = attend(*leaves, Terms(layout, SCALE, 0.0, window))
+    found = attend(*leaves, AttentionSettings(layout, SCALE, 0.0, window))
     assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window), leaves)
 
 
@@ -112,7 +112,7 @@ def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window
     layout, p = Layout.of(mask_of(lengths), CPU), 0.4
     leaves = rows(layout)
     torch.manual_seed(11)
-    found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, p, window))
+    found = attend_with_fast_dropout(*leaves, AttentionSettings(layout, SCALE, p, window))
     torch.manual_seed(11)
     shapes = [(square.examples, HEADS, square.length, square.length) for square in layout.squares(HEADS).shapes]
     bits = random_bits(sum(map(prod, shapes)))
@@ -128,7 +128,7 @@ def test_dropped_attention_weights_are_those_of_the_random_state(lengths, window
 def test_attention_of_16_bit_rows_comes_back_in_16_bits_within_their_rounding():
     layout = Layout.of(mask_of((3, 7)), CPU)
     leaves = rows(layout, torch.bfloat16)
-    found = attend_with_fast_dropout(*leaves, Terms(layout, SCALE, 0.0, None))
+    found = attend_with_fast_dropout(*leaves, AttentionSettings(layout, SCALE, 0.0, None))
     assert found.dtype == torch.bfloat16
     exact = one_by_one(*(leaf.float() for leaf in leaves), layout.lengths, None)
     torch.testing.assert_close(found.float(), exact, rtol=2**-8, atol=2**-8)  # half of bf16's 2**-7 spacing, doubled
@@ -140,7 +140,7 @@ def test_pytorchs_own_dropout_serves_where_the_fast_one_is_not_wanted():
     layout = Layout.of(mask_of((5,)), CPU)
     leaves = rows(layout)
     torch.manual_seed(3)
-    found = attend_by_group(*leaves, Terms(layout, SCALE, 0.5, None))
+    found = attend_by_group(*leaves, AttentionSettings(layout, SCALE, 0.5, None))
     torch.manual_seed(3)
     q, k, v = (leaf.transpose(0, 1)[None] for leaf in leaves)
     expected = scaled_dot_product_attention(q, k, v, dropout_p=0.5, scale=SCALE)[0].transpose(0, 1)
@@ -180,7 +180,7 @@ def test_the_cuda_kernel_for_ragged_batches_agrees_within_16_bit_rounding(length
     layout = Layout.of(mask_of(lengths), torch.device("cuda"))
     leaves = rows(Layout.of(mask_of(lengths), CPU))
     on_gpu = [leaf.detach().to("cuda", torch.bfloat16).requires_grad_() for leaf in leaves]
-    found = attend_by_kernel(*on_gpu, Terms(layout, SCALE, 0.0, window))
+    found = attend_by_kernel(*on_gpu, AttentionSettings(layout, SCALE, 0.0, window))
     expected = one_by_one(*leaves, layout.lengths, window)
     torch.testing.assert_close(found.float().cpu(), expected, rtol=2e-2, atol=2e-2)
     found.float().sum().backward()

@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, ndcg_score
 from mtdnn.errors import DataError
 from mtdnn.metrics.answers import exact, normalized, overlap
 from mtdnn.metrics.base import applicable, compute
-from mtdnn.training.evaluation import score, write_records
+from mtdnn.metrics.records import write_records
+from mtdnn.training.evaluation import score
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

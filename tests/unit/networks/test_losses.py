@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtdnn.networks.losses import (
-    IGNORE_INDEX,
+    IGNORED,
     LOSSES,
     cross_entropy,
     kl,
@@ -110,7 +110,7 @@ def test_a_candidate_that_is_in_neither_distribution_adds_nothing() -> None:
 
 def test_cross_entropy_equals_pytorch_and_skips_ignored_labels() -> None:
     logits = random_logits(4, 3, seed=11)
-    labels = torch.tensor([0, 2, IGNORE_INDEX, 1])
+    labels = torch.tensor([0, 2, IGNORED, 1])
     torch.testing.assert_close(cross_entropy(logits, labels), F.cross_entropy(logits, labels), **FLOAT64)
     mask = torch.tensor([True, False, True, True])
     expected = F.cross_entropy(logits[[0, 3]], labels[[0, 3]])
@@ -119,7 +119,7 @@ def test_cross_entropy_equals_pytorch_and_skips_ignored_labels() -> None:
 
 def test_cross_entropy_of_tokens_is_the_mean_over_tokens() -> None:
     logits = random_logits(2, 3, 5, seed=12)
-    labels = torch.tensor([[0, 1, IGNORE_INDEX], [4, IGNORE_INDEX, IGNORE_INDEX]])
+    labels = torch.tensor([[0, 1, IGNORED], [4, IGNORED, IGNORED]])
     expected = F.cross_entropy(logits.reshape(6, 5), labels.reshape(6))
     torch.testing.assert_close(cross_entropy(logits, labels), expected, **FLOAT64)
 

@@ -11,8 +11,9 @@ from transformers import AutoModel, DistilBertConfig, PretrainedConfig, RobertaC
 
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.modes import evaluation_mode
 from mtdnn.regularizers.base import REGULARIZERS
-from mtdnn.regularizers.forward_pass import NOISE_CHUNK, ForwardPass, evaluation_mode
+from mtdnn.regularizers.forward_pass import NOISE_CHUNK, ForwardPass
 from mtdnn.seeding import seed_default_generators
 from tests.reference.tiny import make_batch, make_model, slice_batch
 

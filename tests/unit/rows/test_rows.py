@@ -13,11 +13,11 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtdnn.errors import DataError, Place
 from mtdnn.rows.places import find_split, read_rows, rows_of
-from mtdnn.rows.source import PART_BYTES, Columns, Part, Row
+from mtdnn.rows.source import PART_BYTES, Part, Row, RowColumns
 from mtdnn.rows.tables import ROWS_PER_PART, HubRows
 
-PAIR = Columns(("id", "label", "premise", "hypothesis"))
-TEXT = Columns(("id", "label", "text"))
+PAIR = RowColumns(("id", "label", "premise", "hypothesis"))
+TEXT = RowColumns(("id", "label", "text"))
 
 
 def written(path, content):
@@ -65,7 +65,7 @@ def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
 
 def test_a_repeated_last_column_is_a_list(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tB\tC\n3\tno\n")
-    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    rows = values(path, RowColumns(TEXT.names, repeats_last=True))
     assert rows[:2] == [("1", "yes", ["A"]), ("2", "no", ["B", "C"])]
     assert rows[2].startswith(f"{path}:3: 2 columns; 3 or more expected")
 
@@ -137,7 +137,7 @@ def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):
     path = tmp_path / "train.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["id", "label", "text"], ["1", "0", '["a, b", "c"]'], ["2", "0", "[sic] d"]])
-    rows = values(path, Columns(TEXT.names, repeats_last=True))
+    rows = values(path, RowColumns(TEXT.names, repeats_last=True))
     assert rows == [("1", "0", ["a, b", "c"]), ("2", "0", ["[sic] d"])]
 
 
@@ -219,7 +219,7 @@ def parquet_of(path, groups):
 
 
 def numbers(source, parts):
-    return [int(row.values["text"]) for part in parts for row in source.read(part, Columns(("text",)))]
+    return [int(row.values["text"]) for part in parts for row in source.read(part, RowColumns(("text",)))]
 
 
 def test_each_row_of_a_large_row_group_is_decoded_once(tmp_path, decoded):
@@ -285,7 +285,7 @@ def test_class_numbers_in_lists_of_a_hub_data_set_become_names():
         {"id": Value("string"), "tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B"]))}
     )
     dataset = Dataset.from_dict({"id": ["1"], "tokens": [["An", "ox"]], "tags": [[0, 1]]}, features=features)
-    (row,) = HubRows("org/data/train", dataset, {}).read(Part(0, 1, 1), Columns(("id", "tags", "tokens")))
+    (row,) = HubRows("org/data/train", dataset, {}).read(Part(0, 1, 1), RowColumns(("id", "tags", "tokens")))
     assert row.values == {"id": "1", "tags": ["O", "B"], "tokens": ["An", "ox"]}
 
 
@@ -348,14 +348,14 @@ def test_an_unknown_ending_is_refused(tmp_path):
 
 def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
     source = rows_of(written(tmp_path / "novel.txt", "It rained.\n\n  He sang.\t\n"))
-    rows = [row for part in source.parts() for row in source.read(part, Columns(("id", "text")))]
+    rows = [row for part in source.parts() for row in source.read(part, RowColumns(("id", "text")))]
     assert [(row.values, row.where.line) for row in rows] == [
         ({"id": "1", "text": "It rained."}, 1),
         ({"id": "3", "text": "He sang."}, 3),
     ]
     assert (
         "plain text has no columns; 2 are needed: label, text"
-        in source.faults(Columns(("id", "label", "text")))[0].found
+        in source.faults(RowColumns(("id", "label", "text")))[0].found
     )
 
 
@@ -369,7 +369,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
     monkeypatch.setattr(pyarrow.parquet, "ParquetFile", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError) as caught:
-        list(read_rows(path, Columns(("id", "text"))))
+        list(read_rows(path, RowColumns(("id", "text"))))
     assert caught.value.lines[0] == (
         f"{path}: cannot be read: Permission denied. Check its permissions, and the disk it lies on."
     )

@@ -20,7 +20,7 @@ from mtdnn.errors import ConfigError, MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.runs.parts import build_sampler, total_steps, train_store
-from mtdnn.study.checks import refuse_hopeless, refuse_unprepared, stored_rows
+from mtdnn.study.checks import require_prepared, require_runnable, stored_rows
 from mtdnn.study.grid import Cell, write_study_files
 from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
@@ -133,7 +133,7 @@ def test_what_cannot_be_measured_is_told_before_the_run(demo: Demo, tmp_path: Pa
 
 @pytest.mark.parametrize("word", ["dev", "train"])
 def test_what_can_be_measured_is_let_through(demo: Demo, tmp_path: Path, word: str) -> None:
-    refuse_unprepared(cell_that_evaluates(demo, tmp_path, word))
+    require_prepared(cell_that_evaluates(demo, tmp_path, word))
 
 
 def cell_that_evaluates(demo: Demo, folder: Path, word: str) -> Cell:
@@ -245,7 +245,9 @@ def test_a_call_none_of_whose_cells_can_run_writes_nothing(
 def test_cells_that_can_run_are_not_held_back_by_others(demo: Demo, tmp_path: Path) -> None:
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "demo_nli").symlink_to(demo.prepared / "demo_nli")
-    refuse_hopeless(load_study(write_small_study(demo, tmp_path), variables={"data": str(tmp_path / "prepared")}).cells)
+    require_runnable(
+        load_study(write_small_study(demo, tmp_path), variables={"data": str(tmp_path / "prepared")}).cells
+    )
 
 
 def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Path) -> None:
