@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, Place, fault
 from mtdnn.rows.summaries import quantiles
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -92,16 +93,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         DataError: there is one that cannot be read.
     """
-    path = folder / "manifest.json"
+    path, fix = folder / "manifest.json", f"Remove {folder} and run mtdnn prepro again."
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {each.name for each in fields(Manifest)}
-        return Manifest(**{key: value for key, value in values.items() if key in known})
+        values = read_json(path, dict[str, Any], fix=fix)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, AttributeError) as error:
-        found = f"not a manifest: {error}"
-        raise DataError(fault(str(path), "", found, f"Remove {folder} and run mtdnn prepro again.")) from error
+    known = {each.name for each in fields(Manifest)}
+    manifest = checked({key: value for key, value in values.items() if key in known}, Manifest, Place(str(path)), fix)
+    lacking = [key for key in STORED_KEYS if key not in manifest.block]
+    lacking += [key for key in ("encoder", "sha256") if key not in manifest.tokenizer]
+    if lacking:
+        raise DataError(fault(str(path), lacking[0], "is missing", fix))
+    return manifest
 
 
 def stored_block(task: TaskDef) -> dict[str, Any]:

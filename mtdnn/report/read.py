@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
+from mtdnn.config.json_source import json_lines
 from mtdnn.data.manifest import read_manifest
-from mtdnn.errors import DataError, MtdnnError, Place, fault
+from mtdnn.errors import MtdnnError
 from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
 from mtdnn.rows.source import Row, RowColumns
@@ -34,6 +36,17 @@ class Curves:
     dev: dict[str, dict[str, dict[str, list[tuple[int, float]]]]]
 
 
+Numbers = dict[str, float]
+
+
+class LogRecord(TypedDict):
+    """A line of log.jsonl, as far as curves look at it."""
+
+    step: int
+    train: NotRequired[dict[str, Numbers]]
+    evaluation: NotRequired[dict[str, dict[str, Numbers]]]
+
+
 def read_curves(run: Path) -> Curves:
     """The curves in a run's log.jsonl; empty where there is none.
 
@@ -53,18 +66,10 @@ def read_curves(run: Path) -> Curves:
     return curves
 
 
-def _log_records(path: Path) -> Iterator[dict[str, Any]]:
+def _log_records(path: Path) -> Iterator[LogRecord]:
     """The lines of a log; a last one that was cut short is passed over, as a resumed run forgets it."""
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(fault(Place(str(path), number), "", "not a line of a log", "Remove it.")) from error
+    if path.exists():
+        yield from (record for _, record in json_lines(path, LogRecord, fix="Remove this line.", cut_last=True))
 
 
 def prediction_files(run: Path) -> dict[tuple[str, str], Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.records import read_records
 from mtdnn.report.read import label_names, most_frequent_share
 from mtdnn.runs.folder import RunFolder
+from mtdnn.study.cells import read_outcome_file
+from mtdnn.study.grid import PlannedCell, PlannedReport, read_plan
 from mtdnn.study.statistics import COUNTS, Entry, best_of, entries
 from mtdnn.study.table import Line, read_csv
 
@@ -31,7 +32,7 @@ class StudyView:
     lines: list[Line]
     compared: list[Line]
     table: list[Entry]
-    cells: list[dict[str, Any]]
+    cells: list[PlannedCell]
     compare: str
     reference: str
     across: str | None
@@ -58,13 +59,12 @@ class StudyView:
 
     def outcome(self, name: str) -> dict[str, Any]:
         """outcome.json of a cell; empty when it is not finished."""
-        path = self.folder / "cells" / name / "outcome.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_outcome_file(self.folder / "cells" / name / "outcome.json") or {}
 
 
 def read_study(folder: Path) -> StudyView:
     """What the folder of a study holds."""
-    plan = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    plan = read_plan(folder)
     lines = read_csv(folder / "results.csv")
     if not any(line.value is not None for line in lines):
         raise DataError(fault(str(folder), "", "no cell is finished", "Let `mtdnn study` run first."))
@@ -82,7 +82,7 @@ def read_study(folder: Path) -> StudyView:
     )  # fmt: skip
 
 
-def _by_default(lines: Sequence[Line]) -> dict[str, Any]:
+def _by_default(lines: Sequence[Line]) -> PlannedReport:
     """Compare the first axis of the last stage that is not the seed."""
     axes = [axis for axis in lines[-1].axes if axis != "seed"]
     return {"compare": axes[0] if axes else "seed", "repeats": "seed"}

@@ -10,10 +10,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator
 
+from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig, run_config_from_yaml
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import ConfigError, DataError, fault, unknown
@@ -29,6 +31,19 @@ FREE_TO_CHANGE = frozenset(
     | {"log_gradients"}
 )
 """Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
+
+
+def _of_tasks(results: dict[str, Any]) -> dict[str, Any]:
+    """Results whose tasks hold numbers: task → split → metric → number; names that begin with `_` hold other things."""
+    for task, splits in results.items():
+        for split, values in splits.items() if not task.startswith("_") else ():
+            if not isinstance(values, dict) or not all(isinstance(each, (int, float)) for each in values.values()):
+                raise ValueError(f"'{task}.{split}' holds no metrics")
+    return results
+
+
+ResultsFile = Annotated[dict[str, dict[str, Any]], AfterValidator(_of_tasks)]
+"""The shape of a results.json."""
 
 
 class RunFolder:
@@ -138,17 +153,11 @@ class RunFolder:
         Raises:
             DataError: the file is damaged.
         """
-        if not self.results_file.exists():
-            return {}
         try:
-            results = json.loads(self.results_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            results = str(error)
-        if isinstance(results, dict) and all(isinstance(each, dict) for each in results.values()):
-            return results
-        found = f"damaged: {results if isinstance(results, str) else 'no results of tasks'}"
-        fix = f"Remove it and run: mtdnn evaluate {shlex.quote(str(self.path))}"
-        raise DataError(fault(str(self.results_file), "", found, fix))
+            fix = f"Remove it and run: mtdnn evaluate {shlex.quote(str(self.path))}"
+            return read_json(self.results_file, ResultsFile, fix=fix)
+        except FileNotFoundError:
+            return {}
 
     def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
         """Add results to `results.json`, and say beside them which checkpoint and code they come from.

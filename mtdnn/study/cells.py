@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -21,16 +22,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from pydantic import ConfigDict
+from typing_extensions import NotRequired, TypedDict
+
+from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.files import write_text
-from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.folder import ResultsFile, RunFolder
 from mtdnn.study.grid import Cell
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["finished", "broken", "busy"]
 Outcome = dict[str, Any]
 """`outcome` (finished or diverged), `results` (task → split → metric → value), `rows` (task → training rows),
 `stored_rows` (task/split → SHA-256 of its rows; not of cells finished by earlier versions), `steps`, `examples`, `why`
 (of a diverged cell); `fingerprint` and `seconds` are added here."""
+
+
+class OutcomeFile(TypedDict):
+    """What every outcome.json holds, and the types of what it may hold."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    outcome: Literal["finished", "diverged"]
+    results: ResultsFile
+    fingerprint: str
+    seconds: NotRequired[float]
+    rows: NotRequired[dict[str, int]]
+    stored_rows: NotRequired[dict[str, str]]
+
 
 RunCell = Callable[[Cell], Outcome]
 
@@ -41,12 +62,19 @@ class Diverged(Exception):
 
 def read_outcome(cell: Cell) -> Outcome | None:
     """What a finished cell found; None when it is not finished, or was run with other settings."""
+    outcome = read_outcome_file(cell.folder / "outcome.json")
+    return outcome if outcome is not None and outcome["fingerprint"] == cell.fingerprint else None
+
+
+def read_outcome_file(path: Path) -> Outcome | None:
+    """What an outcome.json holds; None where there is none, or it is damaged: such a cell is run again."""
     try:
-        outcome = json.loads((cell.folder / "outcome.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(read_json(path, OutcomeFile, fix=""))
+    except FileNotFoundError:
         return None
-    whole = isinstance(outcome, dict) and outcome.get("fingerprint") == cell.fingerprint and "results" in outcome
-    return outcome if whole else None
+    except DataError as error:
+        logger.warning("%s; the cell counts as not finished", error)
+        return None
 
 
 def read_error(cell: Cell) -> str | None:

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import NotRequired, TypedDict
+
+from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import YamlSource
+from mtdnn.errors import DataError, fault
 from mtdnn.files import write_text
 from mtdnn.study.definition import Study
 
@@ -65,6 +69,53 @@ class Grid:
 def cell_place(source: YamlSource, stage: str, axes: Mapping[str, str]) -> str:
     """`study.yml: stage (axis value, …)`: where a cell comes from, for messages."""
     return f"{source.path}: {stage} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
+
+
+class PlannedCell(TypedDict):
+    """A cell in study.json."""
+
+    name: str
+    stage: str
+    axes: dict[str, str]
+
+
+class PlannedReport(TypedDict):
+    """What the report of a study compares, as study.json has it."""
+
+    compare: str
+    reference: NotRequired[str | None]
+    across: NotRequired[str | None]
+    repeats: NotRequired[str]
+    best_over: NotRequired[list[str]]
+    labels_axis: NotRequired[bool]
+
+
+class PlannedStudy(TypedDict):
+    """The study in study.json, as far as its report looks at it."""
+
+    report: NotRequired[PlannedReport | None]
+
+
+class Plan(TypedDict):
+    """The shape of study.json."""
+
+    study: PlannedStudy
+    axes: list[str]
+    cells: list[PlannedCell]
+
+
+def read_plan(folder: Path) -> Plan:
+    """What a study's folder says about itself.
+
+    Raises:
+        DataError: there is no study.json, or it is damaged.
+    """
+    path, fix = folder / "study.json", "Run mtdnn study again: it writes this file anew."
+    try:
+        plan: Plan = read_json(path, Plan, fix=fix)
+    except FileNotFoundError as error:
+        raise DataError(fault(str(path), "", "is missing", fix)) from error
+    return plan
 
 
 def write_study_files(grid: Grid) -> None:

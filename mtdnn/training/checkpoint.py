@@ -15,13 +15,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
+from typing_extensions import NotRequired, TypedDict
 
+from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
 from mtdnn.files import file_sha256
 
@@ -116,17 +119,22 @@ def files_below(folder: Path) -> list[Path]:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None when it is whole."""
     try:
-        sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    except OSError:
+        sums = read_json(folder / CHECKSUMS, dict[str, str], fix="")
+    except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
-    except ValueError:
-        return f"{CHECKSUMS} is cut short"
+    except DataError as error:
+        return f"{CHECKSUMS}: {error.faults[0].found}"
+    for name in {WEIGHTS, STATE} - sums.keys():
+        return f"{CHECKSUMS} does not name {name}"
     for name, expected in sums.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if file_sha256(path) != expected:
-            return f"{name} is not as it was written"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if file_sha256(path) != expected:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
@@ -184,10 +192,31 @@ def keep_newest(folder: Path, count: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The plain values of a whole checkpoint."""
-    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return state
+class TaskRows(TypedDict):
+    """What tells the train rows of a task from others: their number, and the digests of the files they are from."""
+
+    rows: int
+    sha256: list[str]
+
+
+class State(TypedDict):
+    """The plain values of a checkpoint; checkpoints of the first versions have no `rows`."""
+
+    step: int
+    seed: NotRequired[int]
+    rows: NotRequired[dict[str, TaskRows]]
+
+
+def read_state(folder: Path) -> State:
+    """The plain values of a whole checkpoint.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        return read_json(folder / STATE, State, fix=_others(folder))
+    except FileNotFoundError as error:
+        raise DataError(fault(str(folder / STATE), "", "is missing", _others(folder))) from error
 
 
 def read_training(folder: Path) -> dict[str, Any]:
@@ -199,7 +228,15 @@ def read_training(folder: Path) -> dict[str, Any]:
     path = folder / TRAINING
     if not path.is_file():
         raise DataError(fault(str(folder), "", "holds weights alone", "Training goes on from checkpoints/step-N."))
-    training: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        training = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+        found = f"cannot be read: {_first_line(error)}"
+        raise DataError(
+            fault(str(path), "", found, f"Remove {folder} to go back to the checkpoint before it.")
+        ) from error
+    if not isinstance(training, dict):
+        raise DataError(fault(str(path), "", "holds no state of a training", f"Remove {folder}."))
     return training
 
 
@@ -211,12 +248,20 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     """
     try:
         load_model(model, str(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
-        found = f"weights do not fit this model: {str(error).splitlines()[0]}"
+    except (OSError, RuntimeError, SafetensorError) as error:
+        found = f"weights do not fit this model: {_first_line(error)}"
         raise DataError(fault(str(folder), "", found, "The encoder or the tasks are others than the run's.")) from error
 
 
 def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
     """The weights below a prefix (`encoder.`, `heads.rte.`) of a whole checkpoint, named without it."""
-    weights = load_file(str(folder / WEIGHTS))
+    try:
+        weights = load_file(str(folder / WEIGHTS))
+    except (OSError, SafetensorError) as error:
+        found = f"cannot be read: {_first_line(error)}"
+        raise DataError(fault(str(folder / WEIGHTS), "", found, _others(folder))) from error
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

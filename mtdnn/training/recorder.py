@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import TypedDict
+
+from mtdnn.config.json_source import checked, json_value, raw_lines
+from mtdnn.errors import NOWHERE, DataError
+from mtdnn.files import write_text
 
 
 class Recorder:
@@ -67,14 +72,27 @@ class Recorder:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and a last line that was cut short."""
+    """Drop the lines of later steps, and everything from a line on that was cut short or damaged."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+    for _, line in raw_lines(path):
+        record = _record(line)
+        if record is None or record["step"] > step:
             break
-        kept.append(line)
-    beside = path.with_suffix(".kept")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(path)
+        kept.append(line.decode("utf-8"))
+    write_text(path, "".join(kept))
+
+
+class LogLine(TypedDict):
+    """What every line of a log has."""
+
+    step: int
+
+
+def _record(line: bytes) -> LogLine | None:
+    """A line of a log; None for one that was cut short or damaged: what comes after it is not to be trusted."""
+    try:
+        return checked(json_value(line, NOWHERE), LogLine, NOWHERE) if line.endswith(b"\n") else None
+    except DataError:
+        return None

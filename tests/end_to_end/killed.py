@@ -35,7 +35,7 @@ def main(config: str, point: str) -> None:
     if kind == "step":
         die_at_call(Trainer, "_keep_house", int(number))
     elif kind == "writing":
-        die_at_call(checkpoint, "checksum", int(number))
+        die_at_call(checkpoint, "file_sha256", int(number))
     elif kind == "renaming":
         die_at_call(checkpoint, "_take_place", int(number))
     elif kind == "asked" and os.environ.get("RANK") == "1":

@@ -147,7 +147,7 @@ def test_missing_and_damaged_splits_are_told(ready, encoder):
     path.unlink()
     assert "damaged: missing" in refused(ready, tokenizer)
     (ready.out / "nli/train/manifest.json").write_text("{")
-    assert "manifest.json: not a manifest" in refused(ready, tokenizer)
+    assert "manifest.json: not JSON" in refused(ready, tokenizer)
 
 
 def test_a_single_prepared_file_is_opened_by_its_folder(ready, encoder, tmp_path):

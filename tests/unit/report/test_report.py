@@ -13,6 +13,7 @@ import yaml
 
 from mtdnn.cli.study_commands import chosen_cells
 from mtdnn.config.run import RunConfig
+from mtdnn.data.manifest import STORED_KEYS
 from mtdnn.errors import DataError
 from mtdnn.report.document import Document, Heading, Place, Table, to_html, to_markdown
 from mtdnn.report.read import confusion, most_frequent_share, read_curves, row_texts, worst
@@ -64,7 +65,13 @@ def write_rows(folder: Path) -> Path:
     source.write_text("".join("\t".join(row) + "\n" for row in ROWS), encoding="utf-8")
     place = folder / "prepared" / "nli" / "dev"
     place.mkdir(parents=True)
-    manifest = {"task": "nli", "split": "dev", "tokenizer": {}, "block": {}, "source": {"path": str(source)}}
+    manifest = {
+        "task": "nli",
+        "split": "dev",
+        "tokenizer": {"encoder": "tiny", "sha256": "0"},
+        "block": dict.fromkeys(STORED_KEYS),
+        "source": {"path": str(source)},
+    }
     (place / "manifest.json").write_text(json.dumps(manifest))
     return folder / "prepared"
 
@@ -529,7 +536,7 @@ def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is
     assert read_curves(tmp_path / "run") == whole
     with log.open("a") as file:
         file.write("\n")
-    with pytest.raises(DataError, match=r"log.jsonl:5: not a line of a log. Remove it."):
+    with pytest.raises(DataError, match=r"log.jsonl:5: not JSON: .* Remove this line."):
         read_curves(tmp_path / "run")
 
 

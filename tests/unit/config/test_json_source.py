@@ -1,0 +1,92 @@
+"""Files of JSON: their values, or one message with a place; whatever the bytes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import TypedDict
+
+from mtdnn.config import json_source
+from mtdnn.config.json_source import json_lines, json_value, read_json
+from mtdnn.errors import DataError, Place
+
+
+class State(TypedDict, total=False):
+    step: int
+    losses: dict[str, float]
+
+
+FIX = "Write it again."
+
+
+def written(tmp_path, content):
+    path = tmp_path / "state.json"
+    path.write_bytes(content)
+    return path
+
+
+def test_values_of_the_right_types_come_back(tmp_path):
+    path = written(tmp_path, b'{"step": 3, "losses": {"rte": 1}}')
+    assert read_json(path, State, fix=FIX) == {"step": 3, "losses": {"rte": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"step": "3"}', "step: damaged: input should be a valid integer. Write it again."),
+        (b'{"step": true}', "step: damaged: input should be a valid integer. Write it again."),
+        (b'{"losses": {"rte": null}}', "losses.rte: damaged: input should be a valid number. Write it again."),
+        (b"[]", "damaged: input should be a valid dictionary. Write it again."),
+        (b'{"step": 3', "not JSON: Expecting ',' delimiter: line 1 column 11 (char 10). Write it again."),
+        (b"\xff", "not UTF-8 (byte 0). Write it again."),
+        (b"", "not JSON: Expecting value: line 1 column 1 (char 0). Write it again."),
+        (b"[" * 70 + b"]" * 70, "more than 64 lists or mappings within each other. Write it again."),
+        (b"[" * 100_000, "more than 64 lists or mappings within each other. Write it again."),
+    ],
+)
+def test_damaged_files_are_refused_with_place_and_key(tmp_path, content, message):
+    path = written(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_json(path, State, fix=FIX)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_numbers_of_too_many_digits_are_refused(tmp_path):
+    path = written(tmp_path, b'{"step": ' + b"9" * 5000 + b"}")
+    with pytest.raises(DataError, match="not JSON: Exceeds the limit"):
+        read_json(path, State, fix=FIX)
+
+
+def test_folders_and_devices_are_no_files(tmp_path):
+    for place in (tmp_path, json_source.Path("/dev/null")):
+        with pytest.raises(DataError, match="is a folder or a device, not a file"):
+            read_json(place, State, fix=FIX)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json", State, fix=FIX)
+
+
+def test_a_file_larger_than_any_of_ours_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_source, "LARGEST_FILE", 8)
+    with pytest.raises(DataError, match="larger than 0 MiB"):
+        read_json(written(tmp_path, b'{"step": 3}'), State, fix=FIX)
+
+
+def test_lines_have_numbers_and_a_cut_last_one_may_be_passed_over(tmp_path):
+    path = written(tmp_path, b'{"step": 1}\n\n{"step": 2}\n{"st')
+    assert [pair for pair in json_lines(path, State, fix=FIX, cut_last=True)] == [(1, {"step": 1}), (3, {"step": 2})]
+    with pytest.raises(DataError, match=r"state.json:4: not JSON: .* Write it again"):
+        list(json_lines(path, State, fix=FIX))
+
+
+def test_a_stream_without_line_feeds_ends(monkeypatch):
+    monkeypatch.setattr(json_source, "LONGEST_LINE", 1 << 20)
+    with pytest.raises(DataError, match="/dev/zero:1: a line of more than 1 MiB"):
+        list(json_lines(json_source.Path("/dev/zero"), State, fix=FIX))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(repr).map(str.encode))
+def test_whatever_the_bytes_there_is_a_value_or_one_error(content):
+    try:
+        json_value(content, Place("x.json", 1))
+    except DataError as error:
+        assert str(error).startswith("x.json:1: ")
