@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mtdnn.config.options import Frozen, Named, NamedOrWord, named
 from mtdnn.config.tasks import Distill, Words
-from mtdnn.config.yaml_source import YamlSource, parse_yaml, read_yaml, validated
+from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, fault
 
 
@@ -144,9 +143,7 @@ class RunConfig(Finite):
 
     def to_yaml(self) -> str:
         """YAML text that loads to an equal RunConfig."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=120
-        )
+        return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
 
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

@@ -22,13 +22,57 @@ LONGEST_SHOWN = 40
 """Characters of a mapping or list that a message repeats; a longer one is found by its place alone."""
 
 
+LONGEST_VALUE = 200
+"""Characters of a flag's text that a message repeats."""
+
+LARGEST_FILE = 16 << 20
+"""Bytes of a YAML file; the largest of ours have some hundred kilobytes."""
+
+MOST_NODES = 200_000
+"""Values of a document, aliases counted as often as they are used: eight lines of aliases can name billions."""
+
+DEEPEST = 64
+"""Lists and mappings within each other."""
+
+FAULTY_VALUE = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+"""What PyYAML raises for values that the YAML grammar allows and Python cannot hold: `!!int ''`, `2020-02-31`, …"""
+
+KNOWN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null")}
+KNOWN_TAGS |= {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "value")}
+
+
 class Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but `1e-5` is a number, as in YAML 1.2; PyYAML alone takes it for a word."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node; one that cannot be had is an error with its line."""
+        try:
+            return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+        except FAULTY_VALUE as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads back as it was: a word that it would take for a number is put in quotes."""
+
+
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """A text; in double quotes, where signs are escaped, when it holds one that YAML takes for the end of a line."""
+    style = '"' if any(sign in text for sign in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
+
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+for _kind in (Loader, Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+def dump_yaml(value: object) -> str:
+    """YAML text that `parse_yaml` reads back as the same value; keys in their order."""
+    text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 @dataclass(frozen=True)
@@ -87,31 +131,34 @@ def read_yaml(path: str | Path) -> YamlSource:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: no such file, not UTF-8, not YAML, a key given twice, a value within itself, or not a mapping.
+        ConfigError: no such file, too large, not UTF-8, not YAML, a key given twice, a value within itself, more values
+            than any document needs, or not a mapping.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(fault(str(path), "", f"cannot be read: {error.strerror}", "Check the path.")) from error
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = f"not UTF-8 (byte {error.start})"
         raise ConfigError(fault(str(path), "", found, "Save the file as UTF-8.")) from error
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        found = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ConfigError(fault(str(path), "", found, "Check the path.")) from error
+    if len(content) > LARGEST_FILE:
+        found = f"more than {LARGEST_FILE >> 20} MiB"
+        raise ConfigError(fault(str(path), "", found, "Give a file of definitions, not of rows."))
     return parse_yaml(text, path=str(path))
 
 
 def parse_yaml(text: str, *, path: str) -> YamlSource:
     """The mapping in a YAML text; `path` names it in messages. Raises as `read_yaml`."""
-    try:
-        node = yaml.compose(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(_yaml_fault(error, text, path)) from error
-    except RecursionError as error:
-        raise ConfigError(fault(path, "", "values lie too deep within each other", "Flatten them.")) from error
+    node = _composed(text, path)
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(fault(Place(path, 1), "", "not a mapping of keys to values"))
+    _refuse_oddities(node, path)
     lines: dict[KeyPath, int] = {}
     faults: list[Fault] = []
     _walk(node, (), lines, faults, path)
@@ -121,15 +168,71 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
         value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_fault(error, text, path)) from error
-    except ValueError as error:  # a date that there is not, say
-        raise ConfigError(fault(path, "", f"not valid YAML: {error}", "Put the value in quotes.")) from error
     return YamlSource(path=path, value=value, lines=lines)
+
+
+def _composed(text: str, path: str) -> yaml.Node | None:
+    """The document as nodes with their lines; None for an empty one."""
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=Loader)
+        return node
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_fault(error, text, path)) from error
+    except RecursionError as error:
+        raise ConfigError(fault(path, "", "values are nested too deep", "Flatten them.")) from error
+    except FAULTY_VALUE as error:  # of a directive, or an escape
+        raise ConfigError(fault(path, "", f"not valid YAML: {error}", "Remove directives and escapes.")) from error
+
+
+def _refuse_oddities(root: yaml.Node, path: str) -> None:
+    """ConfigError for tags, nesting, halves of characters and numbers of values that no definition needs.
+
+    Looked at before anything is built from the nodes, node by node, with aliases counted and not followed again.
+    """
+    sizes: dict[int, int] = {}
+    todo: list[tuple[yaml.Node, int, bool]] = [(root, 1, False)]
+    entered: set[int] = set()
+    while todo:
+        node, depth, done = todo.pop()
+        if done:
+            sizes[id(node)] = min(1 + sum(sizes.get(id(each), 1) for each in _inner(node)), MOST_NODES + 1)
+            continue
+        if id(node) in entered:
+            continue
+        entered.add(id(node))
+        if odd := _oddity(node, depth):
+            raise ConfigError(fault(Place(path, node.start_mark.line + 1), "", *odd))
+        todo.append((node, depth, True))
+        todo += [(each, depth + 1, False) for each in _inner(node)]
+    if sizes[id(root)] > MOST_NODES:
+        found = f"more than {MOST_NODES:,} values, aliases counted as often as they are used"
+        raise ConfigError(fault(path, "", found, "Write fewer values, or no aliases of aliases."))
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    """Keys and values of a mapping, items of a list; nothing of a scalar."""
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _oddity(node: yaml.Node, depth: int) -> tuple[str, str] | None:
+    """What is found at a node and what to do, or None."""
+    if depth > DEEPEST:
+        return f"more than {DEEPEST} lists or mappings within each other", "Flatten them."
+    if node.tag not in KNOWN_TAGS:
+        name = node.tag.replace("tag:yaml.org,2002:", "!!")
+        return f"the tag {name} means nothing here", "Write the value without a tag."
+    if isinstance(node, yaml.ScalarNode) and any("\ud800" <= sign <= "\udfff" for sign in node.value):
+        return "half of a surrogate pair (\\ud8… alone)", "Escape whole characters."
+    return None
 
 
 def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return fault(Place(path, line), "", f"not valid YAML: {error.problem}")
+        fix = "Put the value in quotes." if isinstance(error.__cause__, FAULTY_VALUE) else ""
+        return fault(Place(path, line), "", f"not valid YAML: {error.problem}", fix)
     position = getattr(error, "position", 0)
     found = f"character {text[position : position + 1]!r} is not allowed in YAML"
     return fault(Place(path, text.count(chr(10), 0, position) + 1), "", found, "Remove it.")
@@ -142,9 +245,14 @@ def parse_value(text: str, *, where: str) -> object:
         ConfigError: it is not YAML.
     """
     try:
+        node = _composed(text, where)
+        if node is not None:
+            _refuse_oddities(node, where)
         return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(fault(where, "", f"{text!r} is not valid YAML", "Put it in quotes if it is text.")) from error
+    except (yaml.YAMLError, ConfigError) as error:
+        shown = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+        fix = "Put it in quotes if it is text."
+        raise ConfigError(fault(where, "", f"{shown!r} is not valid YAML", fix)) from error
 
 
 def _walk(

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator
 
 from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig, run_config_from_yaml
 from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import write_text
 
@@ -182,7 +182,7 @@ def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
     for name, task in tasks.items():
         block = task.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name", "options"})
         blocks[name] = {**block, **task.options}
-    return yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(blocks)
 
 
 def provenance() -> dict[str, str]:

@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
-from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
+from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
@@ -260,7 +258,7 @@ class _Expansion:
             raise ConfigError(fault("", "train", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
         trained = config.train or tuple(blocks)
         used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
-        text = yaml.safe_dump(blocks, sort_keys=False, allow_unicode=True, width=120) if overrides else None
+        text = dump_yaml(blocks) if overrides else None
         return used, text
 
 

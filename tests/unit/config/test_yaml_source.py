@@ -1,9 +1,11 @@
 """YAML values remember their lines, and every fault says where it stands."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mtdnn.config.yaml_source import YamlSource, parse_value, parse_yaml, read_yaml, refusal, validated
+from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_value, parse_yaml, read_yaml, refusal, validated
 from mtdnn.errors import ConfigError, Place, fault
 
 
@@ -70,9 +72,9 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
         (b"- a\n- b\n", "a.yml:1: not a mapping of keys to values"),
         (b"a: [1, 2\nb: 3\n", "a.yml:2: not valid YAML: "),
         (b"a: \xe9\n", "a.yml: not UTF-8 (byte 3). Save the file as UTF-8."),
-        (b"a: 1\nb: !foo 1\n", "a.yml:2: not valid YAML: could not determine a constructor for the tag '!foo'"),
+        (b"a: 1\nb: !foo 1\n", "a.yml:2: the tag !foo means nothing here. Write the value without a tag."),
         (b"{[1]: 2}\n", "a.yml:1: not valid YAML: found unhashable key"),
-        (b"a: 2001-13-45\n", "a.yml: not valid YAML: month must be in 1..12. Put the value in quotes."),
+        (b"a: 2001-13-45\n", "a.yml:1: not valid YAML: month must be in 1..12. Put the value in quotes."),
         (b"a: 1\nb: \x01\n", "a.yml:2: character '\\x01' is not allowed in YAML. Remove it."),
     ],
 )
@@ -182,3 +184,66 @@ def test_a_value_alone_is_read_as_in_a_file(text, value):
 def test_a_value_alone_that_is_no_yaml_is_told():
     with pytest.raises(ConfigError, match=r"--key: '\[a' is not valid YAML. Put it in quotes if it is text."):
         parse_value("[a", where="--key")
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "a.yml: more than 200,000 values, aliases counted as often as they are used. Write fewer values"),
+        ("a: " + "[" * 100 + "]" * 100, "a.yml:1: more than 64 lists or mappings within each other. Flatten them."),
+        ("a: " + "[" * 5000 + "]" * 5000, "a.yml: values are nested too deep. Flatten them."),
+        ("a: !!int ''\n", "a.yml:1: not valid YAML: "),
+        ("a: 1\nb: !!bool maybe\n", "a.yml:2: not valid YAML: 'maybe'. Put the value in quotes."),
+        ("a: !!set {b}\n", "a.yml:1: the tag !!set means nothing here. Write the value without a tag."),
+        ("a: !!python/name:os.system\n", "a.yml:1: the tag !!python/name:os.system means nothing here."),
+        ('a: "\\ud800"\n', "a.yml:1: half of a surrogate pair"),
+        ("%YAML 9.9\n---\na: 1\n", "a.yml:1: not valid YAML: "),
+        ("a: 1\n---\nb: 1\n", "a.yml:2: not valid YAML: but found another document"),
+        ("? [a, b]\n: 1\n", "a.yml:1: not valid YAML: found unhashable key"),
+        ("a: 0x_\n", "a.yml:1: not valid YAML: "),
+    ],
+)
+def test_what_no_definition_needs_is_refused_with_its_line(text, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, path="a.yml")
+    assert str(caught.value).startswith(message)
+
+
+def test_an_endless_file_is_refused():
+    with pytest.raises(ConfigError, match=r"/dev/zero: more than 16 MiB\. Give a file of definitions"):
+        read_yaml("/dev/zero")
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    [
+        "1e5",
+        "1e-4",
+        "1.",
+        ".5",
+        "0x1f",
+        "017",
+        "1_000",
+        "12:30:45",
+        "2020-01-01",
+        "yes",
+        "no",
+        "off",
+        "~",
+        "null",
+        "=",
+        "<<",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(WORDS, WORDS | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.lists(WORDS)))
+def test_what_is_written_is_read_back(value):
+    """Names, labels and numbers, among them words that YAML takes for numbers, dates and truth values."""
+    if value:
+        assert parse_yaml(dump_yaml(value), path="a.yml").value == value
