@@ -102,7 +102,8 @@ class Run:
             elif split in self.tasks[name].split_names:
                 found.append((name, split))
         if not found and split is not None:
-            known = sorted({"dev", "test", "train", *(each for name in names for each in self.tasks[name].split_names)})
+            tasks = [self.tasks[name] for name in names]
+            known = sorted({each for task in tasks for each in (*task.splits, *task.split_names)})
             raise ConfigError(fault("", "split", f"of {', '.join(names)}: {unknown('split', split, known)}"))
         return found
 

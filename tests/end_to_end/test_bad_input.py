@@ -705,7 +705,13 @@ RESULTS = [
         "a split that is not there",
         nothing,
         "evaluate runs/first --split trian",
-        "split: of pairs, scores: unknown split 'trian'; known: dev, test, train. Did you mean 'train'?",
+        "split: of pairs, scores: unknown split 'trian'; known: dev, train. Did you mean 'train'?",
+    ),
+    Case(
+        "a role that no task has a split for",
+        nothing,
+        "evaluate runs/first --split test",
+        "split: of pairs, scores: unknown split 'test'; known: dev, train.",
     ),
     Case(
         "a task the run does not know",
