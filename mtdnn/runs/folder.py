@@ -19,7 +19,7 @@ from mtdnn.config.run import RunConfig, run_config_from_yaml
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
-from mtdnn.files import write_text
+from mtdnn.files import remove_leftovers, write_text
 
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
@@ -101,6 +101,11 @@ class RunFolder:
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"
             raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed commands left half-written in the folders of this run."""
+        for folder in (self.path, self.predictions, self.checkpoints, self.path / "subset"):
+            remove_leftovers(folder)
 
     def _refuse_foreign_files(self, definitions: str) -> None:
         """ConfigError where no run.yml is and something bears a name that this run would write to.

@@ -36,6 +36,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> 
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
             folder.claim(config, setup.tasks, resume=resume)
+            folder.remove_leftovers()
         setup.accelerator.wait_for_everyone()
         if not (resume and is_finished(folder)):
             setup.carry_out(folder, resume=resume, progress=progress)

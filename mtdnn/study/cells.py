@@ -2,32 +2,29 @@
 
 `cells/<name>/` holds `run/` (the run's own folder) and beside it `outcome.json` (written last; a cell with a whole one
 of the same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start and end) and `lock`. The
-lock is held by the process at work through `flock`: the kernel lets go of it when that process ends, however it ends,
-so a killed study leaves nothing to clean up.
+lock is held by the process at work: the system lets go of it when that process ends, however it ends, so a killed study
+leaves nothing to clean up.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
-import shutil
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from typing_extensions import NotRequired, TypedDict
 
 from mtdnn.config.json_source import read_json
-from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.files import write_text
+from mtdnn.errors import DataError, MtdnnError
+from mtdnn.files import exclusive, remove_folder, remove_leftovers, write_text
 from mtdnn.runs.folder import ResultsFile, RunFolder
 from mtdnn.study.grid import Cell
 
@@ -101,17 +98,10 @@ def locked(cell: Cell) -> Iterator[bool]:
     Raises:
         DataError: the file system has no locks.
     """
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with (cell.folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            _lock(file, cell.folder, fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-        file.flush()
-        yield True
+    with exclusive(cell.folder / "lock", wait=False) as ours:
+        if ours:
+            remove_leftovers(cell.folder)
+        yield ours
 
 
 @contextmanager
@@ -121,20 +111,9 @@ def writing_results(folder: Path) -> Iterator[None]:
     Raises:
         DataError: the file system has no locks.
     """
-    with (folder / ".results.lock").open("a+", encoding="utf-8") as file:
-        _lock(file, folder)
+    with exclusive(folder / ".results.lock", wait=True):
+        remove_leftovers(folder)
         yield
-
-
-def _lock(file: IO[str], folder: Path, how: int = 0) -> None:
-    """Lock an open file until it is closed; waits for it unless `how` is LOCK_NB."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | how)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        fix = "Put the study on a local disk, or mount it with locks."
-        raise DataError(fault(str(folder), "lock", "this file system has no file locks", fix)) from error
 
 
 def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
@@ -185,7 +164,8 @@ def remove_weights(run: Path) -> None:
     """Remove every checkpoint of a finished run; results, predictions and logs stay."""
     folder = RunFolder(run)
     for path in (folder.checkpoints, folder.checkpoint("best"), folder.checkpoint("last")):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
+    remove_leftovers(run)
 
 
 def outcomes(cells: Iterable[Cell]) -> Mapping[str, Outcome]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from mtdnn.files import write_text
-from mtdnn.study.cells import Status, error_stamp, outcomes, read_error, read_outcome, writing_results
+from mtdnn.study.cells import Status, error_stamp, outcomes, read_error, read_outcome, remove_weights, writing_results
 from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.size import measured_tasks
 from mtdnn.study.table import Line, lines_of, to_csv
@@ -102,6 +102,9 @@ class _Scheduler:
         self.old_errors = {cell.name: error_stamp(cell) for cell in self.cells}
         found = outcomes(self.cells)
         self.finished = set(found)
+        for cell in self.cells:
+            if cell.name in found and cell.keep == "results":  # a kill may have come before, or while, they went
+                remove_weights(cell.run_folder)
         self.diverged = {name for name, outcome in found.items() if outcome["outcome"] == "diverged"}
         self.before = len(self.finished)
         needs = {need for cell in self.cells for need in cell.needs} - {cell.name for cell in self.cells}

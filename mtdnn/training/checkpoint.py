@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
-from mtdnn.files import file_sha256
+from mtdnn.files import file_sha256, flush, remove_folder, remove_leftovers, temporary_place
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +67,14 @@ def written_beside(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the disk is full or cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = temporary_place(folder)
     try:
+        remove_leftovers(folder.parent, folder.name)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         for path in files_below(partial):
-            _flush(path)
+            flush(path)
         _take_place(partial, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_full_disk(error):
@@ -96,19 +96,11 @@ def _take_place(partial: Path, folder: Path) -> None:
         shutil.rmtree(aside)
     else:
         partial.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -184,12 +176,19 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written there and beside."""
+    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written there and above."""
     for path in steps_of(folder)[:-count]:
-        shutil.rmtree(path)
-    beside = (found for name in ("best", "last") for found in folder.parent.glob(f".{name}.partial-*"))
-    for path in (*folder.glob(".*.partial-*"), *beside):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
+    remove_half_written(folder)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed runs left half-written among the checkpoints in a folder, and in the run's folder above."""
+    for place in (folder, folder.parent):
+        remove_leftovers(place)
+        for path in place.iterdir() if place.is_dir() else ():  # the names of the first versions
+            if re.fullmatch(r"\..+\.partial-\d+", path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class TaskRows(TypedDict):

@@ -84,7 +84,7 @@ def events(cell: Cell) -> list[str]:
 
 
 def worker_of(cell: Cell) -> int:
-    return int((cell.folder / "lock").read_text().split()[1])
+    return int(json.loads((cell.folder / "attempts.jsonl").read_text().splitlines()[-1])["pid"])
 
 
 def is_alive(pid: int) -> bool:
