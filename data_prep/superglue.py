@@ -6,13 +6,15 @@ val.jsonl and test.jsonl; val becomes dev. The rows are those of `task_defs/supe
 - COPA: premise, "What was the cause?" or "What happened as a result?", two choices;
 - MultiRC: a row for each answer, with the question before it in the second text; the id is paragraph-question-answer;
 - ReCoRD: passage, query, and as choices the different entities of the passage; several can be right;
-- WiC: "word: sentence", twice; WSC: the text with its pronoun between asterisks, and the phrase.
+- WiC: "word: sentence", twice; WSC: the text with its pronoun between asterisks, and the phrase. The pronoun is looked
+  for near the word that `span2_index` names, as the index of some rows names a neighbour.
 
 Source: Wang et al. 2019, arXiv 1905.00537.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from data_prep.rows_out import UNLABELLED, Dropped, Report, Row, labelled_row, r
 from mtdnn.errors import DataError
 
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
+NEAR = 2  # words by which the index of a pronoun that comes several times may be off
 QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 
 Rows = Iterator[Row | Dropped]
@@ -53,18 +56,32 @@ def read(path: Path, split: str, rows_of: Callable[[str, Fields], Rows]) -> Rows
             if fields is None:
                 raise KeyError("no JSON object")
             yield from rows_of(id, fields)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             yield Dropped(f"another layout ({error})", id)
 
 
+def is_unlabelled(value: Any) -> bool:
+    """Whether a label says that there is none: missing, empty, or the hub's −1."""
+    return value is None or str(value).strip() in ("", "-1")
+
+
 def yes_or_no(value: Any) -> str:
-    """The label of a truth value, written as one or as 0 and 1; none where it is missing."""
-    return UNLABELLED if value is None else "yes" if value in (True, 1, "true", "True", "1") else "no"
+    """The label of a truth value, written as one or as 0 and 1; none where it is missing.
+
+    Raises:
+        ValueError: it is no truth value.
+    """
+    if is_unlabelled(value):
+        return UNLABELLED
+    word = str(value).strip().lower()
+    if word not in ("true", "1", "false", "0"):
+        raise ValueError(f"label {value!r} is neither true nor false")
+    return "yes" if word in ("true", "1") else "no"
 
 
 def pair(names: tuple[str, str], labels: tuple[str, ...], id: str, fields: Fields) -> Rows:
     """Two texts and a label by name."""
-    label = str(fields.get("label") or UNLABELLED)
+    label = UNLABELLED if is_unlabelled(fields.get("label")) else str(fields["label"])
     texts = (str(fields[names[0]]), str(fields[names[1]]))
     yield labelled_row(id, label, texts, labels) if label else Row(id, UNLABELLED, texts)
 
@@ -74,7 +91,7 @@ def boolq(id: str, fields: Fields) -> Rows:
 
 
 def copa(id: str, fields: Fields) -> Rows:
-    label = UNLABELLED if fields.get("label") is None else str(fields["label"])
+    label = UNLABELLED if is_unlabelled(fields.get("label")) else str(fields["label"])
     texts = (fields["premise"], QUESTIONS[fields["question"]], fields["choice1"], fields["choice2"])
     yield Row(id, label, tuple(map(str, texts)))
 
@@ -109,12 +126,48 @@ def wic(id: str, fields: Fields) -> Rows:
 
 
 def wsc(id: str, fields: Fields) -> Rows:
-    words, target = str(fields["text"]).split(" "), fields["target"]
-    first = int(target["span2_index"])
-    last = first + len(str(target["span2_text"]).split(" ")) - 1
-    words[first] = f"*{words[first]}"
-    words[last] = f"{words[last]}*"
-    yield Row(id, yes_or_no(fields.get("label")), (" ".join(words), str(target["span1_text"])))
+    text, target = str(fields["text"]), fields["target"]
+    pronoun = str(target["span2_text"])
+    found = place_of(pronoun, text, int(target["span2_index"]))
+    if found is None:
+        yield Dropped("the pronoun is not in the text, or in several places none of which is meant for sure", id)
+        return
+    start, end = found
+    marked = f"{text[:start]}*{text[start:end]}*{text[end:]}"
+    yield Row(id, yes_or_no(fields.get("label")), (marked, str(target["span1_text"])))
+
+
+def place_of(phrase: str, text: str, number: int) -> tuple[int, int] | None:
+    """First character of a phrase that is the text's word of this number, from 0, and the one behind its last.
+
+    The phrase at the number is taken, where words are what stands between white space or, as in other rows, between
+    single spaces. If it is not there, the only one in the text is, or the only nearest one, at most `NEAR` words away.
+    None: there is none, or which one is meant is not sure, as where the one at the number differs in case.
+    """
+    alike = _places(phrase, text)
+    exact = [(start, end) for start, end in alike if text[start:end].split() == phrase.split()]
+    by_words = {place: abs(_words_before(text, place[0]) - number) for place in alike}
+    by_spaces = {place: abs(text.count(" ", 0, place[0]) - number) for place in alike}
+    for distances in (by_words, by_spaces):
+        if here := [place for place, distance in distances.items() if distance == 0]:
+            return here[0] if len(here) == 1 and (here[0] in exact or not exact) else None
+    candidates = exact or alike
+    if len(candidates) != 1:
+        least = min((by_words[place] for place in candidates), default=0)
+        candidates = [place for place in candidates if by_words[place] == least <= NEAR]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _places(phrase: str, text: str) -> list[tuple[int, int]]:
+    """Where a phrase stands in a text as whole words, in whatever case, without the marks around it."""
+    words = r"\s+".join(map(re.escape, phrase.strip().strip(".,;:!?\"'").split()))
+    found = re.finditer(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) if words else ()
+    return [match.span() for match in found]
+
+
+def _words_before(text: str, start: int) -> int:
+    """Number, from 0, of the word between white space in which a character stands."""
+    return len(re.findall(r"\S+", text[:start] + "x")) - 1
 
 
 TASKS: dict[str, tuple[str, Callable[[str, Fields], Rows]]] = {

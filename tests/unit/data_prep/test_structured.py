@@ -134,6 +134,80 @@ def test_wsc_marks_the_pronoun(tmp_path):
     assert got(tmp_path / "out", "wsc", "train") == [["train-0", "yes", "Ada laughed because *she* won.", "Ada"]]
 
 
+def wsc_text(tmp_path, text, pronoun, index, label=True):
+    """The marked text of one row of WSC; None when it is dropped."""
+    target = {"span1_text": "Ada", "span1_index": 0, "span2_text": pronoun, "span2_index": index}
+    sound = {"span1_text": "Ada", "span1_index": 0, "span2_text": "she", "span2_index": 1}
+    put_objects(
+        tmp_path / "in/WSC/val.jsonl",
+        {"text": text, "target": target, "label": label},
+        {"text": "Because she won.", "target": sound, "label": False},
+    )
+    superglue.convert(tmp_path / "in", tmp_path / "out")
+    rows = {row[0]: row[2] for row in got(tmp_path / "out", "wsc", "dev")}
+    assert rows["dev-1"] == "Because *she* won."
+    return rows.get("dev-0")
+
+
+@pytest.mark.parametrize(
+    ("text", "pronoun", "index", "marked"),
+    [
+        ("Ada  saw Tom.\nHe waved.", "He", 3, "Ada  saw Tom. *He* waved."),  # words between any white space
+        ("Ada  saw him and Ida saw him", "him", 3, "Ada  saw *him* and Ida saw him"),  # between single spaces
+        ("Ada saw him and Ida saw him.", "him", 6, "Ada saw him and Ida saw *him*."),
+        ("Ada saw him and Ida saw him.", "him", 5, "Ada saw him and Ida saw *him*."),  # off by one
+        ("Ada saw him and left", "him", 40, "Ada saw *him* and left"),  # it comes once
+        ("Ada saw him and left", "him", -3, "Ada saw *him* and left"),
+        ('Ada said: "Her cat, hers." I saw', "hers", 4, 'Ada said: "Her cat, *hers*." I saw'),
+        ("With it within", "it", 0, "With *it* within"),  # whole words
+        ("Ada said it's late", "it", 2, "Ada said *it*'s late"),
+        ("Ada saw her own cat", "her  own", 2, "Ada saw *her own* cat"),
+        ("He saw Ada.", "he", 0, "*He* saw Ada."),  # the text's case counts where the phrase is at its number
+        ("Ada won (she) here", "she.", 2, "Ada won (*she*) here"),
+    ],
+)
+def test_wsc_marks_the_word_that_the_phrase_names_where_the_index_is_off(tmp_path, text, pronoun, index, marked):
+    assert wsc_text(tmp_path, text, pronoun, index) == marked
+
+
+@pytest.mark.parametrize(
+    ("text", "pronoun", "index"),
+    [
+        ("Ada saw Tom and left", "him", 1),  # not there
+        ("him a b c d e f g him", "him", 4),  # as far from one as from the other
+        ("him a b c d e f g him", "him", 3),  # too far from both
+        ("He saw that he won", "he", 0),  # phrase and index name different words
+        ("Ada won", "...", 1),
+    ],
+)
+def test_wsc_rows_whose_pronoun_is_not_sure_are_dropped_and_counted(tmp_path, text, pronoun, index):
+    assert wsc_text(tmp_path, text, pronoun, index) is None
+    report = superglue.convert(tmp_path / "in", tmp_path / "out")[0]
+    assert (report.written, list(report.dropped.values())) == (1, [1])
+    assert "1 dropped, the pronoun is not in the text" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(True, "yes"), (1, "yes"), ("true", "yes"), (False, "no"), (0, "no"), ("False", "no"), (None, ""), (-1, "")],
+)
+def test_a_truth_value_is_yes_or_no_and_the_hubs_minus_one_is_none(value, label):
+    assert superglue.yes_or_no(value) == label
+
+
+def test_a_superglue_label_that_is_none_is_dropped_not_taken_for_no(tmp_path):
+    rows = [{"passage": "Hens lay.", "question": "do hens lay", "label": label} for label in ("maybe", True)]
+    put_objects(tmp_path / "in/BoolQ/val.jsonl", *rows)
+    report = superglue.convert(tmp_path / "in", tmp_path / "out")[0]
+    assert report.dropped == {"another layout (label 'maybe' is neither true nor false)": 1}
+    row = {"premise": "He fell.", "choice1": "Ice.", "choice2": "Sun.", "question": "cause", "label": -1}
+    put_objects(tmp_path / "in/COPA/test.jsonl", row)
+    put_objects(tmp_path / "in/CB/test.jsonl", {"premise": "He says so.", "hypothesis": "So.", "label": -1})
+    superglue.convert(tmp_path / "in", tmp_path / "out")
+    assert got(tmp_path / "out", "copa", "test")[0][1] == ""
+    assert got(tmp_path / "out", "cb", "test")[0][1] == ""
+
+
 def test_a_folder_without_files_is_told(tmp_path):
     for converter in (conll, squad, superglue):
         with pytest.raises(DataError, match="is there"):
