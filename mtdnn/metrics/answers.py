@@ -13,7 +13,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from mtdnn.metrics.base import Demand, Record, metric
+from mtdnn.metrics.base import RATE, Demand, Record, metric
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -56,13 +56,13 @@ def _has_texts(record: Record, labels: Sequence[str]) -> bool:
 TEXTS = Demand("a text as prediction and a list of accepted texts as label", _has_texts)
 
 
-@metric("exact_match", TEXTS)
+@metric("exact_match", TEXTS, range=RATE, percent=True)
 def exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the rows whose prediction is an accepted answer, up to case, punctuation, articles and space."""
     return _mean(exact, records)
 
 
-@metric("span_f1", TEXTS)
+@metric("span_f1", TEXTS, range=RATE, percent=True)
 def span_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean over the rows of the F1 of words with the accepted answer that fits best."""
     return _mean(overlap, records)

@@ -2,17 +2,18 @@
 
 A record is one line of `predictions/<task>.<split>.jsonl`: `{"id", "prediction", "label", "scores"}`, labels by their
 names (numbers for regression), `scores` the probability of each label in the order the task declares them. Rates are
-fractions in [0, 1], correlations lie in [−1, 1]; percent appears in reports only. The numbers are scikit-learn's and
-SciPy's.
+fractions in [0, 1], correlations are in [−1, 1]; percent appears in reports only. The numbers are scikit-learn's and
+SciPy's. `results.json` carries each metric's `Scale`, so that reports and studies need no metric's code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from mtdnn.errors import NOWHERE, ConfigError, DataError, Place, fault
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
 from mtdnn.registry import Registry
 
 Record = dict[str, Any]
@@ -32,6 +33,71 @@ class Demand:
     met: Callable[[Record, Sequence[str]], bool]
 
 
+Direction = Literal["maximize", "minimize", "unknown"]
+Range = tuple[float, float]
+
+RATE: Range = (0.0, 1.0)
+CORRELATION: Range = (-1.0, 1.0)
+LOSS: Range = (0.0, math.inf)
+UNBOUNDED: Range = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the values of a metric compare, and how they are shown.
+
+    Attributes:
+        direction: maximize, minimize; unknown for a metric that neither this version nor the file it is in knows.
+        range: smallest and largest value it can have.
+        percent: shown times 100.
+    """
+
+    direction: Direction = "unknown"
+    range: Range = UNBOUNDED
+    percent: bool = False
+
+    @property
+    def factor(self) -> float:
+        """From a value to what is shown."""
+        return 100.0 if self.percent else 1.0
+
+    def shown(self, value: float) -> str:
+        """A value as reports have it."""
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
+
+    def difference(self, value: float) -> str:
+        """A difference of two values, with its sign; minus is a minus."""
+        text = f"{100 * value:+.1f}" if self.percent else f"{value:+.3f}"
+        return text.replace("-", "−")
+
+    def unit(self, name: str) -> str:
+        """`accuracy, %`."""
+        return f"{name}, %" if self.percent else name
+
+    def gain(self, value: float) -> float:
+        """A value, or a difference of two, so that larger is better; 0 where the direction is unknown."""
+        return {"maximize": value, "minimize": -value, "unknown": 0.0}[self.direction]
+
+    def comparable(self, value: float) -> float | None:
+        """A value so that larger is better and none outweighs another by its unit, in a mean over tasks.
+
+        Rates and correlations as they are; other bounded ones as their place in the range, from 0 to 1; errors from 0
+        on as 1 / (1 + error). None where nothing says how large it can get.
+        """
+        low, high = self.range
+        if self.range in (RATE, CORRELATION):
+            return self.gain(value) if self.direction == "maximize" else 1 / (1 + value)
+        if math.isfinite(low) and math.isfinite(high):
+            place = (value - low) / (high - low)
+            return {"maximize": place, "minimize": 1 - place}.get(self.direction)
+        return 1 / (1 + value) if self.direction == "minimize" and low >= 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """What `results.json` holds; null for a range without end."""
+        ends = [end if math.isfinite(end) else None for end in self.range]
+        return {"direction": self.direction, "range": ends, "percent": self.percent}
+
+
 @dataclass(frozen=True)
 class Metric:
     """A named function of prediction records.
@@ -39,13 +105,22 @@ class Metric:
     Args:
         function: (labelled records, declared label names) → number.
         demand: what it asks of each record.
-        higher_is_better: False for errors and losses.
+        direction: maximize, or minimize for errors and losses.
+        range: smallest and largest value; `select_by: mean` over several tasks needs an end to it.
+        percent: whether reports show it times 100.
     """
 
     name: str
     function: Callable[[Sequence[Record], Sequence[str]], float]
     demand: Demand
-    higher_is_better: bool = True
+    direction: Literal["maximize", "minimize"] = "maximize"
+    range: Range = UNBOUNDED
+    percent: bool = False
+
+    @property
+    def scale(self) -> Scale:
+        """How its values compare, and how they are shown."""
+        return Scale(self.direction, self.range, self.percent)
 
     def unmet(self, records: Iterable[Record], labels: Sequence[str]) -> Record | None:
         """The first record this metric cannot be computed from, if any."""
@@ -58,11 +133,26 @@ METRICS: Registry[Metric] = Registry("metric")
 Function = Callable[[Sequence[Record], Sequence[str]], float]
 
 
-def metric(name: str, demand: Demand, *, higher_is_better: bool = True) -> Callable[[Function], Function]:
-    """A decorator that registers a function of (labelled records, declared labels) as a metric."""
+def metric(
+    name: str,
+    demand: Demand,
+    *,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    range: Range = UNBOUNDED,
+    percent: bool = False,
+) -> Callable[[Function], Function]:
+    """A decorator that registers a function of (labelled records, declared labels) as a metric.
+
+    Args:
+        name: the word in YAML.
+        demand: what it asks of each record.
+        direction: maximize, or minimize for errors and losses.
+        range: smallest and largest value, e.g. `RATE`, `LOSS`, `(0, 100)`.
+        percent: whether reports show it times 100.
+    """
 
     def add(function: Function) -> Function:
-        METRICS.register(name)(Metric(name, function, demand, higher_is_better))
+        METRICS.register(name)(Metric(name, function, demand, direction, range, percent))
         return function
 
     return add
@@ -115,9 +205,62 @@ def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[st
     return [name for name in METRICS.names() if METRICS.get(name).unmet(labelled, declared) is None]
 
 
-def higher_is_better(name: str) -> bool:
-    """Whether a larger value of this metric is a better model."""
-    return metric_of(name).higher_is_better
+def selection_faults(main_metrics: Mapping[str, str], select_by: str) -> list[Fault]:
+    """Why the best checkpoint cannot be chosen by the mean of these metrics; empty when it can.
+
+    Args:
+        main_metrics: task → its main metric.
+        select_by: as in a run.
+    """
+    if select_by != "mean" or len(main_metrics) < 2:
+        return []
+    scales = {task: metric_of(name).scale for task, name in main_metrics.items()}
+    endless = [task for task, scale in scales.items() if scale.comparable(max(scale.range[0], 0.0)) is None]
+    fix = "Give select_by: a task's name, or a range to the metric: @metric(…, range=(0, 100))."
+    return [
+        fault("", "select_by", f"mean, but {main_metrics[task]} of {task} has no range to compare it by", fix)
+        for task in endless
+    ]
+
+
+SCALES = "_metrics"
+"""The key of `results.json` below which each metric's scale is."""
+
+
+class Scales:
+    """The scales of metrics by name: those that a file of results holds, and those of this version.
+
+    Names of metrics are data here: a dotted path is never imported. A name that nobody knows has a plain `Scale`.
+
+    Args:
+        stored: name → scale as `Scale.as_json` gives it.
+    """
+
+    def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
+        self._stored = {
+            name: found for name, each in (stored or {}).items() if (found := _read_scale(each)) is not None
+        }
+
+    def __getitem__(self, name: str) -> Scale:
+        if name in self._stored:
+            return self._stored[name]
+        return METRICS.get(name).scale if name in METRICS else Scale()
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of these names whose direction nobody knows."""
+        return [name for name in names if self[name].direction == "unknown"]
+
+
+def _read_scale(stored: Any) -> Scale | None:
+    """A scale as `Scale.as_json` gave it; None of anything else."""
+    try:
+        low, high = stored["range"]
+        ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        direction, percent = stored["direction"], stored["percent"]
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return None
+    known = direction in ("maximize", "minimize", "unknown") and isinstance(percent, bool)
+    return Scale(direction, ends, percent) if known else None
 
 
 def labelled_records(records: Iterable[Record]) -> list[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mtdnn.metrics.base import Demand, Record, metric, predictions_and_labels
+from mtdnn.metrics.base import CORRELATION, LOSS, RATE, Demand, Record, metric, predictions_and_labels
 
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
 """The id of a row that is one of the answers to a question, `paragraph-question-answer`; the group is the question."""
@@ -50,7 +50,7 @@ OPTIONS = Demand(
 PROBABILITIES = Demand("a probability for each label in its scores", _has_probabilities)
 
 
-@metric("accuracy", NAMES)
+@metric("accuracy", NAMES, range=RATE, percent=True)
 def accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of predictions that are the label."""
     from sklearn.metrics import accuracy_score
@@ -58,7 +58,7 @@ def accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(accuracy_score(*predictions_and_labels(records)))
 
 
-@metric("f1", TWO_NAMES)
+@metric("f1", TWO_NAMES, range=RATE, percent=True)
 def f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     """F1 of the positive label, the second declared one, as GLUE has it for MRPC and QQP; 0 when it never occurs."""
     from sklearn.metrics import f1_score
@@ -66,7 +66,7 @@ def f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(f1_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
 
 
-@metric("precision", TWO_NAMES)
+@metric("precision", TWO_NAMES, range=RATE, percent=True)
 def precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Precision of the positive label, the second declared one; 0 when it is never predicted."""
     from sklearn.metrics import precision_score
@@ -76,7 +76,7 @@ def precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     )
 
 
-@metric("recall", TWO_NAMES)
+@metric("recall", TWO_NAMES, range=RATE, percent=True)
 def recall(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Recall of the positive label, the second declared one; 0 when no row has it."""
     from sklearn.metrics import recall_score
@@ -84,7 +84,7 @@ def recall(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(recall_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
 
 
-@metric("f1_macro", NAMES)
+@metric("f1_macro", NAMES, range=RATE, percent=True)
 def f1_macro(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Unweighted mean of the F1 of each label that occurs among labels or predictions, as scikit-learn takes it."""
     from sklearn.metrics import f1_score
@@ -92,7 +92,7 @@ def f1_macro(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(f1_score(*predictions_and_labels(records), average="macro", zero_division=0.0))
 
 
-@metric("f1_micro", NAMES)
+@metric("f1_micro", NAMES, range=RATE, percent=True)
 def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
     """F1 of all labels counted together; with one label per row it is the accuracy."""
     from sklearn.metrics import f1_score
@@ -100,7 +100,7 @@ def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(f1_score(*predictions_and_labels(records), average="micro", zero_division=0.0))
 
 
-@metric("question_exact_match", OPTIONS)
+@metric("question_exact_match", OPTIONS, range=RATE, percent=True)
 def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the questions all of whose answers are judged rightly; a question's rows share their id up to its end.
 
@@ -114,7 +114,7 @@ def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> fl
     return sum(right.values()) / len(right)
 
 
-@metric("mcc", NAMES)
+@metric("mcc", NAMES, range=CORRELATION, percent=True)
 def mcc(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Matthews correlation coefficient; 0 when labels or predictions are constant (as scikit-learn defines it)."""
     from sklearn.metrics import matthews_corrcoef
@@ -122,7 +122,7 @@ def mcc(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(matthews_corrcoef(*predictions_and_labels(records)))
 
 
-@metric("cross_entropy", PROBABILITIES, higher_is_better=False)
+@metric("cross_entropy", PROBABILITIES, direction="minimize", range=LOSS)
 def cross_entropy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean negative log probability of the label, in nats; a probability of 0 counts as 2⁻⁵², as in scikit-learn."""
     import numpy as np
@@ -131,7 +131,7 @@ def cross_entropy(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(-np.log(np.clip(gold, np.finfo(np.float64).eps, 1.0)).mean())
 
 
-@metric("ece", PROBABILITIES, higher_is_better=False)
+@metric("ece", PROBABILITIES, direction="minimize", range=RATE)
 def ece(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Expected calibration error: mean distance of confidence and accuracy, over 15 bins of confidence.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from mtdnn.metrics.base import Demand, Record, metric, predictions_and_labels
+from mtdnn.metrics.base import CORRELATION, LOSS, Demand, Record, metric, predictions_and_labels
 
 
 def _is_number(value: Any) -> bool:
@@ -21,7 +21,7 @@ def _has_numbers(record: Record, labels: Sequence[str]) -> bool:
 NUMBERS = Demand("finite numbers as prediction and as label", _has_numbers)
 
 
-@metric("pearson", NUMBERS)
+@metric("pearson", NUMBERS, range=CORRELATION, percent=True)
 def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Pearson correlation; 0 where it is not defined (fewer than two rows, or constant labels or predictions).
 
@@ -32,7 +32,7 @@ def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
     return _correlation(pearsonr, records)
 
 
-@metric("spearman", NUMBERS)
+@metric("spearman", NUMBERS, range=CORRELATION, percent=True)
 def spearman(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Spearman rank correlation; 0 where it is not defined, for the reasons given at `pearson`."""
     from scipy.stats import spearmanr
@@ -47,7 +47,7 @@ def _correlation(function: Callable[..., Any], records: Sequence[Record]) -> flo
     return float(function(targets, predictions).statistic)
 
 
-@metric("mse", NUMBERS, higher_is_better=False)
+@metric("mse", NUMBERS, direction="minimize", range=LOSS)
 def mse(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean squared error, in squared units of the label."""
     from sklearn.metrics import mean_squared_error
@@ -55,7 +55,7 @@ def mse(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(mean_squared_error(*predictions_and_labels(records)))
 
 
-@metric("mae", NUMBERS, higher_is_better=False)
+@metric("mae", NUMBERS, direction="minimize", range=LOSS)
 def mae(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean absolute error, in units of the label."""
     from sklearn.metrics import mean_absolute_error

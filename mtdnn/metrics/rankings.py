@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from mtdnn.metrics.base import Demand, Record, metric
+from mtdnn.metrics.base import RATE, Demand, Record, metric
 
 
 def _has_ranking(record: Record, labels: Sequence[str]) -> bool:
@@ -31,19 +31,19 @@ def _mean(measure: Callable[[list[float]], float], records: Sequence[Record]) ->
     return total / len(records)
 
 
-@metric("accuracy_at_1", RANKING)
+@metric("accuracy_at_1", RANKING, range=RATE, percent=True)
 def accuracy_at_1(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the rows whose first candidate is one of the most relevant."""
     return _mean(lambda ranked: float(ranked[0] == max(ranked)), records)
 
 
-@metric("mrr", RANKING)
+@metric("mrr", RANKING, range=RATE, percent=True)
 def mrr(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean reciprocal rank of the first relevant candidate."""
     return _mean(lambda ranked: 1 / (1 + next(place for place, value in enumerate(ranked) if value > 0)), records)
 
 
-@metric("map", RANKING)
+@metric("map", RANKING, range=RATE, percent=True)
 def mean_average_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean over rows of the mean, over the relevant candidates, of the precision down to each of them."""
 
@@ -54,7 +54,7 @@ def mean_average_precision(records: Sequence[Record], labels: Sequence[str]) -> 
     return _mean(average_precision, records)
 
 
-@metric("ndcg", RANKING)
+@metric("ndcg", RANKING, range=RATE, percent=True)
 def ndcg(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean over rows of the discounted cumulative gain (relevance / log₂(1 + rank)) in parts of the best possible."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from mtdnn.metrics.base import Demand, Record, metric
+from mtdnn.metrics.base import RATE, Demand, Record, metric
 
 
 def _has_lists(record: Record, labels: Sequence[str]) -> bool:
@@ -40,7 +40,7 @@ TAGS = Demand("a list of tags (O, B-PER, I-PER, …) as label and one as long as
 LIKELIHOOD = Demand("the summed `nll` and the count of `tokens` in its scores", _has_likelihood)
 
 
-@metric("token_accuracy", TOKENS)
+@metric("token_accuracy", TOKENS, range=RATE, percent=True)
 def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the tokens of all rows together whose prediction is the label; 0 when there are no tokens."""
     pairs = [
@@ -49,7 +49,7 @@ def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     return sum(label == guess for label, guess in pairs) / max(len(pairs), 1)
 
 
-@metric("entity_f1", TAGS)
+@metric("entity_f1", TAGS, range=RATE, percent=True)
 def entity_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     """F1 of whole entities, all kinds counted together; 0 when there are none."""
     from seqeval.metrics import f1_score
@@ -57,7 +57,7 @@ def entity_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     return _of_entities(f1_score, records)
 
 
-@metric("entity_precision", TAGS)
+@metric("entity_precision", TAGS, range=RATE, percent=True)
 def entity_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the predicted entities that are right in kind, first and last token; 0 when none is predicted."""
     from seqeval.metrics import precision_score
@@ -65,7 +65,7 @@ def entity_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     return _of_entities(precision_score, records)
 
 
-@metric("entity_recall", TAGS)
+@metric("entity_recall", TAGS, range=RATE, percent=True)
 def entity_recall(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the labelled entities that are predicted; 0 when none is labelled."""
     from seqeval.metrics import recall_score
@@ -82,7 +82,7 @@ def _in_iobes(tag: str) -> str:
     return OTHER_LETTERS.get(tag[:2], tag[:2]) + tag[2:]
 
 
-@metric("perplexity", LIKELIHOOD, higher_is_better=False)
+@metric("perplexity", LIKELIHOOD, direction="minimize", range=(1.0, math.inf))
 def perplexity(records: Sequence[Record], labels: Sequence[str]) -> float:
     """exp of the mean negative log probability of all hidden tokens together; 1 when there are none."""
     nll = sum(record["scores"]["nll"] for record in records)

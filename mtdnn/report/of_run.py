@@ -11,11 +11,12 @@ from mtdnn.config.options import Named
 from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, MtdnnError, fault
+from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
 from mtdnn.report.read import label_names, prediction_files, read_curves
-from mtdnn.report.sections import agreement_section, confusion_section, loss_section, scale, shown, unit, worst_section
+from mtdnn.report.sections import agreement_section, confusion_section, loss_section, worst_section
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import COUNTS
 
@@ -58,7 +59,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
             f"`{made_by.get('commit', 'unknown')}`.{_beside_the_loss(config, _trained_tasks(run, config))}"
         ),
         *_results(results),
-        *_dev_curves(folder),
+        *_dev_curves(folder, Scales(results.get(SCALES))),
         *loss_section({"": [folder]}),
         *_terms(folder),
     )
@@ -107,31 +108,37 @@ def _as_written(named: Named) -> str:
     return f"`{text.strip()}`"
 
 
-def _results(results: Mapping[str, Mapping]) -> list[Heading | Table]:
-    lines = []
+def _results(results: Mapping[str, Mapping]) -> list[Heading | Table | Text]:
+    lines, scales, names = [], Scales(results.get(SCALES)), dict[str, None]()
     for task, splits in results.items():
         if task.startswith("_"):
             continue
         for split, values in splits.items():
-            metrics = [f"{name} {shown(name, value)}" for name, value in values.items() if name not in COUNTS]
+            names |= {name: None for name in values if name not in COUNTS}
+            metrics = [f"{name} {scales[name].shown(value)}" for name, value in values.items() if name not in COUNTS]
             lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
     caption = "Rates and correlations in percent, errors and losses as they are."
-    return [Heading("Results"), Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3])]
+    blocks: list[Heading | Table | Text] = [Heading("Results")]
+    blocks.append(Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3]))
+    if unknown := scales.unknown(names):
+        note = f"Neither this version nor the results say how {', '.join(unknown)} compare: shown as plain numbers."
+        blocks.append(Text(note, note=True))
+    return blocks
 
 
-def _dev_curves(folder: Path) -> list[Heading | Picture]:
+def _dev_curves(folder: Path, scales: Scales) -> list[Heading | Picture]:
     """Each task's main dev metric over the run, where it was measured more than once; without labels it never is."""
     panels = []
     for task, splits in read_curves(folder).dev.items():
         found = {split: [name for name in metrics if name not in COUNTS] for split, metrics in splits.items()}
         main = next((names[0] for names in found.values() if names), "")
         series = [
-            Series(split, [Point(step, scale(main) * value) for step, value in metrics[main]])
+            Series(split, [Point(step, scales[main].factor * value) for step, value in metrics[main]])
             for split, metrics in splits.items()
             if main in metrics
         ]
         if any(len(each.points) > 1 for each in series):
-            panels.append(Panel(task, series, "step", unit(main)))
+            panels.append(Panel(task, series, "step", scales[main].unit(main)))
     if not panels:
         return []
     caption = "The main metric of each task on its dev splits, over the run."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtdnn.metrics.base import Record, higher_is_better
+from mtdnn.metrics.base import Record
 from mtdnn.report.agreement import Agreement, by_agreement, usual_votes
 from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, bar_panels, line_panels
@@ -25,32 +25,6 @@ from mtdnn.study.statistics import Spread, spread
 
 SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on one line
 LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
-
-
-def is_percent(metric: str) -> bool:
-    """Whether a metric is shown as percent: rates and correlations are, errors and losses are not."""
-    return higher_is_better(metric)
-
-
-def shown(metric: str, value: float) -> str:
-    """A metric as the report shows it."""
-    return f"{100 * value:.1f}" if is_percent(metric) else f"{value:.3f}"
-
-
-def difference(metric: str, value: float) -> str:
-    """A difference of two values of a metric, with its sign; minus is a minus."""
-    text = f"{100 * value:+.1f}" if is_percent(metric) else f"{value:+.3f}"
-    return text.replace("-", "−")
-
-
-def scale(metric: str) -> float:
-    """Factor from a metric to what the report shows."""
-    return 100.0 if is_percent(metric) else 1.0
-
-
-def unit(metric: str) -> str:
-    """`accuracy, %`."""
-    return f"{metric}, %" if is_percent(metric) else metric
 
 
 def is_loss(name: str) -> bool:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
 
+from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, interval_panels, learning_curve
-from mtdnn.report.sections import difference, is_percent, scale, shown, unit
 from mtdnn.report.study_view import StudyView, encoder_of, floor_of, in_order
 from mtdnn.study.statistics import COUNTS, SAME, Entry, main_metrics, no_better_than_chance
 from mtdnn.study.table import Line
@@ -37,7 +37,7 @@ def task_across(view: StudyView, task: str) -> list[Block]:
     columns = list(dict.fromkeys(entry.across for entry in here))
     rows_of = {entry.across: entry.train_rows for entry in here if entry.train_rows is not None}
     heads = [_column_name(value, rows_of.get(value)) for value in columns]
-    caption = f"{unit(metric)}; columns: {view.across} (training rows)."
+    caption = f"{here[0].scale.unit(metric)}; columns: {view.across} (training rows)."
     blocks.append(_table(here, columns, heads, key=lambda entry: entry.across, caption=caption, floors={task: floor}))
     return blocks
 
@@ -51,11 +51,13 @@ def _curve_panel(here: Sequence[Entry], metric: str, floor: float | None, *, com
     for label in dict.fromkeys(entry.label for entry in here):
         points = [_point(entry) for entry in here if entry.label == label and entry.spread.count]
         series.append(Series(label, sorted(points, key=lambda point: point.x)))
-    return Panel("", series, "training rows", unit(metric), floor=None if floor is None else scale(metric) * floor)
+    scale = here[0].scale
+    floor = None if floor is None else scale.factor * floor
+    return Panel("", series, "training rows", scale.unit(metric), floor=floor)
 
 
 def _point(entry: Entry) -> Point:
-    factor, spread = scale(entry.metric), entry.spread
+    factor, spread = entry.scale.factor, entry.spread
     low, high = (None if bound is None else factor * bound for bound in (spread.low, spread.high))
     return Point(entry.train_rows or 0.0, factor * spread.mean, low, high, [factor * v for v in entry.values.values()])
 
@@ -73,8 +75,8 @@ def _table(
     best = {}
     for column in columns:
         means = {entry.label: entry.spread.mean for entry in here if key(entry) == column and entry.spread.count}
-        metric = next(entry.metric for entry in here if key(entry) == column)
-        best[column] = _best(means, larger=is_percent(metric)) if len(means) > 1 else set()
+        scale = next(entry.scale for entry in here if key(entry) == column)
+        best[column] = _best(means, scale) if len(means) > 1 else set()
     lines = []
     for label in dict.fromkeys(entry.label for entry in here):
         found = {key(entry): entry for entry in here if entry.label == label}
@@ -83,9 +85,11 @@ def _table(
     return Table(["", *heads], lines, caption=f"{caption} {BOLD}" if any(best.values()) else caption)
 
 
-def _best(means: Mapping[str, float], *, larger: bool) -> set[str]:
-    """The labels of the best mean; several where they tie."""
-    best = (max if larger else min)(means.values())
+def _best(means: Mapping[str, float], scale: Scale) -> set[str]:
+    """The labels of the best mean; several where they tie, none of a metric of unknown direction."""
+    if scale.direction == "unknown":
+        return set()
+    best = max(means.values(), key=scale.gain)
     return {label for label, mean in means.items() if math.isclose(mean, best, rel_tol=SAME, abs_tol=SAME)}
 
 
@@ -103,12 +107,12 @@ def _place(entry: Entry | None, best: Collection[str], floors: Mapping[str, floa
 
 def _mean(entry: Entry) -> str:
     """`87.5 ± 5.9 (2)`, or a dash where every run diverged."""
-    spread, metric = entry.spread, entry.metric
+    spread, scale = entry.spread, entry.scale
     if not spread.count:
         return "–"
     if spread.std is None:
-        return f"{shown(metric, spread.mean)} (1)"
-    return f"{shown(metric, spread.mean)} ± {shown(metric, spread.std)} ({spread.count})"
+        return f"{scale.shown(spread.mean)} (1)"
+    return f"{scale.shown(spread.mean)} ± {scale.shown(spread.std)} ({spread.count})"
 
 
 def overview(view: StudyView) -> list[Block]:
@@ -120,8 +124,8 @@ def overview(view: StudyView) -> list[Block]:
     for task, floor in floors.items():
         here = [entry for entry in view.main if entry.task == task and entry.spread.count]
         series = [Series(entry.label, [_point(entry)]) for entry in here]
-        metric = view.first[task][1]
-        panels.append(Panel(task, series, unit(metric), floor=None if floor is None else scale(metric) * floor))
+        metric, scale = view.first[task][1], here[0].scale if here else Scale()
+        panels.append(Panel(task, series, scale.unit(metric), floor=None if floor is None else scale.factor * floor))
     caption = (
         "Large dots: means; bars: 95 % bootstrap intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
@@ -140,15 +144,16 @@ def tests_against_reference(view: StudyView) -> list[Block]:
     for entry in in_order(view):
         if entry.comparison is None:
             continue
-        found, metric = entry.comparison.difference, entry.metric
-        better = found.mean > 0 if is_percent(metric) else found.mean < 0
-        sure = entry.comparison.t_p is not None and entry.comparison.t_p < SIGNIFICANT
+        found, scale = entry.comparison.difference, entry.scale
+        better = scale.gain(found.mean) > 0
+        significant = entry.comparison.t_p is not None and entry.comparison.t_p < SIGNIFICANT
+        sure = significant and scale.direction != "unknown"
         interval = "" if found.low is None or found.high is None else (
-            f"{difference(metric, found.low)} … {difference(metric, found.high)}"
+            f"{scale.difference(found.low)} … {scale.difference(found.high)}"
         )  # fmt: skip
         places = row(entry.task, *([entry.across] if view.across else []), entry.label)
         trend = ("up" if better else "down") if sure else ""
-        places.append(Place(difference(metric, found.mean), strong=sure, trend=trend))
+        places.append(Place(scale.difference(found.mean), strong=sure, trend=trend))
         places += row(interval, str(found.count), _p(entry.comparison.t_p), _p(entry.comparison.wilcoxon_p))
         lines.append(places)
     if not lines:
@@ -192,7 +197,7 @@ def starting_points(view: StudyView) -> list[Block]:
         return []
     places = [
         row(line.stage, ", ".join(f"{axis} {value}" for axis, value in line.axes.items()), line.task, line.split,
-            line.metric, "diverged" if line.value is None else shown(line.metric, line.value))
+            line.metric, "diverged" if line.value is None else line.scale.shown(line.value))
         for line in lines
     ]  # fmt: skip
     head, caption = ["stage", "cell", "task", "split", "metric", "value"], ""
@@ -234,6 +239,6 @@ def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
         if len(kinds) != 1:  # none, or different ways of training it, of which none is the one to compare with
             return ""
         values = [other.value for other in same if other.value is not None]
-        return f"{difference(line.metric, line.value - sum(values) / len(values))} ({len(values)})"
+        return f"{line.scale.difference(line.value - sum(values) / len(values))} ({len(values)})"
 
     return [gain(line) for line in lines]

@@ -20,6 +20,7 @@ from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import remove_leftovers, write_text
+from mtdnn.metrics.base import SCALES, Scale
 
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
@@ -164,10 +165,18 @@ class RunFolder:
         except FileNotFoundError:
             return {}
 
-    def write_results(self, results: Mapping[str, Any], *, seed: int, step: int, checkpoint: str) -> dict[str, Any]:
-        """Add results to `results.json`, and say beside them which checkpoint and code they come from.
+    def write_results(
+        self, results: Mapping[str, Any], *, scales: Mapping[str, Scale], seed: int, step: int, checkpoint: str
+    ) -> dict[str, Any]:
+        """Add results to `results.json`, with which checkpoint and code they come from.
 
-        `_run` tells of the latest evaluation, `_made_by` of each split's numbers, which may be of earlier ones.
+        `_run` is about the latest evaluation, `_made_by` about each split's numbers, which may be of earlier ones;
+        `_metrics` says how the values of each metric compare.
+
+        Args:
+            results: task → split → metric → value.
+            scales: metric → its scale.
+            seed, step, checkpoint: of the weights.
         """
         merged = self.read_results()
         run = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
@@ -177,6 +186,7 @@ class RunFolder:
             maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
             makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
         merged["_run"], merged["_made_by"] = run, makers
+        merged[SCALES] = {**merged.get(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged
 

@@ -20,7 +20,7 @@ from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare_file
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, unknown
-from mtdnn.metrics.base import Record
+from mtdnn.metrics.base import Record, metric_of
 from mtdnn.metrics.records import write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
@@ -86,7 +86,14 @@ class Run:
             write_records(self.folder.prediction_file(name, each), records)
             task_type = self.model.task_types[name]
             results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
-        self.folder.write_results(results, seed=self.config.seed, step=self.step, checkpoint=self.checkpoint)
+        words = {word for name in results for word in self.model.task_types[name].metric_names}
+        self.folder.write_results(
+            results,
+            scales={word: metric_of(word).scale for word in sorted(words)},
+            seed=self.config.seed,
+            step=self.step,
+            checkpoint=self.checkpoint,
+        )
         return results
 
     def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:

@@ -20,10 +20,12 @@ from mtdnn.data.manifest import length_summary
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, Fault, fault, unknown
+from mtdnn.metrics.base import selection_faults
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
 from mtdnn.rows.subset import subset_size
 from mtdnn.rows.summaries import number_counts, number_summary
+from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -183,7 +185,16 @@ def check(
     for task in sound.values():
         report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
     _count_batches(sound, run, report)
+    report.faults += _selection_faults(sound, run)
     return report
+
+
+def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Fault]:
+    """Why the run could not choose its best checkpoint by the mean over its tasks."""
+    trained = set(run.train or (name for name, task in tasks.items() if task.trainable))
+    measured = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
+    main = {task.name: (task.metrics or TASK_TYPES.get(task.task_type).default_metrics)[0] for task in measured}
+    return selection_faults(main, run.select_by)
 
 
 @dataclass(frozen=True)

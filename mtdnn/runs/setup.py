@@ -17,6 +17,7 @@ from mtdnn.data.samplers import Sampler
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.execution.memory import freed_memory_kept
+from mtdnn.metrics.base import selection_faults
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs.faults import proximal_faults, resolution_faults
 from mtdnn.runs.folder import RunFolder
@@ -82,6 +83,10 @@ class Setup:
             raise ConfigError(faults)
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
+        measured_tasks = [name for name, task in tasks.items() if task.splits.get("dev")]
+        main_metrics = {name: types[name].metric_names[0] for name in measured_tasks}
+        if faults := selection_faults(main_metrics, config.select_by):
+            raise ConfigError(faults)
         stores = {name: with_soft_labels(train_store(config, tasks[name], tokenizer), types[name]) for name in trained}
         dev_stores = {
             (name, split): open_store(config.data, task, split, tokenizer=tokenizer)

@@ -16,7 +16,7 @@ from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
 from mtdnn.study.grid import Cell, Grid, cell_place
-from mtdnn.study.table import FIXED
+from mtdnn.study.table import FIXED, SCALE
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
@@ -117,7 +117,7 @@ class _Expansion:
 
     def _check_axis_names(self, name: str, stage: Stage) -> None:
         for axis in {**stage.axes, **stage.labels}:
-            if axis in FIXED:
+            if axis in (*FIXED, *SCALE):
                 where = self.source.where(("stages", name, "axes", axis))
                 self.faults.append(fault(where, axis, "is a column that every results.csv has", "Rename the axis."))
         groups: list[tuple[KeyPath, Mapping[str, tuple[str, ...]]]]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mtdnn.metrics.base import higher_is_better
+from mtdnn.metrics.base import Scale
 from mtdnn.study.table import Line
 
 CONFIDENCE = 0.95
@@ -52,6 +52,7 @@ class Entry:
     """One place in a table: a method on one metric of one split of one task, over its repeats.
 
     Attributes:
+        scale: of the metric.
         label: value of the compared axis, with the values of further axes that vary beside it.
         across: value of the axis of the columns; empty without one.
         values: repeat → value.
@@ -63,6 +64,7 @@ class Entry:
     task: str
     split: str
     metric: str
+    scale: Scale
     label: str
     across: str
     values: Mapping[str, float]
@@ -188,8 +190,9 @@ def _entry(key: tuple, group: Sequence[Line], *, repeats: str, diverged: int) ->
     task, label, across, split, metric = key
     values = {line.axes.get(repeats, ""): line.value for line in group if line.value is not None}
     rows = [line.train_rows for line in group if line.train_rows is not None]
+    scale = group[0].scale if group else Scale()
     return Entry(
-        task=task, split=split, metric=metric, label=label, across=across or "", values=values,
+        task=task, split=split, metric=metric, scale=scale, label=label, across=across or "", values=values,
         spread=spread(list(values.values())), train_rows=sum(rows) / len(rows) if rows else None, diverged=diverged,
     )  # fmt: skip
 
@@ -246,8 +249,7 @@ def _rank(runs: Sequence[Line]) -> tuple[float, float]:
     """What a tuned value is chosen by, larger is better: the share of its runs that finished, then their mean."""
     finished = [line for line in runs if line.value is not None]
     mean = sum(line.value or 0.0 for line in finished) / max(1, len(finished))
-    sign = 1.0 if finished and higher_is_better(finished[0].metric) else -1.0
-    return len(finished) / len(runs), sign * mean
+    return len(finished) / len(runs), finished[0].scale.gain(mean) if finished else 0.0
 
 
 def _place(line: Line, compare: str, across: str | None) -> tuple:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, fault
+from mtdnn.metrics.base import SCALES, Scale, Scales
 
 FIXED = ("stage", "outcome", "task", "split", "train_rows", "metric", "value", "run")
-"""Columns that every study has; no axis may have one of these names."""
+SCALE = ("direction", "percent")
+"""Columns that every study has, the first versions without the last two; no axis may have one of these names."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Line:
     Attributes:
         axes: axis → value name; an axis its stage does not have is missing.
         outcome: finished, or diverged: then split and metric are empty and the value is None.
+        scale: of the metric.
         train_rows: training rows of that task in that run; None where it was not trained on.
         run: folder of the run, relative to the study's.
     """
@@ -38,6 +41,7 @@ class Line:
     metric: str
     value: float | None
     run: str
+    scale: Scale
 
 
 def lines_of(
@@ -50,25 +54,29 @@ def lines_of(
     """
     if outcome["outcome"] == "diverged":
         for task in lost:
-            yield Line(stage, axes, "diverged", task, "", None, "", None, run)
+            yield Line(stage, axes, "diverged", task, "", None, "", None, run, Scale())
         return
     rows: Mapping[str, int] = outcome.get("rows", {})
+    scales = Scales(outcome["results"].get(SCALES))
     for task in sorted(name for name in outcome["results"] if not name.startswith("_")):
         for split, values in outcome["results"][task].items():
             for metric, value in values.items():
-                yield Line(stage, axes, "finished", task, split, rows.get(task), metric, value, run)
+                yield Line(stage, axes, "finished", task, split, rows.get(task), metric, value, run, scales[metric])
 
 
 def to_csv(lines: Sequence[Line], axes: Sequence[str]) -> str:
     """The text of results.csv; numbers with all their digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["stage", *axes, *FIXED[1:]])
+    writer.writerow(["stage", *axes, *FIXED[1:], *SCALE])
     for line in lines:
         values = [line.axes.get(axis, "") for axis in axes]
         rows = "" if line.train_rows is None else line.train_rows
         value = "" if line.value is None else repr(line.value)
-        writer.writerow([line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run])
+        scale = (line.scale.direction, line.scale.percent) if line.metric else ("", "")
+        writer.writerow(
+            [line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run, *scale]
+        )
     return out.getvalue()
 
 
@@ -91,9 +99,16 @@ def read_csv(path: Path) -> list[Line]:
 
 
 def _line(record: Mapping[str, str]) -> Line:
-    axes = {name: value for name, value in record.items() if name not in FIXED and value != ""}
+    axes = {name: value for name, value in record.items() if name not in (*FIXED, *SCALE) and value != ""}
     return Line(
         stage=record["stage"], axes=axes, outcome=record["outcome"], task=record["task"], split=record["split"],
         train_rows=int(record["train_rows"]) if record["train_rows"] else None, metric=record["metric"],
-        value=float(record["value"]) if record["value"] else None, run=record["run"],
+        value=float(record["value"]) if record["value"] else None, run=record["run"], scale=_scale(record),
     )  # fmt: skip
+
+
+def _scale(record: Mapping[str, str]) -> Scale:
+    """The scale in a line; of a line of an earlier version that which this version knows for the metric's name."""
+    direction, percent = record.get("direction"), record.get("percent")
+    stored = {"direction": direction, "range": [None, None], "percent": percent == "True"}
+    return Scales({record["metric"]: stored} if direction else {})[record["metric"]]

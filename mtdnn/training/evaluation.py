@@ -12,7 +12,7 @@ import torch
 
 from mtdnn.batch import Batch
 from mtdnn.errors import DataError, fault
-from mtdnn.metrics.base import Record, applicable, compute, higher_is_better
+from mtdnn.metrics.base import Record, applicable, compute, metric_of
 from mtdnn.metrics.records import read_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
@@ -71,13 +71,13 @@ def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence
 def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:
     """A task's main metric, the first of `metrics`, so that larger is better; None when no split has labels.
 
-    The mean over the labelled splits: of fractions and correlations as they are, of errors e and perplexities as
-    1 / (1 + e), so that in a mean over tasks none outweighs another by its unit.
+    The mean over the labelled splits of what `Scale.comparable` makes of it, so that in a mean over tasks none
+    outweighs another by its unit; of a metric without known ends, which stands in no mean of tasks, its value itself.
     """
+    scale = metric_of(metrics[0]).scale
     values = [values[metrics[0]] for values in splits.values() if metrics[0] in values]
-    if not higher_is_better(metrics[0]):
-        values = [1 / (1 + value) for value in values]
-    return sum(values) / len(values) if values else None
+    found = [scale.gain(value) if (place := scale.comparable(value)) is None else place for value in values]
+    return sum(found) / len(found) if found else None
 
 
 def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float | None:

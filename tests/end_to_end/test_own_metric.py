@@ -20,7 +20,7 @@ MODULE = """\
 from mtdnn.metrics.base import Metric, metric
 from mtdnn.metrics.labels import NAMES
 
-@metric("mistakes", NAMES, higher_is_better=False)
+@metric("mistakes", NAMES, direction="minimize", range=(0, float("inf")))
 def mistakes(records, labels):
     return sum(record["label"] != record["prediction"] for record in records)
 

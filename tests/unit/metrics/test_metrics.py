@@ -15,7 +15,8 @@ import scipy.stats
 import sklearn.metrics
 
 from mtdnn.errors import ConfigError, DataError
-from mtdnn.metrics.base import METRICS, applicable, compute, higher_is_better
+from mtdnn.metrics.base import CORRELATION, LOSS, METRICS, Metric, Scale, Scales, applicable, compute, selection_faults
+from mtdnn.metrics.labels import NAMES
 
 YES_NO = ("no", "yes")
 NLI = ("contradiction", "neutral", "entailment")
@@ -179,9 +180,38 @@ def test_every_applicable_metric_survives_the_way_through_a_json_file(labels: tu
 
 
 def test_errors_and_losses_are_better_when_lower() -> None:
-    lower = {name for name in METRICS.names() if not higher_is_better(name)}
-    assert {"mse", "mae", "cross_entropy", "ece"} <= lower
-    assert higher_is_better("accuracy") and higher_is_better("spearman")
+    lower = {name for name in METRICS.names() if METRICS.get(name).direction == "minimize"}
+    assert lower == {"mse", "mae", "cross_entropy", "ece", "perplexity"}
+    assert not any(METRICS.get(name).percent for name in lower)
+
+
+def test_a_metric_of_another_range_is_neither_percent_nor_heavier_than_others() -> None:
+    """A user's BLEU of 35.2 on a range of 0 to 100: shown as it is, a third of its range in a mean over tasks."""
+    bleu = Scale("maximize", (0.0, 100.0))
+    assert (bleu.shown(35.2), bleu.difference(-1.5), bleu.unit("bleu")) == ("35.200", "−1.500", "bleu")
+    assert bleu.comparable(35.2) == pytest.approx(0.352)
+    assert Scale("maximize", CORRELATION, percent=True).comparable(-0.2) == -0.2
+    assert Scale("minimize", LOSS).comparable(3.0) == 0.25
+    assert Scale("minimize", (1.0, math.inf)).comparable(1.0) == 0.5
+    assert Scale("maximize").comparable(35.2) is None
+
+
+def test_scales_are_read_back_and_names_are_never_imported() -> None:
+    scales = Scales({"os.system": Scale("minimize", LOSS).as_json(), "odd": {"direction": "up"}, "f1": 3})
+    assert scales["os.system"] == Scale("minimize", LOSS)
+    assert scales["f1"] == METRICS.get("f1").scale
+    assert scales["odd"] == scales["no.such.metric"] == Scale()
+    assert scales.unknown(["accuracy", "odd", "os.system", "no.such.metric"]) == ["odd", "no.such.metric"]
+
+
+def test_a_mean_over_tasks_needs_metrics_with_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Metric("endless", lambda records, labels: 1.0, NAMES)
+    monkeypatch.setitem(METRICS._known, "endless", endless)
+    assert selection_faults({"a": "endless"}, "mean") == selection_faults({"a": "endless", "b": "mse"}, "b") == []
+    (found,) = selection_faults({"a": "endless", "b": "mse"}, "mean")
+    assert str(found).startswith(
+        "select_by: mean, but endless of a has no range to compare it by. Give select_by: a task"
+    )
 
 
 def test_importing_metrics_loads_no_heavy_library() -> None:

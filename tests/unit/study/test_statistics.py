@@ -5,6 +5,7 @@ import math
 import pytest
 from scipy import stats
 
+from mtdnn.metrics.base import Scales
 from mtdnn.study.statistics import best_of, compared, entries, no_better_than_chance, spread
 from mtdnn.study.table import Line
 
@@ -12,7 +13,7 @@ from mtdnn.study.table import Line
 def line(value: float | None, *, metric: str = "accuracy", task: str = "rte", split: str = "dev", **axes: str) -> Line:
     outcome = "finished" if value is not None else "diverged"
     metric, split = (metric, split) if value is not None else ("", "")
-    return Line("fine_tune", axes, outcome, task, split, 100, metric, value, "cells/x/run")
+    return Line("fine_tune", axes, outcome, task, split, 100, metric, value, "cells/x/run", Scales()[metric])
 
 
 def test_mean_and_sample_deviation_by_hand() -> None:
