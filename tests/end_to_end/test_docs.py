@@ -1,4 +1,4 @@
-"""Every command, YAML block and Python block of docs/ works as it is shown, page by page, on the demo corpora.
+"""Every command, YAML block and Python block of docs/ and the README works as it is shown, on the demo corpora.
 
 Rules for the blocks of a page, which are carried out in order in one folder:
 
@@ -8,6 +8,7 @@ Rules for the blocks of a page, which are carried out in order in one folder:
 - `yaml`: the first line says what it is. `# run.yml` is a whole file, written under that name. `# in tasks.yml` is
   added to the task definitions of that name. `# in run.yml` is part of a run, which `mtdnn check` must accept.
 - `python`: executed; the blocks of a page share their names.
+- no language, in the README alone: the record of a larger run, with its commit.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from mtdnn.study import launchers
 from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY, ROWS
 
-PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
+PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILES = re.compile(r"`([\w./-]+\.(?:tsv|jsonl|txt))`[^`]*")
 LANGUAGES = ("sh", "text", "yaml", "python", "{toctree}", "{eval-rst}", "{image}")
@@ -42,6 +43,7 @@ HUB_NAME = "bert-base-uncased"
 FAILURE = 2  # exit status of a command whose user can mend something
 
 INSTALLS = "installs packages"
+MAKES = "installs packages and takes minutes"
 PROCESSES = "starts several processes; tests/end_to_end/test_distributed.py and test_study_killed.py do"
 CLUSTER = "needs a cluster"
 RUN_GLUE = (
@@ -57,6 +59,9 @@ FITTED = (
 SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
     "pip install 'mtdnn[ray]'": INSTALLS,
+    "make demo": MAKES,
+    "make test": MAKES,
+    "make docs": MAKES,
     RUN_GLUE: "a script of transformers, which is not installed with it",
     "torchrun --standalone --nproc_per_node 4 -m mtdnn train run.yml": PROCESSES,
     "torchrun --standalone --nproc_per_node 4 -m mtdnn train run.yml --resume": PROCESSES,
@@ -89,7 +94,7 @@ class Block(NamedTuple):
 
     @property
     def place(self):
-        return f"docs/{self.page}:{self.line}"
+        return f"{self.page}:{self.line}"
 
 
 def blocks_of(page):
@@ -157,7 +162,7 @@ class Page:
     def carry_out(self, blocks):
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             self.fails = self.name == "errors.md" and following is not None and following.language == "text"
-            getattr(self, f"carry_out_{block.language.strip('{}').replace('-', '_')}")(block)
+            getattr(self, f"carry_out_{block.language.strip('{}').replace('-', '_') or 'record'}")(block)
 
     def carry_out_sh(self, block):
         self.printed, commands = "", commands_of(block)
@@ -203,7 +208,7 @@ class Page:
     def carry_out_toctree(self, block):
         """Sphinx's business."""
 
-    carry_out_eval_rst = carry_out_image = carry_out_toctree
+    carry_out_eval_rst = carry_out_image = carry_out_record = carry_out_toctree
 
 
 @contextlib.contextmanager
@@ -300,6 +305,12 @@ def read_python(words):
     assert [word for word in words if word.startswith("--") and word[2:] not in known] == []
 
 
+def read_make(words):
+    """Each word is a target."""
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{word}:", makefile, re.MULTILINE) for word in words)
+
+
 def read_torchrun(words):
     """torchrun's own parser, then that of the command it starts."""
     from torch.distributed.run import get_args_parser
@@ -319,7 +330,13 @@ def read_accelerate(words):
     read([given.training_script, *given.training_script_args])
 
 
-READERS = {"pip": read_pip, "python": read_python, "torchrun": read_torchrun, "accelerate": read_accelerate}
+READERS = {
+    "pip": read_pip,
+    "python": read_python,
+    "make": read_make,
+    "torchrun": read_torchrun,
+    "accelerate": read_accelerate,
+}
 
 
 # -- tests -----------------------------------------------------------------------------------------------------------
@@ -340,7 +357,8 @@ def test_every_command_that_is_shown_only_is_still_shown():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_in_blocks_that_are_tested(page):
     text = page.read_text(encoding="utf-8")
-    assert {block.language for block in blocks_of(page)} <= set(LANGUAGES)
+    records = {""} if page.name == "README.md" else set()
+    assert {block.language for block in blocks_of(page)} <= {*LANGUAGES, *records}
     assert re.findall(r"^(?: {4}|\t)\s*(?:\$ )?(?:mtdnn|python|torchrun|make|pip) .*$", FENCE.sub("", text), re.M) == []
 
 
@@ -367,3 +385,10 @@ def test_the_flags_of_run_glue_in_the_table_are_there():
     flags = [flag for line in lines if line.startswith("|") for flag in re.findall(r"--(\w+)", line.split("|")[1])]
     known = {*f"{SCRIPT_FLAGS} {OF_VERSION_4}".split(), *(each.name for each in dataclasses.fields(TrainingArguments))}
     assert len(flags) > 30 and [flag for flag in flags if flag not in known] == []
+
+
+def test_the_readme_shows_the_commands_of_a_whole_project():
+    readme = "\n".join(block.text for block in blocks_of(REPOSITORY / "README.md") if block.language == "sh")
+    assert set(re.findall(r"^mtdnn (\w+)", readme, re.MULTILINE)) >= {
+        "check", "prepro", "train", "evaluate", "predict", "score", "embed", "export", "report",
+    }  # fmt: skip
