@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,18 @@ class Dropped:
 
 @dataclass
 class Report:
-    """What became of one split: rows written, texts with a tab or line break replaced, rows dropped by reason."""
+    """What became of one split: rows written, texts with a tab or line break replaced, rows dropped by reason.
+
+    Attributes:
+        notes: how the source was read, where it could have been read in several ways.
+    """
 
     path: Path
     written: int = 0
     replaced: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)  # reason → the first few ids
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, row: Dropped) -> None:
         self.dropped[row.reason] += 1
@@ -60,7 +65,7 @@ class Report:
             parts.append(f"{self.replaced} texts with a tab or line break replaced by a space")
         for reason, count in sorted(self.dropped.items()):
             parts.append(f"{count} dropped, {reason} (first: {', '.join(self.examples[reason])})")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.notes])
 
 
 def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
@@ -174,14 +179,23 @@ def find_input(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def run(convert: Callable[[Path, Path], list[Report]], description: str) -> None:
-    """The command line of a converter: `--input FOLDER --out FOLDER`; prints one line for each split."""
+def run(convert: Callable[..., list[Report]], description: str, *, columns: Mapping[str, str] | None = None) -> None:
+    """The command line of a converter: `--input FOLDER --out FOLDER`; prints one line for each split.
+
+    Args:
+        convert: takes the two folders, and what else is in `columns` by name.
+        description: for `--help`.
+        columns: numbers it takes in addition, with what each means.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--input", type=Path, required=True, help="folder with the files as distributed")
     parser.add_argument("--out", type=Path, required=True, help="folder to write <task>/<split>.tsv to")
+    for name, meaning in (columns or {}).items():
+        parser.add_argument(f"--{name}", type=int, help=meaning)
     arguments = parser.parse_args()
+    more = {name: getattr(arguments, name) for name in columns or {}}
     try:
-        reports = convert(arguments.input, arguments.out)
+        reports = convert(arguments.input, arguments.out, **more)
     except DataError as error:
         raise SystemExit(str(error)) from error
     for report in reports:
