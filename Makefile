@@ -21,7 +21,7 @@ lint: .venv/installed
 
 # The site, in build/site; a warning is an error.
 docs: .venv/installed_docs
-	.venv/bin/sphinx-build -W --keep-going -q -c docs . build/site
+	.venv/bin/sphinx-build -a -W --keep-going -q -c docs . build/site
 	@echo build/site/index.html
 
 # torch first: what comes after it then finds the pinned build there.
