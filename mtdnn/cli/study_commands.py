@@ -69,7 +69,12 @@ def study(
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
-    from mtdnn.study.checks import require_known_splits, require_runnable, require_valid_objectives
+    from mtdnn.study.checks import (
+        require_known_splits,
+        require_runnable,
+        require_valid_objectives,
+        require_valid_subsets,
+    )
     from mtdnn.study.load import load_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
@@ -77,6 +82,7 @@ def study(
     require_known_splits(grid)
     cells = chosen_cells(grid, stages)
     require_valid_objectives(grid, cells)
+    require_valid_subsets(grid, cells)
     for line in changed_rows_lines(cells):
         logger.warning("%s", line)
     if dry_run:

@@ -16,7 +16,6 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitFile
 from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
 from mtdnn.errors import DataError, Fault, fault
-from mtdnn.rows.subset import chosen_rows
 from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -124,14 +123,6 @@ def open_store(
     if faults:
         raise DataError(faults)
     return Store(tuple(files), tuple(manifests))
-
-
-def open_train_store(prepared: str | Path, task: TaskDef, *, tokenizer: Tokenizer | None = None) -> Store:
-    """The rows of all train splits of a task, or of them `max_rows`: the same ones in every run. Raises as above."""
-    store = open_store(prepared, task, task.splits["train"], tokenizer=tokenizer)
-    if task.max_rows is None or task.max_rows >= len(store):
-        return store
-    return store.select(chosen_rows(store.ids, task.max_rows, seed=0))
 
 
 def open_prepared(folder: Path) -> Store:

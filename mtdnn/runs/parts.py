@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,12 +12,13 @@ from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import require_sound_tasks
-from mtdnn.data.samplers import SAMPLERS, Sampler
-from mtdnn.data.store import Store, open_train_store
+from mtdnn.data.store import Store, open_store
+from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
-from mtdnn.rows.subset import chosen_rows, subset_size
+from mtdnn.rows.subset import chosen_rows
 from mtdnn.runs.initialisation import build_encoder, start_heads
+from mtdnn.runs.length import RunLength, subset_faults, training_rows
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.plan import Plan
@@ -53,40 +53,32 @@ def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiT
     return model
 
 
-def train_store(config: RunConfig, task: TaskDef, tokenizer: Tokenizer) -> Store:
-    """The training rows of a task, or the part of them that `subset` names."""
-    store = open_train_store(config.data, task, tokenizer=tokenizer)
-    part = config.subset.get(task.name)
+def train_stores(
+    config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer
+) -> tuple[dict[str, Store], dict[str, int]]:
+    """Task → the training rows that `max_rows` and `subset` leave; and how many there are without them.
+
+    Raises:
+        ConfigError: a subset that leaves no row, or asks for more than there are.
+        DataError: rows that are not prepared for this tokenizer and these tasks.
+    """
+    whole = {
+        name: open_store(config.data, task, task.splits["train"], tokenizer=tokenizer) for name, task in tasks.items()
+    }
+    available = {name: len(store) for name, store in whole.items()}
+    if faults := subset_faults(config, tasks, available):
+        raise ConfigError(faults)
+    return {name: chosen_part(store, config, tasks[name]) for name, store in whole.items()}, available
+
+
+def chosen_part(store: Store, config: RunConfig, task: TaskDef) -> Store:
+    """What `max_rows` and then the run's subset leave of a task's train rows: the same ones in every run."""
+    rows, part = len(store), config.subset.get(task.name)
+    if task.max_rows is not None and task.max_rows < rows:
+        store = store.select(chosen_rows(store.ids, task.max_rows, seed=0))
     if part is None:
         return store
-    size = part.rows if part.rows is not None else subset_size(len(store), part.fraction or 1.0)
-    return store.select(chosen_rows(store.ids, size, seed=part.seed))
-
-
-def build_sampler(config: RunConfig, tasks: Mapping[str, TaskDef], stores: Mapping[str, Store]) -> Sampler:
-    """The order of training under the run's `mixing`."""
-    kind = SAMPLERS.get(config.mixing.name, key="mixing")
-    needs_lengths = config.max_tokens is not None or config.group_by_length is not None
-    return kind(
-        {name: len(store) for name, store in stores.items()},
-        {name: tasks[name].batch_size or config.batch_size for name in stores},
-        seed=config.seed,
-        num_epochs=config.epochs,
-        max_steps=config.max_steps,
-        lengths={name: store.lengths for name, store in stores.items()} if needs_lengths else None,
-        max_tokens=config.max_tokens,
-        group_by_length=config.group_by_length,
-        **config.mixing.options,
-    )
-
-
-def total_steps(config: RunConfig, sampler: Sampler) -> int:
-    """Optimizer steps of the run: `max_steps`, or those of its epochs, a last fraction rounded up."""
-    if config.max_steps is not None:
-        return config.max_steps
-    whole = int(config.epochs)
-    steps = sum(sampler.num_steps(epoch) for epoch in range(whole))
-    return max(1, steps + math.ceil((config.epochs - whole) * sampler.num_steps(whole) - 1e-9))
+    return store.select(chosen_rows(store.ids, training_rows(config, task, rows), seed=part.seed))
 
 
 def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Proximal | None:
@@ -94,11 +86,11 @@ def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Pr
     return None if named is None else PROXIMAL.get(named.name)(model, total_steps=steps, **named.options)
 
 
-def build_plan(config: RunConfig, sampler: Sampler) -> Plan:
+def build_plan(config: RunConfig, length: RunLength) -> Plan:
     """When a run logs, evaluates, saves and stops."""
     stopping = config.early_stopping
     return Plan(
-        total_steps=total_steps(config, sampler),
+        total_steps=length.steps,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,

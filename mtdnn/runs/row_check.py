@@ -17,14 +17,13 @@ from mtdnn.config.tasks import TaskDef, read_task_defs
 from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
 from mtdnn.data.jobs import block_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
-from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.metrics.base import selection_faults
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
-from mtdnn.rows.subset import subset_size
 from mtdnn.rows.summaries import number_counts, number_summary
+from mtdnn.runs.length import run_length, subset_faults, training_rows
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -77,6 +76,7 @@ class Report:
         splits: facts of every split that could be read.
         lengths_in: "tokens" or "words".
         batches: task → batches in the first epoch under the run's mixing.
+        steps: optimizer steps of the whole run; 0 where nothing tells.
         tasks: name → definition, of the blocks that could be read.
     """
 
@@ -85,6 +85,7 @@ class Report:
     splits: list[SplitFacts] = field(default_factory=list)
     lengths_in: str = "words"
     batches: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
     tasks: Mapping[str, TaskDef] = field(default_factory=dict)
 
     def tables(self) -> list[TextTable]:
@@ -116,7 +117,9 @@ class Report:
 
     def _batches(self) -> TextTable:
         lines = [["task", "batches per epoch"], *([name, str(count)] for name, count in self.batches.items())]
-        return TextTable("Training", [*lines, ["all", str(sum(self.batches.values()))]] if self.batches else lines)
+        if self.batches:
+            lines += [["all", str(sum(self.batches.values()))], ["steps of the run", str(self.steps)]]
+        return TextTable("Training", lines)
 
     def __str__(self) -> str:
         """Warnings and tables; the faults are for the caller to raise."""
@@ -306,33 +309,28 @@ def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report)
     splits = {
         name: [each for each in report.splits if each.task.name == name and "train" in each.roles] for name in names
     }
-    sizes = {name: _num_train_rows(tasks[name], sum(facts.rows for facts in splits[name]), run) for name in names}
-    sizes = {name: size for name, size in sizes.items() if size}
-    if not sizes:
+    available = {name: sum(facts.rows for facts in splits[name]) for name in names}
+    taught = {name: tasks[name] for name in names if available[name]}
+    report.faults += subset_faults(run, taught, available)
+    if (
+        not taught
+        or report.faults
+        or not (run.max_tokens is None or _lengths_are_known(taught, available, run, report))
+    ):
         return
-    lengths = {name: np.concatenate([each.lengths for each in splits[name]])[: sizes[name]] for name in sizes}
+    lengths = {name: np.concatenate([each.lengths for each in splits[name]]) for name in taught}
     try:
-        sampler = SAMPLERS.get(run.mixing.name, key="mixing")(
-            sizes,
-            {name: tasks[name].batch_size or run.batch_size for name in sizes},
-            seed=run.seed,
-            num_epochs=run.epochs,
-            max_steps=run.max_steps,
-            lengths=lengths if run.max_tokens or run.group_by_length else None,
-            max_tokens=run.max_tokens,
-            group_by_length=run.group_by_length,
-            **run.mixing.options,
-        )
+        length = run_length(run, taught, available, lengths if run.max_tokens is not None else None)
     except ConfigError as error:
         report.faults += error.faults
         return
-    report.batches = sampler.batches_per_task(0)
+    report.batches, report.steps = length.sampler.batches_per_task(0), length.steps
 
 
-def _num_train_rows(task: TaskDef, num_rows: int, run: RunConfig) -> int:
-    """Rows the run trains on: all, or what `max_rows` and the run's subset leave."""
-    num_rows = min(num_rows, task.max_rows or num_rows)
-    subset = run.subset.get(task.name)
-    if subset is None or not num_rows:
-        return num_rows
-    return min(num_rows, subset.rows) if subset.rows is not None else subset_size(num_rows, subset.fraction or 1.0)
+def _lengths_are_known(
+    tasks: Mapping[str, TaskDef], available: Mapping[str, int], run: RunConfig, report: Report
+) -> bool:
+    """Whether the tokens of each row that is trained on are known, as batches of so many tokens ask: with a tokenizer,
+    and where all rows are trained on."""
+    all_rows = (training_rows(run, task, available[name]) == available[name] for name, task in tasks.items())
+    return report.lengths_in == "tokens" and all(all_rows)

@@ -22,15 +22,15 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.runs.faults import proximal_faults, resolution_faults
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.initialisation import encoder_place
+from mtdnn.runs.length import needs_lengths, run_length
 from mtdnn.runs.named import regularizers_of, run_tasks
 from mtdnn.runs.parts import (
     autocast_of,
     build_model,
     build_plan,
     build_proximal,
-    build_sampler,
     task_types_of,
-    train_store,
+    train_stores,
 )
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from mtdnn.training.bar import ProgressBar
@@ -87,14 +87,17 @@ class Setup:
         main_metrics = {name: types[name].metric_names[0] for name in measured_tasks}
         if faults := selection_faults(main_metrics, config.select_by):
             raise ConfigError(faults)
-        stores = {name: with_soft_labels(train_store(config, tasks[name], tokenizer), types[name]) for name in trained}
+        taught = {name: tasks[name] for name in trained}
+        chosen, available = train_stores(config, taught, tokenizer)
+        stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
         dev_stores = {
             (name, split): open_store(config.data, task, split, tokenizer=tokenizer)
             for name, task in tasks.items()
             for split in task.splits.get("dev", ())
         }
-        sampler = build_sampler(config, tasks, stores)
-        plan = build_plan(config, sampler)
+        lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
+        length = run_length(config, taught, available, lengths)
+        plan = build_plan(config, length)
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
@@ -107,7 +110,7 @@ class Setup:
         loader = TrainLoader(
             stores,
             model.task_types,
-            sampler,
+            length.sampler,
             pad_token_id=tokenizer.pad_token_id,
             seed=config.seed,
             accumulate=config.accumulate,
@@ -115,7 +118,9 @@ class Setup:
             num_processes=accelerator.num_processes,
             prefetch=2 if accelerator.device.type == "cuda" else 0,
         )
-        return cls(config, tasks, tokenizer, model, sampler, loader, stores, dev_stores, objective, plan, accelerator)
+        return cls(
+            config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan, accelerator
+        )
 
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train in the run's folder, from its newest whole checkpoint when resumed.

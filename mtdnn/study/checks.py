@@ -9,9 +9,10 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.length import prepared_rows, subset_faults, training_rows
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, cell_place
-from mtdnn.study.size import cell_size, measured_tasks, trained_tasks, training_rows
+from mtdnn.study.size import cell_size, measured_tasks, trained_tasks
 
 
 def require_prepared(cell: Cell) -> None:
@@ -73,6 +74,27 @@ def require_valid_objectives(grid: Grid, cells: Sequence[Cell]) -> None:
 
             for each in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
                 faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
+    if faults:
+        raise ConfigError(list(faults.values()))
+
+
+def require_valid_subsets(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Find out, before anything is run, which subsets of the cells leave no row or ask for more than there are.
+
+    Cells whose rows are not prepared are passed over.
+
+    Raises:
+        ConfigError: each fault once, with the first cell that has it.
+    """
+    faults = dict[Fault, Fault]()
+    for cell in cells:
+        tasks = trained_tasks(cell)
+        try:
+            available = {name: prepared_rows(cell.config, task) for name, task in tasks.items()}
+        except DataError:
+            continue
+        for each in subset_faults(cell.config, tasks, available):
+            faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
     if faults:
         raise ConfigError(list(faults.values()))
 
@@ -162,5 +184,6 @@ def _changed(cell: Cell, outcome: Outcome) -> list[str]:
     if "stored_rows" in outcome:
         now, then = stored_rows(cell), outcome["stored_rows"]
         return [place for place in then if place in now and now[place] != then[place]]
-    rows = {task.name: training_rows(cell.config, task) for task in trained_tasks(cell).values()}
+    tasks = trained_tasks(cell).values()
+    rows = {task.name: training_rows(cell.config, task, prepared_rows(cell.config, task)) for task in tasks}
     return [task for task, count in outcome.get("rows", {}).items() if rows.get(task, count) != count]

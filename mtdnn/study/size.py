@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
 from mtdnn.config.yaml_source import parse_yaml
-from mtdnn.data.manifest import read_manifest
-from mtdnn.data.samplers import SAMPLERS, Sampler
-from mtdnn.errors import DataError, fault
-from mtdnn.rows.subset import chosen_rows, subset_size
+from mtdnn.runs.length import prepared_rows, run_length
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
 
@@ -74,35 +69,18 @@ def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
-    rows = {name: training_rows(config, task) for name, task in tasks.items()}
-    sampler = SAMPLERS.get(config.mixing.name)(
-        rows,
-        {name: task.batch_size or config.batch_size for name, task in tasks.items()},
-        seed=config.seed,
-        num_epochs=config.epochs,
-        max_steps=config.max_steps,
-        lengths={name: row_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None,
-        max_tokens=config.max_tokens,
-        group_by_length=config.group_by_length if config.max_tokens else None,  # alone it changes no number
-        **config.mixing.options,
-    )
-    steps, epochs = _length(config, sampler)
-    turns = sampler.batches_per_task(0)
+    available = {name: prepared_rows(config, task) for name, task in tasks.items()}
+    lengths = {name: row_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None
+    length = run_length(config, tasks, available, lengths)
+    turns = length.sampler.batches_per_task(0)
     # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
-    examples = {each.name: epochs * turns[each.name] * each.num_rows / each.num_batches(0) for each in sampler.streams}
+    examples = {
+        each.name: length.epochs * turns[each.name] * each.num_rows / each.num_batches(0)
+        for each in length.sampler.streams
+    }
     costs = row_costs(config, tasks)
     units = None if costs is None else sum(examples[name] * cost for name, cost in costs.items())
-    return Size(rows=rows, steps=steps, examples=round(sum(examples.values())), units=units)
-
-
-def _length(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
-    """Optimizer steps of a run, as `assemble.total_steps` counts them, and the epochs they are."""
-    if config.max_steps is not None:
-        return config.max_steps, config.max_steps / sampler.num_steps(0)
-    whole = int(config.epochs)
-    steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
-    total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
-    return total, whole + (total - steps) / last
+    return Size(rows=length.rows, steps=length.steps, examples=round(sum(examples.values())), units=units)
 
 
 def row_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
@@ -111,33 +89,10 @@ def row_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
     Raises:
         DataError: they are not prepared, or for another task block.
     """
-    from mtdnn.data.store import open_train_store
+    from mtdnn.data.store import open_store
+    from mtdnn.runs.parts import chosen_part
 
-    store, part = open_train_store(config.data, task), config.subset.get(task.name)
-    if part is not None:
-        store = store.select(chosen_rows(store.ids, training_rows(config, task), seed=part.seed))
-    return store.lengths
-
-
-def training_rows(config: RunConfig, task: TaskDef) -> int:
-    """How many rows of a task a run trains on.
-
-    Raises:
-        DataError: they are not prepared.
-    """
-    total = 0
-    for split in task.splits.get("train", ()):
-        folder = Path(config.data) / task.name / split
-        manifest = read_manifest(folder)
-        if manifest is None:
-            fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
-            raise DataError(fault(str(folder), "", "is not prepared", fix))
-        total += manifest.rows
-    total = min(total, task.max_rows or total)
-    choice = config.subset.get(task.name)
-    if choice is None:
-        return total
-    return choice.rows or subset_size(total, choice.fraction or 1.0)
+    return chosen_part(open_store(config.data, task, task.splits["train"]), config, task).lengths
 
 
 def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:

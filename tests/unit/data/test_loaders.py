@@ -10,7 +10,7 @@ import torch
 from mtdnn.data.loaders import EvalLoader, TrainLoader, ahead
 from mtdnn.data.prepro import prepare
 from mtdnn.data.samplers import SAMPLERS
-from mtdnn.data.store import open_store, open_train_store
+from mtdnn.data.store import open_store
 from mtdnn.task_types.base import TASK_TYPES
 
 LIKES = 23
@@ -28,7 +28,7 @@ def types_of(project):
 
 
 def train_loader(project, **settings):
-    stores = {name: open_train_store(project.out, task) for name, task in project.tasks.items()}
+    stores = {name: open_store(project.out, task, "train") for name, task in project.tasks.items()}
     sizes = {name: len(store) for name, store in stores.items()}
     sampler = SAMPLERS.get("round_robin")(sizes, {"nli": 2, "like": 4}, seed=3)
     return TrainLoader(stores, types_of(project), sampler, pad_token_id=0, seed=3, **settings)

@@ -5,10 +5,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mtdnn.config.run import RunConfig
 from mtdnn.data.arrow import SplitFile, SplitWriter, record_batch
 from mtdnn.data.prepro import prepare, prepare_file
-from mtdnn.data.store import open_prepared, open_store, open_train_store
+from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import DataError
+from mtdnn.runs.parts import chosen_part
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import DEFINITIONS, WORDS, save_encoder
@@ -97,11 +99,14 @@ def test_splits_joined_are_one_store_in_their_order(ready, encoder):
 
 def test_max_rows_takes_the_same_rows_every_time_and_nests(project, encoder):
     project.rows("nli/train", [f"n{number}\tyes_\tA.\tB." for number in range(40)])
-    chosen = {}
+    chosen, run = {}, RunConfig(tasks="", data="", output="", encoder="")
     for limit in (5, 20, 400):
         project.define(DEFINITIONS.split("like:")[0] + f"  max_rows: {limit}\n")
         prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1)
-        chosen[limit] = open_train_store(project.out, project.tasks["nli"]).ids
+        task = project.tasks["nli"]
+        chosen[limit] = chosen_part(
+            open_store(project.out, task, "train"), RunConfig(tasks="", data="", output="", encoder=""), task
+        ).ids
     assert [len(ids) for ids in chosen.values()] == [5, 20, 40]
     assert set(chosen[5]) < set(chosen[20]) < set(chosen[400])
     assert open_store(project.out, project.tasks["nli"], "train").ids == chosen[400]

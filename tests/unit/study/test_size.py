@@ -19,7 +19,8 @@ from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import ConfigError, MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
-from mtdnn.runs.parts import build_sampler, total_steps, train_store
+from mtdnn.runs.length import needs_lengths, run_length
+from mtdnn.runs.parts import train_stores
 from mtdnn.study.checks import require_prepared, require_runnable, stored_rows
 from mtdnn.study.grid import Cell, write_study_files
 from mtdnn.study.launchers import Here
@@ -41,10 +42,11 @@ def run_of(demo: Demo, **values: Any) -> tuple[RunConfig, dict[str, TaskDef]]:
 def carried_out(demo: Demo, config: RunConfig, tasks: dict[str, TaskDef]) -> tuple[int, int]:
     """Steps and examples of the run, counted batch by batch."""
     tokenizer = load_tokenizer(str(demo.encoder))
-    stores = {name: train_store(config, task, tokenizer) for name, task in tasks.items()}
-    sampler = build_sampler(config, tasks, stores)
-    steps, examples, epoch = total_steps(config, sampler), 0, 0
-    left = steps
+    stores, available = train_stores(config, tasks, tokenizer)
+    lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
+    length = run_length(config, tasks, available, lengths)
+    sampler, examples, epoch = length.sampler, 0, 0
+    steps = left = length.steps
     while left:
         sampler.set_epoch(epoch)
         sizes = [len(step.rows) for step, _ in zip(sampler, range(left), strict=False)]

@@ -16,13 +16,15 @@ from torch.nn import functional as F
 
 import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.batch import Batch
+from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
 from mtdnn.data.jobs import block_faults
 from mtdnn.data.loaders import without_labels
 from mtdnn.data.prepro import prepare
-from mtdnn.data.store import Store, open_store, open_train_store
+from mtdnn.data.store import Store, open_store
 from mtdnn.errors import DataError
+from mtdnn.runs.parts import chosen_part
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.training.distillation import averaged, with_soft_labels
 from tests.reference.project import WORDS, Project, save_encoder
@@ -130,7 +132,8 @@ def student(project: Project, *files: str, name: str = "nli", **changes: Any) ->
     task = task.model_copy(
         update={"distill": task_def_from("t", {"task_type": "", "distill": {"from": files}}).distill}
     )
-    store = open_train_store(project.out, task) if name == "nli" else open_store(project.out, task, "train")
+    store = open_store(project.out, task, "train")
+    store = chosen_part(store, RunConfig(tasks="", data="", output="", encoder=""), task) if name == "nli" else store
     return store, typed(task)
 
 

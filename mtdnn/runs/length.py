@@ -1,0 +1,148 @@
+"""How long a run is: rows of each task, the order of their batches, updates. The one place, without PyTorch.
+
+`check` asks with the rows it has read, a study with those of the manifests, `train` with its stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import TaskDef
+from mtdnn.data.manifest import read_manifest
+from mtdnn.data.samplers import SAMPLERS, Sampler
+from mtdnn.errors import ConfigError, DataError, Fault, fault
+from mtdnn.rows.subset import subset_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """What a run will go through.
+
+    Attributes:
+        rows: task → rows it trains on.
+        sampler: the order of the tasks' batches.
+        steps: optimizer steps.
+        epochs: passes that these steps are, as the run's mixing counts them.
+    """
+
+    rows: Mapping[str, int]
+    sampler: Sampler
+    steps: int
+    epochs: float
+
+
+def run_length(
+    config: RunConfig,
+    tasks: Mapping[str, TaskDef],
+    available: Mapping[str, int],
+    lengths: Mapping[str, np.ndarray] | None = None,
+) -> RunLength:
+    """How long a run is.
+
+    Args:
+        config: its `subset`, `mixing`, `batch_size`, `max_tokens`, `group_by_length`, `seed`, `epochs`, `max_steps`.
+        tasks: those it trains on.
+        available: task → labelled train rows there are.
+        lengths: task → [rows trained on], tokens of each; needed with `max_tokens`, and to group by length.
+    Raises:
+        ConfigError: a subset that leaves no row or asks for more than there are; options the mixing does not take.
+    """
+    if faults := subset_faults(config, tasks, available):
+        raise ConfigError(faults)
+    rows = {name: training_rows(config, tasks[name], available[name]) for name in tasks}
+    sampler = SAMPLERS.get(config.mixing.name, key="mixing")(
+        rows,
+        {name: task.batch_size or config.batch_size for name, task in tasks.items()},
+        seed=config.seed,
+        num_epochs=config.epochs,
+        max_steps=config.max_steps,
+        lengths=lengths,
+        max_tokens=config.max_tokens,
+        group_by_length=config.group_by_length if lengths is not None else None,
+        **config.mixing.options,
+    )
+    steps, epochs = _steps(config, sampler)
+    return RunLength(rows, sampler, steps, epochs)
+
+
+def needs_lengths(config: RunConfig) -> bool:
+    """Whether batches depend on the rows' lengths; grouping alone changes which rows share a batch, not how many."""
+    return config.max_tokens is not None or config.group_by_length is not None
+
+
+def _steps(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
+    """Optimizer steps, `max_steps` or those of the epochs, a last fraction rounded up; and the epochs they are."""
+    if config.max_steps is not None:
+        return config.max_steps, config.max_steps / sampler.num_steps(0)
+    whole = int(config.epochs)
+    steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
+    total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
+    return total, whole + (total - steps) / last
+
+
+def training_rows(config: RunConfig, task: TaskDef, available: int) -> int:
+    """How many of a task's train rows a run trains on: what `max_rows` and then the run's subset leave.
+
+    Args:
+        config: its `subset`.
+        task: its `max_rows`.
+        available: train rows there are.
+    """
+    kept = min(available, task.max_rows or available)
+    part = config.subset.get(task.name)
+    if part is None:
+        return kept
+    return part.rows if part.rows is not None else subset_size(kept, part.fraction or 1.0)
+
+
+def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Mapping[str, int]) -> list[Fault]:
+    """Subsets that leave no row, or ask for more rows than there are; keys are those of the run's YAML.
+
+    Args:
+        config: its `subset`.
+        tasks: those it trains on.
+        available: task → train rows there are; tasks that are not in it are passed over.
+    """
+    found = []
+    for name in (name for name in config.subset if name in tasks and available.get(name)):
+        part, task = config.subset[name], tasks[name]
+        kept = min(available[name], task.max_rows or available[name])
+        if part.rows is not None and part.rows > kept:
+            what = f"{part.rows} rows, and {name} has {kept} to train on"
+            found.append(fault("", f"subset.{name}.rows", what, f"Give 1 to {kept}."))
+        elif part.rows is None and training_rows(config, task, available[name]) == 0:
+            what = f"{part.fraction} of {kept} rows is no row"
+            found.append(fault("", f"subset.{name}.fraction", what, f"Give {_least_fraction(kept)} to 1."))
+    return found
+
+
+def _least_fraction(rows: int) -> str:
+    """The smallest fraction of three digits that leaves a row: 0.00834 of 120."""
+    digits = len(str(rows)) + 2
+    return f"{math.ceil(Fraction(10**digits, rows)) / 10**digits:.{digits}f}".rstrip("0")
+
+
+def prepared_rows(config: RunConfig, task: TaskDef) -> int:
+    """Train rows of a task in the run's prepared data, by their manifests.
+
+    Raises:
+        DataError: a split is not prepared.
+    """
+    total = 0
+    for split in task.splits.get("train", ()):
+        folder = Path(config.data) / task.name / split
+        manifest = read_manifest(folder)
+        if manifest is None:
+            fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
+            raise DataError(fault(str(folder), "", "is not prepared", fix))
+        total += manifest.rows
+    return total
