@@ -85,7 +85,7 @@ TABLES = {
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),
     "regularizer options": lambda: options(REGULARIZERS),
-    "proximal terms": lambda: described(PROXIMAL, "where the model is held"),
+    "proximal terms": lambda: described(PROXIMAL, "what the model is compared with"),
     "proximal options": lambda: options(PROXIMAL),
 }
 

@@ -67,8 +67,8 @@ class ScheduleConfig(Finite):
 class EarlyStopping(Finite):
     """Stop when the selection score has not risen for some evaluations."""
 
-    patience: int = Field(3, ge=1, description="Evaluations without a rise.")
-    min_delta: float = Field(0.0, ge=0, description="A smaller rise does not renew patience.")
+    patience: int = Field(3, ge=1, description="Evaluations without an increase.")
+    min_delta: float = Field(0.0, ge=0, description="A smaller increase does not reset the patience.")
 
 
 class Subset(Finite):
@@ -99,7 +99,7 @@ class RunConfig(Finite):
     epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
     batch_size: int = Field(32, ge=1, description="Rows in a batch, unless the task says otherwise.")
-    eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of evaluation; changes no number.")
+    eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of evaluation; changes no result.")
     max_tokens: int | None = Field(None, ge=1, description="Tokens in a batch; replaces batch_size. Default: off.")
     group_by_length: int | None = Field(None, ge=2, description="Batches sorted by length together. Default: off.")
     accumulate: int = Field(1, ge=1, description="Equal parts a batch is computed in, to save memory; 1 = whole.")
@@ -107,7 +107,7 @@ class RunConfig(Finite):
         "float32", description="bf16: autocast of the encoder; weights, heads float32."
     )
     execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
-    dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: drawn the quick way on a CPU.")
+    dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: a faster generator on CPUs.")
     products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
@@ -120,7 +120,7 @@ class RunConfig(Finite):
     proximal: NamedOrOff = Field(None, description="Bregman proximal point term. Default: none.")
     evaluate_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
     checkpoint_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept beside best and last.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept in addition to best and last.")
     select_by: str = Field("mean", description="mean of the tasks' main metrics, or one task's name.")
     early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")

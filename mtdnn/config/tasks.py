@@ -52,8 +52,8 @@ class Source(Frozen):
 
     path: str = Field(description="Data set name on the hub, or a local folder.")
     name: str | None = Field(None, description="Configuration of the data set.")
-    columns: dict[str, str] = Field({}, description="Ours → theirs, for columns that are named otherwise there.")
-    splits: dict[str, str] = Field({}, description="Ours → theirs, for splits that are named otherwise there.")
+    columns: dict[str, str] = Field({}, description="Our name → theirs, for columns with another name there.")
+    splits: dict[str, str] = Field({}, description="Our name → theirs, for splits with another name there.")
 
 
 class InitHead(Frozen):
@@ -61,7 +61,7 @@ class InitHead(Frozen):
 
     from_: str = Field(alias="from", description="Task of the run named by `encoder: {run: …}`.")
     labels: WordToWord = Field(
-        {}, description="Our label → theirs, whose output rows start ours. Empty: the dense layer only."
+        {}, description="Our label → theirs, for output rows to start from. Empty: the dense layer only."
     )
 
 
@@ -71,8 +71,8 @@ class Distill(Frozen):
     from_: Words = Field(
         alias="from", min_length=1, description="Their predictions for the train rows: one file or several, averaged."
     )
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of both softmaxes; 1 leaves them alone.")
-    weight: float = Field(0.5, ge=0, le=1, description="Of the soft loss; that of the labels has the rest. 0: off.")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of both softmaxes; 1 changes nothing.")
+    weight: float = Field(0.5, ge=0, le=1, description="Weight of the soft loss; the labels have the rest. 0: off.")
 
 
 class TaskDef(Frozen):
@@ -95,7 +95,7 @@ class TaskDef(Frozen):
     regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
     distill: Distill | None = Field(None, description="Soft labels to learn from as well. Default: none.")
     head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
-    head_of: str | None = Field(None, description="A task whose head answers this one, which is then only evaluated.")
+    head_of: str | None = Field(None, description="A task whose head this one uses; it is then only evaluated.")
     init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
     source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
     options: dict[str, Any] = Field({}, description="Keys of this task type alone; flat in YAML.")

@@ -38,7 +38,7 @@ class HeadOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    initializer_std: float = Field(0.02, ge=0, description="Of new weights' normal distribution; biases start at 0.")
+    initializer_std: float = Field(0.02, ge=0, description="Standard deviation of new weights; biases start at 0.")
 
 
 class Head(nn.Module):
@@ -73,7 +73,7 @@ class PooledOptions(HeadOptions):
         None, description="Of the dense layer. Default: the one in the encoder family's own head."
     )
     dense: Literal["pooler", "random"] = Field(
-        "pooler", description="What the dense layer starts from: the checkpoint's pooler, where it holds one, or noise."
+        "pooler", description="The dense layer's start: the checkpoint's pooler, if it has one, or random."
     )
 
 

@@ -125,7 +125,7 @@ class PerturbationOptions(RegularizerOptions):
         "same", description="Of the perturbed pass: same masks as the clean pass, independent ones, or off in both."
     )
     precision: Literal["auto", "float32", "run"] = Field(
-        "auto", description="Of all passes of its steps. auto: float32 when the run's numbers cannot hold the size."
+        "auto", description="Of all passes of its steps. auto: float32 when the run's cannot resolve the size."
     )
 
 

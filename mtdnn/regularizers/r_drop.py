@@ -15,7 +15,7 @@ from mtdnn.regularizers.forward_pass import ForwardPass
 
 @REGULARIZERS.register("r_drop")
 class RDrop(Regularizer):
-    """Loss ½(L(f₁) + L(f₂)), penalty ½ mean_i ℓ_s(f₁(x_i), f₂(x_i)); f₁ and f₂ differ in their dropout masks alone.
+    """Loss ½(L(f₁) + L(f₂)), penalty ½ mean_i ℓ_s(f₁(x_i), f₂(x_i)); f₁ and f₂ differ only in their dropout masks.
 
     ℓ_s is the task's symmetric divergence (the paper's for classification). `weight` is the paper's α: 1 by default, of
     its {0.1, 0.5, 1} for GLUE. Without dropout the penalty is 0. Cost: 6 forward units, 2 times a plain step.

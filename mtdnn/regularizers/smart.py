@@ -46,7 +46,7 @@ class SmartOptions(PerturbationOptions):
         "ball", description="After a step: onto the ε-ball; nowhere; rescaled to norm 1 (raw gradient, ε unused)."
     )
     inner_loss: Literal["symmetric", "one_sided", "odds"] = Field(
-        "symmetric", description="What ascends: ℓ_s; KL(clean‖perturbed); the released log odds of classes, else ℓ_s."
+        "symmetric", description="What ascends: ℓ_s; KL(clean‖perturbed); the release's log odds of classes, else ℓ_s."
     )
     targets: Literal["live", "fixed"] = Field(
         "live", description="fixed: in each KL of R_s the first distribution sends no gradient, as in the release."
@@ -189,7 +189,7 @@ class TunedOptions(SmartOptions):
 
 @REGULARIZERS.register("smart-tuned")
 class SmartTuned(Smart):
-    """SMART where its term has a say in the gradient; at the published radius, with the same masks, it has hardly any.
+    """SMART with sizes at which its term matters; at the published radius, with the same masks, it hardly does.
 
     ε and η in units of the word embeddings and λ_s = 3: the best of eight settings with 235 rows of SciTail, by a
     margin that is within the noise of seeds; on MRPC and RTE it is even with plain fine-tuning, within that noise too

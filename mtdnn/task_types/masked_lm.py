@@ -36,9 +36,9 @@ class MaskedLMOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden_share: float = Field(0.15, gt=0, lt=1, description="Share of a text's tokens that are to be guessed.")
-    mask_share: float = Field(0.8, ge=0, le=1, description="Of these, share that the mask token stands in for.")
-    random_share: float = Field(0.1, ge=0, le=1, description="Share that a random token stands in for; others stay.")
+    hidden_share: float = Field(0.15, gt=0, lt=1, description="Share of a text's tokens that are predicted.")
+    mask_share: float = Field(0.8, ge=0, le=1, description="Share of these replaced by the mask token.")
+    random_share: float = Field(0.1, ge=0, le=1, description="Share of these replaced by a random one; others stay.")
     whole_words: bool = Field(False, description="Hide all sub-words of a word or none.")
 
     @model_validator(mode="after")

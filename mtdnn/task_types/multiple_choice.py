@@ -24,9 +24,9 @@ class MultipleChoiceOptions(BaseModel):
 
     margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
     placeholder: str | None = Field(
-        None, description="Word in the text before the choices that each choice is put in place of (cloze)."
+        None, description="Word in the text before the choices that each choice replaces (cloze)."
     )
-    several: bool = Field(False, description="Whether more than one choice may be right, as with metrics of span.")
+    several: bool = Field(False, description="Whether several choices may be right; the metrics are those of span.")
 
 
 @TASK_TYPES.register("multiple_choice")
