@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_PART = PART_BYTES // 200  # a pair of sentences is about 200 bytes
 ROWS_READ_AT_ONCE = 1000
+MOST_COLUMNS = 10_000  # of a .csv without declared columns; those behind it are left to pandas
+NO_NUMBER = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")  # in columns of numbers
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
 
     theirs = source.splits.get(split, split)
     try:
-        dataset = datasets.load_dataset(source.path, source.name, split=theirs)
+        texts = _cells_as_texts(datasets.load_dataset_builder(source.path, source.name))
+        dataset = datasets.load_dataset(source.path, source.name, split=theirs, **texts)
     except Exception as error:  # the library raises some twenty kinds, from network to YAML of the data set card
         found = (
             f"cannot load split '{theirs}' of {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
@@ -208,3 +211,27 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
         raise DataError(fault(where, "source", found, fix)) from error
     name = "/".join(part for part in (source.path, source.name, theirs) if part)
     return HubRows(name, dataset, dict(source.columns))
+
+
+def _cells_as_texts(builder: Any) -> dict[str, Any]:
+    """Settings by which the `datasets` library leaves the cells of .csv and .tsv files as they are written.
+
+    Left alone it gives them to pandas, to which `null`, `NA` and `None` are no texts, and `007` and `1.50` numbers.
+    Columns that the data set declares to be numbers stay numbers.
+    """
+    config = builder.config
+    if not hasattr(config, "converters") or len(config.sep or "") != 1 or config.engine == "python":
+        return {}
+    declared = config.features or builder.info.features
+    if declared is None:
+        return {"converters": dict.fromkeys(range(MOST_COLUMNS), _text_or_none), "keep_default_na": False}
+    texts = [name for name, feature in declared.items() if hasattr(feature, "names") or feature.dtype == "string"]
+    return {
+        "converters": dict.fromkeys(texts, _text_or_none),
+        "keep_default_na": False,
+        "na_values": {name: list(NO_NUMBER) for name in declared if name not in texts},
+    }
+
+
+def _text_or_none(cell: str) -> str | None:
+    return cell or None
