@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -110,11 +116,35 @@ class MtdnnError(Exception):
 
 
 class ConfigError(MtdnnError):
-    """A fault in a task definition, a run, a study, or in a word given on the command line."""
+    """A fault in a task definition, a run, a study, a keyword, or in a word given on the command line.
+
+    Args:
+        faults: one or several, as records or texts; kept as `faults`, as they are printed as `lines`.
+
+    Example:
+        >>> import mtdnn
+        >>> try:
+        ...     mtdnn.train(tasks="tasks.yml", data="prepared", encoder="encoder", output="runs/third", epoch=3)
+        ... except mtdnn.ConfigError as error:
+        ...     print(error.lines[0].split(";")[0], error.lines[0].split(".")[-1])
+        train(): unknown keyword 'epoch'  Did you mean 'epochs'?
+    """
 
 
 class DataError(MtdnnError):
-    """A fault in rows, in a prepared store, in predictions or in a checkpoint."""
+    """A fault in rows, in a prepared store, in predictions or in a checkpoint.
+
+    Args:
+        faults: one or several, as records or texts; kept as `faults`, as they are printed as `lines`.
+
+    Example:
+        >>> import mtdnn
+        >>> try:
+        ...     mtdnn.score("runs/first/predictions/mnli.dev.jsonl")
+        ... except mtdnn.DataError as error:
+        ...     print(error.faults[0].place)
+        runs/first/predictions/mnli.dev.jsonl
+    """
 
 
 def fault(place: Place | str, key: str, found: str, fix: str = "") -> Fault:
@@ -164,6 +194,48 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     if not names:
         return f"unknown {kind} '{word}'; there is none here"
     return f"unknown {kind} '{word}'; known: {', '.join(names)}.{did_you_mean(word, names)}"
+
+
+def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator of functions that users call: an unknown keyword, or one that is missing, is a ConfigError.
+
+    `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?`
+
+    Args:
+        more: gives the names that `**options` takes in addition, dots for keys within them; called late.
+    """
+
+    def checked(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def call(*args: P.args, **keywords: P.kwargs) -> R:
+            if found := _keyword_faults(function.__qualname__, signature, args, keywords, more):
+                raise ConfigError(found)
+            return function(*args, **keywords)
+
+        return call
+
+    return checked
+
+
+def _keyword_faults(
+    name: str,
+    signature: inspect.Signature,
+    args: Sequence[object],
+    keywords: Mapping[str, object],
+    more: Callable[[], Iterable[str]],
+) -> list[Fault]:
+    """Every unknown keyword of a call, and every argument without a default that it does not give."""
+    parameters = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    own = [each.name for each in parameters]
+    strange = [word for word in keywords if word not in own]
+    further = list(more()) if strange else []
+    place, known = f"{name}()", [each for each in (*own, *further) if each != "self"]
+    found = [fault(place, "", unknown("keyword", word, known)) for word in strange if word.split(".")[0] not in further]
+    given = {*own[: len(args)], *keywords}
+    needed = (each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL)
+    return found + [fault(place, word, "is missing", "Give it.") for word in needed if word not in given]
 
 
 def is_full_disk(error: BaseException) -> bool:

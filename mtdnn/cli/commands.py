@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
 from mtdnn.errors import NOWHERE, ConfigError, Fault, fault, unknown
 from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
-    from mtdnn.config.run import RunConfig
     from mtdnn.runs.row_check import Report
 
 
@@ -36,13 +36,9 @@ def check(
         format: text, json (one object, for editors), or github (annotations of a workflow).
         json: The same as --format json.
     """
-    from mtdnn.config.run import run_config_of, run_source
-    from mtdnn.runs.row_check import check_tasks
+    from mtdnn.runs.row_check import check as check_rows
 
-    report = check_tasks(definitions, data=data, encoder=encoder, run=run)
-    source = run_source(run, None if run else {"tasks": definitions, "data": "", "output": "", "encoder": ""})
-    faults = [*report.faults, *_training_faults(report.tasks, run_config_of(source), encoder)]
-    report.faults = list(dict.fromkeys(map(source.placed, faults)))
+    report = check_rows(definitions, data=data, encoder=encoder, run=run)
     if json or format != "text":
         tell(json_report(report) if json or format == "json" else github_annotations(report))
         raise SystemExit(EXIT_FAULT if report.faults else 0)
@@ -79,18 +75,6 @@ def github_annotation(level: str, fault: Fault) -> str:
     return f"::{level} {','.join(f'{key}={value}' for key, value in escaped.items())}::{message}"
 
 
-def _training_faults(tasks: Mapping[str, Any], config: RunConfig, encoder: str | None) -> list[Fault]:
-    """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
-    of_run = config.regularizer or config.proximal or config.distill
-    if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
-        return []
-    from mtdnn.runs.faults import objective_faults, soft_label_faults
-
-    trained = {name: task for name, task in tasks.items() if task.trainable}
-    chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
-    return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
-
-
 def prepro(
     definitions: str,
     *,
@@ -110,17 +94,12 @@ def prepro(
         workers: Processes. Default: one per core.
         tasks: Names, separated by commas. Default: all.
     """
-    from mtdnn.config.tasks import read_task_defs
     from mtdnn.data.prepro import prepare
 
-    known, faults = read_task_defs(definitions)
-    names = names_in(tasks)
-    if faults:  # a name may be that of a block that could not be read
-        chosen = {name: task for name, task in known.items() if names is None or name in names}
-    else:
-        chosen = chosen_tasks(known, tasks)
-    rows = None if data is None else Path(data)
-    prepare(chosen, data=rows, encoder=encoder, out=Path(out), num_workers=workers, progress=True, known_faults=faults)
+    with keys_as_flags(only="tasks"):
+        prepare(
+            definitions, data=data, encoder=encoder, out=out, only=names_in(tasks), num_workers=workers, progress=True
+        )
     return f"prepared rows: {out}"
 
 
@@ -203,9 +182,9 @@ def score(predictions: str, *, metrics: str | None = None) -> str:
         predictions: JSON lines written by `mtdnn predict`, `evaluate` or `train`.
         metrics: Names, separated by commas. Default: all that can be computed from the file.
     """
-    from mtdnn.training.evaluation import score as score_file
+    from mtdnn.metrics.records import score as score_records
 
-    values = score_file(predictions, names_in(metrics) or ())
+    values = score_records(predictions, metrics=names_in(metrics) or ())
     return table([[name, number(value)] for name, value in values.items()])
 
 
@@ -244,11 +223,13 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
     folder = Path(output)
     if folder.exists():
         raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
+    from mtdnn.config.tasks import chosen_tasks
     from mtdnn.runs.export import export_task
     from mtdnn.runs.opened import open_run
 
     opened = open_run(run, checkpoint=checkpoint)
-    chosen_tasks(opened.tasks, task, flag="--task")
+    with keys_as_flags("task"):
+        chosen_tasks(opened.tasks, names_in(task), key="task")
     export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.hf.save_pretrained)
     return f"model and tokenizer: {output}"
 
@@ -256,21 +237,6 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
 def names_in(words: str | None) -> list[str] | None:
     """`rte,mrpc` as a list, each name once; None stays None."""
     return None if words is None else list(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
-
-
-def chosen_tasks(tasks: Mapping[str, Any], words: str | None, *, flag: str = "--tasks") -> dict[str, Any]:
-    """The tasks named in `rte,mrpc`, or all; `flag` names the place in messages.
-
-    Raises:
-        ConfigError: a name is not among them.
-    """
-    names = names_in(words)
-    if names is None:
-        return dict(tasks)
-    faults = [fault(flag, "", unknown("task", name, tasks)) for name in names if name not in tasks]
-    if faults or not names:
-        raise ConfigError(faults or fault(flag, "", "names no task", f"Known: {', '.join(tasks)}."))
-    return {name: tasks[name] for name in names}
 
 
 def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None) -> Path:

@@ -19,14 +19,14 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def run_schema() -> dict[str, Any]:
     """JSON Schema of a run's YAML."""
-    return {"$schema": DIALECT, **RunConfig.model_json_schema(by_alias=True)}
+    return {"$schema": DIALECT, **_described_in_a_line(RunConfig.model_json_schema(by_alias=True))}
 
 
 def task_schema() -> dict[str, Any]:
     """JSON Schema of a file of task definitions: names → blocks, the options of every task type among their keys."""
     from mtdnn.task_types.base import TASK_TYPES
 
-    block = TaskDef.model_json_schema(by_alias=True)
+    block = _described_in_a_line(TaskDef.model_json_schema(by_alias=True))
     definitions = block.pop("$defs", {})
     for key in ("name", "options"):
         block["properties"].pop(key)
@@ -44,6 +44,11 @@ def task_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _described_in_a_line(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the first line of the docstring it describes itself by; the rest is for Python."""
+    return {**schema, "description": schema["description"].split("\n")[0]}
 
 
 def key_table(model: type[BaseModel], *, without: tuple[str, ...] = ()) -> str:

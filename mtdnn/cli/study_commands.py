@@ -5,7 +5,6 @@ The functions return what is to be printed; `cli.py` lists them beside its own.
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, unknown
+from mtdnn.errors import MtdnnError
 
 if TYPE_CHECKING:
-    from mtdnn.study.cells import Outcome
     from mtdnn.study.grid import Cell, Grid
-    from mtdnn.study.scheduler import Launcher, Summary
-
-logger = logging.getLogger(__name__)
+    from mtdnn.study.scheduler import Summary
 
 
 def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 0) -> str:
@@ -69,60 +66,20 @@ def study(
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
-    from mtdnn.study.checks import (
-        require_known_splits,
-        require_runnable,
-        require_valid_objectives,
-        require_valid_subsets,
-    )
     from mtdnn.study.load import load_study
+    from mtdnn.study.run import checked_cells, run_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
-    require_known_splits(grid)
-    cells = chosen_cells(grid, stages)
-    require_valid_objectives(grid, cells)
-    require_valid_subsets(grid, cells)
-    for line in changed_rows_lines(cells):
-        logger.warning("%s", line)
-    if dry_run:
-        return plan_of(cells, rate=rate)
-    from mtdnn.study.scheduler import run_study
-
-    require_runnable(cells)
-    with stopped_by_sigterm():
-        summary = run_study(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells)
+    names = None if stages is None else stages.split(",")
+    with keys_as_flags("stages", "gpus"):
+        if dry_run:
+            return plan_of(checked_cells(grid, names), rate=rate)
+        with stopped_by_sigterm():
+            summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
     return summary_text(grid, summary)
-
-
-def chosen_cells(grid: Grid, words: str | None) -> list[Cell]:
-    """The cells of the stages named in `multi_task,fine_tune`, or all.
-
-    Raises:
-        ConfigError: a name is not among them, or a stage needs one that is left out and not finished.
-    """
-    from mtdnn.study.cells import outcomes
-
-    if words is None:
-        return grid.cells
-    names, known = words.split(","), grid.study.stages
-    faults = [fault("--stages", "", unknown("stage", name, known)) for name in names if name not in known]
-    cells = [cell for cell in grid.cells if cell.stage in names]
-    needs = {need for cell in cells for need in cell.needs}
-    needed = [cell for cell in grid.cells if cell.name in needs and cell.stage not in names]
-    found = outcomes(needed)
-    left_out = dict.fromkeys(cell.stage for cell in needed if cell.name not in found)
-    faults += [
-        fault(
-            "--stages", "", f"'{name}' is left out, and others start from runs of it that are not finished", "Add it."
-        )
-        for name in left_out
-    ]
-    if faults:
-        raise ConfigError(faults)
-    return cells
 
 
 def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:
@@ -135,60 +92,8 @@ def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> st
     """
     from mtdnn.report.write import write_report
 
-    written = write_report(Path(folder), annotators=Path(annotators) if annotators else None, worst=worst)
+    written = write_report(folder, annotators=annotators or None, worst=worst)
     return "\n".join(str(path) for path in written)
-
-
-def train_cell(cell: Cell) -> Outcome:
-    """Carry out the run of a cell, from its newest checkpoint if it was begun before, and measure it."""
-    from mtdnn.runs.folder import RunFolder
-    from mtdnn.runs.opened import open_run
-    from mtdnn.runs.train import train
-    from mtdnn.study.cells import Diverged
-    from mtdnn.study.checks import require_prepared, stored_rows
-    from mtdnn.study.size import cell_size
-    from mtdnn.training.meter import NonFiniteLoss
-    from mtdnn.training.signals import Interrupted
-
-    size, rows = cell_size(cell), stored_rows(cell)
-    require_prepared(cell)
-    try:
-        train(cell.config, resume=True, progress=False)
-    except NonFiniteLoss as error:
-        raise Diverged(str(error)) from error
-    except Interrupted as error:  # not an Exception: the cell is neither finished nor broken
-        raise SystemExit(128 + error.signal_number) from error
-    for split in cell.evaluate:
-        open_run(cell.run_folder).evaluate(None, split=split)
-    results = RunFolder(cell.run_folder).read_results()
-    told = {"rows": dict(size.rows), "stored_rows": rows, "steps": size.steps, "examples": size.examples}
-    return {"results": results, **told}
-
-
-def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
-    from mtdnn.study.launchers import Processes, Ray
-
-    if name == "ray":
-        return Ray(train_cell, jobs=jobs if jobs > 1 else None, gpus=gpus)
-    if gpus:
-        raise ConfigError(fault("--gpus", "", "is for --launcher ray", "A local study uses the GPUs it sees."))
-    return Processes(train_cell, jobs=jobs)
-
-
-def changed_rows_lines(cells: Sequence[Cell]) -> list[Fault]:
-    """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
-    from mtdnn.study.checks import of_other_rows
-
-    groups: dict[tuple[str, ...], list[Cell]] = {}
-    by_name = {cell.name: cell for cell in cells}
-    for name, changed in of_other_rows(cells).items():
-        groups.setdefault(tuple(changed), []).append(by_name[name])
-    fix = "They are not run again: remove the folders of these cells for that, or put the rows under another path."
-    lines = []
-    for places, group in groups.items():
-        found = f"the rows have changed since these cells were finished: {', '.join(cell.name for cell in group)}"
-        lines.append(fault(group[0].config.data, ", ".join(places), found, fix))
-    return lines
 
 
 @contextmanager

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from mtdnn.config.yaml_source import refusal
-from mtdnn.errors import unknown
+from mtdnn.config.yaml_source import YamlSource, refusal, refusals
+from mtdnn.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class Frozen(BaseModel):
+class Reported(ModelMetaclass):
+    """Classes whose constructor raises our ConfigError: `RunConfig(): unknown keyword 'epoch'; …`.
+
+    Pydantic's own ways to make an instance (`model_validate`, a field of another model) do not come by here.
+    """
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            source = YamlSource(path=f"{cls.__name__}()", value=values)
+            model = cast(type[BaseModel], cls)
+            raise ConfigError(refusals(error, model, source, kind="keyword")) from error
+
+
+class Frozen(BaseModel, metaclass=Reported):
     """A part of a definition: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def args_from_fields(model: type[Model]) -> type[Model]:
+    """A decorator: the descriptions of a model's fields become the Args section of its docstring."""
+    opening, _, rest = inspect.cleandoc(model.__doc__ or "").partition("\n\n")
+    lines = [f"    {field.alias or name}: {field.description}" for name, field in model.model_fields.items()]
+    model.__doc__ = "\n".join([opening, "", "Args:", *lines, rest])
+    return model
 
 
 class Named(BaseModel):
@@ -62,8 +93,6 @@ def option_faults(
     Args:
         known: names to suggest before the model's fields.
     """
-    from pydantic import ValidationError
-
     fields = [*known, *model.model_fields]
     faults = [(key, unknown("key", key, fields)) for key in options if key not in model.model_fields]
     try:

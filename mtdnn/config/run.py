@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mtdnn.config.options import Frozen, Named, NamedOrWord, named
+from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields, named
 from mtdnn.config.tasks import Distill, Words
 from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, keywords_checked
 
 
 def _off(value: object) -> object:
@@ -85,13 +85,34 @@ class Subset(Finite):
         return self
 
 
-class RunConfig(Finite):
-    """Everything that decides a run; written, resolved, to `<output>/run.yml`."""
+def _path_as_text(value: object) -> object:
+    """A path made in Python, as YAML would hold it."""
+    return str(value) if isinstance(value, Path) else value
 
-    tasks: str = Field(description="Task definitions, a YAML file.")
-    data: str = Field(description="Folder made by `mtdnn prepro`.")
-    output: str = Field(description="Folder of this run.")
-    encoder: str | EncoderSource = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
+
+PathText = Annotated[str, BeforeValidator(_path_as_text, json_schema_input_type=str)]
+
+
+@args_from_fields
+class RunConfig(Finite):
+    """Everything that decides a run; written, resolved, to `<output>/run.yml`.
+
+    Raises:
+        ConfigError: an unknown keyword, one that is missing, or a value that no run can have.
+
+    Example:
+        >>> import mtdnn
+        >>> config = mtdnn.RunConfig(tasks="tasks.yml", data="prepared", encoder="encoder", output="runs/a", epochs=1)
+        >>> config.epochs, config.batch_size, config.optimizer.lr
+        (1.0, 32, 5e-05)
+    """
+
+    tasks: PathText = Field(description="Task definitions, a YAML file.")
+    data: PathText = Field(description="Folder made by `mtdnn prepro`.")
+    output: PathText = Field(description="Folder of this run.")
+    encoder: Annotated[
+        str | EncoderSource, BeforeValidator(_path_as_text, json_schema_input_type=str | EncoderSource)
+    ] = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
@@ -146,11 +167,23 @@ class RunConfig(Finite):
         return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
 
+@keywords_checked()
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run in a YAML file with overrides laid over it; see `run_source`.
+    """The run in a YAML file with overrides laid over it.
 
+    Args:
+        path: the file; None starts from nothing.
+        overrides: dotted key → value; a value given here replaces the file's.
+    Returns:
+        The run, with a default for each key that neither gives.
     Raises:
         ConfigError: every fault, with file:line, or `--key` for one that was overridden.
+
+    Example:
+        >>> import mtdnn
+        >>> config = mtdnn.load_run_config("run.yml", {"optimizer.lr": 3e-5})
+        >>> config.optimizer.lr, config.output
+        (3e-05, 'runs/first')
     """
     return run_config_of(run_source(path, overrides))
 
@@ -160,14 +193,17 @@ def run_config_of(source: YamlSource) -> RunConfig:
     return validated(RunConfig, source.value, source)
 
 
-def run_source(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> YamlSource:
+def run_source(
+    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, *, given_by: str = "command line"
+) -> YamlSource:
     """A YAML file with overrides laid over it, each value remembering where it comes from.
 
     Args:
         path: the file; None starts from nothing.
         overrides: dotted key → value, e.g. {"optimizer.lr": 3e-5}; a value given here replaces the file's.
+        given_by: what is named where there is no file.
     """
-    source = read_yaml(path) if path is not None else YamlSource(path="command line", value={})
+    source = read_yaml(path) if path is not None else YamlSource(path=given_by, value={})
     value, lines = dict(source.value), dict(source.lines)
     flags = [tuple(dotted.split(".")) for dotted in overrides or {}]
     for keys, given in zip(flags, (overrides or {}).values(), strict=True):

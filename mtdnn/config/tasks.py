@@ -15,9 +15,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from mtdnn.config import legacy
-from mtdnn.config.options import Frozen, Named, NamedOrWord
+from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
-from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
+from mtdnn.errors import ConfigError, Fault, Place, fault, keywords_checked, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,19 @@ class Distill(Frozen):
     weight: float = Field(0.5, ge=0, le=1, description="Weight of the soft loss; the labels have the rest. 0: off.")
 
 
+@args_from_fields
 class TaskDef(Frozen):
-    """One task: what its rows hold, how it is learnt and how it is measured."""
+    """One task: what its rows hold, how it is learnt and how it is measured.
+
+    Raises:
+        ConfigError: an unknown keyword, or values that no task can have.
+
+    Example:
+        >>> import mtdnn
+        >>> task = mtdnn.TaskDef(name="rte", task_type="classification", labels=["entailment", "not_entailment"])
+        >>> task.labels, task.dropout
+        (('entailment', 'not_entailment'), 0.1)
+    """
 
     name: str = Field(description="Letters, digits, '_' and '-'; also the folder of its rows.")
     task_type: str = Field(description="Name of a task type: classification, regression, ranking, multiple_choice, …")
@@ -160,25 +171,44 @@ class TaskDef(Frozen):
         return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
 
 
-def load_task_defs(path: str | Path) -> dict[str, TaskDef]:
-    """Task name → TaskDef, in the order of the file; the native schema or the original toolkit's.
+Definitions = str | Path | Mapping[str, Any]
+"""A YAML file of task definitions, or task name → TaskDef, or → its block: the keys and values of YAML."""
 
+
+@keywords_checked()
+def load_task_defs(definitions: Definitions) -> dict[str, TaskDef]:
+    """Task definitions, read and checked as far as a block by itself can be.
+
+    Args:
+        definitions: a YAML file, of our schema or the original toolkit's; or a mapping from names to such blocks or to
+            `TaskDef`.
+    Returns:
+        Task name → TaskDef, in the order of the file.
     Raises:
         ConfigError: every fault of every block, with file:line.
+
+    Example:
+        >>> import mtdnn
+        >>> list(mtdnn.load_task_defs("tasks.yml"))
+        ['rte', 'mrpc']
+        >>> tasks = mtdnn.load_task_defs({"stars": {"task_type": "regression", "inputs": ["review"]}})
+        >>> tasks["stars"].inputs
+        ('review',)
     """
-    tasks, faults = read_task_defs(path)
+    tasks, faults = read_task_defs(definitions)
     if faults:
         raise ConfigError(faults)
     return tasks
 
 
-def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[Fault]]:
+def read_task_defs(definitions: Definitions) -> tuple[dict[str, TaskDef], list[Fault]]:
     """The blocks that are well formed, and every fault of the others.
 
     Raises:
         ConfigError: the file as a whole cannot be read.
     """
-    source = read_yaml(path)
+    in_memory = isinstance(definitions, Mapping)
+    source = YamlSource("tasks", dict(definitions)) if isinstance(definitions, Mapping) else read_yaml(definitions)
     value = source.value
     if legacy.is_legacy(value):
         try:
@@ -186,12 +216,12 @@ def read_task_defs(path: str | Path) -> tuple[dict[str, TaskDef], list[Fault]]:
         except ConfigError as error:
             raise ConfigError([source.placed(each) for each in error.faults]) from error
         for remark in remarks:
-            logger.info("%s: %s", path, remark)
+            logger.info("%s: %s", source.path, remark)
     tasks: dict[str, TaskDef] = {}
     faults: list[Fault] = []
     for name, block in value.items():
         try:
-            tasks[str(name)] = task_def_from(str(name), block, source)
+            tasks[str(name)] = _task_def_of(str(name), block, None if in_memory else source)
         except ConfigError as error:
             faults.extend(error.faults)
     known = [str(name) for name in value]
@@ -223,6 +253,34 @@ def _in_words(value: str | Sequence[str]) -> str:
     return f"'{value}'" if isinstance(value, str) else f"[{', '.join(value)}]"
 
 
+def _task_def_of(name: str, block: object, source: YamlSource | None) -> TaskDef:
+    """A block, or a TaskDef under its own name. Raises as `task_def_from`."""
+    if not isinstance(block, TaskDef):
+        return task_def_from(name, block, source)
+    if block.name != name:
+        found = f"the task under this name calls itself '{block.name}'"
+        raise ConfigError(fault(name, f"{name}.name", found, "Give both the same."))
+    return block
+
+
+def chosen_tasks(tasks: Mapping[str, TaskDef], names: Sequence[str] | None, *, key: str) -> dict[str, TaskDef]:
+    """The named tasks, or all.
+
+    Args:
+        tasks: name → definition.
+        names: of some; None takes all.
+        key: the argument that gave them, for the message.
+    Raises:
+        ConfigError: a name is not among them, or there is no name.
+    """
+    if names is None:
+        return dict(tasks)
+    faults = [fault("", key, unknown("task", name, tasks)) for name in names if name not in tasks]
+    if faults or not names:
+        raise ConfigError(faults or fault("", key, "names no task", f"Known: {', '.join(tasks)}."))
+    return {name: tasks[name] for name in names}
+
+
 def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
     """One block as a TaskDef; keys that no task shares go to `options`, for the task type to check.
 
@@ -230,7 +288,7 @@ def task_def_from(name: str, block: object, source: YamlSource | None = None) ->
         ConfigError: every fault of the block.
     """
     source = source or YamlSource(path=name, value={})
-    if not isinstance(block, dict):
+    if not isinstance(block, Mapping):
         found = f"{block!r} is not a mapping of keys to values"
         raise ConfigError(fault(source.where((name,)), name, found, "See docs/task_definitions.md for the keys."))
     common = {

@@ -295,9 +295,23 @@ def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPa
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        details = [detail for detail in error.errors() if not _other_member(detail, error.errors())]
-        faults = [_told(detail, model, source, keys) for detail in details]
-        raise ConfigError(list(dict.fromkeys(faults))) from error
+        raise ConfigError(refusals(error, model, source, keys)) from error
+
+
+def refusals(
+    error: ValidationError, model: type[BaseModel], source: YamlSource, keys: KeyPath = (), *, kind: str = "key"
+) -> list[Fault]:
+    """What pydantic refused, each with its place.
+
+    Args:
+        error: as the model raised it.
+        model: the one that was to be made.
+        source: the document that holds the values.
+        keys: the place of the values in it.
+        kind: what the model's own fields are called: key, or keyword of a call.
+    """
+    details = [detail for detail in error.errors() if not _other_member(detail, error.errors())]
+    return list(dict.fromkeys(_told(detail, model, source, keys, kind) for detail in details))
 
 
 def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
@@ -307,7 +321,7 @@ def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     return detail["type"] == "string_type" and isinstance(detail["input"], dict) and deeper
 
 
-def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath) -> Fault:
+def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath, kind: str) -> Fault:
     """One pydantic fault as `file:line: key: found. fix`."""
     here = (*keys, *_named_in(detail["loc"], source, keys))
     if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
@@ -316,7 +330,8 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
     if where == Place.of_flag(name):
         name = ""
     if detail["type"] == "extra_forbidden":
-        return fault(where, name, unknown("key", str(here[-1]), _fields_at(model, here[len(keys) : -1])))
+        inner = here[len(keys) : -1]
+        return fault(where, name, unknown("key" if inner else kind, str(here[-1]), _fields_at(model, inner)))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
     return fault(where, name, refusal(detail))

@@ -197,6 +197,13 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
     return {name: float(each.function(labelled, declared)) for name, each in metrics.items()}
 
 
+def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
+    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has."""
+    labelled = sum(record["label"] is not None for record in records)
+    values = compute(metrics, records, labels) if labelled else {}
+    return {**values, "rows": labelled}
+
+
 def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[str]:
     """Names of all metrics that can be computed from these records, in alphabetical order."""
     labelled, declared = labelled_records(records), labels or declared_labels(records)

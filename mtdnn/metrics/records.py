@@ -1,15 +1,56 @@
-"""Prediction records from the file they were written to. Needs no torch."""
+"""Prediction records: read from a file, checked, scored and written. Needs no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import DataError, Fault, Place, fault
+from mtdnn.errors import DataError, Fault, Place, fault, keywords_checked
 from mtdnn.files import named_file
-from mtdnn.metrics.base import Record
+from mtdnn.metrics.base import Record, applicable, measured
+
+
+@keywords_checked()
+def score(
+    predictions: str | Path | Sequence[Record], *, metrics: Sequence[str] = (), labels: Sequence[str] = ()
+) -> dict[str, float]:
+    """Metrics of predictions, from the records alone.
+
+    Args:
+        predictions: JSON lines written by `train`, `evaluate` or `predict`, or the records themselves: `id`,
+            `prediction`, `label` and, for some metrics, `scores`.
+        metrics: names; by default all that the records allow.
+        labels: the task's labels in declared order; by default the order of the first record's scores.
+    Returns:
+        Metric → value, rates as fractions, and `rows`, how many records have a label.
+    Raises:
+        ConfigError: an unknown metric.
+        DataError: the file cannot be read, a record lacks something, no record has a label, or a metric cannot be
+            computed from them.
+
+    Example:
+        >>> import mtdnn
+        >>> values = mtdnn.score("runs/first/predictions/rte.dev.jsonl", metrics=["accuracy"])
+        >>> values["rows"]
+        4
+        >>> mtdnn.score([{"id": "a", "prediction": 1.5, "label": 1.0}], metrics=["mae"])
+        {'mae': 0.5, 'rows': 1}
+    """
+    if isinstance(predictions, (str, Path)):
+        place, records = str(predictions), read_records(predictions)
+    else:
+        place, records = "predictions", checked_records(enumerate(predictions, 1), place="predictions")
+    names = list(metrics) or applicable(records, labels)
+    labelled = sum(record["label"] is not None for record in records)
+    if not names and labelled:
+        found = f"no metric can be computed from its {labelled} labelled predictions"
+        raise DataError(fault(place, "", found, "Name one to see what it needs."))
+    if not names:
+        fix = "Predict rows that carry labels."
+        raise DataError(fault(place, "", f"none of the {len(records)} predictions has a label", fix))
+    return measured(records, names, labels)
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -24,21 +65,36 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         found = f"cannot be read: {error}"
         raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
-    records: list[dict[str, Any]] = []
+    numbered = ((number, _json_value(line)) for number, line in enumerate(lines, 1) if line.strip())
+    return checked_records(numbered, place=str(path))
+
+
+def _json_value(text: str) -> Any:
+    """The value; None where the text is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[Record]:
+    """The records, if they are all such.
+
+    Args:
+        numbered: each with its number, for messages.
+        place: where they are from, for messages.
+    Raises:
+        DataError: those that are no records, or hold other things than numbers where scores and relevances are.
+    """
+    records: list[Record] = []
     faults: list[Fault] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and {"id", "prediction", "label"} <= record.keys():
-            records.append(record)
-            faults += _bad_values(record, Place(str(path), number))
+    for number, record in numbered:
+        if isinstance(record, Mapping) and {"id", "prediction", "label"} <= record.keys():
+            records.append(dict(record))
+            faults += _bad_values(record, Place(place, number))
         else:
             expected = 'Expected {"id": …, "prediction": …, "label": …}.'
-            faults.append(fault(Place(str(path), number), "", "not a prediction record", expected))
+            faults.append(fault(Place(place, number), "", "not a prediction record", expected))
     if faults:
         raise DataError(faults)
     return records

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtdnn.errors import DataError, fault
+from mtdnn.errors import DataError, fault, keywords_checked
 from mtdnn.files import write_text
 from mtdnn.report.agreement import read_annotators
 from mtdnn.report.document import Document, Picture, standing_alone, to_html, to_markdown
@@ -14,18 +14,28 @@ from mtdnn.report.of_study import study_document
 PICTURES = "report_pictures"
 
 
-def write_report(folder: Path, *, annotators: Path | None = None, worst: int = 10) -> tuple[Path, Path]:
-    """Write the report into the folder.
+@keywords_checked()
+def write_report(folder: str | Path, *, annotators: str | Path | None = None, worst: int = 10) -> tuple[Path, Path]:
+    """Write the report of a run or of a study into its folder.
 
     Args:
-        annotators: labels of several annotators by row id; adds a section by their agreement.
-        worst: rows among the worst errors.
+        folder: of the run or of the study.
+        annotators: a file of labels of several annotators, `id<TAB>labels joined by commas`; adds a section by their
+            agreement.
+        worst: how many rows are shown with their texts among the worst errors.
     Returns:
-        report.md and report.html.
+        The paths of report.md and report.html.
     Raises:
-        DataError: the folder holds neither a run nor a study with results.
+        DataError: the folder holds neither a run nor a study with results, or cannot be written.
+
+    Example:
+        >>> import mtdnn
+        >>> markdown, page = mtdnn.write_report("runs/first", worst=3)
+        >>> markdown.name, page.name
+        ('report.md', 'report.html')
     """
-    votes = read_annotators(annotators) if annotators is not None else {}
+    folder = Path(folder)
+    votes = read_annotators(Path(annotators)) if annotators is not None else {}
     if (folder / "study.json").exists():
         document = study_document(folder, annotators=votes, worst=worst)
     elif (folder / "run.yml").exists():

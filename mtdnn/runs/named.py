@@ -11,14 +11,19 @@ from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 
 
-def run_tasks(config: RunConfig) -> tuple[dict[str, TaskDef], list[str]]:
+def run_tasks(
+    config: RunConfig, definitions: Mapping[str, TaskDef] | None = None
+) -> tuple[dict[str, TaskDef], list[str]]:
     """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
 
+    Args:
+        config: the run.
+        definitions: those it chooses from; None reads the file it names.
     Raises:
         ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run; there is no dev split for
             what chooses the best checkpoint, or the end.
     """
-    known = load_task_defs(config.tasks)
+    known = load_task_defs(config.tasks) if definitions is None else definitions
     trainable = [name for name, task in known.items() if task.trainable]
     names = list(config.train or trainable)
     faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]

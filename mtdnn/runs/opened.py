@@ -19,8 +19,8 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare_file
 from mtdnn.data.store import Store, open_prepared, open_store
-from mtdnn.errors import ConfigError, DataError, fault, unknown
-from mtdnn.metrics.base import Record, metric_of
+from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
+from mtdnn.metrics.base import Record, measured, metric_of
 from mtdnn.metrics.records import write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
@@ -33,7 +33,7 @@ from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from mtdnn.training.checkpoint import ENCODER, load_weights, open_checkpoint, read_state
 from mtdnn.training.distillation import averaged
-from mtdnn.training.evaluation import Results, measured, predict_rows
+from mtdnn.training.evaluation import Results, predict_rows
 
 POOLINGS = ("mean", "first")
 
@@ -60,6 +60,7 @@ class Run:
     device: torch.device
     autocast: Callable[[], AbstractContextManager]
 
+    @keywords_checked()
     def evaluate(
         self, tasks: Sequence[str] | None = None, *, split: str | None = "dev", data: str | Path | None = None
     ) -> Results:
@@ -121,6 +122,7 @@ class Run:
         )
         return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
 
+    @keywords_checked()
     def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
         """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
 
@@ -161,6 +163,7 @@ class Run:
                 orders = f"'{name}' takes {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
                 raise ConfigError(fault("", "task", orders, "Predict tasks of another order apart."))
 
+    @keywords_checked()
     def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
         """Ids of the rows and [rows, H] float32, one vector for each.
 
@@ -251,14 +254,28 @@ class Run:
         yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
 
 
+@keywords_checked()
 def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
     """A run's model at one of its checkpoints, ready to evaluate, predict and embed; needs nothing outside its folder.
 
     Args:
+        folder: of the run: the `output` it was trained with.
         checkpoint: best, last or step-N.
+    Returns:
+        The run, with `evaluate`, `predict` and `embed`, and its `tasks`, `config`, `model` and `tokenizer`.
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or the checkpoint has another name.
         DataError: the checkpoint is missing or damaged.
+
+    Example:
+        >>> import mtdnn
+        >>> run = mtdnn.open_run("runs/first")
+        >>> records = run.predict("rte", [("It rained all night.", "It rained.")])
+        >>> records["rte"][0]["prediction"] in ("entailment", "not_entailment")
+        True
+        >>> ids, vectors = run.embed([("It rained all night.", "It rained.")], pooling="mean")
+        >>> vectors.shape
+        (1, 8)
     """
     run = RunFolder(folder)
     config, tasks = run.read_config(), run.read_tasks()

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from mtdnn.columns import table
-from mtdnn.config.run import RunConfig, load_run_config
-from mtdnn.config.tasks import TaskDef, read_task_defs
+from mtdnn.config.run import RunConfig, run_config_of, run_source
+from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
+from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
 from mtdnn.data.jobs import block_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.split_faults import SplitFaults
-from mtdnn.errors import ConfigError, Fault, fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
 from mtdnn.metrics.base import selection_faults
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
@@ -135,33 +136,67 @@ def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
     return facts.counts.most_common()
 
 
-def check_tasks(
-    definitions: str | Path,
+@keywords_checked()
+def check(
+    tasks: Definitions,
     *,
     data: str | Path | None = None,
-    encoder: str | None = None,
-    run: str | Path | None = None,
+    encoder: str | Path | None = None,
+    run: str | Path | RunConfig | None = None,
     num_workers: int | None = None,
 ) -> Report:
-    """A report on a file of task definitions and their rows.
+    """A report on task definitions, their rows, and what a run names: every fault, and what the rows are like.
 
     Args:
+        tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
         data: folder of the rows; without it only the definitions, and rows of a `source`, are checked.
         encoder: hub name or folder, for lengths in tokens; by default that of `run`, if one is given.
-        run: a run's YAML, for its mixing; by default that of a run that says nothing about it.
+        run: a run, or its YAML: its mixing gives the batches of an epoch, its regularizers and teachers are checked.
+        num_workers: processes; None takes one per core.
+    Returns:
+        The report: `faults`, `warnings`, facts of every split; as text, its tables.
     Raises:
         ConfigError: a file cannot be read as a whole, or there is no such encoder.
+
+    Example:
+        >>> import mtdnn
+        >>> report = mtdnn.check("tasks.yml", data="data", encoder="encoder")
+        >>> report.faults
+        []
+        >>> {facts.name: facts.rows for facts in report.splits}
+        {'rte/train': 8, 'rte/dev': 4, 'mrpc/train': 8, 'mrpc/dev': 4}
     """
-    tasks, faults = read_task_defs(definitions)
-    config = RunConfig(tasks=str(definitions), data="", output="", encoder="") if run is None else load_run_config(run)
+    known, faults = read_task_defs(tasks)
+    source = _source_of(run)
+    config = run if isinstance(run, RunConfig) else run_config_of(source)
     name = encoder or (config.encoder if run is not None and isinstance(config.encoder, str) else None)
     tokenizer = load_tokenizer(name) if name else None
-    report = check(tasks, data=data, tokenizer=tokenizer, run=config, num_workers=num_workers)
-    report.faults[:0] = faults
+    report = report_on(known, data=data, tokenizer=tokenizer, run=config, num_workers=num_workers)
+    found = [*faults, *report.faults, *_training_faults(known, config, None if encoder is None else str(encoder))]
+    report.faults = list(dict.fromkeys(map(source.placed, found)))
     return report
 
 
-def check(
+def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
+    """The document of a run; of none, and of one made in Python, a document that gives no places."""
+    if isinstance(run, (str, Path)):
+        return run_source(run)
+    return YamlSource(path="", value={"tasks": "", "data": "", "output": "", "encoder": ""})
+
+
+def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: str | None) -> list[Fault]:
+    """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
+    of_run = config.regularizer or config.proximal or config.distill
+    if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
+        return []
+    from mtdnn.runs.faults import objective_faults, soft_label_faults
+
+    trained = {name: task for name, task in tasks.items() if task.trainable}
+    chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
+    return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
+
+
+def report_on(
     tasks: Mapping[str, TaskDef],
     *,
     data: str | Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from mtdnn.data.samplers import Sampler
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.execution.memory import freed_memory_kept
-from mtdnn.metrics.base import selection_faults
+from mtdnn.metrics.base import measured, selection_faults
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs.faults import proximal_faults, resolution_faults
 from mtdnn.runs.folder import RunFolder
@@ -43,7 +44,7 @@ from mtdnn.training.checkpoint import (
     save_checkpoint,
 )
 from mtdnn.training.distillation import with_soft_labels
-from mtdnn.training.evaluation import Results, measured, predict_rows, selection_score
+from mtdnn.training.evaluation import Results, predict_rows, selection_score
 from mtdnn.training.objective import Objective, run_precision
 from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.training.plan import Plan
@@ -70,14 +71,17 @@ class Setup:
     accelerator: Accelerator
 
     @classmethod
-    def of(cls, config: RunConfig) -> Setup:
+    def of(cls, config: RunConfig, definitions: Mapping[str, TaskDef] | None = None) -> Setup:
         """The parts of a run.
 
+        Args:
+            config: the run.
+            definitions: its task definitions; None reads the file it names.
         Raises:
             ConfigError, DataError: whatever the run could not be carried out with.
         """
         accelerator = Accelerator()
-        tasks, trained = run_tasks(config)
+        tasks, trained = run_tasks(config, definitions)
         regularizers = regularizers_of(config, {name: tasks[name] for name in trained})
         if faults := proximal_faults(config.proximal):
             raise ConfigError(faults)

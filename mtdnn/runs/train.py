@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mtdnn.config.run import RunConfig
+from mtdnn.errors import keywords_checked
 from mtdnn.files import sole_writer
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.given import given_run
 from mtdnn.runs.opened import open_run
 from mtdnn.runs.setup import Setup
 from mtdnn.training.checkpoint import damage, recover
 
 
-def train(config: RunConfig, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
-    """Carry out a run.
+@keywords_checked(more=lambda: RunConfig.model_fields)
+def train(
+    run: RunConfig | str | Path | None = None, *, resume: bool = False, progress: bool = True, **options: Any
+) -> dict[str, Any]:
+    """Train one encoder on the tasks of a run, and measure its best checkpoint.
 
     Args:
-        resume: go on from the newest whole checkpoint in `config.output`, or from the start when there is none; a run
-            that has come to its end is only evaluated.
+        run: a configuration, or its YAML file; None takes the options alone.
+        resume: continue from the newest whole checkpoint in the run's folder, or from the start when there is none; a
+            finished run is only evaluated.
         progress: show a bar on standard error.
+        options: fields of `RunConfig`, laid over what `run` says: `epochs=3`, `optimizer={"lr": 3e-5}`,
+            `**{"optimizer.lr": 3e-5}`. `tasks` may be a mapping from names to `TaskDef` or blocks; the run's folder
+            then has a tasks.yml of them, and `open_run` needs nothing else.
     Returns:
         What `results.json` holds: task → split → metric → value; empty on other processes than the first.
     Raises:
         ConfigError, DataError: before anything is written; the rows of a resumed run may not have changed.
         NonFiniteLoss, Interrupted: see `Trainer.train`.
+
+    Example:
+        >>> import mtdnn
+        >>> made = mtdnn.prepare("tasks.yml", data="data", encoder="encoder", out="prepared")
+        >>> results = mtdnn.train(
+        ...     tasks="tasks.yml", data="prepared", encoder="encoder", output="runs/second", max_steps=2, progress=False
+        ... )
+        >>> results["rte"]["dev"]["rows"]
+        4
     """
+    given = given_run(run, options)
+    config = given.config
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    setup = Setup.of(config)
+    setup = Setup.of(config, given.tasks)
     folder = RunFolder(config.output)
     is_main = setup.accelerator.is_main_process
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():

@@ -12,7 +12,7 @@ from typing import Any
 
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, read_yaml, validated
-from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, unknown
+from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
 from mtdnn.study.grid import Cell, Grid, cell_place
@@ -24,19 +24,32 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 TASK_OPTION = re.compile(r"tasks\.([A-Za-z0-9_-]+)\.(\w+)")
 
 
-def load_study(path: str | Path, *, output: str | None = None, variables: Mapping[str, Any] | None = None) -> Grid:
-    """The grid in a YAML file.
+@keywords_checked()
+def load_study(
+    path: str | Path, *, output: str | Path | None = None, variables: Mapping[str, Any] | None = None
+) -> Grid:
+    """The grid of runs in a study's YAML; nothing is run.
 
     Args:
-        output: replaces the file's.
-        variables: replace the file's, by name. `${here}`, the folder of the file, is always there.
+        path: the file.
+        output: folder of the study, in place of the file's.
+        variables: values of the file's variables by name, as in `${data}`; `${here}`, the folder of the file, is always
+            there.
+    Returns:
+        The study and its cells, each with its axes and its run, in an order in which they can be run.
     Raises:
         ConfigError: every fault found, with the file's line or the cell's name.
+
+    Example:
+        >>> import mtdnn
+        >>> grid = mtdnn.load_study("study.yml", variables={"steps": 2})
+        >>> [(cell.axes["seed"], cell.config.max_steps) for cell in grid.cells]
+        [('1', 2), ('2', 2)]
     """
     source = read_yaml(path)
     raw = dict(source.value)
     if output is not None:
-        raw["output"] = output
+        raw["output"] = str(output)
     values = _variables(source, raw.get("variables") or {}, variables or {})
     raw["stages"] = _with_named_values(raw.get("stages"))
     raw["variables"] = {name: value for name, value in values.items() if name != "here"}

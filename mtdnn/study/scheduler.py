@@ -63,7 +63,7 @@ class Summary:
     blocked: dict[str, str] = field(default_factory=dict)
 
 
-def run_study(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = None, progress: bool = True) -> Summary:
+def run_cells(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = None, progress: bool = True) -> Summary:
     """Run every cell that is not finished, and write `results.csv`, which tells of the whole grid.
 
     Cells that broke in an earlier call are tried again, once; the others go on without them.

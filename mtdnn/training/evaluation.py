@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from mtdnn.batch import Batch
-from mtdnn.errors import DataError, fault
-from mtdnn.metrics.base import Record, applicable, compute, metric_of
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.base import Record, metric_of
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
 
@@ -61,13 +58,6 @@ def predict_rows(
     }
 
 
-def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has."""
-    labelled = sum(record["label"] is not None for record in records)
-    values = compute(metrics, records, labels) if labelled else {}
-    return {**values, "rows": labelled}
-
-
 def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:
     """A task's main metric, the first of `metrics`, so that larger is better; None when no split has labels.
 
@@ -90,21 +80,3 @@ def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]],
     found = (main_score(main_metrics[task], splits) for task, splits in results.items())
     scores = [score for score in found if score is not None]
     return sum(scores) / len(scores) if scores else None
-
-
-def score(path: str | Path, metrics: Sequence[str] = ()) -> dict[str, float]:
-    """Metrics of a prediction file, from the file alone; by default all that its records allow.
-
-    Raises:
-        DataError: the file cannot be read, holds no labelled record, or none that a metric can be computed from.
-    """
-    records = read_records(path)
-    names = list(metrics) or applicable(records)
-    labelled = sum(record["label"] is not None for record in records)
-    if not names and labelled:
-        found = f"no metric can be computed from its {labelled} labelled predictions"
-        raise DataError(fault(str(path), "", found, "Name one with --metrics to be told what it needs."))
-    if not names:
-        fix = "Predict rows that carry labels."
-        raise DataError(fault(str(path), "", f"none of the {len(records)} predictions has a label", fix))
-    return measured(records, names)

@@ -25,13 +25,13 @@ from mtdnn.data.collate import collate
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
 from mtdnn.data.store import Store, open_store
-from mtdnn.metrics.base import Record
+from mtdnn.metrics.base import Record, measured
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import Momentum
 from mtdnn.task_types.base import TASK_TYPES, TaskType
-from mtdnn.training.evaluation import measured, predict_rows
+from mtdnn.training.evaluation import predict_rows
 from mtdnn.training.objective import Objective
 
 CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]

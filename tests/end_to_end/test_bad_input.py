@@ -796,8 +796,7 @@ RESULTS = [
         "labels that fit no metric",
         write("o.jsonl", b'{"id": "1", "prediction": 1.0, "label": "a"}\n'),
         "score o.jsonl",
-        "o.jsonl: no metric can be computed from its 1 labelled predictions. Name one with --metrics to be told what "
-        "it needs.",
+        "o.jsonl: no metric can be computed from its 1 labelled predictions. Name one to see what it needs.",
     ),
     Case(
         "a metric that does not fit",

@@ -4,17 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel
 
-from data_prep.demo import train_tokenizer
+from tests.reference.stranger import write_data, write_encoder
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
-ROWS = {
-    "rte": (("entailment", "It rained all night.", "It rained."), ("not_entailment", "He sings.", "She swims.")),
-    "mrpc": (("1", "A goat eats grass.", "Grass is eaten by a goat."), ("0", "He sings.", "It rained all night.")),
-}
 
 
 def blocks(language):
@@ -23,29 +16,15 @@ def blocks(language):
     return [block.replace("bert-base-uncased", "./encoder") for block in found]
 
 
-def write_encoder():
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer([text for rows in ROWS.values() for row in rows for text in row[1:]])
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    )
-    BertModel(config).save_pretrained("encoder")
-    tokenizer.save_pretrained("encoder")
-
-
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
     """A folder with the stranger's rows and the YAML files the README shows, each under the name in its first line."""
     monkeypatch.chdir(tmp_path)
-    for task, kinds in ROWS.items():
-        (tmp_path / "data" / task).mkdir(parents=True)
-        for split, count in (("train", 8), ("dev", 4)):
-            rows = ("\t".join((f"{split}-{number}", *kinds[number % 2])) + "\n" for number in range(count))
-            (tmp_path / "data" / task / f"{split}.tsv").write_text("".join(rows))
+    write_data(tmp_path / "data")
     (tmp_path / "rows.tsv").write_text("1\t\tIt rained all night.\tIt rained.\n2\tentailment\tHe sings.\tShe swims.\n")
     for block in blocks("yaml"):
         Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
-    write_encoder()
+    write_encoder(tmp_path / "encoder")
     return tmp_path
 
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 import yaml
 
-from mtdnn.cli.study_commands import changed_rows_lines, train_cell
 from mtdnn.report.write import write_report
 from mtdnn.study.cells import read_outcome
 from mtdnn.study.checks import stored_rows
 from mtdnn.study.grid import Cell, Grid
 from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
-from mtdnn.study.scheduler import run_study
+from mtdnn.study.run import changed_rows_lines, train_cell
+from mtdnn.study.scheduler import run_cells
 from mtdnn.study.table import read_csv
 from tests.conftest import REPOSITORY, Demo
 
@@ -59,7 +59,7 @@ def write_study(demo: Demo, folder: Path) -> Path:
 def unbroken(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     torch.set_num_threads(1)  # as the processes started below: the order of a sum depends on the number of threads
     grid = load_study(write_study(demo, tmp_path_factory.mktemp("unbroken")))
-    summary = run_study(grid, Here(train_cell), progress=False)
+    summary = run_cells(grid, Here(train_cell), progress=False)
     assert summary.finished == 3, summary.broken
     return grid
 
@@ -112,7 +112,7 @@ def test_a_study_killed_in_the_middle_and_started_again_gives_the_same_results(
         time.sleep(0.05)
     assert not is_alive(worker_of(second)), "a killed study leaves its process behind"
 
-    summary = run_study(load_study(path), Here(train_cell), progress=False)
+    summary = run_cells(load_study(path), Here(train_cell), progress=False)
     assert (summary.finished, summary.before) == (3, len(finished))
     assert (grid.folder / "results.csv").read_bytes() == (unbroken.folder / "results.csv").read_bytes()
     assert all(events(cell).count("finished") == 1 and events(cell)[-1] == "finished" for cell in grid.cells)
@@ -125,7 +125,7 @@ def test_two_studies_on_one_folder_run_no_cell_twice(unbroken: Grid, demo: Demo,
     grid = load_study(path)
     study = start(path)
     wait_until((grid.cells[0].folder / "attempts.jsonl").exists, study)
-    summary = run_study(load_study(path), Here(train_cell), progress=False)
+    summary = run_cells(load_study(path), Here(train_cell), progress=False)
     assert study.wait(LONGEST_WAIT_SECONDS) == 0
     assert summary.finished == 3
     assert all(events(cell) == ["start", "finished"] for cell in grid.cells)

@@ -4,7 +4,17 @@ import errno
 
 import pytest
 
-from mtdnn.errors import ConfigError, DataError, MtdnnError, Place, did_you_mean, fault, is_full_disk, unknown
+from mtdnn.errors import (
+    ConfigError,
+    DataError,
+    MtdnnError,
+    Place,
+    did_you_mean,
+    fault,
+    is_full_disk,
+    keywords_checked,
+    unknown,
+)
 
 
 def test_a_fault_reads_place_key_found_and_fix():
@@ -106,3 +116,20 @@ def test_a_flag_becomes_the_key_it_sets_when_a_cell_of_a_study_gave_it():
 def test_control_characters_are_shown_and_not_sent():
     found = fault(Place("a\x1b[31m.yml", 1), "key", "a line\nbreak and \u202e reversed text")
     assert str(found) == "a\\x1b[31m.yml:1: key: a line\\nbreak and \\u202e reversed text"
+
+
+def test_a_function_that_checks_its_keywords_refuses_unknown_and_missing_ones_together():
+    @keywords_checked(more=lambda: ["rate", "size"])
+    def bake(cake, *, oven, minutes=10, **options):
+        return cake, oven, minutes, options
+
+    assert bake("tart", oven="hot", rate=1, **{"size.inner": 2}) == ("tart", "hot", 10, {"rate": 1, "size.inner": 2})
+    assert bake(cake="tart", oven="hot", minutes=3)[2] == 3
+    with pytest.raises(ConfigError) as caught:
+        bake("tart", minute=3, **{"rat.inner": 1})
+    known = "known: cake, oven, minutes, rate, size."
+    assert caught.value.lines == (
+        f"{bake.__qualname__}(): unknown keyword 'minute'; {known} Did you mean 'minutes'?",
+        f"{bake.__qualname__}(): unknown keyword 'rat.inner'; {known} Did you mean 'rate'?",
+        f"{bake.__qualname__}(): oven: is missing. Give it.",
+    )

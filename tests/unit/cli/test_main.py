@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mtdnn.cli.commands import chosen_tasks, names_in, output_file, results_table, write_vectors
+from mtdnn.cli.commands import names_in, output_file, results_table, write_vectors
 from mtdnn.cli.main import COMMANDS, main
 from mtdnn.cli.options import call_arguments, run_arguments
 from mtdnn.columns import table
@@ -262,14 +262,6 @@ def test_a_schema_needs_no_file(kind, capsys):
 def test_names_are_separated_by_commas():
     assert names_in("rte, mrpc,") == ["rte", "mrpc"]
     assert names_in(None) is None
-
-
-def test_tasks_are_chosen_by_name_and_unknown_ones_told():
-    tasks = {"rte": 1, "mrpc": 2}
-    assert chosen_tasks(tasks, "mrpc") == {"mrpc": 2}
-    assert chosen_tasks(tasks, None) == tasks
-    assert fault_of(chosen_tasks, tasks, "rt") == "--tasks: unknown task 'rt'; known: rte, mrpc. Did you mean 'rte'?"
-    assert fault_of(chosen_tasks, tasks, ",") == "--tasks: names no task. Known: rte, mrpc."
 
 
 def test_an_output_that_cannot_be_written_is_found_out_before_the_work(tmp_path):

@@ -3,7 +3,7 @@
 import pydantic
 import pytest
 
-from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
+from mtdnn.config.tasks import TaskDef, chosen_tasks, load_task_defs, task_def_from
 from mtdnn.errors import ConfigError, Place
 
 BLOCK = """
@@ -194,3 +194,43 @@ def test_one_block_may_be_given_without_a_file():
     assert task.inputs == ("text",) and task.options == {"span": 3}
     with pytest.raises(ConfigError, match=r"a: a.dropout: 3: input should be less than 1"):
         task_def_from("a", {"task_type": "regression", "dropout": 3})
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["rt"], "only: unknown task 'rt'; known: rte, mrpc. Did you mean 'rte'?"),
+        ([], "only: names no task. Known: rte, mrpc."),
+    ],
+)
+def test_tasks_are_chosen_by_name_and_unknown_ones_are_refused(names, line):
+    tasks = {name: TaskDef(name=name, task_type="classification") for name in ("rte", "mrpc")}
+    assert chosen_tasks(tasks, ["mrpc"], key="only") == {"mrpc": tasks["mrpc"]}
+    assert chosen_tasks(tasks, None, key="only") == tasks
+    with pytest.raises(ConfigError) as caught:
+        chosen_tasks(tasks, names, key="only")
+    assert str(caught.value) == line
+
+
+def test_definitions_in_memory_are_blocks_or_tasks_under_their_own_names():
+    rte = TaskDef(name="rte", task_type="classification", labels=["yes", "no"])
+    stars = {"task_type": "regression", "inputs": ["review"], "shade": "dark"}
+    found = load_task_defs({"rte": rte, "stars": stars})
+    assert found == {"rte": rte, "stars": task_def_from("stars", stars)}
+    assert found["stars"].options == {"shade": "dark"}
+    with pytest.raises(ConfigError) as caught:
+        load_task_defs({"mnli": rte, "stars": {**stars, "droput": 0.1, "dropout": 2}, "a": 3})
+    assert caught.value.lines == (
+        "mnli: mnli.name: the task under this name calls itself 'rte'. Give both the same.",
+        "stars: stars.dropout: 2: input should be less than 1",
+        "a: a: 3 is not a mapping of keys to values. See docs/task_definitions.md for the keys.",
+    )
+
+
+def test_a_wrong_keyword_of_a_task_raises_our_error_with_the_nearest_name():
+    with pytest.raises(ConfigError) as caught:
+        TaskDef(name="a", task_type="classification", dropuot=0.1, splits={"trian": ["x"]})
+    first, second = caught.value.lines
+    assert second.startswith("TaskDef(): dropuot: unknown keyword 'dropuot'; known: name, task_type, inputs")
+    assert second.endswith("Did you mean 'dropout'?")
+    assert first == "TaskDef(): splits: {'trian': ['x']}: unknown role 'trian'; known: train, dev, test"

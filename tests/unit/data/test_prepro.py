@@ -30,8 +30,9 @@ from tests.reference.project import WORDS, save_encoder
 SHARED = Path(__file__).parents[4] / "shared"
 
 
-def prepared(project, encoder, **settings):
-    return prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1, **settings)
+def prepared(project, encoder, tasks=None, **settings):
+    tasks = tasks or project.tasks
+    return prepare(tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1, **settings)
 
 
 def files_of(folder):
@@ -148,14 +149,15 @@ def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for
 
 
 def test_faults_of_blocks_and_of_the_rows_of_sound_ones_come_in_one_report(project, encoder):
-    project.define(project.definitions.read_text().replace("max_length: 12", "max_length: 12\n  metrics: [pearsn]"))
+    text = project.definitions.read_text().replace("max_length: 12", "max_length: 12\n  metrics: [pearsn]")
+    project.define(f"{text}other:\n  task_type: regression\n  dropout: 2\n")
     project.rows("nli/train", ["n1\tmaybe\tA.\tB."])
     project.rows("nli/dev", ["d1\tyes_\tA.\tB.", "d1\tno_\tA.\tC."])
     with pytest.raises(ConfigError) as caught:
-        prepared(project, encoder, known_faults=["tasks.yml:20: other.dropot: unknown key 'dropot'"])
+        prepared(project, encoder, tasks=project.definitions)
     lines = [line.replace(f"{project.data}/", "").split("; known")[0] for line in caught.value.lines]
     assert lines == [
-        "tasks.yml:20: other.dropot: unknown key 'dropot'",
+        f"{project.definitions}:13: other.dropout: 2: input should be less than 1",
         f"{project.definitions}:10: like.metrics: unknown metric 'pearsn'",
         f"nli/train.tsv:1: label: 'maybe' is not in nli.labels ({project.definitions}:4): yes_, no_. "
         "Fix the row, or add the label.",

@@ -104,9 +104,7 @@ def test_max_rows_takes_the_same_rows_every_time_and_nests(project, encoder):
         project.define(DEFINITIONS.split("like:")[0] + f"  max_rows: {limit}\n")
         prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1)
         task = project.tasks["nli"]
-        chosen[limit] = chosen_part(
-            open_store(project.out, task, "train"), RunConfig(tasks="", data="", output="", encoder=""), task
-        ).ids
+        chosen[limit] = chosen_part(open_store(project.out, task, "train"), run, task).ids
     assert [len(ids) for ids in chosen.values()] == [5, 20, 40]
     assert set(chosen[5]) < set(chosen[20]) < set(chosen[400])
     assert open_store(project.out, project.tasks["nli"], "train").ids == chosen[400]

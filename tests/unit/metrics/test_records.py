@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.errors import DataError
-from mtdnn.metrics.records import read_records, write_records
-from mtdnn.training.evaluation import score
+from mtdnn.metrics.records import read_records, score, write_records
 
 RECORDS = [
     {"id": "1", "prediction": "yes", "label": None, "scores": {"yes": 0.75, "no": 0.25}},

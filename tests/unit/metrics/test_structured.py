@@ -10,8 +10,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 from mtdnn.errors import DataError
 from mtdnn.metrics.answers import exact, normalized, overlap
 from mtdnn.metrics.base import applicable, compute
-from mtdnn.metrics.records import write_records
-from mtdnn.training.evaluation import score
+from mtdnn.metrics.records import score, write_records
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

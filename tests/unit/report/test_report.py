@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdnn.cli.study_commands import chosen_cells
 from mtdnn.config.run import RunConfig
 from mtdnn.data.manifest import STORED_KEYS
 from mtdnn.errors import DataError
@@ -23,7 +22,8 @@ from mtdnn.study.cells import Diverged, Outcome, RunCell
 from mtdnn.study.grid import Cell
 from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
-from mtdnn.study.scheduler import run_study
+from mtdnn.study.run import chosen_cells
+from mtdnn.study.scheduler import run_cells
 
 TASKS = {"nli": {"task_type": "classification", "labels": ["no", "yes"], "inputs": ["premise", "hypothesis"]}}
 ROWS = [(f"r{n}", "yes" if n % 3 else "no", f"premise {n} <b>&", f"hypothesis {n}") for n in range(12)]
@@ -117,7 +117,7 @@ def write_study(folder: Path, run_cell: RunCell = made_up, **report: Any) -> Pat
         "report": report,
     }
     (folder / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
-    run_study(load_study(folder / "study.yml"), Here(run_cell), progress=False)
+    run_cells(load_study(folder / "study.yml"), Here(run_cell), progress=False)
     return folder / "study"
 
 
@@ -347,7 +347,7 @@ def test_multi_task_runs_show_the_difference_to_the_task_trained_alone(tmp_path:
         "report": {"compare": "method", "reference": "single"},
     }
     (tmp_path / "study.yml").write_text(yaml.safe_dump(study, sort_keys=False))
-    run_study(load_study(tmp_path / "study.yml"), Here(one_or_both_tasks), progress=False)
+    run_cells(load_study(tmp_path / "study.yml"), Here(one_or_both_tasks), progress=False)
     text = write_report(tmp_path / "study")[0].read_text(encoding="utf-8")
     assert "| stage | cell | task | split | metric | value | minus alone |" in text
     assert "| multi_task | seed 1 | nli | dev | accuracy | 80.0 | +9.0 (2) |" in text  # 80 minus the mean of 70 and 72
@@ -380,7 +380,7 @@ def test_the_report_of_a_first_stage_alone_tells_what_there_is(
         return one_or_both_tasks(cell)
 
     grid = load_study(tmp_path / "study.yml")
-    run_study(grid, Here(first_finishes), cells=chosen_cells(grid, "base"), progress=False)
+    run_cells(grid, Here(first_finishes), cells=chosen_cells(grid, ["base"]), progress=False)
     text = write_report(tmp_path / "study")[0].read_text(encoding="utf-8")
     assert "2 of 6 cells finished" in text
     assert "No run that `method` is compared over has a result yet." in text

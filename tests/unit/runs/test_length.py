@@ -13,7 +13,7 @@ from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.errors import ConfigError
 from mtdnn.runs.length import run_length, training_rows
-from mtdnn.runs.row_check import check_tasks
+from mtdnn.runs.row_check import check
 from mtdnn.runs.setup import Setup
 from mtdnn.study.size import run_size
 from tests.conftest import Demo
@@ -46,7 +46,7 @@ def test_check_dry_run_and_training_agree(demo: Demo, tmp_path: Path, values: di
     setup = Setup.of(config)
     trained = {name: setup.tasks[name] for name in PAIR}
     size = run_size(config, trained)
-    report = check_tasks(demo.tasks, data=demo.data, encoder=str(demo.encoder), run=run, num_workers=1)
+    report = check(demo.tasks, data=demo.data, encoder=str(demo.encoder), run=run, num_workers=1)
     assert size.rows == {name: len(store) for name, store in setup.train_stores.items()}
     assert size.steps == report.steps == setup.plan.total_steps
     assert report.batches == setup.sampler.batches_per_task(0)

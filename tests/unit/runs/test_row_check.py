@@ -7,7 +7,7 @@ import pytest
 from mtdnn.cli.main import main
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.errors import ConfigError
-from mtdnn.runs.row_check import check_tasks
+from mtdnn.runs.row_check import check
 
 
 def table(report, title):
@@ -16,7 +16,7 @@ def table(report, title):
 
 
 def checked(project, **settings):
-    return check_tasks(project.definitions, data=project.data, num_workers=1, **settings)
+    return check(project.definitions, data=project.data, num_workers=1, **settings)
 
 
 def test_sound_tasks_have_no_fault_and_their_numbers_are_told(project):
@@ -111,16 +111,16 @@ def test_max_length_faults_and_unknown_tasks_of_a_run_are_told(project, encoder,
 
 
 def test_without_data_only_the_definitions_are_checked(project):
-    report = check_tasks(project.definitions)
+    report = check(project.definitions)
     assert (report.faults, str(report)) == ([], "no fault found")
     with pytest.raises(ConfigError, match="cannot be read"):
-        check_tasks(project.data / "none.yml")
+        check(project.data / "none.yml")
 
 
 def test_a_run_s_tasks_are_known_without_their_rows(project, tmp_path):
     run = tmp_path / "run.yml"
     run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: ''\ntrain: [nli]\n")
-    assert check_tasks(project.definitions, run=run).faults == []
+    assert check(project.definitions, run=run).faults == []
 
 
 def test_faults_are_given_to_editors_and_to_workflows_as_records(project, capsys):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from torch import Tensor
 
-from mtdnn.cli.study_commands import plan_of, study, train_cell
+from mtdnn.cli.study_commands import plan_of, study
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, load_task_defs
@@ -25,7 +25,8 @@ from mtdnn.study.checks import require_prepared, require_runnable, stored_rows
 from mtdnn.study.grid import Cell, write_study_files
 from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
-from mtdnn.study.scheduler import run_study
+from mtdnn.study.run import train_cell
+from mtdnn.study.scheduler import run_cells
 from mtdnn.study.size import cell_size, row_costs, run_size
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.conftest import Demo
@@ -192,7 +193,7 @@ def test_a_misspelt_option_of_one_cell_is_told_before_any_runs(demo: Demo, tmp_p
 def test_a_fault_of_a_finished_cell_stops_nothing(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_small_study(demo, tmp_path)
     path.write_text(path.read_text().replace("max_steps: 1", "max_steps: 1\n      regularizer: smart"))
-    run_study(load_study(path), Here(made_up_score), progress=False)
+    run_cells(load_study(path), Here(made_up_score), progress=False)
     monkeypatch.setattr(Regularizer, "faults", classmethod(lambda cls, *place: ["refused by a later version"]))
     assert "2 of 2 cells finished" in study(str(path))
 
@@ -209,7 +210,7 @@ def test_finished_cells_whose_rows_have_changed_are_named_and_not_run_again(
         return {**made_up_score(cell), **rows}
 
     cells = load_study(path, variables={"data": data}).cells
-    run_study(load_study(path, variables={"data": data}), Here(as_train_cell_tells), progress=False)
+    run_cells(load_study(path, variables={"data": data}), Here(as_train_cell_tells), progress=False)
     study(str(path), data=data)
     assert not caplog.messages
     manifest = tmp_path / "prepared" / "demo_nli" / "train" / "manifest.json"
@@ -237,7 +238,7 @@ def test_a_call_none_of_whose_cells_can_run_writes_nothing(
     demo: Demo, tmp_path: Path, given: dict[str, Any], told: str
 ) -> None:
     path = write_small_study(demo, tmp_path)
-    run_study(load_study(path), Here(made_up_score), progress=False)
+    run_cells(load_study(path), Here(made_up_score), progress=False)
     before = files_of(tmp_path / "study")
     with pytest.raises(MtdnnError, match=told):
         study(str(path), **given)

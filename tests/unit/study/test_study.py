@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdnn.cli.study_commands import chosen_cells
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import ConfigError
 from mtdnn.study.cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once, writing_results
 from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.launchers import Here, Processes, Ray, threads_each
 from mtdnn.study.load import load_study
-from mtdnn.study.scheduler import Summary, run_study, write_results
+from mtdnn.study.run import chosen_cells
+from mtdnn.study.scheduler import Summary, run_cells, write_results
 from mtdnn.study.statistics import best_of
 from mtdnn.study.table import read_csv
 
@@ -185,7 +185,7 @@ def test_a_changed_first_stage_renames_only_what_starts_from_it(tmp_path: Path) 
 def test_a_task_option_can_be_an_axis_and_the_cell_gets_its_own_task_file(tmp_path: Path) -> None:
     stages = {"only": {"axes": {"tasks.rte.dropout": [0.0, 0.3], "train": [["rte"]]}}}
     grid = grid_of(tmp_path, stages=stages)
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     dropouts = [yaml.safe_load(Path(cell.config.tasks).read_text())["rte"]["dropout"] for cell in grid.cells]
     assert dropouts == [0.0, 0.3]
     assert "dropout" not in yaml.safe_load((tmp_path / "tasks.yml").read_text())["rte"]
@@ -282,7 +282,7 @@ def test_a_stage_that_keeps_no_weights_cannot_be_started_from(tmp_path: Path) ->
 
 def test_results_have_one_line_per_cell_task_split_and_metric(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    summary = run_study(grid, Here(score_of_seed), progress=False)
+    summary = run_cells(grid, Here(score_of_seed), progress=False)
     assert (summary.finished, summary.before, summary.broken) == (9, 0, {})
     lines = read_csv(grid.folder / "results.csv")
     assert len(lines) == (2 + 8) * 2
@@ -292,7 +292,7 @@ def test_results_have_one_line_per_cell_task_split_and_metric(tmp_path: Path) ->
 
 def test_the_dev_split_comes_first_and_is_tuned_on_whatever_its_name(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, stages={"only": {"axes": {"train": [["rte"]], "optimizer.lr": [1e-4, 1e-5]}}})
-    run_study(grid, Here(dev_and_test_scores), progress=False)
+    run_cells(grid, Here(dev_and_test_scores), progress=False)
     lines = read_csv(grid.folder / "results.csv")
     assert [line.split for line in lines] == ["validation", "validation", "test", "test"] * 2
     kept = best_of(lines, compare="train", across=None, best_over=["optimizer.lr"])
@@ -301,27 +301,27 @@ def test_the_dev_split_comes_first_and_is_tuned_on_whatever_its_name(tmp_path: P
 
 def test_a_finished_study_runs_nothing_and_writes_the_same_bytes(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     before = (grid.folder / "results.csv").read_bytes()
-    summary = run_study(grid_of(tmp_path), Here(dies_for_seed_2_of_mrpc), progress=False)
+    summary = run_cells(grid_of(tmp_path), Here(dies_for_seed_2_of_mrpc), progress=False)
     assert (summary.before, (grid.folder / "results.csv").read_bytes()) == (9, before)
     assert all(attempts(cell) == ["start", "finished"] for cell in grid.cells)
 
 
 def test_a_call_for_some_stages_leaves_what_the_others_found(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     results, plan = ((grid.folder / name).read_bytes() for name in ("results.csv", "study.json"))
     (grid.cells[0].folder / "outcome.json").unlink()
-    first = chosen_cells(grid, "multi_task")
-    summary = run_study(grid, Here(score_of_seed), cells=first, progress=False)
+    first = chosen_cells(grid, ["multi_task"])
+    summary = run_cells(grid, Here(score_of_seed), cells=first, progress=False)
     assert (summary.cells, summary.finished, summary.before) == (1, 1, 0)
     assert [(grid.folder / name).read_bytes() for name in ("results.csv", "study.json")] == [results, plan]
 
 
 def test_a_call_for_some_stages_runs_no_others(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "multi_task"), progress=False)
+    summary = run_cells(grid, Here(score_of_seed), cells=chosen_cells(grid, ["multi_task"]), progress=False)
     assert summary.cells == 1
     assert [bool(attempts(cell)) for cell in grid.cells] == [True] + [False] * 8
     assert len(json.loads((grid.folder / "study.json").read_text())["cells"]) == 9
@@ -332,16 +332,16 @@ def test_a_stage_runs_alone_once_what_it_starts_from_is_finished(tmp_path: Path)
     with pytest.raises(
         ConfigError, match="'multi_task' is left out, and others start from runs of it that are not fin"
     ):
-        chosen_cells(grid, "fine_tune")
-    run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "multi_task"), progress=False)
-    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "fine_tune"), progress=False)
+        chosen_cells(grid, ["fine_tune"])
+    run_cells(grid, Here(score_of_seed), cells=chosen_cells(grid, ["multi_task"]), progress=False)
+    summary = run_cells(grid, Here(score_of_seed), cells=chosen_cells(grid, ["fine_tune"]), progress=False)
     assert (summary.cells, summary.finished, summary.before, summary.blocked) == (8, 8, 0, {})
 
 
 def test_a_stage_that_runs_alone_is_blocked_by_a_diverged_run_of_another(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    run_study(grid, Here(diverges_in_the_first_stage), cells=chosen_cells(grid, "multi_task"), progress=False)
-    summary = run_study(grid, Here(score_of_seed), cells=chosen_cells(grid, "fine_tune"), progress=False)
+    run_cells(grid, Here(diverges_in_the_first_stage), cells=chosen_cells(grid, ["multi_task"]), progress=False)
+    summary = run_cells(grid, Here(score_of_seed), cells=chosen_cells(grid, ["fine_tune"]), progress=False)
     assert (summary.cells, summary.finished, len(summary.blocked)) == (8, 4, 4)
 
 
@@ -375,34 +375,34 @@ def test_results_are_looked_up_only_once_those_before_are_written(tmp_path: Path
 
 def test_a_broken_cell_says_why_the_others_go_on_and_it_is_tried_again_next_time(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    summary = run_study(grid, Here(breaks_for_seed_2_of_mrpc), progress=False)
+    summary = run_cells(grid, Here(breaks_for_seed_2_of_mrpc), progress=False)
     assert (summary.finished, len(summary.broken)) == (7, 2)
     broken = cell_of(grid, init="encoder", data_set="mrpc", seed="2")
     assert read_error(broken) == "data/mrpc/train: is not prepared. Run mtdnn prepro."
     assert attempts(broken) == ["start", "broken"]
-    summary = run_study(grid, Here(score_of_seed), progress=False)
+    summary = run_cells(grid, Here(score_of_seed), progress=False)
     assert (summary.finished, summary.broken, read_error(broken)) == (9, {}, None)
 
 
 def test_cells_that_start_from_a_broken_one_are_blocked_not_broken(tmp_path: Path) -> None:
-    summary = run_study(grid_of(tmp_path), Here(breaks_in_the_first_stage), progress=False)
+    summary = run_cells(grid_of(tmp_path), Here(breaks_in_the_first_stage), progress=False)
     assert (summary.finished, len(summary.broken), len(summary.blocked)) == (4, 1, 4)
     assert set(summary.blocked.values()) == set(summary.broken)
 
 
 def test_cells_that_would_start_from_a_diverged_run_are_blocked(tmp_path: Path) -> None:
     for _ in range(2):  # found out while running, and from the disk
-        summary = run_study(grid_of(tmp_path), Here(diverges_in_the_first_stage), progress=False)
+        summary = run_cells(grid_of(tmp_path), Here(diverges_in_the_first_stage), progress=False)
         assert (summary.finished, len(summary.diverged), len(summary.blocked), summary.broken) == (5, 1, 4, {})
 
 
 def test_a_diverged_run_is_an_outcome_and_is_not_tried_again(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    summary = run_study(grid, Here(diverges_for_seed_2), progress=False)
+    summary = run_cells(grid, Here(diverges_for_seed_2), progress=False)
     assert (summary.finished, len(summary.diverged)) == (9, 4)
     diverged = [line for line in read_csv(grid.folder / "results.csv") if line.outcome == "diverged"]
     assert [(line.task, line.value) for line in diverged] == [("rte", None), ("mrpc", None)] * 2
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     assert attempts(cell_of(grid, init="encoder", data_set="rte", seed="2")) == ["start", "diverged"]
 
 
@@ -410,7 +410,7 @@ def test_a_diverged_run_counts_for_every_task_it_would_have_measured(tmp_path: P
     grid = grid_of(tmp_path, stages={"only": {"axes": {"seed": [2], "method": {"a": None}}}})
     tasks = {**TASKS, "hans": {**TASKS["rte"], "splits": {"dev": "dev"}, "head_of": "rte"}}
     (tmp_path / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
-    run_study(grid, Here(diverges_for_seed_2), progress=False)
+    run_cells(grid, Here(diverges_for_seed_2), progress=False)
     assert [line.task for line in read_csv(grid.folder / "results.csv")] == ["rte", "mrpc", "hans"]
 
 
@@ -441,7 +441,7 @@ def test_checkpoints_of_a_stage_that_keeps_results_only_are_removed(tmp_path: Pa
     run = grid.cells[0].run_folder
     for name in ("best", "last", "checkpoints/step-3", "predictions"):
         (run / name).mkdir(parents=True)
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     assert [path.name for path in run.iterdir()] == ["predictions"]
 
 
@@ -450,10 +450,10 @@ def test_checkpoints_of_a_stage_that_keeps_results_only_are_removed(tmp_path: Pa
 
 def test_a_process_that_dies_takes_only_its_own_cell_with_it(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
-    summary = run_study(grid, Processes(dies_for_seed_2_of_mrpc, jobs=2), progress=False)
+    summary = run_cells(grid, Processes(dies_for_seed_2_of_mrpc, jobs=2), progress=False)
     assert (summary.finished, len(summary.broken)) == (7, 2)
     assert set(summary.broken.values()) == {"its process was ended by signal 9 (out of memory?)"}
-    assert run_study(grid, Processes(score_of_seed, jobs=2), progress=False).finished == 9
+    assert run_cells(grid, Processes(score_of_seed, jobs=2), progress=False).finished == 9
 
 
 @pytest.mark.parametrize(("jobs", "expected"), [(1, None), (2, 2), (3, 1), (9, 1)])
@@ -467,7 +467,7 @@ def test_the_cores_this_process_may_use_are_divided_among_the_jobs(
 
 
 def study_in_a_process(path: Path, queue: "multiprocessing.Queue[Summary]") -> None:
-    queue.put(run_study(load_study(path), Here(slow_score), progress=False))
+    queue.put(run_cells(load_study(path), Here(slow_score), progress=False))
 
 
 def test_two_studies_on_one_folder_share_the_cells_and_run_none_twice(tmp_path: Path) -> None:
@@ -490,14 +490,14 @@ def test_two_studies_on_one_folder_share_the_cells_and_run_none_twice(tmp_path: 
 def test_ray_runs_the_same_cells_to_the_same_results(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
     grid = grid_of(tmp_path)
-    run_study(grid, Here(score_of_seed), progress=False)
+    run_cells(grid, Here(score_of_seed), progress=False)
     other = grid_of(tmp_path, output=str(tmp_path / "other"))
     workers_find_this_file = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=workers_find_this_file)
     try:
-        summary = run_study(other, Ray(breaks_for_seed_2_of_mrpc, jobs=2), progress=False)
+        summary = run_cells(other, Ray(breaks_for_seed_2_of_mrpc, jobs=2), progress=False)
         assert (summary.finished, len(summary.broken)) == (7, 2)
-        summary = run_study(other, Ray(score_of_seed, jobs=2), progress=False)
+        summary = run_cells(other, Ray(score_of_seed, jobs=2), progress=False)
     finally:
         ray.shutdown()
     assert (summary.finished, summary.before) == (9, 7)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mtdnn.training.evaluation import main_score, measured, selection_score
+from mtdnn.metrics.base import measured
+from mtdnn.training.evaluation import main_score, selection_score
 
 RECORDS = [
     {"id": "1", "prediction": "yes", "label": "yes", "scores": {"yes": 0.9, "no": 0.1}},

@@ -1,0 +1,62 @@
+"""What a call of `train` is given: a run, its file or keywords, and task definitions that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config.run import RunConfig, run_config_of, run_source
+from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.errors import ConfigError, Fault
+from mtdnn.runs.folder import RunFolder
+
+CALL = "train()"
+
+
+@dataclass(frozen=True)
+class GivenRun:
+    """A run as it was given.
+
+    Attributes:
+        config: names files for all that it needs; those of what is in memory are in its own folder.
+        tasks: the definitions that are in memory; None where `config.tasks` names their file.
+    """
+
+    config: RunConfig
+    tasks: dict[str, TaskDef] | None = None
+
+
+def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> GivenRun:
+    """The run that a call describes.
+
+    Args:
+        run: a configuration, its YAML file, or nothing.
+        options: fields of RunConfig laid over it, dots for keys within them; `tasks` may be a mapping as for
+            `load_task_defs`.
+    Raises:
+        ConfigError: every fault of the configuration, or of definitions in memory.
+    """
+    in_memory = options.get("tasks") if isinstance(options.get("tasks"), Mapping) else None
+    words = dict(options) if in_memory is None else {**options, "tasks": ""}
+    config = _config(run, words)
+    if in_memory is None:
+        return GivenRun(config)
+    config = config.model_copy(update={"tasks": str(RunFolder(config.output).tasks_file)})
+    return GivenRun(config, load_task_defs(in_memory))
+
+
+def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> RunConfig:
+    if isinstance(run, RunConfig) and not options:
+        return run
+    path, base = (None, run.model_dump(by_alias=True)) if isinstance(run, RunConfig) else (run, {})
+    try:
+        return run_config_of(run_source(path, {**base, **options}, given_by=CALL))
+    except ConfigError as error:
+        raise ConfigError([_of_call(each) for each in error.faults]) from error
+
+
+def _of_call(found: Fault) -> Fault:
+    """A fault of an option, which a command would give as a flag, at the call."""
+    return found.within(CALL) if found.place.flags and not found.place.name else found

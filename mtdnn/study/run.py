@@ -1,0 +1,164 @@
+"""A study, by its file or as a grid → its finished cells and results.csv: what `mtdnn study` does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
+from mtdnn.study.cells import Diverged, Outcome, outcomes
+from mtdnn.study.checks import (
+    of_other_rows,
+    require_known_splits,
+    require_prepared,
+    require_runnable,
+    require_valid_objectives,
+    require_valid_subsets,
+    stored_rows,
+)
+from mtdnn.study.grid import Cell, Grid
+from mtdnn.study.load import load_study
+from mtdnn.study.scheduler import Launcher, Summary, run_cells
+from mtdnn.study.size import cell_size
+
+logger = logging.getLogger(__name__)
+
+LAUNCHERS = ("here", "local", "ray")
+
+
+@keywords_checked()
+def run_study(
+    study: str | Path | Grid,
+    *,
+    output: str | Path | None = None,
+    variables: Mapping[str, Any] | None = None,
+    stages: Sequence[str] | None = None,
+    jobs: int = 1,
+    launcher: Literal["here", "local", "ray"] = "local",
+    gpus: float = 0.0,
+    progress: bool = True,
+) -> Summary:
+    """Run every cell of a study that is not finished; the same call after a kill continues where it was.
+
+    Args:
+        study: a study's YAML, or the grid that `load_study` made of one.
+        output: folder of the study, in place of the file's; not with a grid.
+        variables: values of the file's variables by name, as in `${data}`; not with a grid.
+        stages: names of the stages whose cells are run; None runs all.
+        jobs: cells at a time, of local and ray.
+        launcher: here = one after another in this process, as in a notebook; local = processes on this machine; ray =
+            a Ray cluster, or a local Ray.
+        gpus: GPUs of each cell, for ray.
+        progress: show a bar on standard error.
+    Returns:
+        How many cells are finished, and which diverged or broke; `results.csv` is in the study's folder.
+    Raises:
+        ConfigError: every fault of the file, or of what its cells name.
+        DataError: no cell could be run, as rows are not prepared or there is no such encoder.
+
+    Example:
+        >>> import mtdnn
+        >>> summary = mtdnn.run_study("study.yml", launcher="here", progress=False)
+        >>> (summary.finished, summary.cells, summary.broken)
+        (2, 2, {})
+    """
+    if isinstance(study, Grid):
+        given = [name for name, value in (("output", output), ("variables", variables)) if value is not None]
+        if given:
+            raise ConfigError(
+                [fault("run_study()", name, "is part of the grid", "Give load_study it.") for name in given]
+            )
+        grid = study
+    else:
+        grid = load_study(study, output=output, variables=variables)
+    cells = checked_cells(grid, stages)
+    require_runnable(cells)
+    return run_cells(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells, progress=progress)
+
+
+def checked_cells(grid: Grid, stages: Sequence[str] | None = None) -> list[Cell]:
+    """The cells of the named stages, or all, after a look at what they name; finished ones of other rows are logged.
+
+    Raises:
+        ConfigError: see `chosen_cells`; or a split, regularizer or proximal term that no run can have.
+    """
+    require_known_splits(grid)
+    cells = chosen_cells(grid, stages)
+    require_valid_objectives(grid, cells)
+    require_valid_subsets(grid, cells)
+    for line in changed_rows_lines(cells):
+        logger.warning("%s", line)
+    return cells
+
+
+def chosen_cells(grid: Grid, stages: Sequence[str] | None) -> list[Cell]:
+    """The cells of the named stages, or all.
+
+    Raises:
+        ConfigError: a name is not among them, or a stage needs one that is left out and not finished.
+    """
+    if stages is None:
+        return grid.cells
+    known = grid.study.stages
+    faults = [fault("", "stages", unknown("stage", name, known)) for name in stages if name not in known]
+    cells = [cell for cell in grid.cells if cell.stage in stages]
+    needs = {need for cell in cells for need in cell.needs}
+    needed = [cell for cell in grid.cells if cell.name in needs and cell.stage not in stages]
+    found = outcomes(needed)
+    for name in dict.fromkeys(cell.stage for cell in needed if cell.name not in found):
+        told = f"'{name}' is left out, and others start from runs of it that are not finished"
+        faults.append(fault("", "stages", told, "Add it."))
+    if faults:
+        raise ConfigError(faults)
+    return cells
+
+
+def train_cell(cell: Cell) -> Outcome:
+    """Carry out the run of a cell, from its newest checkpoint if it was begun before, and measure it."""
+    from mtdnn.runs.folder import RunFolder
+    from mtdnn.runs.opened import open_run
+    from mtdnn.runs.train import train
+    from mtdnn.training.meter import NonFiniteLoss
+    from mtdnn.training.signals import Interrupted
+
+    size, rows = cell_size(cell), stored_rows(cell)
+    require_prepared(cell)
+    try:
+        train(cell.config, resume=True, progress=False)
+    except NonFiniteLoss as error:
+        raise Diverged(str(error)) from error
+    except Interrupted as error:  # not an Exception: the cell is neither finished nor broken
+        raise SystemExit(128 + error.signal_number) from error
+    for split in cell.evaluate:
+        open_run(cell.run_folder).evaluate(None, split=split)
+    results = RunFolder(cell.run_folder).read_results()
+    told = {"rows": dict(size.rows), "stored_rows": rows, "steps": size.steps, "examples": size.examples}
+    return {"results": results, **told}
+
+
+def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
+    from mtdnn.study.launchers import Here, Processes, Ray
+
+    if name not in LAUNCHERS:
+        raise ConfigError(fault("", "launcher", unknown("launcher", name, LAUNCHERS)))
+    if name == "ray":
+        return Ray(train_cell, jobs=jobs if jobs > 1 else None, gpus=gpus)
+    if gpus:
+        raise ConfigError(fault("", "gpus", "is for the launcher ray", "A local study uses the GPUs it sees."))
+    return Here(train_cell) if name == "here" else Processes(train_cell, jobs=jobs)
+
+
+def changed_rows_lines(cells: Sequence[Cell]) -> list[Fault]:
+    """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    by_name = {cell.name: cell for cell in cells}
+    for name, changed in of_other_rows(cells).items():
+        groups.setdefault(tuple(changed), []).append(by_name[name])
+    fix = "They are not run again: remove the folders of these cells for that, or put the rows under another path."
+    lines = []
+    for places, group in groups.items():
+        found = f"the rows have changed since these cells were finished: {', '.join(cell.name for cell in group)}"
+        lines.append(fault(group[0].config.data, ", ".join(places), found, fix))
+    return lines

@@ -1,0 +1,199 @@
+"""`import mtdnn`: the names it offers, what it loads, the examples in its docstrings, what a wrong keyword says."""
+
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mtdnn
+from tests.reference.stranger import write_data, write_encoder
+
+NAMES = [name for name in mtdnn.__all__ if name != "__version__"]
+FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(mtdnn, name))]
+
+TASKS = """\
+rte: {task_type: classification, inputs: [premise, hypothesis], labels: [entailment, not_entailment]}
+mrpc: {task_type: classification, inputs: [first, second], labels: ["0", "1"], metrics: [accuracy, f1]}
+"""
+RUN = "{tasks: tasks.yml, data: prepared, encoder: encoder, output: runs/first, max_steps: 2}"
+STUDY = """\
+output: study
+variables: {steps: 1}
+run: {tasks: tasks.yml, data: prepared, encoder: encoder, train: rte, max_steps: "${steps}"}
+stages: {only: {axes: {seed: [1, 2]}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the examples refer to: definitions, rows, an encoder, prepared rows, a trained run, a study."""
+    root = tmp_path_factory.mktemp("stranger")
+    write_data(root / "data")
+    write_encoder(root / "encoder")
+    for name, text in (("tasks.yml", TASKS), ("run.yml", RUN), ("study.yml", STUDY)):
+        (root / name).write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        mtdnn.prepare("tasks.yml", data="data", encoder="encoder", out="prepared", num_workers=1)
+        mtdnn.train("run.yml", progress=False)
+    return root
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def loaded_by(code):
+    """The modules that a program loads, by Python's own account."""
+    command = [sys.executable, "-X", "importtime", "-c", code]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines if line.startswith("import time:")}
+
+
+HEAVY = {"torch", "pydantic", "transformers", "numpy", "datasets", "yaml"}
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    assert loaded_by("import mtdnn; dir(mtdnn); mtdnn.ConfigError; mtdnn.__version__") & HEAVY == set()
+
+
+def test_what_needs_no_model_loads_no_torch():
+    names = ("load_task_defs", "load_run_config", "score", "load_study", "run_study", "write_report")
+    assert (
+        loaded_by(f"import mtdnn; {'; '.join(f'mtdnn.{name}' for name in names)}") & {"torch", "transformers"} == set()
+    )
+
+
+def test_the_door_offers_what_the_package_promises():
+    assert set(mtdnn.__all__) == {
+        "TaskDef", "load_task_defs", "RunConfig", "load_run_config", "check", "prepare", "train", "open_run", "score",
+        "load_study", "run_study", "write_report", "ConfigError", "DataError", "__version__",
+    }  # fmt: skip
+    assert set(mtdnn.__all__) <= set(dir(mtdnn))
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*|unknown", mtdnn.__version__)
+    with pytest.raises(AttributeError, match="module 'mtdnn' has no attribute 'trian'"):
+        mtdnn.trian  # noqa: B018
+
+
+def test_editors_and_mypy_see_every_name():
+    """The imports for type checkers name what is loaded when a name is used."""
+    text = Path(mtdnn.__file__).read_text(encoding="utf-8")
+    imports = re.findall(r"^    from mtdnn\.([\w.]+) import (.+)$", text, re.MULTILINE)
+    homes = {name: module for module, names in imports for name in names.split(", ")}
+    assert homes == mtdnn._MODULES
+    assert {*homes, "__version__"} == set(mtdnn.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_in_its_docstring_runs(name, inside):
+    docstring = inspect.getdoc(getattr(mtdnn, name))
+    assert docstring.count("Example:") == 1
+    example = doctest.DocTestParser().get_doctest(docstring.split("Example:")[1], {}, name, None, None)
+    assert example.examples
+    runner = doctest.DocTestRunner(verbose=False)
+    said = []
+    assert runner.run(example, out=said.append).failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_docstring_names_every_parameter(name):
+    item = getattr(mtdnn, name)
+    args = re.split(r"^\S", inspect.getdoc(item).split("\nArgs:\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    parameters = inspect.signature(item).parameters
+    named = re.findall(r"^    (\w+): \S", args, re.MULTILINE)
+    assert named == list(parameters)
+    if name in FUNCTIONS:
+        assert "\nReturns:\n" in inspect.getdoc(item) and "\nRaises:\n" in inspect.getdoc(item)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "TaskDef", "RunConfig"])
+def test_a_wrong_keyword_raises_our_error_with_the_nearest_name(name):
+    item = getattr(mtdnn, name)
+    known = list(inspect.signature(item).parameters)
+    wrong = {"train": "epoch"}.get(name, f"{known[-1]}x")
+    right = {"train": "epochs"}.get(name, known[-1])
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        item(**{wrong: 1})
+    (line,) = [line for line in caught.value.lines if "unknown keyword" in line]
+    place = f"{name}(): {wrong}: " if name in ("TaskDef", "RunConfig") else f"{name}(): "
+    assert line.startswith(f"{place}unknown keyword '{wrong}'; known: {known[0]}")
+    assert line.endswith(f"Did you mean '{right}'?")
+
+
+def test_a_keyword_that_is_missing_is_reported_with_the_others():
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        mtdnn.prepare(encodr="bert")
+    assert caught.value.lines == (
+        "prepare(): unknown keyword 'encodr'; known: tasks, data, encoder, out, only, num_workers, progress. "
+        "Did you mean 'encoder'?",
+        "prepare(): tasks: is missing. Give it.",
+        "prepare(): encoder: is missing. Give it.",
+        "prepare(): out: is missing. Give it.",
+    )
+
+
+def test_methods_of_an_opened_run_check_their_keywords_too(inside):
+    run = mtdnn.open_run("runs/first")
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        run.evaluate(splt="dev")
+    assert str(caught.value) == (
+        "Run.evaluate(): unknown keyword 'splt'; known: tasks, split, data. Did you mean 'split'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "line"),
+    [
+        ({"optimizer": {"l": 1}}, "train(): optimizer.l: unknown key 'l'; known: name, lr, "),
+        ({"optimizer.lr": -1}, "train(): optimizer.lr: -1: input should be greater than 0"),
+        ({"epochs": "many"}, "train(): epochs: 'many': input should be a valid number"),
+        ({"output": None}, "train(): output: None: input should be a valid string"),
+    ],
+)
+def test_a_wrong_value_of_a_run_is_named_by_its_keyword(keywords, line):
+    given = {"tasks": "tasks.yml", "data": "prepared", "encoder": "encoder", "output": "runs/none"}
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        mtdnn.train(**{**given, **keywords})
+    assert str(caught.value).startswith(line)
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        mtdnn.train(mtdnn.RunConfig(**given), **keywords)
+    assert str(caught.value).startswith(line)
+
+
+def test_train_takes_a_run_its_file_or_keywords(inside):
+    config = mtdnn.load_run_config("run.yml", {"output": "runs/of_config"})
+    same = [
+        mtdnn.train(config, progress=False),
+        mtdnn.train("run.yml", output=Path("runs/of_file"), progress=False),
+        mtdnn.train(**{**config.model_dump(), "output": "runs/of_keywords"}, progress=False),
+    ]
+    first, *others = ({task: each[task] for task in ("rte", "mrpc")} for each in same)
+    assert all(each == first for each in others)
+    losses = [Path(f"runs/{name}/log.jsonl").read_text() for name in ("of_config", "of_file", "of_keywords")]
+    assert losses[0] == losses[1] == losses[2] != ""
+
+
+def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
+    pair = {"task_type": "classification", "inputs": ["premise", "hypothesis"]}
+    rte = mtdnn.TaskDef(name="rte", labels=["entailment", "not_entailment"], **pair)
+    tasks = {"rte": rte, "mrpc": {"task_type": "classification", "inputs": ["first", "second"], "labels": [0, 1]}}
+    given = {"data": "prepared", "encoder": "encoder", "max_steps": 2, "progress": False}
+    results = mtdnn.train(tasks=tasks, output="runs/of_memory", **given)
+    of_file = mtdnn.train(tasks="tasks.yml", output="runs/of_their_file", **given)
+    assert results["rte"] == of_file["rte"]
+    run = mtdnn.open_run("runs/of_memory")
+    (of_run, given_ones) = (
+        {name: task.model_dump() for name, task in each.items()} for each in (run.tasks, mtdnn.load_task_defs(tasks))
+    )
+    assert of_run == given_ones
+    assert run.config.tasks == "runs/of_memory/tasks.yml"
+    assert mtdnn.train(tasks=tasks, output="runs/of_memory", resume=True, **given)["rte"] == results["rte"]
+    with pytest.raises(mtdnn.ConfigError, match="the run began with another definition of this task"):
+        changed = {**tasks, "rte": rte.model_copy(update={"dropout": 0.3})}
+        mtdnn.train(tasks=changed, output="runs/of_memory", resume=True, **given)
