@@ -207,8 +207,20 @@ def read_task_defs(definitions: Definitions) -> tuple[dict[str, TaskDef], list[F
     Raises:
         ConfigError: the file as a whole cannot be read.
     """
-    in_memory = isinstance(definitions, Mapping)
-    source = YamlSource("tasks", dict(definitions)) if isinstance(definitions, Mapping) else read_yaml(definitions)
+    if isinstance(definitions, Mapping):
+        return task_defs_in(YamlSource("tasks", dict(definitions)), in_memory=True)
+    return task_defs_in(read_yaml(definitions))
+
+
+def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> tuple[dict[str, TaskDef], list[Fault]]:
+    """The blocks of a document that are well formed, and every fault of the others.
+
+    Args:
+        source: the document.
+        in_memory: it is no file, so that a block's place is its name.
+    Raises:
+        ConfigError: it is of the original toolkit's schema, and cannot be translated.
+    """
     value = source.value
     if legacy.is_legacy(value):
         try:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,20 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         DataError: there is one that cannot be read.
     """
-    path, fix = folder / "manifest.json", f"Remove {folder} and run mtdnn prepro again."
+    path = folder / "manifest.json"
     try:
-        values = read_json(path, dict[str, Any], fix=fix)
-    except FileNotFoundError:
+        stamp = path.stat()
+    except OSError:  # there is none, or the folder above is a file
         return None
+    return _read_once(folder, stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read_once(folder: Path, *stamp: int) -> Manifest:
+    """The manifest in a folder; a study asks for those of its cells many times. Stores are renamed into place whole, so
+    that another one has another number of its file."""
+    path, fix = folder / "manifest.json", f"Remove {folder} and run mtdnn prepro again."
+    values = read_json(path, dict[str, Any], fix=fix)
     known = {each.name for each in fields(Manifest)}
     manifest = checked({key: value for key, value in values.items() if key in known}, Manifest, Place(str(path)), fix)
     lacking = [key for key in STORED_KEYS if key not in manifest.block]

@@ -346,16 +346,14 @@ def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report)
     }
     available = {name: sum(facts.rows for facts in splits[name]) for name in names}
     taught = {name: tasks[name] for name in names if available[name]}
-    report.faults += subset_faults(run, taught, available)
-    if (
-        not taught
-        or report.faults
-        or not (run.max_tokens is None or _lengths_are_known(taught, available, run, report))
-    ):
+    found = subset_faults(run, taught, available)
+    report.faults += found
+    by_tokens = run.max_tokens is not None
+    if not taught or found or (by_tokens and not _lengths_are_known(taught, available, run, report)):
         return
     lengths = {name: np.concatenate([each.lengths for each in splits[name]]) for name in taught}
     try:
-        length = run_length(run, taught, available, lengths if run.max_tokens is not None else None)
+        length = run_length(run, taught, available, lengths if by_tokens else None)
     except ConfigError as error:
         report.faults += error.faults
         return

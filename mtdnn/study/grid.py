@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from typing_extensions import NotRequired, TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import TaskDef
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.errors import DataError, fault
 from mtdnn.files import write_text
@@ -26,6 +27,7 @@ class Cell:
         axes: axis → value name, in the order of the YAML; the stage's labels among them.
         config: the run, resolved; its output is `<folder>/run`.
         task_file: text of the task definitions, where options of a task are an axis; None uses the file as it is.
+        definitions: name → every task that the run's file of definitions holds.
         needs: names of the cells this one starts from.
         evaluate, keep: as in the stage.
     """
@@ -36,6 +38,7 @@ class Cell:
     config: RunConfig
     fingerprint: str
     folder: Path
+    definitions: Mapping[str, TaskDef] = field(default_factory=dict, repr=False, compare=False)
     task_file: str | None = None
     needs: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
-from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, read_yaml, validated
+from mtdnn.config.tasks import TaskDef, task_defs_in
+from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
@@ -112,7 +113,8 @@ class _Expansion:
     def __init__(self, study: Study, source: YamlSource, variables: Options) -> None:
         self.study, self.source, self.variables = study, source, variables
         self.faults: list[Fault] = []
-        self._tasks: dict[str, Options] = {}
+        self._sources: dict[str, YamlSource] = {}
+        self._definitions: dict[tuple[str, str | None], dict[str, TaskDef]] = {}
         self._by_stage: dict[str, list[Cell]] = {}
 
     def cells(self) -> list[Cell]:
@@ -213,7 +215,8 @@ class _Expansion:
             updates["tasks"] = str(folder / "tasks.yml")
         return Cell(
             name=name, stage=stage_name, axes={**axes, **stage.labels}, config=config.model_copy(update=updates),
-            fingerprint=fingerprint, folder=folder, task_file=task_file, needs=tuple(cell.name for cell in needs),
+            fingerprint=fingerprint, folder=folder, definitions=self._defined(config.tasks, task_file),
+            task_file=task_file, needs=tuple(cell.name for cell in needs),
             evaluate=stage.evaluate, keep=stage.keep,
         )  # fmt: skip
 
@@ -256,11 +259,19 @@ class _Expansion:
             raise ConfigError(fault("", "encoder.run", f"the weights of {found[0].name} are not kept", fix))
         return found[0]
 
+    def _defined(self, path: str, text: str | None) -> dict[str, TaskDef]:
+        """The tasks of a file of definitions, or of its text where options changed it; what is wrong is noted once."""
+        if (path, text) not in self._definitions:
+            source = self._sources[path] if text is None else parse_yaml(text, path=path)
+            self._definitions[path, text], faults = task_defs_in(source)
+            self.faults += faults
+        return self._definitions[path, text]
+
     def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
         """The task blocks that decide this run, and the text of a file that holds them where options changed one."""
-        if config.tasks not in self._tasks:
-            self._tasks[config.tasks] = read_yaml(config.tasks).value
-        blocks = dict(self._tasks[config.tasks])
+        if config.tasks not in self._sources:
+            self._sources[config.tasks] = read_yaml(config.tasks)
+        blocks = dict(self._sources[config.tasks].value)
         for key, value in overrides.items():
             task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]
             if task not in blocks:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
-from mtdnn.config.yaml_source import parse_yaml
+from mtdnn.config.tasks import TaskDef
 from mtdnn.runs.length import prepared_rows, run_length
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
@@ -49,7 +48,7 @@ def cell_size(cell: Cell) -> Size:
 
 def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell trains on."""
-    known = _known_tasks(cell)
+    known = cell.definitions
     trainable = [name for name, task in known.items() if task.trainable]
     return {name: known[name] for name in cell.config.train or trainable}
 
@@ -57,14 +56,7 @@ def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
 def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell has results of: those it trains on, and those their heads answer."""
     trained = trained_tasks(cell)
-    return trained | {name: task for name, task in _known_tasks(cell).items() if task.head_of in trained}
-
-
-def _known_tasks(cell: Cell) -> dict[str, TaskDef]:
-    if cell.task_file is None:
-        return load_task_defs(cell.config.tasks)
-    source = parse_yaml(cell.task_file, path=cell.config.tasks)
-    return {name: task_def_from(name, block, source) for name, block in source.value.items()}
+    return trained | {name: task for name, task in cell.definitions.items() if task.head_of in trained}
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:

@@ -1,10 +1,12 @@
 """What a plan says of a run is what the run does: rows, steps, examples, cost, and what it measures."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 import yaml
 from torch import Tensor
 
+from mtdnn.cli.main import main
 from mtdnn.cli.study_commands import plan_of, study
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.data import manifest
 from mtdnn.errors import ConfigError, MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
@@ -261,3 +265,24 @@ def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Pat
     code += f"print(study({str(tmp_path / 'study.yml')!r}, dry_run=True, rate=10))\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "1 to run, 480 examples; time of one process after another: about 48 s\nFalse" in done.stdout
+
+
+def test_a_dry_run_reads_each_file_once(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty cells; the file of definitions and the manifests are those of every one of them."""
+    path = tmp_path / "study.yml"
+    stages = {"fine": {"axes": {"seed": list(range(25)), "train": [["demo_nli"], ["demo_nli", "demo_target"]]}}}
+    run = {"tasks": str(demo.tasks), "data": str(demo.prepared), "encoder": str(demo.encoder)}
+    path.write_text(yaml.safe_dump({"output": str(tmp_path / "study"), "run": run, "stages": stages}))
+    read: Counter[str] = Counter()
+
+    def opened(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and not (arguments[2] & os.O_WRONLY):
+            read[arguments[0]] += 1
+
+    manifest._read_once.cache_clear()
+    listener = [opened]
+    sys.addaudithook(lambda event, arguments: listener[0](event, arguments) if listener else None)
+    assert main(["study", str(path), "--dry_run"]) == 0
+    listener.clear()
+    ours = {name: count for name, count in read.items() if name.endswith(("tasks.yml", "demo.yml", "manifest.json"))}
+    assert len(ours) == 3 and set(ours.values()) == {1}

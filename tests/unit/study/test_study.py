@@ -407,9 +407,11 @@ def test_a_diverged_run_is_an_outcome_and_is_not_tried_again(tmp_path: Path) -> 
 
 
 def test_a_diverged_run_counts_for_every_task_it_would_have_measured(tmp_path: Path) -> None:
-    grid = grid_of(tmp_path, stages={"only": {"axes": {"seed": [2], "method": {"a": None}}}})
+    stages = {"only": {"axes": {"seed": [2], "method": {"a": None}}}}
+    path = Path(grid_of(tmp_path, stages=stages).source.path)
     tasks = {**TASKS, "hans": {**TASKS["rte"], "splits": {"dev": "dev"}, "head_of": "rte"}}
     (tmp_path / "tasks.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
+    grid = load_study(path)
     run_cells(grid, Here(diverges_for_seed_2), progress=False)
     assert [line.task for line in read_csv(grid.folder / "results.csv")] == ["rte", "mrpc", "hans"]
 
