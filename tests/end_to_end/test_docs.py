@@ -28,6 +28,7 @@ import yaml
 from transformers import AutoTokenizer, BertConfig, BertModel, TrainingArguments
 
 import data_prep.demo
+import mtdnn
 from mtdnn.cli.main import COMMANDS, main
 from mtdnn.cli.options import call_arguments, run_arguments
 from mtdnn.config.tasks import load_task_defs
@@ -392,3 +393,9 @@ def test_the_readme_shows_the_commands_of_a_whole_project():
     assert set(re.findall(r"^mtdnn (\w+)", readme, re.MULTILINE)) >= {
         "check", "prepro", "train", "evaluate", "predict", "score", "embed", "export", "report",
     }  # fmt: skip
+
+
+def test_the_page_of_the_python_api_has_every_name_of_the_front_door():
+    text = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"\.\. auto\w+:: mtdnn\.(\w+)(?:\(|$)", text, re.MULTILINE))
+    assert set(mtdnn.__all__) - documented == {"__version__"}
