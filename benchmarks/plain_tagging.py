@@ -5,8 +5,9 @@ at its first sub-word, sentences cut at --max-length; the loop is that of `bench
 
     python -m benchmarks.plain_tagging --encoder FOLDER --data DIR --epochs 3 --batch-size 16 --lr 5e-5 --seed 0
 
-prints one JSON line: entity metrics of the dev split, and examples (sentences) per second and seconds of the loop
-alone: batches are padded in it, the model was loaded and all rows tokenized before, evaluation comes after.
+prints one JSON line: entity metrics of the dev split, by seqeval (of the `dev` extra), and examples (sentences) per
+second and seconds of the loop alone: batches are padded in it, the model was loaded and all rows tokenized before,
+evaluation comes after.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Metrics of records that predict something for each token of a row: tags, or hidden words.
 
 `prediction` and `label` are lists of the same length; `perplexity` reads `scores`: the summed `nll` (nats) of a row's
-hidden tokens and their `tokens` count. Entities are counted as the CoNLL-2000 script does, by seqeval, which knows the
-tags of IOB, IOBES and, told by other letters here, BILOU.
+hidden tokens and their `tokens` count. An entity is right when its kind, first and last token are.
+
+Source: Tjong Kim Sang and De Meulder 2003, arXiv cs/0306050, section 2, and its script `conlleval`. Added here: the
+prefixes of IOBES and BILOU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mtdnn.metrics.base import RATE, Demand, Record, metric
 
@@ -32,8 +35,11 @@ def _has_likelihood(record: Record, labels: Sequence[str]) -> bool:
     return isinstance(scores, Mapping) and {"nll", "tokens"} <= scores.keys()
 
 
-OTHER_LETTERS = {"L-": "E-", "U-": "S-"}
-"""BILOU's last and unit of one → IOBES' end and single, which seqeval's way of the CoNLL script knows."""
+ENTITY_ENDS = "ESLU"
+"""Prefixes after which an entity is over: end and single of IOBES, last and unit of BILOU."""
+
+ENTITY_STARTS = "BSU"
+"""Prefixes with which an entity always begins."""
 
 TOKENS = Demand("a list as label and a list as long as prediction", _has_lists)
 TAGS = Demand("a list of tags (O, B-PER, I-PER, …) as label and one as long as prediction", _has_tags)
@@ -52,34 +58,73 @@ def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
 @metric("entity_f1", TAGS, range=RATE, percent=True)
 def entity_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
     """F1 of whole entities, all kinds counted together; 0 when there are none."""
-    from seqeval.metrics import f1_score
-
-    return _of_entities(f1_score, records)
+    found = _counts(records)
+    return 2 * found.right / max(found.labelled + found.predicted, 1)
 
 
 @metric("entity_precision", TAGS, range=RATE, percent=True)
 def entity_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the predicted entities that are right in kind, first and last token; 0 when none is predicted."""
-    from seqeval.metrics import precision_score
-
-    return _of_entities(precision_score, records)
+    found = _counts(records)
+    return found.right / max(found.predicted, 1)
 
 
 @metric("entity_recall", TAGS, range=RATE, percent=True)
 def entity_recall(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the labelled entities that are predicted; 0 when none is labelled."""
-    from seqeval.metrics import recall_score
-
-    return _of_entities(recall_score, records)
-
-
-def _of_entities(function: Callable[..., float], records: Sequence[Record]) -> float:
-    tags = ([[_in_iobes(tag) for tag in record[key]] for record in records] for key in ("label", "prediction"))
-    return float(function(*tags, zero_division=0))
+    found = _counts(records)
+    return found.right / max(found.labelled, 1)
 
 
-def _in_iobes(tag: str) -> str:
-    return OTHER_LETTERS.get(tag[:2], tag[:2]) + tag[2:]
+@dataclass(frozen=True)
+class Entity:
+    """A kind and the places of its first and last token, from 0."""
+
+    kind: str
+    first: int
+    last: int
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """The entities of a row of tags in IOB1, IOB2, IOBES or BILOU, whatever their order.
+
+    Every token that is not O belongs to one entity: that of the token before it if that has the same kind and has not
+    ended there (E, S, L, U), and this one does not begin anew (B, S, U); otherwise a new one.
+    """
+    found: set[Entity] = set()
+    first = 0
+    for place, tag in enumerate(tags):
+        if not _continues(tags[place - 1] if place else "O", tag):
+            first = place
+        following = tags[place + 1] if place + 1 < len(tags) else "O"
+        if tag != "O" and not _continues(tag, following):
+            found.add(Entity(tag[2:], first, place))
+    return found
+
+
+def _continues(before: str, tag: str) -> bool:
+    """Whether a token belongs to the entity of the token before it."""
+    if before == "O" or tag == "O":
+        return False
+    return before[2:] == tag[2:] and before[0] not in ENTITY_ENDS and tag[0] not in ENTITY_STARTS
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How many entities all rows have: labelled, predicted, and right, which are both."""
+
+    labelled: int
+    predicted: int
+    right: int
+
+
+def _counts(records: Sequence[Record]) -> _Counts:
+    pairs = [(entities(record["label"]), entities(record["prediction"])) for record in records]
+    return _Counts(
+        labelled=sum(len(labelled) for labelled, _ in pairs),
+        predicted=sum(len(predicted) for _, predicted in pairs),
+        right=sum(len(labelled & predicted) for labelled, predicted in pairs),
+    )
 
 
 @metric("perplexity", LIKELIHOOD, direction="minimize", range=(1.0, math.inf))

@@ -1,18 +1,20 @@
 """Metrics of tags, hidden words, answers and rankings against seqeval, scikit-learn and cases worked by hand."""
 
 import math
+from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 import pytest
-import seqeval.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from mtdnn.errors import DataError
 from mtdnn.metrics.answers import exact, normalized, overlap
 from mtdnn.metrics.base import applicable, compute
 from mtdnn.metrics.records import score, write_records
-
-TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+from mtdnn.metrics.tags import Entity, entities
 
 
 def records_of(predictions, labels):
@@ -20,17 +22,65 @@ def records_of(predictions, labels):
     return [{"id": str(i), "prediction": guess, "label": label, "scores": {}} for i, (guess, label) in pairs]
 
 
-def test_entity_metrics_are_those_of_seqeval():
-    rng = np.random.default_rng(0)
-    rows = [(rng.choice(TAGS, n).tolist(), rng.choice(TAGS, n).tolist()) for n in rng.integers(1, 12, 50)]
-    predictions, labels = zip(*rows, strict=True)
-    found = compute(
-        ["entity_f1", "entity_precision", "entity_recall", "token_accuracy"], records_of(*zip(*rows, strict=True))
+ENTITY_METRICS = ["entity_precision", "entity_recall", "entity_f1"]
+
+
+@pytest.fixture(scope="module")
+def seqeval_metrics() -> ModuleType:
+    """The oracle of the entity metrics: another implementation of the CoNLL script."""
+    return pytest.importorskip("seqeval.metrics", reason="seqeval is in the dev extra: pip install 'mtdnn[dev]'")
+
+
+def tag_rows(prefixes: str) -> st.SearchStrategy[list[tuple[list[str], list[str]]]]:
+    """Rows of (predicted, labelled) tags in any order, well formed or not, where half of the tokens agree."""
+    tag = st.builds("{}-{}".format, st.sampled_from(prefixes), st.sampled_from(["PER", "LOC", "A-B"])) | st.just("O")
+    pair = st.builds(lambda label, other, same: (label if same else other, label), tag, tag, st.booleans())
+    return st.lists(st.lists(pair, min_size=1, max_size=12), min_size=1, max_size=4).map(
+        lambda rows: [([guess for guess, _ in row], [label for _, label in row]) for row in rows]
     )
-    assert found["entity_f1"] == pytest.approx(seqeval.metrics.f1_score(list(labels), list(predictions)))
-    assert found["entity_precision"] == pytest.approx(seqeval.metrics.precision_score(list(labels), list(predictions)))
-    assert found["entity_recall"] == pytest.approx(seqeval.metrics.recall_score(list(labels), list(predictions)))
-    assert found["token_accuracy"] == pytest.approx(seqeval.metrics.accuracy_score(list(labels), list(predictions)))
+
+
+def by_seqeval(metrics: ModuleType, predictions: Sequence[list[str]], labels: Sequence[list[str]]) -> list[float]:
+    """Precision, recall and F1; seqeval knows IOB and IOBES, so BILOU's letters are changed to those of IOBES."""
+    letters = {"L-": "E-", "U-": "S-"}
+    named = [
+        [[letters.get(tag[:2], tag[:2]) + tag[2:] for tag in row] for row in rows] for rows in (labels, predictions)
+    ]
+    functions = (metrics.precision_score, metrics.recall_score, metrics.f1_score)
+    return [float(function(*named, zero_division=0)) for function in functions]
+
+
+@pytest.mark.parametrize(
+    "prefixes", ["BI", "I", "BIES", "BILU", "BIESLU"], ids=["IOB", "IO", "IOBES", "BILOU", "mixed"]
+)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_entity_metrics_of_any_tags_are_those_of_seqeval(
+    seqeval_metrics: ModuleType, prefixes: str, data: st.DataObject
+) -> None:
+    predictions, labels = zip(*data.draw(tag_rows(prefixes)), strict=True)
+    found = compute(ENTITY_METRICS, records_of(predictions, labels))
+    assert list(found.values()) == pytest.approx(by_seqeval(seqeval_metrics, predictions, labels))
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted"),
+    [
+        (["I-PER", "I-PER", "B-PER", "I-LOC"], [("PER", 0, 1), ("PER", 2, 2), ("LOC", 3, 3)]),  # IOB1
+        (["O", "E-PER", "I-PER"], [("PER", 1, 1), ("PER", 2, 2)]),  # an end without a beginning is an entity of one
+        (["B-PER", "I-LOC", "L-LOC", "L-LOC"], [("PER", 0, 0), ("LOC", 1, 2), ("LOC", 3, 3)]),
+        (["U-PER", "L-PER", "B-PER"], [("PER", 0, 0), ("PER", 1, 1), ("PER", 2, 2)]),
+        (["B-A-B", "I-B", "O"], [("A-B", 0, 0), ("B", 1, 1)]),  # a kind may hold a dash
+        ([], []),
+    ],
+)
+def test_entities_of_a_row_by_hand(tags: list[str], wanted: list[tuple[str, int, int]]) -> None:
+    assert entities(tags) == {Entity(*each) for each in wanted}
+
+
+def test_tokens_are_counted_over_all_rows_together() -> None:
+    records = records_of([["O"], ["B-PER", "O", "O"]], [["O"], ["B-PER", "I-PER", "O"]])
+    assert compute(["token_accuracy"], records) == {"token_accuracy": 3 / 4}
 
 
 def test_entities_by_hand():
@@ -51,7 +101,7 @@ def test_entities_in_bilou_and_iobes_by_hand(letters):
     assert list(found.values()) == pytest.approx([1.0, 2 / 3, 0.8])
 
 
-def test_well_formed_bilou_is_counted_as_seqevals_strict_scheme_does():
+def test_well_formed_bilou_is_counted_as_seqevals_strict_scheme_does(seqeval_metrics):
     from seqeval.scheme import BILOU
 
     rng = np.random.default_rng(0)
@@ -60,7 +110,7 @@ def test_well_formed_bilou_is_counted_as_seqevals_strict_scheme_does():
     rows = [row for row in rows if all(tags[-1][0] in "OUL" for tags in row)]
     assert len(rows) > 3
     predictions, labels = (list(each) for each in zip(*rows, strict=True))
-    wanted = seqeval.metrics.f1_score(labels, predictions, mode="strict", scheme=BILOU)
+    wanted = seqeval_metrics.f1_score(labels, predictions, mode="strict", scheme=BILOU)
     assert compute(["entity_f1"], records_of(predictions, labels))["entity_f1"] == pytest.approx(wanted)
 
 
