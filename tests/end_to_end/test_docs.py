@@ -37,6 +37,10 @@ from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY, ROWS
 
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
+REPORTS = [
+    *sorted(REPOSITORY.glob("experiments/*/README.md")),
+    *map(REPOSITORY.joinpath, ("benchmarks/README.md", "CONTRIBUTING.md")),
+]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILES = re.compile(r"`([\w./-]+\.(?:tsv|jsonl|txt))`[^`]*")
 LANGUAGES = ("sh", "text", "yaml", "python", "{toctree}", "{eval-rst}", "{image}")
@@ -296,12 +300,15 @@ OF_VERSION_4 = "overwrite_output_dir warmup_ratio group_by_length"
 
 
 def read_python(words):
-    """A module of the repository has the flags; run_glue.py of transformers, its own and those of TrainingArguments."""
-    if words[0] == "-m":
-        source = REPOSITORY.joinpath(*words[1].split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    """A script of the repository has the flags; run_glue.py of transformers, its own and those of TrainingArguments."""
+    if words[0] != "run_glue.py":
+        script = (
+            REPOSITORY.joinpath(*words[1].split(".")).with_suffix(".py") if words[0] == "-m" else REPOSITORY / words[0]
+        )
+        assert script.exists(), words
+        source = "".join(path.read_text(encoding="utf-8") for path in script.parent.glob("*.py"))  # parsers are shared
         assert [word for word in words if word.startswith("--") and f'"{word}"' not in source] == []
         return
-    assert words[0] == "run_glue.py", words
     known = {*SCRIPT_FLAGS.split(), *(field.name for field in dataclasses.fields(TrainingArguments))}
     assert [word for word in words if word.startswith("--") and word[2:] not in known] == []
 
@@ -371,6 +378,18 @@ def test_commands_within_a_sentence_have_their_flags(page):
         assert name in COMMANDS, f"mtdnn {name}"
         known = known_flags(name)
         assert [flag for flag in flags if flag.split(".")[0] not in known] == [], f"mtdnn {name}{rest}"
+
+
+@pytest.mark.parametrize("page", REPORTS, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_the_commands_of_a_report_have_their_flags(page):
+    """They take hours and data that is not here, so that they are read only."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ {4}((?:mtdnn|python) .*)$", text, re.MULTILINE):
+        read(shlex.split(line, comments=True))
+    for line in re.findall(r"`(python [^`…]*)[`…]", text):
+        read(shlex.split(line))
+    for name, rest in re.findall(r"`mtdnn (\w+)([^`]*)`", text):
+        assert {f"--{word}" for word in re.findall(r"--(\w+)", rest)} <= known_flags(name), f"mtdnn {name}{rest}"
 
 
 def known_flags(name):
