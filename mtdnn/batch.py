@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from mtdnn.deferred import deferred
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred("torch")
 
 IGNORED = -100  # a label that does not count: an unlabelled row, a sub-word without a tag, a padded candidate
 NO_WORD = -1  # in `words`: a token that stands for no word, or not for its first sub-word

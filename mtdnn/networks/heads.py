@@ -6,14 +6,14 @@ Dimensions: N sequences, T tokens, H hidden, C outputs, K turns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mtdnn.batch import NO_WORD, Batch
 from mtdnn.execution.products import Linear, linear
+from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
 from mtdnn.registry import Registry
 
 HEADS: Registry[type[Head]] = Registry("head", base=lambda: Head, own=("forward",))
@@ -31,14 +31,6 @@ FAMILY_ACTIVATIONS = {"electra": "gelu", "distilbert": "relu", "deberta": "gelu"
 def family_activation(model_type: str) -> str:
     """The activation in the classification head of an encoder family, by its `config.model_type`."""
     return FAMILY_ACTIVATIONS.get(model_type, "tanh")
-
-
-class HeadOptions(BaseModel):
-    """Options every head has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    initializer_std: float = Field(0.02, ge=0, description="Standard deviation of new weights; biases start at 0.")
 
 
 class Head(nn.Module):
@@ -64,17 +56,6 @@ def initialize(layers: Sequence[nn.Linear], std: float) -> None:
         nn.init.normal_(layer.weight, std=std)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-class PooledOptions(HeadOptions):
-    """Options of `pooled`."""
-
-    activation: Literal["tanh", "gelu", "relu"] | None = Field(
-        None, description="Of the dense layer. Default: the one in the encoder family's own head."
-    )
-    dense: Literal["pooler", "random"] = Field(
-        "pooler", description="The dense layer's start: the checkpoint's pooler, if it has one, or random."
-    )
 
 
 @HEADS.register("pooled")
@@ -116,15 +97,6 @@ class PooledHead(Head):
         pooled = self.activation(self.dense(hidden[:, 0]))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
-
-
-class SanOptions(HeadOptions):
-    """Options of `san`."""
-
-    turns: int = Field(5, ge=1, description="K, predictions that are averaged; 1: a single step of attention.")
-    prediction_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of the turns left out of the average while training; 0 turns it off."
-    )
 
 
 @HEADS.register("san")

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from mtdnn.batch import IGNORED
 from mtdnn.registry import Registry
 
-"""A label that does not count: the padding of sequence labels, as everywhere in transformers."""
+UNKNOWN = -1.0
+"""The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
 
 Loss = Callable[..., Tensor]
 """`loss(logits, labels, mask=None)` → scalar."""
@@ -202,3 +203,41 @@ def _numbers(values: Tensor) -> Tensor:
 def _same_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(f"shapes differ: {list(first.shape)} and {list(second.shape)}")
+
+
+def divergence_per_example(logits_p: Tensor, logits_q: Tensor, *, symmetric: bool) -> Tensor:
+    """[B]: KL(p‖q) + KL(q‖p) of each example, or KL(q‖p) alone, in nats.
+
+    Args:
+        logits_p, logits_q: as for `symmetric_kl_per_example`.
+        symmetric: whether both directions count.
+    """
+    return symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+
+
+@LOSSES.register("listwise")
+def listwise(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over rows of the cross entropy between relevances, as shares of their sum, and the softmax of the scores.
+
+    Args:
+        logits: [B, K]; −inf where there is no candidate.
+        labels: [B, K], relevance ≥ 0; UNKNOWN where there is none. A row without a relevance above 0 does not count.
+    Source: Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", with one relevant
+        candidate; MT-DNN (Liu et al. 2019), eq. 6 to 8, is that.
+    """
+    relevance = labels.clamp(min=0)
+    total = relevance.sum(dim=-1, keepdim=True)
+    return soft_cross_entropy(logits, relevance / total.clamp(min=torch.finfo(relevance.dtype).tiny), total[:, 0] > 0)
+
+
+@LOSSES.register("pairwise_margin")
+def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
+
+    The gap is the difference of their scores. Arguments and what counts are those of `listwise`.
+    """
+    scores = logits.masked_fill(labels == UNKNOWN, 0.0).float()
+    better = (labels.unsqueeze(2) > labels.unsqueeze(1)) & (labels.unsqueeze(1) != UNKNOWN)
+    loss = (margin - (scores.unsqueeze(2) - scores.unsqueeze(1))).clamp(min=0).masked_fill(~better, 0.0)
+    per_row = loss.sum(dim=(1, 2)) / better.sum(dim=(1, 2)).clamp(min=1)
+    return masked_mean(per_row, (labels > 0).any(dim=1))

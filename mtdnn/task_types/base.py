@@ -9,25 +9,31 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
-from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.options import Named, NoOptions, option_faults
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.metrics.base import METRICS, metric_of
-from mtdnn.networks.heads import HEADS, Head
-from mtdnn.networks.losses import LOSSES
+from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS, HeadOptions
 from mtdnn.registry import Registry
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from mtdnn.networks import heads, losses
+else:
+    heads = deferred("mtdnn.networks.heads")
+    losses = deferred("mtdnn.networks.losses")
 
 TASK_TYPES: Registry[type[TaskType]] = Registry(
     "task type",
@@ -92,8 +98,12 @@ class TaskType(ABC):
         self.task = task
         self.options = self.Options.model_validate(task.options)
         self.metric_names = task.metrics or self.default_metrics
-        self.loss_function = LOSSES.get(task.loss or self.default_loss)
         self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    @cached_property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The registered loss that the block names, or else the type's own."""
+        return losses.LOSSES.get(self.task.loss or self.default_loss)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take the run's tokenizer, before `encode` and `complete`; most types never look at it."""
@@ -123,7 +133,7 @@ class TaskType(ABC):
             elif metric not in known_metrics:
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
         if task.loss is not None and "." in task.loss:
-            found += _import_faults(task, "loss", task.loss, LOSSES.get)
+            found += _import_faults(task, "loss", task.loss, lambda *word, **place: losses.LOSSES.get(*word, **place))
         elif task.loss is not None and task.loss not in cls.losses:
             found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
         if task.distill is not None and not cls.soft_labels:
@@ -142,12 +152,17 @@ class TaskType(ABC):
         named = cls.settled_head(task)
         if named.name not in cls.heads and "." not in named.name:
             return [task.fault("head", unknown("head", named.name, cls.heads))]
-        if faults := _import_faults(task, "head", named.name, HEADS.get):
-            return faults
-        head = HEADS.get(named.name)
-        if named.name in cls.heads or head.Options is not Head.Options:  # else its constructor names its options
-            faults = _key_faults(task, head.Options, named.options, prefix="head.")
-        if task.inputs and len(task.inputs) < head.min_texts:
+        if named.name in HEAD_OPTIONS:
+            options, reads_pairs = HEAD_OPTIONS[named.name], named.name in READS_PAIRS
+        else:  # of one's own, which is PyTorch's anyway
+            look_up = heads.HEADS.get
+            if faults := _import_faults(task, "head", named.name, look_up):
+                return faults
+            head = look_up(named.name)
+            options, reads_pairs = head.Options, head.min_texts > 1
+        own_constructor = named.name not in HEAD_OPTIONS and options is HeadOptions  # which names its options
+        faults = [] if own_constructor else _key_faults(task, options, named.options, prefix="head.")
+        if task.inputs and len(task.inputs) < 2 and reads_pairs:
             found = f"'{named.name}' reads a pair of texts, and the rows have {len(task.inputs)} ({task.inputs[0]})"
             faults.append(task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}."))
         return faults
@@ -273,7 +288,7 @@ class TaskType(ABC):
             word_embeddings: the encoder's, for a head whose output layer is tied to them.
         """
         named = self.settled_head(self.task)
-        head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
+        head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         given = {key: value for key, value in named.options.items() if value is not None}
         options = {"activation": activation, **given}
         return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)

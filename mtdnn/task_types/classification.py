@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.base import METRICS
 from mtdnn.metrics.labels import TWO_NAMES
-from mtdnn.networks.losses import kl_per_example, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.rows.example import RowError, declared
 from mtdnn.task_types.base import TASK_TYPES, TaskType, label_faults
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mtdnn.networks import losses
+else:
+    torch = deferred("torch")
+    losses = deferred("mtdnn.networks.losses")
 
 
 @TASK_TYPES.register("classification")
@@ -111,15 +118,15 @@ class Classification(TaskType):
         """
         known = ~soft.isnan().any(dim=-1)
         targets = torch.softmax(soft.masked_fill(~known.unsqueeze(-1), 1.0).log() / temperature, dim=-1)
-        return temperature**2 * soft_cross_entropy(logits / temperature, targets, known)
+        return temperature**2 * losses.soft_cross_entropy(logits / temperature, targets, known)
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         if symmetric:
-            return symmetric_kl_per_example(logits_p, logits_q)
-        return kl_per_example(logits_q, logits_p)
+            return losses.symmetric_kl_per_example(logits_p, logits_q)
+        return losses.kl_per_example(logits_q, logits_p)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         probabilities = torch.softmax(logits.float(), dim=-1).cpu()

@@ -12,15 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault
-from mtdnn.networks.heads import HEADS
-from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.rows.example import Example, RowError
 from mtdnn.seeding import numpy_generator
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
@@ -28,7 +25,15 @@ from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import laid_out, sequence_columns, windows
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from mtdnn.networks import heads, losses
+else:
+    torch = deferred("torch")
+    heads = deferred("mtdnn.networks.heads")
+    losses = deferred("mtdnn.networks.losses")
 
 
 class MaskedLMOptions(BaseModel):
@@ -186,7 +191,7 @@ class MaskedLM(TaskType):
 
     def build_head(self, hidden_size: int, *, activation: str, word_embeddings: nn.Embedding) -> nn.Module:
         named = self.settled_head(self.task)
-        head = HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
+        head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none
         return head(hidden_size, word_embeddings, dropout=dropout, **named.options)
 
@@ -215,7 +220,11 @@ class MaskedLM(TaskType):
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         """[B]: the mean over a row's hidden tokens."""
-        per_token = symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+        per_token = (
+            losses.symmetric_kl_per_example(logits_p, logits_q)
+            if symmetric
+            else losses.kl_per_example(logits_q, logits_p)
+        )
         rows = self._rows(batch)
         sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
@@ -223,7 +232,7 @@ class MaskedLM(TaskType):
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tokens, in the order of the text; `scores` what `perplexity` needs."""
         labels = self._labels(batch)
-        nll = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+        nll = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
         tokens = self.bound_tokenizer().convert_ids_to_tokens
         unknown = [True] * len(batch) if batch.labels is None else batch.row_values["given"]
         records: list[dict[str, Any]] = [

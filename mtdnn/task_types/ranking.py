@@ -7,54 +7,30 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
-from mtdnn.networks.losses import LOSSES, kl_per_example, masked_mean, soft_cross_entropy, symmetric_kl_per_example
 from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, refuse_beyond_32_bits
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
-UNKNOWN = -1.0
-"""The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-
-@LOSSES.register("listwise")
-def listwise(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over rows of the cross entropy between relevances, as shares of their sum, and the softmax of the scores.
-
-    Args:
-        logits: [B, K]; −inf where there is no candidate.
-        labels: [B, K], relevance ≥ 0; UNKNOWN where there is none. A row without a relevance above 0 does not count.
-    Source: Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", with one relevant
-        candidate; MT-DNN (Liu et al. 2019), eq. 6 to 8, is that.
-    """
-    relevance = labels.clamp(min=0)
-    total = relevance.sum(dim=-1, keepdim=True)
-    return soft_cross_entropy(logits, relevance / total.clamp(min=torch.finfo(relevance.dtype).tiny), total[:, 0] > 0)
-
-
-@LOSSES.register("pairwise_margin")
-def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
-    """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
-
-    The gap is the difference of their scores. Arguments and what counts are those of `listwise`.
-    """
-    scores = logits.masked_fill(labels == UNKNOWN, 0.0).float()
-    better = (labels.unsqueeze(2) > labels.unsqueeze(1)) & (labels.unsqueeze(1) != UNKNOWN)
-    loss = (margin - (scores.unsqueeze(2) - scores.unsqueeze(1))).clamp(min=0).masked_fill(~better, 0.0)
-    per_row = loss.sum(dim=(1, 2)) / better.sum(dim=(1, 2)).clamp(min=1)
-    return masked_mean(per_row, (labels > 0).any(dim=1))
+    from mtdnn.networks import losses
+else:
+    torch = deferred("torch")
+    losses = deferred("mtdnn.networks.losses")
 
 
 class RankingOptions(BaseModel):
@@ -100,8 +76,12 @@ class Ranking(TaskType):
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
         self._index = {label: index for index, label in enumerate(task.labels)}
-        if self.loss_function is pairwise_margin:
-            self.loss_function = partial(pairwise_margin, margin=self.options.margin)
+
+    @cached_property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The block's loss, with its margin where it has one."""
+        loss = super().loss_function
+        return partial(loss, margin=self.options.margin) if loss is losses.pairwise_margin else loss
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -254,7 +234,7 @@ class Ranking(TaskType):
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names."""
         label: Ragged = records["label"]
-        labels = np.nan_to_num(label.padded(UNKNOWN, np.float32), nan=UNKNOWN)
+        labels = np.nan_to_num(label.padded(losses.UNKNOWN, np.float32), nan=losses.UNKNOWN)
         return replace(
             batch,
             labels=torch.from_numpy(labels),
@@ -278,13 +258,15 @@ class Ranking(TaskType):
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         """[B]: between the distributions over a row's candidates."""
         if symmetric:
-            return symmetric_kl_per_example(logits_p, logits_q)
-        return kl_per_example(logits_q, logits_p)
+            return losses.symmetric_kl_per_example(logits_p, logits_q)
+        return losses.kl_per_example(logits_q, logits_p)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction`: names of the candidates, the best first; `label`: name → relevance; `scores`: name → share."""
         shares = torch.softmax(logits.float(), dim=-1).tolist()
-        labels = logits.new_full(logits.shape, UNKNOWN).tolist() if batch.labels is None else batch.labels.tolist()
+        labels = (
+            logits.new_full(logits.shape, losses.UNKNOWN).tolist() if batch.labels is None else batch.labels.tolist()
+        )
         rows = zip(batch.row_ids, batch.row_values["names"], shares, labels, strict=True)
         return [self.record(*row) for row in rows]
 

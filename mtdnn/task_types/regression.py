@@ -6,19 +6,26 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
-from mtdnn.networks.losses import squared_difference
 from mtdnn.rows.example import RowError, refuse_beyond_32_bits
 from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.task_types.base import TASK_TYPES, TaskType
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mtdnn.networks import losses
+else:
+    torch = deferred("torch")
+    losses = deferred("mtdnn.networks.losses")
 
 
 @TASK_TYPES.register("regression")
@@ -105,7 +112,7 @@ class Regression(TaskType):
         return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        return squared_difference(logits_p, logits_q)
+        return losses.squared_difference(logits_p, logits_q)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         labels = [math.nan] * len(batch) if batch.labels is None else batch.labels.tolist()

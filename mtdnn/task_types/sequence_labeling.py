@@ -8,25 +8,32 @@ from __future__ import annotations
 import ast
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.tags import is_entity_tag
-from mtdnn.networks.crf import best_tags, log_marginals, mean_negative_log_likelihood
-from mtdnn.networks.losses import Loss, kl_per_example, symmetric_kl_per_example
 from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mtdnn.networks import crf, losses
+else:
+    torch = deferred("torch")
+    crf = deferred("mtdnn.networks.crf")
+    losses = deferred("mtdnn.networks.losses")
 
 
 class SequenceLabelingOptions(BaseModel):
@@ -164,7 +171,7 @@ class SequenceLabeling(TaskType):
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        loss: Loss = mean_negative_log_likelihood if holds_chains(logits) else self.loss_function
+        loss: Callable[..., Tensor] = crf.mean_negative_log_likelihood if holds_chains(logits) else self.loss_function
         return loss(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
@@ -176,8 +183,8 @@ class SequenceLabeling(TaskType):
         Words count whether their tags are known or not, as rows do in the other types: ℓ_s compares two predictions.
         """
         counts = batch.extras["words"] != NO_WORD
-        p, q = (log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))
-        per_word = symmetric_kl_per_example(p, q) if symmetric else kl_per_example(q, p)
+        p, q = (crf.log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))
+        per_word = losses.symmetric_kl_per_example(p, q) if symmetric else losses.kl_per_example(q, p)
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
         sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
@@ -186,7 +193,7 @@ class SequenceLabeling(TaskType):
         """`prediction` and `label` are lists of tags, one per word; a word no token stands for is told the tag "O"."""
         counts = batch.extras["words"] != NO_WORD
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts].tolist()
-        best = best_tags(logits, counts) if holds_chains(logits) else logits[counts].argmax(-1)
+        best = crf.best_tags(logits, counts) if holds_chains(logits) else logits[counts].argmax(-1)
         tags = batch.row_values["tags"]
         predicted = [[self._default_tag] * len(row) for row in tags]
         for row, word, tag in zip(rows, batch.extras["words"][counts].tolist(), best.tolist(), strict=True):

@@ -10,22 +10,29 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
 from mtdnn.metrics.answers import best, overlap
-from mtdnn.networks.losses import kl_per_example, symmetric_kl_per_example
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mtdnn.networks import losses
+else:
+    torch = deferred("torch")
+    losses = deferred("mtdnn.networks.losses")
 
 NULL = 0  # the position whose logits stand for "no answer in this window": the first token
 OUTSIDE = -1  # the character of a token that is no part of the context
@@ -209,7 +216,11 @@ class Span(TaskType):
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         """[B]: the mean over a row's windows of the sum over first and last position."""
-        mean_of_both = symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+        mean_of_both = (
+            losses.symmetric_kl_per_example(logits_p, logits_q)
+            if symmetric
+            else losses.kl_per_example(logits_q, logits_p)
+        )
         rows = batch.row_of_sequence
         sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)

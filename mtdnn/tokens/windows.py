@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, fault
 from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+else:
+    torch = deferred("torch")
 
 ROWS_AT_ONCE = 500  # the tokenizer's records with offsets are some ten times as large as the ids
 

@@ -215,7 +215,7 @@ def test_a_metric_is_refused_by_check_or_can_be_computed(name: str, more: dict[s
             assert set(measured(records, [metric], task_type.task.labels)) == {metric, "rows"}
         else:
             (fault,) = told
-            assert fault.startswith(("task: task.metrics: ", "task: task.several: "))
+            assert str(fault).startswith(("task: task.metrics: ", "task: task.several: "))
 
 
 def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_none(case: Case) -> None:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from mtdnn.networks.losses import UNKNOWN, listwise, pairwise_margin
 from mtdnn.rows.example import RowError
-from mtdnn.task_types.ranking import UNKNOWN, listwise, pairwise_margin
 
 BLOCK = {"task_type": "ranking", "inputs": ["question", "candidate"]}
 ROWS = [

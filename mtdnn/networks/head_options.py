@@ -1,0 +1,46 @@
+"""Options of the heads, which definitions are checked against without PyTorch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class HeadOptions(BaseModel):
+    """Options every head has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    initializer_std: float = Field(0.02, ge=0, description="Standard deviation of new weights; biases start at 0.")
+
+
+class PooledOptions(HeadOptions):
+    """Options of `pooled`."""
+
+    activation: Literal["tanh", "gelu", "relu"] | None = Field(
+        None, description="Of the dense layer. Default: the one in the encoder family's own head."
+    )
+    dense: Literal["pooler", "random"] = Field(
+        "pooler", description="The dense layer's start: the checkpoint's pooler, if it has one, or random."
+    )
+
+
+class SanOptions(HeadOptions):
+    """Options of `san`."""
+
+    turns: int = Field(5, ge=1, description="K, predictions that are averaged; 1: a single step of attention.")
+    prediction_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of the turns left out of the average while training; 0 turns it off."
+    )
+
+
+HEAD_OPTIONS: dict[str, type[HeadOptions]] = {
+    "pooled": PooledOptions,
+    "san": SanOptions,
+    **dict.fromkeys(("token", "crf", "span", "masked_lm"), HeadOptions),
+}
+"""Registered head → its options."""
+
+READS_PAIRS = ("san",)
+"""Heads that need rows of two texts."""
