@@ -18,7 +18,7 @@ ROOMS = """
     ground config metrics rows tokens execution networks task_types data regularizers balancing training runs study
     report cli
 """
-GROUND = ["errors", "columns", "files", "registry", "seeding", "batch"]
+GROUND = ["errors", "columns", "files", "deferred", "registry", "seeding", "batch"]
 """Modules at the root below every room; the front door is on top of all, and the model between two rooms."""
 TOP = ("", "__main__")
 MODEL_STANDS_BEFORE = "data"
@@ -26,8 +26,8 @@ MODEL_STANDS_BEFORE = "data"
 WITHOUT_TORCH = """
     errors registry seeding config.yaml_source config.legacy config.tasks config.run metrics.base rows.subset
     rows.places tokens.windows task_types.base task_types.classification task_types.span data.encode data.prepro
-    data.samplers runs.length runs.row_check runs.folder study.statistics study.scheduler report.write cli.study_commands cli.options
-    cli.main
+    data.samplers runs.length runs.row_check runs.folder study.statistics study.scheduler report.write
+    cli.study_commands cli.options cli.main
 """
 """Modules that must import at once, for `--help`, `check` and `report`; NumPy is allowed."""
 
