@@ -23,7 +23,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.execution.cores import usable_cores
-from mtdnn.rows.example import Example, RowError
+from mtdnn.rows.example import UNLABELLED, Example, RowError, says_none
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Column
@@ -83,17 +83,30 @@ class Job:
         if isinstance(row, Fault):
             return row
         try:
-            values = row.values
-            if self.task_type.group_by is not None:
-                values = self.task_type.join([one.values for one in group if isinstance(one, Row)])
-            if self.labels == "ignored":
-                values = {**values, "label": ""}
+            rows = [self._without_mark(one.values) for one in group if isinstance(one, Row)]
+            values = rows[0] if self.task_type.group_by is None else self.task_type.join(rows)
             example = self.task_type.read(values)
         except RowError as error:
-            return fault(row.where, error.key, error.found, error.fix)
+            return fault(row.where, error.key, error.found, f"{error.fix} {self._hint(error)}".strip())
         if example.label is None and self.labels == "required":
-            return fault(row.where, "label", "none, in a train split", "Give a label, or remove the row.")
+            written = str(row.values.get("label") or "").strip()
+            found = f"'{written}' means none" if written not in UNLABELLED else "none"
+            return fault(row.where, "label", f"{found}, in a train split", "Give a label, or remove the row.")
         return example
+
+    def _hint(self, error: RowError) -> str:
+        """How to write that a row has no label, where it may have none and is not there to be measured."""
+        is_meant = (
+            error.key == "label" and self.labels == "allowed" and self.split not in self.task.splits.get("dev", ())
+        )
+        return "A row without a label has an empty one." if is_meant else ""
+
+    def _without_mark(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a row, its label empty where it is ignored or says as other tools do that there is none."""
+        label = values.get("label", "")
+        if self.labels == "ignored" or says_none(label, self.task_type.marks_of_none, self.task.labels):
+            return {**values, "label": ""}
+        return values
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, Column]:
         """The stored columns of some rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from mtdnn.errors import fault
 
 UNLABELLED = ("", "-")
+MARKS_OF_NONE = ("-1", "-100", "_")
+"""What others write where a row has no label: the hub's −1, the −100 that losses skip, the _ of files in columns."""
 
 
 def declared(label: str, known: Container[str]) -> str:
@@ -28,6 +31,22 @@ def whole(number: str) -> str:
     """A whole number that is written as `1.0` without what stands behind the point; other texts as they are."""
     digits, point, rest = number.partition(".")
     return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
+
+
+def says_none(label: Any, marks: Container[str], known: Container[str]) -> bool:
+    """Whether a label, or every part of one that is a list, is a mark that there is none.
+
+    Args:
+        label: a cell of a table, or a list.
+        marks: other than an empty cell and `-`.
+        known: labels of the task, which are labels whatever they look like.
+    """
+    if isinstance(label, (list, tuple)):
+        parts = ["" if part is None else str(part).strip() for part in label]
+    else:
+        text = str(label).strip()
+        parts = [] if text in known else [part.strip("'\"") for part in re.split(r"[\s,]+", text.strip("[]")) if part]
+    return bool(parts) and all(part not in known and (whole(part) in marks or part in UNLABELLED) for part in parts)
 
 
 class RowError(Exception):

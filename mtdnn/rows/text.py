@@ -108,7 +108,10 @@ class TsvRows(LineRows):
             return fault(where, "", "an empty line", "Remove it.")
         more = " or more" if columns.repeats_last else ""
         found = f"{len(cells)} columns; {len(names)}{more} expected: {', '.join(names)}"
-        return fault(where, "", found, "Columns are split by one tab; a text holds none.")
+        fix = "Columns are split by one tab; a text holds none."
+        if "label" in names and len(cells) == len(names) - 1:
+            fix = f"{fix} A row without a label keeps its column, empty; a header has no place here."
+        return fault(where, "", found, fix)
 
 
 class JsonlRows(LineRows):

@@ -329,6 +329,9 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
             yield fault(
                 facts.name, "label", f"{facts.unlabelled} of {facts.rows} dev rows have none", "They are not measured."
             )
+        if facts.numbers.keys() == {-1.0} and facts.rows > 1:
+            found = f"every one of {facts.numbers.total()} is -1, as the hub writes it where there is none"
+            yield fault(facts.name, "label", found, "Leave them empty, else metrics are computed from them.")
         overlap = int(np.isin(facts.texts, seen).sum()) if facts not in train else 0
         if overlap:
             found = f"{overlap} of {facts.rows} rows have the same texts as a train row"

@@ -23,7 +23,7 @@ from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.metrics.base import METRICS, metric_of
 from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS, HeadOptions
 from mtdnn.registry import Registry
-from mtdnn.rows.example import UNLABELLED, Example, RowError
+from mtdnn.rows.example import MARKS_OF_NONE, UNLABELLED, Example, RowError
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class TaskType(ABC):
         label_dtype: of the numbers in the `label` column of a prepared store.
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
         float32_logits: whether the head computes in float32 in a bf16 run too, so that regularizers can compare passes.
+        marks_of_none: what a label may be in a row that has none, in addition to an empty one and `-`.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         store_format: raised, to more than 2, when `encode` makes something else of a row: older stores are remade.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
@@ -88,6 +89,7 @@ class TaskType(ABC):
     label_dtype: ClassVar[str]
     soft_labels: ClassVar[bool] = False
     float32_logits: ClassVar[bool] = True
+    marks_of_none: ClassVar[tuple[str, ...]] = MARKS_OF_NONE
     repeats_last: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]

@@ -38,6 +38,7 @@ class Regression(TaskType):
     metrics = ("pearson", "spearman", "mse", "mae")
     heads = ("pooled", "san")
     soft_labels = True
+    marks_of_none = ("_",)  # −1 is a number
     label_dtype = "float32"
     sample_block = {"task_type": "regression", "inputs": ["first", "second"]}
     sample_rows = (

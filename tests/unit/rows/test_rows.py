@@ -57,7 +57,8 @@ def test_quotes_mean_nothing_in_tsv(tmp_path):
 def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\n\n4\tno\tB\tC\n")
     assert values(path, TEXT)[1:] == [
-        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none. "
+        "A row without a label keeps its column, empty; a header has no place here.",
         f"{path}:3: an empty line. Remove it.",
         f"{path}:4: 4 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
     ]
