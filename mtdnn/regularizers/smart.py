@@ -1,19 +1,19 @@
-"""SMART's smoothness-inducing adversarial regularizer, the variant its authors released, and one with other sizes.
+"""SMART's smoothness-inducing adversarial regularizer, with the paper's values and with ones that do better here.
 
-Source: Jiang et al. 2020, arXiv 1911.03437, equation 1 and Algorithm 1, lines 6-10; and the last commit of
-namisan/mt-dnn, `mt_dnn/perturbation.py`. Dimensions: B rows, N sequences, T tokens, E size of the word embeddings.
+Source: Jiang et al. 2020, arXiv 1911.03437, equation 1 and Algorithm 1, lines 6-10. What its authors released computes
+something else: `smart_release.py`. Dimensions: B rows, N sequences, T tokens, E size of the word embeddings.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
-from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,
@@ -24,13 +24,16 @@ from mtdnn.regularizers.perturbation import (
     SizeOrZero,
     beyond,
     direction,
-    extent,
     held,
     projected,
 )
 
-UNIT_OFFSET = 1e-6
-"""Added to the norm where the released code rescales to unit norm (its `adv_epsilon`, which limits nothing)."""
+
+def _of_the_paper(value: object) -> object:
+    """The value, unless only the released code has it."""
+    if value in ("unit", "odds"):
+        raise ValueError("only the released code does this. Use smart-mtdnn-release, which has the option")
+    return value
 
 
 class SmartOptions(PerturbationOptions):
@@ -42,17 +45,11 @@ class SmartOptions(PerturbationOptions):
     steps: int = Field(1, ge=0, description="T_x̃, ascent steps; 0 leaves x + noise, which is not projected.")
     norm: Norm = Field("inf", description="p, of the ball and of the normalised gradient.")
     scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
-    projection: Literal["ball", "none", "unit"] = Field(
-        "ball", description="After a step: onto the ε-ball; nowhere; rescaled to norm 1 (raw gradient, ε unused)."
+    projection: Annotated[Literal["ball", "none"], BeforeValidator(_of_the_paper)] = Field(
+        "ball", description="After a step: onto the ε-ball, or nowhere."
     )
-    inner_loss: Literal["symmetric", "one_sided", "odds"] = Field(
-        "symmetric", description="What ascends: ℓ_s; KL(clean‖perturbed); the release's log odds of classes, else ℓ_s."
-    )
-    targets: Literal["live", "fixed"] = Field(
-        "live", description="fixed: in each KL of R_s the first distribution sends no gradient, as in the release."
-    )
-    embeddings: Literal["word", "block"] = Field(
-        "word", description="block: the embedding block's output is perturbed and embedded a second time (release)."
+    inner_loss: Annotated[Literal["symmetric", "one_sided"], BeforeValidator(_of_the_paper)] = Field(
+        "symmetric", description="What ascends: ℓ_s, or KL(clean‖perturbed)."
     )
 
 
@@ -82,8 +79,6 @@ class Smart(PerturbationRegularizer):
 
     def moves(self) -> dict[str, float]:
         """How far the noise or all steps go, whichever is farther; ε if the ball ends before."""
-        if self.options.projection == "unit":
-            return {}
         reach = {"noise": self.sizes["noise"], "eta": self.options.steps * self.sizes["eta"]}
         farther = max(reach, key=reach.__getitem__)
         if self.options.projection == "ball" and self.options.steps and self.sizes["epsilon"] <= reach[farther]:
@@ -99,15 +94,9 @@ class Smart(PerturbationRegularizer):
             self.tell(f"{self.name}: noise is 0: at the embeddings themselves there is no gradient, and nothing moves")
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
-        clean = self.clean_logits(forward_pass)
-        embeddings = forward_pass.embeddings
-        if self.options.embeddings == "block":
-            embeddings = forward_pass.embedding_block(embeddings, dropout=self.options.dropout)
+        clean, embeddings = self.clean_logits(forward_pass), forward_pass.embeddings
         delta = self.perturbation(forward_pass, embeddings.detach(), clean.detach())
-        perturbed = self.perturbed(forward_pass, embeddings + delta)
-        if self.options.targets == "fixed":
-            return fixed_target_divergence(forward_pass, perturbed, clean).mean()
-        return forward_pass.divergence(perturbed, clean).mean()
+        return forward_pass.divergence(self.perturbed(forward_pass, embeddings + delta), clean).mean()
 
     def perturbation(self, forward_pass: ForwardPass, embeddings: Tensor, clean: Tensor) -> Tensor:
         """[N, T, E]: x̃ − x, without gradient, zero at padding.
@@ -119,7 +108,7 @@ class Smart(PerturbationRegularizer):
         delta, clipped = forward_pass.noise(self.sizes["noise"]), None
         for _ in range(self.options.steps):
             gradient = self._gradient(forward_pass, embeddings, delta, clean)
-            delta, clipped = self._ascend(delta, gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0))
+            delta, clipped = self.ascend(delta, gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0))
         if clipped is not None and self.options.norm == "inf":
             delta = held(delta, embeddings, self.sizes["epsilon"])
         self.note(delta, forward_pass, clipped)
@@ -128,55 +117,27 @@ class Smart(PerturbationRegularizer):
     def _gradient(self, forward_pass: ForwardPass, embeddings: Tensor, delta: Tensor, clean: Tensor) -> Tensor:
         """[N, T, E]: gradient of each row's inner loss with respect to x̃, and to nothing else."""
         shifted = (embeddings + delta).requires_grad_()
-        values = self._inner_loss(forward_pass, self.perturbed(forward_pass, shifted), clean)
+        values = self.inner_loss(forward_pass, self.perturbed(forward_pass, shifted), clean)
         return torch.autograd.grad(values.sum(), shifted)[0]
 
-    def _inner_loss(self, forward_pass: ForwardPass, perturbed: Tensor, clean: Tensor) -> Tensor:
-        """[B]: what the perturbation ascends."""
-        if self.options.inner_loss == "odds" and perturbed.dim() == 2 and perturbed.shape[1] > 1:
-            return odds_difference(perturbed, clean)
+    def inner_loss(self, forward_pass: ForwardPass, perturbed: Tensor, clean: Tensor) -> Tensor:
+        """[B]: what the perturbation ascends.
+
+        Args:
+            forward_pass: gives ℓ_s.
+            perturbed: logits f(x̃); gradients flow to x̃.
+            clean: logits f(x), detached.
+        """
         return forward_pass.divergence(perturbed, clean, symmetric=self.options.inner_loss != "one_sided")
 
-    def _ascend(self, delta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The perturbation after a step, and what the ball has cut; None without a ball."""
+    def ascend(self, delta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[N, T, E]: the perturbation after a step along the gradient; and what the ball has cut, None without one."""
         norm, scope = self.options.norm, self.options.scope
-        if self.options.projection == "unit":
-            moved = delta + self.sizes["eta"] * gradient
-            return moved / (extent(moved, norm, scope) + UNIT_OFFSET), None
         moved = delta + self.sizes["eta"] * direction(gradient, norm, scope)
         if self.options.projection == "none":
             return moved, None
         limit = self.sizes["epsilon"]
         return projected(moved, limit, norm, scope), beyond(moved, limit, norm, scope)
-
-
-class ReleaseOptions(SmartOptions):
-    """The values of the released code, where they differ from the paper's."""
-
-    eta: Size = Field(1e-5, description="Factor of the raw gradient (`adv_step_size`).")
-    scope: Scope = Field("token", description="`adv_norm_level: 0`.")
-    projection: Literal["ball", "none", "unit"] = Field("unit", description="Each token's perturbation has norm 1.")
-    inner_loss: Literal["symmetric", "one_sided", "odds"] = Field("odds", description="Its `stable_kl`.")
-    targets: Literal["live", "fixed"] = Field("fixed", description="Its `SymKlCriterion`.")
-    embeddings: Literal["word", "block"] = Field("block", description="It perturbs `bert.embeddings(…)`.")
-    dropout: DropoutMode = Field("independent", description="It runs in training mode.")
-
-
-@REGULARIZERS.register("smart-mtdnn-release")
-class SmartMtdnnRelease(Smart):
-    """What the last commit of namisan/mt-dnn computes with `--adv_train`, minus its crashes.
-
-    Against the paper: the output of the embedding block goes through the block a second time; the perturbation of each
-    token is rescaled to norm 1, whatever ε; the gradient is added raw, so that with η=1e-5 next to noise of 1e-5 its
-    direction is the noise's; dropout masks differ in every pass; there is no proximal term. Left out: `l2` and
-    sentence-level norms (they crash there), and regression's comparison of [B] with [B, 1], which broadcasts.
-
-    Cost: 8 forward units, 2.67 times a plain step.
-    """
-
-    name = "smart-mtdnn-release"
-    Options = ReleaseOptions
-    task_types = ("classification", "regression", "ranking")
 
 
 class TunedOptions(SmartOptions):
@@ -201,24 +162,3 @@ class SmartTuned(Smart):
 
     name = "smart-tuned"
     Options = TunedOptions
-
-
-def fixed_target_divergence(forward_pass: ForwardPass, logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """[B]: the value of ℓ_s, with the gradient of KL(sg p‖q) + KL(sg q‖p)."""
-    halves = forward_pass.divergence(logits_p, logits_q.detach(), symmetric=False) + forward_pass.divergence(
-        logits_q, logits_p.detach(), symmetric=False
-    )
-    value = forward_pass.divergence(logits_p.detach(), logits_q.detach())
-    return value + (halves - halves.detach())
-
-
-def odds_difference(logits_p: Tensor, logits_q: Tensor, *, offset: float = 1e-6) -> Tensor:
-    """[B]: 2 Σ p (log odds p − log odds q), the log odds being constants: the released code's inner "KL".
-
-    Args:
-        logits_p, logits_q: [B, C]; gradients flow through p's probabilities alone.
-        offset: keeps the odds finite at 0 and 1.
-    """
-    p, q = logits_p.float().softmax(dim=-1), logits_q.float().softmax(dim=-1)
-    log_odds = [-(1 / (each.detach() + offset) - 1 + offset).log() for each in (p, q)]
-    return 2 * (p * (log_odds[0] - log_odds[1])).sum(dim=-1)

@@ -19,7 +19,7 @@ from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 
 TASK_TYPES_OF_TESTS = {"nli": "classification", "similarity": "regression"}
-PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart", "smart-tuned": "smart"}
+PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart_release", "smart-tuned": "smart"}
 
 
 class Operations(TorchDispatchMode):
@@ -72,7 +72,7 @@ def test_name_file_source_and_defaults_are_as_everywhere(name: str) -> None:
 @pytest.mark.parametrize("option", [{"weight": -1}, {"weight": "much"}, {"every": 0}, {"wieght": 1}])
 def test_bad_options_are_refused_with_their_place(name: str, option: dict[str, Any]) -> None:
     (found,) = REGULARIZERS.get(name).faults(Named(name=name, **option), "run.yml:1", "regularizer", "classification")
-    assert found.startswith(f"run.yml:1: regularizer.{next(iter(option))}: ")
+    assert str(found).startswith(f"run.yml:1: regularizer.{next(iter(option))}: ")
 
 
 @pytest.mark.parametrize("name", list(REGULARIZERS))

@@ -18,7 +18,8 @@ from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.free_lb import FreeLB
 from mtdnn.regularizers.r3f import R3F
 from mtdnn.regularizers.r_drop import RDrop
-from mtdnn.regularizers.smart import Smart, odds_difference
+from mtdnn.regularizers.smart import Smart
+from mtdnn.regularizers.smart_release import SmartMtdnnRelease, odds_difference
 from mtdnn.regularizers.vat import VAT
 from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
@@ -48,8 +49,9 @@ def test_smart_without_projection_goes_as_far_as_the_step() -> None:
 
 def test_smart_rescaled_to_unit_norm_has_norm_one_whatever_epsilon() -> None:
     # raw gradient 2·(w·ν)·w with ν ~ 1e-9 is dwarfed by η = 1e9: δ = ±w/‖w‖₂ up to the offset 1e-6: (5·1)² = 25
-    method = Smart(epsilon=1e-5, eta=1e9, noise=TINY_NOISE, norm="l2", projection="unit")
-    assert losses_of(method)[0]["smart"] == pytest.approx(25.0, rel=1e-4)
+    options = {"embeddings": "word", "targets": "live", "dropout": "same"}  # all else as in the paper
+    method = SmartMtdnnRelease(epsilon=1e-5, eta=1e9, noise=TINY_NOISE, norm="l2", projection="unit", **options)
+    assert losses_of(method)[0]["smart-mtdnn-release"] == pytest.approx(25.0, rel=1e-4)
 
 
 def test_the_sum_is_the_loss_plus_weighted_penalties() -> None:

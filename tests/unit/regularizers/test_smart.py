@@ -18,7 +18,7 @@ from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import PerturbationRegularizer
 from mtdnn.regularizers.r3f import R3F
-from mtdnn.regularizers.smart import Smart, SmartMtdnnRelease, fixed_target_divergence
+from mtdnn.regularizers.smart import Smart
 from mtdnn.regularizers.vat import VAT
 from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
@@ -60,7 +60,8 @@ def test_the_tuned_preset_is_the_paper_s_with_other_sizes_and_weight() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_with_the_same_masks_dropout_alone_gives_no_penalty_and_with_independent_ones_it_does(preset: str) -> None:
     model, batch = make_model(dropout=0.2, dtype=torch.float32), make_batch()
-    options = {"epsilon": 1e-7, "eta": 1e-7, "noise": 0, "projection": "ball", "embeddings": "word"}  # x̃ is x
+    options = {"epsilon": 1e-7, "eta": 1e-7, "noise": 0, "projection": "ball"}  # x̃ is x
+    options |= {"embeddings": "word"} if preset == "smart-mtdnn-release" else {}
     same = prepared(preset, dropout="same", **options).penalty(pass_of(model, batch)).item()
     independent = prepared(preset, dropout="independent", **options).penalty(pass_of(model, batch)).item()
     off = prepared(preset, dropout="off", **options).penalty(pass_of(model, batch)).item()
@@ -105,12 +106,6 @@ def test_precision_follows_the_size_of_a_coordinate(
     method = Smart(**options)
     method.prepare(embedding_rms=0.1, embedding_size=16, precision=precision)
     assert method.precision == expected
-
-
-def test_the_released_preset_moves_tokens_by_one_and_stays_in_the_runs_precision() -> None:
-    method = SmartMtdnnRelease()
-    method.prepare(embedding_rms=0.1, embedding_size=16, precision=BF16)
-    assert method.precision == "run"
 
 
 @pytest.mark.parametrize(
@@ -278,22 +273,6 @@ def test_a_gradient_that_is_zero_leaves_x_tilde_where_it_is(preset: str) -> None
     assert torch.equal(delta, given.noise(1e-4))
 
 
-def test_the_released_preset_rescales_every_token_to_norm_one_whatever_epsilon() -> None:
-    given = pass_of(make_model(), make_batch())
-    delta = perturbation(prepared("smart-mtdnn-release", epsilon=1e-5), given)
-    # noise of 1e-5 over its norm + 1e-6: a little below 1
-    largest = delta.abs().amax(dim=-1)[given.mask]
-    assert largest.min().item() > 0.8
-    assert largest.max().item() < 1.0
-
-
-def test_with_the_released_step_size_the_perturbation_is_the_noise_rescaled() -> None:
-    given = pass_of(make_model(), make_batch())
-    delta, noise = perturbation(prepared("smart-mtdnn-release"), given), given.noise(1e-5)
-    cosine = torch.nn.functional.cosine_similarity(delta[given.mask], noise[given.mask], dim=-1)
-    assert cosine.min().item() > 0.999
-
-
 # Fact 5: weight 0 changes nothing (for every regularizer, in tests/contract); chance comes from its own stream.
 
 
@@ -349,26 +328,6 @@ def test_more_steps_find_a_worse_point() -> None:
     assert values[0] < values[1] < values[2]
 
 
-def test_fixed_targets_keep_the_value_of_the_divergence_and_only_part_of_its_gradient() -> None:
-    # KL(sg q‖p) + KL(sg p‖q): ∂/∂logits of p is p − q, of q it is q − p
-    given = pass_of(make_model(), make_batch())
-    generator = torch.Generator().manual_seed(0)
-    p, q = (torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
-    values = fixed_target_divergence(given, p, q)
-    torch.testing.assert_close(values, given.divergence(p, q))
-    of_p, of_q = torch.autograd.grad(values.sum(), (p, q))
-    torch.testing.assert_close(of_p, p.softmax(1) - q.softmax(1))
-    torch.testing.assert_close(of_q, q.softmax(1) - p.softmax(1))
-
-
-def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_penalty() -> None:
-    options = {"steps": 0, "noise": 0, "dropout": "off"}
-    model, batch = make_model(), make_batch()
-    assert prepared("smart-mtdnn-release", **options).penalty(pass_of(model, batch)).item() > 1e-5
-    once = prepared("smart-mtdnn-release", **options, embeddings="word").penalty(pass_of(model, batch))
-    assert once.item() < 1e-20
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -380,21 +339,17 @@ def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_
         ({"weight": -1}, "run.yml:9: regularizer.weight: -1"),
         ({"dropout": "none"}, "run.yml:9: regularizer.dropout: 'none': input should be 'same', 'independent' or 'off'"),
         ({"epsilom": 1e-5}, "Did you mean 'epsilon'?"),
+        (
+            {"projection": "unit"},
+            "run.yml:9: regularizer.projection: 'unit': only the released code does this. Use smart-mtdnn-release,",
+        ),
+        ({"inner_loss": "odds"}, "regularizer.inner_loss: 'odds': only the released code does this. Use smart-mtdnn-r"),
+        ({"inner_loss": "both"}, "regularizer.inner_loss: 'both': input should be 'symmetric' or 'one_sided'"),
     ],
 )
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
     (found,) = map(str, Smart.faults(Named(name="smart", **options), "run.yml:9", "regularizer", "classification"))
     assert expected in found
-
-
-def test_the_released_preset_is_refused_for_types_that_code_has_no_term_for() -> None:
-    (found,) = map(
-        str, SmartMtdnnRelease.faults(Named(name="smart-mtdnn-release"), "t.yml:3", "ner.regularizer", "span")
-    )
-    assert found == (
-        "t.yml:3: ner.regularizer: smart-mtdnn-release is not defined for span; it is for classification, regression, "
-        "ranking. Use another regularizer, or `none`, for this task."
-    )
 
 
 @pytest.mark.parametrize("task", ["nli", "similarity"])
