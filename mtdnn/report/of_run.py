@@ -15,7 +15,7 @@ from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
-from mtdnn.report.read import label_names, prediction_files, read_curves
+from mtdnn.report.read import confusion_labels, label_names, prediction_files, read_curves
 from mtdnn.report.sections import agreement_section, confusion_section, loss_section, worst_section
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import COUNTS
@@ -64,7 +64,8 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_terms(folder),
     )
     records = {place: read_records(path) for place, path in prediction_files(folder).items()}
-    document.add(*confusion_section({place: {"": found} for place, found in records.items()}))
+    labels = {task: confusion_labels(folder, task, found) for (task, _), found in records.items()}
+    document.add(*confusion_section({place: {"": found} for place, found in records.items()}, labels))
     if annotators:
         by_task: dict[str, list[dict]] = {}
         for (task, _), found in records.items():

@@ -16,7 +16,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
 from mtdnn.rows.source import Row, RowColumns
-from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.folder import LABELS, RunFolder
 
 MAX_LABELS = 12  # of a confusion matrix
 MAX_CHARACTERS = 240  # of a text among the worst errors
@@ -81,8 +81,17 @@ def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
+def confusion_labels(run: Path, task: str, records: Sequence[Record]) -> list[str]:
+    """The labels of a task whose confusions count, in its order: as its type said when the run was evaluated.
+
+    Runs of the first versions do not say; of those it is seen from the records.
+    """
+    stored = RunFolder(run).read_results().get(LABELS, {}).get(task)
+    return stored if isinstance(stored, list) else label_names(records)
+
+
 def label_names(records: Sequence[Record]) -> list[str]:
-    """The labels of a classification, in the task's order; empty of other task types."""
+    """The labels that records of a classification have scores of; empty of other ones."""
     first = next((record.get("scores") for record in records if record.get("scores")), None)
     if not isinstance(first, Mapping):
         return []

@@ -62,17 +62,23 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[Point]:
     return [Point(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
-def confusion_section(splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]], *, of: str = "") -> list[Block]:
-    """A confusion matrix for each split of words as labels.
+def confusion_section(
+    splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]],
+    labels: Mapping[str, Sequence[str]],
+    *,
+    of: str = "",
+) -> list[Block]:
+    """A confusion matrix for each split of a task with single labels.
 
     Args:
         splits: (task, split) → label of a run → its records.
+        labels: task → its labels whose confusions count, in order; empty or absent: none do.
         of: which runs these are.
     """
     blocks: list[Block] = []
     for (task, split), runs in splits.items():
         for label, records in runs.items():
-            names = label_names(records)
+            names = list(labels.get(task, ()))
             if 2 <= len(names) <= MAX_LABELS and any(record["label"] is not None for record in records):
                 caption = ", ".join(part for part in (task, split, label) if part)
                 blocks.append(_matrix(confusion(records, names), names, caption))

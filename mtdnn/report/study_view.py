@@ -9,7 +9,7 @@ from typing import Any
 
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.records import read_records
-from mtdnn.report.read import label_names, most_frequent_share
+from mtdnn.report.read import confusion_labels, label_names, most_frequent_share
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import read_outcome_file
 from mtdnn.study.grid import PlannedCell, PlannedReport, read_plan
@@ -156,6 +156,23 @@ def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dic
         path = RunFolder(run).prediction_file(task, split)
         if path.exists():
             found.setdefault((task, split), {})[label] = read_records(path)
+    return found
+
+
+def labels_of_tasks(
+    view: StudyView, runs: Mapping[tuple[str, str], Path], predictions: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """Task → its labels whose confusions count, by the first run that has predictions of it.
+
+    Args:
+        view: the study.
+        runs: (task, label) → a run.
+        predictions: (task, split) → label → records.
+    """
+    found: dict[str, list[str]] = {}
+    for (task, _), of_labels in predictions.items():
+        for label, records in of_labels.items():
+            found.setdefault(task, confusion_labels(runs[task, label], task, records))
     return found
 
 

@@ -57,11 +57,10 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
         raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     config.num_labels = head.output.out_features
-    config.problem_type = "regression" if isinstance(head, PooledHead) else None
+    config.problem_type = model.task_types[task].problem_type if isinstance(head, PooledHead) else None
     if len(task_def.labels) == config.num_labels:
         config.id2label = dict(enumerate(task_def.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-        config.problem_type = "single_label_classification" if isinstance(head, PooledHead) else None
     kind = AutoModelForSequenceClassification if isinstance(head, PooledHead) else AutoModelForTokenClassification
     with torch.random.fork_rng(devices=[]):
         try:

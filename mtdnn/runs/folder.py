@@ -47,6 +47,10 @@ ResultsFile = Annotated[dict[str, dict[str, Any]], AfterValidator(_of_tasks)]
 """The shape of a results.json."""
 
 
+LABELS = "_labels"
+"""The key of `results.json` below which each task's labels are whose confusions a report counts."""
+
+
 class RunFolder:
     """Paths in the folder of a run."""
 
@@ -166,7 +170,14 @@ class RunFolder:
             return {}
 
     def write_results(
-        self, results: Mapping[str, Any], *, scales: Mapping[str, Scale], seed: int, step: int, checkpoint: str
+        self,
+        results: Mapping[str, Any],
+        *,
+        labels: Mapping[str, Sequence[str]],
+        scales: Mapping[str, Scale],
+        seed: int,
+        step: int,
+        checkpoint: str,
     ) -> dict[str, Any]:
         """Add results to `results.json`, with which checkpoint and code they come from.
 
@@ -175,6 +186,7 @@ class RunFolder:
 
         Args:
             results: task → split → metric → value.
+            labels: task → the labels whose confusions a report counts.
             scales: metric → its scale.
             seed, step, checkpoint: of the weights.
         """
@@ -186,6 +198,7 @@ class RunFolder:
             maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
             makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
         merged["_run"], merged["_made_by"] = run, makers
+        merged[LABELS] = {**merged.get(LABELS, {}), **{name: list(words) for name, words in labels.items()}}
         merged[SCALES] = {**merged.get(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged

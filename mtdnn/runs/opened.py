@@ -90,6 +90,7 @@ class Run:
         words = {word for name in results for word in self.model.task_types[name].metric_names}
         self.folder.write_results(
             results,
+            labels={name: self.model.task_types[name].confusion_labels for name in results},
             scales={word: metric_of(word).scale for word in sorted(words)},
             seed=self.config.seed,
             step=self.step,
@@ -153,10 +154,7 @@ class Run:
         first = self.tasks[names[0]]
         for name in names[1:]:
             task = self.tasks[name]
-            if (task.task_type, len(task.inputs)) != (first.task_type, len(first.inputs)) and not (
-                {task.task_type, first.task_type} <= {"classification", "regression"}
-                and len(task.inputs) == len(first.inputs)
-            ):
+            if not self.model.task_types[first.name].predicts_with(self.model.task_types[name]):
                 found = f"'{name}' takes {len(task.inputs)} texts as {task.task_type}, '{first.name}' other ones"
                 raise ConfigError(fault("", "task", found, "Predict tasks of the same inputs together."))
             if task.inputs != first.inputs and sorted(task.inputs) == sorted(first.inputs):

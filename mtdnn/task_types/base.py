@@ -60,19 +60,33 @@ segments (the same, 0 and 1 for the texts of a pair, where token_type_ids do not
 the task's max_length)."""
 
 
-class TaskType(ABC):
-    """One task seen through its type: rows → labels → loss → predictions.
+class Part(ABC):
+    """What the three parts of a task type share.
 
-    The trainer, the collator, evaluation and regularizers call these methods and never ask which type it is.
+    Attributes:
+        task: its definition.
+        heads: the registered names that make sense for this type; the first is the default.
+    """
+
+    task: TaskDef
+    heads: ClassVar[tuple[str, ...]] = ("pooled",)
+
+    @classmethod
+    def settled_head(cls, task: TaskDef) -> Named:
+        """The head the block names, or else the first of this type's."""
+        return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
+
+
+class Format(Part):
+    """Rows of a task → the columns of its prepared store. Needs no PyTorch: `check` and `prepro` use this part alone.
 
     Class attributes:
         Options: keys of this type alone, checked by pydantic.
         num_inputs: allowed numbers of text columns.
         default_metrics, default_loss: where the task names none.
-        losses, heads, metrics: the registered names that make sense for this type; the first head is the default.
+        losses, metrics: the registered names that make sense for this type.
         label_dtype: of the numbers in the `label` column of a prepared store.
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
-        float32_logits: whether the head computes in float32 in a bf16 run too, so that regularizers can compare passes.
         marks_of_none: what a label may be in a row that has none, in addition to an empty one and `-`.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         store_format: raised, to more than 2, when `encode` makes something else of a row: older stores are remade.
@@ -85,10 +99,8 @@ class TaskType(ABC):
     default_loss: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
-    heads: ClassVar[tuple[str, ...]] = ("pooled",)
     label_dtype: ClassVar[str]
     soft_labels: ClassVar[bool] = False
-    float32_logits: ClassVar[bool] = True
     marks_of_none: ClassVar[tuple[str, ...]] = MARKS_OF_NONE
     repeats_last: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
@@ -101,11 +113,6 @@ class TaskType(ABC):
         self.options = self.Options.model_validate(task.options)
         self.metric_names = task.metrics or self.default_metrics
         self.tokenizer: PreTrainedTokenizerBase | None = None
-
-    @cached_property
-    def loss_function(self) -> Callable[..., Tensor]:
-        """The registered loss that the block names, or else the type's own."""
-        return losses.LOSSES.get(self.task.loss or self.default_loss)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take the run's tokenizer, before `encode` and `complete`; most types never look at it."""
@@ -142,11 +149,6 @@ class TaskType(ABC):
             able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).soft_labels)
             found.append(task.fault("distill", f"{task.task_type} has no soft labels", f"Remove it. Some: {able}."))
         return found + cls._head_faults(task) + cls._option_faults(task)
-
-    @classmethod
-    def settled_head(cls, task: TaskDef) -> Named:
-        """The head the block names, or else the first of this type's."""
-        return task.head if "head" in task.model_fields_set else Named(name=cls.heads[0])
 
     @classmethod
     def _head_faults(cls, task: TaskDef) -> list[Fault]:
@@ -192,11 +194,6 @@ class TaskType(ABC):
             RowError: they do not go together.
         """
         raise NotImplementedError(f"{type(self).__name__} does not join rows")
-
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """C, the size of the head's output."""
 
     @abstractmethod
     def parse_label(self, text: str) -> Any:
@@ -266,6 +263,27 @@ class TaskType(ABC):
     def label_name(self, stored: Any) -> Any:
         """A stored label as it reads in predictions and histograms: a name or a number; None for "none"."""
 
+
+class Learner(Part):
+    """Columns of a batch of rows → a head, logits, a loss, and the distance between two predictions.
+
+    Class attributes:
+        float32_logits: whether the head computes in float32 in a bf16 run too, so that regularizers can compare passes.
+    """
+
+    default_loss: ClassVar[str]
+    float32_logits: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """C, the size of the head's output."""
+
+    @cached_property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The registered loss that the block names, or else the type's own."""
+        return losses.LOSSES.get(self.task.loss or self.default_loss)
+
     def collate_labels(self, records: Records) -> Tensor:
         """Labels of a batch, from the columns of its rows; for types whose labels need no more than these."""
         raise NotImplementedError(f"{type(self).__name__} gives a batch its labels in `complete`")
@@ -312,18 +330,6 @@ class TaskType(ABC):
         soft_loss = self.soft_loss(logits, soft, batch, temperature=distill.temperature)
         return (1 - distill.weight) * self.loss(logits, batch) + distill.weight * soft_loss
 
-    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
-        """[C] numbers that a teacher's prediction record holds, whose mean over several teachers makes sense.
-
-        Raises:
-            RowError: it is no record of this task.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
-
-    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
-        """`prediction` and `scores` of a record that holds these numbers."""
-        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
-
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Distance from the soft labels [B, C], a scalar: the mean over rows that have one, 0 when none has."""
         raise NotImplementedError(f"{type(self).__name__} has no soft labels")
@@ -340,6 +346,19 @@ class TaskType(ABC):
             symmetric: KL(p‖q) + KL(q‖p); False gives KL(q‖p) alone, q being the reference. No matter for regression.
         """
 
+
+class Teller(Part):
+    """Logits → what is reported: prediction records, and what reports, exports and joint predictions ask of them.
+
+    Class attributes:
+        problem_type: of transformers' configuration, for a task with a pooled head that is exported; None: it has none.
+        same_rows: types with an equal word here read the same rows, so that their tasks can be predicted together; a
+            type reads the same rows as itself.
+    """
+
+    problem_type: ClassVar[str | None] = None
+    same_rows: ClassVar[str | None] = None
+
     @abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """One record per row: `id`, `prediction`, `label` (None when there is none), `scores`; plain JSON values."""
@@ -353,6 +372,35 @@ class TaskType(ABC):
             tune: choose anew, from these records: on the dev split while training.
         """
         return records
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """[C] numbers that a teacher's prediction record holds, whose mean over several teachers makes sense.
+
+        Raises:
+            RowError: it is no record of this task.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        """`prediction` and `scores` of a record that holds these numbers."""
+        raise NotImplementedError(f"{type(self).__name__} has no soft labels")
+
+    @property
+    def confusion_labels(self) -> tuple[str, ...]:
+        """The labels, in order, whose confusions a report counts; empty where predictions are no single labels."""
+        return ()
+
+    def predicts_with(self, other: Teller) -> bool:
+        """Whether rows of this task can be given to the other one: as many texts, read in the same way."""
+        alike = type(other) is type(self) or (self.same_rows is not None and self.same_rows == other.same_rows)
+        return alike and len(other.task.inputs) == len(self.task.inputs)
+
+
+class TaskType(Format, Learner, Teller):
+    """One task seen through its type: rows → labels → loss → predictions.
+
+    The trainer, the collator, evaluation, reports and regularizers call these methods and never ask which type it is.
+    """
 
 
 def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., object]) -> list[Fault]:

@@ -38,6 +38,8 @@ class Classification(TaskType):
         "cross_entropy", "ece",
     )  # fmt: skip
     heads = ("pooled", "san")
+    problem_type = "single_label_classification"
+    same_rows = "texts"
     soft_labels = True
     label_dtype = "int64"
     sample_block = {
@@ -127,6 +129,11 @@ class Classification(TaskType):
         if symmetric:
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
+
+    @property
+    def confusion_labels(self) -> tuple[str, ...]:
+        """The task's labels."""
+        return self.task.labels
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         probabilities = torch.softmax(logits.float(), dim=-1).cpu()

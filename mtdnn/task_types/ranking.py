@@ -62,6 +62,7 @@ class Ranking(TaskType):
     losses = ("listwise", "pairwise_margin")
     metrics: ClassVar[tuple[str, ...]] = default_metrics
     heads = ("pooled", "san")
+    problem_type = "regression"
     label_dtype = "float32"
     repeats_last = True
     sample_block = {"task_type": "ranking", "inputs": ["question", "candidate"]}

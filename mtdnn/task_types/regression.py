@@ -37,6 +37,8 @@ class Regression(TaskType):
     losses = ("mse",)
     metrics = ("pearson", "spearman", "mse", "mae")
     heads = ("pooled", "san")
+    problem_type = "regression"
+    same_rows = "texts"
     soft_labels = True
     marks_of_none = ("_",)  # −1 is a number
     label_dtype = "float32"

@@ -99,6 +99,14 @@ def test_the_package_imports_nothing_from_the_folders_around_it():
             assert not {name.split(".")[0] for name in names} & {"data_prep", "experiments", "tests", "benchmarks"}
 
 
+@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith("task_types")))
+def test_nothing_outside_task_types_compares_the_name_of_a_type(module):
+    """Which type a task has is for the registry; in what types differ is asked of the type."""
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        assert not [side for side in sides if isinstance(side, ast.Attribute) and side.attr == "task_type"], node.lineno
+
+
 def test_light_modules_import_no_heavy_library():
     heavy = ["torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib"]
     imports = "\n".join(f"import mtdnn.{module}" for module in WITHOUT_TORCH.split())

@@ -30,6 +30,9 @@ def tasks() -> dict[str, TaskDef]:
     return {"rte": task_def_from("rte", BLOCK)}
 
 
+MADE = {"labels": {}, "scales": {}, "seed": 1}
+
+
 def test_definitions_written_are_read_back_equal(tmp_path: Path, tasks: dict[str, TaskDef]) -> None:
     (tmp_path / "tasks.yml").write_text(tasks_to_yaml(tasks))
     again = load_task_defs(tmp_path / "tasks.yml")
@@ -101,8 +104,8 @@ def test_results_keep_what_was_there_and_name_commit_seed_and_step(
 ) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
-    folder.write_results({"rte": {"dev": {"accuracy": 0.5}}}, scales={}, seed=1, step=3, checkpoint="best")
-    merged = folder.write_results({"rte": {"test": {"accuracy": 0.4}}}, scales={}, seed=1, step=3, checkpoint="best")
+    folder.write_results({"rte": {"dev": {"accuracy": 0.5}}}, **MADE, step=3, checkpoint="best")
+    merged = folder.write_results({"rte": {"test": {"accuracy": 0.4}}}, **MADE, step=3, checkpoint="best")
     assert merged["rte"] == {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
     assert {"commit", "torch", "seed", "step", "checkpoint"} <= merged["_run"].keys()
     assert folder.read_results() == merged
@@ -111,8 +114,8 @@ def test_results_keep_what_was_there_and_name_commit_seed_and_step(
 def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
-    folder.write_results({"rte": {"dev": {"accuracy": 0.5}}}, scales={}, seed=1, step=3, checkpoint="best")
-    merged = folder.write_results({"rte": {"test": {"accuracy": 0.4}}}, scales={}, seed=1, step=9, checkpoint="last")
+    folder.write_results({"rte": {"dev": {"accuracy": 0.5}}}, **MADE, step=3, checkpoint="best")
+    merged = folder.write_results({"rte": {"test": {"accuracy": 0.4}}}, **MADE, step=9, checkpoint="last")
     makers = merged["_made_by"]["rte"]
     assert (makers["dev"]["checkpoint"], makers["dev"]["step"]) == ("best", 3)
     assert (makers["test"]["checkpoint"], makers["test"]["step"]) == ("last", 9)
