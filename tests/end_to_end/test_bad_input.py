@@ -213,7 +213,7 @@ DEFINITIONS = [
         "values within values without end",
         append("tasks.yml", "deep: " + "[" * 3000 + "]" * 3000 + "\n"),
         CHECK,
-        "tasks.yml: values lie too deep within each other. Flatten them.",
+        "tasks.yml: values are nested too deep. Flatten them.",
     ),
     Case(
         "an unknown task type",
@@ -672,7 +672,7 @@ RESULTS = [
             f"damaged results, found by {command}",
             write("runs/first/results.json", b'{"pairs": '),
             f"{command} runs/first",
-            "runs/first/results.json: damaged: Expecting value: line 1 column 11 (char 10). Remove it and run: mtdnn "
+            "runs/first/results.json: not JSON: Expecting value: line 1 column 11 (char 10). Remove it and run: mtdnn "
             "evaluate runs/first",
         )
         for command in ("evaluate", "report")
@@ -681,7 +681,7 @@ RESULTS = [
         "results that are none",
         write("runs/first/results.json", b'{"pairs": 3}'),
         "report runs/first",
-        "runs/first/results.json: damaged: no results of tasks. Remove it and run: mtdnn evaluate runs/first",
+        "runs/first/results.json: pairs: damaged: input should be a valid dictionary. Remove it and run: mtdnn evaluate runs/first",
     ),
     Case(
         "a checkpoint of another run by its path",
