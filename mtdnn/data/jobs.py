@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
 from mtdnn.errors import ConfigError, DataError, Fault
-from mtdnn.rows.places import open_split
+from mtdnn.rows.places import Data, open_split
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
 
 
 def readable_jobs(
-    tasks: Mapping[str, TaskDef], data: str | Path | None, *, warn: Callable[[Fault], object] = logger.warning
+    tasks: Mapping[str, TaskDef], data: Data, *, warn: Callable[[Fault], object] = logger.warning
 ) -> tuple[list[Job], list[Fault]]:
     """The splits whose rows can be read, and the faults of the others; a test split may be missing.
 
@@ -83,14 +83,19 @@ def optional_splits(task: TaskDef) -> set[str]:
     return set(task.split_names) - needed
 
 
-def wanted_manifest(job: Job, tokenizer: Tokenizer, data: str | Path | None) -> Manifest:
+def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
     """The manifest of a store that was made from these rows with this block and tokenizer."""
+    source: dict[str, Any] = {"path": job.rows.place, "sha256": job.rows.sha256()}
+    if isinstance(data, Mapping):
+        source["in_memory"] = True
+    else:
+        source["data"] = None if data is None else str(data)
     return Manifest(
         task=job.task.name,
         split=job.split,
         tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
         block=stored_block(job.task),
-        source={"path": job.rows.place, "sha256": job.rows.sha256(), "data": None if data is None else str(data)},
+        source=source,
         store_format=store_format(job.task, tokenizer),
         mtdnn_version=mtdnn_version(),
     )

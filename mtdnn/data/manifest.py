@@ -34,7 +34,7 @@ class Manifest:
     Attributes:
         tokenizer: `encoder` (as given) and `sha256` of its tokenizer.
         block: the task's keys that decide what is stored, and `sha256` of them.
-        source: `path` and `sha256` of the rows, and `data`, the folder given.
+        source: `path` and `sha256` of the rows, and `data`, the folder given, or `in_memory`.
         rows, truncated_rows: counts.
         bytes: size of the Arrow file, by which one cut short is recognised.
         labels: unlabelled rows, and counts by name or quartiles, by task type.

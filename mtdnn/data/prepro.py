@@ -31,7 +31,8 @@ from mtdnn.data.staging import (
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
 from mtdnn.files import sole_writer
-from mtdnn.rows.places import rows_of
+from mtdnn.rows.places import Data
+from mtdnn.rows.source import RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 def prepare(
     tasks: Definitions,
     *,
-    data: str | Path | None = None,
+    data: Data = None,
     encoder: str | Path,
     out: str | Path,
     only: Sequence[str] | None = None,
@@ -52,7 +53,9 @@ def prepare(
 
     Args:
         tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
-        data: folder of the rows; None when every task has a `source`.
+        data: folder of the rows; or task → split → rows in memory: a `datasets.Dataset`, a pandas DataFrame or a list
+            of dicts, with a column for each of the task's inputs, `label`, and `id`, by default the row's number. None
+            when every task has a `source`.
         encoder: hub name or folder; only its tokenizer is loaded.
         out: folder of the prepared rows.
         only: names of the tasks to prepare; None prepares all.
@@ -70,6 +73,11 @@ def prepare(
         >>> made = mtdnn.prepare("tasks.yml", data="data", encoder="encoder", out="prepared")
         >>> made["rte"]["train"].rows
         8
+        >>> stars = {"task_type": "regression", "inputs": ["review"], "splits": {"train": ["train"]}}
+        >>> rows = [{"review": "It rained.", "label": 1}, {"review": "She sings.", "label": 4.5}]
+        >>> made = mtdnn.prepare({"stars": stars}, data={"stars": {"train": rows}}, encoder="encoder", out="prepared")
+        >>> made["stars"]["train"].rows
+        2
     """
     known, known_faults = read_task_defs(tasks)
     if known_faults:  # a name may be that of a block that could not be read
@@ -101,8 +109,8 @@ def prepare(
     return _made(out, jobs, new={job.key for job in due})
 
 
-def prepare_file(
-    path: str | Path,
+def prepare_rows(
+    rows: RowSource,
     task: TaskDef,
     tokenizer: Tokenizer,
     folder: Path,
@@ -110,14 +118,19 @@ def prepare_file(
     labels: str = "allowed",
     num_workers: int = 1,
 ) -> Manifest:
-    """Prepare the rows of one file, of any of the known formats, as a split in `folder`, which is made here.
+    """Prepare the rows of one source as a split in `folder`, which is made here.
 
     Args:
+        rows: the source.
+        task: whose columns they have.
+        tokenizer: of the encoder that will read them.
+        folder: of the split.
         labels: allowed, or ignored: rows are taken as unlabelled.
+        num_workers: processes.
     Raises:
         DataError: every fault of the rows; nothing is written.
     """
-    job = Job(task, Path(path).stem, rows_of(path), labels)
+    job = Job(task, folder.name, rows, labels)
     faults = job.rows.faults(job.columns)
     if faults:
         raise DataError(faults)

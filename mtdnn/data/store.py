@@ -170,7 +170,9 @@ def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
 
 
 def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
-    """`Run: mtdnn prepro …`, with what is known of its arguments."""
+    """`Run: mtdnn prepro …`, with what is known of its arguments; rows from memory are prepared in Python."""
+    if manifest is not None and manifest.source.get("in_memory"):
+        return f"Call mtdnn.prepare with the rows of '{task.name}' again."
     definitions = task.definitions or "TASKS.yml"
     data = manifest.source.get("data") if manifest is not None else None if task.source else "DATA"
     encoder = tokenizer.name if tokenizer is not None else manifest.tokenizer["encoder"] if manifest else "ENCODER"

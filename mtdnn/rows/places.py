@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, fault, unknown
+from mtdnn.rows.memory import rows_in_memory
 from mtdnn.rows.source import Row, RowColumns, RowSource, told_unreadable
 from mtdnn.rows.tables import ParquetRows, hub_rows
 from mtdnn.rows.text import CsvRows, JsonlRows, PlainRows, TsvRows
@@ -36,15 +38,21 @@ def rows_of(path: str | Path) -> RowSource:
     return FORMATS[path.suffix](path)
 
 
-def open_split(task: TaskDef, split: str, data: str | Path | None) -> RowSource:
-    """The rows of one split of a task, from its `source` or from files under `data`.
+Data = str | Path | Mapping[str, Mapping[str, Any]] | None
+"""Where rows are: a folder of files; or task → split → datasets.Dataset, pandas DataFrame or list of dicts."""
+
+
+def open_split(task: TaskDef, split: str, data: Data) -> RowSource:
+    """The rows of one split of a task, from memory, from its `source` or from files under `data`.
 
     Raises:
         DataError: there are none.
     """
+    if isinstance(data, Mapping) and (task.name in data or task.source is None):
+        return rows_in_memory(task, split, data)
     if task.source is not None:
         return hub_rows(task.source, split, where=task.where("source"))
-    if data is None:
+    if data is None or isinstance(data, Mapping):
         raise DataError(
             task.fault("source", "no rows: no data folder was given and the task has no source", "Give --data.")
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdnn.config.tasks import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
@@ -140,14 +140,14 @@ class HubRows(RowSource):
         renamed: our column → theirs.
     """
 
+    column_fix: ClassVar[str] = "Name theirs under the task's `source.columns`."
+
     place: str  # type: ignore[misc]
     dataset: Dataset
     renamed: dict[str, str]
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
-        step = max(1, size * ROWS_PER_PART // PART_BYTES)
-        for start in range(0, len(self.dataset), step):
-            yield Part(start, min(start + step, len(self.dataset)), start + 1)
+        yield from stretches(len(self.dataset), size)
 
     def sha256(self) -> str:
         """The fingerprint the `datasets` library gives this content."""
@@ -157,8 +157,7 @@ class HubRows(RowSource):
         theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
         asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
         missing = missing_columns(asked, self.dataset.column_names)
-        fix = "Name theirs under the task's `source.columns`."
-        return super().faults(columns) + ([fault(self.place, "", missing, fix)] if missing else [])
+        return super().faults(columns) + ([fault(self.place, "", missing, self.column_fix)] if missing else [])
 
     @cached_property
     def _class_names(self) -> dict[str, list[str]]:
@@ -187,6 +186,13 @@ class HubRows(RowSource):
         if names is None or not isinstance(value, int):
             return value
         return names[value] if value >= 0 else None
+
+
+def stretches(num_rows: int, size: int) -> Iterator[Part]:
+    """Parts of a table of so many rows, each of about `size` bytes."""
+    step = max(1, size * ROWS_PER_PART // PART_BYTES)
+    for start in range(0, num_rows, step):
+        yield Part(start, min(start + step, num_rows), start + 1)
 
 
 def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:

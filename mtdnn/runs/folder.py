@@ -61,6 +61,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.predictions = self.path / "predictions"
+        self.prepared = self.path / "prepared"
 
     def checkpoint(self, name: str) -> Path:
         """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`.
@@ -90,10 +91,8 @@ class RunFolder:
                 a run of another configuration or other tasks.
             DataError: it cannot be written.
         """
+        self.require_no_other_run(resume=resume)
         if self.config_file.exists():
-            if not resume:
-                fix = "Give --resume to continue it, or another --output."
-                raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
             self._refuse_changes(config, tasks)
             return
         definitions = tasks_to_yaml(tasks)
@@ -141,6 +140,12 @@ class RunFolder:
         if faults:
             advice = "A resumed run must go on as it began. Undo the change, or give another --output."
             raise ConfigError([*faults, advice])
+
+    def require_no_other_run(self, *, resume: bool) -> None:
+        """ConfigError when the folder holds a run that is not to be resumed."""
+        if self.config_file.exists() and not resume:
+            fix = "Give --resume to continue it, or another --output."
+            raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
 
     def read_config(self) -> RunConfig:
         """The run's configuration.

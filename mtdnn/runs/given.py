@@ -1,4 +1,4 @@
-"""What a call of `train` is given: a run, its file or keywords, and task definitions that are in memory."""
+"""What a call of `train` is given: a run, its file or keywords, and definitions and rows that are in memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class GivenRun:
     Attributes:
         config: names files for all that it needs; those of what is in memory are in its own folder.
         tasks: the definitions that are in memory; None where `config.tasks` names their file.
+        rows: the rows that are in memory, to be prepared in `config.data`; None where it names prepared ones.
     """
 
     config: RunConfig
     tasks: dict[str, TaskDef] | None = None
+    rows: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> GivenRun:
@@ -34,17 +36,17 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
     Args:
         run: a configuration, its YAML file, or nothing.
         options: fields of RunConfig laid over it, dots for keys within them; `tasks` may be a mapping as for
-            `load_task_defs`.
+            `load_task_defs`, `data` one of rows as for `prepare`.
     Raises:
         ConfigError: every fault of the configuration, or of definitions in memory.
     """
-    in_memory = options.get("tasks") if isinstance(options.get("tasks"), Mapping) else None
-    words = dict(options) if in_memory is None else {**options, "tasks": ""}
-    config = _config(run, words)
-    if in_memory is None:
-        return GivenRun(config)
-    config = config.model_copy(update={"tasks": str(RunFolder(config.output).tasks_file)})
-    return GivenRun(config, load_task_defs(in_memory))
+    in_memory = {key: options[key] for key in ("tasks", "data") if isinstance(options.get(key), Mapping)}
+    config = _config(run, {**options, **dict.fromkeys(in_memory, "")})
+    folder = RunFolder(config.output)
+    places = {"tasks": str(folder.tasks_file), "data": str(folder.prepared)}
+    config = config.model_copy(update={key: places[key] for key in in_memory})
+    tasks = load_task_defs(in_memory["tasks"]) if "tasks" in in_memory else None
+    return GivenRun(config, tasks, in_memory.get("data"))
 
 
 def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> RunConfig:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from mtdnn.errors import ConfigError, fault
+from mtdnn.rows.memory import is_table
 from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.ragged import Column, Ragged
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ def _chosen(column: Column, rows: np.ndarray) -> Column:
     return [column[row] for row in rows] if isinstance(column, list) else column[rows]
 
 
-Rows = str | Path | Sequence[Sequence[str]]
-"""A file of rows in any known format, or the texts of each row."""
+Rows: TypeAlias = "str | Path | Sequence[Sequence[str]] | Sequence[Mapping[str, Any]] | Dataset | DataFrame"
+"""A file of rows in any known format, the texts of each row, or rows with named columns in memory."""
 
 
 def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
@@ -74,6 +79,8 @@ def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
 
 def _num_columns(rows: Rows) -> int | None:
     """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
+    if is_table(rows):
+        return None
     if not isinstance(rows, (str, Path)):
         return len(rows[0]) if len(rows) else None
     if Path(rows).suffix != ".tsv" or not Path(rows).is_file():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from mtdnn.batch import Batch
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.loaders import EvalLoader
-from mtdnn.data.prepro import prepare_file
+from mtdnn.data.prepro import prepare_rows
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
 from mtdnn.metrics.base import Record, measured, metric_of
@@ -25,6 +25,9 @@ from mtdnn.metrics.records import write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.rows.example import RowError
+from mtdnn.rows.memory import is_table, table_rows
+from mtdnn.rows.places import rows_of
+from mtdnn.rows.source import RowSource
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.initialisation import empty_encoder
 from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
@@ -128,8 +131,9 @@ class Run:
         """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
 
         Args:
-            rows: a file with the first task's columns, labelled or not, or texts: `[(premise, hypothesis), …]`. Labels
-                are the first task's.
+            tasks: their names.
+            rows: a file with the first task's columns, labelled or not; a `datasets.Dataset`, a pandas DataFrame or a
+                list of dicts with these; or texts: `[(premise, hypothesis), …]`. Labels are the first task's.
         Raises:
             ConfigError: an unknown task, or tasks that take different inputs.
             DataError: every bad row, with its place.
@@ -215,22 +219,24 @@ class Run:
     def _store(
         self, task: str, rows: Rows, *, columns_of: str | None = None
     ) -> AbstractContextManager[Store | MemoryStore]:
-        """The rows, encoded for a task: a file by way of a temporary folder, texts in memory.
+        """The rows, encoded for a task: those with columns by way of a temporary folder, texts in memory.
 
         Args:
             columns_of: the task whose columns, and labels, a file has; None: `task` itself.
         """
         if isinstance(rows, (str, Path)):
-            return self._stored_file(task, Path(rows), columns_of or task)
-        return self._stored_texts(task, rows)
+            return self._stored_rows(task, rows_of(rows), columns_of or task)
+        if is_table(rows):
+            return self._stored_rows(task, table_rows(rows, place="rows"), columns_of or task)
+        return self._stored_texts(task, cast(Sequence[Sequence[str]], rows))
 
     @contextmanager
-    def _stored_file(self, task: str, path: Path, columns_of: str) -> Iterator[Store]:
+    def _stored_rows(self, task: str, rows: RowSource, columns_of: str) -> Iterator[Store]:
         task_def = self.tasks[task].model_copy(update={"inputs": self.tasks[columns_of].inputs})
         labels = "allowed" if task == columns_of else "ignored"
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
             place = Path(folder) / "rows" / "split"
-            prepare_file(path, task_def, self.tokenizer, place, labels=labels)
+            prepare_rows(rows, task_def, self.tokenizer, place, labels=labels)
             yield open_prepared(place)
 
     @contextmanager

@@ -22,6 +22,7 @@ from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
 from mtdnn.metrics.base import selection_faults
 from mtdnn.rows.example import Example
+from mtdnn.rows.places import Data
 from mtdnn.rows.source import Part
 from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.runs.length import run_length, subset_faults, training_rows
@@ -140,7 +141,7 @@ def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
 def check(
     tasks: Definitions,
     *,
-    data: str | Path | None = None,
+    data: Data = None,
     encoder: str | Path | None = None,
     run: str | Path | RunConfig | None = None,
     num_workers: int | None = None,
@@ -149,7 +150,8 @@ def check(
 
     Args:
         tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
-        data: folder of the rows; without it only the definitions, and rows of a `source`, are checked.
+        data: folder of the rows, or task → split → rows in memory, as for `prepare`; without it only the definitions,
+            and rows of a `source`, are checked.
         encoder: hub name or folder, for lengths in tokens; by default that of `run`, if one is given.
         run: a run, or its YAML: its mixing gives the batches of an epoch, its regularizers and teachers are checked.
         num_workers: processes; None takes one per core.
@@ -199,7 +201,7 @@ def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: s
 def report_on(
     tasks: Mapping[str, TaskDef],
     *,
-    data: str | Path | None,
+    data: Data,
     tokenizer: Tokenizer | None = None,
     run: RunConfig,
     num_workers: int | None = None,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from mtdnn.config.run import RunConfig
+from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
 from mtdnn.files import sole_writer
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.given import given_run
+from mtdnn.runs.given import GivenRun, given_run
+from mtdnn.runs.initialisation import encoder_place
+from mtdnn.runs.named import run_tasks
 from mtdnn.runs.opened import open_run
 from mtdnn.runs.setup import Setup
 from mtdnn.training.checkpoint import damage, recover
@@ -31,7 +36,8 @@ def train(
         progress: show a bar on standard error.
         options: fields of `RunConfig`, laid over what `run` says: `epochs=3`, `optimizer={"lr": 3e-5}`,
             `**{"optimizer.lr": 3e-5}`. `tasks` may be a mapping from names to `TaskDef` or blocks; the run's folder
-            then has a tasks.yml of them, and `open_run` needs nothing else.
+            then has a tasks.yml of them, and `open_run` needs nothing else. `data`, a folder made by `prepare`, may be
+            a mapping from tasks to splits to rows, as for `prepare`: they are first prepared in the run's folder.
     Returns:
         What `results.json` holds: task → split → metric → value; empty on other processes than the first.
     Raises:
@@ -46,13 +52,23 @@ def train(
         ... )
         >>> results["rte"]["dev"]["rows"]
         4
+        >>> rows = [{"text": "It rained.", "label": "wet"}, {"text": "He sings.", "label": "dry"}]
+        >>> results = mtdnn.train(
+        ...     tasks={"weather": {"task_type": "classification", "labels": ["wet", "dry"]}},
+        ...     data={"weather": {"train": rows, "dev": rows}},
+        ...     encoder="encoder", output="runs/weather", epochs=3, progress=False,
+        ... )
+        >>> results["weather"]["dev"]["rows"]
+        2
     """
     given = given_run(run, options)
     config = given.config
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    setup = Setup.of(config, given.tasks)
     folder = RunFolder(config.output)
+    if given.rows is not None:
+        _prepare_rows(given, given.rows, folder, resume=resume, progress=progress)
+    setup = Setup.of(config, given.tasks)
     is_main = setup.accelerator.is_main_process
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
@@ -65,6 +81,19 @@ def train(
             return {}
         open_run(folder.path).evaluate(split=None)
         return folder.read_results()
+
+
+def _prepare_rows(
+    given: GivenRun, rows: Mapping[str, Mapping[str, Any]], folder: RunFolder, *, resume: bool, progress: bool
+) -> None:
+    """Prepare rows that are in memory in the run's folder, by the first process, unless that holds another run."""
+    folder.require_no_other_run(resume=resume)
+    config, accelerator = given.config, Accelerator()
+    tasks, _ = run_tasks(config, given.tasks)
+    if accelerator.is_main_process:
+        encoder = encoder_place(config.encoder)
+        prepare(tasks, data=rows, encoder=encoder, out=folder.prepared, progress=progress)
+    accelerator.wait_for_everyone()
 
 
 def is_finished(folder: RunFolder) -> bool:

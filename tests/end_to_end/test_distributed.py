@@ -104,3 +104,27 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(demo: Demo, tmp_p
     assert status != 0
     assert errors.count("Interrupted: stopped by SIGTERM after step 5; --resume continues") == 2, errors[-2000:]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-5"]
+
+
+IN_MEMORY = """
+import sys
+import mtdnn
+
+rows = [{"text": f"the kite {word}", "label": label} for word, label in (("flies", "up"), ("falls", "down")) * 4]
+results = mtdnn.train(
+    tasks={"kites": {"task_type": "classification", "labels": ["up", "down"], "max_length": 16}},
+    data={"kites": {"train": rows, "dev": rows}},
+    encoder=sys.argv[1], output=sys.argv[2], max_steps=2, batch_size=4, progress=False,
+)
+print("kites" in results)
+"""
+
+
+def test_rows_in_memory_are_prepared_by_one_of_the_processes(demo: Demo, tmp_path: Path) -> None:
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(IN_MEMORY, encoding="utf-8")
+    status, output, errors = launched(2, str(script), str(demo.encoder), str(run))
+    assert status == 0, errors[-2000:]
+    assert sorted(output.split()) == ["False", "True"]
+    assert json.loads((run / "results.json").read_text())["kites"]["dev"]["rows"] == 8
+    assert (run / "prepared" / "kites" / "train" / "manifest.json").is_file()

@@ -3,14 +3,18 @@
 import doctest
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
+from datasets import Dataset
 
 import mtdnn
-from tests.reference.stranger import write_data, write_encoder
+from tests.reference.stranger import COUNTS, rows_of, write_data, write_encoder
 
 NAMES = [name for name in mtdnn.__all__ if name != "__version__"]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(mtdnn, name))]
@@ -197,3 +201,69 @@ def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
     with pytest.raises(mtdnn.ConfigError, match="the run began with another definition of this task"):
         changed = {**tasks, "rte": rte.model_copy(update={"dropout": 0.3})}
         mtdnn.train(tasks=changed, output="runs/of_memory", resume=True, **given)
+
+
+def tables(make=list):
+    """The stranger's rows in memory, task → split → what `make` makes of a list of dicts."""
+    columns = {"rte": ("id", "label", "premise", "hypothesis"), "mrpc": ("id", "label", "first", "second")}
+    return {
+        task: {split: make([dict(zip(names, row, strict=True)) for row in rows_of(task, split)]) for split in COUNTS}
+        for task, names in columns.items()
+    }
+
+
+def losses(run):
+    return Path(run, "log.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", [list, pandas.DataFrame, Dataset.from_list], ids=["list", "DataFrame", "Dataset"])
+def test_a_run_of_rows_in_memory_is_that_of_the_same_rows_in_files(make, inside):
+    output = f"runs/of_rows_{make.__name__}"
+    given = {"tasks": "tasks.yml", "encoder": "encoder", "max_steps": 2, "progress": False}
+    results = mtdnn.train(**given, data=tables(make), output=output)
+    assert losses(output) == losses("runs/first")
+    assert results["rte"] == mtdnn.open_run("runs/first").evaluate(["rte"])["rte"]
+    assert mtdnn.train(**given, data=tables(list), output=output, resume=True)["rte"] == results["rte"]
+    assert mtdnn.open_run(output).evaluate(["mrpc"], split="train")["mrpc"]["train"]["rows"] == 8
+    mtdnn.write_report(output)
+
+
+def test_rows_in_memory_do_not_touch_the_folder_of_another_run(inside):
+    given = {"tasks": "tasks.yml", "encoder": "encoder", "max_steps": 2, "progress": False}
+    mtdnn.train(**given, data=tables(), output="runs/kept")
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/kept").rglob("*")}
+    others = tables()
+    others["rte"]["train"].pop()
+    with pytest.raises(mtdnn.ConfigError, match="runs/kept: output: already holds a run"):
+        mtdnn.train(**given, data=others, output="runs/kept")
+    others["rte"]["dev"][2]["label"] = "perhaps"
+    with pytest.raises(mtdnn.DataError) as caught:
+        mtdnn.train(**given, data=others, output="runs/none")
+    assert str(caught.value).startswith("rows['rte']['dev']:3: label: 'perhaps' is not in rte.labels (tasks.yml:1)")
+    assert [path.name for path in Path("runs/none").rglob("*") if path.is_file()] == [".lock"]
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/kept").rglob("*")} == before
+
+
+def test_a_run_with_changed_rows_in_memory_is_not_resumed(inside):
+    given = {"tasks": "tasks.yml", "encoder": "encoder", "progress": False, "max_steps": 2, "checkpoint_every": 1}
+    mtdnn.train(**given, data=tables(), output="runs/resumed")
+    shutil.rmtree("runs/resumed/last")  # as after a kill
+    rows = tables()
+    rows["rte"]["train"][0]["label"] = "not_entailment"
+    with pytest.raises(mtdnn.DataError, match=r"the train rows are others than those .* has learnt from"):
+        mtdnn.train(**given, data=rows, output="runs/resumed", resume=True)
+    mtdnn.train(**given, data=tables(), output="runs/resumed", resume=True)
+    assert losses("runs/resumed") == losses("runs/first")
+
+
+def test_an_opened_run_predicts_and_embeds_rows_in_memory(inside):
+    run = mtdnn.open_run("runs/first")
+    of_file = run.predict(["rte", "mrpc"], "data/rte/dev.tsv")
+    for make in (list, pandas.DataFrame, Dataset.from_list):
+        assert run.predict(["rte", "mrpc"], tables(make)["rte"]["dev"]) == of_file
+    ids, vectors = run.embed("data/mrpc/dev.tsv", task="mrpc")
+    same_ids, same_vectors = run.embed(tables()["mrpc"]["dev"], task="mrpc")
+    assert same_ids == ids and np.array_equal(same_vectors, vectors)
+    with pytest.raises(mtdnn.DataError) as caught:
+        run.predict("rte", [{"premise": "It rained.", "hypothesis": ""}])
+    assert str(caught.value) == "rows:1: hypothesis: empty text. Give the text, or remove the row."

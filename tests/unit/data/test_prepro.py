@@ -18,11 +18,11 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 import mtdnn.data.prepro as prepro
 from mtdnn.data.arrow import SplitFile, SplitWriter
 from mtdnn.data.encode import Job
-from mtdnn.data.prepro import prepare, prepare_file
+from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.split_faults import IdHashes
 from mtdnn.data.store import open_store
 from mtdnn.errors import ConfigError, DataError
-from mtdnn.rows.places import open_split
+from mtdnn.rows.places import open_split, rows_of
 from mtdnn.rows.text import TextRows
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
@@ -415,9 +415,9 @@ def test_one_file_is_prepared_with_or_without_its_labels(project, encoder, tmp_p
     path = project.rows("nli/new", ["a\twhat\tA kite.\tThe lake.", "b\t\tA boat.\tThe lake."])
     tokenizer, task = load_tokenizer(encoder), project.tasks["nli"]
     with pytest.raises(DataError, match=r"new.tsv:1: label: 'what' is not in nli.labels"):
-        prepare_file(path, task, tokenizer, tmp_path / "new")
+        prepare_rows(rows_of(path), task, tokenizer, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    manifest = prepare_file(path, task, tokenizer, tmp_path / "new", labels="ignored")
+    manifest = prepare_rows(rows_of(path), task, tokenizer, tmp_path / "new", labels="ignored")
     assert (manifest.rows, manifest.labels["unlabelled"]) == (2, 2)
 
 

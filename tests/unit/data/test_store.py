@@ -7,9 +7,10 @@ import pytest
 
 from mtdnn.config.run import RunConfig
 from mtdnn.data.arrow import SplitFile, SplitWriter, record_batch
-from mtdnn.data.prepro import prepare, prepare_file
+from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import DataError
+from mtdnn.rows.places import rows_of
 from mtdnn.runs.parts import chosen_part
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.tokens.tokenizer import load_tokenizer
@@ -155,7 +156,7 @@ def test_missing_and_damaged_splits_are_told(ready, encoder):
 
 def test_a_single_prepared_file_is_opened_by_its_folder(ready, encoder, tmp_path):
     path = ready.rows("nli/new", ["a\tyes_\tA kite.\tThe lake."])
-    prepare_file(path, ready.tasks["nli"], load_tokenizer(encoder), tmp_path / "new")
+    prepare_rows(rows_of(path), ready.tasks["nli"], load_tokenizer(encoder), tmp_path / "new")
     assert open_prepared(tmp_path / "new").ids == ["a"]
     with pytest.raises(DataError, match="no prepared rows"):
         open_prepared(tmp_path / "old")
