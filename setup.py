@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["mtdnn", "mtdnn.*"]),
-    package_data={"mtdnn": ["py.typed"]},
+    package_data={"mtdnn": ["py.typed"], "mtdnn.report": ["*.jinja"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -25,6 +25,7 @@ setup(
         "jsonargparse[signatures]>=4.40",
         "PyYAML>=6.0",
         "filelock>=3.12",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pyarrow>=17",

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --page: #fff; --head: #f6f8fa;
-  --good: #1a7f37; --bad: #b3261e; --heat: 59, 130, 196; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --page: #0d1117; --head: #151b23; --good: #3fb950;
-    --bad: #f47067; --heat: 88, 160, 226; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1040px; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1.02rem; margin: 1.75rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-p.note, figcaption, caption { color: var(--soft); font-size: .875rem; }
-nav { margin: 1rem 0 0; font-size: .9rem; }
-nav a { color: inherit; margin-right: 1.1rem; }
-.scroll { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding-top: .4rem; }
-th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { background: var(--head); font-weight: 600; white-space: nowrap; }
-td { white-space: nowrap; }
-th:first-child, td:first-child, .word, .prose { text-align: left; }
-td.prose { white-space: normal; min-width: 8rem; max-width: 30rem; overflow-wrap: anywhere; }
-td.strong { font-weight: 700; }
-td.up { color: var(--good); }
-td.down { color: var(--bad); }
-.matrix { display: inline-block; margin: .5rem 2rem 1rem 0; vertical-align: top; max-width: 100%; }
-.matrix caption { caption-side: top; color: var(--ink); font-weight: 600; padding: 0 0 .4rem; }
-.matrix th, .matrix td:not(:first-child) { text-align: center; }
-figure { margin: 1rem 0; }
-figure svg { max-width: 100%; height: auto; display: block; }
-"""
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+PAGE = "page.html.jinja"
+"""The template of the HTML page, next to this module, with its style sheet."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +46,11 @@ class Place:
     strong: bool = False
     trend: str = ""
     heat: float | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """How the place is set, in addition to its column."""
+        return [*(["strong"] if self.strong else []), *self.trend.split()]
 
 
 @dataclass(frozen=True)
@@ -126,67 +104,37 @@ def row(*texts: str) -> list[Place]:
 
 
 def to_html(document: Document) -> str:
-    """One page that needs nothing beside it."""
-    body = "\n".join(_html(block) for block in document.blocks)
-    heads = [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2]
-    links = "".join(f'<a href="#{_anchor(text)}">{html.escape(text)}</a>' for text in heads)
-    title = html.escape(document.title)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<nav>{links}</nav>\n"
-        f"{body}\n</body>\n</html>\n"
+    """One page that needs nothing else. No text in it, whoever wrote it, is anything but text."""
+    blocks = [(type(block).__name__, block) for block in document.blocks]
+    return _page().render(title=document.title, blocks=blocks)
+
+
+@cache
+def _page() -> Template:
+    """The template, read once; jinja2 is imported here because only a written report needs it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {"anchor": _anchor, "with_code": _with_code, "drawn": Markup}
+    return environment.get_template(PAGE)
 
 
 def _anchor(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            anchor = f' id="{_anchor(text)}"' if level == 2 else ""
-            return f"<h{level}{anchor}>{_plain(text)}</h{level}>"
-        case Text(text, note):
-            return f'<p class="note">{_marked(text)}</p>' if note else f"<p>{_marked(text)}</p>"
-        case Picture(_, svg, caption):
-            return (
-                f'<figure role="img" aria-label="{html.escape(caption, quote=True)}">{svg}'
-                f"<figcaption>{_plain(caption)}</figcaption></figure>"
-            )
-        case Table():
-            return _html_table(block)
+def _with_code(text: str) -> Markup:
+    """Text that is escaped, with what is between backticks set as code."""
+    from markupsafe import Markup, escape
 
-
-def _plain(text: str) -> str:
-    """Text that may be a label or of a row: nothing in it means anything."""
-    return html.escape(text, quote=False)
-
-
-def _marked(text: str) -> str:
-    """Text with `code` set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
-
-
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th{_class(table.kinds(n))}>{_plain(text)}</th>" for n, text in enumerate(table.head))
-    lines = ("".join(_html_place(place, table.kinds(n)) for n, place in enumerate(each)) for each in table.rows)
-    rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    caption = f"<caption>{_plain(table.caption)}</caption>" if table.caption else ""
-    kind = "scroll matrix" if table.matrix else "scroll"
-    inner = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
-    return f'<div class="{kind}"><table>{inner}</table></div>'
-
-
-def _html_place(place: Place, kinds: Sequence[str]) -> str:
-    classes = [*kinds, *(["strong"] if place.strong else []), *place.trend.split()]
-    shade = "" if place.heat is None else f' style="background: rgba(var(--heat), {0.75 * place.heat:.2f})"'
-    return f"<td{_class(classes)}{shade}>{_plain(place.text)}</td>"
-
-
-def _class(names: Sequence[str]) -> str:
-    return f' class="{" ".join(names)}"' if names else ""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def to_markdown(document: Document, *, pictures: str) -> str:

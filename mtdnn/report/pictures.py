@@ -149,9 +149,9 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
         return
     found: dict[str, Any] = {}
     for axes in figure.axes:
-        handles, names = axes.get_legend_handles_labels()
-        for handle, label in zip(handles, names, strict=True):
-            found.setdefault(label, handle)
+        drawn: list[Any] = [*axes.lines, *axes.containers]  # matplotlib's own list leaves out labels such as "_dev"
+        for handle in drawn:
+            found.setdefault(handle.get_label(), handle)
     entry = 0.6 + 0.075 * max(map(len, labels))  # inches: of the handle, and about of a letter
     columns = max(1, min(4, len(labels), int(figure.get_figwidth() / entry)))
     figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(labels) // columns) - 1))
@@ -192,6 +192,7 @@ def _figure(name: str, width: float, height: float) -> Iterator[Figure]:
 
     look = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "font.family": "sans-serif",
+        "text.parse_math": False,  # labels are names and words: a "$" in one is a "$"
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "legend.labelcolor": INK, "lines.linewidth": 1.8, "lines.markersize": 5, "axes.linewidth": 0.8,
     }  # fmt: skip
