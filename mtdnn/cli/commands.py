@@ -230,7 +230,7 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
     opened = open_run(run, checkpoint=checkpoint)
     with keys_as_flags("task"):
         chosen_tasks(opened.tasks, names_in(task), key="task")
-    export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.hf.save_pretrained)
+    export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.save)
     return f"model and tokenizer: {output}"
 
 

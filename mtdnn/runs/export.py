@@ -6,6 +6,7 @@ That of a task with a `token` head is for `AutoModelForTokenClassification`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.heads import PooledHead, TokenHead
 from mtdnn.networks.modes import evaluation_mode
-from mtdnn.training.checkpoint import SaveEncoder, written_beside
+from mtdnn.training.checkpoint import written_beside
 
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
 OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
@@ -24,11 +25,17 @@ USE_PREDICT = "The head of this family has other layers; use `mtdnn predict`."
 TOLERANCE = 1e-4  # float32 logits after the same operations in another order of summation
 
 
-def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveEncoder) -> None:
+class SaveTokenizer(Protocol):
+    """What writes a tokenizer's files into a folder; see `mtdnn.tokens.tokenizer.Tokenizer.save`."""
+
+    def __call__(self, folder: Path, *, max_length: int) -> None: ...
+
+
+def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveTokenizer) -> None:
     """Write one task's encoder and head as its family's sequence (or token) classification model.
 
     Args:
-        save_tokenizer: writes the tokenizer's files into the folder it is given.
+        save_tokenizer: writes the tokenizer's files into the folder it is given, to cut rows at the task's max_length.
     Raises:
         ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
             would differ.
@@ -40,7 +47,7 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
         raise ConfigError(fault(task, "export", found, USE_PREDICT))
     with written_beside(folder) as partial:
         exported.save_pretrained(partial)
-        save_tokenizer(partial)
+        save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
 
 
 def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:

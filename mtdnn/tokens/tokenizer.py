@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -114,6 +115,15 @@ class Tokenizer:
             return columns
 
         return tokenize
+
+    def save(self, folder: Path, *, max_length: int) -> None:
+        """Write its files so that, asked to truncate, it cuts rows where `cutting_at(max_length)` cuts them."""
+        saved = copy.deepcopy(self.hf)
+        saved.model_max_length = max_length
+        if saved.is_fast:  # for those who read tokenizer.json without transformers
+            saved.backend_tokenizer.no_padding()
+            saved.backend_tokenizer.enable_truncation(max_length, direction=saved.truncation_side)
+        saved.save_pretrained(folder)
 
     def _fast(self, texts: list[Any], max_length: int) -> _Block:
         """Through the Rust tokenizer, without the offsets into the text, which costs two thirds of the time."""

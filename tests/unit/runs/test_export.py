@@ -45,7 +45,7 @@ def model_of(family: str) -> MultiTaskModel:
     return MultiTaskModel(encoder, types).eval()
 
 
-def save_nothing(folder: Path) -> None:
+def save_nothing(folder: Path, *, max_length: int) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 

@@ -1,0 +1,82 @@
+"""A tokenizer that leaves with an exported model cuts rows where ours does."""
+
+import random
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
+from transformers import AutoTokenizer, BertTokenizerLegacy, PreTrainedTokenizerFast
+
+from mtdnn.tokens.tokenizer import Tokenizer
+from tests.reference.project import WORDS, save_encoder
+
+TEXTS = [(" ".join(["a red kite flies over the lake", "slowly"][: 1 + n % 2] * (1 + n)),) for n in range(8)]
+PAIRS = [(first[0], second[0]) for first, second in zip(TEXTS, reversed(TEXTS), strict=True)]
+
+
+def wordpiece(folder, **settings):
+    save_encoder(folder, WORDS)
+    return AutoTokenizer.from_pretrained(folder, **settings)
+
+
+def bytelevel(folder):
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", *sorted(alphabet)])}
+    backend = Backend(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+MAKERS = {
+    "no limit": wordpiece,
+    "a limit above": lambda folder: wordpiece(folder, model_max_length=512),
+    "a limit below": lambda folder: wordpiece(folder, model_max_length=6),
+    "cut on the left": lambda folder: wordpiece(folder, truncation_side="left"),
+    "bytes": bytelevel,
+}
+
+
+@pytest.mark.parametrize("texts", [TEXTS, PAIRS], ids=["texts", "pairs"])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+def test_rows_are_cut_as_ours_are(tmp_path, make, texts):
+    ours = Tokenizer("x", make(tmp_path / "ours"))
+    for max_length in (9, 16):
+        expected = ours.cutting_at(max_length)(texts)["input_ids"]
+        ours.save(tmp_path / str(max_length), max_length=max_length)
+        saved = AutoTokenizer.from_pretrained(tmp_path / str(max_length))
+        assert saved.model_max_length == max_length
+        found = saved([list(each) if len(each) > 1 else each[0] for each in texts], truncation=True)["input_ids"]
+        assert found == [expected.row(row).tolist() for row in range(len(texts))]
+        assert max(map(len, found)) == max_length
+        assert max(len(saved(*each)["input_ids"]) for each in texts) > max_length  # only where it is asked to
+
+
+def test_a_tokenizer_written_in_python_is_cut_too(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    ours = Tokenizer("x", BertTokenizerLegacy(str(tmp_path / "vocab.txt")))
+    assert not ours.hf.is_fast
+    ours.save(tmp_path / "saved", max_length=9)
+    saved = BertTokenizerLegacy.from_pretrained(tmp_path / "saved")
+    expected = ours.cutting_at(9)(TEXTS)["input_ids"]
+    assert saved([each[0] for each in TEXTS], truncation=True)["input_ids"] == [
+        expected.row(row).tolist() for row in range(len(TEXTS))
+    ]
+
+
+def test_the_file_alone_cuts_rows_for_those_who_read_it_without_transformers(tmp_path):
+    ours = Tokenizer("x", wordpiece(tmp_path / "ours"))
+    ours.save(tmp_path / "saved", max_length=9)
+    backend = Backend.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    expected = ours.cutting_at(9)(TEXTS)["input_ids"]
+    assert [each.ids for each in backend.encode_batch([each[0] for each in TEXTS])] == [
+        expected.row(row).tolist() for row in range(len(TEXTS))
+    ]
+
+
+def test_saving_leaves_the_tokenizer_itself_as_it_was(tmp_path):
+    ours = Tokenizer("x", wordpiece(tmp_path / "ours", model_max_length=512))
+    before = ours.sha256, ours.hf.model_max_length, ours.hf.backend_tokenizer.truncation
+    ours.save(tmp_path / "saved", max_length=random.Random(0).randint(5, 20))
+    assert (Tokenizer("x", ours.hf).sha256, ours.hf.model_max_length, ours.hf.backend_tokenizer.truncation) == before
