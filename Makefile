@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 # Without compiling every module of every package beforehand, which would take most of the time.
 PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs floors clean
 
 demo: .venv/installed
 	.venv/bin/python -m experiments.demo.run --out demo
@@ -35,5 +35,16 @@ docs: .venv/installed_docs
 	$(PIP) --editable '.[docs]'
 	touch $@
 
+# The tests once with the lowest versions that setup.py allows, in an environment of their own. PIP_FLAGS as above.
+floors: .floors/installed
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false .floors/bin/python -m pytest
+
+.floors/installed: setup.py benchmarks/floors.py
+	$(PYTHON) -m venv --clear .floors
+	$(PYTHON) benchmarks/floors.py > .floors/constraints.txt
+	.floors/bin/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c .floors/constraints.txt torch
+	.floors/bin/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c .floors/constraints.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv demo build
+	rm -rf .venv .floors demo build

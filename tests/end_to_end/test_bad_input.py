@@ -681,7 +681,7 @@ RESULTS = [
         "results that are none",
         write("runs/first/results.json", b'{"pairs": 3}'),
         "report runs/first",
-        "runs/first/results.json: pairs: damaged: input should be a valid dictionary. Remove it and run: mtdnn evaluate ",
+        "runs/first/results.json: pairs: damaged: input should be a valid dictionary. Remove it and run: mtdnn",
     ),
     Case(
         "a checkpoint of another run by its path",

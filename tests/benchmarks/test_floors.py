@@ -1,0 +1,19 @@
+"""The lowest versions are those of setup.py, and honest about what is known of them."""
+
+from packaging.version import Version
+
+from benchmarks.floors import SETUP, floors
+
+NEEDED = {
+    "torch": "2.11",  # varlen_attn(scale=, window_size=) exists from 2.11 on; below 2.10 there are CVEs
+    "transformers": "5.7",  # CVE-2026-4372, CVE-2026-5241; 5.2 to 5.6 pack ModernBERT wrongly
+    "jsonargparse": "4.41",  # 4.40 cannot call prepro
+    "filelock": "3.20.3",  # CVEs below
+    "pyarrow": "23.0.1",  # CVEs below
+}
+
+
+def test_every_requirement_has_its_lowest_version():
+    found = dict(line.split("==") for line in floors(SETUP.read_text(encoding="utf-8")))
+    assert {name: found[name] for name in NEEDED if Version(found[name]) < Version(NEEDED[name])} == {}
+    assert {"numpy", "pydantic", "safetensors", "ray"} <= found.keys()
