@@ -14,6 +14,7 @@ from typing import Any
 from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Place, fault
+from mtdnn.files import file_sha256
 from mtdnn.rows.summaries import quantiles
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -36,7 +37,8 @@ class Manifest:
         block: the task's keys that decide what is stored, and `sha256` of them.
         source: `path` and `sha256` of the rows, and `data`, the folder given, or `in_memory`.
         rows, truncated_rows: counts.
-        bytes: size of the Arrow file, by which one cut short is recognised.
+        bytes, sha256: size and digest of the Arrow file, by which a damaged one is recognised; stores of the first
+            versions have no digest.
         labels: unlabelled rows, and counts by name or quartiles, by task type.
         lengths: quantiles of the tokens in a row, and `total`.
         store_format, mtdnn_version: who wrote it.
@@ -50,6 +52,7 @@ class Manifest:
     rows: int = 0
     truncated_rows: int = 0
     bytes: int = 0
+    sha256: str = ""
     labels: dict[str, Any] = field(default_factory=dict)
     lengths: dict[str, float] = field(default_factory=dict)
     store_format: int = STORE_FORMAT
@@ -70,14 +73,27 @@ class Manifest:
             found.append(f"its rows in {self.source['path']} have changed")
         return found
 
-    def is_whole(self, file: Path) -> bool:
-        """Whether the Arrow file is there in its full size."""
-        return file.is_file() and file.stat().st_size == self.bytes
+    def damage(self, file: Path) -> str | None:
+        """What is wrong with the Arrow file, or None; a file that has not changed is read once by a process."""
+        try:
+            stamp = file.stat()
+        except OSError:
+            return "missing"
+        if not file.is_file() or stamp.st_size != self.bytes:
+            return f"{stamp.st_size} bytes; {self.bytes} bytes were written"
+        if self.sha256 and _digest(file, stamp.st_ino, stamp.st_mtime_ns, stamp.st_size) != self.sha256:
+            return "its content is not what was written"
+        return None
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json`, the last file of a store."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+@lru_cache(maxsize=4096)
+def _digest(file: Path, *stamp: int) -> str:
+    return file_sha256(file)
 
 
 def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:

@@ -30,7 +30,7 @@ from mtdnn.data.staging import (
     strangers,
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
-from mtdnn.files import sole_writer
+from mtdnn.files import file_sha256, sole_writer
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -259,6 +259,7 @@ def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) ->
         wanted,
         rows=counts.lengths.total(),
         bytes=(folder / DATA_FILE).stat().st_size,
+        sha256=file_sha256(folder / DATA_FILE),
         truncated_rows=counts.truncated,
         labels=job.task_type.label_summary(counts.labels),
         lengths=length_summary(counts.lengths),

@@ -32,7 +32,7 @@ def holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) ->
         manifest = read_manifest(folder)
     except DataError:
         return False
-    if manifest is None or manifest.differences(wanted[job.key]) or not manifest.is_whole(folder / DATA_FILE):
+    if manifest is None or manifest.differences(wanted[job.key]) or manifest.damage(folder / DATA_FILE):
         return False
     return job.labels == "allowed" or not manifest.labels.get("unlabelled")
 

@@ -160,12 +160,11 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
 
 def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
     path = folder / DATA_FILE
-    if not manifest.is_whole(path):
-        size = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-        raise DataError(fault(str(path), "", f"damaged: {size}; {manifest.bytes} bytes were written", fix))
+    if (damage := manifest.damage(path)) is not None:
+        raise DataError(fault(str(path), "", f"damaged: {damage}", fix))
     try:
         return SplitFile(folder)
-    except (OSError, pa.ArrowException) as error:  # prepro, which looks at the size alone, would keep the folder
+    except (OSError, pa.ArrowException) as error:  # a store of an earlier version, without a digest
         raise DataError(fault(str(path), "", f"damaged: {error}", f"Remove {folder}. {fix}")) from error
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtdnn.config.run import RunConfig
-from mtdnn.data.arrow import SplitFile, SplitWriter, record_batch
+from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter, record_batch
 from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import DataError
@@ -160,3 +160,16 @@ def test_a_single_prepared_file_is_opened_by_its_folder(ready, encoder, tmp_path
     assert open_prepared(tmp_path / "new").ids == ["a"]
     with pytest.raises(DataError, match="no prepared rows"):
         open_prepared(tmp_path / "old")
+
+
+def test_a_flipped_bit_is_found_by_whoever_opens_the_store_and_mended_by_prepro(ready, encoder):
+    """Any one of them: most change a value and nothing else."""
+    tokenizer = load_tokenizer(encoder)
+    path = ready.out / "nli" / "train" / DATA_FILE
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 97):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        assert f"{path}: damaged: its content is not what was written. Run: mtdnn prepro" in refused(ready, tokenizer)
+    prepare(ready.tasks, data=ready.data, encoder=encoder, out=ready.out, num_workers=1)
+    assert path.read_bytes() == whole
+    assert open_store(ready.out, ready.tasks["nli"], "train", tokenizer=tokenizer).ids == ["n1", "n2", "n3"]
