@@ -41,6 +41,9 @@ CORRELATION: Range = (-1.0, 1.0)
 LOSS: Range = (0.0, math.inf)
 UNBOUNDED: Range = (-math.inf, math.inf)
 
+ROUNDING = 1e-6
+"""How far a value may be outside its range: about what sums of float32 probabilities are off by."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -81,12 +84,13 @@ class Scale:
     def comparable(self, value: float) -> float | None:
         """A value so that larger is better and none outweighs another by its unit, in a mean over tasks.
 
-        Rates and correlations as they are; other bounded ones as their place in the range, from 0 to 1; errors from 0
-        on as 1 / (1 + error). None where nothing says how large it can get.
+        Rates and correlations as they are; others with two ends as their place between them, from 0 to 1, and the rest
+        of 1 where smaller is better; errors from 0 on without an end as 1 / (1 + error). None where nothing says how
+        large it can get.
         """
         low, high = self.range
-        if self.range in (RATE, CORRELATION):
-            return self.gain(value) if self.direction == "maximize" else 1 / (1 + value)
+        if self.range in (RATE, CORRELATION) and self.direction == "maximize":
+            return value
         if math.isfinite(low) and math.isfinite(high):
             place = (value - low) / (high - low)
             return {"maximize": place, "minimize": 1 - place}.get(self.direction)
@@ -116,6 +120,18 @@ class Metric:
     direction: Literal["maximize", "minimize"] = "maximize"
     range: Range = UNBOUNDED
     percent: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would only show when a run is measured.
+
+        Raises:
+            ValueError: another direction, or a range that is not two numbers, the smaller one first.
+        """
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(f"metric '{self.name}': direction {self.direction!r}; expected maximize or minimize")
+        low, high = self.range if len(self.range) == 2 else (math.nan, math.nan)
+        if not low < high:
+            raise ValueError(f"metric '{self.name}': range {self.range!r}; expected (smallest, largest)")
 
     @property
     def scale(self) -> Scale:
@@ -185,7 +201,8 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
         labels: the task's labels in declared order; by default the order of the first record's scores.
     Raises:
         ConfigError: an unknown metric, or a path that leads to none.
-        DataError: no record has a label, or a metric cannot be computed from one of them; the message names its id.
+        DataError: no record has a label, or a metric cannot be computed from one of them, whose id is in the message;
+            or its value is outside its range.
     """
     metrics = {name: metric_of(name) for name in names}
     labelled = labelled_records(records)
@@ -194,7 +211,9 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
         raise DataError(fault("", ", ".join(names), found, "Score a labelled split."))
     declared = labels or declared_labels(records)
     _refuse_unmet(metrics, labelled, declared)
-    return {name: float(each.function(labelled, declared)) for name, each in metrics.items()}
+    values = {name: float(each.function(labelled, declared)) for name, each in metrics.items()}
+    _refuse_outside(metrics, values)
+    return values
 
 
 def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
@@ -289,6 +308,20 @@ def _refuse_unmet(metrics: Mapping[str, Metric], records: Sequence[Record], labe
             shown = f"prediction {record.get('prediction')!r} for label {record['label']!r}"
             found = f"row '{record.get('id')}': {shown}, {len(labels)} labels declared"
             faults.append(fault("", name, found, f"It needs {each.demand.text}."))
+    if faults:
+        raise DataError(faults)
+
+
+def _refuse_outside(metrics: Mapping[str, Metric], values: Mapping[str, float]) -> None:
+    """DataError for values that are not in the range their metric declares, NaN among them, but for rounding."""
+    faults = []
+    for name, value in values.items():
+        low, high = metrics[name].range
+        if math.isnan(value):
+            faults.append(fault("", name, "its value is no number", "Return one, such as 0, where it is not defined."))
+        elif not low - ROUNDING <= value <= high + ROUNDING:
+            found = f"{value:g} is outside its range, {low:g} to {high:g}"
+            faults.append(fault("", name, found, "Declare the range it has: @metric(…, range=(smallest, largest))."))
     if faults:
         raise DataError(faults)
 

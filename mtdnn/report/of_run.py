@@ -16,7 +16,13 @@ from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
 from mtdnn.report.read import confusion_labels, label_names, prediction_files, read_curves
-from mtdnn.report.sections import agreement_section, confusion_section, loss_section, worst_section
+from mtdnn.report.sections import (
+    agreement_section,
+    confusion_section,
+    loss_section,
+    unknown_scales_note,
+    worst_section,
+)
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import COUNTS
 
@@ -118,13 +124,10 @@ def _results(results: Mapping[str, Mapping]) -> list[Heading | Table | Text]:
             names |= {name: None for name in values if name not in COUNTS}
             metrics = [f"{name} {scales[name].shown(value)}" for name, value in values.items() if name not in COUNTS]
             lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
-    caption = "Rates and correlations in percent, errors and losses as they are."
+    caption = "Rates and correlations in percent, all else as it is."
     blocks: list[Heading | Table | Text] = [Heading("Results")]
     blocks.append(Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3]))
-    if unknown := scales.unknown(names):
-        note = f"Neither this version nor the results say how {', '.join(unknown)} compare: shown as plain numbers."
-        blocks.append(Text(note, note=True))
-    return blocks
+    return [*blocks, *unknown_scales_note(scales.unknown(names))]
 
 
 def _dev_curves(folder: Path, scales: Scales) -> list[Heading | Picture]:

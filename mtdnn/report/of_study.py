@@ -10,6 +10,7 @@ from mtdnn.report.sections import (
     agreement_section,
     confusion_section,
     loss_section,
+    unknown_scales_note,
     worst_section,
 )
 from mtdnn.report.study_tables import other_metrics, overview, starting_points, task_across, tests_against_reference
@@ -42,6 +43,7 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     for task in dict.fromkeys(entry.task for entry in view.main) if view.across else ():
         document.add(*task_across(view, task))
     document.add(*tests_against_reference(view), *other_metrics(view), *starting_points(view))
+    document.add(*unknown_scales_note(view.of_unknown_scale))
     runs = representatives(view)
     document.add(*loss_section(by_label(runs)))
     predictions = predictions_of(view, runs)

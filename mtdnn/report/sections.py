@@ -27,6 +27,17 @@ SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on 
 LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
 
 
+def unknown_scales_note(names: Sequence[str]) -> list[Text]:
+    """A note on metrics of which nobody knows whether larger is better; nothing without any."""
+    if not names:
+        return []
+    note = (
+        f"Whether larger is better is not known of {', '.join(names)}: the results do not say it and this version does "
+        "not have the metric. Its values are shown as they are, and none is called the best."
+    )
+    return [Text(note, note=True)]
+
+
 def is_loss(name: str) -> bool:
     """Whether a value of a task in the log is a loss: `task`, `proximal`, or a regularizer's name.
 

@@ -130,7 +130,7 @@ def overview(view: StudyView) -> list[Block]:
         "Large dots: means; bars: 95 % bootstrap intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
     )
-    told = "Rates and correlations in percent; errors and losses as they are."
+    told = "Rates and correlations in percent; all else as it is."
     return [
         Heading("Results"),
         _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),

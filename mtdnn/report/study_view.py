@@ -57,6 +57,12 @@ class StudyView:
         """Values of `across`, in the order of the study; one empty one without it."""
         return list(dict.fromkeys(entry.across for entry in self.main))
 
+    @property
+    def of_unknown_scale(self) -> list[str]:
+        """Metrics of which neither its results.csv nor this version knows whether larger is better."""
+        measured = [line for line in self.lines if line.metric and line.metric not in COUNTS]
+        return list(dict.fromkeys(line.metric for line in measured if line.scale.direction == "unknown"))
+
     def outcome(self, name: str) -> dict[str, Any]:
         """outcome.json of a cell; empty when it is not finished."""
         return read_outcome_file(self.folder / "cells" / name / "outcome.json") or {}

@@ -175,6 +175,7 @@ def check(
     tokenizer = load_tokenizer(name) if name else None
     report = report_on(known, data=data, tokenizer=tokenizer, run=config, num_workers=num_workers)
     found = [*faults, *report.faults, *_training_faults(known, config, None if encoder is None else str(encoder))]
+    found += [] if run is None else _selection_faults(known, config)
     report.faults = list(dict.fromkeys(map(source.placed, found)))
     return report
 
@@ -225,14 +226,14 @@ def report_on(
     for task in sound.values():
         report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
     _count_batches(sound, run, report)
-    report.faults += _selection_faults(sound, run)
     return report
 
 
 def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Fault]:
-    """Why the run could not choose its best checkpoint by the mean over its tasks."""
+    """Why the run could not choose its best checkpoint by the mean over its tasks; blocks with faults are left out."""
     trained = set(run.train or (name for name, task in tasks.items() if task.trainable))
-    measured = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
+    chosen = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
+    measured = [task for task in chosen if not block_faults(task)]
     main = {task.name: (task.metrics or TASK_TYPES.get(task.task_type).default_metrics)[0] for task in measured}
     return selection_faults(main, run.select_by)
 

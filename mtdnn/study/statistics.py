@@ -154,8 +154,9 @@ def entries(
     diverged = _groups((line for line in lines if line.outcome == "diverged"), place)
     words = {label(line): line.axes[compare] for line in lines}
     reference = reference or next((line.axes[compare] for line in lines), "")
+    scales = {line.metric: line.scale for line in reversed(lines)}
     found = {
-        key: _entry(key, measured.get(key, []), repeats=repeats, diverged=len(diverged.get(key[:3], [])))
+        key: _entry(key, measured.get(key, []), scales, repeats=repeats, diverged=len(diverged.get(key[:3], [])))
         for key in _keys(map(place, lines), measured)
     }
     return [
@@ -186,13 +187,12 @@ def _keys(places: Iterable[tuple], measured: Iterable[tuple]) -> Iterator[tuple]
             yield (*place, *metric)
 
 
-def _entry(key: tuple, group: Sequence[Line], *, repeats: str, diverged: int) -> Entry:
+def _entry(key: tuple, group: Sequence[Line], scales: Mapping[str, Scale], *, repeats: str, diverged: int) -> Entry:
     task, label, across, split, metric = key
     values = {line.axes.get(repeats, ""): line.value for line in group if line.value is not None}
     rows = [line.train_rows for line in group if line.train_rows is not None]
-    scale = group[0].scale if group else Scale()
     return Entry(
-        task=task, split=split, metric=metric, scale=scale, label=label, across=across or "", values=values,
+        task=task, split=split, metric=metric, scale=scales[metric], label=label, across=across or "", values=values,
         spread=spread(list(values.values())), train_rows=sum(rows) / len(rows) if rows else None, diverged=diverged,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.metrics.base import METRICS, compute
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
@@ -24,7 +25,7 @@ TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8
 @pytest.fixture
 def examples(monkeypatch):
     """Everything the Python blocks define, registered for the length of one test."""
-    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS):
+    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS, METRICS):
         monkeypatch.setattr(registry, "_known", dict(registry._known))
     names = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
@@ -48,6 +49,14 @@ def test_the_task_can_be_used():
     (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     ((name, value),) = yaml.safe_load(block).items()
     assert task_type(name, value).num_outputs == 3
+
+
+def test_the_metric_counts_how_far_off_predictions_are(examples):
+    labels = ["bad", "fair", "good"]
+    pairs = [("good", "bad"), ("fair", "fair"), ("bad", "fair")]  # 2, 0 and 1 places
+    records = [{"id": str(n), "prediction": guess, "label": label} for n, (guess, label) in enumerate(pairs)]
+    assert compute(["label_distance"], records, labels) == {"label_distance": 1.0}
+    assert METRICS.get("label_distance").scale.comparable(1.0) == 0.5
 
 
 def test_the_task_type_learns_a_probability(examples):

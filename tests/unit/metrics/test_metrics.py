@@ -15,7 +15,18 @@ import scipy.stats
 import sklearn.metrics
 
 from mtdnn.errors import ConfigError, DataError
-from mtdnn.metrics.base import CORRELATION, LOSS, METRICS, Metric, Scale, Scales, applicable, compute, selection_faults
+from mtdnn.metrics.base import (
+    CORRELATION,
+    LOSS,
+    METRICS,
+    RATE,
+    Metric,
+    Scale,
+    Scales,
+    applicable,
+    compute,
+    selection_faults,
+)
 from mtdnn.metrics.labels import NAMES
 
 YES_NO = ("no", "yes")
@@ -194,6 +205,8 @@ def test_a_metric_of_another_range_is_neither_percent_nor_heavier_than_others() 
     assert Scale("minimize", LOSS).comparable(3.0) == 0.25
     assert Scale("minimize", (1.0, math.inf)).comparable(1.0) == 0.5
     assert Scale("maximize").comparable(35.2) is None
+    for ends in (RATE, (0.0, 1.001)):  # of an error that is a rate, what is left of 1
+        assert Scale("minimize", ends).comparable(0.2) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_scales_are_read_back_and_names_are_never_imported() -> None:
@@ -202,6 +215,34 @@ def test_scales_are_read_back_and_names_are_never_imported() -> None:
     assert scales["f1"] == METRICS.get("f1").scale
     assert scales["odd"] == scales["no.such.metric"] == Scale()
     assert scales.unknown(["accuracy", "odd", "os.system", "no.such.metric"]) == ["odd", "no.such.metric"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (35.2, r"bleu: 35\.2 is outside its range, 0 to 1\. Declare the range it has: @metric"),
+        (-1e-3, r"bleu: -0\.001 is outside its range"),
+        (math.nan, r"bleu: its value is no number\. Return one, such as 0"),
+        (1 + 1e-9, ""),  # rounding
+    ],
+)
+def test_a_value_outside_the_range_a_metric_declares_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: float, told: str
+) -> None:
+    monkeypatch.setitem(METRICS._known, "bleu", Metric("bleu", lambda records, labels: value, NAMES, range=RATE))
+    if not told:
+        assert compute(["bleu"], [named("yes", "yes")]) == {"bleu": value}
+        return
+    with pytest.raises(DataError, match=told):
+        compute(["bleu"], [named("yes", "yes")])
+
+
+@pytest.mark.parametrize("ends", [(100.0, 0.0), (1.0, 1.0), (0.0,), (math.nan, 1.0)])
+def test_a_range_or_direction_that_is_none_is_refused_where_the_metric_is_made(ends: Any) -> None:
+    with pytest.raises(ValueError, match=r"metric 'bleu': range .*; expected \(smallest, largest\)"):
+        Metric("bleu", lambda records, labels: 1.0, NAMES, range=ends)
+    with pytest.raises(ValueError, match="metric 'bleu': direction 'lower'; expected maximize or minimize"):
+        Metric("bleu", lambda records, labels: 1.0, NAMES, direction="lower")  # type: ignore[arg-type]
 
 
 def test_a_mean_over_tasks_needs_metrics_with_a_range(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,6 +302,73 @@ def test_a_method_whose_runs_all_diverge_stands_in_the_tables(tmp_path: Path) ->
         assert "nan" not in text
 
 
+def test_the_best_method_is_bold_and_the_metric_in_percent_where_the_first_one_diverged(tmp_path: Path) -> None:
+    def encoder_diverges(cell: Cell) -> Outcome:
+        if cell.axes["init"] == "encoder":
+            raise Diverged("step 7: task 'nli': the loss is nan")
+        return made_up(cell)
+
+    folder = write_study(tmp_path, encoder_diverges, compare="init", reference="encoder", across="fraction")
+    text = write_report(folder)[0].read_text(encoding="utf-8")
+    assert "accuracy, %; columns: fraction" in text
+    assert "| encoder | – [2 diverged] | – [2 diverged] |" in text
+
+
+IMPORTED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n"
+
+
+@pytest.fixture
+def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that can be imported, and leaves this file when it is."""
+    (tmp_path / "strange_metrics.py").write_text(IMPORTED, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "strange_metrics.imported"
+
+
+BLEU = {"strange_metrics.bleu": {"direction": "maximize", "range": [0, 100], "percent": False}}
+UNKNOWN = "Whether larger is better is not known of strange_metrics.bleu"
+
+
+@pytest.mark.parametrize("scales", [BLEU, {}, {"strange_metrics.bleu": {"direction": "up", "range": 3}}])
+def test_a_run_measured_by_a_strangers_metric_is_reported_without_importing_it(
+    tmp_path: Path, strange: Path, scales: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    write_run(run, right=9, rows_of=write_rows(tmp_path))
+    block = {**TASKS["nli"], "metrics": ["strange_metrics.bleu"]}
+    (run / "tasks.yml").write_text(yaml.safe_dump({"nli": block}))
+    results = {"nli": {"dev": {"strange_metrics.bleu": 35.2, "rows": 12}}, "_metrics": scales}
+    (run / "results.json").write_text(json.dumps(results))
+    text = write_report(run)[0].read_text(encoding="utf-8")
+    assert "| nli | dev | 12 | strange_metrics.bleu 35.200 |" in text
+    assert (UNKNOWN in text) == (scales is not BLEU)
+    assert not strange.exists()
+
+
+@pytest.mark.parametrize("scales", [BLEU, None])
+def test_a_study_measured_by_a_strangers_metric_is_reported_without_importing_it(
+    tmp_path: Path, strange: Path, scales: dict[str, Any] | None
+) -> None:
+    """Without the scale, as earlier versions wrote it, no method is called the best or better."""
+
+    def measured(cell: Cell) -> Outcome:
+        outcome = made_up(cell)
+        share = outcome["results"]["nli"]["dev"]["accuracy"]
+        results = {"nli": {"dev": {"strange_metrics.bleu": 100 * share, "rows": 12}}}
+        return {**outcome, "results": {**results, **({} if scales is None else {"_metrics": scales})}}
+
+    folder = write_study(tmp_path, measured, compare="init", reference="encoder", across="fraction")
+    text = write_report(folder)[0].read_text(encoding="utf-8")
+    assert "strange_metrics.bleu; columns: fraction" in text
+    assert (UNKNOWN in text) == (scales is None)
+    # 10 and 11 of 12 rows at fraction 0.1
+    assert (
+        "| mt-dnn | 87.500 ± 5.893 (2) |" in text if scales is None else "| mt-dnn | **87.500 ± 5.893 (2)** |" in text
+    )
+    assert ("**" in text) == (scales is not None)
+    assert not strange.exists()
+
+
 def test_pictures_and_rows_are_of_the_best_values_of_tuned_axes_alone(tmp_path: Path) -> None:
     folder = write_study(tmp_path, compare="init", reference="encoder", best_over=["fraction"])  # 1.0 has 2 rows more
     view = read_study(folder)

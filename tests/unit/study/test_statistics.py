@@ -50,6 +50,13 @@ def test_pairs_are_matched_by_repeat_and_tested_as_scipy_does() -> None:
     assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(first, second).pvalue)
 
 
+def test_a_method_whose_runs_all_diverged_has_the_scale_of_its_metric() -> None:
+    lines = [line(None, method="a", seed="1"), line(0.5, method="b", seed="1"), line(0.7, method="b", seed="2")]
+    found = {entry.label: entry for entry in entries(lines, compare="method")}
+    assert found["a"].diverged == 1
+    assert found["a"].scale == found["b"].scale == Scales()["accuracy"]
+
+
 def test_what_cannot_be_tested_is_not() -> None:
     assert compared({"1": 0.5}, {"2": 0.5}) is None
     one = compared({"1": 0.6}, {"1": 0.5})
