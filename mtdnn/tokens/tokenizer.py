@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from mtdnn.tokens.ragged import Column
 
@@ -224,14 +225,12 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     Raises:
         ConfigError: there is none.
     """
-    from transformers import AutoTokenizer
-
     encoder = str(encoder)
     refuse_missing_folder(encoder)
     if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
         raise ConfigError(_told_missing(Path(encoder)))
     try:
-        hf = AutoTokenizer.from_pretrained(encoder)
+        hf, config = _without_torch(encoder)
     except (
         Exception
     ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
@@ -240,7 +239,27 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         raise ConfigError(fault("", "encoder", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
-    return Tokenizer(encoder, hf, _max_positions(encoder, hf))
+    return Tokenizer(encoder, hf, _max_positions(config, hf))
+
+
+def _without_torch(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
+    """Tokenizer and configuration, without PyTorch if transformers lets them be had so; it loads 200 MB."""
+    try:
+        with imported_later("torch"):
+            return _tokenizer_and_config(encoder)
+    except ModuleNotFoundError:  # transformers up to 5.20, and perhaps later, imports parts of torch at once
+        return _tokenizer_and_config(encoder)
+
+
+def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    config: PreTrainedConfig | None
+    try:
+        config = AutoConfig.from_pretrained(encoder, dtype=None, torch_dtype=None)  # a dtype is an object of PyTorch's
+    except (OSError, ValueError):
+        config = None
+    return AutoTokenizer.from_pretrained(encoder, config=config), config
 
 
 def _has_tokenizer_files(folder: Path) -> bool:
@@ -254,16 +273,12 @@ def _told_missing(folder: Path) -> Fault:
     return fault("", "encoder", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
 
 
-def _max_positions(encoder: str, hf: PreTrainedTokenizerBase) -> int | None:
+def _max_positions(config: PreTrainedConfig | None, hf: PreTrainedTokenizerBase) -> int | None:
     """How many tokens have a position of their own, by the encoder's configuration, if it has one."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(encoder)
-    except (OSError, ValueError):
-        return None
     positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0 or getattr(config, "relative_attention", False):
+    if config is None or not isinstance(positions, int) or positions <= 0:
+        return None
+    if getattr(config, "relative_attention", False):
         return None
     offset = int(hf.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
     return positions - offset

@@ -114,24 +114,6 @@ def test_light_modules_import_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_checking_definitions_and_rows_loads_no_pytorch(tmp_path):
-    """Of heads and losses too; an encoder's tokenizer is transformers', which loads PyTorch itself."""
-    (tmp_path / "tasks.yml").write_text(
-        "rte: {task_type: classification, inputs: [a, b], labels: [x, y], head: {name: san, turns: 3}}\n"
-        "sts: {task_type: regression, inputs: [a, b], loss: mse, metrics: [pearson]}\n"
-    )
-    for name in ("rte", "sts"):
-        (tmp_path / name).mkdir()
-        for split in ("train", "dev"):
-            (tmp_path / name / f"{split}.tsv").write_text(f"1\t{'x' if name == 'rte' else 1}\tIt rains.\tWater.\n")
-    code = (
-        "import sys; from mtdnn.cli.main import main; assert main(['check', 'tasks.yml', '--data', '.']) == 0;"
-        "sys.exit(str([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == "[]"
-
-
 def test_help_imports_neither_torch_nor_pydantic():
     code = (
         "import sys; from mtdnn.cli.main import main; assert main(['--help']) == 0;"
