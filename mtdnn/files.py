@@ -12,11 +12,15 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import TypeVar
 
 from mtdnn.errors import DataError, fault
+
+T = TypeVar("T")
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)")
 """The name of what is being written next to `name`; the host's is a hash, as names of hosts may hold anything."""
@@ -126,6 +130,37 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """A reader of files that reads each again only when it has changed: a study asks for the same ones for every cell.
+
+    What it returns is shared by all who ask, and not to be modified. A file has changed when its number, time or size
+    has; one that is renamed into place has another number.
+
+    Raises:
+        OSError: there is no such file.
+    """
+
+    @lru_cache(maxsize=1 << 16)
+    def of_stamp(path: Path, *stamp: int) -> T:
+        return read(path)
+
+    @wraps(read)
+    def current(path: Path) -> T:
+        return of_stamp(path, *file_stamp(path))
+
+    return current
+
+
+def file_stamp(path: Path) -> tuple[int, int, int]:
+    """Number, time (ns) and size (bytes) of a file: one that has changed has another.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextmanager

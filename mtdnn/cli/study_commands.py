@@ -33,7 +33,8 @@ def subset(rows: str, *, out: str, fraction: float | None = None, count: int | N
     """
     from mtdnn.rows.subset import write_subset
 
-    written = write_subset(Path(rows), Path(out), seed=seed, fraction=fraction, rows=count)
+    with keys_as_flags("fraction", rows="count"):
+        written = write_subset(Path(rows), Path(out), seed=seed, fraction=fraction, rows=count)
     return f"{written.size} of {written.num_rows} rows: {written.rows}\nids: {written.ids}"
 
 

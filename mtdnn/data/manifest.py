@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Place, fault
-from mtdnn.files import file_sha256
+from mtdnn.files import file_sha256, read_once
 from mtdnn.rows.summaries import quantiles
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -81,7 +80,7 @@ class Manifest:
             return "missing"
         if not file.is_file() or stamp.st_size != self.bytes:
             return f"{stamp.st_size} bytes; {self.bytes} bytes were written"
-        if self.sha256 and _digest(file, stamp.st_ino, stamp.st_mtime_ns, stamp.st_size) != self.sha256:
+        if self.sha256 and _digest(file) != self.sha256:
             return "its content is not what was written"
         return None
 
@@ -91,9 +90,7 @@ class Manifest:
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
 
-@lru_cache(maxsize=4096)
-def _digest(file: Path, *stamp: int) -> str:
-    return file_sha256(file)
+_digest = read_once(file_sha256)
 
 
 def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
@@ -110,19 +107,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         DataError: there is one that cannot be read.
     """
-    path = folder / "manifest.json"
     try:
-        stamp = path.stat()
+        return _read(folder / "manifest.json")
     except OSError:  # there is none, or the folder above is a file
         return None
-    return _read_once(folder, stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
 
 
-@lru_cache(maxsize=4096)
-def _read_once(folder: Path, *stamp: int) -> Manifest:
-    """The manifest in a folder; a study asks for those of its cells many times. Stores are renamed into place whole, so
-    that another one has another number of its file."""
-    path, fix = folder / "manifest.json", f"Remove {folder} and run mtdnn prepro again."
+@read_once
+def _read(path: Path) -> Manifest:
+    """The manifest in a file. Raises as `read_manifest`, and OSError where there is none."""
+    fix = f"Remove {path.parent} and run mtdnn prepro again."
     values = read_json(path, dict[str, Any], fix=fix)
     known = {each.name for each in fields(Manifest)}
     manifest = checked({key: value for key, value in values.items() if key in known}, Manifest, Place(str(path)), fix)

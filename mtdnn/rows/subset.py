@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtdnn.errors import ConfigError, DataError, Place, fault
+from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
 from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
@@ -31,6 +31,29 @@ def subset_size(num_rows: int, fraction: float) -> int:
     return math.floor(num_rows * exact)
 
 
+def size_fault(num_rows: int, *, rows: int | None = None, fraction: float | None = None) -> Fault | None:
+    """What is wrong with the size of a subset, as a fault of the key `rows` or `fraction`; None if nothing is.
+
+    Args:
+        num_rows: rows there are.
+        rows, fraction: one of the two says how many are asked for.
+    """
+    if not num_rows:
+        return fault("", "fraction" if rows is None else "rows", "there are no rows to choose from", "Add rows.")
+    if rows is not None and not 0 < rows <= num_rows:
+        return fault("", "rows", f"{rows} of {num_rows} rows", f"Give 1 to {num_rows}.")
+    if rows is None and subset_size(num_rows, fraction or 0.0) == 0:
+        least = _least_fraction(num_rows)
+        return fault("", "fraction", f"{fraction} of {num_rows} rows is no row", f"Give {least} to 1.")
+    return None
+
+
+def _least_fraction(num_rows: int) -> str:
+    """The smallest fraction of three digits that leaves a row: 0.00834 of 120."""
+    digits = len(str(num_rows)) + 2
+    return f"{math.ceil(Fraction(10**digits, num_rows)) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+
+
 def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
     """[size], row numbers in the order of the rows.
 
@@ -45,7 +68,7 @@ def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
 
     if not 0 < size <= len(ids):
         found = f"a subset of {size} rows was asked for, and there are {len(ids)}"
-        raise DataError(fault("", "subset", found, "Raise the fraction, or leave it out to use all rows."))
+        raise DataError(fault("", "subset", found, f"Give 1 to {len(ids)}." if len(ids) else "Add rows."))
     seen: Counter[str] = Counter()
     draws = np.empty(len(ids), dtype=np.uint64)
     for row, row_id in enumerate(ids):
@@ -85,15 +108,18 @@ def write_subset(
         source: .tsv (id in the first column) or .jsonl (key `id`).
         fraction, rows: one of the two says how many.
     Raises:
-        ConfigError: neither or both given, a kind of file that is not read by lines, or an `out` whose place, or that
-            of the ids, is taken: by the rows themselves, a folder, or ids that are not of an earlier subset.
-        DataError: a row without id, too few rows, or a file that cannot be written.
+        ConfigError: neither or both given, no row or more than there are, a kind of file that is not read by lines, or
+            an `out` whose place, or that of the ids, is taken: by the rows themselves, a folder, or ids that are not of
+            an earlier subset.
+        DataError: a row without id, or a file that cannot be written.
     """
     if (fraction is None) == (rows is None):
         raise ConfigError(fault("", "subset", "give either a fraction or a number of rows", "As --fraction 0.01."))
     _refuse_bad_name(out, source)
     lines = _lines(source)
     ids = _ids(source, lines)
+    if (wrong := size_fault(len(ids), rows=rows, fraction=fraction)) is not None:
+        raise ConfigError(wrong)
     size = rows if rows is not None else subset_size(len(ids), fraction or 0.0)
     chosen, texts = chosen_rows(ids, size, seed=seed), list(lines.values())
     ids_file, chosen_ids = out.with_suffix(".ids"), [ids[row] for row in chosen]

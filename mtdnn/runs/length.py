@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.samplers import SAMPLERS, Sampler
+from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, Fault, fault
-from mtdnn.rows.subset import subset_size
+from mtdnn.files import file_stamp
+from mtdnn.rows.subset import chosen_rows, size_fault, subset_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +106,32 @@ def training_rows(config: RunConfig, task: TaskDef, available: int) -> int:
     return part.rows if part.rows is not None else subset_size(kept, part.fraction or 1.0)
 
 
+def rows_trained_on(config: RunConfig, task: TaskDef, ids: Sequence[str]) -> np.ndarray:
+    """[rows], the numbers of the rows that `training_rows` counts: the same ones in every run.
+
+    Args:
+        config: its `subset`.
+        task: its `max_rows`.
+        ids: of the task's train rows.
+    """
+    import numpy as np
+
+    rows = np.arange(len(ids))
+    if task.max_rows is not None and task.max_rows < len(ids):
+        rows = chosen_rows(ids, task.max_rows, seed=0)
+    if (part := config.subset.get(task.name)) is not None:
+        size = training_rows(config, task, len(ids))
+        rows = rows[chosen_rows([ids[row] for row in rows.tolist()], size, seed=part.seed)]
+    return rows
+
+
+def train_part(store: Store, config: RunConfig, task: TaskDef) -> Store:
+    """The rows of a task's train splits that a run trains on."""
+    if training_rows(config, task, len(store)) == len(store):
+        return store
+    return store.select(rows_trained_on(config, task, store.ids))
+
+
 def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Mapping[str, int]) -> list[Fault]:
     """Subsets that leave no row, or ask for more rows than there are; keys are those of the run's YAML.
 
@@ -114,21 +142,11 @@ def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Ma
     """
     found = []
     for name in (name for name in config.subset if name in tasks and available.get(name)):
-        part, task = config.subset[name], tasks[name]
-        kept = min(available[name], task.max_rows or available[name])
-        if part.rows is not None and part.rows > kept:
-            what = f"{part.rows} rows, and {name} has {kept} to train on"
-            found.append(fault("", f"subset.{name}.rows", what, f"Give 1 to {kept}."))
-        elif part.rows is None and training_rows(config, task, available[name]) == 0:
-            what = f"{part.fraction} of {kept} rows is no row"
-            found.append(fault("", f"subset.{name}.fraction", what, f"Give {_least_fraction(kept)} to 1."))
+        part, kept = config.subset[name], min(available[name], tasks[name].max_rows or available[name])
+        wrong = size_fault(kept, rows=part.rows, fraction=part.fraction)
+        if wrong is not None:
+            found.append(replace(wrong, key=f"subset.{name}.{wrong.key}"))
     return found
-
-
-def _least_fraction(rows: int) -> str:
-    """The smallest fraction of three digits that leaves a row: 0.00834 of 120."""
-    digits = len(str(rows)) + 2
-    return f"{math.ceil(Fraction(10**digits, rows)) / 10**digits:.{digits}f}".rstrip("0")
 
 
 def prepared_rows(config: RunConfig, task: TaskDef) -> int:
@@ -146,3 +164,33 @@ def prepared_rows(config: RunConfig, task: TaskDef) -> int:
             raise DataError(fault(str(folder), "", "is not prepared", fix))
         total += manifest.rows
     return total
+
+
+def prepared_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
+    """[rows], tokens of each row of a task that a run trains on, in its prepared data.
+
+    Raises:
+        DataError: a split is not prepared, damaged, or made for another task block.
+    """
+    prepared_rows(config, task)
+    folders = (Path(config.data) / task.name / split for split in task.splits["train"])
+    stamps = tuple(file_stamp(folder / "manifest.json") for folder in folders)
+    return _lengths_once(
+        _Part(config, task, (config.data, task.model_dump_json(), config.subset.get(task.name), stamps))
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows that a run trains on, told from others by `key`."""
+
+    config: RunConfig = field(compare=False)
+    task: TaskDef = field(compare=False)
+    key: tuple[object, ...]
+
+
+@lru_cache(maxsize=64)
+def _lengths_once(part: _Part) -> np.ndarray:
+    """Of a part that several cells of a study train on, read once; not to be modified."""
+    store = open_store(part.config.data, part.task, part.task.splits["train"])
+    return train_part(store, part.config, part.task).lengths

@@ -16,9 +16,8 @@ from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
-from mtdnn.rows.subset import chosen_rows
 from mtdnn.runs.initialisation import build_encoder, start_heads
-from mtdnn.runs.length import RunLength, subset_faults, training_rows
+from mtdnn.runs.length import RunLength, subset_faults, train_part
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.plan import Plan
@@ -68,17 +67,7 @@ def train_stores(
     available = {name: len(store) for name, store in whole.items()}
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
-    return {name: chosen_part(store, config, tasks[name]) for name, store in whole.items()}, available
-
-
-def chosen_part(store: Store, config: RunConfig, task: TaskDef) -> Store:
-    """What `max_rows` and then the run's subset leave of a task's train rows: the same ones in every run."""
-    rows, part = len(store), config.subset.get(task.name)
-    if task.max_rows is not None and task.max_rows < rows:
-        store = store.select(chosen_rows(store.ids, task.max_rows, seed=0))
-    if part is None:
-        return store
-    return store.select(chosen_rows(store.ids, training_rows(config, task, rows), seed=part.seed))
+    return {name: train_part(store, config, tasks[name]) for name, store in whole.items()}, available
 
 
 def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Proximal | None:

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, MtdnnError
-from mtdnn.files import exclusive, remove_folder, remove_leftovers, write_text
+from mtdnn.files import exclusive, read_once, remove_folder, remove_leftovers, write_text
 from mtdnn.runs.folder import ResultsFile, RunFolder
 from mtdnn.study.grid import Cell
 
@@ -66,9 +66,15 @@ def read_outcome(cell: Cell) -> Outcome | None:
 def read_outcome_file(path: Path) -> Outcome | None:
     """What an outcome.json holds; None where there is none, or it is damaged: such a cell is run again."""
     try:
-        return dict(read_json(path, OutcomeFile, fix=""))
-    except FileNotFoundError:
+        return _read(path)
+    except OSError:  # there is none, or a folder above is a file
         return None
+
+
+@read_once
+def _read(path: Path) -> Outcome | None:
+    try:
+        return dict(read_json(path, OutcomeFile, fix=""))
     except DataError as error:
         logger.warning("%s; the cell counts as not finished", error)
         return None

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
-from mtdnn.runs.length import prepared_rows, run_length
+from mtdnn.runs.length import prepared_lengths, prepared_rows, run_length
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
-
-if TYPE_CHECKING:
-    import numpy as np
 
 PLAIN_UNITS, PROXIMAL_UNITS = 3.0, 1.0
 """Cost of a step in forward passes (forward 1, backward 2): of a plain step, and what a proximal term adds."""
@@ -62,7 +58,7 @@ def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
     available = {name: prepared_rows(config, task) for name, task in tasks.items()}
-    lengths = {name: row_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None
+    lengths = {name: prepared_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None
     length = run_length(config, tasks, available, lengths)
     turns = length.sampler.batches_per_task(0)
     # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
@@ -73,18 +69,6 @@ def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     costs = row_costs(config, tasks)
     units = None if costs is None else sum(examples[name] * cost for name, cost in costs.items())
     return Size(rows=length.rows, steps=length.steps, examples=round(sum(examples.values())), units=units)
-
-
-def row_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
-    """[rows], tokens of each row of a task that a run trains on. Loads PyTorch.
-
-    Raises:
-        DataError: they are not prepared, or for another task block.
-    """
-    from mtdnn.data.store import open_store
-    from mtdnn.runs.parts import chosen_part
-
-    return chosen_part(open_store(config.data, task, task.splits["train"]), config, task).lengths
 
 
 def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import DataError
 from mtdnn.rows.places import rows_of
-from mtdnn.runs.parts import chosen_part
+from mtdnn.runs.length import train_part
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import DEFINITIONS, WORDS, save_encoder
@@ -105,7 +105,7 @@ def test_max_rows_takes_the_same_rows_every_time_and_nests(project, encoder):
         project.define(DEFINITIONS.split("like:")[0] + f"  max_rows: {limit}\n")
         prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1)
         task = project.tasks["nli"]
-        chosen[limit] = chosen_part(open_store(project.out, task, "train"), run, task).ids
+        chosen[limit] = train_part(open_store(project.out, task, "train"), run, task).ids
     assert [len(ids) for ids in chosen.values()] == [5, 20, 40]
     assert set(chosen[5]) < set(chosen[20]) < set(chosen[400])
     assert open_store(project.out, project.tasks["nli"], "train").ids == chosen[400]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtdnn.cli.main import main
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.subset import chosen_rows, subset_size, write_subset
 
@@ -142,3 +143,19 @@ def test_an_earlier_subset_is_replaced_with_its_ids(tmp_path: Path, rows: Path) 
 def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
     with pytest.raises(DataError, match=r"^/proc/q\.ids: cannot be written: .*\. Make room, or name another\."):
         write_subset(rows, Path("/proc/q.tsv"), seed=0, fraction=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--count", "21"], "--count: 21 of 20 rows. Give 1 to 20."),
+        (["--count", "0"], "--count: 0 of 20 rows. Give 1 to 20."),
+        (["--fraction", "0.01"], "--fraction: 0.01 of 20 rows is no row. Give 0.05 to 1."),
+    ],
+)
+def test_a_size_that_no_subset_has_is_refused_with_those_that_some_have(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert main(["subset", str(rows), "--out", str(tmp_path / "part.tsv"), *words]) == 2
+    assert capsys.readouterr().err.strip() == told
+    assert not (tmp_path / "part.tsv").exists()

@@ -1,7 +1,7 @@
 """What a plan says of a run is what the run does: rows, steps, examples, cost, and what it measures."""
 
+import ast
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,12 +14,10 @@ import pytest
 import yaml
 from torch import Tensor
 
-from mtdnn.cli.main import main
 from mtdnn.cli.study_commands import plan_of, study
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, load_task_defs
-from mtdnn.data import manifest
 from mtdnn.errors import ConfigError, MtdnnError
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
@@ -267,22 +265,39 @@ def test_a_dry_run_without_regularizers_loads_no_torch(demo: Demo, tmp_path: Pat
     assert "1 to run, 480 examples; time of one process after another: about 48 s\nFalse" in done.stdout
 
 
-def test_a_dry_run_reads_each_file_once(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty cells; the file of definitions and the manifests are those of every one of them."""
+COUNTING = """
+import os, sys
+from collections import Counter
+opened = Counter()
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        opened[arguments[0]] += 1
+sys.addaudithook(note)
+from mtdnn.cli.main import main
+status = main(["study", sys.argv[1], "--dry_run"])
+print({name: count for name, count in opened.items() if name.endswith((".yml", ".json", ".arrow"))})
+print(status, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"max_tokens": 200, "subset": {"demo_nli": {"fraction": 0.5}}}],
+    ids=["by rows", "by tokens"],
+)
+def test_a_dry_run_reads_each_file_once_and_loads_no_torch(demo: Demo, tmp_path: Path, values: dict[str, Any]) -> None:
+    """Fifty cells, the first two of them finished; definitions and prepared rows are those of every one."""
     path = tmp_path / "study.yml"
     stages = {"fine": {"axes": {"seed": list(range(25)), "train": [["demo_nli"], ["demo_nli", "demo_target"]]}}}
-    run = {"tasks": str(demo.tasks), "data": str(demo.prepared), "encoder": str(demo.encoder)}
+    run = {"tasks": str(demo.tasks), "data": str(demo.prepared), "encoder": str(demo.encoder), **values}
     path.write_text(yaml.safe_dump({"output": str(tmp_path / "study"), "run": run, "stages": stages}))
-    read: Counter[str] = Counter()
-
-    def opened(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and not (arguments[2] & os.O_WRONLY):
-            read[arguments[0]] += 1
-
-    manifest._read_once.cache_clear()
-    listener = [opened]
-    sys.addaudithook(lambda event, arguments: listener[0](event, arguments) if listener else None)
-    assert main(["study", str(path), "--dry_run"]) == 0
-    listener.clear()
-    ours = {name: count for name, count in read.items() if name.endswith(("tasks.yml", "demo.yml", "manifest.json"))}
-    assert len(ours) == 3 and set(ours.values()) == {1}
+    grid = load_study(path)
+    run_cells(grid, Here(made_up_score), cells=grid.cells[:2], progress=False)
+    done = subprocess.run([sys.executable, "-c", COUNTING, str(path)], capture_output=True, text=True, check=True)
+    *_, counts, last = done.stdout.splitlines()
+    read = ast.literal_eval(counts)
+    ours = {name: count for name, count in read.items() if name.startswith(str(tmp_path)) or "demo" in name}
+    assert last == "0 False" and "50 cells, 48 to run" in done.stdout
+    assert set(ours.values()) == {1}
+    arrow = 2 if values else 0
+    assert Counter(Path(name).suffix for name in ours) == {".yml": 2, ".json": 4} | ({".arrow": arrow} if arrow else {})

@@ -24,7 +24,7 @@ from mtdnn.data.loaders import without_labels
 from mtdnn.data.prepro import prepare
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import DataError
-from mtdnn.runs.parts import chosen_part
+from mtdnn.runs.length import train_part
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.training.distillation import averaged, with_soft_labels
 from tests.reference.project import WORDS, Project, save_encoder
@@ -133,7 +133,7 @@ def student(project: Project, *files: str, name: str = "nli", **changes: Any) ->
         update={"distill": task_def_from("t", {"task_type": "", "distill": {"from": files}}).distill}
     )
     store = open_store(project.out, task, "train")
-    store = chosen_part(store, RunConfig(tasks="", data="", output="", encoder=""), task) if name == "nli" else store
+    store = train_part(store, RunConfig(tasks="", data="", output="", encoder=""), task) if name == "nli" else store
     return store, typed(task)
 
 
