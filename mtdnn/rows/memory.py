@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,9 +87,9 @@ class TableRows(RowSource):
     place: str  # type: ignore[misc]
     table: Any
 
+    @abstractmethod
     def records(self, start: int, stop: int) -> Iterator[Any]:
         """Rows from `start` up to `stop`, counted from 0, each a mapping unless the caller gave something else."""
-        raise NotImplementedError
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         yield from stretches(len(self.table), size)

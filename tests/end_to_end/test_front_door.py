@@ -68,7 +68,16 @@ def test_importing_the_package_loads_no_heavy_library():
 
 
 def test_what_needs_no_model_loads_no_torch():
-    names = ("load_task_defs", "load_run_config", "score", "load_study", "run_study", "write_report")
+    names = (
+        "load_task_defs",
+        "load_run_config",
+        "check",
+        "prepare",
+        "score",
+        "load_study",
+        "run_study",
+        "write_report",
+    )
     assert (
         loaded_by(f"import mtdnn; {'; '.join(f'mtdnn.{name}' for name in names)}") & {"torch", "transformers"} == set()
     )

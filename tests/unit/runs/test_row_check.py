@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mtdnn.cli.main import main
+from mtdnn.config.run import RunConfig
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.errors import ConfigError
 from mtdnn.runs.row_check import check
@@ -135,3 +136,14 @@ def test_faults_are_given_to_editors_and_to_workflows_as_records(project, capsys
         main([*words, "--format", "github"])
     line = capsys.readouterr().out
     assert line.startswith(f"::error file={project.definitions},line=1::nli.metrics: unknown metric 'acuracy'")
+
+
+def test_a_run_made_in_python_is_checked_as_one_in_a_file(project, tmp_path):
+    values = {"tasks": "tasks.yml", "data": "d", "output": "o", "encoder": "", "train": ["nli", "lik"], "batch_size": 2}
+    values["regularizer"] = {"name": "smart", "epsilom": 1}
+    path = tmp_path / "run.yml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    of_file, in_python = (checked(project, run=run) for run in (path, RunConfig(**values)))
+    assert [str(each) for each in of_file.faults] == [f"{path}:1: {each}" for each in in_python.faults]
+    assert [each.key for each in in_python.faults] == ["train", "regularizer.epsilom"]
+    assert in_python.batches == of_file.batches == {"nli": 2}

@@ -1,0 +1,40 @@
+"""What a function finds wrong with an argument is reported at the flag that gave it."""
+
+import pytest
+
+from mtdnn.cli.flags import keys_as_flags
+from mtdnn.cli.main import main
+from mtdnn.errors import ConfigError, fault
+
+STUDY = """\
+output: study
+run: {tasks: tasks.yml, data: prepared, encoder: encoder}
+stages: {first: {axes: {seed: [1]}}}
+"""
+
+
+def test_faults_of_arguments_get_their_flags_and_others_stay_as_they_are():
+    found = [fault("", "only", "names no task", "Name one."), fault("a.yml", "only", "bad"), fault("", "data", "bad")]
+    with pytest.raises(ConfigError) as caught, keys_as_flags(only="tasks"):
+        raise ConfigError(found)
+    assert caught.value.lines == ("--tasks: names no task. Name one.", "a.yml: only: bad", "data: bad")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--stages frst --dry_run", "--stages: unknown stage 'frst'; known: first. Did you mean 'first'?"),
+        ("--gpus 1", "--gpus: is for the launcher ray. A local study uses the GPUs it sees."),
+    ],
+)
+def test_a_study_names_the_flag_that_is_wrong(words, line, project, encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").symlink_to(encoder)
+    (tmp_path / "study.yml").write_text(STUDY, encoding="utf-8")
+    assert (
+        main(["prepro", "tasks.yml", "--data", "data", "--encoder", "encoder", "--out", "prepared", "--workers", "1"])
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["study", "study.yml", *words.split()]) == 2
+    assert capsys.readouterr().err == f"{line}\n"
