@@ -189,7 +189,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`; each name once."""
+    """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`; each name once.
+
+    Args:
+        kind: what the words stand for.
+        word: the word that was given.
+        known: the words that exist.
+    """
     names = list(dict.fromkeys(known))
     if not names:
         return f"unknown {kind} '{word}'; there is none here"

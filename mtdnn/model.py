@@ -71,6 +71,11 @@ class MultiTaskModel(nn.Module):
 
         They are float32 in a bf16 run too, but where the task type says otherwise: bf16 holds three digits, so that the
         outputs of two passes that differ by a small perturbation would be equal, with no gradient to ascend.
+
+        Args:
+            task: its name.
+            hidden: [N, T, H] the encoder's hidden states.
+            batch: the rows, as the collator made them.
         """
         task_type, head, device = self.task_types[task], self.head_of(task), hidden.device.type
         coarse = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -62,6 +62,7 @@ class Registry(Generic[T]):
 
         Args:
             where, key: the place of the word (file:line, key), for the message.
+            name: the registered name.
         Raises:
             ConfigError: the name is unknown, or the dotted path leads nowhere, or to something else.
         """

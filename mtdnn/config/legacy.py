@@ -96,6 +96,10 @@ def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> Block:
     """One block in our schema; appends one remark for each key that was translated or means nothing here.
 
+    Args:
+        name: of the task.
+        block: keys and values of the task.
+        remarks: lines about translated keys; added to.
     Raises:
         ConfigError: a data_format or an n_class that cannot be read.
     """
@@ -195,6 +199,10 @@ def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
 def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
     """The labels in the order of their numbers there; from n_class alone they are "0", "1", ….
 
+    Args:
+        block: keys and values of the task.
+        name: of the task.
+        remarks: lines about translated keys; added to.
     Raises:
         ConfigError: n_class is needed and no whole number of at least 1.
     """

@@ -92,6 +92,8 @@ def option_faults(
 
     Args:
         known: names to suggest before the model's fields.
+        model: the pydantic model of the options.
+        options: as YAML has them.
     """
     fields = [*known, *model.model_fields]
     faults = [(key, unknown("key", key, fields)) for key in options if key not in model.model_fields]

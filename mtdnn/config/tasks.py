@@ -167,7 +167,13 @@ class TaskDef(Frozen):
         return None if self._yaml is None else self._yaml.path
 
     def fault(self, key: str, found: str, fix: str = "") -> Fault:
-        """A fault of one key of this block, with its place."""
+        """A fault of one key of this block, with its place.
+
+        Args:
+            key: the key, for the message.
+            found: what was found.
+            fix: what to do.
+        """
         return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
 
 
@@ -296,6 +302,10 @@ def chosen_tasks(tasks: Mapping[str, TaskDef], names: Sequence[str] | None, *, k
 def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
     """One block as a TaskDef; keys that no task shares go to `options`, for the task type to check.
 
+    Args:
+        name: of the task.
+        block: keys and values of the task.
+        source: the document the block is in; None: made in Python.
     Raises:
         ConfigError: every fault of the block.
     """

@@ -291,6 +291,11 @@ def _walk(
 def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPath = ()) -> Model:
     """`value` as `model`.
 
+    Args:
+        model: what the value must be.
+        value: as YAML has it.
+        source: the document it is in.
+        keys: path of keys to the value.
     Raises:
         ConfigError: every fault pydantic finds, each with the file:line of its key below `keys`.
     """

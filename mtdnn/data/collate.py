@@ -20,6 +20,7 @@ def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: in
         records: columns of the rows, as `Store.take` gives them.
         pad_token_id: fills `input_ids`; segments are filled with 0.
         seed: of what the task type draws, see `TaskType.complete`.
+        task_type: the task seen through its type.
     """
     sequences = records.get("sequence_lengths")
     ids: Ragged = records["input_ids"]

@@ -191,7 +191,13 @@ def id_hash(text: str) -> int:
 
 
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
-    """The columns of the rows of a part; without a tokenizer they are only read."""
+    """The columns of the rows of a part; without a tokenizer they are only read.
+
+    Args:
+        job: a split of a task to prepare.
+        part: consecutive rows of the split.
+        tokenizer: of the run's encoder.
+    """
     examples: list[Example] = []
     faults: list[Fault] = []
     for found in job.examples(part):
@@ -221,6 +227,10 @@ def map_parts(
     Args:
         work: a function of a module, as processes find it by name.
         num_workers: processes; None takes one per core this process may use.
+        jobs: splits to prepare.
+        parts: parts of each split, in order.
+        tokenizer: of the run's encoder.
+        progress: whether to show a bar on standard error.
     """
     from tqdm import tqdm
 

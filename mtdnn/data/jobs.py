@@ -55,6 +55,8 @@ def readable_jobs(
 
     Args:
         warn: told of a missing test split.
+        tasks: name → definition.
+        data: folder of the rows, or rows in memory.
     """
     jobs: list[Job] = []
     faults: list[Fault] = []
@@ -84,7 +86,13 @@ def optional_splits(task: TaskDef) -> set[str]:
 
 
 def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
-    """The manifest of a store that was made from these rows with this block and tokenizer."""
+    """The manifest of a store that was made from these rows with this block and tokenizer.
+
+    Args:
+        job: a split of a task to prepare.
+        tokenizer: of the run's encoder.
+        data: folder of the rows, or rows in memory.
+    """
     source: dict[str, Any] = {"path": job.rows.place, "sha256": job.rows.sha256()}
     if isinstance(data, Mapping):
         source["in_memory"] = True

@@ -176,7 +176,13 @@ def manifest_line(manifest: Manifest) -> str:
 
 
 def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[Fault]:
-    """Every fault of the rows of these splits, which are only read."""
+    """Every fault of the rows of these splits, which are only read.
+
+    Args:
+        jobs: splits to prepare.
+        num_workers: processes; None: one per core.
+        progress: whether to show a bar on standard error.
+    """
     parts = [job.parts() for job in jobs]
     found = [SplitFaults() for _ in jobs]
     for index, part in map_parts(encode_part, jobs, parts, None, num_workers=num_workers, progress=progress):
@@ -254,7 +260,14 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fa
 
 
 def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) -> Manifest:
-    """The manifest with what the written split is like."""
+    """The manifest with what the written split is like.
+
+    Args:
+        wanted: the manifest that the split should have.
+        counts: of the rows that were stored.
+        job: a split of a task to prepare.
+        folder: of the split.
+    """
     return replace(
         wanted,
         rows=counts.lengths.total(),

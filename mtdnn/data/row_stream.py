@@ -16,6 +16,11 @@ def shard(rows: np.ndarray, *, rank: int, num_processes: int) -> np.ndarray:
     No row is dropped or doubled. Shares may differ by one row, the first processes having more; with fewer rows than
     processes the last ones get none. Taking every n-th row, rather than a stretch each, keeps the lengths of a sorted
     batch balanced.
+
+    Args:
+        rows: row numbers.
+        rank: number of this process, from 0.
+        num_processes: processes that share the rows.
     """
     own: np.ndarray = rows[rank::num_processes]
     return own

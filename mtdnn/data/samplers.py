@@ -174,6 +174,10 @@ def even_turns(counts: Sequence[int]) -> np.ndarray:
 def one_of(key: str, word: str, allowed: Sequence[str]) -> str:
     """The word, if it is allowed.
 
+    Args:
+        key: the key, for the message.
+        word: the word that was given.
+        allowed: the words that exist.
     Raises:
         ConfigError: it is not; the message lists the words.
     """

@@ -69,7 +69,13 @@ class SplitFaults:
     id_hashes: IdHashes = field(default_factory=IdHashes)
 
     def add(self, faults: list[Fault], num_faults: int, id_hashes: np.ndarray) -> None:
-        """Take in what was found in the next part."""
+        """Take in what was found in the next part.
+
+        Args:
+            faults: errors of single rows.
+            num_faults: how many there are.
+            id_hashes: [rows] uint64, of the rows without an error.
+        """
         self.num_faults += num_faults
         self.faults += faults[: FAULTS_TOLD - len(self.faults)]
         self.id_hashes.add(id_hashes)

@@ -19,7 +19,13 @@ FREE_PLACE = "Give another --out, or move it away."
 
 
 def clean_staging(out: Path, jobs: list[Job], wanted: Mapping[tuple[str, str], Manifest]) -> None:
-    """Remove what a killed run left, but for whole splits that are still wanted."""
+    """Remove what a killed run left, but for whole splits that are still wanted.
+
+    Args:
+        out: folder of the prepared rows.
+        jobs: splits to prepare.
+        wanted: the manifest that the split should have.
+    """
     keep = {place for job in jobs if holds(place := staged_place(out / STAGING, job), job, wanted)}
     for folder in [*(out / STAGING).glob("*/*"), *(out / STAGING).glob("*.old")]:
         if folder not in keep:
@@ -27,7 +33,13 @@ def clean_staging(out: Path, jobs: list[Job], wanted: Mapping[tuple[str, str], M
 
 
 def holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) -> bool:
-    """Whether a folder holds the split, whole and made from the same things."""
+    """Whether a folder holds the split, whole and made from the same things.
+
+    Args:
+        folder: of a split.
+        job: a split of a task to prepare.
+        wanted: the manifest that the split should have.
+    """
     try:
         manifest = read_manifest(folder)
     except DataError:

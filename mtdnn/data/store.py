@@ -105,6 +105,7 @@ def open_store(
     Args:
         prepared: folder made by `mtdnn prepro`.
         tokenizer: that of the encoder that will read them; None trusts the store.
+        task: its definition.
     Raises:
         DataError: a split is not there, damaged, or made for another tokenizer or task block; it says which, and the
             command that mends it.
@@ -169,7 +170,14 @@ def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
 
 
 def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
-    """`Run: mtdnn prepro …`, with what is known of its arguments; rows from memory are prepared in Python."""
+    """`Run: mtdnn prepro …`, with what is known of its arguments; rows from memory are prepared in Python.
+
+    Args:
+        prepared: folder made by `mtdnn prepro`.
+        task: its definition.
+        tokenizer: of the run's encoder.
+        manifest: of the split that is there; None: there is none.
+    """
     if manifest is not None and manifest.source.get("in_memory"):
         return f"Call mtdnn.prepare with the rows of '{task.name}' again."
     definitions = task.definitions or "TASKS.yml"

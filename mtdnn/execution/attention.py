@@ -68,6 +68,18 @@ def packed_attention(
 
     Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention
     does what it would have done anyway.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, ΣT, D].
+        key: [1, heads, ΣT, D].
+        value: [1, heads, ΣT, D].
+        attention_mask: unused: the layout says which tokens attend.
+        packing: layout of the packed rows.
+        dropout_masks: fast | torch.
+        dropout: probability.
+        scaling: factor of q·k.
+        sliding_window: tokens a token sees; None: all.
     """
     if packing is None:
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
@@ -82,7 +94,13 @@ def packed_attention(
 
 
 def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:
-    """The cheapest way to attend on the device of `query`, at its precision."""
+    """The cheapest way to attend on the device of `query`, at its precision.
+
+    Args:
+        query: [1, heads, ΣT, D].
+        dropout: probability.
+        dropout_masks: fast | torch.
+    """
     if query.device.type == "cpu":
         return attend_with_fast_dropout if dropout > 0 and dropout_masks == "fast" else attend_by_group
     return attend_by_kernel if dropout == 0 and kernel_takes(query) else attend_unpacked
@@ -99,7 +117,14 @@ def kernel_takes(query: Tensor) -> bool:
 
 
 def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D], one fused call per group of equal length."""
+    """[N, A, D] → [N, A, D], one fused call per group of equal length.
+
+    Args:
+        query: [1, heads, ΣT, D].
+        key: [1, heads, ΣT, D].
+        value: [1, heads, ΣT, D].
+        terms: layout, scale, dropout and window of this layer.
+    """
     groups = terms.layout.groups
     sizes = [group.tokens for group in groups]
     outputs = [query[:0]]
@@ -113,12 +138,26 @@ def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
 
 
 def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] with dropout on the attention weights, on the CPU."""
+    """[N, A, D] → [N, A, D] with dropout on the attention weights, on the CPU.
+
+    Args:
+        query: [1, heads, ΣT, D].
+        key: [1, heads, ΣT, D].
+        value: [1, heads, ΣT, D].
+        terms: layout, scale, dropout and window of this layer.
+    """
     return cast(Tensor, _DroppedAttention.apply(query, key, value, terms))
 
 
 def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them."""
+    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them.
+
+    Args:
+        query: [1, heads, ΣT, D].
+        key: [1, heads, ΣT, D].
+        value: [1, heads, ΣT, D].
+        terms: layout, scale, dropout and window of this layer.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if terms.window is None else terms.window - 1
@@ -128,7 +167,14 @@ def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Attention
 
 
 def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches."""
+    """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches.
+
+    Args:
+        query: [1, heads, ΣT, D].
+        key: [1, heads, ΣT, D].
+        value: [1, heads, ΣT, D].
+        terms: layout, scale, dropout and window of this layer.
+    """
     layout = terms.layout
     q, k, v = (layout.unpack(x).transpose(1, 2) for x in (query, key, value))
     seen = layout.unpack(torch.ones_like(layout.index, dtype=torch.bool))[:, None, None, :]
@@ -141,7 +187,13 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
 
 
 def window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where two tokens are less than `window` apart; None when all are."""
+    """[length, length] bool, True where two tokens are less than `window` apart; None when all are.
+
+    Args:
+        length: tokens of a sequence.
+        window: tokens seen to each side; None: all.
+        device: of the result.
+    """
     if window is None or length <= window:
         return None
     places = torch.arange(length, device=device)

@@ -57,6 +57,11 @@ def keep_mask(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
     """1 where an element stays, 0 where it is dropped, in the shape of `bits` and ready to multiply with.
 
     Writing the comparison straight into numbers of `dtype` is several times faster than multiplying by a bool mask.
+
+    Args:
+        bits: random integers.
+        p: probability of a zero.
+        dtype: of the result.
     """
     return torch.ge(bits, _dropped_levels(p) - _LEVELS // 2, out=torch.empty(bits.shape, dtype=dtype))
 

@@ -98,7 +98,13 @@ class Layout:
 
     @classmethod
     def of(cls, mask: Tensor, device: torch.device, *, rounded: bool = False) -> Layout:
-        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device."""
+        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device.
+
+        Args:
+            mask: [B, T] bool, True = a real token.
+            device: of the result.
+            rounded: whether the number of packed tokens is rounded up.
+        """
         on_cpu = mask.cpu()
         counts = on_cpu.sum(1)
         order = counts.argsort(stable=True)

@@ -37,7 +37,13 @@ def use_fast_products(model: nn.Module) -> None:
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[…, I] → […, O], as `torch.nn.functional.linear`; by oneDNN where that is quicker."""
+    """[…, I] → […, O], as `torch.nn.functional.linear`; by oneDNN where that is quicker.
+
+    Args:
+        input: […, in features].
+        weight: [out features, in features].
+        bias: [out features] or None.
+    """
     if not (_of_use(input, weight) and onednn_is_quicker()):
         return functional.linear(input, weight, bias)
     return cast(Tensor, _Product.apply(input, weight, bias))

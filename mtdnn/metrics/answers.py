@@ -39,7 +39,13 @@ def overlap(prediction: str, answer: str) -> float:
 
 
 def best(measure: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
-    """The measure against the accepted answer that fits best; answers that vanish when normalized do not count."""
+    """The measure against the accepted answer that fits best; answers that vanish when normalized do not count.
+
+    Args:
+        measure: (prediction, answer) → number.
+        prediction: the predicted text.
+        answers: the accepted texts.
+    """
     accepted = [answer for answer in answers if normalized(answer)] or [""]
     return max(measure(prediction, answer) for answer in accepted)
 

@@ -179,6 +179,7 @@ def metric_of(word: str, *, where: Place | str = NOWHERE, key: str = "") -> Metr
 
     Args:
         where, key: the place of the word (file:line, key), for the message.
+        word: the word that was given.
     Raises:
         ConfigError: the word leads nowhere, or to something else.
     """
@@ -217,7 +218,13 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
 
 
 def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has."""
+    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has.
+
+    Args:
+        records: predictions of a split.
+        metrics: names, the main one first.
+        labels: the labels, in declared order.
+    """
     labelled = sum(record["label"] is not None for record in records)
     values = compute(metrics, records, labels) if labelled else {}
     return {**values, "rows": labelled}

@@ -97,6 +97,7 @@ class Encoder(nn.Module):
             execution, dropout_masks, products: as for the class.
             gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
             dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
+            name_or_folder: hub name, or folder with config.json.
         Raises:
             ConfigError: no configuration, no weights, weights of another architecture, or not an encoder.
         """
@@ -188,7 +189,13 @@ class Encoder(nn.Module):
         return encode(embeddings, mask, token_type_ids)
 
     def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`."""
+        """[B, T] token ids → [B, T, H] hidden states, `encode(embed(input_ids), …)`.
+
+        Args:
+            input_ids: [B, T] long.
+            mask: [B, T] bool, True = a real token.
+            token_type_ids: [B, T] long; None without segments.
+        """
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
     def _products_are_compiled(self, embeddings: Tensor, mask: Tensor) -> bool:

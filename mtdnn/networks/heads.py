@@ -176,7 +176,13 @@ class SanHead(Head):
 
 
 def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """[N, H]: mean of the memory [N, T, H] under the softmax of the scores [N, T] over what counts; 0 of nothing."""
+    """[N, H]: mean of the memory [N, T, H] under the softmax of the scores [N, T] over what counts; 0 of nothing.
+
+    Args:
+        memory: [N, T, H] what is read.
+        scores: [N, T] before the softmax.
+        mask: [B, T] bool, True = a real token.
+    """
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1).masked_fill(~mask, 0.0)
     return (weights.unsqueeze(1) @ memory).squeeze(1)
 

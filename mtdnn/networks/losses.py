@@ -129,12 +129,23 @@ def kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor
     """Mean KL divergence KL(p‖q) between two sets of predictions, in nats.
 
     Args and errors are those of `symmetric_kl`. For distillation p is the (detached) teacher.
+
+    Args:
+        logits_p: [B, …] the predictions compared, not normalised.
+        logits_q: [B, …] the reference predictions, not normalised.
+        mask: bool, True = counts; None counts all.
     """
     return masked_mean(_kl_values(logits_p, logits_q, mask), mask)
 
 
 def kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B]: KL(p‖q) of each example in nats; for [B, T, C] the mean over the tokens that count."""
+    """[B]: KL(p‖q) of each example in nats; for [B, T, C] the mean over the tokens that count.
+
+    Args:
+        logits_p: [B, …] the predictions compared, not normalised.
+        logits_q: [B, …] the reference predictions, not normalised.
+        mask: bool, True = counts; None counts all.
+    """
     return masked_mean_per_example(_kl_values(logits_p, logits_q, mask), mask)
 
 
@@ -159,6 +170,11 @@ def symmetric_kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | 
 
     Args and errors are those of `symmetric_kl`. For [B, T, C] it is the mean over the tokens of the example that
     count, and 0 for an example where none does.
+
+    Args:
+        logits_p: [B, …] the predictions compared, not normalised.
+        logits_q: [B, …] the reference predictions, not normalised.
+        mask: bool, True = counts; None counts all.
     """
     return masked_mean_per_example(_symmetric_kl_values(logits_p, logits_q, mask), mask)
 
@@ -235,6 +251,11 @@ def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> T
     """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
 
     The gap is the difference of their scores. Arguments and what counts are those of `listwise`.
+
+    Args:
+        logits: [B, K] scores; −inf where there is no candidate.
+        labels: [B, K] relevance.
+        margin: in units of the score.
     """
     scores = logits.masked_fill(labels == UNKNOWN, 0.0).float()
     better = (labels.unsqueeze(2) > labels.unsqueeze(1)) & (labels.unsqueeze(1) != UNKNOWN)

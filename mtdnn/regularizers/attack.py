@@ -60,7 +60,13 @@ class Attack(PerturbationRegularizer):
         return delta / (tokens * delta.shape[2]) ** 0.5
 
     def climbed(self, delta: Tensor, gradient: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """[N, T, E]: the perturbation after a step along the gradient, back in its ball; zero at padding."""
+        """[N, T, E]: the perturbation after a step along the gradient, back in its ball; zero at padding.
+
+        Args:
+            delta: [N, T, E] the perturbation.
+            gradient: [N, T, E] of the perturbation.
+            forward_pass: the clean pass of this step.
+        """
         norm, scope = self.options.norm, self.options.scope
         gradient = gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0)
         moved = delta.detach() + self.sizes["eta"] * direction(gradient, norm, scope)

@@ -108,6 +108,7 @@ class Regularizer:
         Args:
             where, key: place and key of the block, e.g. "run.yml:9", "regularizer".
             task_type: name of the type of the task it is for; None when that is not known.
+            named: name and options as YAML has them.
         """
         found_in = option_faults(cls.Options, named.options)
         faults = [fault(where, f"{key}.{option}", found) for option, found in found_in]
@@ -132,7 +133,13 @@ class Regularizer:
         raise NotImplementedError
 
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
-        """Settle, before the first step, what depends on the encoder and on the run's precision."""
+        """Settle, before the first step, what depends on the encoder and on the run's precision.
+
+        Args:
+            embedding_rms: root mean square of the word embeddings.
+            embedding_size: E.
+            precision: numbers the run computes with.
+        """
 
     @property
     def needs_resolution(self) -> bool:
@@ -142,7 +149,15 @@ class Regularizer:
     def precision_faults(
         self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[Fault]:
-        """What `prepare` would refuse, as lines with its place, for `check`."""
+        """What `prepare` would refuse, as lines with its place, for `check`.
+
+        Args:
+            where: file and line of the block.
+            key: the key, for the message.
+            embedding_rms: root mean square of the word embeddings.
+            embedding_size: E.
+            precision: numbers the run computes with.
+        """
         return []
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:

@@ -158,7 +158,13 @@ class ForwardPass:
         return output
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, *, symmetric: bool = True) -> Tensor:
-        """[B]: ℓ_s of this task, per row; differentiable in both. False: KL(q‖p) alone, q being the reference."""
+        """[B]: ℓ_s of this task, per row; differentiable in both. False: KL(q‖p) alone, q being the reference.
+
+        Args:
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            symmetric: both directions; False: KL(q‖p) alone.
+        """
         task_type = self.model.task_types[self.batch.task]
         return task_type.divergence(logits_p, logits_q, self.batch, symmetric=symmetric)
 

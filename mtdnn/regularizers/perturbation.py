@@ -74,7 +74,13 @@ def over(scope: Scope) -> tuple[int, ...]:
 
 
 def extent(values: Tensor, norm: Norm, scope: Scope) -> Tensor:
-    """[N, 1, 1] or [N, T, 1]: the norm of each example or token of [N, T, E], safe from underflow."""
+    """[N, 1, 1] or [N, T, 1]: the norm of each example or token of [N, T, E], safe from underflow.
+
+    Args:
+        values: the numbers.
+        norm: inf | l2.
+        scope: example | token.
+    """
     peak = values.abs().amax(over(scope), keepdim=True)
     if norm == "inf":
         return peak
@@ -84,24 +90,50 @@ def extent(values: Tensor, norm: Norm, scope: Scope) -> Tensor:
 
 
 def direction(gradient: Tensor, norm: Norm, scope: Scope) -> Tensor:
-    """[N, T, E]: g/‖g‖ of each example or token; 0 where the gradient is 0."""
+    """[N, T, E]: g/‖g‖ of each example or token; 0 where the gradient is 0.
+
+    Args:
+        gradient: [N, T, E] of the perturbation.
+        norm: inf | l2.
+        scope: example | token.
+    """
     return gradient / extent(gradient, norm, scope).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def beyond(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
-    """Where a perturbation is larger than its limit: per coordinate for inf, per example or token for l2."""
+    """Where a perturbation is larger than its limit: per coordinate for inf, per example or token for l2.
+
+    Args:
+        delta: [N, T, E] the perturbation.
+        limit: size of the ball.
+        norm: inf | l2.
+        scope: example | token.
+    """
     return delta.abs() > limit if norm == "inf" else extent(delta, norm, scope) > limit
 
 
 def projected(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
-    """[N, T, E]: the nearest perturbation with ‖δ‖ ≤ limit."""
+    """[N, T, E]: the nearest perturbation with ‖δ‖ ≤ limit.
+
+    Args:
+        delta: [N, T, E] the perturbation.
+        limit: size of the ball.
+        norm: inf | l2.
+        scope: example | token.
+    """
     if norm == "inf":
         return delta.clamp(-limit, limit)
     return delta * (limit / extent(delta, norm, scope).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
 
 
 def held(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
-    """The perturbation, a rounding smaller where the sum with the embeddings would round beyond ±limit."""
+    """The perturbation, a rounding smaller where the sum with the embeddings would round beyond ±limit.
+
+    Args:
+        delta: [N, T, E] the perturbation.
+        embeddings: [N, T, E] the clean word embeddings.
+        limit: size of the ball.
+    """
     shifted = embeddings + delta
     rounding = shifted.abs() * torch.finfo(delta.dtype).eps
     return torch.where((shifted - embeddings).abs() > limit, delta - delta.sign() * rounding, delta)
@@ -163,6 +195,10 @@ class PerturbationRegularizer(Regularizer):
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
         """Resolve relative sizes, say so once, and choose the precision of the passes.
 
+        Args:
+            embedding_rms: root mean square of the word embeddings.
+            embedding_size: E.
+            precision: numbers the run computes with.
         Raises:
             ConfigError: as `precision_faults`.
         """
@@ -185,7 +221,15 @@ class PerturbationRegularizer(Regularizer):
     def precision_faults(
         self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[Fault]:
-        """What numbers cannot hold: those of the run with `precision: run`, those of float32 with any."""
+        """What numbers cannot hold: those of the run with `precision: run`, those of float32 with any.
+
+        Args:
+            where: file and line, for the message.
+            key: the key, for the message.
+            embedding_rms: root mean square of the word embeddings.
+            embedding_size: E.
+            precision: numbers the run computes with.
+        """
         self._resolve(embedding_rms)
         place: dict[str, Any] = {"embedding_rms": embedding_rms, "embedding_size": embedding_size}
         finest = min(precision, RunPrecision.of(torch.float32), key=lambda each: each.spacing)
@@ -228,6 +272,7 @@ class PerturbationRegularizer(Regularizer):
         Args:
             delta: [N, T, E].
             clipped: bool, [N, T, E] or [N, T or 1, 1]: what the limit has cut.
+            forward_pass: the clean pass of this step.
         """
         self._seen = {"perturbation": root_mean_square(delta, forward_pass.mask) / self.embedding_rms}
         if clipped is not None:

@@ -66,7 +66,13 @@ class Proximal:
 
     @classmethod
     def faults(cls, named: Named, where: Place | str, key: str) -> list[Fault]:
-        """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines."""
+        """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines.
+
+        Args:
+            named: name and options as YAML has them.
+            where: file and line, for the message.
+            key: the key, for the message.
+        """
         return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
 
     @property

@@ -104,6 +104,7 @@ class Smart(PerturbationRegularizer):
         Args:
             embeddings: [N, T, E], x, detached.
             clean: logits f(x), detached.
+            forward_pass: the clean pass of this step.
         """
         delta, clipped = forward_pass.noise(self.sizes["noise"]), None
         for _ in range(self.options.steps):

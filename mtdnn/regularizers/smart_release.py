@@ -82,7 +82,13 @@ class SmartMtdnnRelease(Smart):
 
 
 def fixed_target_divergence(forward_pass: ForwardPass, logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """[B]: the value of ℓ_s, with the gradient of KL(sg p‖q) + KL(sg q‖p)."""
+    """[B]: the value of ℓ_s, with the gradient of KL(sg p‖q) + KL(sg q‖p).
+
+    Args:
+        forward_pass: the clean pass of this step.
+        logits_p: [B, …] the predictions compared, not normalised.
+        logits_q: [B, …] the reference predictions, not normalised.
+    """
     halves = forward_pass.divergence(logits_p, logits_q.detach(), symmetric=False) + forward_pass.divergence(
         logits_q, logits_p.detach(), symmetric=False
     )

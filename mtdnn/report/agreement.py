@@ -85,6 +85,7 @@ def by_agreement(
         predictions: records with `id`, `prediction` and `scores`, labelled or not.
         labels: the task's labels; a row with a vote for another one is left out.
         votes: rows with another number of annotators are left out. Default: `usual_votes`.
+        annotators: row id → the annotators' labels.
     """
     votes = usual_votes(annotators) if votes is None else votes
     groups: dict[str, list[tuple[Record, Counter[str]]]] = {}

@@ -47,6 +47,10 @@ TERMS = {
 def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
     """The report of one run.
 
+    Args:
+        folder: of the run or study.
+        annotators: row id → the annotators' labels.
+        worst: how many of the worst errors to show.
     Raises:
         DataError: it has no results yet.
     """

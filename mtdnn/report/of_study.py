@@ -30,6 +30,10 @@ from mtdnn.report.study_view import (
 def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
     """The report of a study.
 
+    Args:
+        folder: of the run or study.
+        annotators: row id → the annotators' labels.
+        worst: how many of the worst errors to show.
     Raises:
         DataError: no cell of it is finished.
     """

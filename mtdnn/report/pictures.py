@@ -120,7 +120,13 @@ def line_panels(panels: Sequence[Panel], *, name: str) -> str:
 
 
 def bar_panels(panels: Sequence[Panel], *, name: str, groups: Sequence[str]) -> str:
-    """Bars in groups, one colour per label; x of a point is the number of its group, `floor` is not drawn."""
+    """Bars in groups, one colour per label; x of a point is the number of its group, `floor` is not drawn.
+
+    Args:
+        panels: one for each part of the picture.
+        name: begins the ids in the SVG.
+        groups: names under the bars.
+    """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     width = 0.8 / max(1, len(labels))
     with _figure(name, 4.6 * len(panels) + 0.4, 3.5) as figure:

@@ -85,6 +85,11 @@ def confusion_labels(run: Path, task: str, records: Sequence[Record]) -> list[st
     """The labels of a task whose confusions count, in its order: as its type said when the run was evaluated.
 
     Runs of the first versions do not say; of those it is seen from the records.
+
+    Args:
+        run: folder of the run.
+        task: its name.
+        records: predictions of the task.
     """
     stored = RunFolder(run).read_results().get(LABELS, {}).get(task)
     return stored if isinstance(stored, list) else label_names(records)
@@ -169,7 +174,14 @@ def _shown(label: str | float) -> str:
 
 def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     """Row id → input → its text, choices one after another; read from the file the rows were prepared from, and empty
-    where it is not at hand."""
+    where it is not at hand.
+
+    Args:
+        run: folder of the run.
+        task: its name.
+        split: name of the split.
+        ids: ids of the rows.
+    """
     folder = RunFolder(run)
     try:
         definition = folder.read_tasks()[task]

@@ -115,7 +115,13 @@ def encoder_of(folder: Path, run: str) -> str:
 
 
 def floor_of(view: StudyView, task: str, split: str) -> float | None:
-    """Accuracy of always giving the most frequent label, where accuracy is the main metric."""
+    """Accuracy of always giving the most frequent label, where accuracy is the main metric.
+
+    Args:
+        view: the study as its report sees it.
+        task: its name.
+        split: name of the split.
+    """
     if view.first[task][1] != "accuracy":
         return None
     for line in view.compared:

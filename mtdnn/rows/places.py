@@ -45,6 +45,10 @@ Data = str | Path | Mapping[str, Mapping[str, Any]] | None
 def open_split(task: TaskDef, split: str, data: Data) -> RowSource:
     """The rows of one split of a task, from memory, from its `source` or from files under `data`.
 
+    Args:
+        task: its definition.
+        split: name of the split.
+        data: folder of the rows, or rows in memory.
     Raises:
         DataError: there are none.
     """
@@ -62,6 +66,10 @@ def open_split(task: TaskDef, split: str, data: Data) -> RowSource:
 def find_split(data: str | Path, task: str, split: str) -> Path:
     """The file of a split: `<data>/<task>/<split>.tsv` or `<data>/<task>_<split>.tsv`, or with another known ending.
 
+    Args:
+        data: folder of the rows.
+        task: its name.
+        split: name of the split.
     Raises:
         DataError: there is none, or more than one.
     """

@@ -103,7 +103,13 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
 
 
 def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | None) -> dict[str, Any]:
-    """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number."""
+    """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number.
+
+    Args:
+        values: column → value.
+        columns: the columns that are asked for.
+        number: of the row, from 1.
+    """
     named = {name: _as_text(values.get(name)) for name in columns.names}
     if "id" in columns.names and is_missing(values.get("id")):
         named["id"] = str(number)

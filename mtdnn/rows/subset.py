@@ -61,6 +61,10 @@ def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
     lies in every larger one of the same seed, and neither the order of the rows nor the name of the data set matters.
     The second row of a repeated id draws as "second of that id".
 
+    Args:
+        ids: ids of the rows.
+        size: how many rows to choose.
+        seed: of the random draws.
     Raises:
         DataError: fewer rows than asked for, or none asked for.
     """
@@ -107,6 +111,8 @@ def write_subset(
     Args:
         source: .tsv (id in the first column) or .jsonl (key `id`).
         fraction, rows: one of the two says how many.
+        out: the file to write.
+        seed: of the random draws.
     Raises:
         ConfigError: neither or both given, no row or more than there are, a kind of file that is not read by lines, or
             an `out` whose place, or that of the ids, is taken: by the rows themselves, a folder, or ids that are not of

@@ -200,6 +200,8 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
 
     Args:
         where: file:line of the task's `source`, for the message.
+        source: as the task's block names it.
+        split: name of the split.
     Raises:
         DataError: the data set, its configuration or the split cannot be had.
     """

@@ -91,7 +91,13 @@ class LineRows(TextRows):
 
     @abstractmethod
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
-        """One line as a row, or its fault; None where it holds no row."""
+        """One line as a row, or its fault; None where it holds no row.
+
+        Args:
+            line: the text of the line.
+            where: file and line.
+            columns: the columns that are asked for.
+        """
 
 
 class TsvRows(LineRows):

@@ -36,6 +36,9 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
 
     Args:
         save_tokenizer: writes the tokenizer's files into the folder it is given, to cut rows at the task's max_length.
+        model: encoder and heads.
+        task: its name.
+        folder: a new one.
     Raises:
         ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
             would differ.
@@ -97,7 +100,13 @@ def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -
 
 
 def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: str) -> float:
-    """Largest difference of the outputs of the task's head and of the exported model on a few random sequences."""
+    """Largest difference of the outputs of the task's head and of the exported model on a few random sequences.
+
+    Args:
+        model: encoder and heads.
+        exported: the model of transformers.
+        task: its name.
+    """
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.encoder.config.vocab_size
     ids = torch.randint(5, vocabulary, (4, 16), generator=generator)

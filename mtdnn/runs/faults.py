@@ -36,6 +36,8 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
 
     Args:
         encoder: hub name or folder in place of the run's; its word embeddings tell which sizes numbers can hold.
+        tasks: name → definition.
+        config: the run.
     """
     faults = proximal_faults(config.proximal)
     try:
@@ -58,7 +60,15 @@ def resolution_faults(
     precision: RunPrecision,
 ) -> list[Fault]:
     """Sizes of the chosen regularizers that the numbers of their passes cannot hold, with the places they are given
-    at."""
+    at.
+
+    Args:
+        chosen: task → its regularizer.
+        tasks: name → definition.
+        config: the run.
+        encoder: of the run.
+        precision: numbers the run computes with.
+    """
     methods = {name: each for name, each in chosen.items() if each is not None}
     if not methods:
         return []

@@ -86,6 +86,10 @@ class RunFolder:
     def claim(self, config: RunConfig, tasks: Mapping[str, TaskDef], *, resume: bool) -> None:
         """Make the folder this run's own.
 
+        Args:
+            config: the run.
+            tasks: name → definition.
+            resume: continue from the newest whole checkpoint.
         Raises:
             ConfigError: it already holds a run, or files that are no run's and would be overwritten, or, with `resume`,
                 a run of another configuration or other tasks.

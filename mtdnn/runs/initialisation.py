@@ -63,6 +63,10 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
 
     Without an earlier run, heads for masked words start from the encoder's own.
 
+    Args:
+        model: encoder and heads.
+        tasks: name → definition.
+        source: the run's `encoder`.
     Raises:
         ConfigError: `init_head` without an earlier run, or naming what that run does not have.
     """
@@ -141,6 +145,8 @@ def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef
     Args:
         known: the tasks of the earlier run.
         checkpoint: of the earlier run.
+        model: encoder and heads.
+        task: whose head starts.
     Raises:
         ConfigError: the source task, a label of either side, or the layout of the head is not there.
     """

@@ -126,7 +126,13 @@ def rows_trained_on(config: RunConfig, task: TaskDef, ids: Sequence[str]) -> np.
 
 
 def train_part(store: Store, config: RunConfig, task: TaskDef) -> Store:
-    """The rows of a task's train splits that a run trains on."""
+    """The rows of a task's train splits that a run trains on.
+
+    Args:
+        store: prepared rows.
+        config: the run.
+        task: its definition.
+    """
     if training_rows(config, task, len(store)) == len(store):
         return store
     return store.select(rows_trained_on(config, task, store.ids))

@@ -49,7 +49,7 @@ class Run:
         folder: of the run.
         checkpoint: best, last or step-N.
         step: optimizer steps behind the weights.
-        tasks: name → definition.
+        tasks: names.
         autocast: context of the run's precision.
     """
 
@@ -305,6 +305,7 @@ def soft_predictions(
     Args:
         folders: of one or several runs that have the tasks.
         rows, checkpoint: as for `Run.predict` and `open_run`.
+        tasks: names.
     Raises:
         ConfigError: as `open_run`, or a task's type has no soft labels.
         DataError: as `Run.predict`, or a run's predictions are not of the same labels.

@@ -57,6 +57,10 @@ def train_stores(
 ) -> tuple[dict[str, Store], dict[str, int]]:
     """Task → the training rows that `max_rows` and `subset` leave; and how many there are without them.
 
+    Args:
+        config: the run.
+        tasks: name → definition.
+        tokenizer: of the run's encoder.
     Raises:
         ConfigError: a subset that leaves no row, or asks for more than there are.
         DataError: rows that are not prepared for this tokenizer and these tasks.
@@ -71,7 +75,13 @@ def train_stores(
 
 
 def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Proximal | None:
-    """The run's Bregman term, or None."""
+    """The run's Bregman term, or None.
+
+    Args:
+        named: name and options as YAML has them.
+        model: encoder and heads.
+        steps: optimizer steps of the run.
+    """
     return None if named is None else PROXIMAL.get(named.name)(model, total_steps=steps, **named.options)
 
 

@@ -211,6 +211,10 @@ def report_on(
 
     Args:
         run: its `train`, `batch_size`, `mixing`, `subset`, `max_tokens` and `seed` count.
+        tasks: name → definition.
+        data: folder of the rows, or rows in memory.
+        tokenizer: of the run's encoder.
+        num_workers: processes; None: one per core.
     """
     report = Report(lengths_in="words" if tokenizer is None else "tokens", tasks=tasks)
     sound = {}
@@ -255,7 +259,13 @@ class PartFacts:
 
 
 def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts:
-    """Read the rows of a part, and encode them if there is a tokenizer."""
+    """Read the rows of a part, and encode them if there is a tokenizer.
+
+    Args:
+        job: a split of a task to prepare.
+        part: consecutive rows of the split.
+        tokenizer: of the run's encoder.
+    """
     found = list(job.examples(part))
     faults = [each for each in found if isinstance(each, Fault)]
     examples = [each for each in found if isinstance(each, Example)]

@@ -129,6 +129,10 @@ class Setup:
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train in the run's folder, from its newest whole checkpoint when resumed.
 
+        Args:
+            folder: of the run.
+            resume: continue from the newest whole checkpoint.
+            progress: whether to show a bar on standard error.
         Raises:
             DataError: the train rows are others than those the checkpoint has learnt from.
         """
@@ -175,7 +179,13 @@ class Setup:
     def trainer(
         self, folder: RunFolder, recorder: Recorder | None = None, on_step: OnStep = lambda progress, means: None
     ) -> Trainer:
-        """The trainer of this run, at its first step; what it saves goes to `folder`."""
+        """The trainer of this run, at its first step; what it saves goes to `folder`.
+
+        Args:
+            folder: of the run.
+            recorder: writes log and timing; None: nothing is written.
+            on_step: called after each step.
+        """
         config, encoder = self.config, self.model.encoder
         optimizer_config = config.optimizer
         groups = parameter_groups(

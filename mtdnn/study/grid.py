@@ -71,7 +71,13 @@ class Grid:
 
 
 def cell_place(source: YamlSource, stage: str, axes: Mapping[str, str]) -> str:
-    """`study.yml: stage (axis value, …)`: where a cell comes from, for messages."""
+    """`study.yml: stage (axis value, …)`: where a cell comes from, for messages.
+
+    Args:
+        source: the study's document.
+        stage: name of the stage.
+        axes: axis → value name.
+    """
     return f"{source.path}: {stage} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
 
 

@@ -70,6 +70,9 @@ def run_cells(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = 
 
     Args:
         cells: those to run, and with them all that they start from and is not finished. Default: the whole grid.
+        grid: the study's cells.
+        launcher: starts cells and waits for them.
+        progress: whether to show a bar on standard error.
     """
     write_study_files(grid)
     scheduler = _Scheduler(grid, launcher, grid.cells if cells is None else cells)

@@ -100,6 +100,9 @@ def estimated_seconds(
 
     Args:
         rate: training examples per second of a plain step. Default: that of the finished cells, weighted by time.
+        cells: those to run.
+        sizes: cell → its size.
+        outcomes: cell → what it found.
     """
     per_unit = 1 / (rate * PLAIN_UNITS) if rate else _measured(sizes, outcomes)
     left = [sizes[cell.name].units for cell in cells if cell.name not in outcomes]

@@ -142,6 +142,7 @@ def entries(
         across: axis whose values are not mixed, such as the fraction.
         repeats: axis the mean is taken over.
         best_over: axes of which, per task and label, only the best values are kept; see `best_of`.
+        lines: of results.csv.
     """
     lines = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
     lines = best_of(lines, compare=compare, across=across, best_over=best_over)
@@ -207,6 +208,11 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
     """What each line is called: its value of the compared axis, and of every other axis that varies beside it.
 
     An axis that only tells the tasks apart (`data_set`) adds nothing, and neither do those in `hidden`.
+
+    Args:
+        lines: of results.csv.
+        compare: axis whose values are compared.
+        hidden: axes that are shown otherwise.
     """
     seen: dict[tuple[str, str, str], set[str]] = {}
     for line in lines:
@@ -226,7 +232,12 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
 
 def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:
     """The lines whose tuned axes have the values that are best: those of whose runs the smallest share diverged, and
-    among these the best by each task's main metric on its first split, which is its dev split."""
+    among these the best by each task's main metric on its first split, which is its dev split.
+
+    Args:
+        lines: of results.csv.
+        compare: axis whose values are compared.
+    """
     if not best_over:
         return list(lines)
     tuned_on = {line.task: (line.split, line.metric) for line in reversed(lines) if line.metric}

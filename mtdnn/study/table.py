@@ -51,6 +51,13 @@ def lines_of(
 
     A task's splits come in the order of its results, which is that of their roles: what is tuned and shown first is the
     dev split, whatever its name. Of a split's metrics the main one comes first.
+
+    Args:
+        stage: name of the stage.
+        axes: axis → value name.
+        outcome: what the cell found.
+        run: folder of the run.
+        lost: tasks of a run that diverged.
     """
     if outcome["outcome"] == "diverged":
         for task in lost:

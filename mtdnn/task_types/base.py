@@ -314,7 +314,13 @@ class Learner(Part):
         return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """The head's output for hidden states [N, T, H]; [B, C] by default."""
+        """The head's output for hidden states [N, T, H]; [B, C] by default.
+
+        Args:
+            head: this task's head.
+            hidden: [N, T, H] the encoder's hidden states.
+            batch: the rows, as the collator made them.
+        """
         output: Tensor = head(hidden, batch)
         return output
 
@@ -331,7 +337,14 @@ class Learner(Part):
         return (1 - distill.weight) * self.loss(logits, batch) + distill.weight * soft_loss
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
-        """Distance from the soft labels [B, C], a scalar: the mean over rows that have one, 0 when none has."""
+        """Distance from the soft labels [B, C], a scalar: the mean over rows that have one, 0 when none has.
+
+        Args:
+            logits: the head's output for the batch.
+            soft: [B, C] soft labels, NaN where a row has none.
+            batch: the rows, as the collator made them.
+            temperature: of the softmax of both sides.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no soft labels")
 
     @abstractmethod
@@ -344,6 +357,9 @@ class Learner(Part):
 
         Args:
             symmetric: KL(p‖q) + KL(q‖p); False gives KL(q‖p) alone, q being the reference. No matter for regression.
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            batch: the rows, as the collator made them.
         """
 
 
@@ -370,6 +386,7 @@ class Teller(Part):
             head: this task's; what is chosen on the dev split (span: the threshold of "no answer") lies in a buffer of
                 it, and so in every checkpoint.
             tune: choose anew, from these records: on the dev split while training.
+            records: of a whole split.
         """
         return records
 

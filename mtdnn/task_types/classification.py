@@ -117,6 +117,12 @@ class Classification(TaskType):
 
         T² keeps the gradient's size as T grows. Source: Hinton et al. 2015, arXiv 1503.02531, section 2; with several
         teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3.
+
+        Args:
+            logits: the head's output for the batch.
+            soft: [B, C] soft labels, NaN where a row has none.
+            batch: the rows, as the collator made them.
+            temperature: of the softmax of both sides.
         """
         known = ~soft.isnan().any(dim=-1)
         targets = torch.softmax(soft.masked_fill(~known.unsqueeze(-1), 1.0).log() / temperature, dim=-1)

@@ -142,7 +142,13 @@ class MaskedLM(TaskType):
         }
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Some inputs hidden; labels [N, T], their ids, IGNORED elsewhere; `hidden` [N, T] bool, what is guessed."""
+        """Some inputs hidden; labels [N, T], their ids, IGNORED elsewhere; `hidden` [N, T] bool, what is guessed.
+
+        Args:
+            batch: the rows, as the collator made them.
+            records: columns of the batch's rows.
+            seed: of the random draws.
+        """
         words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD).numpy()
         ids = batch.inputs["input_ids"].numpy().copy()
         mask_id = self.bound_tokenizer().mask_token_id
@@ -196,7 +202,13 @@ class MaskedLM(TaskType):
         return head(hidden_size, word_embeddings, dropout=dropout, **named.options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """[M, V], of the hidden tokens alone, piece after piece: those of all tokens would fill the memory."""
+        """[M, V], of the hidden tokens alone, piece after piece: those of all tokens would fill the memory.
+
+        Args:
+            head: this task's head.
+            hidden: [N, T, H] the encoder's hidden states.
+            batch: the rows, as the collator made them.
+        """
         scores: Tensor = head(hidden[batch.extras["hidden"]], batch)
         return scores
 
@@ -219,7 +231,14 @@ class MaskedLM(TaskType):
         return batch.row_of_sequence.unsqueeze(1).expand_as(hidden)[hidden]
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over a row's hidden tokens."""
+        """[B]: the mean over a row's hidden tokens.
+
+        Args:
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            batch: the rows, as the collator made them.
+            symmetric: both directions; False: KL(q‖p) alone.
+        """
         per_token = (
             losses.symmetric_kl_per_example(logits_p, logits_q)
             if symmetric

@@ -117,7 +117,14 @@ class MultipleChoice(Ranking):
         ]
 
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
-        """`prediction`: the text of the best choice; `label`: that of the right one, or the list of `several`."""
+        """`prediction`: the text of the best choice; `label`: that of the right one, or the list of `several`.
+
+        Args:
+            row_id: id of the row.
+            names: of the candidates.
+            shares: softmax of the scores.
+            relevance: of each candidate.
+        """
         ranked = super().record(row_id, names, shares, relevance)
         right = [name for name, value in zip(names, relevance, strict=False) if value > 0]
         label = None if not right else right if self.options.several else right[0]

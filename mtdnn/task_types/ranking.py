@@ -233,7 +233,13 @@ class Ranking(TaskType):
         return ids
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names."""
+        """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names.
+
+        Args:
+            batch: the rows, as the collator made them.
+            records: columns of the batch's rows.
+            seed: of the random draws.
+        """
         label: Ragged = records["label"]
         labels = np.nan_to_num(label.padded(losses.UNKNOWN, np.float32), nan=losses.UNKNOWN)
         return replace(
@@ -244,7 +250,13 @@ class Ranking(TaskType):
         )
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """[B, K] scores; −inf where there is no candidate."""
+        """[B, K] scores; −inf where there is no candidate.
+
+        Args:
+            head: this task's head.
+            hidden: [N, T, H] the encoder's hidden states.
+            batch: the rows, as the collator made them.
+        """
         scores: Tensor = head(hidden, batch)
         present = batch.extras["present"]
         return scores.new_full(present.shape, -torch.inf).masked_scatter(present, scores[:, 0])
@@ -257,7 +269,14 @@ class Ranking(TaskType):
         return 0 if batch.labels is None else int((batch.labels > 0).any(dim=1).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: between the distributions over a row's candidates."""
+        """[B]: between the distributions over a row's candidates.
+
+        Args:
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            batch: the rows, as the collator made them.
+            symmetric: both directions; False: KL(q‖p) alone.
+        """
         if symmetric:
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
@@ -272,7 +291,14 @@ class Ranking(TaskType):
         return [self.record(*row) for row in rows]
 
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
-        """One prediction record; numbers beyond the row's candidates are padding."""
+        """One prediction record; numbers beyond the row's candidates are padding.
+
+        Args:
+            row_id: id of the row.
+            names: of the candidates.
+            shares: softmax of the scores.
+            relevance: of each candidate.
+        """
         order = sorted(range(len(names)), key=lambda place: -shares[place])
         label = dict(zip(names, relevance, strict=False)) if max(relevance) > 0 else None
         scores = {names[place]: shares[place] for place in order}

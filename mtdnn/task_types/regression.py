@@ -108,7 +108,14 @@ class Regression(TaskType):
         return {"prediction": soft[0], "scores": {}}
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
-        """The task's own loss with the teacher's numbers in place of the labels."""
+        """The task's own loss with the teacher's numbers in place of the labels.
+
+        Args:
+            logits: the head's output for the batch.
+            soft: [B, C] soft labels, NaN where a row has none.
+            batch: the rows, as the collator made them.
+            temperature: of the softmax of both sides.
+        """
         return self.loss(logits, replace(batch, labels=soft[:, 0]))
 
     def label_count(self, batch: Batch) -> int:

@@ -159,7 +159,13 @@ class SequenceLabeling(TaskType):
         return {"id": [each.id for each in examples], "label": Ragged.from_rows(labels, np.int64), **columns}
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row."""
+        """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row.
+
+        Args:
+            batch: the rows, as the collator made them.
+            records: columns of the batch's rows.
+            seed: of the random draws.
+        """
         words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD)
         tags: Ragged = records["label"]
         starts = torch.from_numpy(tags.offsets[:-1])
@@ -181,6 +187,12 @@ class SequenceLabeling(TaskType):
         """[B]: the mean over a row's words, each at the token its tag is read from; in chains, of marginals.
 
         Words count whether their tags are known or not, as rows do in the other types: ℓ_s compares two predictions.
+
+        Args:
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            batch: the rows, as the collator made them.
+            symmetric: both directions; False: KL(q‖p) alone.
         """
         counts = batch.extras["words"] != NO_WORD
         p, q = (crf.log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))

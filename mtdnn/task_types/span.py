@@ -183,7 +183,13 @@ class Span(TaskType):
         ]
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [N, 2], first and last position; `first` and `behind` [N, T], characters; context and answers."""
+        """Labels [N, 2], first and last position; `first` and `behind` [N, T], characters; context and answers.
+
+        Args:
+            batch: the rows, as the collator made them.
+            records: columns of the batch's rows.
+            seed: of the random draws.
+        """
         lengths = records["sequence_lengths"]
         return replace(
             batch,
@@ -201,7 +207,13 @@ class Span(TaskType):
         )
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """[N, 2, T]: of each token to be the first and the last of the answer; −inf where no answer can be."""
+        """[N, 2, T]: of each token to be the first and the last of the answer; −inf where no answer can be.
+
+        Args:
+            head: this task's head.
+            hidden: [N, T, H] the encoder's hidden states.
+            batch: the rows, as the collator made them.
+        """
         possible = batch.extras["first"] != OUTSIDE
         possible[:, NULL] = True
         scores: Tensor = head(hidden, batch).transpose(1, 2)
@@ -215,7 +227,14 @@ class Span(TaskType):
         return 0 if batch.labels is None else int((batch.labels[:, 0] != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over a row's windows of the sum over first and last position."""
+        """[B]: the mean over a row's windows of the sum over first and last position.
+
+        Args:
+            logits_p: [B, …] the predictions compared, not normalised.
+            logits_q: [B, …] the reference predictions, not normalised.
+            batch: the rows, as the collator made them.
+            symmetric: both directions; False: KL(q‖p) alone.
+        """
         mean_of_both = (
             losses.symmetric_kl_per_example(logits_p, logits_q)
             if symmetric
@@ -291,7 +310,13 @@ class Span(TaskType):
         return text
 
     def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
-        """The records with "no answer" where the null score exceeds the best answer's by more than the threshold."""
+        """The records with "no answer" where the null score exceeds the best answer's by more than the threshold.
+
+        Args:
+            records: of a whole split.
+            head: this task's head.
+            tune: choose anew from these records.
+        """
         if tune and self.options.unanswerable and any(record["label"] is not None for record in records):
             head.get_buffer("null_threshold").fill_(best_threshold(records))
         threshold = float(head.get_buffer("null_threshold"))

@@ -39,7 +39,13 @@ class Ragged:
 
     @classmethod
     def gather(cls, flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
-        """Rows that lie anywhere in `flat`: where each starts there, and its length."""
+        """Rows that lie anywhere in `flat`: where each starts there, and its length.
+
+        Args:
+            flat: numbers end to end.
+            starts: where each row starts.
+            lengths: numbers of each row.
+        """
         return cls.from_lengths(flat[positions(starts, lengths)], lengths)
 
     @classmethod

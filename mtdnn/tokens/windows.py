@@ -57,6 +57,8 @@ def windows(
         before: a text that comes whole before every window of each text, as the question before its context.
         max_length: most tokens of a window, special ones and `before` included.
         overlap: tokens of the text that neighbouring windows share; at most half of a window's.
+        tokenizer: of the run's encoder.
+        texts: of each row.
     Raises:
         ConfigError: the tokenizer cannot tell which characters a token stands for.
     """
@@ -131,6 +133,7 @@ def laid_out(column: Ragged, lengths: Ragged, like: Tensor, fill: int) -> Tensor
         column: the rows' numbers, end to end like their input_ids.
         lengths: tokens of each sequence of each row.
         like: [N, T], the shape wanted.
+        fill: where a sequence has ended.
     """
     out = np.full(tuple(like.shape), fill, dtype=np.int64)
     padded = Ragged.from_lengths(column.values, lengths.values).padded(fill, np.int64)

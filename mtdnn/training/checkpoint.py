@@ -47,6 +47,8 @@ def save_checkpoint(
         save_encoder: writes the encoder's configuration and the tokenizer into the folder it is given.
         state: plain JSON values.
         training: optimizer and the like, tensors and plain values; None for weights alone.
+        folder: of the checkpoint.
+        model: encoder and heads.
     Raises:
         DataError: the disk is full or cannot be written.
     """

@@ -65,6 +65,7 @@ def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, pl
     Args:
         predictions: of each model for the same rows.
         places: what each model is called in messages.
+        task_type: the task seen through its type.
     Raises:
         DataError: a model predicts other labels than the task has.
     """
@@ -81,6 +82,10 @@ def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, pl
 def soft_labels(records: Iterable[Record], task_type: TaskType, *, place: str) -> dict[str, list[float]]:
     """Row id → what the task type takes from its record.
 
+    Args:
+        records: a teacher's predictions.
+        task_type: the task seen through its type.
+        place: file or folder, for the message.
     Raises:
         DataError: records that are none of this task's, and ids that come twice, by row id.
     """

@@ -42,6 +42,10 @@ def predict_rows(
         tasks: names; the batches' own labels belong to their own task, other tasks' records carry none.
         tune: let the tasks choose on these rows what they choose on a dev split (see `TaskType.settle`).
         progress: called after each batch.
+        model: encoder and heads.
+        batches: of rows, in any order, with their numbers.
+        device: of the result.
+        autocast: context of the run's precision.
     """
     found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
     with evaluation_mode(model), torch.inference_mode():
@@ -74,6 +78,11 @@ def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]],
     """What the best checkpoint is chosen by: one task's main metric, or the mean over those of the tasks with labels.
 
     None when nothing could be measured.
+
+    Args:
+        results: task → split → metric → value.
+        main_metrics: task → its metrics, the main one first.
+        select_by: mean, or a task's name.
     """
     if select_by != "mean":
         return main_score(main_metrics[select_by], results[select_by])

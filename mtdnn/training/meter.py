@@ -109,7 +109,13 @@ class LossWatch:
         self._refuse(sum(float(copy) for copy in self._copies), "the loss", parts, step)
 
     def refuse_non_finite_gradient(self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int) -> None:
-        """Raise NonFiniteLoss when the norm of the gradient is, where it can be read without waiting for a device."""
+        """Raise NonFiniteLoss when the norm of the gradient is, where it can be read without waiting for a device.
+
+        Args:
+            norm: of the gradient.
+            parts: losses of the step.
+            step: optimizer steps so far.
+        """
         for value in norm.values():
             if value.device.type == "cpu":
                 self._refuse(float(value), "the norm of the gradient", parts, step)

@@ -92,6 +92,7 @@ class Objective:
             step: optimizer steps done before this one.
             part: which of the parts that the step's batch is computed in.
             row_share, label_share: this part's share of the step's rows and of its labels.
+            batch: the rows, as the collator made them.
         """
         self._tasks_in_step.add(batch.task)
         self._tasks_since_log.add(batch.task)

@@ -53,6 +53,8 @@ def parameter_groups(
         head_lr: that of the heads; None = lr.
         layer_decay: factor of the learning rate from one layer to the one below; 1 turns it off.
         layer_of: name of an encoder's parameter → its depth, 0 for embeddings up to num_layers.
+        weight_decay: of matrices; 0 turns it off.
+        num_layers: of the encoder.
     Raises:
         ValueError: nothing is trainable.
     """
@@ -88,6 +90,7 @@ def build_optimizer(
         lr: of groups that hold none.
         betas, eps: of adamw, adamax and radam.
         momentum: of sgd.
+        name: the registered name.
     Raises:
         ConfigError: the name is unknown.
     """
@@ -111,6 +114,8 @@ def build_schedule(
         warmup: fraction of them that rise from 0 to the peak (not of slanted_triangular).
         power: of polynomial.
         cut_fraction, ratio: of slanted_triangular.
+        name: the registered name.
+        optimizer: whose rate is scheduled.
     Raises:
         ConfigError: the name is unknown.
     """
@@ -121,49 +126,101 @@ def build_schedule(
 
 @OPTIMIZERS.register("adamw")
 def adamw(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101."""
+    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_can_fuse(groups))
 
 
 @OPTIMIZERS.register("adamax")
 def adamax(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1."""
+    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.Adamax(groups, lr=lr, betas=betas, eps=eps)
 
 
 @OPTIMIZERS.register("radam")
 def radam(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265."""
+    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.RAdam(groups, lr=lr, betas=betas, eps=eps, decoupled_weight_decay=True)
 
 
 @OPTIMIZERS.register("sgd")
 def sgd(groups: list[ParameterGroup], *, lr: float, momentum: float, **_: Any) -> Optimizer:
-    """Stochastic gradient descent; weight decay is added to the gradient."""
+    """Stochastic gradient descent; weight decay is added to the gradient.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        momentum: 0 turns it off.
+    """
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=_can_fuse(groups))
 
 
 @SCHEDULES.register("linear")
 def linear(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """Straight down to 0 after the warm-up."""
+    """Straight down to 0 after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("linear", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("cosine")
 def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """Half a cosine down to 0 after the warm-up."""
+    """Half a cosine down to 0 after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("cosine", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("constant")
 def constant(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """The peak, after the warm-up."""
+    """The peak, after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("constant_with_warmup", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("polynomial")
 def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: float, **_: Any) -> LRScheduler:
-    """(What is left of the steps after the warm-up) to the power of `power`."""
+    """(What is left of the steps after the warm-up) to the power of `power`.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+        power: of what is left of the steps.
+    """
     return _after_warmup("polynomial", optimizer, num_steps, warmup, {"power": power, "lr_end": 0.0})
 
 
@@ -173,6 +230,11 @@ def slanted_triangular(
 ) -> LRScheduler:
     """A short straight rise to the peak and a long straight fall, both from and to peak ∕ ratio.
 
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        cut_fraction: fraction of the steps that rise.
+        ratio: peak over lowest rate.
     Source: Howard & Ruder 2018, arXiv 1801.06146, eq. 3. There the fall is measured in cut·(1∕cut_fraction − 1) steps,
     which is the number of steps left only when the cut is a whole number; with few steps the rate would become
     negative. Here it is the number of steps left.

@@ -36,7 +36,13 @@ class Recorder:
         self._since = (time.perf_counter(), step)
 
     def train(self, step: int, tasks: Mapping[str, Mapping[str, float]], values: Mapping[str, float]) -> None:
-        """One line of training: per task the means since the last line, and values of the run (lr, gradient norm)."""
+        """One line of training: per task the means since the last line, and values of the run (lr, gradient norm).
+
+        Args:
+            step: optimizer steps so far.
+            tasks: task → means since the last line.
+            values: of the run: learning rate, gradient norm.
+        """
         self._write(self.log, {"step": step, "train": tasks, **values})
         self._scalars("train", tasks, step)
         for name, value in values.items():
@@ -49,7 +55,13 @@ class Recorder:
     def evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Mapping[str, Any]]], score: float | None
     ) -> None:
-        """One line of evaluation: task → split → metric → value, and the score that selects the best checkpoint."""
+        """One line of evaluation: task → split → metric → value, and the score that selects the best checkpoint.
+
+        Args:
+            step: optimizer steps so far.
+            results: task → split → metric → value.
+            score: what the best checkpoint is chosen by.
+        """
         self._write(self.log, {"step": step, "evaluation": results, "score": score})
         for task, splits in results.items():
             self._scalars(f"evaluation/{task}", splits, step)
