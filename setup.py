@@ -25,7 +25,7 @@ setup(
         "jsonargparse[signatures]>=4.41",
         "PyYAML>=6.0.1",
         "filelock>=3.20.3",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pyarrow>=23.0.1",

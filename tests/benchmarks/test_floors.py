@@ -9,6 +9,7 @@ NEEDED = {
     "transformers": "5.7",  # CVE-2026-4372, CVE-2026-5241; 5.2 to 5.6 pack ModernBERT wrongly
     "jsonargparse": "4.41",  # 4.40 cannot call prepro
     "filelock": "3.20.3",  # CVEs below
+    "jinja2": "3.1.6",  # CVE-2025-27516 and others below
     "pyarrow": "23.0.1",  # CVEs below
 }
 
