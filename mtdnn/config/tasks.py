@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
 
 from mtdnn.config import legacy
 from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields
@@ -201,13 +202,41 @@ def load_task_defs(definitions: Definitions) -> dict[str, TaskDef]:
         >>> tasks["stars"].inputs
         ('review',)
     """
-    tasks, faults = read_task_defs(definitions)
-    if faults:
-        raise ConfigError(faults)
-    return tasks
+    blocks = read_task_defs(definitions)
+    if blocks.faults:
+        raise ConfigError(blocks.faults)
+    return blocks.tasks
 
 
-def read_task_defs(definitions: Definitions) -> tuple[dict[str, TaskDef], list[Fault]]:
+@dataclass(frozen=True)
+class PartOfBlock:
+    """What is well formed of a block that is not.
+
+    Attributes:
+        task: of the other keys, with defaults in place of the refused ones.
+        refused: keys whose values no task can have.
+    """
+
+    task: TaskDef
+    refused: frozenset[str]
+
+
+@dataclass
+class Blocks:
+    """The blocks of task definitions, as far as they are well formed.
+
+    Attributes:
+        tasks: name → definition, of those that are.
+        parts: of each of the others that names its type, for that type to say what it cannot use of it.
+        faults: every error of form.
+    """
+
+    tasks: dict[str, TaskDef] = field(default_factory=dict)
+    parts: list[PartOfBlock] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def read_task_defs(definitions: Definitions) -> Blocks:
     """The blocks that are well formed, and every fault of the others.
 
     Raises:
@@ -218,7 +247,7 @@ def read_task_defs(definitions: Definitions) -> tuple[dict[str, TaskDef], list[F
     return task_defs_in(read_yaml(definitions))
 
 
-def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> tuple[dict[str, TaskDef], list[Fault]]:
+def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
     """The blocks of a document that are well formed, and every fault of the others.
 
     Args:
@@ -235,16 +264,16 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> tuple[dict[s
             raise ConfigError([source.placed(each) for each in error.faults]) from error
         for remark in remarks:
             logger.info("%s: %s", source.path, remark)
-    tasks: dict[str, TaskDef] = {}
-    faults: list[Fault] = []
+    blocks, file = Blocks(), None if in_memory else source
     for name, block in value.items():
         try:
-            tasks[str(name)] = _task_def_of(str(name), block, None if in_memory else source)
+            blocks.tasks[str(name)] = _task_def_of(str(name), block, file)
         except ConfigError as error:
-            faults.extend(error.faults)
+            blocks.faults += error.faults
+            blocks.parts += _part_of(str(name), block, file, error)
     known = [str(name) for name in value]
-    faults += [line for task in tasks.values() for line in _head_of_faults(task, tasks, known)]
-    return tasks, faults
+    blocks.faults += [line for task in blocks.tasks.values() for line in _head_of_faults(task, blocks.tasks, known)]
+    return blocks
 
 
 def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[Fault]:
@@ -313,10 +342,33 @@ def task_def_from(name: str, block: object, source: YamlSource | None = None) ->
     if not isinstance(block, Mapping):
         found = f"{block!r} is not a mapping of keys to values"
         raise ConfigError(fault(source.where((name,)), name, found, "See docs/task_definitions.md for the keys."))
+    task = validated(TaskDef, _values_of(name, block), source, (name,))
+    task._yaml = source if source.lines else None
+    return task
+
+
+def _values_of(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """A block's values by field."""
     common = {
         key: value for key, value in block.items() if key in TaskDef.model_fields and key not in ("name", "options")
     }
     options = {str(key): value for key, value in block.items() if key not in common}
-    task = validated(TaskDef, {"name": name, **common, "options": options}, source, (name,))
-    task._yaml = source if source.lines else None
-    return task
+    return {"name": name, **common, "options": options}
+
+
+def _part_of(name: str, block: object, source: YamlSource | None, error: ConfigError) -> list[PartOfBlock]:
+    """What is well formed of a refused block; nothing of one that is no mapping, or names no type.
+
+    Args:
+        error: of `task_def_from`.
+    """
+    cause = error.__cause__
+    if not isinstance(block, Mapping) or not isinstance(cause, ValidationError):
+        return []
+    refused = frozenset(str(detail["loc"][0]) for detail in cause.errors())
+    if "task_type" in refused:
+        return []
+    rest = {key: value for key, value in block.items() if key not in refused}
+    task = TaskDef.model_validate(_values_of("task", rest)).model_copy(update={"name": name})  # that may be refused too
+    task._yaml = source if source is not None and source.lines else None
+    return [PartOfBlock(task, refused)]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mtdnn.config.tasks import TaskDef
+from mtdnn.config.tasks import PartOfBlock, TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.places import Data, open_split
-from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+KEYS_OF_RUNS = frozenset(
+    ("splits", "dropout", "weight", "batch_size", "max_rows", "regularizer", "head_of", "init_head", "source")
+)
+"""Keys of a block that matter to no task type."""
 
 
 def require_sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
@@ -42,10 +47,31 @@ def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dic
 def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Fault]:
     """What the task's type and the tokenizer cannot use of a block."""
     try:
-        task_type = TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type")
+        task_type = _type_of(task)
     except ConfigError as error:
         return list(error.faults)
     return task_type.faults(task) + ([] if tokenizer is None else tokenizer.length_faults(task))
+
+
+def part_faults(parts: Iterable[PartOfBlock]) -> list[Fault]:
+    """What their types cannot use of blocks that are not well formed, in addition to their errors of form.
+
+    Where a refused key may matter to what a type says of others, it is asked for what each key says by itself.
+    """
+    faults: list[Fault] = []
+    for part in parts:
+        try:
+            task_type = _type_of(part.task)
+        except ConfigError as error:
+            faults += error.faults
+            continue
+        found = task_type.faults(part.task) if part.refused <= KEYS_OF_RUNS else task_type.key_faults(part.task)
+        faults += [each for each in found if not {*each.key.split(".")} & part.refused]
+    return faults
+
+
+def _type_of(task: TaskDef) -> type[TaskType]:
+    return TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type")
 
 
 def readable_jobs(

@@ -16,7 +16,7 @@ from pathlib import Path
 from mtdnn.config.tasks import Definitions, TaskDef, chosen_tasks, read_task_defs
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
-from mtdnn.data.jobs import readable_jobs, sound_tasks, wanted_manifest
+from mtdnn.data.jobs import part_faults, readable_jobs, sound_tasks, wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
@@ -79,11 +79,15 @@ def prepare(
         >>> made["stars"]["train"].rows
         2
     """
-    known, known_faults = read_task_defs(tasks)
-    if known_faults:  # a name may be that of a block that could not be read
-        chosen = {name: task for name, task in known.items() if only is None or name in only}
+    blocks = read_task_defs(tasks)
+    if blocks.faults:  # a name may be that of a block that could not be read
+        chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
     else:
-        chosen = chosen_tasks(known, only, key="only")
+        chosen = chosen_tasks(blocks.tasks, only, key="only")
+    known_faults = [
+        *blocks.faults,
+        *part_faults(each for each in blocks.parts if only is None or each.task.name in only),
+    ]
     out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
     sound, of_blocks = sound_tasks(chosen, tokenizer)
     jobs, missing = readable_jobs(sound, data)

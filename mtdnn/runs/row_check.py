@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mtdnn.config.run import RunConfig, run_config_of, run_source
 from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
-from mtdnn.data.jobs import block_faults, readable_jobs
+from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
@@ -28,6 +29,8 @@ from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.runs.length import run_length, subset_faults, training_rows
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def check(
     Returns:
         The report: `faults`, `warnings`, facts of every split; as text, its tables.
     Raises:
-        ConfigError: a file cannot be read as a whole, or there is no such encoder.
+        ConfigError: a file cannot be read as a whole.
 
     Example:
         >>> import mtdnn
@@ -168,16 +171,28 @@ def check(
         >>> {facts.name: facts.rows for facts in report.splits}
         {'rte/train': 8, 'rte/dev': 4, 'mrpc/train': 8, 'mrpc/dev': 4}
     """
-    known, faults = read_task_defs(tasks)
-    source = _source_of(run)
-    config = run if isinstance(run, RunConfig) else run_config_of(source)
-    name = encoder or (config.encoder if run is not None and isinstance(config.encoder, str) else None)
-    tokenizer = load_tokenizer(name) if name else None
-    report = report_on(known, data=data, tokenizer=tokenizer, run=config, num_workers=num_workers)
-    found = [*faults, *report.faults, *_training_faults(known, config, None if encoder is None else str(encoder))]
-    found += [] if run is None else _selection_faults(known, config)
-    report.faults = list(dict.fromkeys(map(source.placed, found)))
+    blocks, source = read_task_defs(tasks), _source_of(run)
+    faults, of_arguments = [*blocks.faults, *part_faults(blocks.parts)], list[Fault]()
+    config = run if isinstance(run, RunConfig) else _or_fault(partial(run_config_of, source), faults)
+    usable = config or run_config_of(_source_of(None))
+    name = encoder or (usable.encoder if isinstance(usable.encoder, str) else "")
+    tokenizer = _or_fault(partial(load_tokenizer, name), of_arguments if encoder else faults) if name else None
+    if name and tokenizer is None:  # then there are no weights either
+        usable, encoder = usable.model_copy(update={"encoder": ""}), None
+    report = report_on(blocks.tasks, data=data, tokenizer=tokenizer, run=usable, num_workers=num_workers)
+    faults += [*report.faults, *_training_faults(blocks.tasks, usable, None if encoder is None else str(encoder))]
+    faults += [] if run is None or config is None else _selection_faults(blocks.tasks, config)
+    report.faults = list(dict.fromkeys([*of_arguments, *map(source.placed, faults)]))
     return report
+
+
+def _or_fault(make: Callable[[], T], faults: list[Fault]) -> T | None:
+    """What the function makes; None, and its errors among the others, when it refuses."""
+    try:
+        return make()
+    except ConfigError as error:
+        faults += error.faults
+        return None
 
 
 def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
@@ -238,7 +253,7 @@ def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Faul
     trained = set(run.train or (name for name, task in tasks.items() if task.trainable))
     chosen = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
     measured = [task for task in chosen if not block_faults(task)]
-    main = {task.name: (task.metrics or TASK_TYPES.get(task.task_type).default_metrics)[0] for task in measured}
+    main = {task.name: TASK_TYPES.get(task.task_type)(task).metric_names[0] for task in measured}
     return selection_faults(main, run.select_by)
 
 

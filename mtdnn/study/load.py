@@ -263,8 +263,9 @@ class _Expansion:
         """The tasks of a file of definitions, or of its text where options changed it; what is wrong is noted once."""
         if (path, text) not in self._definitions:
             source = self._sources[path] if text is None else parse_yaml(text, path=path)
-            self._definitions[path, text], faults = task_defs_in(source)
-            self.faults += faults
+            blocks = task_defs_in(source)
+            self._definitions[path, text] = blocks.tasks
+            self.faults += blocks.faults
         return self._definitions[path, text]
 
     def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:

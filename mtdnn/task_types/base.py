@@ -131,6 +131,11 @@ class Format(Part):
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
         """Everything in the block that this type cannot use, as `file:line: key: …` lines; empty when all is well."""
+        return cls.key_faults(task) + cls._pair_faults(task)
+
+    @classmethod
+    def key_faults(cls, task: TaskDef) -> list[Fault]:
+        """Keys that this type cannot use whatever the others say."""
         found = []
         if len(task.inputs) not in cls.num_inputs:
             allowed = " or ".join(map(str, cls.num_inputs))
@@ -152,24 +157,29 @@ class Format(Part):
 
     @classmethod
     def _head_faults(cls, task: TaskDef) -> list[Fault]:
-        """A head that does not fit the type or the rows, and options it does not have or cannot take."""
+        """A head that does not fit the type, and options it does not have or cannot take."""
         named = cls.settled_head(task)
         if named.name not in cls.heads and "." not in named.name:
             return [task.fault("head", unknown("head", named.name, cls.heads))]
         if named.name in HEAD_OPTIONS:
-            options, reads_pairs = HEAD_OPTIONS[named.name], named.name in READS_PAIRS
-        else:  # of one's own, which is PyTorch's anyway
-            look_up = heads.HEADS.get
-            if faults := _import_faults(task, "head", named.name, look_up):
-                return faults
-            head = look_up(named.name)
-            options, reads_pairs = head.Options, head.min_texts > 1
-        own_constructor = named.name not in HEAD_OPTIONS and options is HeadOptions  # which names its options
-        faults = [] if own_constructor else _key_faults(task, options, named.options, prefix="head.")
-        if task.inputs and len(task.inputs) < 2 and reads_pairs:
-            found = f"'{named.name}' reads a pair of texts, and the rows have {len(task.inputs)} ({task.inputs[0]})"
-            faults.append(task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}."))
-        return faults
+            return _key_faults(task, HEAD_OPTIONS[named.name], named.options, prefix="head.")
+        look_up = heads.HEADS.get  # of one's own, which is PyTorch's anyway
+        if faults := _import_faults(task, "head", named.name, look_up):
+            return faults
+        options = look_up(named.name).Options
+        own_constructor = options is HeadOptions  # which names its options
+        return [] if own_constructor else _key_faults(task, options, named.options, prefix="head.")
+
+    @classmethod
+    def _pair_faults(cls, task: TaskDef) -> list[Fault]:
+        """A head that reads a pair of texts, for rows of one."""
+        name = cls.settled_head(task).name
+        if len(task.inputs) != 1 or cls._head_faults(task):
+            return []
+        if not (name in READS_PAIRS if name in HEAD_OPTIONS else heads.HEADS.get(name).min_texts > 1):
+            return []
+        found = f"'{name}' reads a pair of texts, and the rows have 1 ({task.inputs[0]})"
+        return [task.fault("head", found, f"Name a second one in `inputs`, or use head: {cls.heads[0]}.")]
 
     @classmethod
     def _option_faults(cls, task: TaskDef) -> list[Fault]:

@@ -6,6 +6,7 @@ import pytest
 
 from mtdnn.cli.main import main
 from mtdnn.config.run import RunConfig
+from mtdnn.data.prepro import prepare
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.errors import ConfigError
 from mtdnn.runs.row_check import check
@@ -56,6 +57,70 @@ def test_faults_of_definitions_and_rows_come_together(project, encoder):
     assert "nli/train.tsv:2: label: 'perhaps' is not in nli.labels" in told
     assert f"nli/train.tsv:3: id: 'n1' is also the id of {project.data}/nli/train.tsv:1" in told
     assert "like/dev: no rows for this split" in told
+
+
+FORM_AND_TYPE = """
+bad:
+  task_type: classifcation
+  dropout: 1.5
+worse:
+  task_type: classification
+  inputs: {first: 1}
+  labels: [x, y]
+  metrics: [acuracy]
+  loss: mse
+  head: {name: san, turns: 0}
+  shade: dark
+third:
+  task_type: classification
+  labels: [x]
+  weight: heavy
+"""
+"""Blocks with an error of form each, and in addition what their types cannot use."""
+
+
+def told_of_form_and_type(lines):
+    found = [line.partition("tasks.yml:")[2].partition(" ")[2] for line in map(str, lines) if "tasks.yml" in line]
+    kept = ("bad.", "worse.", "third.")
+    return sorted(line.partition(". Did")[0] for line in found if line.startswith(kept))
+
+
+EXPECTED = [
+    "bad.dropout: 1.5: input should be less than 1",
+    "bad.task_type: unknown task type 'classifcation'; known: classification, masked_lm, multiple_choice, ranking, "
+    "regression, sequence_labeling, span",
+    "third.labels: 1 labels. Classification needs at least two.",
+    "third.weight: 'heavy': input should be a valid number, unable to parse string as a number",
+    "worse.head.turns: 0: input should be greater than or equal to 1",
+    "worse.inputs: {'first': 1}: input should be a valid string",
+    "worse.loss: unknown loss 'mse'; known: cross_entropy",
+    "worse.metrics: unknown metric 'acuracy'; known: accuracy, f1, f1_macro, f1_micro, precision, recall, mcc, "
+    "question_exact_match, cross_entropy, ece",
+    "worse.shade: unknown key 'shade'",
+]
+
+
+def test_errors_of_form_hide_none_that_the_type_finds(project, encoder, tmp_path):
+    project.define(FORM_AND_TYPE)
+    found = told_of_form_and_type(checked(project).faults)
+    for one, expected in zip(found, EXPECTED, strict=True):
+        assert one.startswith(expected)
+    with pytest.raises(ConfigError) as caught:
+        prepare(project.definitions, data=project.data, encoder=encoder, out=tmp_path / "out", num_workers=1)
+    assert told_of_form_and_type(caught.value.faults) == found
+
+
+def test_errors_of_a_run_and_a_missing_encoder_hide_none_of_the_rows(project, tmp_path):
+    project.rows("nli/train", ["n1\tperhaps\tA.\tB."])
+    run = tmp_path / "run.yml"
+    run.write_text("tasks: t\ndata: d\noutput: o\nencoder: /nowhere\nepochs: -1\n")
+    told = [str(each) for each in checked(project, run=run, encoder="/none").faults]
+    assert told[0] == "encoder: there is no folder '/none'. Check the path, or give a Hugging Face hub name."
+    assert told[1].startswith(f"{run}:5: epochs: -1")
+    assert "nli/train.tsv:1: label: 'perhaps' is not in nli.labels" in told[2]
+    run.write_text("tasks: t\ndata: d\noutput: o\nencoder: /nowhere\nregularizer: smart-tuned\n")
+    told = [str(each) for each in checked(project, run=run).faults]
+    assert told[0].startswith(f"{run}:4: encoder: there is no folder '/nowhere'.") and len(told) == 2
 
 
 def test_a_block_that_yaml_cannot_hold_does_not_hide_the_rows_of_others(project):
