@@ -442,8 +442,8 @@ RUNS = [
         "prepared rows with other bytes in them",
         other_bytes("prepared/pairs/train/data-00000-of-00001.arrow"),
         TRAIN,
-        "Remove prepared/pairs/train. Run: mtdnn prepro tasks.yml --data data --encoder encoder --out prepared --tasks "
-        "pairs",
+        "prepared/pairs/train/data-00000-of-00001.arrow: damaged: its content is not what was written. Run: mtdnn "
+        "prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
     ),
     Case(
         "an encoder without weights",
