@@ -6,8 +6,9 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test fails w
 import re
 from pathlib import Path
 
-from mtdnn.cli.schema import key_table
-from mtdnn.config.run import RunConfig
+from mtdnn.cli.schema import key_table, options_by_name
+from mtdnn.config.options import Named
+from mtdnn.config.run import OptimizerConfig, RunConfig
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.networks.heads import HEADS
@@ -15,6 +16,7 @@ from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
 
 PAGES = sorted(Path(__file__).parent.glob("*.md"))
 BLOCK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -53,11 +55,6 @@ def options_of_types() -> str:
     return "\n\n".join(tables) or "None of the task types has any."
 
 
-def options_of_heads() -> str:
-    """One table for each head."""
-    return "\n\n".join(f"`head: {{name: {name}, …}}`\n\n{key_table(HEADS.get(name).Options)}" for name in HEADS)
-
-
 def described(registry: Registry, meaning: str) -> str:
     """The names in a registry and the first paragraph about each."""
     lines = [f"| {registry.kind} | {meaning} |", "|---|---|"]
@@ -65,9 +62,13 @@ def described(registry: Registry, meaning: str) -> str:
     return "\n".join(lines)
 
 
-def options(registry: Registry) -> str:
-    """One table of options for each name in a registry."""
-    return "\n\n".join(f"`{name}`\n\n{key_table(registry.get(name).Options)}" for name in registry)
+def options(registry: Registry, kind: type[Named] = Named) -> str:
+    """A table of options for each name in a registry that has any, one for all names with the same."""
+    tables: dict[str, list[str]] = {}
+    for name, model in options_by_name(registry, kind).items():
+        if model.model_fields:
+            tables.setdefault(key_table(model), []).append(f"`{name}`")
+    return "\n\n".join(f"{', '.join(names)}\n\n{table}" for table, names in tables.items())
 
 
 def first_paragraph(docstring: str | None) -> str:
@@ -80,9 +81,14 @@ TABLES = {
     "rows": rows_of_types,
     "task type options": options_of_types,
     "heads": lambda: described(HEADS, "layer on top of the encoder"),
-    "head options": options_of_heads,
+    "head options": lambda: options(HEADS),
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
+    "mixing options": lambda: options(SAMPLERS),
+    "optimizers": lambda: described(OPTIMIZERS, "update rule"),
+    "optimizer options": lambda: options(OPTIMIZERS, OptimizerConfig),
+    "schedules": lambda: described(SCHEDULES, "learning rate over the run"),
+    "schedule options": lambda: options(SCHEDULES),
     "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),
     "regularizer options": lambda: options(REGULARIZERS),
     "proximal terms": lambda: described(PROXIMAL, "what the model is compared with"),

@@ -1,4 +1,7 @@
-"""Words in YAML → classes or functions, one registry per kind of plug-in."""
+"""Words in YAML → classes or functions, one registry per kind of plug-in.
+
+Installed packages add to them by entry points of the group `mtdnn.plugins`, each of which names a module to import.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,56 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from mtdnn.errors import NOWHERE, ConfigError, Place, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
+
+GROUP = "mtdnn.plugins"
+"""The group of entry points."""
+
+
+class _Packages:
+    """The modules that installed packages name, imported when some registry is first asked."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._faults: list[Fault] = []
+
+    def load(self) -> None:
+        """Import them, once for all registries; modules that ask a registry while they are imported find what is there.
+
+        Raises:
+            ConfigError: every package whose module cannot be imported, each time.
+        """
+        from importlib.metadata import entry_points  # as it takes its time, and `--help` does without
+
+        if not self._begun:
+            self._begun = True
+            found = [each for entry in entry_points(group=GROUP) if (each := _package_fault(entry)) is not None]
+            self._faults = found
+        if self._faults:
+            raise ConfigError(self._faults)
+
+
+_PACKAGES = _Packages()
+
+
+def _package_fault(entry: EntryPoint) -> Fault | None:
+    """Import what an entry point names; why that fails, or None."""
+    try:
+        entry.load()
+    except (Exception, SystemExit) as error:  # code that is not ours can raise anything
+        package = entry.dist.name if entry.dist is not None else entry.name
+        told = " ".join(f"{_place_of(error)}{type(error).__name__}: {error}".split())
+        found = f"its entry point '{entry.name} = {entry.value}' cannot be imported: {told}"
+        return fault(f"package {package}", "", found, "Update the package, or uninstall it.")
+    return None
 
 
 class Registry(Generic[T]):
@@ -20,8 +68,10 @@ class Registry(Generic[T]):
         kind: what the names stand for, in messages ("metric", "regularizer").
         base: gives the class that all of them derive from; called late, as that class may stand below the registry.
         own: what each class defines itself and does not leave to `base`; "penalty or losses" = one of the two.
-        takes: arguments that each is called with, where they are functions.
-        modules: modules that register more names; imported when a name is first asked for.
+        takes: positional arguments that each is called with.
+        keywords: arguments that each is called with by name; all others are its options.
+        makes: gives the class of what functions return, where one of its subclasses can stand for a function.
+        modules: modules that register more names; imported when a name is first asked for, before those of packages.
     """
 
     def __init__(
@@ -31,16 +81,19 @@ class Registry(Generic[T]):
         base: Callable[[], type] | None = None,
         own: Sequence[str] = (),
         takes: Sequence[str] = (),
+        keywords: Sequence[str] = (),
+        makes: Callable[[], type] | None = None,
         modules: Iterable[str] = (),
     ) -> None:
-        self.kind = kind
-        self._base, self._own, self._takes = base, own, takes
+        self.kind, self.takes, self.keywords = kind, takes, keywords
+        self._base, self._own, self._makes = base, own, makes
         self._known: dict[str, T] = {}
         self._modules = list(modules)
 
     def _load(self) -> None:
         while self._modules:
             importlib.import_module(self._modules.pop())
+        _PACKAGES.load()
 
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator that makes its object known under `name`.
@@ -86,14 +139,22 @@ class Registry(Generic[T]):
     def _misfit(self, item: object) -> str:
         """What an imported object is or lacks, and what is expected; empty when it can be one of this kind."""
         if self._base is None:
-            fits = not self._takes or _can_take(item, self._takes)
-            return "" if fits else f"is {_described(item)}; expected a function of ({', '.join(self._takes)})"
+            return self._misfit_of_function(item)
         base = self._base()
         if not (isinstance(item, type) and issubclass(item, base)):
             return f"is {_described(item)}; expected a class derived from {_full_name(base)}"
         lacking = [names for names in self._own if all(_is_left(name, item, base) for name in names.split(" or "))]
         lacking += sorted(getattr(item, "__abstractmethods__", ()))
         return f"does not define {', '.join(lacking)}; every {self.kind} has to" if lacking else ""
+
+    def _misfit_of_function(self, item: object) -> str:
+        """As `_misfit`, where plug-ins are functions."""
+        made = None if self._makes is None else self._makes()
+        can_stand = not isinstance(item, type) or (made is not None and issubclass(item, made))
+        if not self.takes or (can_stand and _can_take(item, self.takes, self.keywords)):
+            return ""
+        or_class = "" if made is None else f", or a class derived from {_full_name(made)}"
+        return f"is {_described(item)}; expected a function of ({', '.join((*self.takes, *self.keywords))}){or_class}"
 
     def names(self) -> list[str]:
         """Known names, in alphabetical order."""
@@ -148,18 +209,17 @@ def _place_of(error: BaseException) -> str:
     """`file:line: ` of the line that raised it within what was imported, or that cannot be read as code."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}:{error.lineno}: "
-    ours = (__file__, importlib.__file__)
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename not in ours]
-    frames = [each for each in frames if not each.filename.startswith("<frozen importlib")]
+    ours = (__file__, str(Path(importlib.__file__).parent), "<frozen importlib")
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(ours)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
-def _can_take(item: object, arguments: Sequence[str]) -> bool:
-    """Whether something is a function, or an object to be called like one, of that many arguments."""
-    if isinstance(item, type) or not callable(item):
+def _can_take(item: object, arguments: Sequence[str], keywords: Sequence[str]) -> bool:
+    """Whether something can be called with that many arguments and these keywords; others may be its options."""
+    if not callable(item):
         return False
     try:
-        inspect.signature(item).bind(*arguments)
+        inspect.signature(item).bind_partial(*arguments, **dict.fromkeys(keywords))
     except TypeError:
         return False
     except ValueError:  # some functions written in C do not tell

@@ -105,10 +105,11 @@ def prepro(
 
 def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str:
     """Train one encoder on the tasks of a run."""
-    from mtdnn.config.run import run_config_of, run_source
+    from mtdnn.config.run import run_source
+    from mtdnn.runs.plug_ins import checked_run
 
     source = run_source(run, overrides)
-    config = run_config_of(source)
+    config = checked_run(source)
     from mtdnn.runs.train import train as train_run
     from mtdnn.training.signals import Interrupted
 

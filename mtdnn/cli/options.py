@@ -19,11 +19,12 @@ from typing import Any
 from jsonargparse import SUPPRESS, ArgumentParser
 from pydantic.fields import FieldInfo
 
-from mtdnn.cli.schema import default_text, fields_of, inner_model, is_open
+from mtdnn.cli.schema import described, fields_of, inner_model, is_open, option_keys
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
 from mtdnn.errors import ConfigError, did_you_mean, fault
+from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")
 """The ways to write that a key has no value."""
@@ -46,14 +47,18 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
     """`run` (a YAML file or None), `overrides` (dotted key → value) and `resume`. Raises as `call_arguments`."""
     usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
-    parser = _parser(function, usage=usage, description=function.__doc__)
+    epilog = "mtdnn check --schema run lists the options of regularizers and proximal terms, too."
+    parser = _parser(function, usage=usage, description=function.__doc__, epilog=epilog)
     parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
     parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
     given: dict[str, str] = {}
     fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
-    for key, field in fields.items():
-        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=_metavar(field), help=_help(field))
-    for key in _open_keys(argv, fields):
+    flags = [(key, _metavar(field), described(field)) for key, field in fields.items()]
+    flags += [(key, "VALUE", text) for key, text in option_keys(LIGHT_KEYS)]
+    blocks = list(RunConfig.model_fields)
+    for key, metavar, text in sorted(flags, key=lambda flag: blocks.index(flag[0].split(".")[0])):
+        parser.add_argument(f"--{key}", action=Collect, into=given, metavar=metavar, help=text.replace("%", "%%"))
+    for key in _open_keys(argv, _flags(parser)):
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
     found = _parsed(parser, argv)
     overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
@@ -112,23 +117,18 @@ def _flags(parser: ArgumentParser) -> list[str]:
     return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def _help(field: FieldInfo) -> str:
-    """The field's description, and its default in brackets where there is one to tell."""
-    default = default_text(field)
-    return f"{field.description}{f' [{default}]' if default else ''}".replace("%", "%%")
-
-
 def _metavar(field: FieldInfo) -> str:
     """The words a field takes, where it takes no others."""
     words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
     return "|".join(map(str, words)) or "VALUE"
 
 
-def _open_keys(argv: Sequence[str], fields: Container[str]) -> list[str]:
-    """Keys such as `regularizer.weight` and `subset.rte.rows`, which no field of RunConfig names."""
+def _open_keys(argv: Sequence[str], flags: Container[str]) -> list[str]:
+    """Keys such as `regularizer.weight` and `subset.rte.rows`, which are no flags yet."""
     open_fields = [name for name, field in RunConfig.model_fields.items() if is_open(field)]
     words = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
-    return list(dict.fromkeys(word for word in words if word.split(".")[0] in open_fields and word not in fields))
+    unknown = (word for word in words if f"--{word}" not in flags)
+    return list(dict.fromkeys(word for word in unknown if word.split(".")[0] in open_fields))
 
 
 def _value(key: str, text: str) -> object:

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mtdnn.config.options import Named
+from mtdnn.config.options import Named, Options, options_of
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
+from mtdnn.registry import Registry
+from mtdnn.runs.plug_ins import KEYS, run_registry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def run_schema() -> dict[str, Any]:
     """JSON Schema of a run's YAML."""
-    return {"$schema": DIALECT, **_described_in_a_line(RunConfig.model_json_schema(by_alias=True))}
+    schema = _described_in_a_line(RunConfig.model_json_schema(by_alias=True))
+    for key in KEYS:
+        _list_plug_ins(schema, key, run_registry(key), _named_model(RunConfig, key))
+    return {"$schema": DIALECT, **schema}
 
 
 def task_schema() -> dict[str, Any]:
     """JSON Schema of a file of task definitions: names → blocks, the options of every task type among their keys."""
+    from mtdnn.networks.heads import HEADS
     from mtdnn.task_types.base import TASK_TYPES
 
     block = _described_in_a_line(TaskDef.model_json_schema(by_alias=True))
+    _list_plug_ins(block, "head", HEADS, Named)
+    _list_plug_ins(block, "regularizer", run_registry("regularizer"), Named)
     definitions = block.pop("$defs", {})
     for key in ("name", "options"):
         block["properties"].pop(key)
@@ -44,6 +52,65 @@ def task_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _list_plug_ins(schema: dict[str, Any], key: str, registry: Registry[Any], kind: type[Named]) -> None:
+    """Let a property be one of the registered names, alone or with that plug-in's own options, or a dotted path."""
+    definitions, values = schema["$defs"], schema["properties"][key]
+    off = {"type": "null"} in values["anyOf"]
+    common, default = kind.model_json_schema()["properties"], kind.model_fields["name"]
+    words = [{"enum": [*registry.names(), *(["none"] if off else [])]}, {"type": "string", "pattern": r"\."}]
+    blocks = []
+    for name, options in options_by_name(registry, kind).items():
+        own = options.model_json_schema(by_alias=True)
+        definitions.update(own.pop("$defs", {}))
+        properties = {**common, **own.get("properties", {}), "name": {"const": name}}
+        required = {} if default.default == name else {"required": ["name"]}
+        blocks.append({"type": "object", "properties": properties, **required, "additionalProperties": False})
+    elsewhere = {"name": {"type": "string", "pattern": r"\."}}
+    blocks.append({"type": "object", "properties": {**common, **elsewhere}, "required": ["name"]})
+    values["anyOf"] = [*words, *blocks, *([{"type": "null"}] if off else [])]
+
+
+def options_by_name(registry: Registry[Any], kind: type[Named] = Named) -> dict[str, type[Options]]:
+    """Registered name → its options.
+
+    Args:
+        registry: of its kind.
+        kind: the model of its block, whose fields are no options.
+    """
+    common = kind.model_fields
+    return {name: options_of(registry, registry.get(name), common) for name in registry}
+
+
+def option_keys(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(dotted key, whose it is and what it means) of every option that registered plug-ins of a run have.
+
+    Args:
+        keys: of the run, such as `optimizer`; regularizers and proximal terms load PyTorch.
+    """
+    for key in keys:
+        models = options_by_name(run_registry(key), _named_model(RunConfig, key))
+        told: dict[str, dict[str, list[str]]] = {}
+        for name, model in models.items():
+            for option, field in model.model_fields.items():
+                told.setdefault(option, {}).setdefault(described(field), []).append(name)
+        for option, owners in told.items():
+            of_all = len(owners) == 1 and len(next(iter(owners.values()))) == len(models)
+            parts = (text if of_all else f"{', '.join(names)}: {text}" for text, names in owners.items())
+            yield f"{key}.{option}", " ".join(parts)
+
+
+def _named_model(model: type[BaseModel], key: str) -> type[Named]:
+    """The model of the block under a key that names a plug-in."""
+    found = inner_model(model.model_fields[key].annotation)
+    return found if found is not None and issubclass(found, Named) else Named
+
+
+def described(field: FieldInfo) -> str:
+    """The field's description, and its default in brackets where there is one to report."""
+    default = default_text(field)
+    return f"{field.description}{f' [{default}]' if default else ''}"
 
 
 def _described_in_a_line(schema: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +145,8 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
 
 def is_open(field: FieldInfo) -> bool:
     """Whether the keys below a field are not fixed: a plug-in's options, or names of tasks."""
-    return inner_model(field.annotation) is Named or typing.get_origin(field.annotation) is dict
+    inner = inner_model(field.annotation)
+    return typing.get_origin(field.annotation) is dict or (inner is not None and issubclass(inner, Named))
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
@@ -112,5 +180,6 @@ def values_in_words(annotation: Any) -> str:
         return f"mapping of words to {values_in_words(members[1])}"
     if members:
         return " or ".join(dict.fromkeys(values_in_words(member) for member in members if member is not type(None)))
-    names = {str: "word", int: "whole number", float: "number", bool: "true, false", Named: "word or mapping"}
-    return names.get(annotation, "mapping")
+    if isinstance(annotation, type) and issubclass(annotation, Named):
+        return "word or mapping"
+    return {str: "word", int: "whole number", float: "number", bool: "true, false"}.get(annotation, "mapping")

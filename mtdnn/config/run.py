@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from mtdnn.config.earlier import is_of_a_run, without_unused
 from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields, named
 from mtdnn.config.tasks import Distill, Words
 from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
@@ -28,9 +29,6 @@ class Finite(Frozen):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
 class EncoderSource(Finite):
     """The encoder of an earlier run in place of a hub name or folder."""
 
@@ -39,29 +37,22 @@ class EncoderSource(Finite):
     heads: Literal["new", "keep"] = Field("new", description="keep: also start every task's head from that run's.")
 
 
-class OptimizerConfig(Finite):
-    """How weights move."""
+class OptimizerConfig(Named):
+    """How weights move: what all update rules have in common, and the options of the named one."""
 
-    name: Literal["adamw", "adamax", "radam", "sgd"] = Field("adamw", description="Update rule.")
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: str = Field("adamw", description="Update rule; a dotted path names one living elsewhere.")
     lr: float = Field(5e-5, gt=0, description="Peak learning rate.")
     head_lr: float | None = Field(None, gt=0, description="Peak learning rate of the heads. Default: lr.")
     weight_decay: float = Field(0.01, ge=0, description="Not on biases and LayerNorm weights; 0 turns it off.")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of the two moments (adamw, adamax, radam).")
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Of sgd; 0 turns it off.")
     layer_decay: float = Field(1.0, gt=0, le=1, description="Learning rate factor per layer downwards; 1 turns it off.")
 
 
-class ScheduleConfig(Finite):
-    """The learning rate over the run, as a factor of its peak."""
+class ScheduleConfig(Named):
+    """The learning rate over the run, as a factor of its peak, with the options of the named course."""
 
-    name: Literal["linear", "cosine", "constant", "polynomial", "slanted_triangular"] = Field(
-        "linear", description="Shape after the warm-up."
-    )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of the steps that rise from 0 to the peak; 0 = none.")
-    power: float = Field(2.0, gt=0, description="Of polynomial.")
-    cut_fraction: float = Field(0.1, gt=0, lt=1, description="Of slanted_triangular: fraction of the steps that rise.")
-    ratio: float = Field(32.0, gt=1, description="Of slanted_triangular: peak over lowest rate.")
+    name: str = Field("linear", description="Course of the learning rate; a dotted path names one living elsewhere.")
 
 
 class EarlyStopping(Finite):
@@ -135,8 +126,12 @@ class RunConfig(Finite):
     freeze_encoder: bool = Field(False, description="Train the heads only.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
     mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Update rule.")
-    schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over the run.")
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(named, json_schema_input_type=str | OptimizerConfig)] = Field(
+        OptimizerConfig(), description="Update rule, with its options."
+    )
+    schedule: Annotated[ScheduleConfig, BeforeValidator(named, json_schema_input_type=str | ScheduleConfig)] = Field(
+        ScheduleConfig(), description="Learning rate over the run, with its options."
+    )
     regularizer: NamedOrOff = Field(None, description="Penalty of every task that names none itself. Default: none.")
     proximal: NamedOrOff = Field(None, description="Bregman proximal point term. Default: none.")
     evaluate_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
@@ -204,7 +199,8 @@ def run_source(
         given_by: what is named where there is no file.
     """
     source = read_yaml(path) if path is not None else YamlSource(path=given_by, value={})
-    value, lines = dict(source.value), dict(source.lines)
+    of_a_run = path is not None and is_of_a_run(path)
+    value, lines = without_unused(source.value) if of_a_run else dict(source.value), dict(source.lines)
     flags = [tuple(dotted.split(".")) for dotted in overrides or {}]
     for keys, given in zip(flags, (overrides or {}).values(), strict=True):
         _set(value, keys, given)

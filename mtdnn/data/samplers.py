@@ -8,15 +8,16 @@ continues exactly and every process of a distributed run takes the same task at 
 from __future__ import annotations
 
 import heapq
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
 
+from mtdnn.config.options import NoOptions, Options
 from mtdnn.data.row_stream import RowStream
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, fault
 from mtdnn.registry import Registry
 from mtdnn.seeding import numpy_generator
 
@@ -33,8 +34,10 @@ class Step(NamedTuple):
 
 
 class Sampler(ABC):
-    """The steps of each epoch of a run; a strategy fills in `turns`, and `set_options` if it has any.
+    """The steps of each epoch of a run; a strategy fills in `turns`.
 
+    Class attributes:
+        Options: the strategy's own, checked by pydantic.
     Args:
         sizes: training rows of each task, in the order of the run's `train`.
         batch_sizes: rows in a batch of each task.
@@ -44,9 +47,10 @@ class Sampler(ABC):
         max_tokens, group_by_length: see `RowStream`.
         options: the strategy's own.
     Raises:
-        ConfigError: an unknown option, or one outside its range; the message says what is allowed.
+        ConfigError: an unknown option, or one outside its range; tasks or a length of the run that it cannot serve.
     """
 
+    Options: ClassVar[type[Options]] = NoOptions
     whole_passes = True
     """Whether an epoch is one pass over every task; otherwise each task goes on where the epoch before left it."""
 
@@ -80,17 +84,15 @@ class Sampler(ABC):
             )
             for task, size in sizes.items()
         ]
-        self._check_names(options)
-        self.set_options(**options)
+        self.options: Any = self.Options(**options)
+        self.prepare()
 
-    def _check_names(self, options: Mapping[str, Any]) -> None:
-        known = list(inspect.signature(self.set_options).parameters)
-        strange = [name for name in options if name not in known]
-        if strange:
-            raise ConfigError([fault("", "mixing", unknown("option", name, known)) for name in strange])
+    def prepare(self) -> None:
+        """Settle, before the first epoch, what depends on options, tasks and the length of the run.
 
-    def set_options(self) -> None:
-        """Take the strategy's own options, as keywords with defaults."""
+        Raises:
+            ConfigError: they do not go together.
+        """
         return
 
     @abstractmethod
@@ -143,7 +145,12 @@ class Sampler(ABC):
         return numpy_generator(self.seed, "turns", epoch)
 
 
-SAMPLERS: Registry[type[Sampler]] = Registry("mixing", base=lambda: Sampler)
+SAMPLERS: Registry[type[Sampler]] = Registry(
+    "mixing",
+    base=lambda: Sampler,
+    takes=("sizes", "batch_sizes"),
+    keywords=("seed", "num_epochs", "max_steps", "lengths", "max_tokens", "group_by_length"),
+)
 """The words for `mixing:` in a run."""
 
 
@@ -171,51 +178,34 @@ def even_turns(counts: Sequence[int]) -> np.ndarray:
     return turns
 
 
-def one_of(key: str, word: str, allowed: Sequence[str]) -> str:
-    """The word, if it is allowed.
+class RoundRobinOptions(Options):
+    """Options of `round_robin`."""
 
-    Args:
-        key: the key, for the message.
-        word: the word that was given.
-        allowed: the words that exist.
-    Raises:
-        ConfigError: it is not; the message lists the words.
-    """
-    if word not in allowed:
-        raise ConfigError(fault("", key, f"'{word}' is not one of {', '.join(allowed)}", "Choose one of them."))
-    return word
+    turns: Literal["proportional", "equal"] = Field(
+        "proportional", description="proportional: as many as a task has batches; equal: one batch of each in turn."
+    )
+    exhausted: Literal["drop", "restart", "stop"] | None = Field(
+        None,
+        description="With equal turns, a task without a batch left: is left out, starts over until the longest task is "
+        "through, or ends the epoch (each then continues in the next). Default: drop.",
+    )
 
-
-def positive(key: str, value: float) -> float:
-    """The number, if it is finite and above 0.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ConfigError(fault("", key, f"{value!r} is not a number above 0", "Give one."))
-    return float(value)
+    @field_validator("exhausted")
+    @classmethod
+    def _of_equal_turns(cls, word: str | None, info: ValidationInfo) -> str | None:
+        if word is not None and info.data.get("turns") == "proportional":
+            raise ValueError("means nothing with turns: proportional; set turns: equal, or leave it out")
+        return word
 
 
 @SAMPLERS.register("round_robin")
 class RoundRobin(Sampler):
-    """Tasks take turns; every row of every task comes exactly once an epoch, a task's batches evenly spread.
+    """Tasks take turns; every row of every task comes exactly once an epoch, a task's batches evenly spread."""
 
-    Args:
-        turns: proportional = as many turns as the task has batches; equal = one batch of each task in turn.
-        exhausted: with equal turns, what happens when a task has no batch left: drop = the others go on without it,
-            restart = it starts over until the longest task is through, stop = the epoch ends (each task then goes on
-            in the next epoch where this one left it).
-    """
+    Options = RoundRobinOptions
 
-    def set_options(self, *, turns: str = "proportional", exhausted: str | None = None) -> None:
-        one_of("mixing.turns", turns, ("proportional", "equal"))
-        if exhausted is not None:
-            one_of("mixing.exhausted", exhausted, ("drop", "restart", "stop"))
-            if turns != "equal":
-                found = f"'{exhausted}' means nothing with turns: {turns}"
-                raise ConfigError(fault("", "mixing.exhausted", found, "Set turns: equal, or leave it out."))
-        self.equal, self.exhausted = turns == "equal", exhausted or "drop"
+    def prepare(self) -> None:
+        self.equal, self.exhausted = self.options.turns == "equal", self.options.exhausted or "drop"
         self.whole_passes = self.exhausted == "drop"
 
     def turns(self, epoch: int) -> np.ndarray:
@@ -284,43 +274,56 @@ class Uniform(Weighted):
         return self._powers_of_sizes(0.0)
 
 
+class TemperatureOptions(Options):
+    """Options of `temperature`."""
+
+    tau: float = Field(2.0, gt=0, description="τ. 1: by size; larger: more even.")
+
+
 @SAMPLERS.register("temperature")
 class Temperature(Weighted):
     """A task of n rows has probability ∝ n^(1/τ) at each step.
 
-    Args:
-        tau: 1 = by size; larger = more even.
     Source: Arivazhagan et al. 2019, arXiv 1907.05019.
     """
 
-    def set_options(self, *, tau: float = 2.0) -> None:
-        self.tau = positive("mixing.tau", tau)
+    Options = TemperatureOptions
 
     def probabilities(self, epoch: int) -> np.ndarray:
-        return self._powers_of_sizes(1 / self.tau)
+        return self._powers_of_sizes(1 / self.options.tau)
+
+
+class AnnealedOptions(Options):
+    """Options of `annealed`."""
+
+    start: float = Field(1.0, ge=0, le=1, description="α of the first epoch.")
+    end: float = Field(0.2, ge=0, le=1, description="α of the last epoch.")
 
 
 @SAMPLERS.register("annealed")
 class Annealed(Weighted):
     """A task of n rows has probability ∝ n^α, with α falling evenly from epoch to epoch.
 
-    Args:
-        start, end: α of the first and of the last epoch.
     Source: Stickland & Murray 2019 (PALs), arXiv 1902.02671: α = 1 − 0.8·(e−1)/(E−1).
     """
 
-    def set_options(self, *, start: float = 1.0, end: float = 0.2) -> None:
-        for name, value in (("start", start), ("end", end)):
-            if not 0 <= value <= 1:
-                raise ConfigError(fault("", f"mixing.{name}", f"{value} is no exponent", "Give one from 0 to 1."))
+    Options = AnnealedOptions
+
+    def prepare(self) -> None:
         epochs = self.num_epochs if self.max_steps is None else self.max_steps / self.num_steps(0)
         if epochs is None:
             raise ConfigError(fault("", "mixing", "annealed needs to know the length of the run", "Give `epochs`."))
-        self.start, self.end, self.last_epoch = start, end, max(int(np.ceil(epochs)) - 1, 1)
+        self.last_epoch = max(int(np.ceil(epochs)) - 1, 1)
 
     def probabilities(self, epoch: int) -> np.ndarray:
-        share = min(epoch / self.last_epoch, 1.0)
-        return self._powers_of_sizes(self.start + (self.end - self.start) * share)
+        share, start, end = min(epoch / self.last_epoch, 1.0), self.options.start, self.options.end
+        return self._powers_of_sizes(start + (end - start) * share)
+
+
+class MainRatioOptions(Options):
+    """Options of `main_ratio`."""
+
+    ratio: float = Field(1.0, gt=0, description="Batches of the others per batch of the first task; 1 = as many.")
 
 
 @SAMPLERS.register("main_ratio")
@@ -330,15 +333,13 @@ class MainRatio(Sampler):
     Which others is drawn anew each epoch, by their number of batches; each goes on where the epoch before left it, so
     that its extra rows differ until all have come.
 
-    Args:
-        ratio: batches of the others per batch of the first task; 1 = as many.
     Source: Xu et al. 2019, arXiv 1809.06963 (mixture ratio), and the mt-dnn toolkit's `--ratio`.
     """
 
+    Options = MainRatioOptions
     whole_passes = False
 
-    def set_options(self, *, ratio: float = 1.0) -> None:
-        self.ratio = positive("mixing.ratio", ratio)
+    def prepare(self) -> None:
         if len(self.tasks) < 2:
             fix = "Train another task beside it, or choose another mixing."
             raise ConfigError(fault("", "mixing", f"main_ratio has no task to add to '{self.tasks[0]}'", fix))
@@ -355,4 +356,4 @@ class MainRatio(Sampler):
         return main + self._extra(main)
 
     def _extra(self, main: int) -> int:
-        return max(1, round(self.ratio * main))
+        return max(1, round(self.options.ratio * main))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mtdnn.config.options import Options
 
 
-class HeadOptions(BaseModel):
+class HeadOptions(Options):
     """Options every head has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     initializer_std: float = Field(0.02, ge=0, description="Standard deviation of new weights; biases start at 0.")
 

@@ -16,7 +16,13 @@ from mtdnn.execution.products import Linear, linear
 from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
 from mtdnn.registry import Registry
 
-HEADS: Registry[type[Head]] = Registry("head", base=lambda: Head, own=("forward",))
+HEADS: Registry[type[Head]] = Registry(
+    "head",
+    base=lambda: Head,
+    own=("forward",),
+    takes=("hidden_size", "num_outputs"),
+    keywords=("dropout", "activation", "word_embeddings"),
+)
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from mtdnn.config.options import Named, option_faults
+from mtdnn.config.options import Options
 from mtdnn.errors import Fault, Place, fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass, Precision
@@ -66,12 +66,10 @@ class RunPrecision:
         return cls(names.get(dtype, str(dtype).removeprefix("torch.")), torch.finfo(dtype).eps)
 
 
-class RegularizerOptions(BaseModel):
+class RegularizerOptions(Options):
     """Options every regularizer has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="λ, factor of the penalty; 0 turns it off.")
+    weight: float = Field(1.0, ge=0, description="λ, factor of the penalty; 0 turns it off.")
     every: int = Field(1, ge=1, description="Apply at each k-th step of the task, the penalty k·λ-fold; 1 = all.")
 
 
@@ -102,20 +100,17 @@ class Regularizer:
         self.tell: Callable[[str], object] = logger.info
 
     @classmethod
-    def faults(cls, named: Named, where: Place | str, key: str, task_type: str | None = None) -> list[Fault]:
-        """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines.
+    def type_faults(cls, task_type: str, where: Place | str, key: str) -> list[Fault]:
+        """Why it cannot be used for a type of tasks; empty when it can.
 
         Args:
-            where, key: place and key of the block, e.g. "run.yml:9", "regularizer".
-            task_type: name of the type of the task it is for; None when that is not known.
-            named: name and options as YAML has them.
+            task_type: name of the type.
+            where, key: place and key of the block that names it, e.g. "run.yml:9", "regularizer".
         """
-        found_in = option_faults(cls.Options, named.options)
-        faults = [fault(where, f"{key}.{option}", found) for option, found in found_in]
-        if cls.task_types is not None and task_type is not None and task_type not in cls.task_types:
-            found = f"{cls.name} is not defined for {task_type}; it is for {', '.join(cls.task_types)}"
-            faults.append(fault(where, key, found, "Use another regularizer, or `none`, for this task."))
-        return faults
+        if cls.task_types is None or task_type in cls.task_types:
+            return []
+        found = f"{cls.name} is not defined for {task_type}; it is for {', '.join(cls.task_types)}"
+        return [fault(where, key, found, "Use another regularizer, or `none`, for this task.")]
 
     @property
     def weight(self) -> float:

@@ -11,9 +11,10 @@ from decimal import ROUND_CEILING, Context
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from mtdnn.config.options import Options
 from mtdnn.errors import ConfigError, Fault, Place, fault
 from mtdnn.regularizers.base import Regularizer, RegularizerOptions, RunPrecision
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
@@ -25,12 +26,10 @@ Norm = Literal["inf", "l2"]
 Scope = Literal["example", "token"]
 
 
-class RelativeSize(BaseModel):
+class RelativeSize(Options):
     """A size in units of the root mean square of the encoder's word embeddings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    relative: float
+    relative: float = Field(description="In units of the root mean square of the word embeddings.")
 
 
 def _size(value: object) -> float | RelativeSize:

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mtdnn.config.options import Named, option_faults
-from mtdnn.errors import Fault, Place, fault
+from mtdnn.config.options import Options
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass
 
@@ -23,15 +22,19 @@ logger = logging.getLogger(__name__)
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
-PROXIMAL: Registry[type[Proximal]] = Registry("proximal term", base=lambda: Proximal, own=("beta or after_step",))
+PROXIMAL: Registry[type[Proximal]] = Registry(
+    "proximal term",
+    base=lambda: Proximal,
+    own=("beta or after_step",),
+    takes=("model",),
+    keywords=("total_steps",),
+)
 
 
-class ProximalOptions(BaseModel):
+class ProximalOptions(Options):
     """Options every proximal term has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mu: float = Field(1.0, ge=0, allow_inf_nan=False, description="μ, factor of the term; 0 turns it off.")
+    mu: float = Field(1.0, ge=0, description="μ, factor of the term; 0 turns it off.")
     inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two moves of the teacher.")
 
 
@@ -63,17 +66,6 @@ class Proximal:
         self.teacher = AveragedModel(model, multi_avg_fn=self._average)
         self.teacher.update_parameters(model)  # the first update only copies; from now on all of them average
         self.teacher.eval().requires_grad_(False)
-
-    @classmethod
-    def faults(cls, named: Named, where: Place | str, key: str) -> list[Fault]:
-        """Everything in `{name: …, options}` that cannot be used, as `file:line: key: …` lines.
-
-        Args:
-            named: name and options as YAML has them.
-            where: file and line, for the message.
-            key: the key, for the message.
-        """
-        return [fault(where, f"{key}.{option}", found) for option, found in option_faults(cls.Options, named.options)]
 
     @property
     def weight(self) -> float:

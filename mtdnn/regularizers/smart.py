@@ -144,7 +144,7 @@ class Smart(PerturbationRegularizer):
 class TunedOptions(SmartOptions):
     """The values that did best in `experiments/smart_ablation`, where they differ from the paper's."""
 
-    weight: float = Field(3.0, ge=0, allow_inf_nan=False, description="λ_s, factor of the penalty; 0 turns it off.")
+    weight: float = Field(3.0, ge=0, description="λ_s, factor of the penalty; 0 turns it off.")
     epsilon: Size = Field(RelativeSize(relative=0.05), description="ε. Default: {relative: 0.05}, 2.8e-3 for MiniLM.")
     eta: Size = Field(RelativeSize(relative=0.05), description="η. Default: as ε, the largest move of a coordinate.")
 

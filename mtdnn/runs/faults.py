@@ -7,49 +7,36 @@ from dataclasses import replace
 
 import torch
 
-from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
-from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.runs.initialisation import build_encoder
 from mtdnn.runs.named import named_regularizer, regularizers_of, taught
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
 
 
-def proximal_faults(named: Named | None) -> list[Fault]:
-    """What is wrong with `proximal:`, as `key: …` lines."""
-    if named is None:
-        return []
-    try:
-        return PROXIMAL.get(named.name, key="proximal").faults(named, "", "proximal")
-    except ConfigError as error:
-        return list(error.faults)
-
-
 def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[Fault]:
-    """What `check` tells of the terms beside the tasks' losses: names, options, task types, sizes too small to be held.
+    """What `check` reports of the tasks' regularizers: names, options, task types, sizes too small to be held.
 
     Args:
         encoder: hub name or folder in place of the run's; its word embeddings tell which sizes numbers can hold.
         tasks: name → definition.
         config: the run.
     """
-    faults = proximal_faults(config.proximal)
     try:
         chosen = regularizers_of(config, tasks)
     except ConfigError as error:
-        return [*error.faults, *faults]
+        return list(error.faults)
     source = encoder or config.encoder
     if not source or not any(each is not None and each.needs_resolution for each in chosen.values()):
-        return faults
+        return []
     precision = RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32)
     backbone = build_encoder(config.model_copy(update={"encoder": source}))
-    return [*faults, *resolution_faults(chosen, tasks, config, backbone, precision)]
+    return resolution_faults(chosen, tasks, config, backbone, precision)
 
 
 def resolution_faults(

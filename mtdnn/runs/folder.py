@@ -8,19 +8,22 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from mtdnn.config.earlier import without_unused
 from mtdnn.config.json_source import read_json
-from mtdnn.config.run import RunConfig, run_config_from_yaml
+from mtdnn.config.run import RunConfig, run_config_of
 from mtdnn.config.tasks import TaskDef, load_task_defs
-from mtdnn.config.yaml_source import dump_yaml
+from mtdnn.config.yaml_source import dump_yaml, read_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import remove_leftovers, write_text
 from mtdnn.metrics.base import SCALES, Scale
+from mtdnn.runs.plug_ins import resolved
 
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
@@ -105,7 +108,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.tasks_file, definitions)
             header = "".join(f"# {name}: {value}\n" for name, value in provenance().items())
-            write_text(self.config_file, header + config.to_yaml())
+            write_text(self.config_file, header + resolved(config, ("optimizer", "schedule")).to_yaml())
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"
             raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
@@ -128,7 +131,7 @@ class RunFolder:
             raise ConfigError(fault(str(self.path), "output", what, "Give another --output."))
 
     def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
-        before, now = self.read_config().model_dump(), config.model_dump()
+        before, now = resolved(self.read_config()).model_dump(), resolved(config).model_dump()
         fixed = [key for key in now if key not in FREE_TO_CHANGE]
         faults = [
             fault(str(self.config_file), place, f"the run began with {first!r}, now it is {second!r}")
@@ -160,7 +163,8 @@ class RunFolder:
         if not self.config_file.is_file():
             fix = "Give the `output` folder of `mtdnn train`."
             raise ConfigError(fault(str(self.path), "", "holds no run (there is no run.yml)", fix))
-        return run_config_from_yaml(self.config_file.read_text(encoding="utf-8"), path=str(self.config_file))
+        source = read_yaml(self.config_file)
+        return run_config_of(replace(source, value=without_unused(source.value)))
 
     def read_tasks(self) -> dict[str, TaskDef]:
         """The task definitions the run was made with."""

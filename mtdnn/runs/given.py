@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.run import RunConfig, run_config_of, run_source
+from mtdnn.config.run import RunConfig, run_source
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import ConfigError, Fault
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.plug_ins import checked_run, plug_in_faults
 
 CALL = "train()"
 
@@ -51,10 +52,12 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
 
 def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> RunConfig:
     if isinstance(run, RunConfig) and not options:
+        if faults := plug_in_faults(run):
+            raise ConfigError(faults)
         return run
     path, base = (None, run.model_dump(by_alias=True)) if isinstance(run, RunConfig) else (run, {})
     try:
-        return run_config_of(run_source(path, {**base, **options}, given_by=CALL))
+        return checked_run(run_source(path, {**base, **options}, given_by=CALL))
     except ConfigError as error:
         raise ConfigError([_of_call(each) for each in error.faults]) from error
 

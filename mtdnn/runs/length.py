@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtdnn.config.options import named_faults
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.manifest import read_manifest
@@ -61,7 +62,9 @@ def run_length(
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
     rows = {name: training_rows(config, tasks[name], available[name]) for name in tasks}
-    sampler = SAMPLERS.get(config.mixing.name, key="mixing")(
+    if faults := named_faults(SAMPLERS, config.mixing, "mixing"):
+        raise ConfigError(faults)
+    sampler = SAMPLERS.get(config.mixing.name)(
         rows,
         {name: task.batch_size or config.batch_size for name, task in tasks.items()},
         seed=config.seed,

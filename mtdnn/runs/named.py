@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mtdnn.config.options import Named
+from mtdnn.config.options import Named, named_faults
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
@@ -71,7 +71,7 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
         except ConfigError as error:
             faults += error.faults
             continue
-        found = kind.faults(named, where, key, task.task_type)
+        found = named_faults(REGULARIZERS, named, key, where=where) + kind.type_faults(task.task_type, where, key)
         if kind.moves_within_step and config.accumulate > 1:
             told = f"{kind.name} moves the optimizer within a step, but accumulate is {config.accumulate}"
             found.append(fault(where, key, told, "Use accumulate: 1, or another regularizer."))

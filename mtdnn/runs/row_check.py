@@ -27,6 +27,7 @@ from mtdnn.rows.places import Data
 from mtdnn.rows.source import Part
 from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.runs.length import run_length, subset_faults, training_rows
+from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -182,6 +183,7 @@ def check(
     report = report_on(blocks.tasks, data=data, tokenizer=tokenizer, run=usable, num_workers=num_workers)
     faults += [*report.faults, *_training_faults(blocks.tasks, usable, None if encoder is None else str(encoder))]
     faults += [] if run is None or config is None else _selection_faults(blocks.tasks, config)
+    faults += [] if config is None else plug_in_faults(config)
     report.faults = list(dict.fromkeys([*of_arguments, *map(source.placed, faults)]))
     return report
 
@@ -204,7 +206,7 @@ def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
 
 def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: str | None) -> list[Fault]:
     """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
-    of_run = config.regularizer or config.proximal or config.distill
+    of_run = config.regularizer or config.distill
     if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
         return []
     from mtdnn.runs.faults import objective_faults, soft_label_faults

@@ -20,7 +20,7 @@ from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.metrics.base import measured, selection_faults
 from mtdnn.model import MultiTaskModel
-from mtdnn.runs.faults import proximal_faults, resolution_faults
+from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.initialisation import encoder_place
 from mtdnn.runs.length import needs_lengths, run_length
@@ -83,8 +83,6 @@ class Setup:
         accelerator = Accelerator()
         tasks, trained = run_tasks(config, definitions)
         regularizers = regularizers_of(config, {name: tasks[name] for name in trained})
-        if faults := proximal_faults(config.proximal):
-            raise ConfigError(faults)
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
         measured_tasks = [name for name, task in tasks.items() if task.splits.get("dev")]
@@ -187,25 +185,24 @@ class Setup:
             on_step: called after each step.
         """
         config, encoder = self.config, self.model.encoder
-        optimizer_config = config.optimizer
+        rule = config.optimizer
         groups = parameter_groups(
             self.model.named_parameters(),
-            lr=optimizer_config.lr,
-            weight_decay=optimizer_config.weight_decay,
-            head_lr=optimizer_config.head_lr,
-            layer_decay=optimizer_config.layer_decay,
+            lr=rule.lr,
+            weight_decay=rule.weight_decay,
+            head_lr=rule.head_lr,
+            layer_decay=rule.layer_decay,
             layer_of=encoder.layer_of,
             num_layers=encoder.num_layers,
         )
-        settings = optimizer_config.model_dump(include={"name", "lr", "betas", "eps", "momentum"})
-        optimizer = build_optimizer(settings.pop("name"), groups, **settings)
-        shape = config.schedule.model_dump()
+        optimizer = build_optimizer(rule.name, groups, lr=rule.lr, **rule.options)
+        schedule, num_steps = config.schedule, self.plan.total_steps
         return Trainer(
             model=self.model,
             objective=self.objective,
             loader=self.loader,
             optimizer=optimizer,
-            scheduler=build_schedule(shape.pop("name"), optimizer, num_steps=self.plan.total_steps, **shape),
+            scheduler=build_schedule(schedule.name, optimizer, num_steps=num_steps, **schedule.options),
             accelerator=self.accelerator,
             plan=self.plan,
             evaluate=self._evaluate,

@@ -10,6 +10,7 @@ from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.length import prepared_rows, subset_faults, training_rows
+from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, cell_place
 from mtdnn.study.size import cell_size, measured_tasks, trained_tasks
@@ -60,8 +61,8 @@ def require_known_splits(grid: Grid) -> None:
         raise ConfigError(faults)
 
 
-def require_valid_objectives(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Find out, before anything is run, which regularizers and proximal terms of the cells to be run no run can have.
+def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Find out, before anything is run, which plug-ins and options of the cells to be run no run can have.
 
     Raises:
         ConfigError: each fault once, with the first cell that has it.
@@ -69,11 +70,13 @@ def require_valid_objectives(grid: Grid, cells: Sequence[Cell]) -> None:
     found, faults = outcomes(cells), dict[Fault, Fault]()
     for cell in (cell for cell in cells if cell.name not in found):
         tasks, config = trained_tasks(cell), cell.config
-        if config.regularizer or config.proximal or any(task.regularizer for task in tasks.values()):
+        of_cell = plug_in_faults(config)
+        if config.regularizer or any(task.regularizer for task in tasks.values()):
             from mtdnn.runs.faults import objective_faults  # loads PyTorch
 
-            for each in objective_faults(tasks, config.model_copy(update={"encoder": ""})):
-                faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
+            of_cell += objective_faults(tasks, config.model_copy(update={"encoder": ""}))
+        for each in of_cell:
+            faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
     if faults:
         raise ConfigError(list(faults.values()))
 

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtdnn.config.earlier import with_unused
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, task_defs_in
 from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
+from mtdnn.runs.plug_ins import resolved
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
 from mtdnn.study.grid import Cell, Grid, cell_place
 from mtdnn.study.table import FIXED, SCALE
@@ -307,10 +309,11 @@ def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evalu
 
     Files count by the paths they are given by: the same rows or encoder under another path make another cell. Task
     definitions count by what is in them, and a cell that this one starts from by its own hash. What is None is off, and
-    left out: an option that a later version adds leaves the cells finished before as they are.
+    left out: an option that a later version adds leaves the cells finished before as they are. So does an option that
+    an earlier version wrote out though it was not used.
     """
-    given = config.model_dump(mode="json", exclude_none=True)
-    run = {key: value for key, value in given.items() if key not in FREE_TO_CHANGE}
+    given = resolved(config, ("optimizer", "schedule")).model_dump(mode="json", exclude_none=True)
+    run = {key: value for key, value in with_unused(given).items() if key not in FREE_TO_CHANGE}
     run["tasks"] = tasks
     if isinstance(config.encoder, EncoderSource) and needs:
         run["encoder"]["run"] = needs[0].fingerprint

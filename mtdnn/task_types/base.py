@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from mtdnn.batch import Batch
-from mtdnn.config.options import Named, NoOptions, option_faults
+from mtdnn.config.options import Named, NoOptions, Options, option_faults
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault, unknown
@@ -93,7 +93,7 @@ class Format(Part):
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
 
-    Options: ClassVar[type[BaseModel]] = NoOptions
+    Options: ClassVar[type[Options]] = NoOptions
     num_inputs: ClassVar[tuple[int, ...]] = (1, 2)
     default_metrics: ClassVar[tuple[str, ...]]
     default_loss: ClassVar[str]
@@ -448,4 +448,4 @@ def _key_faults(
         prefix: what stands before the keys in the block, as in "head.".
         known: names to suggest before the model's fields.
     """
-    return [task.fault(prefix + key, found) for key, found in option_faults(model, options, known)]
+    return [task.fault(prefix + each.key, each.found, each.fix) for each in option_faults(model, options, known)]

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault
@@ -36,10 +37,8 @@ else:
     losses = deferred("mtdnn.networks.losses")
 
 
-class MaskedLMOptions(BaseModel):
+class MaskedLMOptions(Options):
     """Keys of this type alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden_share: float = Field(0.15, gt=0, lt=1, description="Share of a text's tokens that are predicted.")
     mask_share: float = Field(0.8, ge=0, le=1, description="Share of these replaced by the mask token.")

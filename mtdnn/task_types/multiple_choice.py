@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import Fault
 from mtdnn.rows.example import Example, RowError, whole
@@ -17,10 +18,8 @@ from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.ranking import Ranking
 
 
-class MultipleChoiceOptions(BaseModel):
+class MultipleChoiceOptions(Options):
     """Keys of this type alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
     placeholder: str | None = Field(

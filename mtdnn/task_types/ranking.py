@@ -13,9 +13,10 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mtdnn.batch import Batch
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
@@ -33,10 +34,8 @@ else:
     losses = deferred("mtdnn.networks.losses")
 
 
-class RankingOptions(BaseModel):
+class RankingOptions(Options):
     """Keys of this type alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     group_by: str | None = Field(
         None, description="Read rows `id, label, texts` and join those with the same text in this column into one."
@@ -55,7 +54,7 @@ class Ranking(TaskType):
     task. A row in which nothing is relevant teaches nothing and is not measured.
     """
 
-    Options: ClassVar[type[BaseModel]] = RankingOptions
+    Options: ClassVar[type[Options]] = RankingOptions
     num_inputs: ClassVar[tuple[int, ...]] = (2,)
     default_metrics: ClassVar[tuple[str, ...]] = ("map", "mrr", "accuracy_at_1", "ndcg")
     default_loss = "listwise"

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
@@ -36,10 +37,8 @@ else:
     losses = deferred("mtdnn.networks.losses")
 
 
-class SequenceLabelingOptions(BaseModel):
+class SequenceLabelingOptions(Options):
     """Keys of this type alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     overlap: int = Field(32, ge=0, description="Tokens that neighbouring windows of a long text share; 0: none.")
 

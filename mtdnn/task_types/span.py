@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mtdnn.batch import IGNORED, Batch
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
@@ -39,10 +40,8 @@ OUTSIDE = -1  # the character of a token that is no part of the context
 ORIGINAL = re.compile(r"(-?\d+):::(-?\d+):::([01]):::(.*)", re.DOTALL)  # github.com/namisan/mt-dnn, squad_prepro.py
 
 
-class SpanOptions(BaseModel):
+class SpanOptions(Options):
     """Keys of this type alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stride: int = Field(128, ge=0, description="Tokens of the context that neighbouring windows share; 0: none.")
     max_question_tokens: int = Field(64, ge=1, description="Longer questions are cut.")

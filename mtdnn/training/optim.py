@@ -1,18 +1,32 @@
-"""Which parameters move how fast: parameter groups, update rules and the learning rate over the run."""
+"""Which parameters move how fast: parameter groups, update rules and the learning rate over the run.
+
+An update rule is a function of the parameter groups, or a subclass of PyTorch's `Optimizer`; a schedule a function of
+the optimizer. What else they take are their options. PyTorch is imported when one of them is built, so that `check`
+and `--help` know their options without it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import get_scheduler
+from pydantic import Field
 
+from mtdnn.config.options import Options, option_values, options_of, takes_options
+from mtdnn.config.run import OptimizerConfig
+from mtdnn.deferred import deferred
+from mtdnn.errors import ConfigError, fault
 from mtdnn.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer, lr_scheduler
+    from torch.optim.lr_scheduler import LRScheduler
+else:
+    torch = deferred("torch")
+    lr_scheduler = deferred("torch.optim.lr_scheduler")
 
 HEADS = "heads."
 """Names of the heads' parameters in `MultiTaskModel` begin so; all others belong to the encoder."""
@@ -25,11 +39,47 @@ ROUNDING = 1e-9
 
 ParameterGroup = dict[str, Any]
 
-OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
-"""The words for `optimizer:` in a run: (parameter groups, *, lr, betas, eps, momentum) → optimizer."""
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry(
+    "optimizer", takes=("groups",), keywords=("lr",), makes=lambda: torch.optim.Optimizer
+)
+"""The words for `optimizer:` in a run: (parameter groups, *, lr, options) → optimizer."""
 
-SCHEDULES: Registry[Callable[..., LRScheduler]] = Registry("schedule")
-"""The words for `schedule:` in a run: (optimizer, *, num_steps, warmup, power, cut_fraction, ratio) → scheduler."""
+SCHEDULES: Registry[Callable[..., LRScheduler]] = Registry("schedule", takes=("optimizer",), keywords=("num_steps",))
+"""The words for `schedule:` in a run: (optimizer, *, num_steps, options) → scheduler."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamOptions(Options):
+    """Options of Adam and its kin."""
+
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+
+
+class MomentumOptions(Options):
+    """Options of `sgd`."""
+
+    momentum: float = Field(0.0, ge=0, lt=1, description="Share of the last step that the next one keeps; 0: none.")
+
+
+class WarmupOptions(Options):
+    """Options of the schedules that rise from 0 first."""
+
+    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of the steps that rise from 0 to the peak; 0 = none.")
+
+
+class PolynomialOptions(WarmupOptions):
+    """Options of `polynomial`."""
+
+    power: float = Field(2.0, gt=0, description="Of what is left of the steps.")
+
+
+class SlantedOptions(Options):
+    """Options of `slanted_triangular`."""
+
+    cut_fraction: float = Field(0.1, gt=0, lt=1, description="Fraction of the steps that rise.")
+    ratio: float = Field(32.0, gt=1, description="Peak over lowest rate.")
 
 
 def parameter_groups(
@@ -53,8 +103,6 @@ def parameter_groups(
         head_lr: that of the heads; None = lr.
         layer_decay: factor of the learning rate from one layer to the one below; 1 turns it off.
         layer_of: name of an encoder's parameter → its depth, 0 for embeddings up to num_layers.
-        weight_decay: of matrices; 0 turns it off.
-        num_layers: of the encoder.
     Raises:
         ValueError: nothing is trainable.
     """
@@ -74,167 +122,105 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(
-    name: str,
-    groups: list[ParameterGroup],
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    momentum: float = 0.0,
-) -> Optimizer:
+def build_optimizer(name: str, groups: list[ParameterGroup], *, lr: float, **options: Any) -> Optimizer:
     """The named update rule over groups that hold their own `lr` and `weight_decay`.
 
     Args:
+        name: registered, or the dotted path of a function or of a subclass of PyTorch's `Optimizer`.
         groups: from `parameter_groups`.
         lr: of groups that hold none.
-        betas, eps: of adamw, adamax and radam.
-        momentum: of sgd.
-        name: the registered name.
+        options: the update rule's own.
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or an option, or the rule refuses a value.
     """
-    return OPTIMIZERS.get(name, key="optimizer.name")(groups, lr=lr, betas=betas, eps=eps, momentum=momentum)
+    rule = OPTIMIZERS.get(name, key="optimizer")
+    values = option_values(options_of(OPTIMIZERS, rule, OptimizerConfig.model_fields), options)
+    try:
+        return rule(groups, lr=lr, **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(fault("", "optimizer", f"{name} refuses its options: {error}", "Change them.")) from error
 
 
-def build_schedule(
-    name: str,
-    optimizer: Optimizer,
-    *,
-    num_steps: int,
-    warmup: float = 0.1,
-    power: float = 2.0,
-    cut_fraction: float = 0.1,
-    ratio: float = 32.0,
-) -> LRScheduler:
+def build_schedule(name: str, optimizer: Optimizer, *, num_steps: int, **options: Any) -> LRScheduler:
     """The named course of the learning rate, as a factor of each group's own peak.
 
     Args:
+        name: registered, or the dotted path of a function.
+        optimizer: whose rates it sets.
         num_steps: optimizer steps of the whole run.
-        warmup: fraction of them that rise from 0 to the peak (not of slanted_triangular).
-        power: of polynomial.
-        cut_fraction, ratio: of slanted_triangular.
-        name: the registered name.
-        optimizer: whose rate is scheduled.
+        options: the schedule's own.
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or an option, or the schedule refuses a value.
     """
-    schedule = SCHEDULES.get(name, key="schedule.name")
-    shape = {"power": power, "cut_fraction": cut_fraction, "ratio": ratio}
-    return schedule(optimizer, num_steps=num_steps, warmup=warmup, **shape)
+    schedule = SCHEDULES.get(name, key="schedule")
+    values = option_values(options_of(SCHEDULES, schedule), options)
+    try:
+        return schedule(optimizer, num_steps=num_steps, **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(fault("", "schedule", f"{name} refuses its options: {error}", "Change them.")) from error
 
 
 @OPTIMIZERS.register("adamw")
-def adamw(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
-
-    Args:
-        groups: parameter groups with their own `lr` and `weight_decay`.
-        lr: peak learning rate.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-    """
+@takes_options(AdamOptions)
+def adamw(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
+    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101."""
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_can_fuse(groups))
 
 
 @OPTIMIZERS.register("adamax")
-def adamax(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1.
-
-    Args:
-        groups: parameter groups with their own `lr` and `weight_decay`.
-        lr: peak learning rate.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-    """
+@takes_options(AdamOptions)
+def adamax(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
+    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1."""
     return torch.optim.Adamax(groups, lr=lr, betas=betas, eps=eps)
 
 
 @OPTIMIZERS.register("radam")
-def radam(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> Optimizer:
-    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265.
-
-    Args:
-        groups: parameter groups with their own `lr` and `weight_decay`.
-        lr: peak learning rate.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-    """
+@takes_options(AdamOptions)
+def radam(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
+    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265."""
     return torch.optim.RAdam(groups, lr=lr, betas=betas, eps=eps, decoupled_weight_decay=True)
 
 
 @OPTIMIZERS.register("sgd")
-def sgd(groups: list[ParameterGroup], *, lr: float, momentum: float, **_: Any) -> Optimizer:
-    """Stochastic gradient descent; weight decay is added to the gradient.
-
-    Args:
-        groups: parameter groups with their own `lr` and `weight_decay`.
-        lr: peak learning rate.
-        momentum: 0 turns it off.
-    """
+@takes_options(MomentumOptions)
+def sgd(groups: list[ParameterGroup], *, lr: float, momentum: float) -> Optimizer:
+    """Stochastic gradient descent; weight decay is added to the gradient."""
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=_can_fuse(groups))
 
 
 @SCHEDULES.register("linear")
-def linear(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """Straight down to 0 after the warm-up.
-
-    Args:
-        optimizer: whose rate is scheduled.
-        num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
-    """
+@takes_options(WarmupOptions)
+def linear(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
+    """Straight down to 0 after the warm-up."""
     return _after_warmup("linear", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("cosine")
-def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """Half a cosine down to 0 after the warm-up.
-
-    Args:
-        optimizer: whose rate is scheduled.
-        num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
-    """
+@takes_options(WarmupOptions)
+def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
+    """Half a cosine down to 0 after the warm-up."""
     return _after_warmup("cosine", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("constant")
-def constant(optimizer: Optimizer, *, num_steps: int, warmup: float, **_: Any) -> LRScheduler:
-    """The peak, after the warm-up.
-
-    Args:
-        optimizer: whose rate is scheduled.
-        num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
-    """
+@takes_options(WarmupOptions)
+def constant(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
+    """The peak, after the warm-up."""
     return _after_warmup("constant_with_warmup", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("polynomial")
-def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: float, **_: Any) -> LRScheduler:
-    """(What is left of the steps after the warm-up) to the power of `power`.
-
-    Args:
-        optimizer: whose rate is scheduled.
-        num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
-        power: of what is left of the steps.
-    """
+@takes_options(PolynomialOptions)
+def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: float) -> LRScheduler:
+    """(What is left of the steps after the warm-up) to the power of `power`."""
     return _after_warmup("polynomial", optimizer, num_steps, warmup, {"power": power, "lr_end": 0.0})
 
 
 @SCHEDULES.register("slanted_triangular")
-def slanted_triangular(
-    optimizer: Optimizer, *, num_steps: int, cut_fraction: float, ratio: float, **_: Any
-) -> LRScheduler:
+@takes_options(SlantedOptions)
+def slanted_triangular(optimizer: Optimizer, *, num_steps: int, cut_fraction: float, ratio: float) -> LRScheduler:
     """A short straight rise to the peak and a long straight fall, both from and to peak ∕ ratio.
 
-    Args:
-        optimizer: whose rate is scheduled.
-        num_steps: optimizer steps of the run.
-        cut_fraction: fraction of the steps that rise.
-        ratio: peak over lowest rate.
     Source: Howard & Ruder 2018, arXiv 1801.06146, eq. 3. There the fall is measured in cut·(1∕cut_fraction − 1) steps,
     which is the number of steps left only when the cut is a whole number; with few steps the rate would become
     negative. Here it is the number of steps left.
@@ -245,7 +231,7 @@ def slanted_triangular(
         share = step / cut if step < cut else max(0.0, 1 - (step - cut) / max(1, num_steps - cut))
         return (1 + share * (ratio - 1)) / ratio
 
-    return LambdaLR(optimizer, factor)
+    return lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def warmup_steps(num_steps: int, warmup: float) -> int:
@@ -256,6 +242,8 @@ def warmup_steps(num_steps: int, warmup: float) -> int:
 def _after_warmup(
     name: str, optimizer: Optimizer, num_steps: int, warmup: float, shape: dict[str, float] | None = None
 ) -> LRScheduler:
+    from transformers import get_scheduler
+
     scheduler: LRScheduler = get_scheduler(
         name, optimizer, warmup_steps(num_steps, warmup), num_steps, scheduler_specific_kwargs=shape
     )

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mtdnn.config.options import Named
+from mtdnn.config.options import Named, named_faults
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.training.objective import Objective
@@ -65,13 +65,14 @@ def test_name_file_source_and_defaults_are_as_everywhere(name: str) -> None:
     for option, field in kind.Options.model_fields.items():
         assert field.description, f"{name}.{option} has no description"
         assert not field.is_required(), f"{name}.{option} has no default"
-    assert kind.faults(Named(name=name), "run.yml:1", "regularizer", "classification") == []
+    assert named_faults(REGULARIZERS, Named(name=name), "regularizer") == []
+    assert kind.type_faults("classification", "run.yml:1", "regularizer") == []
 
 
 @pytest.mark.parametrize("name", list(REGULARIZERS))
 @pytest.mark.parametrize("option", [{"weight": -1}, {"weight": "much"}, {"every": 0}, {"wieght": 1}])
 def test_bad_options_are_refused_with_their_place(name: str, option: dict[str, Any]) -> None:
-    (found,) = REGULARIZERS.get(name).faults(Named(name=name, **option), "run.yml:1", "regularizer", "classification")
+    (found,) = named_faults(REGULARIZERS, Named(name=name, **option), "regularizer", where="run.yml:1")
     assert str(found).startswith(f"run.yml:1: regularizer.{next(iter(option))}: ")
 
 

@@ -567,7 +567,7 @@ RUNS = [
         "a task type that is none",
         replace("tasks.yml", ": classification", ": mtdnn.task_types.base.NoOptions"),
         CHECK,
-        "tasks.yml:2: pairs.task_type: 'mtdnn.task_types.base.NoOptions' is a class derived from pydantic.main.Base",
+        "tasks.yml:2: pairs.task_type: 'mtdnn.task_types.base.NoOptions' is a class derived from mtdnn.config.optio",
     ),
     Case(
         "a mixing that lacks its turns",
@@ -594,6 +594,30 @@ RUNS = [
         "tasks.yml:12: scores.loss: 'torch.nn.MSELoss' is a class derived from torch.nn.modules.loss._Loss; exp",
     ),
     Case(
+        "a key of another optimizer",
+        nothing,
+        TRAIN + " --optimizer.momentum 0.9",
+        "--optimizer.momentum: unknown key 'momentum'; known: name, lr, head_lr, weight_decay, layer_decay, betas, ",
+    ),
+    Case(
+        "a key of another schedule",
+        append("run.yml", "schedule: {name: linear, ratio: 5}\n"),
+        CHECK_RUN,
+        "run.yml:8: schedule.ratio: unknown key 'ratio'; known: name, warmup. It is an option of slanted_triangular.",
+    ),
+    Case(
+        "an unknown schedule",
+        nothing,
+        TRAIN + " --schedule.name cosin",
+        "--schedule.name: schedule: unknown schedule 'cosin'; known: constant, cosine, linear, polynomial, slanted_tri",
+    ),
+    Case(
+        "a layer in place of an optimizer",
+        nothing,
+        TRAIN + " --optimizer torch.nn.Linear",
+        "--optimizer: 'torch.nn.Linear' is a class derived from torch.nn.modules.module.Module; expected a function of",
+    ),
+    Case(
         "an unknown option of a regularizer",
         append("run.yml", "regularizer: {name: smart, wait: 3}\n"),
         TRAIN,
@@ -615,7 +639,7 @@ RUNS = [
         "an option of mixing out of range",
         nothing,
         TRAIN + " --mixing temperature --mixing.tau 0",
-        "--mixing.tau: 0 is not a number above 0. Give one.",
+        "--mixing.tau: 0: input should be greater than 0",
     ),
     Case(
         "a task that cannot be trained",

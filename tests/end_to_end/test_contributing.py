@@ -18,6 +18,7 @@ from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.rows.example import RowError
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -25,7 +26,7 @@ TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8
 @pytest.fixture
 def examples(monkeypatch):
     """Everything the Python blocks define, registered for the length of one test."""
-    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS, METRICS):
+    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS, METRICS, OPTIMIZERS, SCHEDULES):
         monkeypatch.setattr(registry, "_known", dict(registry._known))
     names = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
@@ -103,3 +104,23 @@ def test_the_sampler_takes_the_smallest_task_first_and_every_row_once(examples):
     assert [step.task for step in steps] == ["small"] * 2 + ["large"] * 5
     assert len(sampler) == 7
     assert sorted(row for step in steps if step.task == "large" for row in step.rows) == list(range(10))
+
+
+def test_the_optimizer_takes_steps_of_one_size_and_the_schedule_falls_with_the_root(examples):
+    weight = torch.nn.Parameter(torch.tensor([1.0, -1.0, 1.0]))
+    groups = [{"params": [weight], "lr": 0.1, "weight_decay": 0.5}]
+    optimizer = build_optimizer("lion", groups, lr=0.1, betas=[0.9, 0.5])
+    scheduler = build_schedule("inverse_root", optimizer, num_steps=20, warmup=0.05)
+    rates = []
+    for gradient in ([0.0, 0.0, 0.0], [3.0, -0.2, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]):
+        rates.append(scheduler.get_last_lr()[0])
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0, 0.1, 0.1 / 2**0.5, 0.1 / 3**0.5, 0.1 / 2])  # one step of warm-up
+    # Decay takes 0.95, 1 − 0.05/√2, …. Signs of 0.9·average + 0.1·gradient: + − 0, + (0.9·1.5 − 0.1) −, + −, + −.
+    kept = torch.tensor([1 - rate / 2 for rate in rates])
+    first = 1.0
+    for rate, keep in list(zip(rates, kept.tolist(), strict=True))[1:]:
+        first = first * keep - rate
+    assert weight.tolist() == pytest.approx([first, -first, kept.prod().item()])

@@ -7,9 +7,12 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from mtdnn.cli.schema import fields_of, key_table, run_schema, task_schema
+from mtdnn.cli.schema import fields_of, key_table, option_keys, run_schema, task_schema
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.networks.heads import HEADS
+from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.task_types.base import TASK_TYPES
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -72,6 +75,40 @@ def test_the_schema_of_tasks_knows_the_keys_of_all_tasks_and_of_every_type():
 
 def test_the_schema_takes_a_bare_word_where_yaml_does():
     (block,) = task_schema()["patternProperties"].values()
-    for key in ("labels", "regularizer"):
-        assert {"type": "string"} in block["properties"][key]["anyOf"]
-    assert {"type": "string"} in run_schema()["properties"]["mixing"]["anyOf"]
+    assert {"type": "string"} in block["properties"]["labels"]["anyOf"]
+    assert {"enum": HEADS.names()} in block["properties"]["head"]["anyOf"]
+    words = run_schema()["properties"]
+    assert words["mixing"]["anyOf"][0] == {"enum": SAMPLERS.names()}
+    assert words["regularizer"]["anyOf"][:2] == [
+        {"enum": [*REGULARIZERS.names(), "none"]},
+        {"type": "string", "pattern": r"\."},
+    ]
+
+
+def test_the_schema_lists_the_options_of_each_plug_in_and_no_others():
+    def keys_of(schema, key):
+        blocks = [each for each in schema["properties"][key]["anyOf"] if "properties" in each]
+        closed = [each for each in blocks if each.get("additionalProperties") is False]
+        assert len(blocks) == len(closed) + 1  # one more for a dotted path
+        return {each["properties"]["name"]["const"]: set(each["properties"]) for each in closed}
+
+    common = {"name", "lr", "head_lr", "weight_decay", "layer_decay"}
+    adam = common | {"betas", "eps"}
+    assert keys_of(run_schema(), "optimizer") == {
+        "adamax": adam, "adamw": adam, "radam": adam, "sgd": common | {"momentum"},
+    }  # fmt: skip
+    assert keys_of(run_schema(), "schedule")["slanted_triangular"] == {"name", "cut_fraction", "ratio"}
+    assert keys_of(run_schema(), "mixing")["uniform"] == {"name"}
+    (block,) = task_schema()["patternProperties"].values()
+    assert keys_of(block, "head")["san"] == {"name", "initializer_std", "turns", "prediction_dropout"}
+    assert keys_of(block, "regularizer")["r_drop"] == {"name", "weight", "every"}
+
+
+def test_the_help_says_whose_an_option_is():
+    told = dict(option_keys(["optimizer", "schedule"]))
+    assert told["optimizer.betas"] == "adamax, adamw, radam: Decay of the two moments. [[0.9, 0.999]]"
+    assert told["optimizer.momentum"].startswith("sgd: ")
+    assert set(told) == {
+        *("optimizer.betas", "optimizer.eps", "optimizer.momentum"),
+        *("schedule.warmup", "schedule.power", "schedule.cut_fraction", "schedule.ratio"),
+    }

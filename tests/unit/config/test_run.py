@@ -50,6 +50,9 @@ def test_a_run_survives_writing_and_reading(run):
     [
         ({"optimizer.lr": 3e-5}, lambda config: config.optimizer.lr == 3e-5),
         ({"optimizer": {"name": "sgd"}}, lambda config: config.optimizer.lr == 5e-5),
+        ({"optimizer": "sgd"}, lambda config: config.optimizer.name == "sgd" and config.optimizer.options == {}),
+        ({"optimizer.momentum": 0.9}, lambda config: config.optimizer.options == {"momentum": 0.9}),
+        ({"schedule": "cosine", "schedule.warmup": 0}, lambda config: config.schedule.options == {"warmup": 0}),
         ({"regularizer.weight": 1}, lambda config: config.regularizer.model_dump() == {"name": "smart", "weight": 1}),
         ({"regularizer": "r_drop"}, lambda config: config.regularizer.model_dump() == {"name": "r_drop"}),
         ({"regularizer": "none"}, lambda config: config.regularizer is None),
@@ -79,7 +82,6 @@ def test_a_run_does_not_change(run):
     ("overrides", "line"),
     [
         ({"optimizer.lr": "fast"}, "--optimizer.lr: 'fast': input should be a valid number"),
-        ({"optimizer.lrr": 1}, "--optimizer.lrr: unknown key 'lrr'; known: name, lr, "),
         ({"optimizer": {"lr": -1}}, "--optimizer: optimizer.lr: -1: input should be greater than 0"),
         ({"epochs": 0}, "--epochs: 0: input should be greater than 0"),
         ({"epochs": float("inf")}, "--epochs: inf: input should be a finite number"),
@@ -124,12 +126,9 @@ def test_without_a_file_missing_keys_are_told():
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("optimizer.betas", [2, -1], "--optimizer.betas: optimizer.betas.0: 2: input should be less than 1"),
-        ("optimizer.betas", [0.9, 1], "--optimizer.betas: optimizer.betas.1: 1: input should be less than 1"),
         ("optimizer.lr", float("inf"), "--optimizer.lr: inf: input should be a finite number"),
         ("optimizer.head_lr", float("inf"), "--optimizer.head_lr: inf: input should be a finite number"),
         ("optimizer.weight_decay", float("inf"), "--optimizer.weight_decay: inf: input should be a finite number"),
-        ("schedule.power", float("inf"), "--schedule.power: inf: input should be a finite number"),
         ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
         ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
         ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),

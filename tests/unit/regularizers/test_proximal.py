@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtdnn.config.options import Named
+from mtdnn.config.options import Named, named_faults
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL, Momentum, Vanilla
 from tests.reference.tiny import make_batch, make_model
@@ -145,5 +145,5 @@ def test_the_papers_defaults() -> None:
     ],
 )
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
-    (found,) = map(str, Momentum.faults(Named(name="momentum", **options), "run.yml:4", "proximal"))
+    (found,) = map(str, named_faults(PROXIMAL, Named(name="momentum", **options), "proximal", where="run.yml:4"))
     assert expected in found

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtdnn.config.options import Named
+from mtdnn.config.options import Named, named_faults
 from mtdnn.errors import ConfigError
 from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
@@ -348,7 +348,7 @@ def test_more_steps_find_a_worse_point() -> None:
     ],
 )
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
-    (found,) = map(str, Smart.faults(Named(name="smart", **options), "run.yml:9", "regularizer", "classification"))
+    (found,) = map(str, named_faults(REGULARIZERS, Named(name="smart", **options), "regularizer", where="run.yml:9"))
     assert expected in found
 
 

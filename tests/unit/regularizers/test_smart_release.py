@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from mtdnn.config.options import Named
 from mtdnn.regularizers.base import RunPrecision
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.smart_release import SmartMtdnnRelease, fixed_target_divergence
@@ -72,8 +71,7 @@ def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_
 
 
 def test_the_released_preset_is_refused_for_types_that_code_has_no_term_for() -> None:
-    named = Named(name="smart-mtdnn-release")
-    (found,) = map(str, SmartMtdnnRelease.faults(named, "t.yml:3", "ner.regularizer", "span"))
+    (found,) = map(str, SmartMtdnnRelease.type_faults("span", "t.yml:3", "ner.regularizer"))
     assert found == (
         "t.yml:3: ner.regularizer: smart-mtdnn-release is not defined for span; it is for classification, regression, "
         "ranking. Use another regularizer, or `none`, for this task."

@@ -18,7 +18,7 @@ from mtdnn.cli.study_commands import plan_of, study
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, load_task_defs
-from mtdnn.errors import ConfigError, MtdnnError
+from mtdnn.errors import ConfigError, MtdnnError, fault
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.runs.length import needs_lengths, run_length
@@ -196,7 +196,8 @@ def test_a_fault_of_a_finished_cell_stops_nothing(demo: Demo, tmp_path: Path, mo
     path = write_small_study(demo, tmp_path)
     path.write_text(path.read_text().replace("max_steps: 1", "max_steps: 1\n      regularizer: smart"))
     run_cells(load_study(path), Here(made_up_score), progress=False)
-    monkeypatch.setattr(Regularizer, "faults", classmethod(lambda cls, *place: ["refused by a later version"]))
+    refused = [fault("", "", "refused by a later version")]
+    monkeypatch.setattr(Regularizer, "type_faults", classmethod(lambda cls, *place: refused))
     assert "2 of 2 cells finished" in study(str(path))
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from mtdnn.config.options import Named, named_faults
+from mtdnn.config.run import OptimizerConfig
 from mtdnn.errors import ConfigError
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule, parameter_groups
 
@@ -151,7 +153,7 @@ def test_slanted_triangular_is_equation_3_of_howard_and_ruder() -> None:
     for t in range(num_steps + 1):
         p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_fraction - 1))
         expected.append(peak * (1 + p * (ratio - 1)) / ratio)
-    found = rates("slanted_triangular", num_steps, peak=peak, warmup=0.5)  # its own cut, whatever the warm-up
+    found = rates("slanted_triangular", num_steps, peak=peak)
     assert found == pytest.approx(expected, rel=1e-9)  # float64
     lowest, halfway = 0.01 / 32, 0.01 * (1 + 31 / 2) / 32
     assert [found[step] for step in (0, 10, 20, 110, 200)] == pytest.approx([lowest, halfway, 0.01, halfway, lowest])
@@ -187,8 +189,88 @@ def test_a_schedule_scales_each_group_by_its_own_peak_and_resumes(name: str) -> 
 
 def test_unknown_words_are_answered_with_the_known_ones() -> None:
     weight = nn.Parameter(torch.zeros(1))
-    with pytest.raises(ConfigError, match=r"optimizer\.name: unknown optimizer 'adam'; known: adamax, adamw, radam"):
+    with pytest.raises(ConfigError, match=r"optimizer: unknown optimizer 'adam'; known: adamax, adamw, radam"):
         build_optimizer("adam", [{"params": [weight]}], lr=0.1)
     with pytest.raises(ConfigError, match=r"unknown schedule 'cosin'; .* Did you mean 'cosine'\?"):
         build_schedule("cosin", optimizer_of("sgd", weight), num_steps=10)
     assert OPTIMIZERS.names() == ["adamax", "adamw", "radam", "sgd"]
+
+
+def refused(given: Named) -> list[str]:
+    """What is reported of a run's block that names an optimizer or a schedule."""
+    is_rule = isinstance(given, OptimizerConfig)
+    found = named_faults(OPTIMIZERS if is_rule else SCHEDULES, given, "optimizer" if is_rule else "schedule")
+    return [str(each) for each in found]
+
+
+def test_a_key_of_another_optimizer_or_schedule_is_refused_with_whose_it_is() -> None:
+    keys = "name, lr, head_lr, weight_decay, layer_decay, betas, eps"
+    assert refused(OptimizerConfig(name="adamw", momentum=0.9)) == [
+        f"optimizer.momentum: unknown key 'momentum'; known: {keys}. It is an option of sgd."
+    ]
+    assert refused(OptimizerConfig(name="adamax", beta=[0.9, 0.98])) == [
+        f"optimizer.beta: unknown key 'beta'; known: {keys}. Did you mean 'betas'?"
+    ]
+    assert refused(Named(name="linear", ratio=5)) == [
+        "schedule.ratio: unknown key 'ratio'; known: warmup. It is an option of slanted_triangular."
+    ]
+    assert refused(Named(name="slanted_triangular", warmup=0.1)) == [
+        "schedule.warmup: unknown key 'warmup'; known: cut_fraction, ratio. "
+        "It is an option of constant, cosine, linear, polynomial."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (OptimizerConfig(betas=[2, 0.9]), "optimizer.betas.0: 2: input should be less than 1"),
+        (OptimizerConfig(betas=[0.9, 1]), "optimizer.betas.1: 1: input should be less than 1"),
+        (OptimizerConfig(name="sgd", momentum=1), "optimizer.momentum: 1: input should be less than 1"),
+        (Named(name="polynomial", power=float("inf")), "schedule.power: inf: input should be a finite number"),
+        (Named(name="cosine", warmup=1), "schedule.warmup: 1: input should be less than 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(given: Named, line: str) -> None:
+    assert refused(given) == [line]
+
+
+def test_an_optimizer_of_pytorch_is_named_by_its_path_and_takes_its_own_arguments() -> None:
+    """The first step of NAdam by hand: momentum decay 0 gives mu = beta1 / 2 at every step, with g = 2 and v = g²."""
+    given = OptimizerConfig(name="torch.optim.NAdam", betas=(0.9, 0.999), momentum_decay=0.0)
+    assert refused(given) == []
+    step = 0.1 * ((1 - 0.45) / (1 - 0.45) + 0.45 * 0.1 / (1 - 0.45 * 0.45))
+    assert after_steps(given.name, [2.0], **given.options) == pytest.approx(1 - step, abs=1e-7)  # eps = 1e-8
+    (line,) = refused(OptimizerConfig(name="torch.optim.NAdam", momentum_deca=0.1))
+    assert line.startswith("optimizer.momentum_deca: unknown key 'momentum_deca'; known: name, lr, ")
+    assert line.endswith("Did you mean 'momentum_decay'?")
+
+
+def halves(optimizer: Optimizer, *, num_steps: int, after: float, floor: float = 0.0) -> Any:
+    """Half the peak from a fraction of the steps on: a schedule of one's own, whose arguments are its options."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 if step < after * num_steps else max(0.5, floor)
+    )
+
+
+def test_a_function_of_one_s_own_is_a_schedule_and_its_arguments_are_options() -> None:
+    path = f"{__name__}.halves"
+    assert rates(path, 4, after=0.5) == pytest.approx([1, 1, 0.5, 0.5, 0.5])
+    assert refused(Named(name=path)) == ["schedule.after: is missing. Add it."]
+    assert refused(Named(name=path, after="late")) == [
+        "schedule.after: 'late': input should be a valid number, unable to parse string as a number"
+    ]
+    (line,) = refused(Named(name=path, after=0.5, flor=0.7))
+    assert line == "schedule.flor: unknown key 'flor'; known: after, floor. Did you mean 'floor'?"
+
+
+@pytest.mark.parametrize("path", ["torch.nn.Linear", "os.getcwd"])
+def test_what_is_no_optimizer_is_refused(path: str) -> None:
+    (line,) = refused(OptimizerConfig(name=path))
+    expected = "expected a function of (groups, lr), or a class derived from torch.optim.optimizer.Optimizer."
+    assert f"{expected} Known by name: adamax, adamw, radam, sgd." in line
+
+
+def test_a_value_that_only_the_rule_itself_refuses_is_reported_by_its_name() -> None:
+    told = r"optimizer: torch\.optim\.NAdam refuses its options: Invalid beta parameter at index 0: 2\. Change them\."
+    with pytest.raises(ConfigError, match=told):
+        optimizer_of("torch.optim.NAdam", nn.Parameter(torch.zeros(1)), betas=(2, 0.9))

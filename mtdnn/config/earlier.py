@@ -1,0 +1,57 @@
+"""How versions up to commit dc63209 wrote a run: every option of every optimizer and schedule, used or not.
+
+Folders of runs written by them, and cells of studies finished by them, stay readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FIRST_LINE = b"# commit: "
+"""How a run.yml begins that training has written."""
+
+COMMON = {"optimizer": ("name", "lr", "head_lr", "weight_decay", "layer_decay"), "schedule": ("name",)}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "optimizer": {"betas": [0.9, 0.999], "eps": 1e-8, "momentum": 0.0},
+    "schedule": {"warmup": 0.1, "power": 2.0, "cut_fraction": 0.1, "ratio": 32.0},
+}
+"""The options there were, with their defaults."""
+
+USED: dict[str, dict[str, tuple[str, ...]]] = {
+    "optimizer": {**dict.fromkeys(("adamw", "adamax", "radam"), ("betas", "eps")), "sgd": ("momentum",)},
+    "schedule": {
+        **dict.fromkeys(("linear", "cosine", "constant"), ("warmup",)),
+        "polynomial": ("warmup", "power"),
+        "slanted_triangular": ("cut_fraction", "ratio"),
+    },
+}
+"""The names there were, each with the options that it looked at."""
+
+
+def is_of_a_run(path: str | Path) -> bool:
+    """Whether a file is the run.yml that training wrote into a run's folder, or a copy of it."""
+    with Path(path).open("rb") as file:
+        return file.read(len(FIRST_LINE)) == FIRST_LINE
+
+
+def without_unused(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run.yml, without what an earlier version wrote there and never used; others as they are."""
+    return {key: _block_without_unused(key, block) if key in OPTIONS else block for key, block in run.items()}
+
+
+def _block_without_unused(key: str, block: Any) -> Any:
+    written = isinstance(block, Mapping) and set(block) == {*COMMON[key], *OPTIONS[key]}
+    if not written or block["name"] not in USED[key]:
+        return block
+    kept = (*COMMON[key], *USED[key][block["name"]])
+    return {name: value for name, value in block.items() if name in kept}
+
+
+def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run as an earlier version wrote them: the hashes of finished cells are of these."""
+    return {
+        key: {**OPTIONS[key], **block} if key in OPTIONS and block["name"] in USED[key] else block
+        for key, block in run.items()
+    }

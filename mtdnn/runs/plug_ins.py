@@ -1,0 +1,71 @@
+"""The plug-ins that a run names: mixing, optimizer, schedule, regularizer, proximal; each with its options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mtdnn.config.options import Named, named_faults, options_of
+from mtdnn.config.run import RunConfig, run_config_of
+from mtdnn.config.yaml_source import YamlSource
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.errors import ConfigError, Fault
+from mtdnn.registry import Registry
+from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
+
+LIGHT_KEYS = ("mixing", "optimizer", "schedule")
+"""The keys of a run whose plug-ins load no PyTorch."""
+
+KEYS = (*LIGHT_KEYS, "regularizer", "proximal")
+
+
+def run_registry(key: str) -> Registry[Any]:
+    """The plug-ins that a key of a run can name."""
+    if key == "regularizer":
+        from mtdnn.regularizers.base import REGULARIZERS
+
+        return REGULARIZERS
+    if key == "proximal":
+        from mtdnn.regularizers.proximal import PROXIMAL
+
+        return PROXIMAL
+    light: dict[str, Registry[Any]] = {"mixing": SAMPLERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    return light[key]
+
+
+def plug_in_faults(config: RunConfig) -> list[Fault]:
+    """Names that lead nowhere, keys that the named plug-in does not have and values it refuses, by the run's keys."""
+    return [each for key, given in _named(config, KEYS) for each in named_faults(run_registry(key), given, key)]
+
+
+def checked_run(source: YamlSource) -> RunConfig:
+    """The run in a document, the options of its plug-ins checked too.
+
+    Raises:
+        ConfigError: every fault, with its place.
+    """
+    config = run_config_of(source)
+    if faults := plug_in_faults(config):
+        raise ConfigError([source.placed(each) for each in faults])
+    return config
+
+
+def resolved(config: RunConfig, keys: Sequence[str] = KEYS) -> RunConfig:
+    """The run with every option of its registered plug-ins, those that it leaves out at their defaults.
+
+    Plug-ins named by a dotted path, and those with an option that is refused, stay as they are given.
+    """
+    full = {}
+    for key, given in _named(config, keys):
+        registry = run_registry(key)
+        if given.name in registry and not named_faults(registry, given, key):
+            model = options_of(registry, registry.get(given.name))
+            options = model.model_validate(given.options).model_dump(mode="json")
+            full[key] = given.model_copy(update=options)
+    return config.model_copy(update=full)
+
+
+def _named(config: RunConfig, keys: Sequence[str]) -> Iterator[tuple[str, Named]]:
+    """(key, plug-in) of those that are not turned off."""
+    chosen = ((key, getattr(config, key)) for key in keys)
+    return ((key, given) for key, given in chosen if given is not None)

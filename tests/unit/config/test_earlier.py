@@ -1,0 +1,55 @@
+"""What commit dc63209 wrote into run.yml is read, and hashed as it was then."""
+
+from mtdnn.config.earlier import is_of_a_run, with_unused, without_unused
+from mtdnn.config.run import load_run_config
+
+ADAMW = {
+    "name": "adamw", "lr": 0.001, "head_lr": None, "weight_decay": 0.01, "betas": [0.9, 0.98], "eps": 1e-8,
+    "momentum": 0.9, "layer_decay": 1.0,
+}  # fmt: skip
+LINEAR = {"name": "linear", "warmup": 0.2, "power": 2.0, "cut_fraction": 0.1, "ratio": 32.0}
+"""Copied from run.yml files that dc63209 wrote; `--optimizer.momentum 0.9` was accepted there, and changed nothing."""
+
+
+def test_options_that_were_never_used_are_dropped():
+    read = without_unused({"optimizer": ADAMW, "schedule": LINEAR, "epochs": 3})
+    assert set(ADAMW) - set(read["optimizer"]) == {"momentum"}
+    assert (read["schedule"], read["epochs"]) == ({"name": "linear", "warmup": 0.2}, 3)
+    sgd = without_unused({"optimizer": {**ADAMW, "name": "sgd"}})["optimizer"]
+    assert sgd == {
+        "name": "sgd", "lr": 0.001, "head_lr": None, "weight_decay": 0.01, "momentum": 0.9, "layer_decay": 1.0,
+    }  # fmt: skip
+    slanted = without_unused({"schedule": {**LINEAR, "name": "slanted_triangular"}})["schedule"]
+    assert slanted == {"name": "slanted_triangular", "cut_fraction": 0.1, "ratio": 32.0}
+
+
+def test_what_a_user_writes_is_left_to_be_refused():
+    for block in (
+        {"name": "adamw", "momentum": 0.9},
+        {"lr": 1e-3},
+        "adamw",
+        {**ADAMW, "beta": 1},
+        {**ADAMW, "name": "x"},
+    ):
+        assert without_unused({"optimizer": block}) == {"optimizer": block}
+
+
+def test_a_run_yml_of_a_run_is_told_from_a_user_s_file(tmp_path):
+    block = ", ".join(f"{key}: {value}" for key, value in LINEAR.items())
+    text = f"tasks: t\ndata: d\noutput: o\nencoder: e\nschedule: {{{block}}}\n"
+    ours, theirs = tmp_path / "run.yml", tmp_path / "mine.yml"
+    ours.write_text(f"# commit: dc63209336a4\n{text}")
+    theirs.write_text(f"# my run\n{text}")
+    assert is_of_a_run(ours) and not is_of_a_run(theirs)
+    assert load_run_config(ours).schedule.options == {"warmup": 0.2}
+    assert set(load_run_config(theirs).schedule.options) == {"warmup", "power", "cut_fraction", "ratio"}
+
+
+def test_the_values_that_were_hashed_hold_every_option():
+    run = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "schedule": {"name": "cosine", "warmup": 0.0}}
+    assert with_unused(run) == {
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "betas": [0.9, 0.999], "eps": 1e-8},
+        "schedule": {"name": "cosine", "warmup": 0.0, "power": 2.0, "cut_fraction": 0.1, "ratio": 32.0},
+    }
+    elsewhere = {"optimizer": {"name": "package.Lion", "lr": 0.1}}
+    assert with_unused(elsewhere) == elsewhere
