@@ -1,9 +1,10 @@
 """Dropout whose masks cost what they must on a CPU: same distribution as PyTorch's, about a tenth of its time.
 
-PyTorch draws one uniform number per element from one sequential generator (6 ns each on an AVX-512 core, a quarter of a
-training step). Here each call draws one seed from PyTorch's default generator and fills 16 random bits per element from
-it (0.4 ns). So the masks are still a function of the default generator's state alone: a restored state, as in gradient
-checkpointing or a replayed pass, brings the same masks back. On other devices PyTorch's own dropout runs.
+PyTorch draws one uniform number per element from one sequential generator (6 ns each on an AVX-512 core). Here each
+call draws one seed from PyTorch's default generator and fills 16 random bits per element from it (0.4 ns); a training
+step with PyTorch's masks takes 6 to 16 % longer (`benchmarks/README.md`). The masks are still a function of the default
+generator's state alone: a restored state, as in gradient checkpointing or a replayed pass, brings the same masks back.
+On other devices PyTorch's own dropout runs.
 """
 
 from __future__ import annotations

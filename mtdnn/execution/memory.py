@@ -18,8 +18,9 @@ def freed_memory_kept() -> Iterator[None]:
     """Have the C library keep freed memory inside this block, and give it back to the system at its end.
 
     By default glibc returns every block of more than 32 MiB as soon as it is freed: the gradient of BERT's word
-    embeddings is one, and so the kernel clears and maps its pages anew in each step. `benchmarks/README.md` tells
-    what that costs. Nothing happens where the C library is not glibc.
+    embeddings is one, and so the kernel clears and maps its pages anew in each step. A step of short rows takes 3 to
+    10 % longer so, one of many long rows no longer (`benchmarks/README.md`). Nothing happens where the C library is
+    not glibc.
     """
     libc = _glibc()
     if libc is None:
