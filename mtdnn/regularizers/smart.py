@@ -32,7 +32,7 @@ from mtdnn.regularizers.perturbation import (
 def _of_the_paper(value: object) -> object:
     """The value, unless only the released code has it."""
     if value in ("unit", "odds"):
-        raise ValueError("only the released code does this. Use smart-mtdnn-release, which has the option")
+        raise ValueError("only the released code does this. Use smart-mtdnn-release, which has the option.")
     return value
 
 

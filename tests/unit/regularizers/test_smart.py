@@ -344,6 +344,8 @@ def test_more_steps_find_a_worse_point() -> None:
             "run.yml:9: regularizer.projection: 'unit': only the released code does this. Use smart-mtdnn-release,",
         ),
         ({"inner_loss": "odds"}, "regularizer.inner_loss: 'odds': only the released code does this. Use smart-mtdnn-r"),
+        ({"targets": "fixed"}, "regularizer.targets: unknown key 'targets'; known: weight, every,"),
+        ({"embeddings": "block"}, "It is an option of smart-mtdnn-release."),
         ({"inner_loss": "both"}, "regularizer.inner_loss: 'both': input should be 'symmetric' or 'one_sided'"),
     ],
 )
