@@ -49,6 +49,7 @@ class SplitFacts:
     Attributes:
         roles: train, dev, test.
         unlabelled, truncated: rows.
+        unread: words that no token stands for.
         counts: of labels that are words, or of the words in labels that are lists.
         numbers: of labels that are numbers, to four digits.
         lengths: of each row: tokens, cut to max_length, when a tokenizer was given, else words between spaces.
@@ -61,6 +62,7 @@ class SplitFacts:
     rows: int = 0
     unlabelled: int = 0
     truncated: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     numbers: Counter[float] = field(default_factory=Counter)
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -273,6 +275,7 @@ class PartFacts:
     texts: np.ndarray
     lengths: np.ndarray
     truncated: int
+    unread: Counter[str]
 
 
 def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts:
@@ -288,7 +291,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts
     examples = [each for each in found if isinstance(each, Example)]
     labels = [example.label for example in examples]
     words = (word for label in labels for word in (label if isinstance(label, (list, tuple)) else [label]))
-    lengths, truncated = _lengths(job, examples, tokenizer)
+    lengths, truncated, unread = _lengths(job, examples, tokenizer)
     return PartFacts(
         faults=faults[:FAULTS_TOLD],
         num_faults=len(faults),
@@ -300,16 +303,18 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts
         texts=_hashes("\x1f".join(example.texts) for example in examples),
         lengths=lengths,
         truncated=truncated,
+        unread=Counter(unread),
     )
 
 
-def _lengths(job: Job, examples: list[Example], tokenizer: Tokenizer | None) -> tuple[np.ndarray, int]:
-    """[rows] tokens, and how many rows are cut; without a tokenizer words, and none."""
+def _lengths(job: Job, examples: list[Example], tokenizer: Tokenizer | None) -> tuple[np.ndarray, int, list[str]]:
+    """[rows] tokens, how many rows are cut, and words without a token; without a tokenizer [rows] words, and none."""
     if tokenizer is None or not examples:
         words = (sum(len(text.split()) for text in example.texts) for example in examples)
-        return np.fromiter(words, np.int32, len(examples)), 0
+        return np.fromiter(words, np.int32, len(examples)), 0, []
     columns: dict[str, Any] = job.encode(examples, tokenizer)
-    return columns["input_ids"].lengths.astype(np.int32), int(np.count_nonzero(columns["truncated"]))
+    lengths = columns["input_ids"].lengths.astype(np.int32)
+    return lengths, int(np.count_nonzero(columns["truncated"])), job.task_type.unread(examples, columns)
 
 
 def _hashes(texts: Iterator[str]) -> np.ndarray:
@@ -339,6 +344,7 @@ def _joined(job: Job, parts: list[PartFacts]) -> SplitFacts:
         rows=sum(each.rows for each in parts),
         unlabelled=sum(each.unlabelled for each in parts),
         truncated=sum(each.truncated for each in parts),
+        unread=sum((each.unread for each in parts), Counter()),
         counts=sum((each.counts for each in parts), Counter()),
         numbers=sum((each.numbers for each in parts), Counter()),
         lengths=np.concatenate([each.lengths for each in parts]),
@@ -362,6 +368,12 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
         if facts.numbers.keys() == {-1.0} and facts.rows > 1:
             found = f"every one of {facts.numbers.total()} is -1, as the hub writes it where there is none"
             yield fault(facts.name, "label", found, "Leave them empty, else metrics are computed from them.")
+        if facts.unread:
+            word, count = facts.unread.most_common(1)[0]
+            found = f"no token stands for {facts.unread.total()} words, {word!r} ({count}) most often"
+            yield fault(
+                facts.name, task.inputs[0], found, "They are not learnt; the encoder's tokenizer leaves them out."
+            )
         overlap = int(np.isin(facts.texts, seen).sum()) if facts not in train else 0
         if overlap:
             found = f"{overlap} of {facts.rows} rows have the same texts as a train row"

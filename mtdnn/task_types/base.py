@@ -246,6 +246,15 @@ class Format(Part):
             **tokenize([example.texts for example in examples]),
         }
 
+    def unread(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
+        """What of some rows no token stands for, though the type reads it at a token: words; none by default.
+
+        Args:
+            examples: the rows.
+            columns: what `encode` makes of them.
+        """
+        return []
+
     def label_counts(self, stored: Any) -> Counter[Any]:
         """How often each label comes in some rows, and under None how many have none; sums over parts of a split.
 

@@ -63,6 +63,7 @@ class SequenceLabeling(TaskType):
     metrics = default_metrics
     heads = ("token", "crf")
     label_dtype = "int64"
+    store_format = 3  # before, words of one letter had no token with some tokenizers
     sample_block = {
         "task_type": "sequence_labeling",
         "inputs": ["tokens"],
@@ -156,6 +157,14 @@ class SequenceLabeling(TaskType):
         columns["words"] = Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets)
         labels = [self.stored_label(each.label) or [IGNORED] * len(each.values["words"]) for each in examples]
         return {"id": [each.id for each in examples], "label": Ragged.from_rows(labels, np.int64), **columns}
+
+    def unread(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
+        """Every word that no token stands for: it is never learnt."""
+        found = []
+        for row, example in enumerate(examples):
+            counting = set(columns["words"].row(row).tolist())
+            found += [word for number, word in enumerate(example.values["words"]) if number not in counting]
+        return found
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row.

@@ -72,7 +72,7 @@ class Span(TaskType):
     metrics = default_metrics
     heads = ("span",)
     label_dtype = "int64"
-    store_format = 3  # before, the windows of a row hung on the questions of its neighbours
+    store_format = 4  # before, some tokens began behind the first character of their word
     sample_block = {"task_type": "span", "inputs": ["context", "question"]}
     sample_rows = (
         '1\t[[13, "Ola Vik"]]\tThe baker is Ola Vik of Tromso.\tWho is the baker?',

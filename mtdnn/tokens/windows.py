@@ -5,8 +5,9 @@ Dimensions: N sequences, T tokens.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class Window:
 
     Attributes:
         ids, segments: its tokens, special ones included.
-        offsets: [tokens, 2]: first character of each token in the text, and the one behind its last.
+        offsets: [tokens, 2]: first character of each token in the text, and the one behind its last. A word's first
+            character is its first token's, also where the tokenizer leaves it out.
         inside: [tokens] bool, True = a token of the text that is cut, not of the other one nor a special one.
         words: [tokens] int32: number of the word, as the tokenizer sees words, within the whole text; −1: not `inside`.
     """
@@ -72,7 +74,7 @@ def windows(
             first = None if before is None else [before[row] for row in alike]
             for row, window in _windows(tokenizer, [texts[row] for row in alike], first, max_length, stride):
                 rows[alike[row]].append(window)
-    return rows
+    return [with_first_characters(text, row) for text, row in zip(texts, rows, strict=True)]
 
 
 def _by_stride(
@@ -111,6 +113,60 @@ def _windows(
         offsets = np.array(encoded["offset_mapping"][number], dtype=np.int64).reshape(-1, 2)
         ids, segments = encoded["input_ids"][number], encoded["token_type_ids"][number]
         yield row, Window(ids, segments, offsets, inside, np.where(inside, words, np.int32(-1)))
+
+
+def with_first_characters(text: str, row: Sequence[Window]) -> list[Window]:
+    """The windows of a text, each token extended to the left over characters that no token covers.
+
+    Where a byte-level step follows another pre-tokenizer (RobBERT: Whitespace, ByteLevel, Punctuation) it puts a space
+    of its own before each word; trimming spaces then takes the word's first character off its first token, and leaves
+    nothing of a word of one letter. See github.com/huggingface/tokenizers, issue 1300.
+    """
+    every = [window.offsets[window.inside] for window in row]
+    anywhere = _covered(np.concatenate(every), 0, len(text))
+    no_space = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32) != ord(" ")
+    moved: dict[int, int] = {}
+    extended = []
+    for window, offsets in zip(row, every, strict=True):
+        low, high = int(offsets[:, 0].min(initial=len(text))), int(offsets[:, 1].max(initial=0))
+        bare = ~_covered(offsets, low, high) & no_space[low:high]
+        places = (low + np.flatnonzero(bare)).tolist()
+        if 0 < low < high and not anywhere[low - 1]:
+            places.append(low - 1)
+        found = {place for place in places if not _is_left_out(text[place])}
+        extended.append(_extended(window, found, moved) if found else window)
+    return extended
+
+
+def _covered(offsets: np.ndarray, low: int, high: int) -> np.ndarray:
+    """[high − low] bool: whether any of these tokens stands for a character of the text from `low` on."""
+    edges = np.zeros(max(high - low, 0) + 1, dtype=np.int64)
+    np.add.at(edges, offsets[:, 0] - low, 1)
+    np.add.at(edges, offsets[:, 1] - low, -1)
+    return np.cumsum(edges[:-1]) > 0
+
+
+def _extended(window: Window, bare: set[int], moved: dict[int, int]) -> Window:
+    """The window, each token begun with the uncovered characters directly before it, the first token of several.
+
+    Args:
+        bare: places of uncovered characters.
+        moved: late start → end of the token that was extended there, in windows before; this one's are added.
+    """
+    offsets = window.offsets.copy()
+    for token in np.flatnonzero(window.inside).tolist():
+        late, end = offsets[token].tolist()
+        if late - 1 not in bare or moved.setdefault(late, end) != end:
+            continue
+        while offsets[token, 0] - 1 in bare:
+            offsets[token, 0] -= 1
+            bare.remove(int(offsets[token, 0]))
+    return replace(window, offsets=offsets)
+
+
+def _is_left_out(character: str) -> bool:
+    """Whether tokenizers leave it out on purpose: white space, control and format characters, marks over letters."""
+    return character.isspace() or character == "\ufffd" or unicodedata.category(character)[0] in "CM"
 
 
 def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Window]]) -> dict[str, Any]:
