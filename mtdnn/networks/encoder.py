@@ -25,6 +25,7 @@ from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_pack
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
+from mtdnn.tokens.families import first_line, is_known, max_tokens, obstacle_to_feeding, position_offset, told_unfit
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.tokenizer import refuse_missing_folder
 
@@ -66,12 +67,13 @@ class Encoder(nn.Module):
         _check_word("dropout_masks", dropout_masks, DROPOUT_MASKS)
         _check_word("products", products, PRODUCTS)
         self.backbone = backbone
+        self._position_offset = position_offset(backbone)
+        self._refuse_unfit()
         self.hidden_size: int = backbone.config.hidden_size
         self.num_layers: int = backbone.config.num_hidden_layers
         self.dropout_masks = dropout_masks
         self.products = products
         self._pooler = pooler
-        self._position_offset = position_offset(backbone)
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
         self.execution = self._settle_execution(execution)
@@ -124,10 +126,7 @@ class Encoder(nn.Module):
     @property
     def max_positions(self) -> int | None:
         """The most tokens one example may have; None where positions are only relative."""
-        if getattr(getattr(self.backbone, "embeddings", None), "position_embeddings", 0) is None:
-            return None
-        limit = getattr(self.config, "max_position_embeddings", None)
-        return None if limit is None or limit <= 0 else limit - self._position_offset
+        return max_tokens(self.backbone)
 
     @property
     def embedding_size(self) -> int:
@@ -232,6 +231,17 @@ class Encoder(nn.Module):
         hidden = cast(Tensor, self.backbone(**inputs).last_hidden_state)
         return hidden.masked_fill(~mask.unsqueeze(-1), 0)
 
+    def _refuse_unfit(self) -> None:
+        """Raise ConfigError when the family cannot be fed word embeddings; one not known is fed two short rows."""
+        if is_known(self.config):
+            return
+        training = self.backbone.training
+        obstacle = obstacle_to_feeding(self.backbone.eval())
+        self.backbone.train(training)
+        if obstacle is not None:
+            name = self.config.name_or_path or type(self.backbone).__name__
+            raise ConfigError(told_unfit(name, self.config, obstacle))
+
     def _settle_execution(self, wanted: str) -> str:
         """`packed` or `padded`; a family is packed only if doing so changes nothing."""
         if wanted == "padded":
@@ -258,7 +268,7 @@ class Encoder(nn.Module):
             difference = self._difference_when_packed()
             obstacle = None if difference < PACKED_TOLERANCE else f"hidden states differ by {difference:.2g}"
         except (TypeError, ValueError, RuntimeError) as error:
-            obstacle = _first_line(error)
+            obstacle = first_line(error)
         self.backbone.train(training)
         if obstacle is not None:
             self.backbone.set_attn_implementation(attention)
@@ -271,13 +281,6 @@ class Encoder(nn.Module):
         embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
         packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
         return ((packed - padded).abs().max() / padded.abs().max()).item()
-
-
-def position_offset(backbone: PreTrainedModel) -> int:
-    """Number of the first position: 0, but padding index + 1 for RoBERTa, XLM-R, MPNet and their kin."""
-    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1
 
 
 def position_ids(mask: Tensor, offset: int) -> Tensor:
@@ -326,7 +329,7 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         fix = "Give a folder with model.safetensors as save_pretrained writes it."
         raise ConfigError(
-            fault("", "encoder", f"{where}: weights cannot be loaded ({_first_line(error)})", fix)
+            fault("", "encoder", f"{where}: weights cannot be loaded ({first_line(error)})", fix)
         ) from error
     missing = sorted(info["missing_keys"])
     lacking = [name for name in missing if "pooler" not in name]
@@ -372,10 +375,6 @@ def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
     pooler = getattr(backbone, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
     return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _check_word(key: str, word: str, known: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.tokens.families import Family, family_of, told_unfit
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 
@@ -31,8 +32,6 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 ROWS_AT_ONCE = 1000  # the Rust tokenizer's own records of a row take about 5 kB
 NO_LIMIT = 1_000_000  # transformers says 1e30 where a tokenizer names no limit
-OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "xlm-roberta")
-"""Families whose positions start behind that of the padding token, so that they take fewer tokens than positions."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     """The tokenizer of an encoder by hub name or folder; no weights are read.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the encoder's family cannot be fed word embeddings.
     """
     encoder = str(encoder)
     refuse_missing_folder(encoder)
@@ -239,7 +238,10 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         raise ConfigError(fault("", "encoder", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
-    return Tokenizer(encoder, hf, _max_positions(config, hf))
+    family = Family(None) if config is None else family_of(config)
+    if config is not None and family.obstacle is not None:
+        raise ConfigError(told_unfit(encoder, config, family.obstacle))
+    return Tokenizer(encoder, hf, family.max_tokens)
 
 
 def _without_torch(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
@@ -271,14 +273,3 @@ def _told_missing(folder: Path) -> Fault:
     there = f"; there: {', '.join(names[:10])}" if names else ""
     found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"
     return fault("", "encoder", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")
-
-
-def _max_positions(config: PreTrainedConfig | None, hf: PreTrainedTokenizerBase) -> int | None:
-    """How many tokens have a position of their own, by the encoder's configuration, if it has one."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if config is None or not isinstance(positions, int) or positions <= 0:
-        return None
-    if getattr(config, "relative_attention", False):
-        return None
-    offset = int(hf.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
-    return positions - offset
