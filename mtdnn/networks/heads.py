@@ -6,7 +6,7 @@ Dimensions: N sequences, T tokens, H hidden, C outputs, K turns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ def family_activation(model_type: str) -> str:
     return FAMILY_ACTIVATIONS.get(model_type, "tanh")
 
 
+Counterpart = Literal["sequence", "token"] | None
+
+
 class Head(nn.Module):
     """What turns the shared encoder's hidden states into one task's logits, by `forward(hidden, batch)`.
 
@@ -49,11 +52,13 @@ class Head(nn.Module):
         Options: checked by pydantic.
         min_texts: how many texts a row must have at least.
         between_labels: weights that `init_head` leaves new, since they mean nothing for other labels.
+        counterpart: which of transformers' classification models has the same layers, of sequences or of tokens.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
     min_texts: ClassVar[int] = 1
     between_labels: ClassVar[tuple[str, ...]] = ()
+    counterpart: ClassVar[Counterpart] = None
 
 
 def initialize(layers: Sequence[nn.Linear], std: float) -> None:
@@ -80,6 +85,7 @@ class PooledHead(Head):
     """
 
     Options = PooledOptions
+    counterpart = "sequence"
 
     def __init__(
         self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str = "tanh", **options: Any
@@ -217,6 +223,8 @@ class TokenHead(Head):
         options: see `HeadOptions`.
     """
 
+    counterpart: ClassVar[Counterpart] = "token"
+
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -242,6 +250,7 @@ class CrfHead(TokenHead):
     """
 
     between_labels = ("transitions", "first", "last")
+    counterpart = None
 
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__(hidden_size, num_outputs, dropout=dropout, activation=activation, **options)

@@ -18,6 +18,7 @@ from mtdnn.config.options import Options
 from mtdnn.errors import Fault, Place, fault
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass, Precision
+from mtdnn.task_types.base import LogitsOf, TaskType
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Regularizer:
     Class attributes:
         name: the registered name, also the one in the log.
         Options: checked by pydantic.
-        task_types: names of the task types it can be used with; None = every one.
+        logits_of: what the logits of a task must belong to (`TaskType.logits_of`); None: anything.
         moves_within_step: whether the optimizer moves between its backward passes, which parts of a batch must not.
     Attributes:
         tell: what takes the lines that `prepare` has for the log; a run lets through what several tasks say once.
@@ -90,7 +91,7 @@ class Regularizer:
 
     name: ClassVar[str]
     Options: ClassVar[type[RegularizerOptions]] = RegularizerOptions
-    task_types: ClassVar[tuple[str, ...] | None] = None
+    logits_of: ClassVar[tuple[LogitsOf, ...] | None] = None
     moves_within_step: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
@@ -100,16 +101,17 @@ class Regularizer:
         self.tell: Callable[[str], object] = logger.info
 
     @classmethod
-    def type_faults(cls, task_type: str, where: Place | str, key: str) -> list[Fault]:
+    def type_faults(cls, task_type: type[TaskType], where: Place | str, key: str) -> list[Fault]:
         """Why it cannot be used for a type of tasks; empty when it can.
 
         Args:
-            task_type: name of the type.
+            task_type: the type.
             where, key: place and key of the block that names it, e.g. "run.yml:9", "regularizer".
         """
-        if cls.task_types is None or task_type in cls.task_types:
+        if cls.logits_of is None or task_type.logits_of in cls.logits_of:
             return []
-        found = f"{cls.name} is not defined for {task_type}; it is for {', '.join(cls.task_types)}"
+        theirs = f"those of {task_type.__name__} are of {task_type.logits_of}"
+        found = f"{cls.name} is for logits of {', '.join(cls.logits_of)}; {theirs}"
         return [fault(where, key, found, "Use another regularizer, or `none`, for this task.")]
 
     @property

@@ -54,7 +54,7 @@ class SmartMtdnnRelease(Smart):
 
     name = "smart-mtdnn-release"
     Options = ReleaseOptions
-    task_types = ("classification", "regression", "ranking")
+    logits_of = ("classes", "number", "candidates")
 
     def moves(self) -> dict[str, float]:
         return {} if self.options.projection == "unit" else super().moves()

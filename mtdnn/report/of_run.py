@@ -15,7 +15,7 @@ from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
-from mtdnn.report.read import confusion_labels, label_names, prediction_files, read_curves
+from mtdnn.report.read import prediction_files, read_curves, types_of_tasks
 from mtdnn.report.sections import (
     agreement_section,
     confusion_section,
@@ -74,14 +74,17 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_terms(folder),
     )
     records = {place: read_records(path) for place, path in prediction_files(folder).items()}
-    labels = {task: confusion_labels(folder, task, found) for (task, _), found in records.items()}
+    types = types_of_tasks(folder)
+    labels = {task: task_type.confusion_labels for task, task_type in types.items()}
     document.add(*confusion_section({place: {"": found} for place, found in records.items()}, labels))
     if annotators:
         by_task: dict[str, list[dict]] = {}
         for (task, _), found in records.items():
-            by_task.setdefault(task, []).extend(found if label_names(found) else [])
-        document.add(*agreement_section({task: {task: [found]} for task, found in by_task.items()}, annotators))
-    document.add(*worst_section({place: {folder: found} for place, found in records.items()}, count=worst))
+            if labels.get(task):
+                by_task.setdefault(task, []).extend(found)
+        of_tasks = {task: {task: [found]} for task, found in by_task.items()}
+        document.add(*agreement_section(of_tasks, annotators, labels))
+    document.add(*worst_section({place: {folder: found} for place, found in records.items()}, types, count=worst))
     return document
 
 

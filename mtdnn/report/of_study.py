@@ -18,7 +18,6 @@ from mtdnn.report.study_view import (
     StudyView,
     all_predictions,
     by_label,
-    labels_of_tasks,
     predictions_of,
     read_study,
     records_of_runs,
@@ -51,10 +50,10 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     runs = representatives(view)
     document.add(*loss_section(by_label(runs)))
     predictions = predictions_of(view, runs)
-    document.add(*confusion_section(predictions, labels_of_tasks(view, runs, predictions), of=which_runs(view)))
+    document.add(*confusion_section(predictions, view.labels, of=which_runs(view)))
     if annotators:
-        document.add(*agreement_section(records_of_runs(view), annotators))
-    document.add(*worst_section(all_predictions(view), count=worst))
+        document.add(*agreement_section(records_of_runs(view), annotators, view.labels))
+    document.add(*worst_section(all_predictions(view), view.types, count=worst))
     return document
 
 

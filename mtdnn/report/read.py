@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
 
+from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import json_lines
@@ -16,7 +18,10 @@ from mtdnn.errors import MtdnnError
 from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
 from mtdnn.rows.source import Row, RowColumns
-from mtdnn.runs.folder import LABELS, RunFolder
+from mtdnn.runs.folder import RunFolder
+from mtdnn.task_types.base import TASK_TYPES, TaskType, Teller
+
+logger = logging.getLogger(__name__)
 
 MAX_LABELS = 12  # of a confusion matrix
 MAX_CHARACTERS = 240  # of a text among the worst errors
@@ -81,29 +86,19 @@ def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def confusion_labels(run: Path, task: str, records: Sequence[Record]) -> list[str]:
-    """The labels of a task whose confusions count, in its order: as its type said when the run was evaluated.
-
-    Runs of the first versions do not say; of those it is seen from the records.
-
-    Args:
-        run: folder of the run.
-        task: its name.
-        records: predictions of the task.
-    """
-    stored = RunFolder(run).read_results().get(LABELS, {}).get(task)
-    return stored if isinstance(stored, list) else label_names(records)
-
-
-def label_names(records: Sequence[Record]) -> list[str]:
-    """The labels that records of a classification have scores of; empty of other ones."""
-    first = next((record.get("scores") for record in records if record.get("scores")), None)
-    if not isinstance(first, Mapping):
-        return []
-    # a row of multiple choice has scores as well, but of its own choices
-    alike = all((record.get("scores") or first).keys() == first.keys() for record in records)
-    named = all(isinstance(record["prediction"], str) and record["prediction"] in first for record in records)
-    return list(first) if alike and named else []
+def types_of_tasks(run: Path) -> dict[str, TaskType]:
+    """Task → its type, which knows the labels and what is a mistake; without those whose code is not at hand."""
+    try:
+        tasks = RunFolder(run).read_tasks()
+    except (MtdnnError, OSError):  # a report without them is better than none
+        return {}
+    found = {}
+    for name, task in tasks.items():
+        try:
+            found[name] = TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{name}.task_type")(task)
+        except (MtdnnError, ValidationError) as error:
+            logger.warning("left out of confusions and errors: %s", error)
+    return found
 
 
 def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
@@ -112,10 +107,10 @@ def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int
     return [[counts[label, prediction] for prediction in labels] for label in labels]
 
 
-def most_frequent_share(records: Iterable[Record]) -> float | None:
-    """Accuracy of always giving the most frequent label; None without labels that are words."""
-    labels = [record["label"] for record in records if isinstance(record.get("label"), str)]
-    return Counter(labels).most_common(1)[0][1] / len(labels) if labels else None
+def most_frequent_share(records: Iterable[Record], labels: Sequence[str]) -> float | None:
+    """Accuracy of always giving the most frequent of the labels; None where no record has one of them."""
+    given = [record["label"] for record in records if record["label"] in labels]
+    return Counter(given).most_common(1)[0][1] / len(given) if given else None
 
 
 @dataclass(frozen=True)
@@ -135,41 +130,37 @@ class Mistake:
     runs: int
 
 
-def worst(runs: Sequence[Sequence[Record]], count: int) -> list[Mistake]:
+def worst(runs: Sequence[Sequence[Record]], count: int, *, told_by: Teller) -> list[Mistake]:
     """The rows that most runs got wrong, and among them those got wrong most surely.
 
     Args:
         runs: records of the same split, one list per run.
+        count: at most so many.
+        told_by: the type of their task.
     """
     by_row: dict[str, list[Record]] = {}
     for records in runs:
         for record in records:
             if record["label"] is not None:
                 by_row.setdefault(str(record["id"]), []).append(record)
-    mistakes = [mistake for row_id, records in by_row.items() if (mistake := _mistake(row_id, records)) is not None]
+    found = (_mistake(row_id, records, told_by) for row_id, records in by_row.items())
+    mistakes = [mistake for mistake in found if mistake is not None]
     return sorted(mistakes, key=lambda each: (-each.wrong / each.runs, -each.size, each.row_id))[:count]
 
 
-def _mistake(row_id: str, records: Sequence[Record]) -> Mistake | None:
-    """What went wrong with one row; None when nothing did, or its answers are neither words nor numbers."""
-    label = records[0]["label"]
-    if isinstance(label, str):
-        wrong = [record for record in records if record["prediction"] != label]
-        sizes = [(record.get("scores") or {}).get(record["prediction"], 1.0) for record in wrong]
-        shown = Counter(record["prediction"] for record in wrong).most_common(1)[0][0] if wrong else ""
-    elif isinstance(label, (int, float)) and all(isinstance(record["prediction"], (int, float)) for record in records):
-        wrong = list(records)
-        sizes = [abs(record["prediction"] - label) for record in records]
-        shown = f"{sum(record['prediction'] for record in records) / len(records):.2f}"
-    else:
+def _mistake(row_id: str, records: Sequence[Record], teller: Teller) -> Mistake | None:
+    """What went wrong with one row; None when nothing did."""
+    sizes = [(record["prediction"], size) for record in records if (size := teller.mistake(record)) is not None]
+    if not sizes:
         return None
-    if not wrong:
-        return None
-    return Mistake(row_id, _shown(label), str(shown), sum(sizes) / len(wrong), len(wrong), len(records))
-
-
-def _shown(label: str | float) -> str:
-    return label if isinstance(label, str) else f"{label:.2f}"
+    return Mistake(
+        row_id,
+        label=teller.shown([records[0]["label"]]),
+        prediction=teller.shown([prediction for prediction, _ in sizes]),
+        size=sum(size for _, size in sizes) / len(sizes),
+        wrong=len(sizes),
+        runs=len(records),
+    )
 
 
 def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:

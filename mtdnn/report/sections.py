@@ -15,13 +15,13 @@ from mtdnn.report.read import (
     MAX_CHARACTERS,
     MAX_LABELS,
     confusion,
-    label_names,
     read_curves,
     row_texts,
     shortened,
     worst,
 )
 from mtdnn.study.statistics import Spread, spread
+from mtdnn.task_types.base import TaskType
 
 SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on one line
 LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
@@ -109,22 +109,26 @@ def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str], caption: str)
 
 
 def agreement_section(
-    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]], annotators: Mapping[str, Sequence[str]]
+    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]],
+    annotators: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[str]],
 ) -> list[Block]:
     """Accuracy and cross-entropy by the annotators' agreement, for each task they annotated.
 
     Args:
-        tasks: task → label → records of each of its runs, over all splits.
+        tasks: task → label of a run → records of each of its runs, over all splits.
         annotators: row id → labels.
+        labels: task → its labels, in order.
     """
     blocks: list[Block] = []
-    for task, labels in tasks.items():
-        found = {label: entries for label, runs in labels.items() if (entries := _agreements(runs, annotators))}
+    for task, of_labels in tasks.items():
+        measured = {label: _agreements(runs, annotators, labels[task]) for label, runs in of_labels.items()}
+        found = {label: entries for label, entries in measured.items() if entries}
         if found:
             blocks += [Heading(task, 3), _agreement_picture(task, found), _agreement_table(found)]
     votes = usual_votes(annotators)
     if not blocks:
-        return [Heading("Agreement of the annotators"), Text(_no_agreement(tasks, annotators, votes))]
+        return [Heading("Agreement of the annotators"), Text(_no_agreement(tasks, annotators, labels, votes))]
     told = (
         f"Rows that {votes} annotators voted on, by how their votes fall on the labels. Accuracy counts a prediction "
         "as right when no label has more votes; cross-entropy is that of the model's probabilities to the votes, in "
@@ -136,10 +140,13 @@ def agreement_section(
 
 
 def _no_agreement(
-    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]], annotators: Mapping[str, Sequence[str]], votes: int
+    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]],
+    annotators: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[str]],
+    votes: int,
 ) -> str:
     """Why there is nothing to show."""
-    runs = [records for labels in tasks.values() for each in labels.values() for records in each if records]
+    runs = [records for of_labels in tasks.values() for each in of_labels.values() for records in each if records]
     if not runs:
         return "Nothing to show: no predictions of a classification into labels."
     if not votes:
@@ -151,7 +158,7 @@ def _no_agreement(
         return (
             f"Nothing to show: of the predicted rows none has {votes} votes, as most rows of the annotators' file have."
         )
-    named = ", ".join(dict.fromkeys(f"`{name}`" for records in runs for name in label_names(records)))
+    named = ", ".join(dict.fromkeys(f"`{name}`" for task in tasks for name in labels[task]))
     return f"Nothing to show: every row has a vote for a label that is none of the task's: {named}."
 
 
@@ -166,11 +173,13 @@ class Agreements:
     temperature: Spread
 
 
-def _agreements(runs: Sequence[Sequence[Record]], annotators: Mapping[str, Sequence[str]]) -> dict[str, Agreements]:
+def _agreements(
+    runs: Sequence[Sequence[Record]], annotators: Mapping[str, Sequence[str]], labels: Sequence[str]
+) -> dict[str, Agreements]:
     """Pattern → its numbers over the runs."""
     groups: dict[str, list[Agreement]] = {}
     for records in runs:
-        for entry in by_agreement(records, annotators, labels=label_names(records)):
+        for entry in by_agreement(records, annotators, labels=labels):
             groups.setdefault(entry.pattern, []).append(entry)
     return {
         name: Agreements(
@@ -211,15 +220,19 @@ def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
     return Table(["", "votes", "rows", "accuracy, %", "cross-entropy", "at T", "T", "least possible"], lines)
 
 
-def worst_section(splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], *, count: int) -> list[Block]:
+def worst_section(
+    splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], types: Mapping[str, TaskType], *, count: int
+) -> list[Block]:
     """The rows that most runs got wrong, with their texts where the rows are at hand.
 
     Args:
         splits: (task, split) → folder of a run → its records.
+        types: task → its type; tasks without one are left out.
+        count: rows of each split.
     """
     blocks: list[Block] = []
     for (task, split), runs in splits.items():
-        mistakes = worst(list(runs.values()), count)
+        mistakes = worst(list(runs.values()), count, told_by=types[task]) if task in types else []
         if not mistakes:
             continue
         texts = row_texts(next(iter(runs)), task, split, [mistake.row_id for mistake in mistakes])

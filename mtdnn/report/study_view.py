@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.records import read_records
-from mtdnn.report.read import confusion_labels, label_names, most_frequent_share
+from mtdnn.report.read import most_frequent_share, types_of_tasks
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import read_outcome_file
 from mtdnn.study.grid import PlannedCell, PlannedReport, read_plan
 from mtdnn.study.statistics import COUNTS, Entry, best_of, entries
 from mtdnn.study.table import Line, read_csv
+from mtdnn.task_types.base import TaskType
 
 
 @dataclass
@@ -62,6 +64,18 @@ class StudyView:
         """Metrics of which neither its results.csv nor this version knows whether larger is better."""
         measured = [line for line in self.lines if line.metric and line.metric not in COUNTS]
         return list(dict.fromkeys(line.metric for line in measured if line.scale.direction == "unknown"))
+
+    @cached_property
+    def types(self) -> dict[str, TaskType]:
+        """Task → its type, as the first run that measured it has it."""
+        runs = {line.task: line.run for line in reversed(self.compared) if line.value is not None}
+        read = {run: types_of_tasks(self.folder / run) for run in dict.fromkeys(runs.values())}
+        return {task: read[run][task] for task, run in runs.items() if task in read[run]}
+
+    @property
+    def labels(self) -> dict[str, Sequence[str]]:
+        """Task → its labels whose confusions count, in order."""
+        return {task: task_type.confusion_labels for task, task_type in self.types.items()}
 
     def outcome(self, name: str) -> dict[str, Any]:
         """outcome.json of a cell; empty when it is not finished."""
@@ -127,7 +141,7 @@ def floor_of(view: StudyView, task: str, split: str) -> float | None:
     for line in view.compared:
         path = RunFolder(view.folder / line.run).prediction_file(task, split)
         if line.task == task and path.exists():
-            return most_frequent_share(read_records(path))
+            return most_frequent_share(read_records(path), view.labels.get(task, ()))
     return None
 
 
@@ -171,23 +185,6 @@ def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dic
     return found
 
 
-def labels_of_tasks(
-    view: StudyView, runs: Mapping[tuple[str, str], Path], predictions: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> dict[str, list[str]]:
-    """Task → its labels whose confusions count, by the first run that has predictions of it.
-
-    Args:
-        view: the study.
-        runs: (task, label) → a run.
-        predictions: (task, split) → label → records.
-    """
-    found: dict[str, list[str]] = {}
-    for (task, _), of_labels in predictions.items():
-        for label, records in of_labels.items():
-            found.setdefault(task, confusion_labels(runs[task, label], task, records))
-    return found
-
-
 def records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
     """Task → label → records of all splits, of each compared run at the last column."""
     columns = view.columns
@@ -201,7 +198,7 @@ def records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
         for folder in folders:
             paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
             records = [record for path in paths for record in read_records(path)]
-            if label_names(records):
+            if view.labels.get(task):
                 found.setdefault(task, {}).setdefault(label, []).append(records)
     return found
 

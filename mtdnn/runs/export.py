@@ -6,7 +6,7 @@ That of a task with a `token` head is for `AutoModelForTokenClassification`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.heads import PooledHead, TokenHead
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.training.checkpoint import written_beside
 
+COUNTERPARTS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
 OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
 USE_PREDICT = "The head of this family has other layers; use `mtdnn predict`."
@@ -61,17 +61,18 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
     """
     if task not in model.task_types:
         raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
-    head, task_def = model.head_of(task), model.task_types[task].task
-    if not isinstance(head, PooledHead) and type(head) is not TokenHead:
+    head: Any = model.head_of(task)
+    task_def = model.task_types[task].task
+    if head.counterpart is None:
         found = f"a {type(head).__name__} has no counterpart in transformers"
         raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     config.num_labels = head.output.out_features
-    config.problem_type = model.task_types[task].problem_type if isinstance(head, PooledHead) else None
+    config.problem_type = model.task_types[task].problem_type
     if len(task_def.labels) == config.num_labels:
         config.id2label = dict(enumerate(task_def.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-    kind = AutoModelForSequenceClassification if isinstance(head, PooledHead) else AutoModelForTokenClassification
+    kind = COUNTERPARTS[head.counterpart]
     with torch.random.fork_rng(devices=[]):
         try:
             exported: PreTrainedModel = kind.from_config(config).eval()
@@ -79,7 +80,7 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
             found = f"transformers has no {kind.__name__} of '{config.model_type}'"
             raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
     exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
-    if isinstance(head, PooledHead):
+    if head.counterpart == "sequence":
         _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
     _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
     return exported

@@ -50,10 +50,6 @@ ResultsFile = Annotated[dict[str, dict[str, Any]], AfterValidator(_of_tasks)]
 """The shape of a results.json."""
 
 
-LABELS = "_labels"
-"""The key of `results.json` below which each task's labels are whose confusions a report counts."""
-
-
 class RunFolder:
     """Paths in the folder of a run."""
 
@@ -186,7 +182,6 @@ class RunFolder:
         self,
         results: Mapping[str, Any],
         *,
-        labels: Mapping[str, Sequence[str]],
         scales: Mapping[str, Scale],
         seed: int,
         step: int,
@@ -199,7 +194,6 @@ class RunFolder:
 
         Args:
             results: task → split → metric → value.
-            labels: task → the labels whose confusions a report counts.
             scales: metric → its scale.
             seed, step, checkpoint: of the weights.
         """
@@ -211,7 +205,6 @@ class RunFolder:
             maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
             makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
         merged["_run"], merged["_made_by"] = run, makers
-        merged[LABELS] = {**merged.get(LABELS, {}), **{name: list(words) for name, words in labels.items()}}
         merged[SCALES] = {**merged.get(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged

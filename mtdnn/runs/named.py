@@ -9,6 +9,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 
 def run_tasks(
@@ -71,7 +72,9 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
         except ConfigError as error:
             faults += error.faults
             continue
-        found = named_faults(REGULARIZERS, named, key, where=where) + kind.type_faults(task.task_type, where, key)
+        found = named_faults(REGULARIZERS, named, key, where=where)
+        task_type = _type_of(task)
+        found += [] if task_type is None else kind.type_faults(task_type, where, key)
         if kind.moves_within_step and config.accumulate > 1:
             told = f"{kind.name} moves the optimizer within a step, but accumulate is {config.accumulate}"
             found.append(fault(where, key, told, "Use accumulate: 1, or another regularizer."))
@@ -80,6 +83,14 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
     return chosen
+
+
+def _type_of(task: TaskDef) -> type[TaskType] | None:
+    """The type of a task; None of a block that names no type, which is reported elsewhere."""
+    try:
+        return TASK_TYPES.get(task.task_type)
+    except ConfigError:
+        return None
 
 
 def named_regularizer(config: RunConfig, task: TaskDef) -> tuple[Named | None, Place, str]:

@@ -93,7 +93,6 @@ class Run:
         words = {word for name in results for word in self.model.task_types[name].metric_names}
         self.folder.write_results(
             results,
-            labels={name: self.model.task_types[name].confusion_labels for name in results},
             scales={word: metric_of(word).scale for word in sorted(words)},
             seed=self.config.seed,
             step=self.step,
@@ -148,11 +147,15 @@ class Run:
 
     def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
         """The tasks in groups whose rows become the same tokens."""
-        groups: dict[str, list[str]] = {}
+        groups: list[list[str]] = []
+        types = self.model.task_types
         for name in names:
-            task = self.tasks[name]
-            groups.setdefault(repr((task.max_length, sorted(task.options.items()))), []).append(name)
-        return list(groups.values())
+            alike = next((group for group in groups if types[group[0]].encodes_like(types[name])), None)
+            if alike is None:
+                groups.append([name])
+            else:
+                alike.append(name)
+        return groups
 
     def _refuse_unlike_inputs(self, names: Sequence[str]) -> None:
         first = self.tasks[names[0]]

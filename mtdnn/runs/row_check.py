@@ -290,15 +290,15 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts
     faults = [each for each in found if isinstance(each, Fault)]
     examples = [each for each in found if isinstance(each, Example)]
     labels = [example.label for example in examples]
-    words = (word for label in labels for word in (label if isinstance(label, (list, tuple)) else [label]))
+    parts = [each for label in labels if label is not None for each in job.task_type.label_parts(label)]
     lengths, truncated, unread = _lengths(job, examples, tokenizer)
     return PartFacts(
         faults=faults[:FAULTS_TOLD],
         num_faults=len(faults),
         rows=len(examples),
         unlabelled=labels.count(None),
-        counts=Counter(word for word in words if isinstance(word, str)),
-        numbers=number_counts(label for label in labels if isinstance(label, float)),
+        counts=Counter(each for each in parts if isinstance(each, str)),
+        numbers=number_counts(each for each in parts if isinstance(each, float)),
         ids=_hashes(example.id for example in examples),
         texts=_hashes("\x1f".join(example.texts) for example in examples),
         lengths=lengths,

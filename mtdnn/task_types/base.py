@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ from mtdnn.config.options import Named, NoOptions, Options, option_faults
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault, unknown
-from mtdnn.metrics.base import METRICS, metric_of
+from mtdnn.metrics.base import METRICS, Record, metric_of
 from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS, HeadOptions
 from mtdnn.registry import Registry
 from mtdnn.rows.example import MARKS_OF_NONE, UNLABELLED, Example, RowError
@@ -53,6 +53,8 @@ def label_faults(task: TaskDef) -> list[Fault]:
             found.append(f"{label!r} comes in no row, as spaces around a label are not read")
     return [task.fault("labels", each, "Name it otherwise, here and in the rows.") for each in found]
 
+
+LogitsOf = Literal["classes", "number", "candidates", "parts"]
 
 TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]
 """Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, where the tokenizer makes them),
@@ -274,6 +276,14 @@ class Format(Part):
         names = self.task.labels or [name for name in counts if name is not None]
         return {"unlabelled": counts[None], "counts": {name: counts[name] for name in names}}
 
+    def label_parts(self, label: Any) -> Sequence[str | float]:
+        """What of a row's label a check counts: names, or a number; the label itself, where it is one, by default."""
+        return [label] if isinstance(label, (str, float)) else []
+
+    def encodes_like(self, other: Format) -> bool:
+        """Whether rows that both can read become the same tokens."""
+        return (self.task.max_length, self.options) == (other.task.max_length, other.options)
+
     @abstractmethod
     def stored_label(self, label: Any) -> Any:
         """The label as it lies in the store; the type's mark of "none" for None."""
@@ -288,10 +298,13 @@ class Learner(Part):
 
     Class attributes:
         float32_logits: whether the head computes in float32 in a bf16 run too, so that regularizers can compare passes.
+        logits_of: what a row's logits belong to: classes [B, C], a number [B, 1], candidates [B, K], or parts of its
+            text. Regularizers that are not for all of them name those that they are for.
     """
 
     default_loss: ClassVar[str]
     float32_logits: ClassVar[bool] = True
+    logits_of: ClassVar[LogitsOf] = "classes"
 
     @property
     @abstractmethod
@@ -431,12 +444,30 @@ class Teller(Part):
         alike = type(other) is type(self) or (self.same_rows is not None and self.same_rows == other.same_rows)
         return alike and len(other.task.inputs) == len(self.task.inputs)
 
+    def mistake(self, record: Record) -> float | None:
+        """How far a labelled prediction is from its label, in [0, 1] or in units of the label; None where it is right.
+
+        The worst errors of a report are those with the largest values; None by default, and then there are none.
+        """
+        return None
+
+    def shown(self, answers: Sequence[Any]) -> str:
+        """A label, or what several models predict for a row, as a text for a table; the most frequent, by default."""
+        return Counter(map(str, answers)).most_common(1)[0][0]
+
 
 class TaskType(Format, Learner, Teller):
     """One task seen through its type: rows → labels → loss → predictions.
 
     The trainer, the collator, evaluation, reports and regularizers call these methods and never ask which type it is.
     """
+
+
+def wrong_answer(record: Record) -> float | None:
+    """The probability of the answer where it is not the label, 1 without probabilities; None where it is."""
+    if record["label"] is None or record["prediction"] == record["label"]:
+        return None
+    return float((record.get("scores") or {}).get(record["prediction"], 1.0))
 
 
 def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., object]) -> list[Fault]:

@@ -11,10 +11,10 @@ from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
-from mtdnn.metrics.base import METRICS
+from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.rows.example import RowError, declared
-from mtdnn.task_types.base import TASK_TYPES, TaskType, label_faults
+from mtdnn.task_types.base import TASK_TYPES, TaskType, label_faults, wrong_answer
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,8 @@ class Classification(TaskType):
         "3\tneutral\tRain.\tIt rained all night.",
     )
 
+    # Format: rows → columns of the prepared store, without PyTorch.
+
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
         self._index = {label: index for index, label in enumerate(task.labels)}
@@ -68,10 +70,6 @@ class Classification(TaskType):
             found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
         return found
 
-    @property
-    def num_outputs(self) -> int:
-        return len(self.task.labels)
-
     def parse_label(self, text: str) -> str:
         text = declared(text, self._index)
         if text not in self._index:
@@ -86,31 +84,18 @@ class Classification(TaskType):
     def label_name(self, stored: int) -> str | None:
         return None if stored == IGNORED else self.task.labels[stored]
 
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.task.labels)
+
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] long; IGNORED for rows without a label."""
         return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.int64))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)
-
-    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
-        """The probability of each label, as this task orders them."""
-        scores, labels = record.get("scores"), self.task.labels
-        if not isinstance(scores, Mapping) or set(scores) != set(labels):
-            theirs = ", ".join(scores) if isinstance(scores, Mapping) and scores else "none"
-            place = f"{self.task.name}.labels ({self.task.where('labels')})"
-            raise RowError("scores", f"labels: {theirs}; {place}: {', '.join(labels)}", "Give a teacher of this task.")
-        shares = [scores[label] for label in labels]
-        if (
-            not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
-            or abs(sum(shares) - 1) > 1e-3
-        ):
-            raise RowError("scores", f"{shares} are no probabilities of all labels", "They must add up to 1.")
-        return shares
-
-    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
-        best = max(range(len(soft)), key=soft.__getitem__)
-        return {"prediction": self.task.labels[best], "scores": dict(zip(self.task.labels, soft, strict=True))}
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """T² · mean cross entropy of softmax(z/T) with the teacher's q, q_c ∝ p_c^(1/T), in nats.
@@ -136,10 +121,35 @@ class Classification(TaskType):
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
 
+    # Teller: logits → records, and what is asked of them.
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """The probability of each label, as this task orders them."""
+        scores, labels = record.get("scores"), self.task.labels
+        if not isinstance(scores, Mapping) or set(scores) != set(labels):
+            theirs = ", ".join(scores) if isinstance(scores, Mapping) and scores else "none"
+            place = f"{self.task.name}.labels ({self.task.where('labels')})"
+            raise RowError("scores", f"labels: {theirs}; {place}: {', '.join(labels)}", "Give a teacher of this task.")
+        shares = [scores[label] for label in labels]
+        if (
+            not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+            or abs(sum(shares) - 1) > 1e-3
+        ):
+            raise RowError("scores", f"{shares} are no probabilities of all labels", "They must add up to 1.")
+        return shares
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        best = max(range(len(soft)), key=soft.__getitem__)
+        return {"prediction": self.task.labels[best], "scores": dict(zip(self.task.labels, soft, strict=True))}
+
     @property
     def confusion_labels(self) -> tuple[str, ...]:
         """The task's labels."""
         return self.task.labels
+
+    def mistake(self, record: Record) -> float | None:
+        """The probability of the wrong label."""
+        return wrong_answer(record)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         probabilities = torch.softmax(logits.float(), dim=-1).cpu()

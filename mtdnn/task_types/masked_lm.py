@@ -71,6 +71,7 @@ class MaskedLM(TaskType):
     losses = ("cross_entropy",)
     metrics = default_metrics
     heads = ("masked_lm",)
+    logits_of = "parts"
     label_dtype = "int64"
     float32_logits = False  # a vocabulary wide, the head's products are a large part of a step
     sample_block = {"task_type": "masked_lm", "inputs": ["text"]}
@@ -80,6 +81,8 @@ class MaskedLM(TaskType):
         "3\tRain.",
     )
     options: MaskedLMOptions
+
+    # Format: rows → columns of the prepared store, without PyTorch.
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -92,22 +95,11 @@ class MaskedLM(TaskType):
     def columns(self) -> tuple[str, ...]:
         return ("id", *self.task.inputs)
 
-    @property
-    def num_outputs(self) -> int:
-        """V of the tokenizer; the encoder may have room for more."""
-        return len(self.bound_tokenizer())
-
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.mask_token_id is None:
             found = f"{type(tokenizer).__name__} has no mask token"
             raise ConfigError(self.task.fault("task_type", found, "Choose an encoder that was trained with one."))
         super().bind(tokenizer)
-
-    @cached_property
-    def _replacements(self) -> np.ndarray:
-        """Ids of all tokens but the special ones."""
-        tokenizer = self.bound_tokenizer()
-        return np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """A row's text; its label, True, says that it can be learnt from."""
@@ -139,6 +131,19 @@ class MaskedLM(TaskType):
             **columns,
             "words": Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets),
         }
+
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        """V of the tokenizer; the encoder may have room for more."""
+        return len(self.bound_tokenizer())
+
+    @cached_property
+    def _replacements(self) -> np.ndarray:
+        """Ids of all tokens but the special ones."""
+        tokenizer = self.bound_tokenizer()
+        return np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Some inputs hidden; labels [N, T], their ids, IGNORED elsewhere; `hidden` [N, T] bool, what is guessed.
@@ -246,6 +251,8 @@ class MaskedLM(TaskType):
         rows = self._rows(batch)
         sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    # Teller: logits → records, and what is asked of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tokens, in the order of the text; `scores` what `perplexity` needs."""

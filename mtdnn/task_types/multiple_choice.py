@@ -13,8 +13,9 @@ from pydantic import Field
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import Fault
+from mtdnn.metrics.base import Record
 from mtdnn.rows.example import Example, RowError, whole
-from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.task_types.base import TASK_TYPES, wrong_answer
 from mtdnn.task_types.ranking import Ranking
 
 
@@ -48,6 +49,8 @@ class MultipleChoice(Ranking):
         "2\t0\tThe kettle whistled.\tWhat was the cause?\tThe water boiled.\tThe cat slept.\tHe sang.",
         "3\t0\tHe left the door open.\tWhat happened?\tThe dog ran out.\tThe soup was salty.",
     )
+
+    # Format: rows → columns of the prepared store, without PyTorch.
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -115,6 +118,8 @@ class MultipleChoice(Ranking):
             for first, second, choice in texts
         ]
 
+    # Teller: logits → records, and what is asked of them.
+
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
         """`prediction`: the text of the best choice; `label`: that of the right one, or the list of `several`.
 
@@ -128,3 +133,7 @@ class MultipleChoice(Ranking):
         right = [name for name, value in zip(names, relevance, strict=False) if value > 0]
         label = None if not right else right if self.options.several else right[0]
         return {**ranked, "prediction": ranked["prediction"][0], "label": label}
+
+    def mistake(self, record: Record) -> float | None:
+        """The share of the wrong choice; None where several may be right."""
+        return None if self.options.several else wrong_answer(record)

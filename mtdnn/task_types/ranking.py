@@ -61,6 +61,7 @@ class Ranking(TaskType):
     losses = ("listwise", "pairwise_margin")
     metrics: ClassVar[tuple[str, ...]] = default_metrics
     heads = ("pooled", "san")
+    logits_of = "candidates"
     problem_type = "regression"
     label_dtype = "float32"
     repeats_last = True
@@ -73,15 +74,11 @@ class Ranking(TaskType):
 
     options: Any
 
+    # Format: rows → columns of the prepared store, without PyTorch.
+
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
         self._index = {label: index for index, label in enumerate(task.labels)}
-
-    @cached_property
-    def loss_function(self) -> Callable[..., Tensor]:
-        """The block's loss, with its margin where it has one."""
-        loss = super().loss_function
-        return partial(loss, margin=self.options.margin) if loss is losses.pairwise_margin else loss
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -102,11 +99,6 @@ class Ranking(TaskType):
     def group_by(self) -> str | None:
         column: str | None = self.options.group_by
         return column
-
-    @property
-    def num_outputs(self) -> int:
-        """The score."""
-        return 1
 
     def join(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The rows of one question as one, with the id of the first of them.
@@ -231,6 +223,19 @@ class Ranking(TaskType):
         ids: list[str] = example.values["ids"]
         return ids
 
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @cached_property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """The block's loss, with its margin where it has one."""
+        loss = super().loss_function
+        return partial(loss, margin=self.options.margin) if loss is losses.pairwise_margin else loss
+
+    @property
+    def num_outputs(self) -> int:
+        """The score."""
+        return 1
+
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names.
 
@@ -279,6 +284,8 @@ class Ranking(TaskType):
         if symmetric:
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
+
+    # Teller: logits → records, and what is asked of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction`: names of the candidates, the best first; `label`: name → relevance; `scores`: name → share."""

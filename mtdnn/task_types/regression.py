@@ -14,6 +14,7 @@ from mtdnn.batch import Batch
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
+from mtdnn.metrics.base import Record
 from mtdnn.rows.example import RowError, refuse_beyond_32_bits
 from mtdnn.rows.summaries import number_counts, number_summary
 from mtdnn.task_types.base import TASK_TYPES, TaskType
@@ -37,6 +38,7 @@ class Regression(TaskType):
     losses = ("mse",)
     metrics = ("pearson", "spearman", "mse", "mae")
     heads = ("pooled", "san")
+    logits_of = "number"
     problem_type = "regression"
     same_rows = "texts"
     soft_labels = True
@@ -49,16 +51,14 @@ class Regression(TaskType):
         "3\t2.25\tShe paints.\tShe draws.",
     )
 
+    # Format: rows → columns of the prepared store, without PyTorch.
+
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
         if cls.soft_labels and task.distill is not None and task.distill.temperature != 1:
             found.append(task.fault("distill.temperature", "a number has no softmax to soften", "Remove the key."))
         return found
-
-    @property
-    def num_outputs(self) -> int:
-        return 1
 
     def parse_label(self, text: str) -> float:
         try:
@@ -89,6 +89,12 @@ class Regression(TaskType):
         summary: dict[str, Any] = {"unlabelled": counts[None]}
         return {**summary, "values": number_summary(numbers)} if numbers else summary
 
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] float32; NaN for rows without a label."""
         return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.float32))
@@ -96,16 +102,6 @@ class Regression(TaskType):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         labels = batch.labels
         return self.loss_function(logits.squeeze(-1), labels, None if labels is None else ~labels.isnan())
-
-    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
-        """The teacher's number."""
-        value = record.get("prediction")
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise RowError("prediction", f"{value!r} is no number", "Give a teacher of this task.")
-        return [float(value)]
-
-    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
-        return {"prediction": soft[0], "scores": {}}
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """The task's own loss with the teacher's numbers in place of the labels.
@@ -124,9 +120,30 @@ class Regression(TaskType):
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         return losses.squared_difference(logits_p, logits_q)
 
+    # Teller: logits → records, and what is asked of them.
+
+    def soft_label(self, record: Mapping[str, Any]) -> list[float]:
+        """The teacher's number."""
+        value = record.get("prediction")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise RowError("prediction", f"{value!r} is no number", "Give a teacher of this task.")
+        return [float(value)]
+
+    def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
+        return {"prediction": soft[0], "scores": {}}
+
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         labels = [math.nan] * len(batch) if batch.labels is None else batch.labels.tolist()
         return [
             {"id": row_id, "prediction": value, "label": self.label_name(label), "scores": {}}
             for row_id, value, label in zip(batch.row_ids, logits.float().squeeze(-1).tolist(), labels, strict=True)
         ]
+
+    def mistake(self, record: Record) -> float | None:
+        """The distance from the label."""
+        label = record["label"]
+        return None if label is None or record["prediction"] == label else abs(float(record["prediction"]) - label)
+
+    def shown(self, answers: Sequence[Any]) -> str:
+        """The mean."""
+        return f"{sum(answers) / len(answers):.2f}"

@@ -62,6 +62,7 @@ class SequenceLabeling(TaskType):
     losses = ("cross_entropy",)
     metrics = default_metrics
     heads = ("token", "crf")
+    logits_of = "parts"
     label_dtype = "int64"
     store_format = 3  # before, words of one letter had no token with some tokenizers
     sample_block = {
@@ -75,6 +76,8 @@ class SequenceLabeling(TaskType):
         "3\tO O O\tNobody said anything",
     )
     options: SequenceLabelingOptions
+
+    # Format: rows → columns of the prepared store, without PyTorch.
 
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
@@ -96,10 +99,6 @@ class SequenceLabeling(TaskType):
             fix = "Set metrics: [token_accuracy], or name the tags O, B-…, I-…."
             found.append(task.fault("metrics", f"metrics of entities, but '{odd[0]}' is no tag of an entity", fix))
         return found
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.task.labels)
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """A row's words and tags.
@@ -134,6 +133,10 @@ class SequenceLabeling(TaskType):
     def label_name(self, stored: int) -> str | None:
         return None if stored == IGNORED else self.task.labels[stored]
 
+    def label_parts(self, label: list[str]) -> list[str]:
+        """Its tags."""
+        return label
+
     def label_counts(self, stored: Any) -> Counter[Any]:
         """How often each tag comes, and rows without a label."""
         counts = np.bincount(stored.values[stored.values != IGNORED], minlength=len(self.task.labels))
@@ -165,6 +168,12 @@ class SequenceLabeling(TaskType):
             counting = set(columns["words"].row(row).tolist())
             found += [word for number, word in enumerate(example.values["words"]) if number not in counting]
         return found
+
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.task.labels)
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row.
@@ -208,6 +217,8 @@ class SequenceLabeling(TaskType):
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
         sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    # Teller: logits → records, and what is asked of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tags, one per word; a word no token stands for is told the tag "O"."""

@@ -71,6 +71,7 @@ class Span(TaskType):
     losses = ("cross_entropy",)
     metrics = default_metrics
     heads = ("span",)
+    logits_of = "parts"
     label_dtype = "int64"
     store_format = 4  # before, some tokens began behind the first character of their word
     sample_block = {"task_type": "span", "inputs": ["context", "question"]}
@@ -81,6 +82,8 @@ class Span(TaskType):
     )
     options: SpanOptions
 
+    # Format: rows → columns of the prepared store, without PyTorch.
+
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task)
@@ -90,11 +93,6 @@ class Span(TaskType):
             fix = "Give 16 or more; 384 is usual."
             found.append(task.fault("max_length", f"{task.max_length} leaves no room for question and context", fix))
         return found
-
-    @property
-    def num_outputs(self) -> int:
-        """Logits of a token: to be the first of the answer, and the last."""
-        return 2
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """Context, question and answers of a row.
@@ -181,6 +179,13 @@ class Span(TaskType):
             for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
         ]
 
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of a token: to be the first of the answer, and the last."""
+        return 2
+
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """Labels [N, 2], first and last position; `first` and `behind` [N, T], characters; context and answers.
 
@@ -242,6 +247,8 @@ class Span(TaskType):
         rows = batch.row_of_sequence
         sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+
+    # Teller: logits → records, and what is asked of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` is the answer's text, "" for none; `answers` the best ones; `label` the accepted texts.

@@ -152,8 +152,8 @@ def test_training_on_the_sample_rows_lowers_the_loss(case: Case) -> None:
 @pytest.mark.parametrize("name", REGULARIZERS.names())
 def test_every_regularizer_takes_a_step(case: Case, name: str) -> None:
     kind = REGULARIZERS.get(name)
-    if kind.task_types is not None and case.task.task_type not in kind.task_types:
-        pytest.skip(f"{name} is defined for {', '.join(kind.task_types)}")
+    if kind.logits_of is not None and case.kind.logits_of not in kind.logits_of:
+        pytest.skip(f"{name} is for logits of {', '.join(kind.logits_of)}")
     model = case.model()
     losses_before = losses_of(case, case.model(), 1)
     losses = losses_of(case, model, 2, kind())
@@ -168,7 +168,7 @@ def test_every_regularizer_takes_a_step(case: Case, name: str) -> None:
         for case in CASES
         if case[0] in ("sequence_labeling", "masked_lm")  # the others score rows
         for name in (*REGULARIZERS.names(), "momentum")
-        if name == "momentum" or case[0] in (REGULARIZERS.get(name).task_types or (case[0],))
+        if name == "momentum" or REGULARIZERS.get(name).logits_of is None
     ],
     indirect=["case"],
     ids=str,
@@ -225,6 +225,34 @@ def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_
     if records[-1]["id"] == "unlabelled":
         assert records[-1]["label"] is None
     assert all(record["label"] is not None for record in records[:3])
+
+
+def test_a_type_says_what_its_logits_belong_to(case: Case) -> None:
+    model = case.model()
+    logits = model(case.batch(model))
+    shapes = {"classes": (3, len(case.task.labels)), "number": (3, 1), "candidates": (3, logits.shape[1])}
+    assert tuple(logits.shape) == shapes.get(case.kind.logits_of, tuple(logits.shape))
+    assert len(logits) != 3 or logits.dim() > 2 or case.kind.logits_of in shapes
+
+
+def test_mistakes_are_of_labelled_records_that_are_wrong_and_confusions_of_the_labels(case: Case) -> None:
+    task_type = case.kind(case.task)
+    records = case.predictions(case.model())
+    for record in records:
+        right = {**record, "prediction": record["label"]}
+        assert task_type.mistake(right) is None and task_type.mistake({**record, "label": None}) is None
+        size = task_type.mistake(record)
+        assert size is None or size > 0
+        assert isinstance(task_type.shown([record["prediction"]]), str)
+    if task_type.confusion_labels:
+        named = {record[key] for record in records for key in ("prediction", "label")} - {None}
+        assert named <= set(task_type.confusion_labels)
+
+
+def test_rows_of_a_task_are_read_and_encoded_alike_by_a_task_of_the_same_type(case: Case) -> None:
+    first, second = case.kind(case.task), case.kind(case.task.model_copy(update={"name": "other"}))
+    assert first.predicts_with(second) and first.encodes_like(second)
+    assert not first.encodes_like(case.kind(case.task.model_copy(update={"max_length": MAX_LENGTH + 1})))
 
 
 def test_records_carry_no_label_when_the_batch_was_made_for_another_task(case: Case) -> None:

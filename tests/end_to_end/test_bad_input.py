@@ -120,10 +120,10 @@ class Case:
 
 
 class ForPairs(Regularizer):
-    """A plug-in that only classification can have."""
+    """A plug-in for types that have classes."""
 
     name = "for_pairs"
-    task_types = ("classification",)
+    logits_of = ("classes",)
 
     def penalty(self, forward_pass):
         return forward_pass.logits.square().mean()
@@ -515,7 +515,7 @@ RUNS = [
         "a regularizer of another task type",
         append("tasks.yml", f"  regularizer: {{name: {__name__}.ForPairs}}\n"),
         CHECK_RUN,
-        "tasks.yml:12: scores.regularizer: for_pairs is not defined for regression; it is for classification. "
+        "tasks.yml:12: scores.regularizer: for_pairs is for logits of classes; those of Regression are of number. "
         "Use another regularizer, or `none`, for this task.",
     ),
     Case(

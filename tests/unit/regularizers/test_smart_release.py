@@ -7,6 +7,7 @@ import torch
 from mtdnn.regularizers.base import RunPrecision
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.smart_release import SmartMtdnnRelease, fixed_target_divergence
+from mtdnn.task_types.span import Span
 from tests.reference.tiny import make_batch, make_model
 
 FLOAT32 = RunPrecision("float32", torch.finfo(torch.float32).eps)
@@ -71,8 +72,8 @@ def test_the_released_preset_embeds_twice_so_that_no_perturbation_still_gives_a_
 
 
 def test_the_released_preset_is_refused_for_types_that_code_has_no_term_for() -> None:
-    (found,) = map(str, SmartMtdnnRelease.type_faults("span", "t.yml:3", "ner.regularizer"))
+    (found,) = map(str, SmartMtdnnRelease.type_faults(Span, "t.yml:3", "ner.regularizer"))
     assert found == (
-        "t.yml:3: ner.regularizer: smart-mtdnn-release is not defined for span; it is for classification, regression, "
-        "ranking. Use another regularizer, or `none`, for this task."
+        "t.yml:3: ner.regularizer: smart-mtdnn-release is for logits of classes, number, candidates; those of Span are "
+        "of parts. Use another regularizer, or `none`, for this task."
     )

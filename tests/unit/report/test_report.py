@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import task_def_from
 from mtdnn.data.manifest import STORED_KEYS
 from mtdnn.errors import DataError
 from mtdnn.report.document import Document, Heading, Place, Table, to_html, to_markdown
@@ -24,6 +25,8 @@ from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
 from mtdnn.study.run import chosen_cells
 from mtdnn.study.scheduler import run_cells
+from mtdnn.task_types.classification import Classification
+from mtdnn.task_types.regression import Regression
 
 TASKS = {"nli": {"task_type": "classification", "labels": ["no", "yes"], "inputs": ["premise", "hypothesis"]}}
 ROWS = [(f"r{n}", "yes" if n % 3 else "no", f"premise {n} <b>&", f"hypothesis {n}") for n in range(12)]
@@ -574,17 +577,19 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
 
 def test_confusion_counts_rows_by_label_and_prediction() -> None:
     assert confusion(records(9), ["no", "yes"]) == [[3, 1], [2, 6]]
-    assert most_frequent_share(records(9)) == pytest.approx(8 / 12)
+    assert most_frequent_share(records(9), ["no", "yes"]) == pytest.approx(8 / 12)
+    assert most_frequent_share(records(9), []) is None
 
 
 def test_the_worst_rows_are_those_most_runs_get_wrong_then_the_surest() -> None:
-    found = worst([records(9), records(10)], 3)
+    found = worst([records(9), records(10)], 3, told_by=Classification(task_def_from("nli", TASKS["nli"])))
     assert [(each.row_id, each.wrong, each.runs) for each in found] == [("r11", 2, 2), ("r10", 2, 2), ("r9", 1, 2)]
 
 
 def test_numbers_are_worst_where_they_are_farthest_off() -> None:
     rows = [{"id": name, "prediction": value, "label": 1.0} for name, value in (("a", 1.1), ("b", 3.0), ("c", 0.5))]
-    assert [(each.row_id, each.size) for each in worst([rows], 2)] == [("b", 2.0), ("c", 0.5)]
+    found = worst([rows], 2, told_by=Regression(task_def_from("likeness", {"task_type": "regression"})))
+    assert [(each.row_id, each.size) for each in found] == [("b", 2.0), ("c", 0.5)]
 
 
 def test_curves_are_read_from_the_log(tmp_path: Path) -> None:

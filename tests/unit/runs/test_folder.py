@@ -31,7 +31,7 @@ def tasks() -> dict[str, TaskDef]:
     return {"rte": task_def_from("rte", BLOCK)}
 
 
-MADE = {"labels": {}, "scales": {}, "seed": 1}
+MADE = {"scales": {}, "seed": 1}
 
 
 def test_definitions_written_are_read_back_equal(tmp_path: Path, tasks: dict[str, TaskDef]) -> None:
