@@ -115,10 +115,12 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     """Cells of a study with their steps, and how long those not finished will take."""
     from mtdnn.study.cells import outcomes
     from mtdnn.study.checks import require_prepared
-    from mtdnn.study.size import cell_size, estimated_seconds
+    from mtdnn.study.size import cell_size, estimated_seconds, finished_size
 
-    sizes = {cell.name: cell_size(cell) for cell in cells}
     found = outcomes(cells)
+    sizes = {
+        cell.name: finished_size(cell, found[cell.name]) if cell.name in found else cell_size(cell) for cell in cells
+    }
     lines = [["cell", "rows", "steps", "examples", "state"]]
     for cell in cells:
         size = sizes[cell.name]

@@ -227,11 +227,13 @@ class Blocks:
 
     Attributes:
         tasks: name → definition, of those that are.
+        others: names of those that are not.
         parts: of each of the others that names its type, for that type to say what it cannot use of it.
         faults: every error of form.
     """
 
     tasks: dict[str, TaskDef] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
     parts: list[PartOfBlock] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -269,6 +271,7 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
         try:
             blocks.tasks[str(name)] = _task_def_of(str(name), block, file)
         except ConfigError as error:
+            blocks.others.append(str(name))
             blocks.faults += error.faults
             blocks.parts += _part_of(str(name), block, file, error)
     known = [str(name) for name in value]

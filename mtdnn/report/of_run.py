@@ -24,6 +24,7 @@ from mtdnn.report.sections import (
     worst_section,
 )
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.named import trained_tasks
 from mtdnn.study.statistics import COUNTS
 
 NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "steps")
@@ -94,7 +95,7 @@ def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
         tasks = run.read_tasks()
     except (MtdnnError, OSError):  # a report without them is better than none
         return {}
-    return {name: task for name, task in tasks.items() if task.trainable and name in (config.train or tasks)}
+    return trained_tasks(config, tasks)
 
 
 def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:

@@ -10,7 +10,7 @@ import torch
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
-from mtdnn.errors import ConfigError, Fault, fault, unknown
+from mtdnn.errors import ConfigError, Fault
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
 from mtdnn.runs.initialisation import build_encoder
@@ -74,8 +74,8 @@ def resolution_faults(
 
 
 def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
-    """What `check` tells of the teachers of the tasks: files that cannot be used, and tasks the run does not have."""
-    faults = [fault("", "distill", unknown("task", name, tasks)) for name in config.distill if name not in tasks]
+    """What `check` tells of the teachers of the tasks: files that cannot be used."""
+    faults: list[Fault] = []
     for task in taught(tasks, config).values():
         if task.distill is not None:
             faults += block_faults(task) or teacher_faults(TASK_TYPES.get(task.task_type)(task))

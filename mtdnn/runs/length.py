@@ -42,6 +42,16 @@ class RunLength:
     steps: int
     epochs: float
 
+    @classmethod
+    def of(cls, config: RunConfig, sampler: Sampler) -> RunLength:
+        """`max_steps`, or the steps of the epochs, a last fraction rounded up."""
+        if config.max_steps is not None:
+            return cls(sampler.sizes, sampler, config.max_steps, config.max_steps / sampler.num_steps(0))
+        whole = int(config.epochs)
+        steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
+        total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
+        return cls(sampler.sizes, sampler, total, whole + (total - steps) / last)
+
 
 def run_length(
     config: RunConfig,
@@ -49,23 +59,33 @@ def run_length(
     available: Mapping[str, int],
     lengths: Mapping[str, np.ndarray] | None = None,
 ) -> RunLength:
-    """How long a run is.
+    """How long a run is. Arguments and errors are those of `run_sampler`."""
+    return RunLength.of(config, run_sampler(config, tasks, available, lengths))
+
+
+def run_sampler(
+    config: RunConfig,
+    tasks: Mapping[str, TaskDef],
+    available: Mapping[str, int],
+    lengths: Mapping[str, np.ndarray] | None = None,
+) -> Sampler:
+    """The order of a run's batches.
 
     Args:
         config: its `subset`, `mixing`, `batch_size`, `max_tokens`, `group_by_length`, `seed`, `epochs`, `max_steps`.
         tasks: those it trains on.
-        available: task → labelled train rows there are.
+        available: task → train rows there are.
         lengths: task → [rows trained on], tokens of each; needed with `max_tokens`, and to group by length.
     Raises:
-        ConfigError: a subset that leaves no row or asks for more than there are; options the mixing does not take.
+        ConfigError: a subset that leaves no row or asks for more than there are; options the mixing does not take; a
+            row longer than `max_tokens`.
     """
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
-    rows = {name: training_rows(config, tasks[name], available[name]) for name in tasks}
     if faults := named_faults(SAMPLERS, config.mixing, "mixing"):
         raise ConfigError(faults)
-    sampler = SAMPLERS.get(config.mixing.name)(
-        rows,
+    return SAMPLERS.get(config.mixing.name)(
+        {name: training_rows(config, task, available[name]) for name, task in tasks.items()},
         {name: task.batch_size or config.batch_size for name, task in tasks.items()},
         seed=config.seed,
         num_epochs=config.epochs,
@@ -75,23 +95,11 @@ def run_length(
         group_by_length=config.group_by_length if lengths is not None else None,
         **config.mixing.options,
     )
-    steps, epochs = _steps(config, sampler)
-    return RunLength(rows, sampler, steps, epochs)
 
 
 def needs_lengths(config: RunConfig) -> bool:
     """Whether batches depend on the rows' lengths; grouping alone changes which rows share a batch, not how many."""
     return config.max_tokens is not None or config.group_by_length is not None
-
-
-def _steps(config: RunConfig, sampler: Sampler) -> tuple[int, float]:
-    """Optimizer steps, `max_steps` or those of the epochs, a last fraction rounded up; and the epochs they are."""
-    if config.max_steps is not None:
-        return config.max_steps, config.max_steps / sampler.num_steps(0)
-    whole = int(config.epochs)
-    steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
-    total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
-    return total, whole + (total - steps) / last
 
 
 def training_rows(config: RunConfig, task: TaskDef, available: int) -> int:
@@ -156,6 +164,21 @@ def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Ma
         if wrong is not None:
             found.append(replace(wrong, key=f"subset.{name}.{wrong.key}"))
     return found
+
+
+def prepared_sampler(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Sampler:
+    """The order of the batches of a run on its prepared rows; their lengths are read only where batches depend on them.
+
+    Raises:
+        ConfigError: see `run_sampler`.
+        DataError: a task's train rows are not prepared.
+    """
+    available = {name: prepared_rows(config, task) for name, task in tasks.items()}
+    if faults := subset_faults(config, tasks, available):
+        raise ConfigError(faults)
+    by_tokens = config.max_tokens is not None
+    lengths = {name: prepared_lengths(config, task) for name, task in tasks.items()} if by_tokens else None
+    return run_sampler(config, tasks, available, lengths)
 
 
 def prepared_rows(config: RunConfig, task: TaskDef) -> int:

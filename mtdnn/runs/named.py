@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from mtdnn.config.options import Named, named_faults
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.task_types.base import TASK_TYPES, TaskType
+
+if TYPE_CHECKING:
+    from mtdnn.regularizers.base import Regularizer
 
 
 def run_tasks(
@@ -21,16 +24,39 @@ def run_tasks(
         config: the run.
         definitions: those it chooses from; None reads the file it names.
     Raises:
-        ConfigError: `train`, `select_by`, `subset` or `distill` names no task of the run; there is no dev split for
-            what chooses the best checkpoint, or the end.
+        ConfigError: see `task_faults`.
     """
     known = load_task_defs(config.tasks) if definitions is None else definitions
+    if faults := task_faults(config, known):
+        raise ConfigError(faults)
+    trained = trained_tasks(config, known)
+    followers = {name: task for name, task in known.items() if task.head_of in trained}
+    return taught({**trained, **followers}, config), list(trained)
+
+
+def trained_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """The tasks that a run trains on, in its order: those it names, or all that have a train split and a head."""
+    names = config.train or known
+    return {name: known[name] for name in names if name in known and known[name].trainable}
+
+
+def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collection[str] = ()) -> list[Fault]:
+    """What is wrong with the tasks that a run names: `train`, `select_by`, `subset` or `distill` names none of its, or
+    there is no dev split for what chooses the best checkpoint, or the end.
+
+    Args:
+        config: the run.
+        known: the definitions it chooses from.
+        unread: names of further definitions, of which nothing is known.
+    """
     trainable = [name for name, task in known.items() if task.trainable]
-    names = list(config.train or trainable)
-    faults = [fault("", "train", unknown("task", name, trainable)) for name in names if name not in trainable]
-    if config.select_by != "mean" and config.select_by not in names:
+    names = list(dict.fromkeys(config.train or trainable))
+    faults = [
+        fault("", "train", unknown("task", name, trainable)) for name in names if name not in (*trainable, *unread)
+    ]
+    if config.select_by not in ("mean", *names, *unread):
         faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
-    measured = [name for name in names if name in known and known[name].splits.get("dev")]
+    measured = [name for name in names if name in unread or (name in known and known[name].splits.get("dev"))]
     if config.select_by in names and config.select_by not in measured:
         fix = f"Give it one, or choose among: {', '.join(['mean', *measured])}."
         faults.append(fault("", "select_by", f"'{config.select_by}' has no dev split", fix))
@@ -38,14 +64,11 @@ def run_tasks(
         fix = "Give a task one, or leave early_stopping out."
         faults.append(fault("", "early_stopping", "no task has a dev split to look at", fix))
     for key, named in (("subset", config.subset), ("distill", config.distill)):
-        faults += [fault("", key, unknown("task", name, names)) for name in named if name not in names]
-    if not names:
+        strange = [name for name in named if name not in (*names, *unread)]
+        faults += [fault("", key, unknown("task", name, names)) for name in strange]
+    if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
-    if faults:
-        raise ConfigError(faults)
-    followers = [name for name, task in known.items() if task.head_of in names]
-    tasks = {name: known[name] for name in (*names, *followers)}
-    return taught(tasks, config), names
+    return faults
 
 
 def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
@@ -55,11 +78,13 @@ def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef
 
 
 def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, Regularizer | None]:
-    """Each task's regularizer: its own, or the run's, or none.
+    """Each task's regularizer: its own, or the run's, or none. Loads PyTorch.
 
     Raises:
         ConfigError: every unknown name and bad option, with its place.
     """
+    from mtdnn.regularizers.base import REGULARIZERS
+
     faults: list[Fault] = []
     chosen: dict[str, Regularizer | None] = {}
     for name, task in tasks.items():

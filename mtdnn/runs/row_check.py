@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,23 @@ from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
+from mtdnn.data.samplers import Sampler
 from mtdnn.data.split_faults import SplitFaults
-from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
+from mtdnn.errors import ConfigError, DataError, Fault, fault, keywords_checked
 from mtdnn.metrics.base import selection_faults
 from mtdnn.rows.example import Example
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import Part
 from mtdnn.rows.summaries import number_counts, number_summary
-from mtdnn.runs.length import run_length, subset_faults, training_rows
+from mtdnn.runs.length import (
+    RunLength,
+    prepared_sampler,
+    rows_trained_on,
+    run_sampler,
+    subset_faults,
+    training_rows,
+)
+from mtdnn.runs.named import task_faults, trained_tasks
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -54,6 +63,8 @@ class SplitFacts:
         numbers: of labels that are numbers, to four digits.
         lengths: of each row: tokens, cut to max_length, when a tokenizer was given, else words between spaces.
         texts: a hash of each row's texts.
+        ids: of the rows, where they decide which of them a run trains on and how long these are.
+        whole: whether no row had a fault.
     """
 
     task: TaskDef
@@ -67,6 +78,8 @@ class SplitFacts:
     numbers: Counter[float] = field(default_factory=Counter)
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    ids: list[str] = field(default_factory=list)
+    whole: bool = True
 
     @property
     def name(self) -> str:
@@ -83,8 +96,8 @@ class Report:
         warnings: what may be meant so.
         splits: facts of every split that could be read.
         lengths_in: "tokens" or "words".
-        batches: task → batches in the first epoch under the run's mixing.
-        steps: optimizer steps of the whole run; 0 where nothing tells.
+        batches: task → batches in the first epoch under the run's mixing; empty where not all rows are known.
+        length: of the run, if one is given and its rows are known.
         tasks: name → definition, of the blocks that could be read.
     """
 
@@ -93,11 +106,11 @@ class Report:
     splits: list[SplitFacts] = field(default_factory=list)
     lengths_in: str = "words"
     batches: dict[str, int] = field(default_factory=dict)
-    steps: int = 0
+    length: RunLength | None = None
     tasks: Mapping[str, TaskDef] = field(default_factory=dict)
 
     def tables(self) -> list[TextTable]:
-        """Rows and lengths, labels, and batches per epoch; those that there is something to say in."""
+        """Rows and lengths, labels, and batches of an epoch; those that there is something to say in."""
         tables = [self._rows(), self._labels(), self._batches()]
         return [table for table in tables if len(table.lines) > 1]
 
@@ -124,9 +137,12 @@ class Report:
         return TextTable("Labels", lines)
 
     def _batches(self) -> TextTable:
-        lines = [["task", "batches per epoch"], *([name, str(count)] for name, count in self.batches.items())]
+        lines = [["task", "batches in the first epoch"]]
+        lines += [[name, str(count)] for name, count in self.batches.items()]
         if self.batches:
-            lines += [["all", str(sum(self.batches.values()))], ["steps of the run", str(self.steps)]]
+            lines.append(["all", str(sum(self.batches.values()))])
+        if self.length is not None:
+            lines.append(["steps of the run", f"{self.length.steps} ({self.length.epochs:.4g} epochs)"])
         return TextTable("Training", lines)
 
     def __str__(self) -> str:
@@ -182,11 +198,15 @@ def check(
     tokenizer = _or_fault(partial(load_tokenizer, name), of_arguments if encoder else faults) if name else None
     if name and tokenizer is None:  # then there are no weights either
         usable, encoder = usable.model_copy(update={"encoder": ""}), None
-    report = report_on(blocks.tasks, data=data, tokenizer=tokenizer, run=usable, num_workers=num_workers)
-    faults += [*report.faults, *_training_faults(blocks.tasks, usable, None if encoder is None else str(encoder))]
-    faults += [] if run is None or config is None else _selection_faults(blocks.tasks, config)
+    given = None if run is None else config
+    report = report_on(blocks.tasks, data=data, tokenizer=tokenizer, run=given, num_workers=num_workers)
+    faults += report.faults
+    if given is not None:
+        faults += task_faults(given, blocks.tasks, blocks.others) + _selection_faults(blocks.tasks, given)
+    faults += _training_faults(blocks.tasks, usable, None if encoder is None else str(encoder))
     faults += [] if config is None else plug_in_faults(config)
     report.faults = list(dict.fromkeys([*of_arguments, *map(source.placed, faults)]))
+    report.warnings = list(map(source.placed, report.warnings))
     return report
 
 
@@ -213,8 +233,7 @@ def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: s
         return []
     from mtdnn.runs.faults import objective_faults, soft_label_faults
 
-    trained = {name: task for name, task in tasks.items() if task.trainable}
-    chosen = {name: task for name, task in trained.items() if config.train is None or name in config.train}
+    chosen = trained_tasks(config, tasks)
     return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
 
 
@@ -223,38 +242,39 @@ def report_on(
     *,
     data: Data,
     tokenizer: Tokenizer | None = None,
-    run: RunConfig,
+    run: RunConfig | None = None,
     num_workers: int | None = None,
 ) -> Report:
     """A report on tasks and their rows. Nothing is written; of every row twenty bytes are kept in memory.
 
     Args:
-        run: its `train`, `batch_size`, `mixing`, `subset`, `max_tokens` and `seed` count.
         tasks: name → definition.
         data: folder of the rows, or rows in memory.
         tokenizer: of the run's encoder.
+        run: what decides how many batches an epoch has; None takes the defaults.
         num_workers: processes; None: one per core.
     """
     report = Report(lengths_in="words" if tokenizer is None else "tokens", tasks=tasks)
     sound = {}
-    for task in tasks.values():
+    for name, task in tasks.items():
         found = block_faults(task, tokenizer)
         report.faults += found
         report.warnings += [] if tokenizer is None else tokenizer.length_warnings(task)
-        if not found and (data is not None or task.source is not None):
-            sound[task.name] = task
-    jobs, missing = readable_jobs(sound, data, warn=report.warnings.append)
+        if not found:
+            sound[name] = task
+    placed = {name: task for name, task in sound.items() if data is not None or task.source is not None}
+    jobs, missing = readable_jobs(placed, data, warn=report.warnings.append)
     report.faults += missing
-    _inspect(jobs, tokenizer, report, num_workers)
-    for task in sound.values():
+    _inspect(jobs, tokenizer, report, run, num_workers)
+    for task in placed.values():
         report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
-    _count_batches(sound, run, report)
+    _add_length(sound, run, report)
     return report
 
 
 def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Fault]:
     """Why the run could not choose its best checkpoint by the mean over its tasks; blocks with faults are left out."""
-    trained = set(run.train or (name for name, task in tasks.items() if task.trainable))
+    trained = trained_tasks(run, tasks).keys()
     chosen = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
     measured = [task for task in chosen if not block_faults(task)]
     main = {task.name: TASK_TYPES.get(task.task_type)(task).metric_names[0] for task in measured}
@@ -276,15 +296,17 @@ class PartFacts:
     lengths: np.ndarray
     truncated: int
     unread: Counter[str]
+    names: list[str]
 
 
-def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts:
+def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids: Collection[str] = ()) -> PartFacts:
     """Read the rows of a part, and encode them if there is a tokenizer.
 
     Args:
         job: a split of a task to prepare.
         part: consecutive rows of the split.
         tokenizer: of the run's encoder.
+        keep_ids: tasks whose rows' ids are kept as texts.
     """
     found = list(job.examples(part))
     faults = [each for each in found if isinstance(each, Fault)]
@@ -304,6 +326,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> PartFacts
         lengths=lengths,
         truncated=truncated,
         unread=Counter(unread),
+        names=[example.id for example in examples] if job.task.name in keep_ids else [],
     )
 
 
@@ -321,22 +344,33 @@ def _hashes(texts: Iterator[str]) -> np.ndarray:
     return np.fromiter(map(id_hash, texts), np.uint64)
 
 
-def _inspect(jobs: list[Job], tokenizer: Tokenizer | None, report: Report, num_workers: int | None) -> None:
+def _inspect(
+    jobs: list[Job], tokenizer: Tokenizer | None, report: Report, run: RunConfig | None, num_workers: int | None
+) -> None:
     """Add the facts and the faults of every split."""
     parts = [job.parts() for job in jobs]
+    work = partial(inspect_part, keep_ids=_chosen_by_length(jobs, run))
     found: dict[int, list[PartFacts]] = {}
-    for index, facts in map_parts(inspect_part, jobs, parts, tokenizer, num_workers=num_workers):
+    for index, facts in map_parts(work, jobs, parts, tokenizer, num_workers=num_workers):
         found.setdefault(index, []).append(facts)
     for index, job in enumerate(jobs):
         of_split = found[index]
         faults = SplitFaults()
         for each in of_split:
             faults.add(each.faults, each.num_faults, each.ids)
-        report.faults += faults.collected(job)
-        report.splits.append(_joined(job, of_split))
+        collected = faults.collected(job)
+        report.faults += collected
+        report.splits.append(_joined(job, of_split, whole=not collected))
 
 
-def _joined(job: Job, parts: list[PartFacts]) -> SplitFacts:
+def _chosen_by_length(jobs: Sequence[Job], run: RunConfig | None) -> frozenset[str]:
+    """The tasks of which the run trains on a part, chosen by ids, and has batches by the lengths of that part."""
+    if run is None or run.max_tokens is None:
+        return frozenset()
+    return frozenset(job.task.name for job in jobs if job.task.max_rows or job.task.name in run.subset)
+
+
+def _joined(job: Job, parts: list[PartFacts], *, whole: bool) -> SplitFacts:
     return SplitFacts(
         task=job.task,
         split=job.split,
@@ -349,6 +383,8 @@ def _joined(job: Job, parts: list[PartFacts]) -> SplitFacts:
         numbers=sum((each.numbers for each in parts), Counter()),
         lengths=np.concatenate([each.lengths for each in parts]),
         texts=np.concatenate([each.texts for each in parts]),
+        ids=[name for each in parts for name in each.names],
+        whole=whole,
     )
 
 
@@ -380,35 +416,68 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
             yield fault(facts.name, "", found, "Metrics on them measure memory.")
 
 
-def _count_batches(tasks: Mapping[str, TaskDef], run: RunConfig, report: Report) -> None:
-    """The exact number of batches of each task in the first epoch, by the sampler that training uses."""
-    trainable = {name: task for name, task in tasks.items() if task.trainable}
-    names = [name for name in run.train or trainable if name in trainable]
-    strange = [name for name in run.train or () if name not in report.tasks]
-    report.faults += [fault("", "train", unknown("task", name, report.tasks)) for name in strange]
-    splits = {
-        name: [each for each in report.splits if each.task.name == name and "train" in each.roles] for name in names
-    }
-    available = {name: sum(facts.rows for facts in splits[name]) for name in names}
-    taught = {name: tasks[name] for name in names if available[name]}
-    found = subset_faults(run, taught, available)
-    report.faults += found
-    by_tokens = run.max_tokens is not None
-    if not taught or found or (by_tokens and not _lengths_are_known(taught, available, run, report)):
-        return
-    lengths = {name: np.concatenate([each.lengths for each in splits[name]]) for name in taught}
+def _add_length(tasks: Mapping[str, TaskDef], run: RunConfig | None, report: Report) -> None:
+    """The batches of each task in the first epoch and the steps of the run, by the sampler that training uses.
+
+    Counted are the rows that were read, or, where none was, those prepared for the run.
+
+    Args:
+        tasks: those whose blocks have no fault.
+        run: None takes the defaults, and counts no steps.
+        report: has the facts of the rows; takes what is found.
+    """
+    config = run or RunConfig(tasks="", data="", output="", encoder="")
+    taught = trained_tasks(config, report.tasks)
+    splits = {name: _train_splits(task, report) for name, task in taught.items()}
+    sampler = None
     try:
-        length = run_length(run, taught, available, lengths if by_tokens else None)
+        if any(splits.values()):
+            sampler = _sampler_of(taught, splits, config, report)
+        elif run is not None and taught and taught.keys() <= tasks.keys():
+            sampler = prepared_sampler(run, taught)
     except ConfigError as error:
         report.faults += error.faults
-        return
-    report.batches, report.steps = length.sampler.batches_per_task(0), length.steps
+    except DataError:  # nothing is prepared yet
+        pass
+    if sampler is not None:
+        report.batches = sampler.batches_per_task(0)
+        report.length = None if run is None else RunLength.of(run, sampler)
 
 
-def _lengths_are_known(
-    tasks: Mapping[str, TaskDef], available: Mapping[str, int], run: RunConfig, report: Report
-) -> bool:
-    """Whether the tokens of each row that is trained on are known, as batches of so many tokens ask: with a tokenizer,
-    and where all rows are trained on."""
-    all_rows = (training_rows(run, task, available[name]) == available[name] for name, task in tasks.items())
-    return report.lengths_in == "tokens" and all(all_rows)
+def _train_splits(task: TaskDef, report: Report) -> list[SplitFacts]:
+    """The facts of a task's train splits, in the order in which they are trained on; empty unless all were read."""
+    facts = {each.split: each for each in report.splits if each.task is task}
+    names = task.splits["train"]
+    return [facts[name] for name in names] if all(name in facts for name in names) else []
+
+
+def _sampler_of(
+    taught: Mapping[str, TaskDef], splits: Mapping[str, list[SplitFacts]], config: RunConfig, report: Report
+) -> Sampler | None:
+    """The order of the batches of a run on the rows that were read; None where those of some task are not known.
+
+    Raises:
+        ConfigError: see `run_sampler`.
+    """
+    known = {name: found for name, found in splits.items() if found and all(each.whole for each in found)}
+    available = {name: sum(each.rows for each in found) for name, found in known.items()}
+    if faults := subset_faults(config, taught, available):
+        raise ConfigError(faults)
+    if len(known) < len(taught):
+        return None
+    if config.max_tokens is None:
+        return run_sampler(config, taught, available)
+    if report.lengths_in != "tokens":
+        report.warnings.append(fault("", "max_tokens", "batches are counted only with a tokenizer", "Give --encoder."))
+        return None
+    lengths = {name: _lengths_trained_on(taught[name], found, config) for name, found in known.items()}
+    return run_sampler(config, taught, available, lengths)
+
+
+def _lengths_trained_on(task: TaskDef, splits: list[SplitFacts], config: RunConfig) -> np.ndarray:
+    """[rows], tokens of each row of a task that a run trains on."""
+    lengths = np.concatenate([each.lengths for each in splits])
+    if training_rows(config, task, len(lengths)) == len(lengths):
+        return lengths
+    chosen: np.ndarray = lengths[rows_trained_on(config, task, [name for each in splits for name in each.ids])]
+    return chosen

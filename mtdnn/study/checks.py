@@ -9,11 +9,12 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.length import prepared_rows, subset_faults, training_rows
+from mtdnn.runs.length import prepared_rows, prepared_sampler, training_rows
+from mtdnn.runs.named import task_faults
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, cell_place
-from mtdnn.study.size import cell_size, measured_tasks, trained_tasks
+from mtdnn.study.size import measured_tasks, tasks_of
 
 
 def require_prepared(cell: Cell) -> None:
@@ -69,7 +70,7 @@ def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
     """
     found, faults = outcomes(cells), dict[Fault, Fault]()
     for cell in (cell for cell in cells if cell.name not in found):
-        tasks, config = trained_tasks(cell), cell.config
+        tasks, config = tasks_of(cell), cell.config
         of_cell = plug_in_faults(config)
         if config.regularizer or any(task.regularizer for task in tasks.values()):
             from mtdnn.runs.faults import objective_faults  # loads PyTorch
@@ -81,25 +82,31 @@ def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
         raise ConfigError(list(faults.values()))
 
 
-def require_valid_subsets(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Find out, before anything is run, which subsets of the cells leave no row or ask for more than there are.
+def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Find out, before anything is run, which cells to be run name tasks, subsets or a mixing that no run can have.
 
-    Cells whose rows are not prepared are passed over.
+    Cells whose rows are not prepared are looked at without them.
 
     Raises:
         ConfigError: each fault once, with the first cell that has it.
     """
-    faults = dict[Fault, Fault]()
-    for cell in cells:
-        tasks = trained_tasks(cell)
-        try:
-            available = {name: prepared_rows(cell.config, task) for name, task in tasks.items()}
-        except DataError:
-            continue
-        for each in subset_faults(cell.config, tasks, available):
+    found, faults = outcomes(cells), dict[Fault, Fault]()
+    for cell in (cell for cell in cells if cell.name not in found):
+        for each in task_faults(cell.config, cell.definitions) or _length_faults(cell):
             faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
     if faults:
         raise ConfigError(list(faults.values()))
+
+
+def _length_faults(cell: Cell) -> tuple[Fault, ...]:
+    """Why a run on the prepared rows has no length; nothing where they are not prepared."""
+    try:
+        prepared_sampler(cell.config, tasks_of(cell))
+    except ConfigError as error:
+        return error.faults
+    except DataError:
+        pass
+    return ()
 
 
 def require_runnable(cells: Sequence[Cell]) -> None:
@@ -125,7 +132,7 @@ def require_runnable(cells: Sequence[Cell]) -> None:
 def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault, ...]:
     """What a cell needs and is not there; `encoders` keeps what was found out about each."""
     try:
-        cell_size(cell)
+        prepared_sampler(cell.config, tasks_of(cell))
         require_prepared(cell)
     except MtdnnError as error:
         return error.faults
@@ -187,6 +194,6 @@ def _changed(cell: Cell, outcome: Outcome) -> list[str]:
     if "stored_rows" in outcome:
         now, then = stored_rows(cell), outcome["stored_rows"]
         return [place for place in then if place in now and now[place] != then[place]]
-    tasks = trained_tasks(cell).values()
+    tasks = tasks_of(cell).values()
     rows = {task.name: training_rows(cell.config, task, prepared_rows(cell.config, task)) for task in tasks}
     return [task for task, count in outcome.get("rows", {}).items() if rows.get(task, count) != count]

@@ -14,8 +14,8 @@ from mtdnn.study.checks import (
     require_known_splits,
     require_prepared,
     require_runnable,
+    require_valid_lengths,
     require_valid_plug_ins,
-    require_valid_subsets,
     stored_rows,
 )
 from mtdnn.study.grid import Cell, Grid
@@ -82,12 +82,12 @@ def checked_cells(grid: Grid, stages: Sequence[str] | None = None) -> list[Cell]
     """The cells of the named stages, or all, after a look at what they name; finished ones of other rows are logged.
 
     Raises:
-        ConfigError: see `chosen_cells`; or a split, a plug-in or an option that no run can have.
+        ConfigError: see `chosen_cells`; or a split, a task, a size, a plug-in or an option that no run can have.
     """
     require_known_splits(grid)
     cells = chosen_cells(grid, stages)
     require_valid_plug_ins(grid, cells)
-    require_valid_subsets(grid, cells)
+    require_valid_lengths(grid, cells)
     for line in changed_rows_lines(cells):
         logger.warning("%s", line)
     return cells

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
-from mtdnn.runs.length import prepared_lengths, prepared_rows, run_length
+from mtdnn.errors import MtdnnError
+from mtdnn.runs.length import RunLength, prepared_sampler
+from mtdnn.runs.named import regularizers_of, trained_tasks
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
 
@@ -36,30 +38,35 @@ def cell_size(cell: Cell) -> Size:
     """The size of a cell, from the manifests of the prepared rows.
 
     Raises:
+        ConfigError: a subset or a mixing that no run can have.
         DataError: a task's training rows are not prepared.
     """
-    tasks = trained_tasks(cell)
-    return run_size(cell.config, tasks)
+    return run_size(cell.config, tasks_of(cell))
 
 
-def trained_tasks(cell: Cell) -> dict[str, TaskDef]:
+def finished_size(cell: Cell, outcome: Outcome) -> Size:
+    """The size of a finished cell; by its outcome alone, its cost unknown, where its rows are not prepared any more."""
+    try:
+        return cell_size(cell)
+    except MtdnnError:
+        rows, steps, examples = outcome.get("rows", {}), outcome.get("steps", 0), outcome.get("examples", 0)
+        return Size(rows=rows, steps=steps, examples=examples, units=None)
+
+
+def tasks_of(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell trains on."""
-    known = cell.definitions
-    trainable = [name for name, task in known.items() if task.trainable]
-    return {name: known[name] for name in cell.config.train or trainable}
+    return trained_tasks(cell.config, cell.definitions)
 
 
 def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
     """The definitions of the tasks a cell has results of: those it trains on, and those their heads answer."""
-    trained = trained_tasks(cell)
+    trained = tasks_of(cell)
     return trained | {name: task for name, task in cell.definitions.items() if task.head_of in trained}
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
     """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
-    available = {name: prepared_rows(config, task) for name, task in tasks.items()}
-    lengths = {name: prepared_lengths(config, task) for name, task in tasks.items()} if config.max_tokens else None
-    length = run_length(config, tasks, available, lengths)
+    length = RunLength.of(config, prepared_sampler(config, tasks))
     turns = length.sampler.batches_per_task(0)
     # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
     examples = {
@@ -82,8 +89,6 @@ def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, floa
     added = PROXIMAL_UNITS if config.proximal is not None else 0.0
     if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
         return dict.fromkeys(tasks, PLAIN_UNITS + added)
-    from mtdnn.runs.named import regularizers_of
-
     methods = regularizers_of(config, tasks)
     try:
         costs = {name: method.cost if method and method.weight else PLAIN_UNITS for name, method in methods.items()}

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mtdnn.runs.named import task_faults
 from mtdnn.study.checks import require_known_splits
 from mtdnn.study.load import load_study
-from mtdnn.study.size import trained_tasks
+from mtdnn.study.size import tasks_of
 from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY
 
@@ -34,7 +35,8 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
         SAMPLERS.get(cell.config.mixing.name)
         if cell.config.regularizer is not None:
             REGULARIZERS.get(cell.config.regularizer.name)
-        for task in trained_tasks(cell).values():
+        assert task_faults(cell.config, cell.definitions) == []
+        for task in tasks_of(cell).values():
             assert TASK_TYPES.get(task.task_type).faults(task) == []
 
 

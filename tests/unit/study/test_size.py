@@ -226,6 +226,15 @@ def test_finished_cells_whose_rows_have_changed_are_named_and_not_run_again(
     assert cells[1].name not in told
 
 
+def test_a_dry_run_shows_finished_cells_whose_rows_are_not_prepared_any_more(demo: Demo, tmp_path: Path) -> None:
+    path = write_small_study(demo, tmp_path)
+    told = {"rows": {"demo_nli": 60}, "steps": 8, "examples": 120}
+    run_cells(load_study(path, variables={"data": "gone"}), Here(lambda cell: {**made_up_score(cell), **told}))
+    lines = study(str(path), data="gone", dry_run=True).splitlines()
+    assert [line.split()[1:] for line in lines[1:3]] == [["60", "8", "120", "finished"]] * 2
+    assert lines[-1].startswith("2 cells, 0 to run, 0 examples")
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
