@@ -103,6 +103,8 @@ def parameter_groups(
         head_lr: that of the heads; None = lr.
         layer_decay: factor of the learning rate from one layer to the one below; 1 turns it off.
         layer_of: name of an encoder's parameter → its depth, 0 for embeddings up to num_layers.
+        weight_decay: of matrices; 0 turns it off.
+        num_layers: of the encoder.
     Raises:
         ValueError: nothing is trainable.
     """
@@ -163,56 +165,109 @@ def build_schedule(name: str, optimizer: Optimizer, *, num_steps: int, **options
 @OPTIMIZERS.register("adamw")
 @takes_options(AdamOptions)
 def adamw(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101."""
+    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=_can_fuse(groups))
 
 
 @OPTIMIZERS.register("adamax")
 @takes_options(AdamOptions)
 def adamax(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1."""
+    """Adam by the largest gradient; weight decay is added to the gradient. Source: Kingma & Ba 2015, section 7.1.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.Adamax(groups, lr=lr, betas=betas, eps=eps)
 
 
 @OPTIMIZERS.register("radam")
 @takes_options(AdamOptions)
 def radam(groups: list[ParameterGroup], *, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
-    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265."""
+    """Rectified Adam with decoupled weight decay. Source: Liu et al. 2020, arXiv 1908.03265.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+    """
     return torch.optim.RAdam(groups, lr=lr, betas=betas, eps=eps, decoupled_weight_decay=True)
 
 
 @OPTIMIZERS.register("sgd")
 @takes_options(MomentumOptions)
 def sgd(groups: list[ParameterGroup], *, lr: float, momentum: float) -> Optimizer:
-    """Stochastic gradient descent; weight decay is added to the gradient."""
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=_can_fuse(groups))
+    """Stochastic gradient descent; weight decay is added to the gradient.
+
+    Args:
+        groups: parameter groups with their own `lr` and `weight_decay`.
+        lr: peak learning rate.
+        momentum: 0 turns it off.
+    """
+    fused = momentum == 0 and _can_fuse(groups)  # with momentum it fails for heads whose task has not come yet
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
 
 
 @SCHEDULES.register("linear")
 @takes_options(WarmupOptions)
 def linear(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """Straight down to 0 after the warm-up."""
+    """Straight down to 0 after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("linear", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("cosine")
 @takes_options(WarmupOptions)
 def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """Half a cosine down to 0 after the warm-up."""
+    """Half a cosine down to 0 after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("cosine", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("constant")
 @takes_options(WarmupOptions)
 def constant(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """The peak, after the warm-up."""
+    """The peak, after the warm-up.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+    """
     return _after_warmup("constant_with_warmup", optimizer, num_steps, warmup)
 
 
 @SCHEDULES.register("polynomial")
 @takes_options(PolynomialOptions)
 def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: float) -> LRScheduler:
-    """(What is left of the steps after the warm-up) to the power of `power`."""
+    """(What is left of the steps after the warm-up) to the power of `power`.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        warmup: fraction of the steps that rise.
+        power: of what is left of the steps.
+    """
     return _after_warmup("polynomial", optimizer, num_steps, warmup, {"power": power, "lr_end": 0.0})
 
 
@@ -221,6 +276,11 @@ def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: fl
 def slanted_triangular(optimizer: Optimizer, *, num_steps: int, cut_fraction: float, ratio: float) -> LRScheduler:
     """A short straight rise to the peak and a long straight fall, both from and to peak ∕ ratio.
 
+    Args:
+        optimizer: whose rate is scheduled.
+        num_steps: optimizer steps of the run.
+        cut_fraction: fraction of the steps that rise.
+        ratio: peak over lowest rate.
     Source: Howard & Ruder 2018, arXiv 1801.06146, eq. 3. There the fall is measured in cut·(1∕cut_fraction − 1) steps,
     which is the number of steps left only when the cut is a whole number; with few steps the rate would become
     negative. Here it is the number of steps left.

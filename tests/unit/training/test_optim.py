@@ -102,6 +102,19 @@ def test_momentum_of_sgd_by_hand() -> None:
     assert after_steps("sgd", [2.0, 0.0], momentum=0.5) == pytest.approx(1 - 0.1 * 2 - 0.1 * 1)
 
 
+def test_a_head_whose_task_comes_later_starts_its_momentum_then() -> None:
+    """PyTorch's fused rule stops at the first such weight: "expected Tensor as element 1 … but got NoneType"."""
+    first, later = (nn.Parameter(torch.ones(1, 1)) for _ in range(2))
+    optimizer = build_optimizer(
+        "sgd", [{"params": [first, later], "lr": 0.1, "weight_decay": 0.0}], lr=0.1, momentum=0.5
+    )
+    for gradients in ((2.0, None), (0.0, 2.0)):
+        for weight, gradient in zip((first, later), gradients, strict=True):
+            weight.grad = None if gradient is None else torch.full_like(weight, gradient)
+        optimizer.step()
+    assert [first.item(), later.item()] == pytest.approx([1 - 0.2 - 0.1, 1 - 0.2])
+
+
 def test_weight_decay_is_decoupled_in_adamw_and_radam_and_added_to_the_gradient_in_sgd() -> None:
     for name in ("adamw", "radam"):
         assert after_steps(name, [0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
