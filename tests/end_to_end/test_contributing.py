@@ -1,6 +1,7 @@
 """The examples in CONTRIBUTING.md do what the text beside them says."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mtdnn.data.samplers import SAMPLERS
 from mtdnn.metrics.base import METRICS, compute
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
+from mtdnn.registry import GROUP
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.rows.example import RowError
@@ -124,3 +126,8 @@ def test_the_optimizer_takes_steps_of_one_size_and_the_schedule_falls_with_the_r
     for rate, keep in list(zip(rates, kept.tolist(), strict=True))[1:]:
         first = first * keep - rate
     assert weight.tolist() == pytest.approx([first, -first, kept.prod().item()])
+
+
+def test_the_group_of_entry_points_is_the_one_that_is_read():
+    (block,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    assert list(tomllib.loads(block)["project"]["entry-points"]) == [GROUP]
