@@ -1,0 +1,57 @@
+"""Every registered plug-in that has options declares them, each with a description, and refuses any other key."""
+
+import pytest
+
+from mtdnn.cli.schema import fields_of
+from mtdnn.config.options import Named, Options, named_faults, options_of
+from mtdnn.config.run import OptimizerConfig, ScheduleConfig
+from mtdnn.config.tasks import task_def_from
+from mtdnn.data.samplers import SAMPLERS
+from mtdnn.networks.head_options import HEAD_OPTIONS
+from mtdnn.networks.heads import HEADS
+from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.proximal import PROXIMAL
+from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
+
+KINDS = {
+    "mixing": (SAMPLERS, Named),
+    "optimizer": (OPTIMIZERS, OptimizerConfig),
+    "schedule": (SCHEDULES, ScheduleConfig),
+    "regularizer": (REGULARIZERS, Named),
+    "proximal": (PROXIMAL, Named),
+    "head": (HEADS, Named),
+}
+NAMED = [(kind, name) for kind, (registry, _) in KINDS.items() for name in registry]
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED)
+def test_options_are_declared_with_a_description_and_a_default(kind, name):
+    registry, block = KINDS[kind]
+    model = options_of(registry, registry.get(name), block.model_fields)
+    assert issubclass(model, Options)
+    assert [key for key, field in fields_of(model) if not field.description] == []
+    assert [key for key, field in model.model_fields.items() if field.is_required()] == []
+    assert not set(model.model_fields) & set(block.model_fields)
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED)
+def test_a_key_that_it_does_not_have_is_refused(kind, name):
+    registry, block = KINDS[kind]
+    assert named_faults(registry, block(name=name), kind) == []
+    (found,) = named_faults(registry, block(name=name, nosuch=1), kind)
+    assert str(found).startswith(f"{kind}.nosuch: unknown key 'nosuch'; ")
+
+
+@pytest.mark.parametrize("name", list(TASK_TYPES))
+def test_a_task_type_declares_its_keys_and_refuses_others(name):
+    kind = TASK_TYPES.get(name)
+    assert issubclass(kind.Options, Options)
+    assert [key for key, field in fields_of(kind.Options) if not field.description] == []
+    (found,) = kind.faults(task_def_from("task", {**kind.sample_block, "nosuch": 1}))
+    assert str(found).startswith("task: task.nosuch: unknown key 'nosuch'; known: ")
+
+
+def test_the_table_of_heads_that_check_reads_is_that_of_the_heads():
+    """It is there so that `check` needs no PyTorch."""
+    assert {name: options_of(HEADS, HEADS.get(name)) for name in HEADS} == HEAD_OPTIONS
