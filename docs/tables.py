@@ -12,6 +12,7 @@ from mtdnn.config.run import OptimizerConfig, RunConfig
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.networks.heads import HEADS
+from mtdnn.networks.losses import LOSSES
 from mtdnn.registry import Registry
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
@@ -82,6 +83,8 @@ TABLES = {
     "task type options": options_of_types,
     "heads": lambda: described(HEADS, "layer on top of the encoder"),
     "head options": lambda: options(HEADS),
+    "losses": lambda: described(LOSSES, "what training minimizes"),
+    "loss options": lambda: options(LOSSES),
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "mixing options": lambda: options(SAMPLERS),

@@ -69,7 +69,8 @@ class Registry(Generic[T]):
         base: gives the class that all of them derive from; called late, as that class may stand below the registry.
         own: what each class defines itself and does not leave to `base`; "penalty or losses" = one of the two.
         takes: positional arguments that each is called with.
-        keywords: arguments that each is called with by name; all others are its options.
+        keywords: arguments that each is called with by name.
+        optional: arguments that each is called with if it takes them; all others are its options.
         makes: gives the class of what functions return, where one of its subclasses can stand for a function.
         modules: modules that register more names; imported when a name is first asked for, before those of packages.
     """
@@ -82,10 +83,11 @@ class Registry(Generic[T]):
         own: Sequence[str] = (),
         takes: Sequence[str] = (),
         keywords: Sequence[str] = (),
+        optional: Sequence[str] = (),
         makes: Callable[[], type] | None = None,
         modules: Iterable[str] = (),
     ) -> None:
-        self.kind, self.takes, self.keywords = kind, takes, keywords
+        self.kind, self.takes, self.keywords, self.optional = kind, takes, keywords, optional
         self._base, self._own, self._makes = base, own, makes
         self._known: dict[str, T] = {}
         self._modules = list(modules)

@@ -30,10 +30,12 @@ def run_schema() -> dict[str, Any]:
 def task_schema() -> dict[str, Any]:
     """JSON Schema of a file of task definitions: names → blocks, the options of every task type among their keys."""
     from mtdnn.networks.heads import HEADS
+    from mtdnn.networks.losses import LOSSES
     from mtdnn.task_types.base import TASK_TYPES
 
     block = _described_in_a_line(TaskDef.model_json_schema(by_alias=True))
     _list_plug_ins(block, "head", HEADS, Named)
+    _list_plug_ins(block, "loss", LOSSES, Named)
     _list_plug_ins(block, "regularizer", run_registry("regularizer"), Named)
     definitions = block.pop("$defs", {})
     for key in ("name", "options"):

@@ -1,5 +1,7 @@
 """How versions up to commit dc63209 wrote a run: every option of every optimizer and schedule, used or not.
 
+The margin of a ranking loss was a key of the task, used or not.
+
 Folders of runs written by them, and cells of studies finished by them, stay readable.
 """
 
@@ -55,3 +57,21 @@ def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
         key: {**OPTIONS[key], **block} if key in OPTIONS and block["name"] in USED[key] else block
         for key, block in run.items()
     }
+
+
+MARGIN = "margin"
+"""The key of a task of the types `ranking` and `multiple_choice` that only `loss: pairwise_margin` looked at."""
+
+
+def with_loss_options(blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """The blocks of a run's tasks.yml, a margin among the options of the loss that used it; others as they are."""
+    return {name: _with_loss_options(block) for name, block in blocks.items()}
+
+
+def _with_loss_options(block: Any) -> Any:
+    if not isinstance(block, Mapping) or block.get("task_type") not in ("ranking", "multiple_choice"):
+        return block
+    kept = {key: value for key, value in block.items() if key != MARGIN}
+    if MARGIN in block and block.get("loss") == "pairwise_margin":
+        kept["loss"] = {"name": "pairwise_margin", MARGIN: block[MARGIN]}
+    return kept

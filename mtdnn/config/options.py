@@ -146,7 +146,12 @@ def _own_arguments(
 ) -> dict[str, Any]:
     """Name → default (`...` = required) of the arguments that are options."""
     named_ones = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    given = {*registry.keywords, *common, *(each.name for each in named_ones[: len(registry.takes)])}
+    given = {
+        *registry.keywords,
+        *registry.optional,
+        *common,
+        *(each.name for each in named_ones[: len(registry.takes)]),
+    }
     rest = (each for each in named_ones if each.name not in given and each.kind is not each.POSITIONAL_ONLY)
     return {each.name: ... if each.default is each.empty else each.default for each in rest}
 

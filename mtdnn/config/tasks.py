@@ -99,7 +99,7 @@ class TaskDef(Frozen):
         {"train": ("train",), "dev": ("dev",)}, description="Role (train, dev, test) → names of the splits."
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the output layer; 0 turns it off.")
-    loss: str | None = Field(None, description="Default: by task type.")
+    loss: NamedOrWord | None = Field(None, description="With its options. Default: by task type.")
     weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor of this task's loss.")
     batch_size: int | None = Field(None, ge=1, description="Rows in a batch. Default: the run's.")
     max_length: int = Field(256, ge=3, description="Tokens of a row, special ones included; longer rows are cut.")

@@ -8,22 +8,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field
 
 from mtdnn.batch import IGNORED
+from mtdnn.config.options import Named, Options, option_values, options_of, takes_options
+from mtdnn.deferred import deferred
 from mtdnn.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:  # so that `check` knows the losses and their options without PyTorch
+    torch = deferred("torch")
+    F = deferred("torch.nn.functional")
 
 UNKNOWN = -1.0
 """The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
 
-Loss = Callable[..., Tensor]
-"""`loss(logits, labels, mask=None)` → scalar."""
+Loss = Callable[..., "Tensor"]
+"""`loss(logits, labels, mask=None, *, options)` → scalar; `mask` only where rows may have no label."""
 
-LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"))
+LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"), optional=("mask",))
 """The words for `loss:` in a task definition."""
+
+
+class MarginOptions(Options):
+    """Options of `pairwise_margin`."""
+
+    margin: float = Field(1.0, gt=0, description="By which a better candidate must lead, in units of the score.")
+
+
+def loss_of(named: Named) -> Loss:
+    """The loss of a name with its options filled in.
+
+    Raises:
+        ConfigError: the name is unknown, or an option.
+    """
+    loss = LOSSES.get(named.name, key="loss")
+    values = option_values(options_of(LOSSES, loss), named.options)
+    return partial(loss, **values) if values else loss
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -247,7 +274,8 @@ def listwise(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @LOSSES.register("pairwise_margin")
-def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
+@takes_options(MarginOptions)
+def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float) -> Tensor:
     """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
 
     The gap is the difference of their scores. Arguments and what counts are those of `listwise`.

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from mtdnn.config.earlier import without_unused
+from mtdnn.config.earlier import with_loss_options, without_unused
 from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig, run_config_of
-from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.config.tasks import TaskDef, task_defs_in
 from mtdnn.config.yaml_source import dump_yaml, read_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import remove_leftovers, write_text
@@ -163,8 +163,16 @@ class RunFolder:
         return run_config_of(replace(source, value=without_unused(source.value)))
 
     def read_tasks(self) -> dict[str, TaskDef]:
-        """The task definitions the run was made with."""
-        return load_task_defs(self.tasks_file)
+        """The task definitions the run was made with.
+
+        Raises:
+            ConfigError: every fault of the file.
+        """
+        source = read_yaml(self.tasks_file)
+        blocks = task_defs_in(replace(source, value=with_loss_options(source.value)))
+        if blocks.faults:
+            raise ConfigError(blocks.faults)
+        return blocks.tasks
 
     def read_results(self) -> dict[str, Any]:
         """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtdnn.config.tasks import TaskDef
+from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
@@ -68,10 +69,14 @@ def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
     Raises:
         ConfigError: each fault once, with the first cell that has it.
     """
-    found, faults = outcomes(cells), dict[Fault, Fault]()
+    found, faults, of_tasks = outcomes(cells), dict[Fault, Fault](), dict[int, list[Fault]]()
     for cell in (cell for cell in cells if cell.name not in found):
         tasks, config = tasks_of(cell), cell.config
         of_cell = plug_in_faults(config)
+        for task in tasks.values():  # which cells share, as they share files
+            if id(task) not in of_tasks:
+                of_tasks[id(task)] = block_faults(task)
+            of_cell += of_tasks[id(task)]
         if config.regularizer or any(task.regularizer for task in tasks.values()):
             from mtdnn.runs.faults import objective_faults  # loads PyTorch
 

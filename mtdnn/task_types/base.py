@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import BaseModel
 
 from mtdnn.batch import Batch
-from mtdnn.config.options import Named, NoOptions, Options, option_faults
+from mtdnn.config.options import Named, NoOptions, Options, named_faults, option_faults, options_of
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.metrics.base import METRICS, Record, metric_of
-from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS, HeadOptions
+from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS
 from mtdnn.registry import Registry
 from mtdnn.rows.example import MARKS_OF_NONE, UNLABELLED, Example, RowError
 from mtdnn.tokens.ragged import Column, Records
@@ -148,10 +148,10 @@ class Format(Part):
                 found += _import_faults(task, "metrics", metric, metric_of)
             elif metric not in known_metrics:
                 found.append(task.fault("metrics", unknown("metric", metric, known_metrics)))
-        if task.loss is not None and "." in task.loss:
-            found += _import_faults(task, "loss", task.loss, lambda *word, **place: losses.LOSSES.get(*word, **place))
-        elif task.loss is not None and task.loss not in cls.losses:
-            found.append(task.fault("loss", unknown("loss", task.loss, cls.losses)))
+        if task.loss is not None and task.loss.name not in cls.losses and "." not in task.loss.name:
+            found.append(task.fault("loss", unknown("loss", task.loss.name, cls.losses)))
+        elif task.loss is not None:
+            found += _named_faults(task, losses.LOSSES, task.loss, "loss")
         if task.distill is not None and not cls.soft_labels:
             able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).soft_labels)
             found.append(task.fault("distill", f"{task.task_type} has no soft labels", f"Remove it. Some: {able}."))
@@ -165,12 +165,7 @@ class Format(Part):
             return [task.fault("head", unknown("head", named.name, cls.heads))]
         if named.name in HEAD_OPTIONS:
             return _key_faults(task, HEAD_OPTIONS[named.name], named.options, prefix="head.")
-        look_up = heads.HEADS.get  # of one's own, which is PyTorch's anyway
-        if faults := _import_faults(task, "head", named.name, look_up):
-            return faults
-        options = look_up(named.name).Options
-        own_constructor = options is HeadOptions  # which names its options
-        return [] if own_constructor else _key_faults(task, options, named.options, prefix="head.")
+        return _named_faults(task, heads.HEADS, named, "head")  # of one's own, which loads PyTorch anyway
 
     @classmethod
     def _pair_faults(cls, task: TaskDef) -> list[Fault]:
@@ -187,7 +182,18 @@ class Format(Part):
     def _option_faults(cls, task: TaskDef) -> list[Fault]:
         """Keys of the block that belong to no task, and values pydantic refuses."""
         common = [name for name in TaskDef.model_fields if name not in ("name", "options")]
-        return _key_faults(task, cls.Options, task.options, known=common)
+        found = _key_faults(task, cls.Options, task.options, known=common)
+        of_losses = {
+            option: name
+            for name in cls.losses
+            for option in options_of(losses.LOSSES, losses.LOSSES.get(name)).model_fields
+            if option in task.options and option not in cls.Options.model_fields
+        }
+        fixes = {
+            f"{task.name}.{option}": f"Write loss: {{name: {name}, {option}: {task.options[option]}}}."
+            for option, name in of_losses.items()
+        }
+        return [replace(each, fix=fixes.get(each.key, each.fix)) for each in found]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -314,7 +320,7 @@ class Learner(Part):
     @cached_property
     def loss_function(self) -> Callable[..., Tensor]:
         """The registered loss that the block names, or else the type's own."""
-        return losses.LOSSES.get(self.task.loss or self.default_loss)
+        return losses.loss_of(self.task.loss or Named(name=self.default_loss))
 
     def collate_labels(self, records: Records) -> Tensor:
         """Labels of a batch, from the columns of its rows; for types whose labels need no more than these."""
@@ -477,6 +483,11 @@ def _import_faults(task: TaskDef, key: str, word: str, look_up: Callable[..., ob
     except ConfigError as error:
         return list(error.faults)
     return []
+
+
+def _named_faults(task: TaskDef, registry: Registry[Any], given: Named, key: str) -> list[Fault]:
+    """What cannot be used of a plug-in that the block names under that key."""
+    return [task.fault(each.key, each.found, each.fix) for each in named_faults(registry, given, key)]
 
 
 def _key_faults(

@@ -22,7 +22,6 @@ from mtdnn.task_types.ranking import Ranking
 class MultipleChoiceOptions(Options):
     """Keys of this type alone."""
 
-    margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
     placeholder: str | None = Field(
         None, description="Word in the text before the choices that each choice replaces (cloze)."
     )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -41,7 +40,6 @@ class RankingOptions(Options):
         None, description="Read rows `id, label, texts` and join those with the same text in this column into one."
     )
     one_best: bool = Field(False, description="Refuse rows in which two candidates are the most relevant.")
-    margin: float = Field(1.0, gt=0, description="Of `loss: pairwise_margin`, in units of the score.")
 
 
 @TASK_TYPES.register("ranking")
@@ -224,12 +222,6 @@ class Ranking(TaskType):
         return ids
 
     # Learner: columns of a batch → labels, logits, loss, divergence.
-
-    @cached_property
-    def loss_function(self) -> Callable[..., Tensor]:
-        """The block's loss, with its margin where it has one."""
-        loss = super().loss_function
-        return partial(loss, margin=self.options.margin) if loss is losses.pairwise_margin else loss
 
     @property
     def num_outputs(self) -> int:

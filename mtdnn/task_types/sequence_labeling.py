@@ -93,7 +93,7 @@ class SequenceLabeling(TaskType):
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
         if cls.settled_head(task).name == "crf" and task.loss is not None:
             fix = "Remove it: this head is trained by the likelihood of whole sentences."
-            found.append(task.fault("loss", f"{task.loss} with head: crf", fix))
+            found.append(task.fault("loss", f"{task.loss.name} with head: crf", fix))
         odd = [tag for tag in task.labels if not is_entity_tag(tag)]
         if odd and any(name.startswith("entity_") for name in task.metrics):
             fix = "Set metrics: [token_accuracy], or name the tags O, B-…, I-…."

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from mtdnn.config.options import Named, named_faults
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.proximal import PROXIMAL
+from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 
@@ -66,7 +67,7 @@ def test_name_file_source_and_defaults_are_as_everywhere(name: str) -> None:
         assert field.description, f"{name}.{option} has no description"
         assert not field.is_required(), f"{name}.{option} has no default"
     assert named_faults(REGULARIZERS, Named(name=name), "regularizer") == []
-    assert kind.type_faults("classification", "run.yml:1", "regularizer") == []
+    assert kind.type_faults(TASK_TYPES.get("classification"), "run.yml:1", "regularizer") == []
 
 
 @pytest.mark.parametrize("name", list(REGULARIZERS))

@@ -1,6 +1,6 @@
 """What commit dc63209 wrote into run.yml is read, and hashed as it was then."""
 
-from mtdnn.config.earlier import is_of_a_run, with_unused, without_unused
+from mtdnn.config.earlier import is_of_a_run, with_loss_options, with_unused, without_unused
 from mtdnn.config.run import load_run_config
 
 ADAMW = {
@@ -53,3 +53,14 @@ def test_the_values_that_were_hashed_hold_every_option():
     }
     elsewhere = {"optimizer": {"name": "package.Lion", "lr": 0.1}}
     assert with_unused(elsewhere) == elsewhere
+
+
+def test_a_margin_goes_to_the_loss_that_used_it():
+    ranked = {"task_type": "ranking", "loss": "pairwise_margin", "margin": 2.0}
+    assert with_loss_options({"a": ranked})["a"] == {
+        "task_type": "ranking", "loss": {"name": "pairwise_margin", "margin": 2.0}
+    }  # fmt: skip
+    unused = {"task_type": "multiple_choice", "margin": 1.0}
+    assert with_loss_options({"a": unused}) == {"a": {"task_type": "multiple_choice"}}
+    own = {"task_type": "my.module.Type", "margin": 1.0}
+    assert with_loss_options({"a": own}) == {"a": own}

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from mtdnn.config.legacy import is_legacy, translate
+from mtdnn.config.options import Named
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError
@@ -76,7 +77,7 @@ def test_glue_as_that_toolkit_writes_it_loads_as_eleven_tasks(tmp_path):
     assert tasks["cola"].inputs == ("text",) and tasks["cola"].metrics == ("accuracy", "mcc")
     assert tasks["cola"].dropout == 0.05 and tasks["cola"].labels == ("0", "1")
     assert tasks["mrpc"].dropout == 0.1  # no dropout_p there, where that toolkit crashes
-    assert tasks["mnli"].labels == tuple(NLI) and tasks["mnli"].loss == "cross_entropy"
+    assert tasks["mnli"].labels == tuple(NLI) and tasks["mnli"].loss == Named(name="cross_entropy")
     assert tasks["mnli"].splits["dev"] == ("matched_dev", "mismatched_dev")
     assert tasks["mnli"].splits["test"] == ("matched_test", "mismatched_test")
     assert tasks["stsb"].task_type == "regression" and tasks["stsb"].loss == "mse" and tasks["stsb"].labels == ()

@@ -46,7 +46,7 @@ def test_the_pairwise_loss_by_hand():
 
 
 def test_the_margin_is_that_of_the_block(make):
-    made = make({**BLOCK, "loss": "pairwise_margin", "margin": 4}, ROWS)
+    made = make({**BLOCK, "loss": {"name": "pairwise_margin", "margin": 4}}, ROWS)
     logits = torch.zeros(4, 3).masked_fill(~made.batch().extras["present"], NO)
     assert made.type.loss(logits, made.batch()).item() == pytest.approx((4 + 0) / 2)  # row 2 has no pair
 
