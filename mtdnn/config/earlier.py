@@ -60,7 +60,8 @@ def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 MARGIN = "margin"
-"""The key of a task of the types `ranking` and `multiple_choice` that only `loss: pairwise_margin` looked at."""
+TYPES_WITH_MARGIN = ("ranking", "multiple_choice")
+"""The types of tasks that had this key, which only `loss: pairwise_margin` used."""
 
 
 def with_loss_options(blocks: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,8 +69,16 @@ def with_loss_options(blocks: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _with_loss_options(block) for name, block in blocks.items()}
 
 
+def without_margin(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's block as a manifest stores it, without the margin, which changes no stored row."""
+    options = stored.get("options")
+    if stored.get("task_type") not in TYPES_WITH_MARGIN or not isinstance(options, Mapping):
+        return dict(stored)
+    return {**stored, "options": {key: value for key, value in options.items() if key != MARGIN}}
+
+
 def _with_loss_options(block: Any) -> Any:
-    if not isinstance(block, Mapping) or block.get("task_type") not in ("ranking", "multiple_choice"):
+    if not isinstance(block, Mapping) or block.get("task_type") not in TYPES_WITH_MARGIN:
         return block
     kept = {key: value for key, value in block.items() if key != MARGIN}
     if MARGIN in block and block.get("loss") == "pairwise_margin":

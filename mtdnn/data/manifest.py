@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.earlier import MARGIN
+from mtdnn.config.earlier import without_margin
 from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Place, fault
@@ -121,7 +121,7 @@ def _read(path: Path) -> Manifest:
     values = read_json(path, dict[str, Any], fix=fix)
     known = {each.name for each in fields(Manifest)}
     manifest = checked({key: value for key, value in values.items() if key in known}, Manifest, Place(str(path)), fix)
-    manifest.block.get("options", {}).pop(MARGIN, None)
+    manifest = replace(manifest, block=without_margin(manifest.block))
     lacking = [key for key in STORED_KEYS if key not in manifest.block]
     lacking += [key for key in ("encoder", "sha256") if key not in manifest.tokenizer]
     if lacking:

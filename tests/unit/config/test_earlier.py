@@ -1,6 +1,6 @@
 """What commit dc63209 wrote into run.yml is read, and hashed as it was then."""
 
-from mtdnn.config.earlier import is_of_a_run, with_loss_options, with_unused, without_unused
+from mtdnn.config.earlier import is_of_a_run, with_loss_options, with_unused, without_margin, without_unused
 from mtdnn.config.run import load_run_config
 
 ADAMW = {
@@ -64,3 +64,10 @@ def test_a_margin_goes_to_the_loss_that_used_it():
     assert with_loss_options({"a": unused}) == {"a": {"task_type": "multiple_choice"}}
     own = {"task_type": "my.module.Type", "margin": 1.0}
     assert with_loss_options({"a": own}) == {"a": own}
+
+
+def test_a_stored_margin_makes_no_store_out_of_date():
+    stored = {"task_type": "ranking", "options": {"margin": 1.0, "one_best": True}}
+    assert without_margin(stored) == {"task_type": "ranking", "options": {"one_best": True}}
+    for other in ({"task_type": "mine", "options": {"margin": 1.0}}, {"task_type": "ranking", "options": None}, {}):
+        assert without_margin(other) == other

@@ -80,7 +80,8 @@ def test_glue_as_that_toolkit_writes_it_loads_as_eleven_tasks(tmp_path):
     assert tasks["mnli"].labels == tuple(NLI) and tasks["mnli"].loss == Named(name="cross_entropy")
     assert tasks["mnli"].splits["dev"] == ("matched_dev", "mismatched_dev")
     assert tasks["mnli"].splits["test"] == ("matched_test", "mismatched_test")
-    assert tasks["stsb"].task_type == "regression" and tasks["stsb"].loss == "mse" and tasks["stsb"].labels == ()
+    assert tasks["stsb"].task_type == "regression" and tasks["stsb"].labels == ()
+    assert tasks["stsb"].loss == Named(name="mse")
     assert tasks["stsb"].metrics == ("pearson", "spearman")
     assert tasks["rte"].splits == {"train": ("train",), "dev": ("dev",), "test": ("test",)}
     assert all(task.options == {} for task in tasks.values())
