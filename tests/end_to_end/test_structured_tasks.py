@@ -62,7 +62,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_run_over_all_task_types_resumes_and_predicts(values: dict[str, Any]) -> None:
     whole = train(load_run_config(overrides=values), progress=False)
     folder = Path(values["output"])
-    assert set(whole) == {"_run", "_made_by", "_metrics", "_labels", *(f"a_{name}" for name in TYPES)}
+    assert set(whole) == {"_run", "_made_by", "_metrics", *(f"a_{name}" for name in TYPES)}
 
     interrupted = {**values, "output": str(folder.with_name("resumed"))}
     assert stopped_and_resumed(load_run_config(overrides=interrupted), step=15) == whole
