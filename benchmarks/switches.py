@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,14 +47,14 @@ class Way:
         keeps_memory: whether memory that a step frees is kept for the next one.
     """
 
-    given: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     keeps_memory: bool = True
 
 
 WITH = "with all"
 WAYS = {
     WITH: Way(),
-    "without fast dropout": Way({"dropout_masks": "torch"}),
+    "without fast dropout": Way({"execution": {"dropout": "torch"}}),
     "without kept memory": Way(keeps_memory=False),
 }
 

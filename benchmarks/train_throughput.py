@@ -111,7 +111,7 @@ def our_steps(
     streams: list[tuple[Trainer, Iterator[Sequence[Batch]]]] = []
     for task in tasks:
         given = {"tasks": TASKS, "data": str(prepared), "encoder": encoder, "output": "unused", "train": [task]}
-        given |= {"batch_size": 16, "precision": "bf16" if bf16 else "float32", "products": products}
+        given |= {"batch_size": 16, "precision": "bf16" if bf16 else "float32", "execution": {"products": products}}
         config = load_run_config(None, given)
         setup = Setup.of(config)
         trainer = setup.trainer(RunFolder("unused"))
@@ -244,7 +244,7 @@ def main() -> None:
             ours = partial(our_steps, given.encoder, Path(folder), tasks, given.steps, bf16=bf16)
             methods[f"mtdnn {precision}"] = ours()
             if quick and not bf16:
-                methods["mtdnn float32, products: torch"] = ours(products="torch")
+                methods["mtdnn float32, execution.products: torch"] = ours(products="torch")
         rounds = interleaved(
             {name: partial(with_memory, given.device, run) for name, run in methods.items()}, given.repeats
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtdnn.batch import Batch
 from mtdnn.execution.products import use_fast_products
 from mtdnn.networks.encoder import Encoder
-from mtdnn.networks.heads import PooledHead, family_activation
+from mtdnn.networks.heads import PooledHead, family_options
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
 
@@ -37,10 +37,10 @@ class MultiTaskModel(nn.Module):
                 seed_default_generators(seed, "head", name)
                 self.heads[name] = task_type.build_head(
                     encoder.hidden_size,
-                    activation=family_activation(encoder.config.model_type),
+                    family=family_options(encoder.config),
                     word_embeddings=encoder.backbone.get_input_embeddings(),
                 )
-        if encoder.products == "fast":
+        if encoder.execution.products == "fast":
             use_fast_products(self.heads)
         self._start_from_pooler()
 

@@ -1,6 +1,6 @@
 """How versions up to commit dc63209 wrote a run: every option of every optimizer and schedule, used or not.
 
-The margin of a ranking loss was a key of the task, used or not.
+The switches of `execution` were three keys. The margin of a ranking loss was a key of the task, used or not.
 
 Folders of runs written by them, and cells of studies finished by them, stay readable.
 """
@@ -53,10 +53,28 @@ def _block_without_unused(key: str, block: Any) -> Any:
 
 def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a run as an earlier version wrote them: the hashes of finished cells are of these."""
-    return {
+    written = {
         key: {**OPTIONS[key], **block} if key in OPTIONS and block["name"] in USED[key] else block
         for key, block in run.items()
     }
+    switches = written.get("execution")
+    if isinstance(switches, Mapping):
+        written |= {key: switches[name] for name, key in SWITCHES.items()}
+    return written
+
+
+SWITCHES = {"layout": "execution", "dropout": "dropout_masks", "products": "products"}
+"""Switch of `execution` → the key that each was when there were three."""
+
+
+def with_execution(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run with its switches, which were three keys, as the one record; others as they are."""
+    layout = run.get("execution", "auto")
+    old = {name: run[key] for name, key in SWITCHES.items() if key in run and key != "execution"}
+    if not old or not isinstance(layout, str):
+        return dict(run)
+    kept = {key: value for key, value in run.items() if key not in SWITCHES.values()}
+    return {**kept, "execution": {"layout": layout, **old}}
 
 
 MARGIN = "margin"

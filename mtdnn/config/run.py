@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mtdnn.config.earlier import is_of_a_run, without_unused
+from mtdnn.config.earlier import is_of_a_run, with_execution, without_unused
+from mtdnn.config.execution import Execution, ExecutionOrWord
 from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields, named
 from mtdnn.config.tasks import Distill, Words
 from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
@@ -118,9 +119,7 @@ class RunConfig(Finite):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: autocast of the encoder; weights, heads float32."
     )
-    execution: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
-    dropout_masks: Literal["fast", "torch"] = Field("fast", description="fast: a faster generator on CPUs.")
-    products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
+    execution: ExecutionOrWord = Field(Execution(), description="How fast, never what; one word gives the layout.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
@@ -200,7 +199,8 @@ def run_source(
     """
     source = read_yaml(path) if path is not None else YamlSource(path=given_by, value={})
     of_a_run = path is not None and is_of_a_run(path)
-    value, lines = without_unused(source.value) if of_a_run else dict(source.value), dict(source.lines)
+    given, lines = with_execution(source.value), dict(source.lines)
+    value = without_unused(given) if of_a_run else given
     flags = [tuple(dotted.split(".")) for dotted in overrides or {}]
     for keys, given in zip(flags, (overrides or {}).values(), strict=True):
         _set(value, keys, given)
@@ -213,12 +213,16 @@ def run_config_from_yaml(text: str, *, path: str = "run.yml") -> RunConfig:
     return run_config_of(parse_yaml(text, path=path))
 
 
+WORD_OF = {"execution": "layout"}
+"""Key that may hold one word → the key below it that the word is for, where that is not `name`."""
+
+
 def _set(value: dict[str, Any], keys: tuple[str, ...], given: object) -> None:
-    """Put `given` at a key path; a word on the way (`mixing: temperature`) becomes {name: word}."""
+    """Put `given` at a key path; a word on the way (`mixing: temperature`) becomes {name: word}, or {layout: word}."""
     for key in keys[:-1]:
         inner = value.get(key)
         if isinstance(inner, str):
-            inner = {} if key == "encoder" else {"name": inner}  # an encoder is a word or a run, never both
+            inner = {} if key == "encoder" else {WORD_OF.get(key, "name"): inner}  # an encoder: a word or a run
         if inner is not None and not isinstance(inner, dict):
             found = f"{key} holds {inner!r}, not a mapping"
             raise ConfigError(fault("--" + ".".join(keys), "", found, f"Give --{key} as a whole."))

@@ -20,7 +20,8 @@ from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedCo
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.config.execution import Execution, execution_of
+from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
@@ -30,9 +31,7 @@ from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.tokenizer import refuse_missing_folder
 
 _LOG = logging.getLogger(__name__)
-EXECUTIONS = ("auto", "packed", "padded")
-DROPOUT_MASKS = ("fast", "torch")
-PRODUCTS = ("fast", "torch")
+DEFAULT_EXECUTION = Execution()
 _LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
 
 PACKED_TOLERANCE = 1e-4
@@ -45,41 +44,37 @@ class Encoder(nn.Module):
 
     Args:
         backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
-        execution: `packed` computes real tokens only, `padded` whole rectangles; `auto` packs where that is exact.
-        dropout_masks: `fast` draws them the quick way on a CPU (same distribution); `torch` leaves PyTorch's in place.
-        products: `fast` has oneDNN multiply float32 matrices where that is quicker; `torch` leaves it to PyTorch.
+        execution: the switches, or the word for the layout: `packed` computes real tokens only, `padded` whole
+            rectangles; `auto` packs where that is exact.
         pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
     Raises:
         ConfigError: `packed` with a family that cannot be packed, or an unknown word.
+    Attributes:
+        execution: the switches, the layout settled: packed or padded.
     """
 
     def __init__(
         self,
         backbone: PreTrainedModel,
         *,
-        execution: str = "auto",
-        dropout_masks: str = "fast",
-        products: str = "fast",
+        execution: Execution | str = DEFAULT_EXECUTION,
         pooler: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        _check_word("execution", execution, EXECUTIONS)
-        _check_word("dropout_masks", dropout_masks, DROPOUT_MASKS)
-        _check_word("products", products, PRODUCTS)
+        switches = execution_of(execution)
         self.backbone = backbone
         self._position_offset = position_offset(backbone)
         self._refuse_unfit()
         self.hidden_size: int = backbone.config.hidden_size
         self.num_layers: int = backbone.config.num_hidden_layers
-        self.dropout_masks = dropout_masks
-        self.products = products
         self._pooler = pooler
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
-        self.execution = self._settle_execution(execution)
-        if dropout_masks == "fast":
+        self.execution = switches
+        self.execution = switches.model_copy(update={"layout": self._settled_layout(switches.layout)})
+        if switches.dropout == "fast":
             use_fast_dropout(backbone)
-        if products == "fast":
+        if switches.products == "fast":
             use_fast_products(backbone)
 
     @classmethod
@@ -87,16 +82,14 @@ class Encoder(nn.Module):
         cls,
         name_or_folder: str | Path,
         *,
-        execution: str = "auto",
-        dropout_masks: str = "fast",
-        products: str = "fast",
+        execution: Execution | str = DEFAULT_EXECUTION,
         gradient_checkpointing: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Encoder:
         """The encoder of a hub name or of a local folder, in evaluation mode.
 
         Args:
-            execution, dropout_masks, products: as for the class.
+            execution: as for the class.
             gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
             dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
             name_or_folder: hub name, or folder with config.json.
@@ -112,7 +105,7 @@ class Encoder(nn.Module):
                 raise ConfigError(fault("", "gradient_checkpointing", found, "Set gradient_checkpointing: false."))
             recompute_layers(backbone)
         pooler = None if missing else pooler_weights(backbone)
-        return cls(backbone, execution=execution, dropout_masks=dropout_masks, products=products, pooler=pooler).eval()
+        return cls(backbone, execution=execution, pooler=pooler).eval()
 
     @property
     def config(self) -> PretrainedConfig:
@@ -184,7 +177,7 @@ class Encoder(nn.Module):
         limit = self.max_positions
         if limit is not None and mask.shape[1] > limit:
             raise ValueError(f"{mask.shape[1]} tokens in a row; this encoder takes at most {limit}")
-        encode = self._encode_packed if self.execution == "packed" else self._encode_padded
+        encode = self._encode_packed if self.execution.layout == "packed" else self._encode_padded
         return encode(embeddings, mask, token_type_ids)
 
     def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -203,7 +196,7 @@ class Encoder(nn.Module):
             return False
         if torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16):
             return True
-        return self.products == "fast" and compiled_for(int(mask.sum()), self.hidden_size)
+        return self.execution.products == "fast" and compiled_for(int(mask.sum()), self.hidden_size)
 
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings, mask))
@@ -218,7 +211,7 @@ class Encoder(nn.Module):
             inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
         # Every family takes a mask of four dimensions as ready made and builds none; packed attention needs none.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
-        hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.dropout_masks).last_hidden_state
+        hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.execution.dropout).last_hidden_state
         return layout.unpack(hidden[0, : len(layout.index)])
 
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
@@ -242,7 +235,7 @@ class Encoder(nn.Module):
             name = self.config.name_or_path or type(self.backbone).__name__
             raise ConfigError(told_unfit(name, self.config, obstacle))
 
-    def _settle_execution(self, wanted: str) -> str:
+    def _settled_layout(self, wanted: str) -> str:
         """`packed` or `padded`; a family is packed only if doing so changes nothing."""
         if wanted == "padded":
             return wanted
@@ -253,7 +246,7 @@ class Encoder(nn.Module):
             return "packed"
         if wanted == "packed":
             found = f"packed, which '{family}' does not allow ({obstacle})"
-            raise ConfigError(fault("", "execution", found, "Use execution: auto or padded."))
+            raise ConfigError(fault("", "execution.layout", found, "Use layout: auto or padded."))
         _LOG.info("%s: padded execution (%s); group batches by length to save work", family, obstacle)
         return "padded"
 
@@ -375,8 +368,3 @@ def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
     pooler = getattr(backbone, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
     return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}
-
-
-def _check_word(key: str, word: str, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise ConfigError(fault("", key, unknown("word", word, known)))

@@ -18,11 +18,16 @@ class HeadOptions(Options):
 class PooledOptions(HeadOptions):
     """Options of `pooled`."""
 
+    pooling: Literal["first", "mean", "max", "last"] | None = Field(
+        None, description="Which real tokens stand for the text. Default: first, or last of a decoder-only family."
+    )
     activation: Literal["tanh", "gelu", "relu"] | None = Field(
         None, description="Of the dense layer. Default: the one in the encoder family's own head."
     )
-    dense: Literal["pooler", "random"] = Field(
-        "pooler", description="The dense layer's start: the checkpoint's pooler, if it has one, or random."
+    dense: Literal["pooler", "random", "none"] | None = Field(
+        None,
+        description="The dense layer's start: the checkpoint's pooler, if it has one, or random; none: no such layer. "
+        "Default: pooler, or none of a decoder-only family.",
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from mtdnn.batch import NO_WORD, Batch
 from mtdnn.execution.products import Linear, linear
 from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
 from mtdnn.registry import Registry
+from mtdnn.tokens.families import is_causal
 
 HEADS: Registry[type[Head]] = Registry(
     "head",
@@ -34,9 +36,14 @@ FAMILY_ACTIVATIONS = {"electra": "gelu", "distilbert": "relu", "deberta": "gelu"
 """Activation of each family's own classification head in transformers, where it is not BERT's tanh."""
 
 
-def family_activation(model_type: str) -> str:
-    """The activation in the classification head of an encoder family, by its `config.model_type`."""
-    return FAMILY_ACTIVATIONS.get(model_type, "tanh")
+def family_options(config: PretrainedConfig) -> dict[str, str]:
+    """`activation`, `pooling` and `dense` as the family's own classification head in transformers has them.
+
+    Those of decoders read the last token alone, which has seen the others, and are one linear layer.
+    """
+    causal = is_causal(config)
+    activation = FAMILY_ACTIVATIONS.get(config.model_type, "tanh")
+    return {"activation": activation, "pooling": "last" if causal else "first", "dense": "none" if causal else "pooler"}
 
 
 Counterpart = Literal["sequence", "token"] | None
@@ -71,10 +78,11 @@ def initialize(layers: Sequence[nn.Linear], std: float) -> None:
 
 @HEADS.register("pooled")
 class PooledHead(Head):
-    """First token → dense(H, H) → activation → dropout → linear(H, C).
+    """One vector of the tokens, the first by default → dense(H, H) → activation → dropout → linear(H, C).
 
     The layout of the classification heads of BERT and its family, so that it exports to their
-    `AutoModelForSequenceClassification` with equal logits.
+    `AutoModelForSequenceClassification` with equal logits. With `dense: none` it is dropout → linear(H, C) without
+    bias, the layout of decoder-only families.
 
     Args:
         hidden_size: H.
@@ -82,10 +90,14 @@ class PooledHead(Head):
         dropout: probability, before the output layer.
         activation: tanh | gelu | relu.
         options: see `PooledOptions`.
+    Attributes:
+        pooling: first | mean | max | last.
+        dense: the first layer, or None.
     """
 
     Options = PooledOptions
     counterpart = "sequence"
+    dense: nn.Linear | None
 
     def __init__(
         self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str = "tanh", **options: Any
@@ -93,22 +105,46 @@ class PooledHead(Head):
         super().__init__()
         settings = self.Options(**options)
         self.activation = ACTIVATIONS[activation]
-        self.takes_pooler = settings.dense == "pooler"
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.pooling = settings.pooling or "first"
+        self.takes_pooler = settings.dense in (None, "pooler")
+        self.dense = None if settings.dense == "none" else nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size, num_outputs)
-        initialize((self.dense, self.output), settings.initializer_std)
+        self.output = nn.Linear(hidden_size, num_outputs, bias=self.dense is not None)
+        initialize([layer for layer in (self.dense, self.output) if layer is not None], settings.initializer_std)
 
     def start_from_pooler(self, pooler: Mapping[str, Tensor]) -> None:
         """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless told not to."""
-        if self.takes_pooler:
+        if self.takes_pooler and self.dense is not None:
             self.dense.load_state_dict(dict(pooler))
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [N, C] of hidden states [N, T, H]."""
-        pooled = self.activation(self.dense(hidden[:, 0]))
+        pooled = pooled_states(hidden, batch.mask, self.pooling)
+        if self.dense is not None:
+            pooled = self.activation(self.dense(pooled))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
+
+
+def pooled_states(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """[N, H]: one vector for each sequence; 0 for one without tokens, but for `first`.
+
+    Args:
+        hidden: [N, T, H] hidden states.
+        mask: [N, T] bool, True = a real token; lengths are read where it is, on the host.
+        pooling: first = the state at the first place; last = at the last real token; mean, max = over real tokens.
+    """
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        places = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape).masked_fill(~mask, 0).amax(dim=1)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, places.to(hidden.device, non_blocking=True)]
+    counts = mask.to(hidden.device, non_blocking=True).unsqueeze(-1)
+    if pooling == "mean":
+        return hidden.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+    largest = hidden.masked_fill(~counts, -torch.inf).amax(dim=1)
+    return largest.masked_fill(~counts.any(dim=1), 0.0)
 
 
 @HEADS.register("san")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from mtdnn.config.earlier import with_loss_options, without_unused
+from mtdnn.config.earlier import with_execution, with_loss_options, without_unused
 from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig, run_config_of
 from mtdnn.config.tasks import TaskDef, task_defs_in
@@ -160,7 +160,7 @@ class RunFolder:
             fix = "Give the `output` folder of `mtdnn train`."
             raise ConfigError(fault(str(self.path), "", "holds no run (there is no run.yml)", fix))
         source = read_yaml(self.config_file)
-        return run_config_of(replace(source, value=without_unused(source.value)))
+        return run_config_of(replace(source, value=without_unused(with_execution(source.value))))
 
     def read_tasks(self) -> dict[str, TaskDef]:
         """The task definitions the run was made with.

@@ -37,8 +37,6 @@ def build_encoder(config: RunConfig) -> Encoder:
         encoder = Encoder.from_pretrained(
             source,
             execution=config.execution,
-            dropout_masks=config.dropout_masks,
-            products=config.products,
             gradient_checkpointing=config.gradient_checkpointing,
         )
     else:
@@ -55,7 +53,7 @@ def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
         backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     if config.gradient_checkpointing:
         recompute_layers(backbone)
-    return Encoder(backbone, execution=config.execution, dropout_masks=config.dropout_masks, products=config.products)
+    return Encoder(backbone, execution=config.execution)
 
 
 def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:

@@ -337,18 +337,20 @@ class Learner(Part):
         """
         return replace(batch, labels=self.collate_labels(records))
 
-    def build_head(self, hidden_size: int, *, activation: str, word_embeddings: nn.Embedding) -> nn.Module:
+    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
         """A new head for this task.
 
         Args:
             hidden_size: H of the encoder.
-            activation: the one the encoder's family uses in its own classification head.
+            family: `activation`, and options such as `pooling`, as the encoder's family has them in its own
+                classification head; a head takes those that it knows and that the block leaves open.
             word_embeddings: the encoder's, for a head whose output layer is tied to them.
         """
         named = self.settled_head(self.task)
         head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         given = {key: value for key, value in named.options.items() if value is not None}
-        options = {"activation": activation, **given}
+        known = {"activation", *head.Options.model_fields}
+        options = {**{key: value for key, value in family.items() if key in known}, **given}
         return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:

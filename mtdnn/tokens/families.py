@@ -62,6 +62,14 @@ def family_of(config: PretrainedConfig) -> Family:
     return asked(config)
 
 
+def is_causal(config: PretrainedConfig) -> bool:
+    """Whether it is a family of decoders without encoder, whose tokens see only those before them."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+
+
 def is_known(config: PretrainedConfig) -> bool:
     """Whether what its family allows is written here."""
     return config.model_type in (*FROM_ZERO, *BEHIND_PADDING, *MAYBE_RELATIVE)

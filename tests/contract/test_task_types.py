@@ -20,6 +20,7 @@ import mtdnn.regularizers  # registers them
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import train_tokenizer
 from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.config.options import Named
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
 from mtdnn.data.loaders import EvalLoader
@@ -272,6 +273,17 @@ def test_predictions_do_not_depend_on_the_batch(case: Case) -> None:
 
 def test_packed_and_padded_execution_agree(case: Case) -> None:
     assert_alike(case.predictions(case.model("packed")), case.predictions(case.model("padded")))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+def test_every_pooling_trains_and_is_the_same_packed_and_padded(pooling: str, tmp_path: Path) -> None:
+    case = Case("classification", "pooled", tmp_path)
+    case.task = case.task.model_copy(update={"head": Named(name="pooled", pooling=pooling)})
+    assert case.kind.faults(case.task) == []
+    found = [case.predictions(case.model(layout)) for layout in ("packed", "padded")]
+    assert_alike(*found)
+    losses = losses_of(case, case.model("packed"), 15, REGULARIZERS.get("smart")())
+    assert losses[-1] < losses[0]
 
 
 def assert_alike(first: Any, second: Any) -> None:

@@ -1,6 +1,13 @@
 """What commit dc63209 wrote into run.yml is read, and hashed as it was then."""
 
-from mtdnn.config.earlier import is_of_a_run, with_loss_options, with_unused, without_margin, without_unused
+from mtdnn.config.earlier import (
+    is_of_a_run,
+    with_execution,
+    with_loss_options,
+    with_unused,
+    without_margin,
+    without_unused,
+)
 from mtdnn.config.run import load_run_config
 
 ADAMW = {
@@ -71,3 +78,16 @@ def test_a_stored_margin_makes_no_store_out_of_date():
     assert without_margin(stored) == {"task_type": "ranking", "options": {"one_best": True}}
     for other in ({"task_type": "mine", "options": {"margin": 1.0}}, {"task_type": "ranking", "options": None}, {}):
         assert without_margin(other) == other
+
+
+def test_three_switches_are_read_as_one_record_and_hashed_as_three_keys(tmp_path):
+    old = {"execution": "padded", "dropout_masks": "torch", "products": "fast"}
+    assert with_execution({**old, "seed": 1}) == {
+        "seed": 1, "execution": {"layout": "padded", "dropout": "torch", "products": "fast"}
+    }  # fmt: skip
+    assert with_unused(with_execution(old)) == old
+    mixed = {"execution": {"layout": "padded"}, "products": "fast"}
+    assert with_execution(mixed) == mixed  # of two minds: left to be refused
+    mine = tmp_path / "mine.yml"
+    mine.write_text("tasks: t\ndata: d\noutput: o\nencoder: e\nexecution: packed\ndropout_masks: torch\n")
+    assert load_run_config(mine).execution.model_dump() == {"layout": "packed", "dropout": "torch", "products": "fast"}

@@ -139,3 +139,13 @@ def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, 
     with pytest.raises(ConfigError) as caught:
         load_run_config(None, {"tasks": "t", "data": "d", "output": "o", "encoder": "e", key: value})
     assert told in str(caught.value)
+
+
+def test_a_word_of_execution_is_its_layout_and_flags_change_one_switch(tmp_path):
+    path = tmp_path / "run.yml"
+    path.write_text("tasks: t\ndata: d\noutput: o\nencoder: e\nexecution: padded\n")
+    found = load_run_config(path, {"execution.dropout": "torch"}).execution
+    assert found.model_dump() == {"layout": "padded", "dropout": "torch", "products": "fast"}
+    with pytest.raises(ConfigError, match=r"run.yml:5: execution: 'paked'"):
+        path.write_text("tasks: t\ndata: d\noutput: o\nencoder: e\nexecution: paked\n")
+        load_run_config(path)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from mtdnn.config.execution import Execution
 from mtdnn.execution import products
 from mtdnn.execution.products import Linear, linear, onednn_is_quicker, use_fast_products
 from mtdnn.networks.encoder import Encoder
@@ -132,7 +133,7 @@ def test_an_encoder_multiplies_as_it_is_told(quick):
     found = {}
     for word in ("fast", "torch"):
         quick.clear()
-        found[word] = Encoder(bert(), products=word).eval()(ids, mask)
+        found[word] = Encoder(bert(), execution=Execution(products=word)).eval()(ids, mask)
         assert bool(quick) == (word == "fast")
     assert close(found["fast"], found["torch"])
 

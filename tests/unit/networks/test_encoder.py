@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.utils.logging import is_progress_bar_enabled
 
+from mtdnn.config.execution import Execution
 from mtdnn.errors import ConfigError
 from mtdnn.networks.encoder import Encoder, has_token_types, recompute_layers
 from mtdnn.tokens.tokenizer import load_tokenizer
@@ -74,7 +75,7 @@ def backbone(family: str, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def encoder(family: str, execution: str = "auto", **options) -> Encoder:
+def encoder(family: str, execution="auto", **options) -> Encoder:
     return Encoder(backbone(family), execution=execution, **options)
 
 
@@ -140,25 +141,25 @@ def test_other_embeddings_receive_a_gradient_at_real_tokens_only(family, executi
 
 
 def test_auto_packs_the_families_that_can_be_packed_and_no_other():
-    chosen = {family for family in CONFIGS if encoder(family).execution == "packed"}
+    chosen = {family for family in CONFIGS if encoder(family).execution.layout == "packed"}
     assert chosen == set(PACKED)
 
 
 def test_packing_a_family_that_cannot_be_packed_is_refused_with_the_way_out():
-    with pytest.raises(ConfigError, match=r"execution: packed, which 'deberta-v2' does not allow.*auto or padded"):
+    with pytest.raises(ConfigError, match=r"execution.layout: packed, which 'deberta-v2' does not allow.*or padded"):
         encoder("deberta-v2", "packed")
 
 
 def test_an_unknown_word_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="unknown word 'paked'; known: auto, packed, padded"):
+    with pytest.raises(ConfigError, match=r"layout: .*'auto', 'packed' or 'padded'"):
         encoder("bert", "paked")
 
 
 @pytest.mark.parametrize("family", PACKED)
-@pytest.mark.parametrize("dropout_masks", ["fast", "torch"])
-def test_dropout_is_a_function_of_the_random_state_alone(family, dropout_masks):
+@pytest.mark.parametrize("dropout", ["fast", "torch"])
+def test_dropout_is_a_function_of_the_random_state_alone(family, dropout):
     ids, mask, types = batch((9, 4, 4))
-    ours = encoder(family, dropout_masks=dropout_masks).train()
+    ours = encoder(family, Execution(dropout=dropout)).train()
     torch.manual_seed(5)
     first, second = ours(ids, mask, types), ours(ids, mask, types)
     torch.manual_seed(5)
@@ -198,7 +199,7 @@ def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(
     monkeypatch.setattr("mtdnn.execution.products.onednn_is_quicker", lambda: quicker)
     monkeypatch.setattr("mtdnn.execution.products._SMALLEST", smallest)
     ids, mask, types = batch((9, 4, 4))
-    ours = encoder("bert", "packed", products=products)
+    ours = encoder("bert", Execution(layout="packed", products=products))
     exact, rows = ours(ids, mask, types), []
     layer = ours.backbone.encoder.layer[0].attention.self.query
     layer.register_forward_hook(lambda layer, inputs, output: rows.append(output.shape[-2]))

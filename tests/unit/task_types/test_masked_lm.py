@@ -104,7 +104,7 @@ def test_a_text_with_the_mask_token_is_filled_in_there(make):
 def test_the_output_layer_is_the_word_embeddings_and_stays_so_in_a_copy(make):
     made = make(BLOCK, ROWS)
     embeddings = torch.nn.Embedding(len(made.tokenizer), 6)
-    head = made.type.build_head(4, activation="tanh", word_embeddings=embeddings)
+    head = made.type.build_head(4, family={"activation": "tanh"}, word_embeddings=embeddings)
     assert sum(parameter.numel() for parameter in head.parameters()) == 4 * 6 + 6 + 2 * 6 + len(made.tokenizer)
     model = torch.nn.ModuleDict({"embeddings": embeddings, "head": head})
     twin = copy.deepcopy(model)

@@ -187,7 +187,7 @@ def test_answers_of_more_tokens_than_allowed_are_not_predicted(make):
 def test_the_threshold_in_the_head_decides_for_no_answer(make):
     task_type, record = scored(make, 4.0, [0.0, 3.0, 0.0, 0.0])
     assert record["prediction"] == "" and record["scores"]["null_odds"] == 1.0
-    head = task_type.build_head(8, activation="tanh", word_embeddings=torch.nn.Embedding(2, 2))
+    head = task_type.build_head(8, family={"activation": "tanh"}, word_embeddings=torch.nn.Embedding(2, 2))
     assert task_type.settle([record], head, tune=False)[0]["prediction"] == ""
     assert task_type.settle([record], head, tune=True)[0]["prediction"] == "b"
     assert float(head.null_threshold) == 1.0 and "null_threshold" in head.state_dict()
