@@ -1,4 +1,4 @@
-"""Fine-tune one shared encoder on many tasks: the names that users import, each loaded when it is first used."""
+"""Fine-tune one shared encoder on many tasks: the public names of the package, each imported on first use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The object of a name that is asked for the first time (PEP 562)."""
+    """A public object, imported on the first access to its name (PEP 562)."""
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

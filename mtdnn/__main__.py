@@ -1,4 +1,4 @@
-"""`python -m mtdnn` is `mtdnn`, for where scripts are not on the path."""
+"""`python -m mtdnn` runs the `mtdnn` command where its script is not on the PATH."""
 
 import sys
 

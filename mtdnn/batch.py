@@ -14,7 +14,7 @@ else:
     torch = deferred("torch")
 
 IGNORED = -100  # a label that does not count: an unlabelled row, a sub-word without a tag, a padded candidate
-NO_WORD = -1  # in `words`: a token that stands for no word, or not for its first sub-word
+NO_WORD = -1  # in `words`: a token that is not the first sub-word of a word
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,16 @@ class Batch:
     Attributes:
         task: name of the task.
         inputs: input_ids [N, T] long; mask [N, T] bool, True = a real token; token_type_ids [N, T] where the encoder
-            has segments. The mask stays on the host: lengths are needed there, and asking a device for them would wait
-            for it.
-        labels: by task type; None for unlabelled rows.
-        row_ids: B ids as in the rows' file.
+            has segments. The mask stays on the host: lengths are needed there, and reading them from a device would
+            synchronise with it.
+        labels: shape by task type; None for unlabelled rows.
+        row_ids: the B row ids, as in the rows' file.
         extras: further tensors of the task type, first dimension B or N; `sequences` [B] where N may differ from B;
-            `segments` [N, T] where the texts of a pair cannot be told apart by token_type_ids; `soft` [B, C], soft
-            labels by task type, NaN where a row has none.
+            `segments` [N, T] where token_type_ids do not separate the texts of a pair; `soft` [B, C], soft labels by
+            task type, NaN where a row has none.
         row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
-        stands_in: its rows are another process's, here only so that this one takes part in a step: they do not count.
+        is_placeholder: the rows belong to another process; this one needs them to take part in a step, and they do not
+            count.
     """
 
     task: str
@@ -43,24 +44,24 @@ class Batch:
     row_ids: list[str]
     extras: dict[str, Tensor] = field(default_factory=dict)
     row_values: dict[str, list[Any]] = field(default_factory=dict)
-    stands_in: bool = False
+    is_placeholder: bool = False
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     @property
     def mask(self) -> Tensor:
-        """[N, T] bool, True = a real token; on the host."""
+        """[N, T] bool, True = a real token, not padding; on the host."""
         return self.inputs["mask"]
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens."""
+        """Number of tokens that are not padding."""
         return int(self.mask.sum())
 
     @property
     def row_of_sequence(self) -> Tensor:
-        """[N] long: the number, 0 to B − 1, of the row each sequence belongs to."""
+        """[N] long: for each sequence, the index (0 to B − 1) of its row."""
         rows = torch.arange(len(self), device=self.inputs["input_ids"].device)
         if "sequences" not in self.extras:
             return rows
@@ -68,20 +69,20 @@ class Batch:
 
     @property
     def second_text(self) -> Tensor:
-        """[N, T] bool, True = a token of the second text of a pair, or the special one that closes it.
+        """[N, T] bool, True = a token of the second text of a pair, or the special token that closes it.
 
-        It lies where the segments do, on the batch's device.
+        On the batch's device, as the segments are.
 
         Raises:
-            ValueError: the batch does not tell.
+            ValueError: the batch has no segments.
         """
         segments = self.extras.get("segments", self.inputs.get("token_type_ids"))
         if segments is None:
-            raise ValueError(f"a batch of '{self.task}' does not tell the texts of its pairs apart")
+            raise ValueError(f"a batch of '{self.task}' has no segments to separate the texts of its pairs")
         return (segments == 1) & self.mask.to(segments.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`, but for its mask."""
+        """The same batch on `device`; the mask stays on the host."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items() if name != "mask"}
         return replace(
             self,

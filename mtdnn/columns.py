@@ -1,4 +1,4 @@
-"""Lines of cells → text in columns."""
+"""Rows of cells → text with aligned columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 
 def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Columns aligned, two spaces between them: all to the left, or all but the first to the right, as for numbers."""
+    """Text with aligned columns, separated by two spaces.
+
+    Args:
+        lines: rows of cells, all of the same length.
+        right: align all columns but the first to the right, as for numbers.
+    """
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def aligned(line: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Modules that are imported when something of them is first used: what reads rows and tokenizes needs no PyTorch."""
+"""Modules that are imported on first use, so that reading rows and tokenizing need no PyTorch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 class Deferred(ModuleType):
-    """Stands for a module until one of its names is asked for.
+    """A placeholder for a module, which is imported when one of its names is first accessed.
 
-    Written next to an import for type checkers alone:
+    Used together with an import that only type checkers see:
 
         if TYPE_CHECKING:
             import torch
@@ -23,7 +23,7 @@ class Deferred(ModuleType):
     """
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__") and attribute != "__version__":  # asked by import, pickle, copy: of this object
+        if attribute.startswith("__") and attribute != "__version__":  # import, pickle and copy mean this object
             raise AttributeError(f"module '{self.__name__}' is not imported yet and has no '{attribute}'")
         if sys.modules.get(self.__name__) is self:  # see `imported_later`
             del sys.modules[self.__name__]
@@ -31,26 +31,26 @@ class Deferred(ModuleType):
 
 
 def deferred(name: str) -> Any:
-    """The module of that dotted name, imported at first use."""
+    """The module with that dotted name, imported on first use."""
     return Deferred(name)
 
 
 @contextmanager
 def imported_later(name: str) -> Iterator[None]:
-    """While it lasts, `import name` in other packages gives a module that is imported at first use.
+    """Within this context, `import name` in other packages gives a module that is imported on first use.
 
-    It stays so in modules that were imported meanwhile. An import of something below the name (`import torch.nn`)
-    raises ModuleNotFoundError, as there is no package yet; the caller then tries again without this.
+    Modules imported within the context keep that placeholder. Importing a submodule (`import torch.nn`) raises
+    ModuleNotFoundError, as the placeholder is not a package; the caller then retries without this context.
 
     Args:
-        name: of a package that is not imported yet; of one that is, or is not installed, nothing changes.
+        name: a package that is not imported yet; for one that is imported, or not installed, nothing changes.
     """
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if spec is None:
         yield
         return
     found = Deferred(name)
-    found.__spec__ = spec  # by which other packages see that it is installed
+    found.__spec__ = spec  # other packages check this to see whether it is installed
     sys.modules[name] = found
     try:
         yield

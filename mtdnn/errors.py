@@ -1,4 +1,4 @@
-"""What a user did wrong, as records that are printed or given to editors: where, what was found, what to do."""
+"""User errors as records (place, key, what was found, what to do), printed as lines or given to editors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was found.
+    """Where an error was found.
 
     Attributes:
-        name: a file, a folder, a data set, or the name of a task made in Python; empty where flags alone are meant.
-        line: of the file, or row of the data set, counted from 1.
-        flags: words of the command line, such as `--optimizer.lr`.
-        context: what the place is seen from, such as the cell of a study that names the file.
+        name: a file, a folder, a data set, or the name of a task made in Python; empty if the place is only flags.
+        line: line of the file, or row of the data set, counted from 1.
+        flags: command-line flags, such as `--optimizer.lr`.
+        context: what refers to the place, such as the cell of a study that names the file.
     """
 
     name: str = ""
@@ -44,7 +44,7 @@ class Place:
 
     @classmethod
     def of_flag(cls, key: str) -> Place:
-        """The flag of a dotted key."""
+        """The place of a dotted key that was given as a flag."""
         return cls(flags=(f"--{key}",))
 
 
@@ -53,12 +53,12 @@ NOWHERE = Place()
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing to mend, printed as one line `<place>: <key>: <found>. <fix>`.
+    """One user error, printed as one line `<place>: <key>: <found>. <fix>`.
 
     Attributes:
-        place: where it was found; it may be nowhere.
+        place: where it was found; may be empty (`NOWHERE`).
         key: the key, column or word it is about; may be empty.
-        found: what was found, and what is allowed.
+        found: what was found and what is expected.
         fix: what to do; may be empty.
     """
 
@@ -68,7 +68,7 @@ class Fault:
     fix: str = ""
 
     def __str__(self) -> str:
-        """One printable line; an empty part is left out, punctuation with it."""
+        """One printable line; empty parts are left out together with their punctuation."""
         before = ": ".join(part for part in (str(self.place), self.key) if part)
         text = f"{before}: {self.found}" if before else self.found
         if self.fix:
@@ -76,18 +76,18 @@ class Fault:
         return printable(text)
 
     def at(self, place: Place) -> Fault:
-        """The same at another place; the key is left out where the place is the key's own flag."""
+        """The same error at another place; the key is left out where the place is the key's own flag."""
         return replace(self, place=place, key="" if place == Place.of_flag(self.key) else self.key)
 
     def within(self, context: str) -> Fault:
-        """The same, seen from something that gave the words: a flag becomes the key it sets."""
+        """The same error with a context, such as a study's cell that set the keys; a flag becomes the key it sets."""
         place = self.place
         if place.flags and not place.name:
             return replace(self, place=Place(context=context), key=self.key or place.flags[0].removeprefix("--"))
         return replace(self, place=replace(place, context=": ".join(filter(None, (context, place.context)))))
 
     def as_dict(self) -> dict[str, str | int | None]:
-        """What `check --json` prints: place (as printed), file, line, key, found, fix."""
+        """The record as `check --json` prints it: place (as text), file, line, key, found, fix."""
         place = self.place
         return {
             "place": str(place), "file": place.name or None, "line": place.line,
@@ -96,12 +96,12 @@ class Fault:
 
 
 class MtdnnError(Exception):
-    """A mistake in what the user gave, or a state of the machine only the user can change.
+    """An error in the user's input, or a state of the machine that only the user can change.
 
-    The command line prints the faults, one a line, and ends with status 2; there is no traceback.
+    The command line prints the errors, one per line, and exits with status 2, without a traceback.
 
     Attributes:
-        faults: every one of them, as records.
+        faults: all errors, as records.
     """
 
     def __init__(self, faults: Fault | str | Sequence[Fault | str]) -> None:
@@ -111,15 +111,15 @@ class MtdnnError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The faults as they are printed."""
+        """The errors as they are printed."""
         return tuple(map(str, self.faults))
 
 
 class ConfigError(MtdnnError):
-    """A fault in a task definition, a run, a study, a keyword, or in a word given on the command line.
+    """An error in a task definition, a run, a study, a keyword argument or a command-line argument.
 
     Args:
-        faults: one or several, as records or texts; kept as `faults`, as they are printed as `lines`.
+        faults: one error or several, as records or texts; available as `faults`, and as printed as `lines`.
 
     Example:
         >>> import mtdnn
@@ -132,10 +132,10 @@ class ConfigError(MtdnnError):
 
 
 class DataError(MtdnnError):
-    """A fault in rows, in a prepared store, in predictions or in a checkpoint.
+    """An error in rows, in a prepared store, in predictions or in a checkpoint.
 
     Args:
-        faults: one or several, as records or texts; kept as `faults`, as they are printed as `lines`.
+        faults: one error or several, as records or texts; available as `faults`, and as printed as `lines`.
 
     Example:
         >>> import mtdnn
@@ -148,13 +148,13 @@ class DataError(MtdnnError):
 
 
 def fault(place: Place | str, key: str, found: str, fix: str = "") -> Fault:
-    """A record of one thing to mend.
+    """The record of one user error.
 
     Args:
-        place: where; a text names a file, a folder or a flag as a whole.
-        key: the key or column it is about, or empty.
-        found: what was found, and what is allowed.
-        fix: what to do, or empty.
+        place: where it was found; a plain text is a file, a folder or a flag.
+        key: the key or column it is about; may be empty.
+        found: what was found and what is expected.
+        fix: what to do; may be empty.
     """
     if isinstance(place, str):
         place = Place(flags=(place,)) if place.startswith("--") else Place(place)
@@ -162,25 +162,25 @@ def fault(place: Place | str, key: str, found: str, fix: str = "") -> Fault:
 
 
 def printable(text: str) -> str:
-    """The text with control characters shown, not sent: a terminal would obey them, a line break fake a line."""
+    """The text with control characters escaped, so that they neither control the terminal nor fake a new line."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def first_of(faults: Sequence[Fault], number: int, place: str, limit: int) -> list[Fault]:
-    """The first of a file's faults, and how many more there are.
+    """The first errors of a file, followed by one line with the number of the others.
 
     Args:
-        faults: at least the first `limit`.
-        number: how many there are in all.
+        faults: at least the first `limit` errors.
+        number: how many there are in total.
         place: the file.
         limit: how many to keep.
     """
     more = number - limit
-    return [*faults[:limit], *([fault(place, "", f"{more} more faults like these")] if more > 0 else [])]
+    return [*faults[:limit], *([fault(place, "", f"{more} more errors like these")] if more > 0 else [])]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'accuracy'?` for the nearest known word, in whatever case; empty when none is near."""
+    """` Did you mean 'accuracy'?` for the closest known word, ignoring case; empty when none is close."""
     names = list(known)
     near = difflib.get_close_matches(word.casefold(), [name.casefold() for name in names], n=1, cutoff=0.6)
     alike = [name for name in names if name.casefold() in near]
@@ -192,9 +192,9 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`; each name once.
 
     Args:
-        kind: what the words stand for.
+        kind: what the word names, such as "metric".
         word: the word that was given.
-        known: the words that exist.
+        known: the known words.
     """
     names = list(dict.fromkeys(known))
     if not names:
@@ -203,12 +203,12 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
 
 
 def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator of functions that users call: an unknown keyword, or one that is missing, is a ConfigError.
+    """A decorator of public functions: an unknown or missing keyword argument raises a ConfigError.
 
     `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?`
 
     Args:
-        more: gives the names that `**options` takes in addition, dots for keys within them; called late.
+        more: returns the names that `**options` accepts in addition, with dots for nested keys; called when needed.
     """
 
     def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -232,7 +232,7 @@ def _keyword_faults(
     keywords: Mapping[str, object],
     more: Callable[[], Iterable[str]],
 ) -> list[Fault]:
-    """Every unknown keyword of a call, and every argument without a default that it does not give."""
+    """Every unknown keyword of a call, and every required argument that is missing."""
     parameters = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     own = [each.name for each in parameters]
     strange = [word for word in keywords if word not in own]
@@ -245,10 +245,10 @@ def _keyword_faults(
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether a write failed for want of room, whoever tells it: the system, safetensors (Rust) or PyTorch (C++)."""
+    """Whether a write failed for lack of disk space, as reported by the system, safetensors (Rust) or PyTorch (C++)."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, OSError):
         return error.errno in numbers
-    told = str(error)
+    message = str(error)
     words = ("PytorchStreamWriter", "unexpected pos", "iostream error", *(f"(os error {number})" for number in numbers))
-    return any(word in told for word in words)
+    return any(word in message for word in words)

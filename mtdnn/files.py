@@ -1,7 +1,8 @@
-"""A file or folder is whole or not there: written next to its place, flushed to the disk, then renamed.
+"""Atomic writes: a file or folder is complete or absent. It is written next to its path, flushed, then renamed.
 
-What a killed process leaves next to a place has that process in its name, and is removed by the next one that writes to
-the same place. Devices and pipes are written to, links followed. A folder has one process that writes it.
+A temporary file that a killed process leaves has the process id in its name, and is removed by the next process that
+writes to the same path. Devices and pipes are written to directly, links are followed. One process at a time writes to
+a folder.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from mtdnn.errors import DataError, fault
 T = TypeVar("T")
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)")
-"""The name of what is being written next to `name`; the host's is a hash, as names of hosts may hold anything."""
+"""Name of the temporary file or folder that will become `name`; the host is a hash, as host names may hold anything."""
 
-FORGOTTEN_SECONDS = 24 * 3600
-"""After this what a process of another host left counts as left for good; of this host it is known whether it lives."""
+ABANDONED_AFTER_SECONDS = 24 * 3600
+"""Age after which a temporary file of another host counts as abandoned; processes of this host can be looked up."""
 
 
-def temporary_place(path: Path) -> Path:
-    """Where this process writes what will become `path`: in the same folder, so that a rename is enough."""
+def temporary_path(path: Path) -> Path:
+    """Where this process writes the future content of `path`: in the same folder, so that a rename is enough."""
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}")
 
 
@@ -39,24 +40,24 @@ def _host() -> str:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left half-written in a folder.
+    """Remove the temporary files and folders that killed processes left in a folder.
 
     Args:
-        folder: it is looked at alone, not the folders in it.
-        name: of the file or folder it would have become; None: of any.
+        folder: the folder; its subfolders are not searched.
+        name: only those that would have become this file or folder; None: all.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         found = LEFTOVER.fullmatch(path.name)
-        if found is not None and name in (None, found["name"]) and _is_left(path, found):
+        if found is not None and name in (None, found["name"]) and _is_abandoned(path, found):
             _remove(path)
 
 
-def _is_left(path: Path, found: re.Match[str]) -> bool:
-    """Whether nobody will finish it: its process on this host has ended, or another host left it alone for long."""
+def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
+    """Whether nobody will finish it: its process on this host has ended, or another host left it unchanged for long."""
     if found["host"] == _host():
         return not _is_alive(int(found["process"]))
     with suppress(OSError):
-        return time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS
+        return time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS
     return False
 
 
@@ -67,7 +68,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it exists, but belongs to another user
         return True
     return True
 
@@ -80,11 +81,11 @@ def _remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that it is whole or gone: a kill in the middle leaves what the next writer clears."""
+    """Remove a folder so that it is either complete or gone: if killed, the next writer removes the remains."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        aside = temporary_place(folder)
+        aside = temporary_path(folder)
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
@@ -92,32 +93,32 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once the block has ended well, and vanishes otherwise.
+    """A temporary path to write to; it replaces `path` when the block succeeds, and is removed otherwise.
 
-    A link is followed. A device or a pipe, which a rename would replace, is itself the path that is given.
+    A link is followed. For a device or a pipe, which a rename would replace, the path itself is given.
     """
     path = path.resolve() if path.is_symlink() else path
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
     remove_leftovers(path.parent, path.name)
-    beside = temporary_place(path)
+    temporary = temporary_path(path)
     try:
-        yield beside
-        flush(beside)
-        beside.replace(path)
+        yield temporary
+        flush(temporary)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all, and on the disk when this returns."""
-    with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+    """Write a text file atomically; it is on the disk when this returns."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; file systems that cannot are left alone."""
+    """Flush a file, or the entries of a folder, to the disk; file systems without fsync are ignored."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -133,10 +134,10 @@ def file_sha256(path: Path) -> str:
 
 
 def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """A reader of files that reads each again only when it has changed: a study asks for the same ones for every cell.
+    """A decorator that caches a reader of files per file until the file changes: every cell of a study reads the same.
 
-    What it returns is shared by all who ask, and not to be modified. A file has changed when its number, time or size
-    has; one that is renamed into place has another number.
+    The value is shared by all callers and must not be modified. A file has changed when its inode, time or size has; a
+    file renamed into place has another inode.
 
     Raises:
         OSError: there is no such file.
@@ -154,7 +155,7 @@ def read_once(read: Callable[[Path], T]) -> Callable[[Path], T]:
 
 
 def file_stamp(path: Path) -> tuple[int, int, int]:
-    """Number, time (ns) and size (bytes) of a file: one that has changed has another.
+    """Inode, modification time (ns) and size (bytes) of a file, to detect changes.
 
     Raises:
         OSError: there is no such file.
@@ -165,22 +166,22 @@ def file_stamp(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def named_file(path: Path) -> Iterator[Path]:
-    """`whole_file` at a place that the user named, with its folder.
+    """`whole_file` at a path given by the user; its folder is created.
 
     Raises:
         DataError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside:
-            yield beside
+        with whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
         found = f"cannot be written: {error.strerror or error}"
-        raise DataError(fault(str(path), "", found, "Make room, or name another.")) from error
+        raise DataError(fault(str(path), "", found, "Free disk space, or choose another path.")) from error
 
 
 def same_file(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, whether it is there or not; links are followed."""
+    """Whether two paths lead to the same file, existing or not; links are followed."""
     if path.exists() and other.exists():
         return path.samefile(other)
     return path.resolve() == other.resolve()
@@ -188,22 +189,22 @@ def same_file(path: Path, other: Path) -> bool:
 
 @contextmanager
 def exclusive(lock: Path, *, wait: bool) -> Iterator[bool]:
-    """True inside while this process alone holds a lock file; False, without `wait`, when another one does.
+    """Yield True while this process has the lock; False, without `wait`, if another process has it.
 
-    The system lets go of the lock when the process ends, however it ends, so that a killed one leaves nothing to clear.
+    The system releases the lock when the process ends, even if it is killed, so that there is nothing to clean up.
 
     Args:
-        lock: the file; it stays, as removing it would give a second process a lock of its own.
-        wait: until the other process is done.
+        lock: the lock file; it is not removed afterwards, as a second process could then lock a new file.
+        wait: wait until the other process releases the lock.
     Raises:
-        DataError: the file cannot be made, or the file system has no locks.
+        DataError: the file cannot be created, or the file system has no locks.
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, timeout=-1 if wait else 0)
+    file_lock = FileLock(lock, timeout=-1 if wait else 0)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        file_lock.acquire()
     except Timeout:
         yield False
         return
@@ -212,20 +213,20 @@ def exclusive(lock: Path, *, wait: bool) -> Iterator[bool]:
         raise DataError(fault(str(lock.parent), "", "this file system has no file locks", fix)) from error
     except OSError as error:
         found = f"cannot be written: {error.strerror or error}"
-        raise DataError(fault(str(lock.parent), "", found, "Make room, or choose another folder.")) from error
+        raise DataError(fault(str(lock.parent), "", found, "Free disk space, or choose another folder.")) from error
     try:
         yield True
     finally:
-        held.release()
+        file_lock.release()
 
 
 @contextmanager
 def sole_writer(folder: Path, *, command: str) -> Iterator[None]:
-    """Make the folder, and keep out other processes that ask the same.
+    """Create the folder and lock it against other writers.
 
     Args:
-        folder: what is written to.
-        command: what writes there, for the message.
+        folder: the folder that is written to.
+        command: the command that writes there, for the message.
     Raises:
         DataError: another process is writing there, or the folder cannot be written.
     """

@@ -22,7 +22,7 @@ class MultiTaskModel(nn.Module):
     Args:
         encoder: shared by all tasks.
         task_types: task name → the task seen through its type; a head is built for each.
-        seed: of the heads' first weights, which depend on it and the task's name alone, not on the other tasks.
+        seed: for the initial weights of the heads; a head's depend on this and its task's name, not on other tasks.
     """
 
     def __init__(self, encoder: Encoder, task_types: Mapping[str, TaskType], *, seed: int = 0) -> None:
@@ -45,7 +45,7 @@ class MultiTaskModel(nn.Module):
         self._start_from_pooler()
 
     def _start_from_pooler(self) -> None:
-        """Give heads with a dense layer of BERT's kind the checkpoint's pretrained pooler, as transformers does."""
+        """Initialise heads with BERT's dense layer from the checkpoint's pretrained pooler, as transformers does."""
         pooler = self.encoder.pooler_state()
         for head in self.heads.values():
             if pooler is not None and isinstance(head, PooledHead):
@@ -61,20 +61,20 @@ class MultiTaskModel(nn.Module):
         return self.task_logits(batch.task, self.hidden(batch, embeddings), batch)
 
     def hidden(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Hidden states [N, T, H]; zero at padding."""
+        """Hidden states [N, T, H] of the last layer; zero at padding."""
         if embeddings is None:
             embeddings = self.encoder.embed(batch.inputs["input_ids"])
         return self.encoder.encode(embeddings, batch.mask, batch.inputs.get("token_type_ids"))
 
     def task_logits(self, task: str, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits of one task's head for hidden states, whichever task the batch was made for.
+        """Logits of one task's head, whichever task the batch was made for.
 
-        They are float32 in a bf16 run too, but where the task type says otherwise: bf16 holds three digits, so that the
-        outputs of two passes that differ by a small perturbation would be equal, with no gradient to ascend.
+        They are float32 also in a bf16 run, unless the task type opts out: bf16 has three significant digits, so the
+        outputs of two passes that differ by a small perturbation would be equal, and there would be no gradient.
 
         Args:
-            task: its name.
-            hidden: [N, T, H] the encoder's hidden states.
+            task: name of the task whose head is used.
+            hidden: [N, T, H], the encoder's hidden states.
             batch: the rows, as the collator made them.
         """
         task_type, head, device = self.task_types[task], self.head_of(task), hidden.device.type
@@ -85,13 +85,13 @@ class MultiTaskModel(nn.Module):
             return task_type.logits(head, hidden.float(), batch)
 
     def head_of(self, task: str) -> nn.Module:
-        """The head that answers a task: its own, or another task's."""
+        """The head of a task: its own, or that of the task named by `head_of`."""
         return self.heads[self.task_types[task].task.head_of or task]
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
         """Prediction records of several tasks from one pass through the encoder.
 
-        The batch's labels are those of its own task; other tasks' records carry none.
+        The batch's labels belong to its own task; the records of other tasks have none.
         """
         found = {}
         with torch.inference_mode():

@@ -1,6 +1,6 @@
-"""Words in YAML → classes or functions, one registry per kind of plug-in.
+"""Names in YAML → classes or functions, one registry per kind of plug-in.
 
-Installed packages add to them by entry points of the group `mtdnn.plugins`, each of which names a module to import.
+Installed packages register more names by entry points of the group `mtdnn.plugins`; each names a module to import.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ GROUP = "mtdnn.plugins"
 
 
 class _Packages:
-    """The modules that installed packages name, imported when some registry is first asked."""
+    """The plug-in modules of installed packages, imported at the first look-up in any registry."""
 
     def __init__(self) -> None:
-        self._begun = False
+        self._started = False
         self._faults: list[Fault] = []
 
     def load(self) -> None:
-        """Import them, once for all registries; modules that ask a registry while they are imported find what is there.
+        """Import them, once for all registries; a look-up during these imports sees what is registered so far.
 
         Raises:
-            ConfigError: every package whose module cannot be imported, each time.
+            ConfigError: names every package whose module cannot be imported; raised at every call.
         """
-        from importlib.metadata import entry_points  # as it takes its time, and `--help` does without
+        from importlib.metadata import entry_points  # slow to import, and `--help` does not need it
 
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             found = [each for entry in entry_points(group=GROUP) if (each := _package_fault(entry)) is not None]
             self._faults = found
         if self._faults:
@@ -50,13 +50,13 @@ _PACKAGES = _Packages()
 
 
 def _package_fault(entry: EntryPoint) -> Fault | None:
-    """Import what an entry point names; why that fails, or None."""
+    """Import the module of an entry point; the error if that fails, else None."""
     try:
         entry.load()
     except (Exception, SystemExit) as error:  # code that is not ours can raise anything
         package = entry.dist.name if entry.dist is not None else entry.name
-        told = " ".join(f"{_place_of(error)}{type(error).__name__}: {error}".split())
-        found = f"its entry point '{entry.name} = {entry.value}' cannot be imported: {told}"
+        reason = " ".join(f"{_place_of(error)}{type(error).__name__}: {error}".split())
+        found = f"its entry point '{entry.name} = {entry.value}' cannot be imported: {reason}"
         return fault(f"package {package}", "", found, "Update the package, or uninstall it.")
     return None
 
@@ -65,14 +65,14 @@ class Registry(Generic[T]):
     """Names → objects of one kind.
 
     Args:
-        kind: what the names stand for, in messages ("metric", "regularizer").
-        base: gives the class that all of them derive from; called late, as that class may stand below the registry.
-        own: what each class defines itself and does not leave to `base`; "penalty or losses" = one of the two.
-        takes: positional arguments that each is called with.
-        keywords: arguments that each is called with by name.
-        optional: arguments that each is called with if it takes them; all others are its options.
-        makes: gives the class of what functions return, where one of its subclasses can stand for a function.
-        modules: modules that register more names; imported when a name is first asked for, before those of packages.
+        kind: what the registry contains, for messages ("metric", "regularizer").
+        base: returns the class that all objects derive from; called late, as it may be defined after the registry.
+        own: names that each class must define itself, not inherit from `base`; "penalty or losses" = one of the two.
+        takes: names of the positional arguments that each object is called with.
+        keywords: names of the keyword arguments that each object is called with.
+        optional: keyword arguments passed to the objects that accept them; all other arguments are options.
+        makes: returns the class of what registered functions return; its subclasses are accepted as well.
+        modules: modules that register more names; imported at the first look-up, before those of packages.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Registry(Generic[T]):
         _PACKAGES.load()
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that makes its object known under `name`.
+        """A decorator that registers its object under `name`.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: the name is already registered.
         """
 
         def add(item: T) -> T:
@@ -113,13 +113,13 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str, *, where: Place | str = NOWHERE, key: str = "") -> T:
-        """The object of that name; `package.module.Object` is imported.
+        """The object registered under a name; a dotted path `package.module.Object` is imported.
 
         Args:
-            where, key: the place of the word (file:line, key), for the message.
-            name: the registered name.
+            name: the registered name, or a dotted path.
+            where, key: the place of the name (file:line, key), for the message.
         Raises:
-            ConfigError: the name is unknown, or the dotted path leads nowhere, or to something else.
+            ConfigError: the name is unknown, or the dotted path cannot be imported or is not an object of this kind.
         """
         if name in self:
             return self._known[name]
@@ -134,32 +134,32 @@ class Registry(Generic[T]):
         except _Unimportable as error:
             found = f"cannot import {self.kind} '{path}': {error}"
             raise ConfigError(fault(where, key, found, f"{error.fix} {known}")) from error
-        if found := self._misfit(item):
+        if found := self._mismatch(item):
             raise ConfigError(fault(where, key, f"'{path}' {found}", known))
         return cast(T, item)
 
-    def _misfit(self, item: object) -> str:
-        """What an imported object is or lacks, and what is expected; empty when it can be one of this kind."""
+    def _mismatch(self, item: object) -> str:
+        """Why an imported object cannot be used as one of this kind, and what is expected; empty when it can."""
         if self._base is None:
-            return self._misfit_of_function(item)
+            return self._mismatch_of_function(item)
         base = self._base()
         if not (isinstance(item, type) and issubclass(item, base)):
             return f"is {_described(item)}; expected a class derived from {_full_name(base)}"
-        lacking = [names for names in self._own if all(_is_left(name, item, base) for name in names.split(" or "))]
+        lacking = [names for names in self._own if all(_is_inherited(name, item, base) for name in names.split(" or "))]
         lacking += sorted(getattr(item, "__abstractmethods__", ()))
         return f"does not define {', '.join(lacking)}; every {self.kind} has to" if lacking else ""
 
-    def _misfit_of_function(self, item: object) -> str:
-        """As `_misfit`, where plug-ins are functions."""
+    def _mismatch_of_function(self, item: object) -> str:
+        """As `_mismatch`, for plug-ins that are functions."""
         made = None if self._makes is None else self._makes()
-        can_stand = not isinstance(item, type) or (made is not None and issubclass(item, made))
-        if not self.takes or (can_stand and _can_take(item, self.takes, self.keywords)):
+        right_kind = not isinstance(item, type) or (made is not None and issubclass(item, made))
+        if not self.takes or (right_kind and _can_take(item, self.takes, self.keywords)):
             return ""
         or_class = "" if made is None else f", or a class derived from {_full_name(made)}"
         return f"is {_described(item)}; expected a function of ({', '.join((*self.takes, *self.keywords))}){or_class}"
 
     def names(self) -> list[str]:
-        """Known names, in alphabetical order."""
+        """All registered names, in alphabetical order."""
         self._load()
         return sorted(self._known)
 
@@ -172,7 +172,7 @@ class Registry(Generic[T]):
 
 
 class _Unimportable(Exception):
-    """Why a dotted path leads nowhere, and what to do."""
+    """Why a dotted path cannot be imported, and what to do."""
 
     def __init__(self, found: str, fix: str) -> None:
         self.fix = fix
@@ -180,20 +180,20 @@ class _Unimportable(Exception):
 
 
 def _imported(path: str) -> object:
-    """What stands at `package.module.Object`.
+    """The object at `package.module.Object`.
 
     Raises:
-        _Unimportable: nothing does, or importing the module fails.
+        _Unimportable: there is none, or importing the module fails.
     """
     module_name, _, attribute = path.rpartition(".")
     if not all(path.split(".")):
-        raise _Unimportable("a name before or after a dot is missing; expected package.module.Name", "Complete it.")
+        raise _Unimportable("a name before or after a dot is missing; expected package.module.Name", "Add it.")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # code that is not ours can raise anything, and a script ends the process
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise _Unimportable(str(error), _fix_of_missing(str(error.name))) from error
-        raise _Unimportable(f"{_place_of(error)}{type(error).__name__}: {error}", "Mend the module.") from error
+        raise _Unimportable(f"{_place_of(error)}{type(error).__name__}: {error}", "Fix the module.") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
@@ -201,14 +201,14 @@ def _imported(path: str) -> object:
 
 
 def _fix_of_missing(module: str) -> str:
-    """What to do when there is no such module."""
+    """What to do when a module is not found."""
     if "." in module:
         return "Check the path."
-    return "Install its package, or add the folder it lies in to PYTHONPATH (PYTHONPATH=. for the current folder)."
+    return "Install its package, or add its folder to PYTHONPATH (PYTHONPATH=. for the current folder)."
 
 
 def _place_of(error: BaseException) -> str:
-    """`file:line: ` of the line that raised it within what was imported, or that cannot be read as code."""
+    """`file:line: ` of the imported line that raised the error, or of the syntax error; empty if unknown."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}:{error.lineno}: "
     ours = (__file__, str(Path(importlib.__file__).parent), "<frozen importlib")
@@ -217,25 +217,25 @@ def _place_of(error: BaseException) -> str:
 
 
 def _can_take(item: object, arguments: Sequence[str], keywords: Sequence[str]) -> bool:
-    """Whether something can be called with that many arguments and these keywords; others may be its options."""
+    """Whether an object can be called with that many arguments and these keywords; others may be its options."""
     if not callable(item):
         return False
     try:
         inspect.signature(item).bind_partial(*arguments, **dict.fromkeys(keywords))
     except TypeError:
         return False
-    except ValueError:  # some functions written in C do not tell
+    except ValueError:  # some functions written in C have no signature
         return True
     return True
 
 
-def _is_left(name: str, item: type, base: type) -> bool:
-    """Whether a class has nothing of that name but what its base has."""
+def _is_inherited(name: str, item: type, base: type) -> bool:
+    """Whether a class only inherits that name from its base."""
     return getattr(item, name, None) is getattr(base, name, None)
 
 
 def _described(item: object) -> str:
-    """What an object is, in words."""
+    """What an object is, for a message: "a function", "a class derived from …"."""
     if isinstance(item, type):
         return f"a class derived from {', '.join(map(_full_name, item.__bases__)) or 'nothing'}"
     if inspect.isroutine(item):

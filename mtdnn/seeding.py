@@ -1,7 +1,7 @@
 """One seed → named, independent streams of random numbers.
 
-Every random draw of a run names its stream ("order", "dropout", "noise", …), so that adding draws to one stream (a
-regularizer, say) moves no other. Nothing here or elsewhere depends on Python's own hash or on global random state.
+Every random draw of a run names its stream ("order", "dropout", "noise", …), so that additional draws from one stream
+(by a regularizer, say) do not change the others. Nothing depends on Python's `hash` or on global random state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names`: the same in every process and on every machine."""
+    """A 63-bit seed for the stream `names`, the same in every process and on every machine."""
     text = "\x1f".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -37,10 +37,10 @@ def torch_generator(seed: int, *names: str | int, device: str | torch.device = "
 
 
 def seed_default_generators(seed: int, *names: str | int) -> None:
-    """Seed PyTorch's default generators (CPU and accelerator) for the stream called `names`.
+    """Seed PyTorch's default generators (CPU and accelerator) for the stream `names`.
 
-    `nn.Dropout` draws from them and takes no generator of its own. The trainer calls this before each forward pass with
-    ("dropout", step, …): masks are then a function of the seed and the step, whatever else was drawn before.
+    `nn.Dropout` draws from them and accepts no generator. The trainer calls this before each forward pass with
+    ("dropout", step, …): the masks then depend on the seed and the step only, not on earlier draws.
     """
     import torch
 
@@ -49,7 +49,7 @@ def seed_default_generators(seed: int, *names: str | int) -> None:
 
 @contextmanager
 def preserved_default_generators() -> Iterator[None]:
-    """Draws from PyTorch's default generators inside leave their state outside as it was."""
+    """A context that restores the state of PyTorch's default generators when it ends."""
     import torch
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_full_disk(error):
             raise
-        place, fix = getattr(error, "filename", None) or "", "Make room, then run the same command again."
+        place, fix = getattr(error, "filename", None) or "", "Free disk space, then run the same command again."
         print(fault(str(place), "", "no space left on the disk", fix), file=sys.stderr)
         return EXIT_FAULT
     return 0

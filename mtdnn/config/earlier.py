@@ -1,8 +1,7 @@
-"""How versions up to commit dc63209 wrote a run: every option of every optimizer and schedule, used or not.
+"""Compatibility with runs written by versions up to commit dc63209, and with cells of studies finished by them.
 
-The switches of `execution` were three keys. The margin of a ranking loss was a key of the task, used or not.
-
-Folders of runs written by them, and cells of studies finished by them, stay readable.
+These versions wrote every option of every optimizer and schedule, used or not. The switches of `execution` were three
+keys. The margin of a ranking loss was a key of the task, used or not.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 FIRST_LINE = b"# commit: "
-"""How a run.yml begins that training has written."""
+"""The first bytes of a run.yml written by training."""
 
 COMMON = {"optimizer": ("name", "lr", "head_lr", "weight_decay", "layer_decay"), "schedule": ("name",)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "optimizer": {"betas": [0.9, 0.999], "eps": 1e-8, "momentum": 0.0},
     "schedule": {"warmup": 0.1, "power": 2.0, "cut_fraction": 0.1, "ratio": 32.0},
 }
-"""The options there were, with their defaults."""
+"""The options of these versions, with their defaults."""
 
 USED: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer": {**dict.fromkeys(("adamw", "adamax", "radam"), ("betas", "eps")), "sgd": ("momentum",)},
@@ -29,7 +28,7 @@ USED: dict[str, dict[str, tuple[str, ...]]] = {
         "slanted_triangular": ("cut_fraction", "ratio"),
     },
 }
-"""The names there were, each with the options that it looked at."""
+"""The names of these versions, each with the options that it used."""
 
 
 def is_of_a_run(path: str | Path) -> bool:
@@ -39,7 +38,7 @@ def is_of_a_run(path: str | Path) -> bool:
 
 
 def without_unused(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a run.yml, without what an earlier version wrote there and never used; others as they are."""
+    """The values of a run.yml, without options that an earlier version wrote but did not use."""
     return {key: _block_without_unused(key, block) if key in OPTIONS else block for key, block in run.items()}
 
 
@@ -52,7 +51,7 @@ def _block_without_unused(key: str, block: Any) -> Any:
 
 
 def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a run as an earlier version wrote them: the hashes of finished cells are of these."""
+    """The values of a run as an earlier version wrote them; the hashes of finished cells were computed from these."""
     written = {
         key: {**OPTIONS[key], **block} if key in OPTIONS and block["name"] in USED[key] else block
         for key, block in run.items()
@@ -64,11 +63,11 @@ def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SWITCHES = {"layout": "execution", "dropout": "dropout_masks", "products": "products"}
-"""Switch of `execution` → the key that each was when there were three."""
+"""Switch of `execution` → the key it had in these versions."""
 
 
 def with_execution(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a run with its switches, which were three keys, as the one record; others as they are."""
+    """The values of a run with the three earlier keys of execution moved into one mapping."""
     layout = run.get("execution", "auto")
     old = {name: run[key] for name, key in SWITCHES.items() if key in run and key != "execution"}
     if not old or not isinstance(layout, str):
@@ -79,16 +78,16 @@ def with_execution(run: Mapping[str, Any]) -> dict[str, Any]:
 
 MARGIN = "margin"
 TYPES_WITH_MARGIN = ("ranking", "multiple_choice")
-"""The types of tasks that had this key, which only `loss: pairwise_margin` used."""
+"""The task types that had this key; only `loss: pairwise_margin` used it."""
 
 
 def with_loss_options(blocks: Mapping[str, Any]) -> dict[str, Any]:
-    """The blocks of a run's tasks.yml, a margin among the options of the loss that used it; others as they are."""
+    """The blocks of a run's tasks.yml, with the key `margin` moved into the options of the loss that used it."""
     return {name: _with_loss_options(block) for name, block in blocks.items()}
 
 
 def without_margin(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's block as a manifest stores it, without the margin, which changes no stored row."""
+    """A task's block as stored in a manifest, without the margin, which does not affect stored rows."""
     options = stored.get("options")
     if stored.get("task_type") not in TYPES_WITH_MARGIN or not isinstance(options, Mapping):
         return dict(stored)

@@ -1,4 +1,4 @@
-"""How fast a run computes, never what: the three switches of an encoder, one record."""
+"""The three switches of an encoder that change its speed, but not its results."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mtdnn.config.options import Frozen
 
 
 class Execution(Frozen):
-    """The switches of an encoder."""
+    """The speed switches of an encoder."""
 
-    layout: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no work on padding.")
-    dropout: Literal["fast", "torch"] = Field("fast", description="fast: a faster generator on CPUs.")
+    layout: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no computation on padding.")
+    dropout: Literal["fast", "torch"] = Field("fast", description="fast: a faster random generator on CPUs.")
     products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
 
 
 def with_word(value: object) -> object:
-    """`packed` as `{layout: packed}`; anything else as it is."""
+    """`packed` as `{layout: packed}`; other values unchanged."""
     return {"layout": value} if isinstance(value, str) else value
 
 
@@ -26,7 +26,7 @@ ExecutionOrWord = Annotated[Execution, BeforeValidator(with_word, json_schema_in
 
 
 def execution_of(value: Execution | str) -> Execution:
-    """The switches, of which a word gives the layout and leaves the others at their defaults.
+    """The switches from a record, or from a word for the layout with defaults for the others.
 
     Raises:
         ConfigError: an unknown word.

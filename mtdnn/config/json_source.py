@@ -1,8 +1,8 @@
-"""JSON text → values of a known shape, or one message that says where and what: every JSON file is read here.
+"""JSON text → validated values, or a DataError with the place; every JSON file is read by this module.
 
-Files of ours may be damaged and strangers' files may be hostile: bytes that are not UTF-8, half of a file, lists nested
-a thousand deep, numbers of ten thousand digits, a device in place of a file. Each is refused as a DataError with its
-place; nothing else leaves this module.
+Our files may be damaged and other files may be malicious: bytes that are not UTF-8, half of a file, lists nested a
+thousand levels deep, numbers of ten thousand digits, a device in place of a file. No other exception leaves this
+module.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtdnn.errors import DataError, Fault, Place, fault
 
-LARGEST_FILE = 256 << 20
-"""Bytes of a JSON file that is read as one value; none of ours comes near."""
+MAX_FILE_BYTES = 256 << 20
+"""Largest JSON file that is read as one value; our files are far smaller."""
 
-LONGEST_LINE = 64 << 20
-"""Bytes of one line of JSON lines."""
+MAX_LINE_BYTES = 64 << 20
+"""Longest line of a JSON lines file."""
 
-DEEPEST = 64
-"""Lists and mappings within each other; none of ours has more than ten."""
+MAX_DEPTH = 64
+"""Deepest nesting of lists and mappings; our files have at most ten levels."""
 
 
 def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
     """The value of a JSON text.
 
     Args:
-        text: UTF-8 when it is bytes.
-        place: of the text, for the message.
-        fix: what to do about a text that is none.
+        text: a text, or bytes in UTF-8.
+        place: where the text is, for the message.
+        fix: what to do if it is invalid, for the message.
     Raises:
-        DataError: it is not UTF-8, not JSON, nested too deep, or holds a number nothing can hold.
+        DataError: it is not UTF-8, not JSON, nested too deeply, or has a number that is too large.
     """
     try:
         value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
@@ -46,57 +46,57 @@ def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
         raise DataError(fault(place, "", _too_deep(), fix)) from error
     except ValueError as error:
         raise DataError(fault(place, "", f"not JSON: {str(error)[:200]}", fix)) from error
-    if _deeper_than(value, DEEPEST):
+    if _deeper_than(value, MAX_DEPTH):
         raise DataError(fault(place, "", _too_deep(), fix))
     return value
 
 
 def read_json(path: Path, shape: Any, *, fix: str) -> Any:
-    """The value in a JSON file, checked against its shape.
+    """The value in a JSON file, validated against its shape.
 
     Args:
         path: the file.
-        shape: what it must hold: a TypedDict, a pydantic model, or a type such as `dict[str, str]`.
-        fix: what to do about a damaged file.
+        shape: the expected type: a TypedDict, a pydantic model, or a type such as `dict[str, str]`.
+        fix: what to do about a damaged file, for the message.
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it cannot be read, is too large, is no JSON, or holds values of other types; with the key.
+        FileNotFoundError: there is no such file.
+        DataError: it cannot be read, is too large, is not JSON, or has values of other types; the key is reported.
     """
     return checked(json_value(_bytes_of(path, fix), Place(str(path)), fix), shape, Place(str(path)), fix)
 
 
 def checked(value: object, shape: Any, place: Place, fix: str = "") -> Any:
-    """A value read from JSON, if it has the shape.
+    """A value read from JSON, validated against its shape.
 
     Args:
-        value: as `json_value` gives it.
+        value: as returned by `json_value`.
         shape: as for `read_json`.
-        place: for the message.
-        fix: what to do otherwise.
+        place: where the value is, for the message.
+        fix: what to do if it does not match, for the message.
     Raises:
-        DataError: the first ten values of another type, each with its key.
+        DataError: reports the first ten values of another type, each with its key.
     """
     adapter = _adapter(shape)
     try:
-        if is_dataclass(shape):  # whose instances alone are right in strict mode, but for JSON
+        if is_dataclass(shape):  # strict mode accepts a mapping for a dataclass only in JSON
             return adapter.validate_json(json.dumps(value), strict=True)
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)[:10]
-        faults = [_misfit(place, each["loc"], each["msg"], fix) for each in details]
+        faults = [_value_fault(place, each["loc"], each["msg"], fix) for each in details]
         raise DataError(list(dict.fromkeys(faults))) from error
 
 
 def json_lines(path: Path, shape: Any, *, fix: str, cut_last: bool = False) -> Iterator[tuple[int, Any]]:
-    """(number from 1, value) of each line of a file of JSON lines; blank lines are passed over.
+    """(line number from 1, value) of each line of a JSON lines file; blank lines are skipped.
 
     Args:
         path: the file.
-        shape: of every line, as for `read_json`.
-        fix: what to do about a damaged line.
-        cut_last: pass over a last line without its line feed, as a killed writer leaves it.
+        shape: the expected type of every line, as for `read_json`.
+        fix: what to do about a damaged line, for the message.
+        cut_last: skip a last line without a line feed, as a killed writer leaves it.
     Raises:
-        DataError: the file cannot be read; or the first line that is damaged, with its number.
+        DataError: the file cannot be read, or a line is damaged; the first such line is reported.
     """
     for number, line in raw_lines(path):
         if cut_last and not line.endswith(b"\n"):
@@ -107,18 +107,18 @@ def json_lines(path: Path, shape: Any, *, fix: str, cut_last: bool = False) -> I
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes) of each line of a file, its line feed included.
+    """(line number from 1, bytes) of each line of a file, including its line feed.
 
     Raises:
-        DataError: the file cannot be read, or a line is longer than any that a command writes.
+        DataError: the file cannot be read, or a line is longer than `MAX_LINE_BYTES`.
     """
     try:
         with path.open("rb") as file:
             number = 0
-            while line := file.readline(LONGEST_LINE + 1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                if len(line) > LONGEST_LINE:
-                    found = f"a line of more than {LONGEST_LINE >> 20} MiB"
+                if len(line) > MAX_LINE_BYTES:
+                    found = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
                     raise DataError(fault(Place(str(path), number), "", found, "Give a file of JSON lines."))
                 yield number, line
     except OSError as error:
@@ -130,14 +130,14 @@ def _bytes_of(path: Path, fix: str) -> bytes:
     """The content of a regular file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         DataError: it is a folder or a device, too large, or cannot be read.
     """
     try:
         if path.exists() and not path.is_file():
             raise DataError(fault(str(path), "", "is a folder or a device, not a file", fix))
-        if path.stat().st_size > LARGEST_FILE:
-            raise DataError(fault(str(path), "", f"larger than {LARGEST_FILE >> 20} MiB", fix))
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(fault(str(path), "", f"larger than {MAX_FILE_BYTES >> 20} MiB", fix))
         return path.read_bytes()
     except FileNotFoundError:
         raise
@@ -150,17 +150,17 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
 
 
-def _misfit(place: Place, keys: tuple[int | str, ...], message: str, fix: str) -> Fault:
+def _value_fault(place: Place, keys: tuple[int | str, ...], message: str, fix: str) -> Fault:
     found = f"damaged: {message[:1].lower()}{message[1:]}"
     return fault(place, ".".join(str(key)[:80] for key in keys), found, fix)
 
 
 def _too_deep() -> str:
-    return f"more than {DEEPEST} lists or mappings within each other"
+    return f"more than {MAX_DEPTH} nested lists or mappings"
 
 
 def _deeper_than(value: object, limit: int) -> bool:
-    """Whether lists and mappings are nested deeper than a limit; level by level, so that it cannot recurse."""
+    """Whether lists and mappings are nested deeper than a limit; level by level, to avoid deep recursion."""
     level = [value]
     for _ in range(limit + 1):
         level = [

@@ -1,8 +1,8 @@
-"""The original toolkit's YAML (github.com/namisan/mt-dnn) → the same blocks as ours, and nothing else.
+"""Task definitions of the original toolkit (github.com/namisan/mt-dnn) → blocks in our schema.
 
-Its keys, as its `experiments/exp_def.py` reads them: data_format, task_type, n_class, metric_meta, enable_san, labels,
-split_names, dropout_p, loss, kd_loss, adv_loss; forks add actf. A word that toolkit does not know either is passed on
-as it is, so that the check of our own schema names it with its line.
+The keys, as that toolkit's `experiments/exp_def.py` reads them: data_format, task_type, n_class, metric_meta,
+enable_san, labels, split_names, dropout_p, loss, kd_loss, adv_loss; forks add actf. Unknown words are kept, so that the
+check of our own schema reports them with their line.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ METRICS = {
     "Spearman": "spearman",
 }
 ACCURACY = {"ranking": "accuracy_at_1", "sequence_labeling": "token_accuracy", "masked_lm": "token_accuracy"}
-METRICS_OF_TYPE = ("SeqEval", "EmF1")  # each is what its task type reports anyway
+METRICS_OF_TYPE = ("SeqEval", "EmF1")  # its task type reports each of them by default
 LOSSES = {"CeCriterion": "cross_entropy", "MseCriterion": "mse"}
 LOSSES_OF_TYPE = ("RankCeCriterion", "SpanCeCriterion", "SpanYNCeCriterion", "SeqCeCriterion", "MlmCriterion")
 NO_COUNTERPART = (  # of data_format or task_type
@@ -51,32 +51,32 @@ NO_COUNTERPART = (  # of data_format or task_type
     "SeqenceGeneration",
 )  # fmt: skip
 SAN_TYPES = ("classification", "regression", "ranking")
-PIECE_LABELS = ("X", "CLS", "SEP")  # that toolkit's labels for what is no word
-DROPOUT = 0.1  # that toolkit passes None to nn.Dropout when a block has no dropout_p, and crashes
+PIECE_LABELS = ("X", "CLS", "SEP")  # labels of that toolkit for tokens that are not words
+DROPOUT = 0.1  # without dropout_p that toolkit passes None to nn.Dropout and crashes
 ROLES = ("train", "dev", "test")
 
 Block = dict[str, Any]
 
 
 def is_legacy(raw: object) -> bool:
-    """Whether any block has `data_format`, which every block of that toolkit must have and none of ours may."""
+    """Whether any block has `data_format`: required in that toolkit's schema, unknown in ours."""
     return isinstance(raw, Mapping) and any(isinstance(b, Mapping) and "data_format" in b for b in raw.values())
 
 
 def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Task name → block in our schema, and one line for each key that was translated or means nothing here.
+    """Task name → block in our schema, and one remark per key that was translated or has no effect here.
 
-    Task types without a counterpart (generation, cloze) are left out, with a line that says so.
+    Tasks whose type has no counterpart (generation, cloze) are left out, with a remark.
 
     Raises:
-        ConfigError: a data_format or an n_class that cannot be read, or no task is left; every fault of every block.
+        ConfigError: a data_format or an n_class is invalid, or no task is left; reports every error of every block.
     """
     blocks: dict[str, Any] = {}
     remarks: list[str] = []
     faults: list[Fault] = []
     for name, block in raw.items():
         if not isinstance(block, Mapping) or "data_format" not in block:
-            blocks[name] = block  # a block of ours, or something that our own check will refuse
+            blocks[name] = block  # already in our schema, or an error that the check of our schema reports
             continue
         missing = [block[key] for key in ("data_format", "task_type") if block.get(key) in NO_COUNTERPART]
         if missing:
@@ -94,14 +94,14 @@ def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> Block:
-    """One block in our schema; appends one remark for each key that was translated or means nothing here.
+    """One block in our schema; appends one remark per key that was translated or has no effect here.
 
     Args:
-        name: of the task.
+        name: name of the task.
         block: keys and values of the task.
-        remarks: lines about translated keys; added to.
+        remarks: remarks about translated keys; this function appends to it.
     Raises:
-        ConfigError: a data_format or an n_class that cannot be read.
+        ConfigError: a data_format or an n_class is invalid.
     """
     if (data_format := str(block["data_format"])) not in INPUTS:
         raise ConfigError(fault("", f"{name}.data_format", unknown("data_format", data_format, INPUTS)))
@@ -115,7 +115,7 @@ def translate_block(name: str, block: Mapping[str, Any], remarks: list[str]) -> 
             read_as = ", ".join(f"{k}: {v}" for k, v in changed.items()) or "the default of the task type"
             remarks.append(f"{name}.{key}: {value} is read as {read_as}")
         elif key != "n_class":
-            new[key] = value  # the same word in our schema, or refused there with its line
+            new[key] = value  # the same key in our schema, or an unknown key that its check reports
     new.update(labels_of(block, name, remarks))
     return new
 
@@ -129,14 +129,14 @@ def read_task_type(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_metrics(value: Any, block: Mapping[str, Any]) -> Block:
-    """Our names; ACC and F1 are what the task type calls so, and a metric of one type alone is left to that type."""
+    """Our metric names; ACC and F1 depend on the task type; metrics of a single type are left to its defaults."""
     known = METRICS | {"ACC": ACCURACY.get(task_type_of(block), "accuracy"), "F1": f1_of(block)}
     kept = [known.get(metric, metric) for metric in words(value) if metric not in METRICS_OF_TYPE]
     return {"metrics": list(dict.fromkeys(kept))} if kept else {}
 
 
 def f1_of(block: Mapping[str, Any]) -> str:
-    """Of entities for tags; of the second of two labels; of more, where that toolkit crashes, the mean over them."""
+    """Entity F1 for tags; F1 of the second of two labels; macro F1 for more labels, where that toolkit crashes."""
     if task_type_of(block) == "sequence_labeling":
         return "entity_f1"
     labels, count = block.get("labels"), block.get("n_class")
@@ -149,7 +149,7 @@ def read_loss(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_dropout(value: Any, block: Mapping[str, Any]) -> Block:
-    """An empty value is none, as where the key is missing."""
+    """The dropout; an empty value counts as a missing key."""
     return {"dropout": DROPOUT if value is None else value}
 
 
@@ -158,35 +158,35 @@ def read_split_names(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_activation(value: Any, block: Mapping[str, Any]) -> Block:
-    """An option of the pooled head; that toolkit's SAN has no such layer."""
+    """The activation as an option of the pooled head; that toolkit's SAN head has no such layer."""
     return {} if reads_pairs_by_san(block) else {"head": {"name": "pooled", "activation": value}}
 
 
 def read_san(value: Any, block: Mapping[str, Any]) -> Block:
-    """Its stochastic answer network, with the turns and prediction dropout that are its defaults and ours."""
+    """The stochastic answer network head; its defaults in both toolkits are the same."""
     return {"head": {"name": "san"}} if reads_pairs_by_san(block) else {}
 
 
 def reads_pairs_by_san(block: Mapping[str, Any]) -> bool:
-    """Whether a block asks for the SAN head, and has the pairs of texts it is for; that toolkit crashes on others."""
+    """Whether a block asks for the SAN head and has pairs of texts; that toolkit crashes on single texts."""
     pairs = len(INPUTS.get(str(block.get("data_format")), ())) == 2
     return bool(block.get("enable_san")) and pairs and task_type_of(block) in SAN_TYPES
 
 
 def task_type_of(block: Mapping[str, Any]) -> str:
-    """Our name of a block's task type; empty for an unknown word."""
+    """Our name of a block's task type; empty if it is unknown."""
     return TASK_TYPES.get(str(block.get("task_type")), "")
 
 
 def words(value: Any) -> list[str]:
-    """A list of words from a list or from one word alone; none from an empty value."""
+    """A list of words from a list or from a single word; empty for an empty value."""
     return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
 def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
-    """Role → splits whose name holds its word, as in matched_dev or r1_test; `valid` counts as dev.
+    """Role → splits whose name contains it, as in matched_dev or r1_test; `valid` counts as dev.
 
-    A name without any of the words goes to `test`: it can still be prepared and predicted, but never trained on.
+    A name that contains no role goes to `test`: the split can be prepared and predicted, but is never trained on.
     """
     splits: dict[str, list[str]] = {}
     for split in split_names:
@@ -197,24 +197,24 @@ def roles_of(split_names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
-    """The labels in the order of their numbers there; from n_class alone they are "0", "1", ….
+    """The labels in the order of their numbers in that toolkit; with n_class only, "0", "1", ….
 
     Args:
         block: keys and values of the task.
-        name: of the task.
-        remarks: lines about translated keys; added to.
+        name: name of the task.
+        remarks: remarks about translated keys; this function appends to it.
     Raises:
-        ConfigError: n_class is needed and no whole number of at least 1.
+        ConfigError: n_class is needed and is not a whole number of at least 1.
     """
     labels, count, task_type = block.get("labels"), block.get("n_class"), task_type_of(block)
     if labels is None and task_type == "classification":
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ConfigError(fault("", f"{name}.n_class", f"{count!r} is no number of labels", "List the labels."))
+            raise ConfigError(fault("", f"{name}.n_class", f"{count!r} is not a number of labels", "List the labels."))
         labels = [str(number) for number in range(count)]
         remarks.append(f"{name}.n_class: {count} is read as labels: {labels}")
         return {"labels": labels}
     if not isinstance(labels, list):
-        remarks.append(f"{name}.n_class: means nothing for this task type")
+        remarks.append(f"{name}.n_class: is not used for this task type")
         return {}
     if task_type == "sequence_labeling":
         pieces = [label for label in labels if label in PIECE_LABELS]
@@ -237,9 +237,9 @@ TRANSLATIONS: dict[str, Callable[[Any, Mapping[str, Any]], Block]] = {
 }
 DISTILL = "`distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
 MEANINGLESS = {
-    "kd_loss": f"means nothing by itself; {DISTILL}",
+    "kd_loss": f"has no effect on its own; {DISTILL}",
     "mkd": DISTILL,
     "mkd_opt": DISTILL,
-    "adv_loss": "means nothing here; a regularizer takes the divergence of the task type",
-    "encoder_type": "means nothing here; the encoder is named by the run",
+    "adv_loss": "has no effect here; a regularizer uses the divergence of the task type",
+    "encoder_type": "has no effect here; the run names the encoder",
 }

@@ -1,4 +1,4 @@
-"""Plug-ins named in YAML, `{name: …, options}`, and their options: pydantic fields, in one way for every kind."""
+"""Plug-ins named in YAML as `{name: …, options}`; for every kind, the options are the fields of a pydantic model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Model = TypeVar("Model", bound=BaseModel)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PLAIN = (bool, int, float, str)
-"""Types of arguments whose values are checked where a class or function declares no options of its own."""
+"""Argument types that are validated where a class or function declares no `Options`."""
 
 
-class Reported(ModelMetaclass):
-    """Classes whose constructor raises our ConfigError: `RunConfig(): unknown keyword 'epoch'; …`.
+class RaisesConfigError(ModelMetaclass):
+    """Metaclass of models whose constructor raises our ConfigError: `RunConfig(): unknown keyword 'epoch'; …`.
 
-    Pydantic's own ways to make an instance (`model_validate`, a field of another model) do not come by here.
+    `model_validate` and fields of other models do not call the constructor; they raise pydantic's ValidationError.
     """
 
     def __call__(cls, *args: Any, **values: Any) -> Any:
@@ -40,14 +40,14 @@ class Reported(ModelMetaclass):
             raise ConfigError(refusals(error, model, source, kind="keyword")) from error
 
 
-class Frozen(BaseModel, metaclass=Reported):
-    """A part of a definition: unknown keys are refused, values do not change."""
+class Frozen(BaseModel, metaclass=RaisesConfigError):
+    """Base of the parts of a definition: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def args_from_fields(model: type[Model]) -> type[Model]:
-    """A decorator: the descriptions of a model's fields become the Args section of its docstring."""
+    """A decorator that writes the descriptions of a model's fields as the Args section of its docstring."""
     opening, _, rest = inspect.cleandoc(model.__doc__ or "").partition("\n\n")
     lines = [f"    {field.alias or name}: {field.description}" for name, field in model.model_fields.items()]
     model.__doc__ = "\n".join([opening, "", "Args:", *lines, rest])
@@ -55,26 +55,29 @@ def args_from_fields(model: type[Model]) -> type[Model]:
 
 
 class Options(Frozen):
-    """Options of a plug-in, each a field with a description; a plug-in has them as its attribute `Options`.
+    """Base of a plug-in's options, each a field with a description; a plug-in declares them as `Options`.
 
-    Unknown keys are refused, as are numbers that are infinite or NaN.
+    Unknown keys, infinite numbers and NaN are errors.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class NoOptions(Options):
-    """Options of a plug-in that has none."""
+    """For a plug-in without options."""
 
 
 class AnyOptions(Options):
-    """Options of a function that takes every keyword and does not say which."""
+    """For a function that accepts any keyword argument and does not declare which."""
 
     model_config = ConfigDict(extra="allow")
 
 
 def takes_options(options: type[Options]) -> Callable[[Function], Function]:
-    """A decorator that declares a function's options; it gets each as a keyword. A class has `Options` in its body."""
+    """A decorator that declares the options of a function, passed as keyword arguments.
+
+    A class defines `Options` in its body instead.
+    """
 
     def declared(function: Function) -> Function:
         function.Options = options  # type: ignore[attr-defined]
@@ -83,31 +86,31 @@ def takes_options(options: type[Options]) -> Callable[[Function], Function]:
     return declared
 
 
-class Named(BaseModel, metaclass=Reported):
-    """A plug-in by name with its options: `{name: smart, weight: 3}`, or the bare word `smart`.
+class Named(BaseModel, metaclass=RaisesConfigError):
+    """A plug-in by name with its options: `{name: smart, weight: 3}`, or only the name `smart`.
 
-    The options stay as given; `named_faults` checks them by what the plug-in declares.
+    The options are kept as given; `named_faults` checks them against what the plug-in declares.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field(description="Registered name, or dotted path of a class living elsewhere.")
+    name: str = Field(description="Registered name, or dotted path of your own class or function.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name and what is common to all plug-ins of this kind."""
+        """All keys except the name and those common to all plug-ins of this kind."""
         return dict(self.model_extra or {})
 
 
 def named(value: object) -> object:
-    """`smart`, `{name: smart, weight: 3}`, `none`, and `off`, which YAML reads as false, for a plug-in turned off."""
+    """A mapping with `name` from `smart`, `{name: smart, weight: 3}`, `none` or `off` (which YAML reads as false)."""
     if isinstance(value, str) or value is False:
         return {"name": value if isinstance(value, str) else "none"}
     if isinstance(value, dict) and value.get("name") == "none" and len(value) > 1:
         options = ", ".join(key for key in value if key != "name")
-        raise ValueError(f"none turns it off and has no options; remove {options}, or name another")
+        raise ValueError(f"none turns it off and has no options; remove {options}, or give another name")
     if not isinstance(value, (dict, Named)):
-        raise ValueError("expected one name, or {name: …} with its options")
+        raise ValueError("expected a name, or {name: …} with its options")
     return value
 
 
@@ -115,14 +118,14 @@ NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str
 
 
 def options_of(registry: Registry[Any], item: Any, common: Collection[str] = ()) -> type[Options]:
-    """What checks the options of a plug-in: its `Options`, or a model of the arguments that it takes beyond its kind's.
+    """The model of a plug-in's options: its `Options`, or one made of its own arguments.
 
-    A class that inherits `Options` and takes arguments of its own has those; with `**options` the inherited ones too.
+    A class that inherits `Options` and has its own arguments has those; with `**options` also the inherited ones.
 
     Args:
-        registry: of its kind, which gives the arguments that are no options.
+        registry: the registry of its kind; its arguments `takes`, `keywords` and `optional` are not options.
         item: a registered class or function, or an imported one.
-        common: keys that all plug-ins of this kind have, and which are no options either.
+        common: keys that all plug-ins of this kind have; they are not options either.
     """
     declared: type[Options] | None = getattr(item, "Options", None)
     if "Options" in getattr(item, "__dict__", ()) or not callable(item):
@@ -144,7 +147,7 @@ def options_of(registry: Registry[Any], item: Any, common: Collection[str] = ())
 def _own_arguments(
     registry: Registry[Any], parameters: Sequence[inspect.Parameter], common: Collection[str]
 ) -> dict[str, Any]:
-    """Name → default (`...` = required) of the arguments that are options."""
+    """Name → default (`...` if required) of the arguments that are options."""
     named_ones = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     given = {
         *registry.keywords,
@@ -157,7 +160,7 @@ def _own_arguments(
 
 
 def _hints(item: Any) -> dict[str, Any]:
-    """Name → type of the arguments whose type is a plain one."""
+    """Name → type of the arguments whose type is in `PLAIN`."""
     try:
         found = typing.get_type_hints(vars(item).get("__init__", item) if isinstance(item, type) else item)
     except (NameError, TypeError, AttributeError):  # annotations that only a type checker can read
@@ -166,17 +169,17 @@ def _hints(item: Any) -> dict[str, Any]:
 
 
 def option_values(model: type[Options], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option by name, those that are not given at their defaults: the keywords of a plug-in's call.
+    """Every option by name, with defaults for those not given: the keyword arguments for the plug-in.
 
     Raises:
-        ConfigError: `option_faults` finds something.
+        ConfigError: an option is invalid, as reported by `option_faults`.
     """
     checked = model(**options)
     return {**{name: getattr(checked, name) for name in type(checked).model_fields}, **(checked.model_extra or {})}
 
 
 class OptionFault(NamedTuple):
-    """What is wrong with one key of a plug-in's options; dots in it for keys within the value."""
+    """An error in one option of a plug-in; nested keys are joined with dots."""
 
     key: str
     found: str
@@ -184,14 +187,12 @@ class OptionFault(NamedTuple):
 
 
 def option_faults(model: type[BaseModel], options: Mapping[str, Any], known: Sequence[str] = ()) -> list[OptionFault]:
-    """Each option that is no field of the model, each other one that pydantic refuses, and each that is missing.
+    """Every unknown, invalid or missing option.
 
     Args:
-        model: the plug-in's options.
-        options: as given.
-        known: names to suggest before the model's fields.
-        model: the pydantic model of the options.
-        options: as YAML has them.
+        model: the pydantic model of the plug-in's options.
+        options: the options as given in YAML.
+        known: further known names, listed before the model's fields.
     """
     is_open = model.model_config.get("extra") == "allow"
     fields = [*known, *model.model_fields]
@@ -201,19 +202,19 @@ def option_faults(model: type[BaseModel], options: Mapping[str, Any], known: Seq
         model.model_validate({key: value for key, value in options.items() if key not in strange})
     except ValidationError as error:
         for each in error.errors():
-            told = ("is missing", "Add it.") if each["type"] == "missing" else (refusal(each),)
-            faults.append(OptionFault(".".join(map(str, each["loc"])), *told))
+            found = ("is missing", "Add it.") if each["type"] == "missing" else (refusal(each),)
+            faults.append(OptionFault(".".join(map(str, each["loc"])), *found))
     return faults
 
 
 def named_faults(registry: Registry[Any], given: Named, key: str, *, where: Place | str = NOWHERE) -> list[Fault]:
-    """Everything in `{name: …, options}` that cannot be used: the name, keys the plug-in does not have, their values.
+    """Every error in `{name: …, options}`: an unknown name, unknown keys, invalid values.
 
     Args:
-        registry: of its kind.
-        given: the plug-in as the user names it.
-        key: of the block, such as "optimizer".
-        where: its place.
+        registry: the registry of the plug-in's kind.
+        given: the name and options given by the user.
+        key: key of the block, such as "optimizer".
+        where: place of the block.
     """
     try:
         item = registry.get(given.name, where=where, key=key)
@@ -228,7 +229,7 @@ def named_faults(registry: Registry[Any], given: Named, key: str, *, where: Plac
 
 
 def _owners(registry: Registry[Any], model: type[Options], option: str) -> str:
-    """`It is an option of sgd.` where plug-ins of other names have it and this one has not."""
+    """`It is an option of sgd.` if only other plug-ins of this kind have the option; else empty."""
     if option in model.model_fields:
         return ""
     owners = [name for name in registry if option in options_of(registry, registry.get(name)).model_fields]

@@ -1,4 +1,4 @@
-"""A run's YAML (and the flags given beside it) → frozen RunConfig."""
+"""A run's YAML, with the flags that override it → frozen RunConfig."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtdnn.errors import ConfigError, fault, keywords_checked
 
 
 def _off(value: object) -> object:
-    """`none`, alone or as a name, turns a plug-in off."""
+    """None for `none`, alone or as `{name: none}`: the plug-in is turned off."""
     return None if value is None or named(value) == {"name": "none"} else value
 
 
@@ -25,13 +25,13 @@ NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(_off, json_schema_inp
 
 
 class Finite(Frozen):
-    """A part of a run: as `Frozen`, and no number is infinite or NaN."""
+    """Base of the parts of a run: as `Frozen`; infinite numbers and NaN are errors."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class EncoderSource(Finite):
-    """The encoder of an earlier run in place of a hub name or folder."""
+    """The encoder of an earlier run, in place of a hub name or folder."""
 
     run: str = Field(description="Folder of the run; its `best` checkpoint is used.")
     checkpoint: str = Field("best", description="best | last | step-N.")
@@ -39,36 +39,38 @@ class EncoderSource(Finite):
 
 
 class OptimizerConfig(Named):
-    """How weights move: what all update rules have in common, and the options of the named one."""
+    """The optimizer: keys common to all update rules, and the options of the named one."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    name: str = Field("adamw", description="Update rule; a dotted path names one living elsewhere.")
+    name: str = Field("adamw", description="Update rule; a dotted path names your own.")
     lr: float = Field(5e-5, gt=0, description="Peak learning rate.")
     head_lr: float | None = Field(None, gt=0, description="Peak learning rate of the heads. Default: lr.")
-    weight_decay: float = Field(0.01, ge=0, description="Not on biases and LayerNorm weights; 0 turns it off.")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Learning rate factor per layer downwards; 1 turns it off.")
+    weight_decay: float = Field(0.01, ge=0, description="Not applied to biases and LayerNorm weights; 0 turns it off.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor of the learning rate per layer, from the top down; 1: off."
+    )
 
 
 class ScheduleConfig(Named):
-    """The learning rate over the run, as a factor of its peak, with the options of the named course."""
+    """The learning rate over the run, as a factor of its peak, and the options of the named schedule."""
 
-    name: str = Field("linear", description="Course of the learning rate; a dotted path names one living elsewhere.")
+    name: str = Field("linear", description="Learning rate schedule; a dotted path names your own.")
 
 
 class EarlyStopping(Finite):
-    """Stop when the selection score has not risen for some evaluations."""
+    """Stop when the selection score has not increased for a number of evaluations."""
 
-    patience: int = Field(3, ge=1, description="Evaluations without an increase.")
+    patience: int = Field(3, ge=1, description="Evaluations without an increase before training stops.")
     min_delta: float = Field(0.0, ge=0, description="A smaller increase does not reset the patience.")
 
 
 class Subset(Finite):
-    """Part of a task's training rows: a pure function of their ids, the size and the seed; smaller ones are nested."""
+    """Part of a task's training rows, determined by their ids, the size and the seed; smaller subsets are nested."""
 
-    fraction: float | None = Field(None, gt=0, le=1, description="Of the rows, rounded down.")
+    fraction: float | None = Field(None, gt=0, le=1, description="Fraction of the rows, rounded down.")
     rows: int | None = Field(None, ge=1, description="Number of rows, in place of a fraction.")
-    seed: int = Field(0, ge=0, description="Of the choice.")
+    seed: int = Field(0, ge=0, description="Seed of the random choice.")
 
     @model_validator(mode="after")
     def _one_size(self) -> Subset:
@@ -78,7 +80,7 @@ class Subset(Finite):
 
 
 def _path_as_text(value: object) -> object:
-    """A path made in Python, as YAML would hold it."""
+    """The text of a pathlib.Path; other values unchanged."""
     return str(value) if isinstance(value, Path) else value
 
 
@@ -87,10 +89,10 @@ PathText = Annotated[str, BeforeValidator(_path_as_text, json_schema_input_type=
 
 @args_from_fields
 class RunConfig(Finite):
-    """Everything that decides a run; written, resolved, to `<output>/run.yml`.
+    """The complete configuration of a run; written, with all defaults, to `<output>/run.yml`.
 
     Raises:
-        ConfigError: an unknown keyword, one that is missing, or a value that no run can have.
+        ConfigError: an unknown or missing keyword, or an invalid value.
 
     Example:
         >>> import mtdnn
@@ -108,18 +110,18 @@ class RunConfig(Finite):
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
-    seed: int = Field(1, ge=0, description="Of every random draw of the run.")
+    seed: int = Field(1, ge=0, description="Seed of every random draw of the run.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows; a fraction is allowed.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; replaces `epochs`.")
-    batch_size: int = Field(32, ge=1, description="Rows in a batch, unless the task says otherwise.")
-    eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of evaluation; changes no result.")
+    batch_size: int = Field(32, ge=1, description="Rows in a batch, unless the task sets its own.")
+    eval_batch_size: int = Field(64, ge=1, description="Rows in an evaluation batch; does not change results.")
     max_tokens: int | None = Field(None, ge=1, description="Tokens in a batch; replaces batch_size. Default: off.")
     group_by_length: int | None = Field(None, ge=2, description="Batches sorted by length together. Default: off.")
-    accumulate: int = Field(1, ge=1, description="Equal parts a batch is computed in, to save memory; 1 = whole.")
+    accumulate: int = Field(1, ge=1, description="Equal parts a batch is split into, to save memory; 1: not split.")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: autocast of the encoder; weights, heads float32."
+        "float32", description="bf16: the encoder under autocast; weights and heads stay float32."
     )
-    execution: ExecutionOrWord = Field(Execution(), description="How fast, never what; one word gives the layout.")
+    execution: ExecutionOrWord = Field(Execution(), description="Speed only, not results; a single word is the layout.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
@@ -131,7 +133,9 @@ class RunConfig(Finite):
     schedule: Annotated[ScheduleConfig, BeforeValidator(named, json_schema_input_type=str | ScheduleConfig)] = Field(
         ScheduleConfig(), description="Learning rate over the run, with its options."
     )
-    regularizer: NamedOrOff = Field(None, description="Penalty of every task that names none itself. Default: none.")
+    regularizer: NamedOrOff = Field(
+        None, description="Penalty of every task that does not name its own. Default: none."
+    )
     proximal: NamedOrOff = Field(None, description="Bregman proximal point term. Default: none.")
     evaluate_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
     checkpoint_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
@@ -146,14 +150,14 @@ class RunConfig(Finite):
     @classmethod
     def _some_task(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if names == ():
-            raise ValueError("names no task; leave it out to train on all")
+            raise ValueError("is empty; leave it out to train on all tasks")
         return names
 
     @field_validator("evaluate_every", "checkpoint_every")
     @classmethod
     def _positive_interval(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("no interval; give at least 1 step, or epoch, or never")
+            raise ValueError("not an interval; give at least 1 step, epoch or never")
         return value
 
     def to_yaml(self) -> str:
@@ -163,15 +167,15 @@ class RunConfig(Finite):
 
 @keywords_checked()
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run in a YAML file with overrides laid over it.
+    """The configuration of a run, from a YAML file and overrides.
 
     Args:
-        path: the file; None starts from nothing.
-        overrides: dotted key → value; a value given here replaces the file's.
+        path: the YAML file; None: overrides only.
+        overrides: dotted key → value, in place of the file's value.
     Returns:
-        The run, with a default for each key that neither gives.
+        The run's configuration, with defaults for keys given by neither.
     Raises:
-        ConfigError: every fault, with file:line, or `--key` for one that was overridden.
+        ConfigError: reports every error, with file:line, or `--key` for an override.
 
     Example:
         >>> import mtdnn
@@ -183,19 +187,19 @@ def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any]
 
 
 def run_config_of(source: YamlSource) -> RunConfig:
-    """The run in a document. Raises as `load_run_config`."""
+    """The RunConfig of a YAML document. Raises as `load_run_config`."""
     return validated(RunConfig, source.value, source)
 
 
 def run_source(
     path: str | Path | None = None, overrides: Mapping[str, Any] | None = None, *, given_by: str = "command line"
 ) -> YamlSource:
-    """A YAML file with overrides laid over it, each value remembering where it comes from.
+    """A YAML file with overrides applied; it records where each value was given.
 
     Args:
-        path: the file; None starts from nothing.
-        overrides: dotted key → value, e.g. {"optimizer.lr": 3e-5}; a value given here replaces the file's.
-        given_by: what is named where there is no file.
+        path: the YAML file; None: overrides only.
+        overrides: dotted key → value, e.g. {"optimizer.lr": 3e-5}, in place of the file's value.
+        given_by: the place in messages when there is no file.
     """
     source = read_yaml(path) if path is not None else YamlSource(path=given_by, value={})
     of_a_run = path is not None and is_of_a_run(path)
@@ -209,22 +213,22 @@ def run_source(
 
 
 def run_config_from_yaml(text: str, *, path: str = "run.yml") -> RunConfig:
-    """The run in a YAML text; `path` names it in messages."""
+    """The RunConfig of a YAML text; `path` is its name in messages."""
     return run_config_of(parse_yaml(text, path=path))
 
 
 WORD_OF = {"execution": "layout"}
-"""Key that may hold one word → the key below it that the word is for, where that is not `name`."""
+"""Key whose value may be a single word → the nested key that the word sets, where that is not `name`."""
 
 
 def _set(value: dict[str, Any], keys: tuple[str, ...], given: object) -> None:
-    """Put `given` at a key path; a word on the way (`mixing: temperature`) becomes {name: word}, or {layout: word}."""
+    """Set the value at a key path; a word on the path (`mixing: uniform`) becomes {name: word} or {layout: word}."""
     for key in keys[:-1]:
         inner = value.get(key)
         if isinstance(inner, str):
-            inner = {} if key == "encoder" else {WORD_OF.get(key, "name"): inner}  # an encoder: a word or a run
+            inner = {} if key == "encoder" else {WORD_OF.get(key, "name"): inner}  # an encoder is a hub name or a run
         if inner is not None and not isinstance(inner, dict):
-            found = f"{key} holds {inner!r}, not a mapping"
+            found = f"{key} is {inner!r}, not a mapping"
             raise ConfigError(fault("--" + ".".join(keys), "", found, f"Give --{key} as a whole."))
         value[key] = dict(inner or {})
         value = value[key]

@@ -1,7 +1,7 @@
-"""task_defs/*.yml → frozen TaskDef, each key remembering its file:line.
+"""task_defs/*.yml → frozen TaskDef, with the file:line of each key.
 
-Only the shape of a block is checked here. Words that name plug-ins (task type, metrics, loss, regularizer) are checked
-against their registries where tasks are assembled.
+Only the shape of a block is checked here. Names of plug-ins (task type, metrics, loss, regularizer) are checked against
+their registries where tasks are assembled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def _tuple_of_words(value: object) -> object:
-    """One word, a number (labels such as 0 and 1) or a list of them, as a tuple of words.
+    """A tuple of words from one word, a number (labels such as 0 and 1) or a list of them.
 
-    YAML reads a bare `yes` or `off` as a truth value; the word cannot be told from it any more, so it is refused.
+    YAML reads an unquoted `yes` or `off` as a boolean; the word cannot be recovered, so a boolean is an error.
     """
     items = value if isinstance(value, (list, tuple)) else [value]
     return tuple(_word(item) for item in items)
@@ -34,12 +34,12 @@ def _tuple_of_words(value: object) -> object:
 
 def _word(item: object) -> object:
     if isinstance(item, bool):
-        raise ValueError("YAML reads yes/no/on/off/true/false without quotes as truth values; put the word in quotes")
+        raise ValueError("YAML reads yes/no/on/off/true/false without quotes as booleans; put the word in quotes")
     return str(item) if isinstance(item, (int, float)) else item
 
 
 def _words_to_words(value: object) -> object:
-    """As `_tuple_of_words`, for both sides of a mapping of labels."""
+    """As `_tuple_of_words`, for the keys and values of a mapping of labels."""
     return {_word(key): _word(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
@@ -49,39 +49,43 @@ WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_sch
 
 
 class Source(Frozen):
-    """A Hugging Face data set to read the rows from, in place of files."""
+    """A Hugging Face data set from which the rows are read, in place of files."""
 
     path: str = Field(description="Data set name on the hub, or a local folder.")
     name: str | None = Field(None, description="Configuration of the data set.")
-    columns: dict[str, str] = Field({}, description="Our name → theirs, for columns with another name there.")
-    splits: dict[str, str] = Field({}, description="Our name → theirs, for splits with another name there.")
+    columns: dict[str, str] = Field({}, description="Our name → theirs, for columns named differently there.")
+    splits: dict[str, str] = Field({}, description="Our name → theirs, for splits named differently there.")
 
 
 class InitHead(Frozen):
-    """A trained head that a new one starts from."""
+    """A trained head from which a new one is initialised."""
 
     from_: str = Field(alias="from", description="Task of the run named by `encoder: {run: …}`.")
     labels: WordToWord = Field(
-        {}, description="Our label → theirs, for output rows to start from. Empty: the dense layer only."
+        {}, description="Our label → theirs, for output rows to initialise. Empty: the dense layer only."
     )
 
 
 class Distill(Frozen):
-    """What a task learns from the predictions of trained models, its teachers."""
+    """Distillation: soft labels for a task, predicted by trained models, its teachers."""
 
     from_: Words = Field(
-        alias="from", min_length=1, description="Their predictions for the train rows: one file or several, averaged."
+        alias="from", min_length=1, description="Teachers' predictions for the train rows: files, averaged."
     )
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of both softmaxes; 1 changes nothing.")
-    weight: float = Field(0.5, ge=0, le=1, description="Weight of the soft loss; the labels have the rest. 0: off.")
+    temperature: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Temperature of both softmaxes; 1 changes nothing."
+    )
+    weight: float = Field(
+        0.5, ge=0, le=1, description="Weight of the soft loss; 1 − weight for the labels' loss. 0: off."
+    )
 
 
 @args_from_fields
 class TaskDef(Frozen):
-    """One task: what its rows hold, how it is learnt and how it is measured.
+    """One task: what its rows contain, how it is learnt and how it is evaluated.
 
     Raises:
-        ConfigError: an unknown keyword, or values that no task can have.
+        ConfigError: an unknown keyword, or an invalid value.
 
     Example:
         >>> import mtdnn
@@ -106,11 +110,11 @@ class TaskDef(Frozen):
     max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
     regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
     distill: Distill | None = Field(None, description="Soft labels to learn from as well. Default: none.")
-    head: NamedOrWord = Field(Named(name="pooled"), description="Layer on top of the encoder, with its options.")
-    head_of: str | None = Field(None, description="A task whose head this one uses; it is then only evaluated.")
+    head: NamedOrWord = Field(Named(name="pooled"), description="Output layer on top of the encoder, with its options.")
+    head_of: str | None = Field(None, description="Task whose head this one uses; this task is then only evaluated.")
     init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
     source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
-    options: dict[str, Any] = Field({}, description="Keys of this task type alone; flat in YAML.")
+    options: dict[str, Any] = Field({}, description="Keys specific to this task type; in YAML next to the others.")
 
     _yaml: YamlSource | None = PrivateAttr(None)
 
@@ -118,15 +122,15 @@ class TaskDef(Frozen):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            raise ValueError("a task's name has only letters, digits, '_' and '-', as it names folders")
+            raise ValueError("a task's name may have only letters, digits, '_' and '-'")
         return name
 
     @field_validator("labels", "inputs", "metrics")
     @classmethod
-    def _no_twins(cls, words: tuple[str, ...]) -> tuple[str, ...]:
-        twins = sorted({word for word in words if words.count(word) > 1})
-        if twins:
-            raise ValueError(f"'{twins[0]}' is given twice")
+    def _no_duplicates(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({word for word in words if words.count(word) > 1})
+        if repeated:
+            raise ValueError(f"'{repeated[0]}' is given twice")
         return words
 
     @field_validator("splits")
@@ -142,21 +146,21 @@ class TaskDef(Frozen):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Every split of every role, each once."""
+        """The splits of all roles, each once."""
         return tuple(dict.fromkeys(name for names in self.splits.values() for name in names))
 
     @property
     def trainable(self) -> bool:
-        """Whether a run may train on it: it has rows for that, and a head of its own."""
+        """Whether a run may train on it: it has a train split and its own head."""
         return bool(self.splits.get("train")) and self.head_of is None
 
     @property
     def regularizer_off(self) -> bool:
-        """True when the block says `regularizer: none`."""
+        """Whether the block has `regularizer: none`."""
         return self.regularizer is not None and self.regularizer.name == "none"
 
     def where(self, key: str = "") -> Place:
-        """File and line of a key of this block (dots for inner keys), or the task's name when it was made in Python."""
+        """File and line of a key of this block (dots for nested keys), or the task's name if it was made in Python."""
         if self._yaml is None:
             return Place(self.name)
         keys: KeyPath = (self.name, *key.split(".")) if key else (self.name,)
@@ -164,35 +168,35 @@ class TaskDef(Frozen):
 
     @property
     def definitions(self) -> str | None:
-        """The file this block is in; None when it was made in Python."""
+        """The file of this block; None if it was made in Python."""
         return None if self._yaml is None else self._yaml.path
 
     def fault(self, key: str, found: str, fix: str = "") -> Fault:
-        """A fault of one key of this block, with its place.
+        """The record of an error in one key of this block, with its place.
 
         Args:
-            key: the key, for the message.
-            found: what was found.
-            fix: what to do.
+            key: the key; empty for the block as a whole.
+            found: what was found and what is expected.
+            fix: what to do; may be empty.
         """
         return fault(self.where(key), f"{self.name}.{key}" if key else self.name, found, fix)
 
 
 Definitions = str | Path | Mapping[str, Any]
-"""A YAML file of task definitions, or task name → TaskDef, or → its block: the keys and values of YAML."""
+"""A YAML file of task definitions, or a mapping task name → TaskDef or block (keys and values as in YAML)."""
 
 
 @keywords_checked()
 def load_task_defs(definitions: Definitions) -> dict[str, TaskDef]:
-    """Task definitions, read and checked as far as a block by itself can be.
+    """Task definitions; each block is checked on its own.
 
     Args:
-        definitions: a YAML file, of our schema or the original toolkit's; or a mapping from names to such blocks or to
-            `TaskDef`.
+        definitions: a YAML file, in our schema or the original toolkit's; or a mapping from task names to such blocks
+            or to `TaskDef`.
     Returns:
         Task name → TaskDef, in the order of the file.
     Raises:
-        ConfigError: every fault of every block, with file:line.
+        ConfigError: reports every error of every block, with file:line.
 
     Example:
         >>> import mtdnn
@@ -209,12 +213,12 @@ def load_task_defs(definitions: Definitions) -> dict[str, TaskDef]:
 
 
 @dataclass(frozen=True)
-class PartOfBlock:
-    """What is well formed of a block that is not.
+class PartialBlock:
+    """The valid keys of a malformed block.
 
     Attributes:
-        task: of the other keys, with defaults in place of the refused ones.
-        refused: keys whose values no task can have.
+        task: made of the valid keys, with defaults in place of the refused ones.
+        refused: keys with invalid values.
     """
 
     task: TaskDef
@@ -223,23 +227,23 @@ class PartOfBlock:
 
 @dataclass
 class Blocks:
-    """The blocks of task definitions, as far as they are well formed.
+    """The blocks of task definitions, well formed and malformed.
 
     Attributes:
-        tasks: name → definition, of those that are.
-        others: names of those that are not.
-        parts: of each of the others that names its type, for that type to say what it cannot use of it.
-        faults: every error of form.
+        tasks: name → definition, of the well-formed blocks.
+        others: names of the malformed blocks.
+        parts: the valid keys of malformed blocks with a task type, so that the type can check them as well.
+        faults: every error found in the form of the blocks.
     """
 
     tasks: dict[str, TaskDef] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
-    parts: list[PartOfBlock] = field(default_factory=list)
+    parts: list[PartialBlock] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
 def read_task_defs(definitions: Definitions) -> Blocks:
-    """The blocks that are well formed, and every fault of the others.
+    """The well-formed blocks, and every error of the others.
 
     Raises:
         ConfigError: the file as a whole cannot be read.
@@ -250,13 +254,13 @@ def read_task_defs(definitions: Definitions) -> Blocks:
 
 
 def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
-    """The blocks of a document that are well formed, and every fault of the others.
+    """The well-formed blocks of a document, and every error of the others.
 
     Args:
         source: the document.
-        in_memory: it is no file, so that a block's place is its name.
+        in_memory: the document is not a file; the place of a block is then its name.
     Raises:
-        ConfigError: it is of the original toolkit's schema, and cannot be translated.
+        ConfigError: it is in the original toolkit's schema and cannot be translated.
     """
     value = source.value
     if legacy.is_legacy(value):
@@ -273,28 +277,28 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
         except ConfigError as error:
             blocks.others.append(str(name))
             blocks.faults += error.faults
-            blocks.parts += _part_of(str(name), block, file, error)
+            blocks.parts += _partial_block(str(name), block, file, error)
     known = [str(name) for name in value]
     blocks.faults += [line for task in blocks.tasks.values() for line in _head_of_faults(task, blocks.tasks, known)]
     return blocks
 
 
 def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[Fault]:
-    """What stands against another task's head answering this one."""
+    """Why this task cannot use the head of another task, as `head_of` demands."""
     if task.head_of is None:
         return []
     others = [name for name in known if name != task.name]
     if task.head_of not in others:
         return [fault(task.where("head_of"), f"{task.name}.head_of", unknown("task", task.head_of, others))]
     other = tasks.get(task.head_of)
-    if other is None:  # its own faults are told
+    if other is None:  # its errors are reported already
         return []
     if other.head_of is not None:
         return [task.fault("head_of", f"'{other.name}' has no head of its own", f"Name '{other.head_of}'.")]
     for key in ("task_type", "labels"):
         own, its = getattr(task, key), getattr(other, key)
         if own != its:
-            found = f"{_in_words(own)}, but the head is of '{other.name}' and gives {_in_words(its)}"
+            found = f"{_in_words(own)}, but it uses the head of '{other.name}', which has {_in_words(its)}"
             return [task.fault(key, found, "Give both tasks the same.")]
     return []
 
@@ -304,11 +308,11 @@ def _in_words(value: str | Sequence[str]) -> str:
 
 
 def _task_def_of(name: str, block: object, source: YamlSource | None) -> TaskDef:
-    """A block, or a TaskDef under its own name. Raises as `task_def_from`."""
+    """The TaskDef of a block; a TaskDef must have the name it is given under. Raises as `task_def_from`."""
     if not isinstance(block, TaskDef):
         return task_def_from(name, block, source)
     if block.name != name:
-        found = f"the task under this name calls itself '{block.name}'"
+        found = f"the task under this name has the name '{block.name}'"
         raise ConfigError(fault(name, f"{name}.name", found, "Give both the same."))
     return block
 
@@ -318,10 +322,10 @@ def chosen_tasks(tasks: Mapping[str, TaskDef], names: Sequence[str] | None, *, k
 
     Args:
         tasks: name → definition.
-        names: of some; None takes all.
-        key: the argument that gave them, for the message.
+        names: names of the tasks; None: all tasks.
+        key: the argument that gave the names, for the message.
     Raises:
-        ConfigError: a name is not among them, or there is no name.
+        ConfigError: a name is unknown, or the list of names is empty.
     """
     if names is None:
         return dict(tasks)
@@ -332,14 +336,14 @@ def chosen_tasks(tasks: Mapping[str, TaskDef], names: Sequence[str] | None, *, k
 
 
 def task_def_from(name: str, block: object, source: YamlSource | None = None) -> TaskDef:
-    """One block as a TaskDef; keys that no task shares go to `options`, for the task type to check.
+    """The TaskDef of one block; keys not common to all tasks become `options`, which the task type checks.
 
     Args:
-        name: of the task.
+        name: name of the task.
         block: keys and values of the task.
-        source: the document the block is in; None: made in Python.
+        source: the document that contains the block; None: made in Python.
     Raises:
-        ConfigError: every fault of the block.
+        ConfigError: reports every error of the block.
     """
     source = source or YamlSource(path=name, value={})
     if not isinstance(block, Mapping):
@@ -351,7 +355,7 @@ def task_def_from(name: str, block: object, source: YamlSource | None = None) ->
 
 
 def _values_of(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """A block's values by field."""
+    """The values of a block by field of TaskDef."""
     common = {
         key: value for key, value in block.items() if key in TaskDef.model_fields and key not in ("name", "options")
     }
@@ -359,11 +363,14 @@ def _values_of(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **common, "options": options}
 
 
-def _part_of(name: str, block: object, source: YamlSource | None, error: ConfigError) -> list[PartOfBlock]:
-    """What is well formed of a refused block; nothing of one that is no mapping, or names no type.
+def _partial_block(name: str, block: object, source: YamlSource | None, error: ConfigError) -> list[PartialBlock]:
+    """The valid part of a malformed block; empty if it is not a mapping or has no valid task type.
 
     Args:
-        error: of `task_def_from`.
+        name: name of the task.
+        block: the malformed block.
+        source: the document that contains it; None: made in Python.
+        error: raised by `task_def_from`.
     """
     cause = error.__cause__
     if not isinstance(block, Mapping) or not isinstance(cause, ValidationError):
@@ -372,6 +379,8 @@ def _part_of(name: str, block: object, source: YamlSource | None, error: ConfigE
     if "task_type" in refused:
         return []
     rest = {key: value for key, value in block.items() if key not in refused}
-    task = TaskDef.model_validate(_values_of("task", rest)).model_copy(update={"name": name})  # that may be refused too
+    task = TaskDef.model_validate(_values_of("task", rest)).model_copy(
+        update={"name": name}
+    )  # the name may be invalid as well
     task._yaml = source if source is not None and source.lines else None
-    return [PartOfBlock(task, refused)]
+    return [PartialBlock(task, refused)]

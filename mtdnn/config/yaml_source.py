@@ -1,4 +1,4 @@
-"""YAML text → plain values that remember the line each key stands on, and pydantic faults told by file:line."""
+"""YAML text → plain values with the line of each key; pydantic's errors are reported with file:line."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-LONGEST_SHOWN = 40
-"""Characters of a mapping or list that a message repeats; a longer one is found by its place alone."""
+MAX_SHOWN_CHARACTERS = 40
+"""Longest mapping or list that a message quotes; for a longer one the message has only the place."""
 
+MAX_VALUE_CHARACTERS = 200
+"""Longest part of a flag's text that a message quotes."""
 
-LONGEST_VALUE = 200
-"""Characters of a flag's text that a message repeats."""
+MAX_FILE_BYTES = 16 << 20
+"""Largest YAML file; the largest of ours have some hundred kilobytes."""
 
-LARGEST_FILE = 16 << 20
-"""Bytes of a YAML file; the largest of ours have some hundred kilobytes."""
+MAX_NODES = 200_000
+"""Most values in a document. An alias counts at every use: eight lines of aliases can expand to billions of values."""
 
-MOST_NODES = 200_000
-"""Values of a document, aliases counted as often as they are used: eight lines of aliases can name billions."""
+MAX_DEPTH = 64
+"""Deepest nesting of lists and mappings."""
 
-DEEPEST = 64
-"""Lists and mappings within each other."""
-
-FAULTY_VALUE = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
-"""What PyYAML raises for values that the YAML grammar allows and Python cannot hold: `!!int ''`, `2020-02-31`, …"""
+VALUE_ERRORS = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+"""What PyYAML raises for values that are valid YAML but have no Python value: `!!int ''`, `2020-02-31`, …"""
 
 KNOWN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null")}
 KNOWN_TAGS |= {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "merge", "value")}
 
 
-# Lines come from PyYAML's nodes, because ruamel.yaml's round-trip loader (43 lines of ours instead of 58; 94 ms instead
-# of 87 for a file of 500 lines) builds values before tags, nesting and aliases can be checked, and loses 15 messages.
+# Line numbers come from PyYAML's nodes: ruamel.yaml's round-trip loader (43 lines of code here instead of 58; 94 ms
+# instead of 87 for a file of 500 lines) builds values before tags, nesting and aliases can be checked, and would lose
+# 15 messages.
 class Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but `1e-5` is a number, as in YAML 1.2; PyYAML alone takes it for a word."""
+    """PyYAML's YAML 1.1, except that `1e-5` is a number, as in YAML 1.2, and not a text."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node; one that cannot be had is an error with its line."""
+        """The value of a node; raises a ConstructorError with its line if there is no such Python value."""
         try:
             return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
-        except FAULTY_VALUE as error:
+        except VALUE_ERRORS as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what `Loader` reads back as it was: a word that it would take for a number is put in quotes."""
+    """Writes YAML that `Loader` reads back unchanged: a text that looks like a number is quoted."""
 
 
 def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
-    """A text; in double quotes, where signs are escaped, when it holds one that YAML takes for the end of a line."""
+    """A scalar node; double-quoted, so that they are escaped, if it has characters that YAML reads as line ends."""
     style = '"' if any(sign in text for sign in "\x85\u2028\u2029\ufeff") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -72,20 +72,20 @@ for _kind in (Loader, Dumper):
 
 
 def dump_yaml(value: object) -> str:
-    """YAML text that `parse_yaml` reads back as the same value; keys in their order."""
+    """YAML text that `parse_yaml` reads back as the same value; the order of keys is kept."""
     text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
 @dataclass(frozen=True)
 class YamlSource:
-    """A YAML document: its value, and the line of every key in it.
+    """A YAML document: its value, and the line of every key.
 
     Attributes:
         path: the file, for messages.
-        value: the plain mapping.
+        value: the mapping as plain Python values.
         lines: key path, e.g. ("mnli", "labels", 0) → line, counted from 1.
-        flags: key paths whose value was given on the command line, not in the file.
+        flags: key paths whose values were given on the command line, not in the file.
     """
 
     path: str
@@ -94,23 +94,23 @@ class YamlSource:
     flags: Collection[KeyPath] = ()
 
     def where(self, keys: KeyPath) -> Place:
-        """File and line of a key, or of the nearest enclosing key that has one; `--key` when it was given as a flag.
+        """File and line of a key, or of the nearest enclosing key with a line; `--key` if it was given as a flag.
 
-        A key whose value flags gave a part of has its line, if the file has one, and those flags.
+        If flags gave part of the value, the place has those flags in addition to the line.
         """
         for end in range(len(keys), 0, -1):
             here = keys[:end]
             if here in self.flags:
                 return Place(flags=(_flag(here),))
             place = Place(self.path, self.lines[here]) if here in self.lines else Place()
-            if here == keys or not place:  # a flag for another key of an enclosing block is not to blame
+            if here == keys or not place:  # flags for other keys of an enclosing block do not matter
                 place = replace(place, flags=tuple(_flag(each) for each in self.flags if each[:end] == here))
             if place:
                 return place
         return Place(self.path)
 
     def placed(self, found: Fault) -> Fault:
-        """A fault found later, at its key's place in this document; one that has a place, or no such key, as it is."""
+        """The error at its key's place in this document; unchanged if it has a place, or the key is not here."""
         keys = tuple(found.key.split("."))
         return found if found.place or keys[0] not in self.value else found.at(self.where(keys))
 
@@ -133,13 +133,13 @@ def read_yaml(path: str | Path) -> YamlSource:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: no such file, too large, not UTF-8, not YAML, a key given twice, a value within itself, more values
-            than any document needs, or not a mapping.
+        ConfigError: there is no such file, or it is too large, not UTF-8, not YAML or not a mapping, or has a duplicate
+            key, an alias of an enclosing value or too many values.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = f"not UTF-8 (byte {error.start})"
@@ -147,20 +147,20 @@ def read_yaml(path: str | Path) -> YamlSource:
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         found = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise ConfigError(fault(str(path), "", found, "Check the path.")) from error
-    if len(content) > LARGEST_FILE:
-        found = f"more than {LARGEST_FILE >> 20} MiB"
+    if len(content) > MAX_FILE_BYTES:
+        found = f"more than {MAX_FILE_BYTES >> 20} MiB"
         raise ConfigError(fault(str(path), "", found, "Give a file of definitions, not of rows."))
     return parse_yaml(text, path=str(path))
 
 
 def parse_yaml(text: str, *, path: str) -> YamlSource:
-    """The mapping in a YAML text; `path` names it in messages. Raises as `read_yaml`."""
+    """The mapping in a YAML text; `path` is its name in messages. Raises as `read_yaml`."""
     node = _composed(text, path)
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(fault(Place(path, 1), "", "not a mapping of keys to values"))
-    _refuse_oddities(node, path)
+    _refuse_unsupported(node, path)
     lines: dict[KeyPath, int] = {}
     faults: list[Fault] = []
     _walk(node, (), lines, faults, path)
@@ -174,22 +174,22 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
 
 
 def _composed(text: str, path: str) -> yaml.Node | None:
-    """The document as nodes with their lines; None for an empty one."""
+    """The document as nodes with their lines; None if it is empty."""
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=Loader)
         return node
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_fault(error, text, path)) from error
     except RecursionError as error:
-        raise ConfigError(fault(path, "", "values are nested too deep", "Flatten them.")) from error
-    except FAULTY_VALUE as error:  # of a directive, or an escape
+        raise ConfigError(fault(path, "", "values are nested too deeply", "Flatten them.")) from error
+    except VALUE_ERRORS as error:  # from a directive or an escape sequence
         raise ConfigError(fault(path, "", f"not valid YAML: {error}", "Remove directives and escapes.")) from error
 
 
-def _refuse_oddities(root: yaml.Node, path: str) -> None:
-    """ConfigError for tags, nesting, halves of characters and numbers of values that no definition needs.
+def _refuse_unsupported(root: yaml.Node, path: str) -> None:
+    """Raise ConfigError for tags, deep nesting, unpaired surrogates and more values than any definition needs.
 
-    Looked at before anything is built from the nodes, node by node, with aliases counted and not followed again.
+    Checked node by node before values are built; an alias is counted at every use, but visited once.
     """
     sizes: dict[int, int] = {}
     todo: list[tuple[yaml.Node, int, bool]] = [(root, 1, False)]
@@ -197,43 +197,43 @@ def _refuse_oddities(root: yaml.Node, path: str) -> None:
     while todo:
         node, depth, done = todo.pop()
         if done:
-            sizes[id(node)] = min(1 + sum(sizes.get(id(each), 1) for each in _inner(node)), MOST_NODES + 1)
+            sizes[id(node)] = min(1 + sum(sizes.get(id(each), 1) for each in _inner(node)), MAX_NODES + 1)
             continue
         if id(node) in entered:
             continue
         entered.add(id(node))
-        if odd := _oddity(node, depth):
-            raise ConfigError(fault(Place(path, node.start_mark.line + 1), "", *odd))
+        if refused := _unsupported(node, depth):
+            raise ConfigError(fault(Place(path, node.start_mark.line + 1), "", *refused))
         todo.append((node, depth, True))
         todo += [(each, depth + 1, False) for each in _inner(node)]
-    if sizes[id(root)] > MOST_NODES:
-        found = f"more than {MOST_NODES:,} values, aliases counted as often as they are used"
+    if sizes[id(root)] > MAX_NODES:
+        found = f"more than {MAX_NODES:,} values, aliases counted as often as they are used"
         raise ConfigError(fault(path, "", found, "Write fewer values, or no aliases of aliases."))
 
 
 def _inner(node: yaml.Node) -> list[yaml.Node]:
-    """Keys and values of a mapping, items of a list; nothing of a scalar."""
+    """Keys and values of a mapping, items of a list; empty for a scalar."""
     if isinstance(node, yaml.MappingNode):
         return [each for pair in node.value for each in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _oddity(node: yaml.Node, depth: int) -> tuple[str, str] | None:
-    """What is found at a node and what to do, or None."""
-    if depth > DEEPEST:
-        return f"more than {DEEPEST} lists or mappings within each other", "Flatten them."
+def _unsupported(node: yaml.Node, depth: int) -> tuple[str, str] | None:
+    """What is unsupported at a node and what to do, or None."""
+    if depth > MAX_DEPTH:
+        return f"more than {MAX_DEPTH} nested lists or mappings", "Flatten them."
     if node.tag not in KNOWN_TAGS:
         name = node.tag.replace("tag:yaml.org,2002:", "!!")
-        return f"the tag {name} means nothing here", "Write the value without a tag."
+        return f"the tag {name} is not supported", "Write the value without a tag."
     if isinstance(node, yaml.ScalarNode) and any("\ud800" <= sign <= "\udfff" for sign in node.value):
-        return "half of a surrogate pair (\\ud8… alone)", "Escape whole characters."
+        return "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair."
     return None
 
 
 def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        fix = "Put the value in quotes." if isinstance(error.__cause__, FAULTY_VALUE) else ""
+        fix = "Put the value in quotes." if isinstance(error.__cause__, VALUE_ERRORS) else ""
         return fault(Place(path, line), "", f"not valid YAML: {error.problem}", fix)
     position = getattr(error, "position", 0)
     found = f"character {text[position : position + 1]!r} is not allowed in YAML"
@@ -241,7 +241,7 @@ def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
 
 
 def parse_value(text: str, *, where: str) -> object:
-    """The value of a YAML text on its own, as after `--key`: a number, a word, `{name: smart, weight: 3}`, …
+    """The value of a YAML text, as given after `--key`: a number, a word, `{name: smart, weight: 3}`, …
 
     Raises:
         ConfigError: it is not YAML.
@@ -249,10 +249,10 @@ def parse_value(text: str, *, where: str) -> object:
     try:
         node = _composed(text, where)
         if node is not None:
-            _refuse_oddities(node, where)
+            _refuse_unsupported(node, where)
         return yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ConfigError) as error:
-        shown = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+        shown = text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}…"
         fix = "Put it in quotes if it is text."
         raise ConfigError(fault(where, "", f"{shown!r} is not valid YAML", fix)) from error
 
@@ -265,10 +265,18 @@ def _walk(
     path: str,
     above: tuple[yaml.Node, ...] = (),
 ) -> None:
-    """Note the line of every key below `node`; a key given twice is a fault, where YAML would keep the last, and so is
-    an alias of one of the nodes `above`."""
+    """Collect the line of every key below `node`, and errors for duplicate keys and aliases of enclosing nodes.
+
+    Args:
+        node: the node to walk.
+        keys: path of keys to the node.
+        lines: key path → line; this function adds to it.
+        faults: the errors; this function appends to it. YAML itself would keep the last of two equal keys.
+        path: the file, for messages.
+        above: the enclosing nodes.
+    """
     if any(node is each for each in above):
-        found = f"the alias leads back to line {node.start_mark.line + 1}, which it lies in"
+        found = f"an alias of the enclosing value at line {node.start_mark.line + 1}"
         faults.append(fault(Place(path, lines[keys]), ".".join(map(str, keys)), found, "Write the value out."))
         return
     above = (*above, node)
@@ -289,15 +297,15 @@ def _walk(
 
 
 def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPath = ()) -> Model:
-    """`value` as `model`.
+    """The value validated as an instance of a model.
 
     Args:
-        model: what the value must be.
-        value: as YAML has it.
-        source: the document it is in.
+        model: the pydantic model.
+        value: the value as read from YAML.
+        source: the document that contains it.
         keys: path of keys to the value.
     Raises:
-        ConfigError: every fault pydantic finds, each with the file:line of its key below `keys`.
+        ConfigError: reports every error found by pydantic, with the file:line of its key.
     """
     try:
         return model.model_validate(value)
@@ -308,28 +316,28 @@ def validated(model: type[Model], value: object, source: YamlSource, keys: KeyPa
 def refusals(
     error: ValidationError, model: type[BaseModel], source: YamlSource, keys: KeyPath = (), *, kind: str = "key"
 ) -> list[Fault]:
-    """What pydantic refused, each with its place.
+    """The errors found by pydantic, each with its place.
 
     Args:
-        error: as the model raised it.
-        model: the one that was to be made.
-        source: the document that holds the values.
-        keys: the place of the values in it.
-        kind: what the model's own fields are called: key, or keyword of a call.
+        error: raised by the model.
+        model: the pydantic model.
+        source: the document that contains the values.
+        keys: path of keys to the values.
+        kind: what messages call a field of the model: key, or keyword of a call.
     """
     details = [detail for detail in error.errors() if not _other_member(detail, error.errors())]
-    return list(dict.fromkeys(_told(detail, model, source, keys, kind) for detail in details))
+    return list(dict.fromkeys(_refusal_fault(detail, model, source, keys, kind) for detail in details))
 
 
 def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
-    """True for "should be a string" about a mapping that another member of the same union read further into."""
+    """Whether it says "should be a string" of a mapping in which another member of the same union found an error."""
     parent = detail["loc"][:-1]
     deeper = any(len(other["loc"]) > len(detail["loc"]) and other["loc"][: len(parent)] == parent for other in details)
     return detail["type"] == "string_type" and isinstance(detail["input"], dict) and deeper
 
 
-def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath, kind: str) -> Fault:
-    """One pydantic fault as `file:line: key: found. fix`."""
+def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath, kind: str) -> Fault:
+    """One pydantic error as `file:line: key: found. fix`."""
     here = (*keys, *_named_in(detail["loc"], source, keys))
     if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
         here = (*here, detail["loc"][-1])
@@ -345,16 +353,18 @@ def _told(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys
 
 
 def refusal(detail: ErrorDetails) -> str:
-    """What one pydantic fault found, in our words: the value, unless it is a long mapping or list, and what is allowed;
-    for a key that is missing there is no value, but what it is missing from."""
+    """The message of one pydantic error: the value and what is expected.
+
+    The value is left out if it is a long mapping or list. For a missing key, pydantic's value is the enclosing one.
+    """
     ours, message, given = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, "), detail["input"]
-    told = message if ours else message[:1].lower() + message[1:]
-    long = isinstance(given, (dict, list)) and len(repr(given)) > LONGEST_SHOWN
-    return told if long or detail["type"] == "missing" else f"{given!r}: {told}"
+    expected = message if ours else message[:1].lower() + message[1:]
+    long = isinstance(given, (dict, list)) and len(repr(given)) > MAX_SHOWN_CHARACTERS
+    return expected if long or detail["type"] == "missing" else f"{given!r}: {expected}"
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:
-    """The part of a pydantic location that stands in the file: without the names of union members."""
+    """The keys of a pydantic location that are in the file: without the names of union members."""
     path: KeyPath = ()
     for part in loc:
         if not path or not source.value or source.holds((*keys, *path, part)):
@@ -363,7 +373,7 @@ def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> Ke
 
 
 def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Names of the fields of the model found at `path` below `model`, following plain and optional model fields."""
+    """Field names of the model at `path` below `model`; follows fields that are models or optional models."""
     for part in path:
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
         inner = [item for item in (annotation, *getattr(annotation, "__args__", ())) if isinstance(item, type)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mtdnn.config.tasks import PartOfBlock, TaskDef
+from mtdnn.config.tasks import PartialBlock, TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
 from mtdnn.errors import ConfigError, DataError, Fault
@@ -53,7 +53,7 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
     return task_type.faults(task) + ([] if tokenizer is None else tokenizer.length_faults(task))
 
 
-def part_faults(parts: Iterable[PartOfBlock]) -> list[Fault]:
+def part_faults(parts: Iterable[PartialBlock]) -> list[Fault]:
     """What their types cannot use of blocks that are not well formed, in addition to their errors of form.
 
     Where a refused key may matter to what a type says of others, it is asked for what each key says by itself.

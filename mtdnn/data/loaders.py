@@ -89,7 +89,7 @@ class TrainLoader:
         return collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
 
     def _stand_in(self, step: Step, seed: int) -> Batch:
-        return replace(without_labels(self._batch(step.task, step.rows[:1], seed)), stands_in=True)
+        return replace(without_labels(self._batch(step.task, step.rows[:1], seed)), is_placeholder=True)
 
 
 def without_labels(batch: Batch) -> Batch:

@@ -91,5 +91,5 @@ def disk_room_reported(out: Path) -> Iterator[None]:
     except OSError as error:
         if not is_full_disk(error):
             raise
-        fix = "Make room and run the same command again: finished splits are kept."
+        fix = "Free disk space and run the same command again: finished splits are kept."
         raise DataError(fault(str(out), "", "no space left on the disk", fix)) from error

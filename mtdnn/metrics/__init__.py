@@ -1,4 +1,4 @@
-"""Prediction records → numbers. Every file here is imported with the folder, so that each metric registers itself."""
+"""Prediction records → numbers. Importing the folder imports its files, so that every metric is registered."""
 
 from importlib import import_module
 from pkgutil import iter_modules

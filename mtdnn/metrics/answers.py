@@ -1,6 +1,6 @@
-"""Metrics of answers written back as strings: `prediction` is a text ("" = no answer), `label` the accepted texts.
+"""Metrics of answers as texts: `prediction` is a text ("" = no answer), `label` the accepted texts.
 
-An empty list of accepted texts means that there is no answer. The numbers are those of SQuAD's evaluation script,
+An empty list of accepted texts means that there is no answer. The values are those of SQuAD's evaluation script,
 version 2.0, as fractions.
 
 Source: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1; Rajpurkar et al. 2018, arXiv 1806.03822.
@@ -25,12 +25,12 @@ def normalized(text: str) -> str:
 
 
 def exact(prediction: str, answer: str) -> float:
-    """1 when the two are the same once normalized, else 0."""
+    """1 if the two texts are equal after normalization, else 0."""
     return float(normalized(prediction) == normalized(answer))
 
 
 def overlap(prediction: str, answer: str) -> float:
-    """F1 of the words of the two; where one of them has none, 1 when the other has none either."""
+    """F1 of the words of two texts; if one has no words, 1 if the other has none either, else 0."""
     guessed, gold = normalized(prediction).split(), normalized(answer).split()
     if not guessed or not gold:
         return float(guessed == gold)
@@ -39,7 +39,7 @@ def overlap(prediction: str, answer: str) -> float:
 
 
 def best(measure: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
-    """The measure against the accepted answer that fits best; answers that vanish when normalized do not count.
+    """The highest value of a measure over the accepted answers; answers that normalization empties do not count.
 
     Args:
         measure: (prediction, answer) → number.
@@ -64,13 +64,13 @@ TEXTS = Demand("a text as prediction and a list of accepted texts as label", _ha
 
 @metric("exact_match", TEXTS, range=RATE, percent=True)
 def exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of the rows whose prediction is an accepted answer, up to case, punctuation, articles and space."""
+    """Share of the rows whose prediction is an accepted answer, ignoring case, punctuation, articles and space."""
     return _mean(exact, records)
 
 
 @metric("span_f1", TEXTS, range=RATE, percent=True)
 def span_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Mean over the rows of the F1 of words with the accepted answer that fits best."""
+    """Mean over the rows of the highest F1 of words over the accepted answers."""
     return _mean(overlap, records)
 
 

@@ -1,9 +1,9 @@
-"""Prediction records → numbers, by name: all a metric sees is what the prediction file holds.
+"""Prediction records → numbers, by name: a metric sees only what the prediction file contains.
 
-A record is one line of `predictions/<task>.<split>.jsonl`: `{"id", "prediction", "label", "scores"}`, labels by their
-names (numbers for regression), `scores` the probability of each label in the order the task declares them. Rates are
-fractions in [0, 1], correlations are in [−1, 1]; percent appears in reports only. The numbers are scikit-learn's and
-SciPy's. `results.json` carries each metric's `Scale`, so that reports and studies need no metric's code.
+A record is one line of `predictions/<task>.<split>.jsonl`: `{"id", "prediction", "label", "scores"}`. Labels are names
+(numbers for regression), `scores` the probability of each label in the order the task declares them. Rates are
+fractions in [0, 1], correlations are in [−1, 1]; percent is used in reports only. The values are scikit-learn's and
+SciPy's. `results.json` has each metric's `Scale`, so that reports and studies do not need the metric's code.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
 from mtdnn.registry import Registry
 
 Record = dict[str, Any]
-"""One prediction: `id`, `prediction`, `label` (None: unknown), `scores` (empty or absent where there are none)."""
+"""One prediction: `id`, `prediction`, `label` (None: unknown), `scores` (may be empty or absent)."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a metric asks of each record.
+    """What a metric requires of each record.
 
     Args:
-        text: said to the user after "needs".
-        met: whether one labelled record, among so many declared labels, meets it.
+        text: the requirement in words; messages have it after "needs".
+        met: (labelled record, declared labels) → whether the record meets it.
     """
 
     text: str
@@ -42,17 +42,17 @@ LOSS: Range = (0.0, math.inf)
 UNBOUNDED: Range = (-math.inf, math.inf)
 
 ROUNDING = 1e-6
-"""How far a value may be outside its range: about what sums of float32 probabilities are off by."""
+"""How far a value may be outside its range: about the rounding error of sums of float32 probabilities."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How the values of a metric compare, and how they are shown.
+    """How the values of a metric are compared and shown.
 
     Attributes:
-        direction: maximize, minimize; unknown for a metric that neither this version nor the file it is in knows.
-        range: smallest and largest value it can have.
-        percent: shown times 100.
+        direction: maximize or minimize; unknown for a metric that neither this version nor the results file knows.
+        range: smallest and largest possible value.
+        percent: whether values are shown times 100.
     """
 
     direction: Direction = "unknown"
@@ -61,15 +61,15 @@ class Scale:
 
     @property
     def factor(self) -> float:
-        """From a value to what is shown."""
+        """The factor from a value to the number shown."""
         return 100.0 if self.percent else 1.0
 
     def shown(self, value: float) -> str:
-        """A value as reports have it."""
+        """A value as reports show it."""
         return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
 
     def difference(self, value: float) -> str:
-        """A difference of two values, with its sign; minus is a minus."""
+        """A difference of two values, with its sign; a minus sign, not a hyphen."""
         text = f"{100 * value:+.1f}" if self.percent else f"{value:+.3f}"
         return text.replace("-", "−")
 
@@ -78,15 +78,14 @@ class Scale:
         return f"{name}, %" if self.percent else name
 
     def gain(self, value: float) -> float:
-        """A value, or a difference of two, so that larger is better; 0 where the direction is unknown."""
+        """A value, or a difference of two, signed so that larger is better; 0 if the direction is unknown."""
         return {"maximize": value, "minimize": -value, "unknown": 0.0}[self.direction]
 
     def comparable(self, value: float) -> float | None:
-        """A value so that larger is better and none outweighs another by its unit, in a mean over tasks.
+        """A value on a common scale where larger is better, for a mean over tasks; None without a usable range.
 
-        Rates and correlations as they are; others with two ends as their place between them, from 0 to 1, and the rest
-        of 1 where smaller is better; errors from 0 on without an end as 1 / (1 + error). None where nothing says how
-        large it can get.
+        Rates and correlations to maximize are unchanged. Other metrics with a finite range are mapped linearly to
+        [0, 1], and reversed if smaller is better. Errors in [0, ∞) become 1 / (1 + error).
         """
         low, high = self.range
         if self.range in (RATE, CORRELATION) and self.direction == "maximize":
@@ -97,7 +96,7 @@ class Scale:
         return 1 / (1 + value) if self.direction == "minimize" and low >= 0 else None
 
     def as_json(self) -> dict[str, Any]:
-        """What `results.json` holds; null for a range without end."""
+        """The scale as stored in `results.json`; null for an infinite end of the range."""
         ends = [end if math.isfinite(end) else None for end in self.range]
         return {"direction": self.direction, "range": ends, "percent": self.percent}
 
@@ -107,10 +106,11 @@ class Metric:
     """A named function of prediction records.
 
     Args:
+        name: the name in YAML.
         function: (labelled records, declared label names) → number.
-        demand: what it asks of each record.
+        demand: what it requires of each record.
         direction: maximize, or minimize for errors and losses.
-        range: smallest and largest value; `select_by: mean` over several tasks needs an end to it.
+        range: smallest and largest value; `select_by: mean` over several tasks needs one.
         percent: whether reports show it times 100.
     """
 
@@ -122,7 +122,7 @@ class Metric:
     percent: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what would only show when a run is measured.
+        """Check the declaration, so that errors do not appear only when a run is evaluated.
 
         Raises:
             ValueError: another direction, or a range that is not two numbers, the smaller one first.
@@ -135,16 +135,16 @@ class Metric:
 
     @property
     def scale(self) -> Scale:
-        """How its values compare, and how they are shown."""
+        """How its values are compared and shown."""
         return Scale(self.direction, self.range, self.percent)
 
     def unmet(self, records: Iterable[Record], labels: Sequence[str]) -> Record | None:
-        """The first record this metric cannot be computed from, if any."""
+        """The first record that does not meet the metric's demand; None if all do."""
         return next((record for record in records if not self.demand.met(record, labels)), None)
 
 
 METRICS: Registry[Metric] = Registry("metric")
-"""The words for `metrics:` in a task definition; each file of this folder adds its own."""
+"""The names for `metrics:` in a task definition; each file of this folder registers its own."""
 
 Function = Callable[[Sequence[Record], Sequence[str]], float]
 
@@ -160,8 +160,8 @@ def metric(
     """A decorator that registers a function of (labelled records, declared labels) as a metric.
 
     Args:
-        name: the word in YAML.
-        demand: what it asks of each record.
+        name: the name in YAML.
+        demand: what it requires of each record.
         direction: maximize, or minimize for errors and losses.
         range: smallest and largest value, e.g. `RATE`, `LOSS`, `(0, 100)`.
         percent: whether reports show it times 100.
@@ -175,13 +175,13 @@ def metric(
 
 
 def metric_of(word: str, *, where: Place | str = NOWHERE, key: str = "") -> Metric:
-    """The metric of a registered name, or of the dotted path of a `Metric` or of a function under `@metric`.
+    """The metric of a registered name, or of a dotted path to a `Metric` or a function decorated with `@metric`.
 
     Args:
+        word: the registered name or dotted path.
         where, key: the place of the word (file:line, key), for the message.
-        word: the word that was given.
     Raises:
-        ConfigError: the word leads nowhere, or to something else.
+        ConfigError: the name is unknown, or the path cannot be imported or is not a metric.
     """
     item: object = METRICS.get(word, where=where, key=key)
     if isinstance(item, Metric):
@@ -189,21 +189,23 @@ def metric_of(word: str, *, where: Place | str = NOWHERE, key: str = "") -> Metr
     for known in map(METRICS.get, METRICS):
         if known.function is item:
             return known
-    found = f"'{word}' is a {type(item).__name__}, no metric"
-    raise ConfigError(fault(where, key, found, "Put @metric(name, demand) of mtdnn.metrics.base before the function."))
+    found = f"'{word}' is a {type(item).__name__}, not a metric"
+    raise ConfigError(
+        fault(where, key, found, "Decorate the function with @metric(name, demand) of mtdnn.metrics.base.")
+    )
 
 
 def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The value of each named metric over all labelled records at once, under the word it was asked by.
+    """Given name → value of each metric, over all labelled records.
 
     Args:
         names: registered metrics, or dotted paths as for `metric_of`.
         records: predictions of one split; those whose label is None are left out.
         labels: the task's labels in declared order; by default the order of the first record's scores.
     Raises:
-        ConfigError: an unknown metric, or a path that leads to none.
-        DataError: no record has a label, or a metric cannot be computed from one of them, whose id is in the message;
-            or its value is outside its range.
+        ConfigError: an unknown metric, or a path that is not one.
+        DataError: no record has a label, a metric cannot be computed from a record (its id is reported), or a value is
+            outside the range of its metric.
     """
     metrics = {name: metric_of(name) for name in names}
     labelled = labelled_records(records)
@@ -218,12 +220,12 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
 
 
 def measured(records: Sequence[Record], metrics: Sequence[str], labels: Sequence[str] = ()) -> dict[str, float]:
-    """The named metrics of a split's records, and `rows`, how many have a label; that alone when none has.
+    """The named metrics of a split's records, and `rows`, the number of labelled records; only `rows` if that is 0.
 
     Args:
         records: predictions of a split.
-        metrics: names, the main one first.
-        labels: the labels, in declared order.
+        metrics: names of the metrics, the main one first.
+        labels: the task's labels in declared order.
     """
     labelled = sum(record["label"] is not None for record in records)
     values = compute(metrics, records, labels) if labelled else {}
@@ -239,11 +241,11 @@ def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[st
 
 
 def selection_faults(main_metrics: Mapping[str, str], select_by: str) -> list[Fault]:
-    """Why the best checkpoint cannot be chosen by the mean of these metrics; empty when it can.
+    """Why the best checkpoint cannot be chosen by the mean of these metrics; empty if it can.
 
     Args:
         main_metrics: task → its main metric.
-        select_by: as in a run.
+        select_by: the run's key of that name.
     """
     if select_by != "mean" or len(main_metrics) < 2:
         return []
@@ -251,22 +253,22 @@ def selection_faults(main_metrics: Mapping[str, str], select_by: str) -> list[Fa
     endless = [task for task, scale in scales.items() if scale.comparable(max(scale.range[0], 0.0)) is None]
     fix = "Give select_by: a task's name, or a range to the metric: @metric(…, range=(0, 100))."
     return [
-        fault("", "select_by", f"mean, but {main_metrics[task]} of {task} has no range to compare it by", fix)
+        fault("", "select_by", f"mean, but {main_metrics[task]} of {task} has no range to compare it with others", fix)
         for task in endless
     ]
 
 
 SCALES = "_metrics"
-"""The key of `results.json` below which each metric's scale is."""
+"""The key of `results.json` that holds the scale of each metric."""
 
 
 class Scales:
-    """The scales of metrics by name: those that a file of results holds, and those of this version.
+    """The scales of metrics by name: those stored in a results file, and those of this version.
 
-    Names of metrics are data here: a dotted path is never imported. A name that nobody knows has a plain `Scale`.
+    A dotted path is never imported here. An unknown name has the default `Scale`.
 
     Args:
-        stored: name → scale as `Scale.as_json` gives it.
+        stored: name → scale as returned by `Scale.as_json`.
     """
 
     def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
@@ -280,12 +282,12 @@ class Scales:
         return METRICS.get(name).scale if name in METRICS else Scale()
 
     def unknown(self, names: Iterable[str]) -> list[str]:
-        """Those of these names whose direction nobody knows."""
+        """The names whose direction is unknown."""
         return [name for name in names if self[name].direction == "unknown"]
 
 
 def _read_scale(stored: Any) -> Scale | None:
-    """A scale as `Scale.as_json` gave it; None of anything else."""
+    """The scale stored by `Scale.as_json`; None if the value is anything else."""
     try:
         low, high = stored["range"]
         ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
@@ -302,7 +304,7 @@ def labelled_records(records: Iterable[Record]) -> list[Record]:
 
 
 def declared_labels(records: Sequence[Record]) -> list[str]:
-    """The task's labels in declared order, as the first record's scores hold them; empty without scores."""
+    """The task's labels in declared order, from the first record's scores; empty without scores."""
     scores = records[0].get("scores") if records else None
     return list(scores) if isinstance(scores, Mapping) else []
 
@@ -320,19 +322,21 @@ def _refuse_unmet(metrics: Mapping[str, Metric], records: Sequence[Record], labe
 
 
 def _refuse_outside(metrics: Mapping[str, Metric], values: Mapping[str, float]) -> None:
-    """DataError for values that are not in the range their metric declares, NaN among them, but for rounding."""
+    """Raise DataError for NaN and for values outside the declared range, up to rounding."""
     faults = []
     for name, value in values.items():
         low, high = metrics[name].range
         if math.isnan(value):
-            faults.append(fault("", name, "its value is no number", "Return one, such as 0, where it is not defined."))
+            faults.append(
+                fault("", name, "its value is not a number", "Return a number, such as 0, where it is undefined.")
+            )
         elif not low - ROUNDING <= value <= high + ROUNDING:
             found = f"{value:g} is outside its range, {low:g} to {high:g}"
-            faults.append(fault("", name, found, "Declare the range it has: @metric(…, range=(smallest, largest))."))
+            faults.append(fault("", name, found, "Declare its range: @metric(…, range=(smallest, largest))."))
     if faults:
         raise DataError(faults)
 
 
 def predictions_and_labels(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
-    """Labels and predictions, in the order scikit-learn takes them."""
+    """Labels and predictions, in this order, as scikit-learn expects them."""
     return [record["label"] for record in records], [record["prediction"] for record in records]

@@ -1,4 +1,4 @@
-"""Metrics of predictions that are labels, and of their probabilities; by scikit-learn."""
+"""Metrics of predicted labels and of their probabilities; by scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mtdnn.metrics.base import CORRELATION, LOSS, RATE, Demand, Record, metric, predictions_and_labels
 
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
-"""The id of a row that is one of the answers to a question, `paragraph-question-answer`; the group is the question."""
+"""The id of a row that is one answer to a question, `paragraph-question-answer`; the group is the question's id."""
 
 
 CALIBRATION_BINS = 15
@@ -52,7 +52,7 @@ PROBABILITIES = Demand("a probability for each label in its scores", _has_probab
 
 @metric("accuracy", NAMES, range=RATE, percent=True)
 def accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of predictions that are the label."""
+    """Share of the predictions that equal the label."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(*predictions_and_labels(records)))
@@ -60,7 +60,7 @@ def accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("f1", TWO_NAMES, range=RATE, percent=True)
 def f1(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """F1 of the positive label, the second declared one, as GLUE has it for MRPC and QQP; 0 when it never occurs."""
+    """F1 of the positive label, the second declared one, as GLUE defines it for MRPC and QQP; 0 if it never occurs."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
@@ -86,7 +86,7 @@ def recall(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("f1_macro", NAMES, range=RATE, percent=True)
 def f1_macro(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Unweighted mean of the F1 of each label that occurs among labels or predictions, as scikit-learn takes it."""
+    """Unweighted mean of the F1 of each label that occurs among labels or predictions, as in scikit-learn."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(*predictions_and_labels(records), average="macro", zero_division=0.0))
@@ -102,9 +102,9 @@ def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("question_exact_match", OPTIONS, range=RATE, percent=True)
 def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of the questions all of whose answers are judged rightly; a question's rows share their id up to its end.
+    """Share of the questions for which every answer is classified correctly: the exact match of MultiRC.
 
-    MultiRC's exact match; its F1 over all answers (F1a) is `f1`.
+    Rows of one question share their id up to the last "-". MultiRC's F1 over all answers (F1a) is `f1`.
     Source: Khashabi et al. 2018, "Looking beyond the surface"; Wang et al. 2019, arXiv 1905.00537.
     """
     right: dict[str, bool] = {}
@@ -133,9 +133,9 @@ def cross_entropy(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("ece", PROBABILITIES, direction="minimize", range=RATE)
 def ece(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy, over 15 bins of confidence.
+    """Expected calibration error: mean absolute difference of confidence and accuracy over 15 bins of confidence.
 
-    Confidence is the largest probability of a row; bins (k/15, (k+1)/15] are weighted by their rows.
+    Confidence is the largest probability of a row; bins (k/15, (k+1)/15] are weighted by their number of rows.
     Source: Guo et al. 2017, arXiv 1706.04599, eq. 3.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""Metrics of predictions that are numbers; by SciPy and scikit-learn."""
+"""Metrics of predicted numbers; by SciPy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NUMBERS = Demand("finite numbers as prediction and as label", _has_numbers)
 
 @metric("pearson", NUMBERS, range=CORRELATION, percent=True)
 def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Pearson correlation; 0 where it is not defined (fewer than two rows, or constant labels or predictions).
+    """Pearson correlation; 0 where it is undefined (fewer than two rows, or constant labels or predictions).
 
-    A model that predicts one number for all has learnt nothing, and a NaN would make every mean over tasks NaN.
+    A model with constant predictions has learnt nothing, and a NaN would make every mean over tasks NaN.
     """
     from scipy.stats import pearsonr
 
@@ -34,7 +34,7 @@ def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("spearman", NUMBERS, range=CORRELATION, percent=True)
 def spearman(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Spearman rank correlation; 0 where it is not defined, for the reasons given at `pearson`."""
+    """Spearman rank correlation; 0 where it is undefined, as for `pearson`."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, records)

@@ -1,7 +1,7 @@
-"""Metrics of rankings: `prediction` holds candidate names, the best first; `label` the relevance of each by its name.
+"""Metrics of rankings: `prediction` is a list of candidate names, the best first; `label` maps name → relevance.
 
-Rows in which no candidate is relevant have no label (there is nothing to find) and do not count, as in the evaluation
-of WikiQA. Without ties, `map` and `ndcg` are scikit-learn's means over rows.
+Rows without a relevant candidate have no label and do not count, as in the evaluation of WikiQA. Without ties, `map`
+and `ndcg` equal scikit-learn's means over rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _has_ranking(record: Record, labels: Sequence[str]) -> bool:
     )
 
 
-RANKING = Demand("a ranked list of candidates, and the relevance of each, of one above 0, as label", _has_ranking)
+RANKING = Demand("a ranked list of candidates, and as label the relevance of each, at least one above 0", _has_ranking)
 
 
 def _mean(measure: Callable[[list[float]], float], records: Sequence[Record]) -> float:
@@ -45,7 +45,7 @@ def mrr(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("map", RANKING, range=RATE, percent=True)
 def mean_average_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Mean over rows of the mean, over the relevant candidates, of the precision down to each of them."""
+    """Mean over rows of average precision: the mean, over the relevant candidates, of the precision at their rank."""
 
     def average_precision(ranked: list[float]) -> float:
         ranks = [rank for rank, value in enumerate(ranked, 1) if value > 0]
@@ -56,7 +56,7 @@ def mean_average_precision(records: Sequence[Record], labels: Sequence[str]) -> 
 
 @metric("ndcg", RANKING, range=RATE, percent=True)
 def ndcg(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Mean over rows of the discounted cumulative gain (relevance / log₂(1 + rank)) in parts of the best possible."""
+    """Mean over rows of the discounted cumulative gain (relevance / log₂(1 + rank)), divided by the best possible."""
 
     def gain(ranked: list[float]) -> float:
         return sum(value / math.log2(rank + 1) for rank, value in enumerate(ranked, 1))

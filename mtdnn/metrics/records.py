@@ -1,4 +1,4 @@
-"""Prediction records: read from a file, checked, scored and written. Needs no torch."""
+"""Prediction records: reading, checking, scoring and writing. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mtdnn.metrics.base import Record, applicable, measured
 def score(
     predictions: str | Path | Sequence[Record], *, metrics: Sequence[str] = (), labels: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Metrics of predictions, from the records alone.
+    """Metrics of predictions; only the records are needed.
 
     Args:
-        predictions: JSON lines written by `train`, `evaluate` or `predict`, or the records themselves: `id`,
+        predictions: a JSON lines file written by `train`, `evaluate` or `predict`, or the records themselves: `id`,
             `prediction`, `label` and, for some metrics, `scores`.
-        metrics: names; by default all that the records allow.
+        metrics: names of metrics; by default all that can be computed from the records.
         labels: the task's labels in declared order; by default the order of the first record's scores.
     Returns:
-        Metric → value, rates as fractions, and `rows`, how many records have a label.
+        Metric → value, rates as fractions, and `rows`, the number of records with a label.
     Raises:
         ConfigError: an unknown metric.
-        DataError: the file cannot be read, a record lacks something, no record has a label, or a metric cannot be
+        DataError: the file cannot be read, a record is incomplete, no record has a label, or a metric cannot be
             computed from them.
 
     Example:
@@ -48,7 +48,7 @@ def score(
         found = f"no metric can be computed from its {labelled} labelled predictions"
         raise DataError(fault(place, "", found, "Name one to see what it needs."))
     if not names:
-        fix = "Predict rows that carry labels."
+        fix = "Predict rows with labels."
         raise DataError(fault(place, "", f"none of the {len(records)} predictions has a label", fix))
     return measured(records, names, labels)
 
@@ -57,8 +57,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     """The prediction records in a JSON lines file.
 
     Raises:
-        DataError: no such file, or lines that are no records or hold other things than numbers where scores and
-            relevances are, with file:line.
+        DataError: there is no such file, or a line is not a record or has scores or relevances that are not numbers;
+            with file:line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -70,7 +70,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _json_value(text: str) -> Any:
-    """The value; None where the text is not JSON."""
+    """The value of a JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -78,13 +78,13 @@ def _json_value(text: str) -> Any:
 
 
 def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[Record]:
-    """The records, if they are all such.
+    """The records, after a check of each.
 
     Args:
-        numbered: each with its number, for messages.
-        place: where they are from, for messages.
+        numbered: (number, record); messages have the number.
+        place: where the records are from, for messages.
     Raises:
-        DataError: those that are no records, or hold other things than numbers where scores and relevances are.
+        DataError: a value is not a record, or has scores or relevances that are not numbers.
     """
     records: list[Record] = []
     faults: list[Fault] = []
@@ -101,19 +101,19 @@ def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[
 
 
 def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
-    """A fault for each score or relevance that is no number, and each ranked candidate that is no name."""
+    """An error for each score or relevance that is not a number, and each ranked candidate that is not a name."""
     for key in ("scores", "label"):
         values = record.get(key)
         for name, value in values.items() if isinstance(values, dict) else ():
             if not isinstance(value, (int, float)):
-                yield fault(where, key, f"{value!r} for '{name}' is no number", "Give one.")
+                yield fault(where, key, f"{value!r} for '{name}' is not a number", "Give a number.")
     ranked = record["prediction"] if isinstance(record["label"], dict) else None
     for name in ranked if isinstance(ranked, list) else ():
         if not isinstance(name, str):
-            yield fault(where, "prediction", f"{name!r} is no name of a candidate", "Give names alone.")
+            yield fault(where, "prediction", f"{name!r} is not a candidate name", "Give names only.")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Prediction records as JSON lines, whole or not at all."""
-    with named_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+    """Write prediction records as JSON lines, atomically."""
+    with named_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -1,7 +1,7 @@
-"""Metrics of records that predict something for each token of a row: tags, or hidden words.
+"""Metrics of records with a prediction for each token of a row: tags, or masked words.
 
 `prediction` and `label` are lists of the same length; `perplexity` reads `scores`: the summed `nll` (nats) of a row's
-hidden tokens and their `tokens` count. An entity is right when its kind, first and last token are.
+masked tokens and their number `tokens`. An entity is correct if its kind, first and last token are.
 
 Source: Tjong Kim Sang and De Meulder 2003, arXiv cs/0306050, section 2, and its script `conlleval`. Added here: the
 prefixes of IOBES and BILOU.
@@ -22,7 +22,7 @@ def _has_lists(record: Record, labels: Sequence[str]) -> bool:
 
 
 def is_entity_tag(tag: object) -> bool:
-    """Whether it is O, or says by its prefix where in an entity of a kind its word stands: B-PER, I-PER, …"""
+    """Whether a tag is O, or has a prefix for the position of its word in an entity: B-PER, I-PER, …"""
     return tag == "O" or (isinstance(tag, str) and tag[:2] in ("B-", "I-", "E-", "S-", "L-", "U-"))
 
 
@@ -36,19 +36,19 @@ def _has_likelihood(record: Record, labels: Sequence[str]) -> bool:
 
 
 ENTITY_ENDS = "ESLU"
-"""Prefixes after which an entity is over: end and single of IOBES, last and unit of BILOU."""
+"""Prefixes of the last token of an entity: end and single of IOBES, last and unit of BILOU."""
 
 ENTITY_STARTS = "BSU"
-"""Prefixes with which an entity always begins."""
+"""Prefixes that always begin a new entity."""
 
-TOKENS = Demand("a list as label and a list as long as prediction", _has_lists)
-TAGS = Demand("a list of tags (O, B-PER, I-PER, …) as label and one as long as prediction", _has_tags)
+TOKENS = Demand("lists of the same length as label and prediction", _has_lists)
+TAGS = Demand("lists of tags (O, B-PER, I-PER, …) of the same length as label and prediction", _has_tags)
 LIKELIHOOD = Demand("the summed `nll` and the count of `tokens` in its scores", _has_likelihood)
 
 
 @metric("token_accuracy", TOKENS, range=RATE, percent=True)
 def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of the tokens of all rows together whose prediction is the label; 0 when there are no tokens."""
+    """Share of the tokens of all rows whose prediction equals the label; 0 if there are no tokens."""
     pairs = [
         (label, guess) for record in records for label, guess in zip(record["label"], record["prediction"], strict=True)
     ]
@@ -57,14 +57,14 @@ def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("entity_f1", TAGS, range=RATE, percent=True)
 def entity_f1(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """F1 of whole entities, all kinds counted together; 0 when there are none."""
+    """F1 of entities, all kinds counted together; 0 if there are none."""
     found = _counts(records)
     return 2 * found.right / max(found.labelled + found.predicted, 1)
 
 
 @metric("entity_precision", TAGS, range=RATE, percent=True)
 def entity_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of the predicted entities that are right in kind, first and last token; 0 when none is predicted."""
+    """Share of the predicted entities that are correct in kind, first and last token; 0 if none is predicted."""
     found = _counts(records)
     return found.right / max(found.predicted, 1)
 
@@ -78,7 +78,7 @@ def entity_recall(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Entity:
-    """A kind and the places of its first and last token, from 0."""
+    """An entity: its kind and the positions of its first and last token, from 0."""
 
     kind: str
     first: int
@@ -86,10 +86,10 @@ class Entity:
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
-    """The entities of a row of tags in IOB1, IOB2, IOBES or BILOU, whatever their order.
+    """The entities of a row of tags in IOB1, IOB2, IOBES or BILOU, also for invalid orders of tags.
 
-    Every token that is not O belongs to one entity: that of the token before it if that has the same kind and has not
-    ended there (E, S, L, U), and this one does not begin anew (B, S, U); otherwise a new one.
+    Every token that is not O belongs to one entity. It continues that of the previous token if that has the same kind
+    and is not a last one (E, S, L, U), and this one is not a first one (B, S, U); otherwise it begins a new entity.
     """
     found: set[Entity] = set()
     first = 0
@@ -111,7 +111,7 @@ def _continues(before: str, tag: str) -> bool:
 
 @dataclass(frozen=True)
 class _Counts:
-    """How many entities all rows have: labelled, predicted, and right, which are both."""
+    """Number of entities in all rows: labelled, predicted, and right (both labelled and predicted)."""
 
     labelled: int
     predicted: int
@@ -129,7 +129,7 @@ def _counts(records: Sequence[Record]) -> _Counts:
 
 @metric("perplexity", LIKELIHOOD, direction="minimize", range=(1.0, math.inf))
 def perplexity(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """exp of the mean negative log probability of all hidden tokens together; 1 when there are none."""
+    """exp of the mean negative log probability over all masked tokens; 1 if there are none."""
     nll = sum(record["scores"]["nll"] for record in records)
     tokens = sum(record["scores"]["tokens"] for record in records)
-    return math.exp(min(nll / max(tokens, 1), 700.0))  # the exponential of more is no float
+    return math.exp(min(nll / max(tokens, 1), 700.0))  # exp of more overflows a float

@@ -153,7 +153,7 @@ def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
     values = named_values(record, columns, where.line)
     broken = [name for name, value in values.items() if not _is_text(value)]
     if broken:
-        return fault(where, broken[0], "half of a surrogate pair ('\\ud8…' alone)", "Give whole characters.")
+        return fault(where, broken[0], "an unpaired surrogate ('\\ud8…' alone)", "Give both halves of the pair.")
     return Row(values, where)
 
 

@@ -131,7 +131,7 @@ class JsonlRows(LineRows):
         except ValueError as error:
             return fault(where, "", f"not JSON: {error}", "One object a line is expected.")
         if "\\ud" in line.lower() and not _is_text(values):
-            return fault(where, "", "half of a surrogate pair (\\ud8… alone)", "Escape whole characters.")
+            return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object a line is expected.")
         missing = missing_columns(columns.needed, list(values))

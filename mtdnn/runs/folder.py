@@ -107,7 +107,9 @@ class RunFolder:
             write_text(self.config_file, header + resolved(config, ("optimizer", "schedule")).to_yaml())
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"
-            raise DataError(fault(str(self.path), "output", found, "Make room, or give another --output.")) from error
+            raise DataError(
+                fault(str(self.path), "output", found, "Free disk space, or give another --output.")
+            ) from error
 
     def remove_leftovers(self) -> None:
         """Remove what killed commands left half-written in the folders of this run."""

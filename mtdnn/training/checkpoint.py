@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
-from mtdnn.files import file_sha256, flush, remove_folder, remove_leftovers, temporary_place
+from mtdnn.files import file_sha256, flush, remove_folder, remove_leftovers, temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the disk is full or cannot be written.
     """
-    partial = temporary_place(folder)
+    partial = temporary_path(folder)
     try:
         remove_leftovers(folder.parent, folder.name)
         shutil.rmtree(partial, ignore_errors=True)
@@ -81,7 +81,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_full_disk(error):
             raise
-        fix = "Make room or choose another folder; what was there before is kept."
+        fix = "Free disk space or choose another folder; what was there before is kept."
         why = getattr(error, "strerror", None) or ("no space left on the disk" if is_full_disk(error) else error)
         raise DataError(fault(str(folder), "", f"cannot be written: {why}", fix)) from error
     finally:

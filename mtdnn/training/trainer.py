@@ -158,7 +158,7 @@ class Trainer:
     def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
         """Each part with its share of the rows and of the labels of the step, over all ranks."""
         task_type = self.model.task_types[parts[0].task]
-        rows = [0 if part.stands_in else len(part) for part in parts]
+        rows = [0 if part.is_placeholder else len(part) for part in parts]
         labels = [task_type.label_count(part) for part in parts]
         all_rows, all_labels = sum(rows), sum(labels)
         if self.accelerator.num_processes > 1:

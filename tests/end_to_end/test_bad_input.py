@@ -213,7 +213,7 @@ DEFINITIONS = [
         "values within values without end",
         append("tasks.yml", "deep: " + "[" * 3000 + "]" * 3000 + "\n"),
         CHECK,
-        "tasks.yml: values are nested too deep. Flatten them.",
+        "tasks.yml: values are nested too deeply. Flatten them.",
     ),
     Case(
         "an unknown task type",
@@ -246,10 +246,10 @@ DEFINITIONS = [
         "tasks.yml:4: pairs.labels: ['yes_it_is', 'yes_it_is']: 'yes_it_is' is given twice",
     ),
     Case(
-        "labels that YAML reads as truth values",
+        "labels that YAML reads as booleans",
         replace("tasks.yml", "yes_it_is, no_it_is_not", "yes, no"),
         CHECK,
-        "tasks.yml:4: pairs.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+        "tasks.yml:4: pairs.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as booleans; "
         "put the word in quotes",
     ),
     Case(
@@ -814,7 +814,7 @@ RESULTS = [
         "predictions without labels",
         write("o.jsonl", b'{"id": "1", "prediction": "a", "label": null}\n'),
         "score o.jsonl",
-        "o.jsonl: none of the 1 predictions has a label. Predict rows that carry labels.",
+        "o.jsonl: none of the 1 predictions has a label. Predict rows with labels.",
     ),
     Case(
         "labels that fit no metric",

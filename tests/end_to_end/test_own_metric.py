@@ -98,7 +98,7 @@ def test_a_mean_over_tasks_with_a_metric_without_a_range_is_refused_by_check_and
     values.pop("optimizer.lr")
     run.write_text(yaml.safe_dump(values))
     told = (
-        f": select_by: mean, but {module}.half of demo_nli has no range to compare it by. "
+        f": select_by: mean, but {module}.half of demo_nli has no range to compare it with others. "
         "Give select_by: a task's name, or a range to the metric: @metric(…, range=(0, 100))."
     )
     assert main(["check", str(tasks)]) == 0, "without a run nothing is chosen by a mean"

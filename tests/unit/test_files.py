@@ -13,7 +13,7 @@ from mtdnn.files import (
     remove_folder,
     remove_leftovers,
     sole_writer,
-    temporary_place,
+    temporary_path,
     whole_file,
     write_text,
 )
@@ -21,7 +21,7 @@ from mtdnn.files import (
 
 def left_by(process, path):
     """What a process with that number, of this host, would have left half-written."""
-    left = temporary_place(path)
+    left = temporary_path(path)
     return left.with_name(left.name.replace(f"-{os.getpid()}", f"-{process}"))
 
 

@@ -167,7 +167,7 @@ def test_a_function_that_takes_other_arguments_is_refused():
 
 @pytest.mark.parametrize("path", [".Red", "...", "pathlib."])
 def test_a_dotted_name_with_nothing_beside_a_dot_is_told(colours, path):
-    found = "a name before or after a dot is missing; expected package.module.Name. Complete it."
+    found = "a name before or after a dot is missing; expected package.module.Name. Add it."
     assert told_of(colours, path) == f"a.yml:3: it: cannot import colour '{path}': {found} Known by name: blue, red."
 
 
@@ -186,7 +186,7 @@ def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     found = f"cannot import colour 'broken_plug_in.Red': {tmp_path / 'broken_plug_in.py'}:{line}: {raised}"
     told = told_of(colours, "broken_plug_in.Red")
-    assert told == f"a.yml:3: it: {found}. Mend the module. Known by name: blue, red."
+    assert told == f"a.yml:3: it: {found}. Fix the module. Known by name: blue, red."
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatc
         (
             "plug.logit_norm.LogitNorm",
             "No module named 'plug'",
-            "Install its package, or add the folder it lies in to PYTHONPATH (PYTHONPATH=. for the current folder).",
+            "Install its package, or add its folder to PYTHONPATH (PYTHONPATH=. for the current folder).",
         ),
         ("json.logit_norm.LogitNorm", "No module named 'json.logit_norm'", "Check the path."),
         ("json.LogitNorm", "module 'json' has no attribute 'LogitNorm'", "Check the path."),

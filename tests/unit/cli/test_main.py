@@ -214,7 +214,7 @@ def test_a_full_disk_is_told_with_its_place(command, capsys):
     command(fails(OSError(errno.ENOSPC, "No space left on device", "runs/a/best")))
     assert main(["sample"]) == 2
     told = capsys.readouterr().err
-    assert told == "runs/a/best: no space left on the disk. Make room, then run the same command again.\n"
+    assert told == "runs/a/best: no space left on the disk. Free disk space, then run the same command again.\n"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ZeroDivisionError(), TypeError("ours")])

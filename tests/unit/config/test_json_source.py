@@ -39,8 +39,8 @@ def test_values_of_the_right_types_come_back(tmp_path):
         (b'{"step": 3', "not JSON: Expecting ',' delimiter: line 1 column 11 (char 10). Write it again."),
         (b"\xff", "not UTF-8 (byte 0). Write it again."),
         (b"", "not JSON: Expecting value: line 1 column 1 (char 0). Write it again."),
-        (b"[" * 70 + b"]" * 70, "more than 64 lists or mappings within each other. Write it again."),
-        (b"[" * 100_000, "more than 64 lists or mappings within each other. Write it again."),
+        (b"[" * 70 + b"]" * 70, "more than 64 nested lists or mappings. Write it again."),
+        (b"[" * 100_000, "more than 64 nested lists or mappings. Write it again."),
     ],
 )
 def test_damaged_files_are_refused_with_place_and_key(tmp_path, content, message):
@@ -65,7 +65,7 @@ def test_folders_and_devices_are_no_files(tmp_path):
 
 
 def test_a_file_larger_than_any_of_ours_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_source, "LARGEST_FILE", 8)
+    monkeypatch.setattr(json_source, "MAX_FILE_BYTES", 8)
     with pytest.raises(DataError, match="larger than 0 MiB"):
         read_json(written(tmp_path, b'{"step": 3}'), State, fix=FIX)
 
@@ -78,7 +78,7 @@ def test_lines_have_numbers_and_a_cut_last_one_may_be_passed_over(tmp_path):
 
 
 def test_a_stream_without_line_feeds_ends(monkeypatch):
-    monkeypatch.setattr(json_source, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(json_source, "MAX_LINE_BYTES", 1 << 20)
     with pytest.raises(DataError, match="/dev/zero:1: a line of more than 1 MiB"):
         list(json_lines(json_source.Path("/dev/zero"), State, fix=FIX))
 

@@ -102,7 +102,7 @@ def test_every_translated_or_meaningless_key_has_one_remark():
     assert sorted(told) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
     assert "t.metric_meta: ['ACC'] is read as metrics: ['accuracy']" in remarks
     distill = (
-        "t.kd_loss: means nothing by itself; `distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
+        "t.kd_loss: has no effect on its own; `distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
     )
     assert distill in remarks
 
@@ -131,7 +131,7 @@ def test_the_misspelt_sequence_is_understood(word):
 def test_other_task_types_keep_no_labels_made_of_n_class(data_format, task_type, expected):
     new, remarks = only(data_format=data_format, task_type=task_type, labels=None, n_class=30522)
     assert new["task_type"] == expected and "labels" not in new
-    assert "t.n_class: means nothing for this task type" in remarks
+    assert "t.n_class: is not used for this task type" in remarks
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_all_unreadable_blocks_are_told_at_once():
     first, second = caught.value.lines
     assert first.startswith("a.data_format: unknown data_format 'PremiseOnlyy'")
     assert "Did you mean 'PremiseOnly'?" in first
-    assert second == "b.n_class: 'two' is no number of labels. List the labels."
+    assert second == "b.n_class: 'two' is not a number of labels. List the labels."
 
 
 def test_a_word_unknown_there_too_is_left_for_our_own_check():

@@ -89,14 +89,17 @@ def test_a_run_does_not_change(run):
         (
             {"regularizer": {"name": "none", "weight": 3}},
             "--regularizer: {'name': 'none', 'weight': 3}: none turns it off and has no options; remove weight, "
-            "or name another",
+            "or give another name",
         ),
         (
             {"regularizer": ["smart"]},
-            "--regularizer: ['smart']: expected one name, or {name: …} with its options",
+            "--regularizer: ['smart']: expected a name, or {name: …} with its options",
         ),
-        ({"mixing": 3}, "--mixing: 3: expected one name, or {name: …} with its options"),
-        ({"evaluate_every": 0}, "--evaluate_every: 0: no interval; give at least 1 step, or epoch, or never"),
+        ({"mixing": 3}, "--mixing: 3: expected a name, or {name: …} with its options"),
+        (
+            {"evaluate_every": 0},
+            "--evaluate_every: 0: not an interval; give at least 1 step, epoch or never",
+        ),
         ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
         ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
     ],
@@ -113,7 +116,7 @@ def test_all_faults_of_a_file_are_told_with_their_lines(run):
 def test_a_key_below_a_number_is_refused(run):
     run.write_text(RUN + "epochs: 3\n")
     assert faults_of(run, {"epochs.more": 1}) == [
-        "--epochs.more: epochs holds 3, not a mapping. Give --epochs as a whole."
+        "--epochs.more: epochs is 3, not a mapping. Give --epochs as a whole."
     ]
 
 
@@ -132,7 +135,7 @@ def test_without_a_file_missing_keys_are_told():
         ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
         ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
         ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),
-        ("train", [], "--train: []: names no task; leave it out to train on all"),
+        ("train", [], "--train: []: is empty; leave it out to train on all tasks"),
     ],
 )
 def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, told: str) -> None:

@@ -110,13 +110,13 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
         ),
         (
             "a:\n  task_type: classification\n  labels: [yes, no]\n",
-            "tasks.yml:3: a.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as truth values; "
+            "tasks.yml:3: a.labels: [True, False]: YAML reads yes/no/on/off/true/false without quotes as booleans; "
             "put the word in quotes",
         ),
         (
             "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {yes: x}\n",
             "tasks.yml:5: a.init_head.labels: {True: 'x'}: YAML reads yes/no/on/off/true/false without quotes as "
-            "truth values; put the word in quotes",
+            "booleans; put the word in quotes",
         ),
         (
             "a:\n  task_type: classification\n  init_head:\n    from: b\n    labels: {x: [y]}\n",
@@ -137,7 +137,7 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
         ),
         (
             "a b:\n  task_type: classification\n",
-            "tasks.yml:1: a b.name: 'a b': a task's name has only letters, digits, '_' and '-', as it names folders",
+            "tasks.yml:1: a b.name: 'a b': a task's name may have only letters, digits, '_' and '-'",
         ),
         (
             "a:\n  task_type: classification\n  weight: .inf\n",
@@ -162,11 +162,11 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
         ),
         (
             "a: {task_type: regression, labels: [x, y]}\nb: {task_type: regression, labels: [y, x], head_of: a}\n",
-            "tasks.yml:2: b.labels: [y, x], but the head is of 'a' and gives [x, y]. Give both tasks the same.",
+            "tasks.yml:2: b.labels: [y, x], but it uses the head of 'a', which has [x, y]. Give both tasks the same.",
         ),
         (
             "a: {task_type: regression}\nb:\n  task_type: classification\n  head_of: a\n",
-            "tasks.yml:3: b.task_type: 'classification', but the head is of 'a' and gives 'regression'. "
+            "tasks.yml:3: b.task_type: 'classification', but it uses the head of 'a', which has 'regression'. "
             "Give both tasks the same.",
         ),
         (
@@ -221,7 +221,7 @@ def test_definitions_in_memory_are_blocks_or_tasks_under_their_own_names():
     with pytest.raises(ConfigError) as caught:
         load_task_defs({"mnli": rte, "stars": {**stars, "droput": 0.1, "dropout": 2}, "a": 3})
     assert caught.value.lines == (
-        "mnli: mnli.name: the task under this name calls itself 'rte'. Give both the same.",
+        "mnli: mnli.name: the task under this name has the name 'rte'. Give both the same.",
         "stars: stars.dropout: 2: input should be less than 1",
         "a: a: 3 is not a mapping of keys to values. See docs/task_definitions.md for the keys.",
     )

@@ -83,7 +83,7 @@ def test_a_process_without_a_row_repeats_one_without_its_label(ready):
         counted = sum(types_of(ready)[batch.task].label_count(batch) for batch in of_step)
         assert counted == (labels.isfinite() & (labels != -100)).sum()
         distinct = {row for batch in of_step for row in batch.row_ids}
-        assert counted == len(distinct) == sum(not batch.stands_in for batch in of_step)
+        assert counted == len(distinct) == sum(not batch.is_placeholder for batch in of_step)
 
 
 def test_all_processes_have_as_many_parts_of_a_step_and_every_row_counts_once(ready):
@@ -92,7 +92,7 @@ def test_all_processes_have_as_many_parts_of_a_step_and_every_row_counts_once(re
     for step, (_, (rows,)) in enumerate(whole):
         parts = [shares[rank][step] for rank in range(3)]
         assert len({len(own) for own in parts}) == 1
-        counted = [batch for own in parts for batch in own if not batch.stands_in]
+        counted = [batch for own in parts for batch in own if not batch.is_placeholder]
         assert sorted(row for batch in counted for row in batch.row_ids) == sorted(rows)
 
 

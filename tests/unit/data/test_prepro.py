@@ -237,7 +237,7 @@ def test_a_file_full_of_faults_shows_the_first_twenty(project, encoder):
     project.rows("nli/train", [f"n{number}\twhat\tA.\tB." for number in range(50)])
     found = faults_of(project, encoder)
     assert len(found) == 21
-    assert found[-1] == "nli/train.tsv: 30 more faults like these"
+    assert found[-1] == "nli/train.tsv: 30 more errors like these"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_says_so(project, encoder, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SplitWriter, "write", no_room)
-    with pytest.raises(DataError, match=r"no space left on the disk. Make room and run the same command again"):
+    with pytest.raises(DataError, match=r"no space left on the disk. Free disk space and run the same command again"):
         prepared(project, encoder)
     assert not list(project.out.rglob("*.arrow"))
 

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_with_its_place_and_nothing_is_written(tmp_
 def test_every_line_that_does_not_fit_is_reported_at_once(tmp_path):
     assert len(refused(tmp_path, "a B-X\nb\nc O\nd\n").splitlines()) == 2
     many = refused(tmp_path, "a B-X\n" * 60 + "b\n" * 30).splitlines()
-    assert len(many) == 21 and many[-1] == "/train.txt: 10 more faults like these"
+    assert len(many) == 21 and many[-1] == "/train.txt: 10 more errors like these"
 
 
 @pytest.mark.parametrize("text", ["a _ _ _\nb _ _ _\n\nc _ _ _\n", "a\nb\n\nc\n", "a -\nb -\n\nc -\n"])

@@ -220,9 +220,9 @@ def test_scales_are_read_back_and_names_are_never_imported() -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (35.2, r"bleu: 35\.2 is outside its range, 0 to 1\. Declare the range it has: @metric"),
+        (35.2, r"bleu: 35\.2 is outside its range, 0 to 1\. Declare its range: @metric"),
         (-1e-3, r"bleu: -0\.001 is outside its range"),
-        (math.nan, r"bleu: its value is no number\. Return one, such as 0"),
+        (math.nan, r"bleu: its value is not a number\. Return a number, such as 0"),
         (1 + 1e-9, ""),  # rounding
     ],
 )
@@ -251,7 +251,7 @@ def test_a_mean_over_tasks_needs_metrics_with_a_range(monkeypatch: pytest.Monkey
     assert selection_faults({"a": "endless"}, "mean") == selection_faults({"a": "endless", "b": "mse"}, "b") == []
     (found,) = selection_faults({"a": "endless", "b": "mse"}, "mean")
     assert str(found).startswith(
-        "select_by: mean, but endless of a has no range to compare it by. Give select_by: a task"
+        "select_by: mean, but endless of a has no range to compare it with others. Give select_by: a task"
     )
 
 

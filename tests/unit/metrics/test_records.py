@@ -29,10 +29,16 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('"prediction": ["a"], "label": {"a": "much"}', "label: 'much' for 'a' is no number. Give one."),
-        ('"prediction": [["a"]], "label": {"a": 1}', "prediction: ['a'] is no name of a candidate. Give names alone."),
-        ('"prediction": "a", "label": "a", "scores": {"a": null}', "scores: None for 'a' is no number. Give one."),
-        ('"prediction": [], "label": [], "scores": {"nll": "x", "tokens": 1}', "scores: 'x' for 'nll' is no number."),
+        ('"prediction": ["a"], "label": {"a": "much"}', "label: 'much' for 'a' is not a number. Give a number."),
+        ('"prediction": [["a"]], "label": {"a": 1}', "prediction: ['a'] is not a candidate name. Give names only."),
+        (
+            '"prediction": "a", "label": "a", "scores": {"a": null}',
+            "scores: None for 'a' is not a number. Give a number.",
+        ),
+        (
+            '"prediction": [], "label": [], "scores": {"nll": "x", "tokens": 1}',
+            "scores: 'x' for 'nll' is not a number.",
+        ),
     ],
 )
 def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str) -> None:

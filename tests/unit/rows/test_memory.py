@@ -175,7 +175,7 @@ def test_bad_rows_of_a_list_are_told_by_their_numbers():
         "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",
         "rows['rte']['train']:3: no column 'hypothesis'; present: premise. "
         "Rename the column, or name it in the task's `inputs`.",
-        "rows['rte']['train']:4: hypothesis: half of a surrogate pair ('\\ud8…' alone). Give whole characters.",
+        "rows['rte']['train']:4: hypothesis: an unpaired surrogate ('\\ud8…' alone). Give both halves of the pair.",
     ]
 
 

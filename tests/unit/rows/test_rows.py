@@ -110,7 +110,7 @@ def test_jsonl_takes_named_values_and_numbers(tmp_path):
         ('{"id": 1, "label": "a"}', "no column 'text'; present: id, label"),
         ('{"id": 1', "not JSON"),
         ("[1, 2]", "list, not a JSON object"),
-        ('{"id": 1, "text": "\\ud83d"}', "half of a surrogate pair"),
+        ('{"id": 1, "text": "\\ud83d"}', "an unpaired surrogate"),
     ],
 )
 def test_a_bad_jsonl_line_is_told_with_its_place(tmp_path, line, message):

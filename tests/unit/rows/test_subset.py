@@ -141,7 +141,9 @@ def test_an_earlier_subset_is_replaced_with_its_ids(tmp_path: Path, rows: Path) 
 
 
 def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
-    with pytest.raises(DataError, match=r"^/proc/q\.ids: cannot be written: .*\. Make room, or name another\."):
+    with pytest.raises(
+        DataError, match=r"^/proc/q\.ids: cannot be written: .*\. Free disk space, or choose another path\."
+    ):
         write_subset(rows, Path("/proc/q.tsv"), seed=0, fraction=0.1)
 
 

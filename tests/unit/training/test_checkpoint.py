@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_what_was_there_and_says_so(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(DataError, match=r"best: cannot be written: No space left on device\. Make room"):
+    with pytest.raises(DataError, match=r"best: cannot be written: No space left on device\. Free disk space"):
         save(tmp_path / "best", model, step=2)
     assert {path: path.read_bytes() for path in checkpoint.files_below(tmp_path)} == before
 
