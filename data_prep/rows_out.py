@@ -133,6 +133,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: not UTF-8: {error}. Save the file as UTF-8.") from error
 
 
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a canonical file: id, label and at least one text in each line.
+
+    Raises:
+        DataError: no such file, or a line with fewer columns, with its number.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Give canonical rows, as the converters write them.")
+    for number, line in read_lines(path):
+        values = line.split("\t")
+        if len(values) < 3:
+            raise DataError(f"{path}:{number}: {len(values)} columns; expected id, label and texts, tab separated.")
+        yield Row(values[0], values[1], tuple(values[2:]))
+
+
 def read_columns(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, list[str] | None]]:

@@ -41,6 +41,7 @@ METRICS = {
     "MCC": "mcc",
     "Pearson": "pearson",
     "Spearman": "spearman",
+    "AUC": "auc",
 }
 ACCURACY = {"ranking": "accuracy_at_1", "sequence_labeling": "token_accuracy", "masked_lm": "token_accuracy"}
 METRICS_OF_TYPE = ("SeqEval", "EmF1")  # its task type reports each of them by default

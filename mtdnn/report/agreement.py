@@ -18,9 +18,7 @@ import numpy as np
 
 from mtdnn.errors import DataError, Place, fault
 from mtdnn.metrics.base import Record
-
-SMALLEST = 1e-12  # probabilities are taken to be at least this
-TEMPERATURES = (0.05, 20.0)  # the best one is looked for between these
+from mtdnn.metrics.probabilities import SMALLEST, best_temperature
 
 
 @dataclass(frozen=True)
@@ -105,24 +103,6 @@ def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
     frequent numbers, 0 where there are no such rows."""
     counts = Counter(len(given) for given in annotators.values() if len(given) > 1)
     return max(counts, key=lambda votes: (counts[votes], votes), default=0)
-
-
-def best_temperature(probabilities: np.ndarray, votes: np.ndarray) -> float:
-    """T that brings the mean cross-entropy of softmax(ln p / T) to the votes to its least; below 1 sharpens.
-
-    Args:
-        probabilities, votes: [rows, labels]; each row sums to 1.
-    """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    logits = np.log(np.maximum(probabilities, SMALLEST))
-
-    def distance(log_t: float) -> float:
-        return -float((votes * log_softmax(logits / math.exp(log_t), axis=1)).sum(axis=1).mean())
-
-    bounds = tuple(map(math.log, TEMPERATURES))
-    return math.exp(minimize_scalar(distance, bounds=bounds, method="bounded").x)
 
 
 def _shares_of(rows: Sequence[tuple[Record, Counter[str]]], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

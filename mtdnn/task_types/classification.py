@@ -35,7 +35,7 @@ class Classification(TaskType):
     losses = ("cross_entropy",)
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
-        "cross_entropy", "ece",
+        "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature",
     )  # fmt: skip
     heads = ("pooled", "san")
     problem_type = "single_label_classification"

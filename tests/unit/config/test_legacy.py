@@ -87,6 +87,13 @@ def test_glue_as_that_toolkit_writes_it_loads_as_eleven_tasks(tmp_path):
     assert all(task.options == {} for task in tasks.values())
 
 
+def test_its_area_under_the_curve_is_a_metric_of_labels(tmp_path):
+    path = tmp_path / "tasks.yml"
+    path.write_text(yaml.safe_dump({"t": {**PAIR, "metric_meta": ["ACC", "AUC"]}}))
+    task = load_task_defs(path)["t"]
+    assert task.metrics == ("accuracy", "auc") and block_faults(task) == []
+
+
 def test_an_empty_dropout_is_that_of_a_block_without_one(tmp_path):
     _, remarks = translate({"t": {**PAIR, "dropout_p": None}})
     assert "t.dropout_p: None is read as dropout: 0.1" in remarks

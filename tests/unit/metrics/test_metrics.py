@@ -127,6 +127,43 @@ def test_hand_worked_calibration_error() -> None:
     assert compute(["ece"], records)["ece"] == pytest.approx(0.05 * 4 / 8)
 
 
+def test_the_area_under_the_curve_equals_scikit_learn() -> None:
+    two, of_two = random_named(YES_NO)
+    gold = [record["label"] == "yes" for record in two]
+    assert compute(["auc"], two)["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(gold, of_two[:, 1]), **ROUNDING)
+    three, of_three = random_named(NLI)
+    numbers = [NLI.index(record["label"]) for record in three]
+    expected = sklearn.metrics.roc_auc_score(numbers, of_three, multi_class="ovr", average="macro")
+    assert compute(["auc"], three)["auc"] == pytest.approx(expected, **ROUNDING)
+
+
+def test_hand_worked_area_under_the_curve() -> None:
+    """Of the six pairs of a "yes" and a "no" row four are in order and one is tied: (4 + ½) / 6."""
+    shares = [("yes", 0.9), ("yes", 0.6), ("yes", 0.2), ("no", 0.6), ("no", 0.1)]
+    records = [named(label, "yes", {"no": 1 - p, "yes": p}) for label, p in shares]
+    assert compute(["auc"], records)["auc"] == pytest.approx(4.5 / 6)
+    assert compute(["auc"], records[:3])["auc"] == 0.5  # one label alone has no order
+
+
+def test_the_best_temperature_undoes_a_scaling_of_the_logits_whatever_it_is() -> None:
+    """The least cross-entropy over temperatures is the same for p, for its sharpened and for its flattened copy."""
+    records, probabilities = random_named(NLI)
+    least = compute(["cross_entropy_at_best_temperature"], records)["cross_entropy_at_best_temperature"]
+    by_grid = []
+    for temperature in np.geomspace(0.1, 10, 4001):
+        scaled = probabilities ** (1 / temperature)
+        scaled /= scaled.sum(axis=1, keepdims=True)
+        by_grid.append(-np.mean([math.log(p[NLI.index(r["label"])]) for p, r in zip(scaled, records, strict=True)]))
+    assert least == pytest.approx(min(by_grid), abs=1e-5)  # the grid's steps are 0.1 %
+    for power in (0.3, 4.0):
+        scaled = probabilities**power / (probabilities**power).sum(axis=1, keepdims=True)
+        scores = [dict(zip(NLI, p.tolist(), strict=True)) for p in scaled]
+        moved = [record | {"scores": each} for record, each in zip(records, scores, strict=True)]
+        value = compute(["cross_entropy", "cross_entropy_at_best_temperature"], moved)
+        assert value["cross_entropy_at_best_temperature"] == pytest.approx(least, abs=1e-6)
+        assert value["cross_entropy"] > least + 0.01
+
+
 def test_a_probability_of_zero_costs_a_finite_amount() -> None:
     value = compute(["cross_entropy"], [named("yes", "no")])["cross_entropy"]
     assert value == pytest.approx(52 * math.log(2))
@@ -192,7 +229,7 @@ def test_every_applicable_metric_survives_the_way_through_a_json_file(labels: tu
 
 def test_errors_and_losses_are_better_when_lower() -> None:
     lower = {name for name in METRICS.names() if METRICS.get(name).direction == "minimize"}
-    assert lower == {"mse", "mae", "cross_entropy", "ece", "perplexity"}
+    assert lower == {"mse", "mae", "cross_entropy", "cross_entropy_at_best_temperature", "ece", "perplexity"}
     assert not any(METRICS.get(name).percent for name in lower)
 
 

@@ -8,7 +8,8 @@ import pytest
 from scipy.special import softmax
 
 from mtdnn.errors import DataError
-from mtdnn.report.agreement import best_temperature, by_agreement, pattern, read_annotators
+from mtdnn.metrics.probabilities import best_temperature
+from mtdnn.report.agreement import by_agreement, pattern, read_annotators
 
 LABELS = ("contradiction", "neutral", "entailment")
 

@@ -1,0 +1,81 @@
+"""Metrics of the probabilities of labels that say how well rows are ordered, and how well they could be calibrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mtdnn.metrics.base import LOSS, RATE, Record, metric
+from mtdnn.metrics.labels import PROBABILITIES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SMALLEST = 1e-12
+"""Probabilities are taken to be at least this before their logarithm is scaled by a temperature."""
+
+TEMPERATURES = (0.05, 20.0)
+"""The best temperature is looked for between these."""
+
+
+@metric("auc", PROBABILITIES, range=RATE, percent=True)
+def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Area under the ROC curve, from the probabilities; of three or more labels the mean of each one against the rest.
+
+    Of two labels it is that of the second declared one, which equals that of the first. A label that no row has, or
+    that all rows have, is left out of the mean; 0.5 where no label is left.
+    """
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    names = list(labels)[-1:] if len(labels) == 2 else list(labels)
+    gold = np.array([record["label"] for record in records])
+    scored = [name for name in names if 0 < (gold == name).sum() < len(gold)]
+    scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in scored}
+    areas = [float(roc_auc_score(gold == name, scores[name])) for name in scored]
+    return sum(areas) / len(areas) if areas else 0.5
+
+
+@metric("cross_entropy_at_best_temperature", PROBABILITIES, direction="minimize", range=LOSS)
+def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """The least mean cross-entropy that one temperature for all rows can reach, in nats.
+
+    The temperature is fitted on these same rows: it is the part of the cross-entropy that no change of confidence
+    mends, and no estimate of what a temperature from other rows would give. Source: Guo et al. 2017, arXiv 1706.04599.
+    """
+    import numpy as np
+
+    names = list(labels) or list(records[0]["scores"])
+    probabilities = np.array([[record["scores"].get(name, 0.0) for name in names] for record in records])
+    gold = np.array([[float(record["label"] == name) for name in names] for record in records])
+    return tempered_cross_entropy(probabilities, gold, best_temperature(probabilities, gold))
+
+
+def tempered_cross_entropy(probabilities: np.ndarray, votes: np.ndarray, temperature: float) -> float:
+    """Mean cross-entropy of softmax(ln p / T) to the votes, in nats.
+
+    Args:
+        probabilities, votes: [rows, labels]; each row sums to 1.
+        temperature: T; below 1 sharpens.
+    """
+    import numpy as np
+    from scipy.special import log_softmax
+
+    logits = np.log(np.maximum(probabilities, SMALLEST))
+    return -float((votes * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean())
+
+
+def best_temperature(probabilities: np.ndarray, votes: np.ndarray) -> float:
+    """T that brings the mean cross-entropy of softmax(ln p / T) to the votes to its least; below 1 sharpens.
+
+    Args:
+        probabilities, votes: [rows, labels]; each row sums to 1.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def distance(log_t: float) -> float:
+        return tempered_cross_entropy(probabilities, votes, math.exp(log_t))
+
+    bounds = tuple(map(math.log, TEMPERATURES))
+    return math.exp(minimize_scalar(distance, bounds=bounds, method="bounded").x)

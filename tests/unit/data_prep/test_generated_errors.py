@@ -1,0 +1,126 @@
+"""Wrong labels and small errors in texts: as many as asked for, the same with every call, and nothing else changed."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.label_noise import write_noisy
+from data_prep.rows_out import Row, read_rows
+from data_prep.typos import KINDS, changed, mistyped, with_swapped_words, write_changed
+from mtdnn.errors import DataError
+from tests.conftest import REPOSITORY
+
+ROWS = 4000
+SPREAD = 4 * (0.3 * 0.7 / ROWS) ** 0.5  # four standard deviations of the share of 4,000 draws of probability 0.3
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    labels, path = ("no", "yes", "perhaps"), tmp_path / "train.tsv"
+    lines = [f"row-{n}\t{labels[n % 3]}\tthe quick brown fox number {n}\tjumps over lazy dogs\n" for n in range(ROWS)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_about_the_asked_share_of_labels_is_flipped_evenly_and_nothing_else(source: Path, tmp_path: Path) -> None:
+    reports = write_noisy(source, tmp_path / "noisy.tsv", rate=0.3, seed=1)
+    before, after = list(read_rows(source)), list(read_rows(tmp_path / "noisy.tsv"))
+    flips = [(old, new) for old, new in zip(before, after, strict=True) if old.label != new.label]
+    assert abs(len(flips) / ROWS - 0.3) < SPREAD
+    assert [(row.id, row.texts) for row in after] == [(row.id, row.texts) for row in before]
+    pairs = {(old.label, new.label) for old, new in flips}
+    assert len(pairs) == 6  # each label becomes each of the two others, one sixth of the flips each
+    counts = [sum((old.label, new.label) == pair for old, new in flips) for pair in pairs]
+    assert max(counts) - min(counts) < 0.3 * len(flips) / 6  # 200 expected, standard deviation about 13
+    listed = list(read_rows(tmp_path / "noisy.flipped.tsv"))
+    assert listed == [Row(old.id, old.label, (new.label,)) for old, new in flips]
+    assert f"{len(flips)} labels flipped" in str(reports[0])
+
+
+def test_a_flip_depends_on_seed_and_id_alone_and_rates_are_nested(source: Path, tmp_path: Path) -> None:
+    flipped = {}
+    for name, rate, seed in (("a", 0.2, 1), ("b", 0.4, 1), ("c", 0.2, 2)):
+        write_noisy(source, tmp_path / f"{name}.tsv", rate=rate, seed=seed)
+        flipped[name] = {row.id for row in read_rows(tmp_path / f"{name}.flipped.tsv")}
+    assert flipped["a"] < flipped["b"] and flipped["a"] != flipped["c"]
+    part = tmp_path / "part.tsv"
+    part.write_text("".join(source.read_text().splitlines(keepends=True)[5:50][::-1]))
+    write_noisy(part, tmp_path / "part_noisy.tsv", rate=0.2, seed=1)
+    ids = {row.id for row in read_rows(part)}
+    assert {row.id for row in read_rows(tmp_path / "part_noisy.flipped.tsv")} == flipped["a"] & ids
+
+
+def test_no_noise_leaves_the_file_as_it_is(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "same.tsv"
+    write_noisy(source, out, rate=0.5, seed=1)
+    write_noisy(source, out, rate=0.0, seed=1)
+    assert out.read_bytes() == source.read_bytes()
+    assert not (tmp_path / "same.flipped.tsv").exists()
+
+
+def test_rates_and_files_that_cannot_be_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--rate: 30 is no share\. Give a number from 0 to 1"):
+        write_noisy(source, tmp_path / "x.tsv", rate=30, seed=1)
+    with pytest.raises(DataError, match="no such file"):
+        write_noisy(tmp_path / "none.tsv", tmp_path / "x.tsv", rate=0.3, seed=1)
+    (tmp_path / "one.tsv").write_text("1\tyes\ttext\n2\tyes\n")
+    with pytest.raises(DataError, match=r"one\.tsv:2: 2 columns; expected id, label and texts"):
+        write_noisy(tmp_path / "one.tsv", tmp_path / "x.tsv", rate=0.3, seed=1)
+    (tmp_path / "one.tsv").write_text("1\tyes\ttext\n")
+    with pytest.raises(DataError, match="1 label in 1 rows"):
+        write_noisy(tmp_path / "one.tsv", tmp_path / "x.tsv", rate=0.3, seed=1)
+    assert not (tmp_path / "x.tsv").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_in_texts_are_the_same_with_every_call_and_keep_ids_and_labels(kind: str, source: Path) -> None:
+    out = source.with_name("changed.tsv")
+    first = (write_changed(source, out, kind=kind, rate=0.3, seed=1), out.read_bytes())
+    assert (write_changed(source, out, kind=kind, rate=0.3, seed=1), out.read_bytes()) == first
+    write_changed(source, out, kind=kind, rate=0.3, seed=2)
+    assert out.read_bytes() != first[1]
+    before, after = list(read_rows(source)), list(read_rows(out))
+    assert [(row.id, row.label) for row in after] == [(row.id, row.label) for row in before]
+    write_changed(source, out, kind=kind, rate=0.0, seed=1)
+    assert out.read_bytes() == source.read_bytes()
+
+
+def test_typos_hit_about_the_asked_share_of_long_words_and_no_first_letter(source: Path) -> None:
+    rows = list(read_rows(source))
+    pairs = [
+        (before, after)
+        for row in rows
+        for old, new in zip(row.texts, changed(row, "typos", rate=0.3, seed=1).texts, strict=True)
+        for before, after in zip(old.split(), new.split(), strict=True)
+    ]
+    long = [(before, after) for before, after in pairs if len(before) > 3 and before.isalpha()]
+    hit = [pair for pair in long if pair[0] != pair[1]]
+    assert abs(len(hit) / len(long) - 0.3) < SPREAD  # more words than rows
+    assert all(before[0] == after[0] and abs(len(before) - len(after)) <= 1 for before, after in hit)
+    assert all(before == after for before, after in pairs if len(before) <= 3 or not before.isalpha())
+
+
+def test_a_mistyped_word_is_never_the_word_itself() -> None:
+    rng = random.Random(0)
+    assert all(mistyped(word, rng) != word for word in ("aaaa", "book", "Elephant", "übung") for _ in range(200))
+    assert {mistyped("word", random.Random(n)) for n in range(300)} >= {"wrod", "wrd", "woord", "wird", "wprd"}
+
+
+def test_a_text_keeps_a_word_and_a_word_moves_by_one_place() -> None:
+    row = Row("1", "yes", ("one two three", "four"))
+    assert changed(row, "dropped", rate=1.0, seed=1).texts == ("one", "four")
+    assert with_swapped_words(["a", "b", "c", "d", "e"], 1.0, random.Random(0)) == ["b", "a", "d", "c", "e"]
+    assert changed(row, "swapped", rate=1.0, seed=1).texts == ("two one three", "four")
+
+
+def test_the_command_lines_write_and_refuse(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "train.tsv"
+    for module, more in (("label_noise", ["--rate", "0.3"]), ("typos", ["--kind", "dropped"])):
+        command = [sys.executable, "-m", f"data_prep.{module}", "--input", source, "--out", out, *more]
+        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert f"{out}: {ROWS} rows written" in found.stdout
+        refused = subprocess.run([*command, "--rate", "2"], cwd=REPOSITORY, capture_output=True, text=True)
+        assert refused.returncode == 1 and refused.stderr == "--rate: 2.0 is no share. Give a number from 0 to 1.\n"
