@@ -210,12 +210,13 @@ class RunFolder:
         merged = self.read_results()
         run = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
         makers = merged.pop("_made_by", {})
+        merged.pop("_run", None)
         for task, splits in results.items():
             merged[task] = {**merged.get(task, {}), **splits}
             maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
             makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
-        merged["_run"], merged["_made_by"] = run, makers
-        merged[SCALES] = {**merged.get(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
+        known = {**merged.pop(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
+        merged = {**merged, "_run": run, "_made_by": makers, SCALES: known}  # in the same order every time
         write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
         return merged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -13,7 +14,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import require_sound_tasks
 from mtdnn.data.store import Store, open_store
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.runs.initialisation import build_encoder, start_heads
@@ -72,6 +73,34 @@ def train_stores(
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
     return {name: train_part(store, config, tasks[name]) for name, store in whole.items()}, available
+
+
+def measured_stores(
+    config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer
+) -> dict[tuple[str, str], Store]:
+    """(task, split) → rows of every dev split; the test splits that are there, measured at the end, are only opened.
+
+    Args:
+        config: the run.
+        tasks: name → definition.
+        tokenizer: of the run's encoder.
+    Raises:
+        DataError: every split that is damaged or not prepared for this tokenizer and these tasks.
+    """
+    found: dict[tuple[str, str], Store] = {}
+    faults: list[Fault] = []
+    for name, task in tasks.items():
+        tests = [split for split in task.splits.get("test", ()) if (Path(config.data) / name / split).is_dir()]
+        for split in (*task.splits.get("dev", ()), *tests):
+            try:
+                found[name, split] = open_store(config.data, task, split, tokenizer=tokenizer)
+            except DataError as error:
+                faults += error.faults
+    if faults:
+        raise DataError(faults)
+    return {
+        (name, split): store for (name, split), store in found.items() if split in tasks[name].splits.get("dev", ())
+    }
 
 
 def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Proximal | None:

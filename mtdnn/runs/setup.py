@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from accelerate import Accelerator
 
@@ -15,8 +15,8 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.loaders import EvalLoader, TrainLoader
 from mtdnn.data.samplers import Sampler
-from mtdnn.data.store import Store, open_store
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.data.store import Store
+from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.metrics.base import measured, selection_faults
 from mtdnn.model import MultiTaskModel
@@ -30,17 +30,22 @@ from mtdnn.runs.parts import (
     build_model,
     build_plan,
     build_proximal,
+    measured_stores,
     task_types_of,
     train_stores,
 )
+from mtdnn.runs.resumption import require_same_run, resume_point, settings_of
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from mtdnn.training.bar import ProgressBar
 from mtdnn.training.checkpoint import (
+    TaskRows,
+    damage,
     keep_newest,
     load_weights,
     newest_whole,
     read_state,
     read_training,
+    recover,
     save_checkpoint,
 )
 from mtdnn.training.distillation import with_soft_labels
@@ -92,11 +97,7 @@ class Setup:
         taught = {name: tasks[name] for name in trained}
         chosen, available = train_stores(config, taught, tokenizer)
         stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
-        dev_stores = {
-            (name, split): open_store(config.data, task, split, tokenizer=tokenizer)
-            for name, task in tasks.items()
-            for split in task.splits.get("dev", ())
-        }
+        dev_stores = measured_stores(config, tasks, tokenizer)
         lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
         length = run_length(config, taught, available, lengths)
         plan = build_plan(config, length)
@@ -131,13 +132,9 @@ class Setup:
             folder: of the run.
             resume: continue from the newest whole checkpoint.
             progress: whether to show a bar on standard error.
-        Raises:
-            DataError: the train rows are others than those the checkpoint has learnt from.
         """
-        start = newest_whole(folder.checkpoints) if resume else None
+        start = resume_point(folder) if resume else None
         step = int(read_state(start)["step"]) if start is not None else 0
-        if start is not None:
-            self._refuse_other_rows(start)
         main = self.accelerator.is_main_process
         for task in self.config.subset if main else ():
             folder.write_subset_ids(task, self.train_stores[task].ids)
@@ -155,24 +152,23 @@ class Setup:
             if recorder is not None:
                 recorder.close()
 
-    def _rows(self) -> dict[str, Any]:
-        """task → what tells its train rows from others: their number, and the digests of the files they are from."""
+    def require_same_run(self, folder: RunFolder) -> None:
+        """Find out whether this is the run that the checkpoints in its folder were trained as.
+
+        Raises:
+            ConfigError, DataError: see `resumption.require_same_run`.
+        """
+        last = folder.checkpoint("last")
+        trained = last if damage(recover(last)) is None else newest_whole(folder.checkpoints)
+        if trained is not None:
+            require_same_run(trained, self.config, self.tasks, self._rows())
+
+    def _rows(self) -> dict[str, TaskRows]:
+        """Task → what identifies its train rows: their number, and the digests of the files they are from."""
         return {
             name: {"rows": len(store), "sha256": [manifest.source["sha256"] for manifest in store.manifests]}
             for name, store in self.train_stores.items()
         }
-
-    def _refuse_other_rows(self, start: Path) -> None:
-        """DataError for every task whose rows have changed since a checkpoint; older checkpoints do not tell."""
-        before, now = read_state(start).get("rows", {}), self._rows()
-        faults = []
-        for name in (name for name in now if name in before and before[name] != now[name]):
-            counts = f"{before[name]['rows']} then, {now[name]['rows']} now"
-            found = f"the train rows are others than those {start} has learnt from ({counts})"
-            fix = "Undo the change and run mtdnn prepro again, or give another --output."
-            faults.append(fault(str(Path(self.config.data) / name), "", found, fix))
-        if faults:
-            raise DataError(faults)
 
     def trainer(
         self, folder: RunFolder, recorder: Recorder | None = None, on_step: OnStep = lambda progress, means: None
@@ -232,11 +228,13 @@ class Setup:
         """Write a checkpoint from the first process."""
         if self.accelerator.is_main_process:
             name = f"step-{trainer.progress.step}" if kind == "step" else kind
+            run, tasks = settings_of(self.config, self.tasks)
+            trained_with = {"seed": self.config.seed, "rows": self._rows(), "run": run, "tasks": tasks}
             save_checkpoint(
                 folder.checkpoint(name),
                 self.model,
                 save_encoder=self._save_encoder,
-                state={"step": trainer.progress.step, "seed": self.config.seed, "rows": self._rows()},
+                state={"step": trainer.progress.step, **trained_with},
                 training=trainer.state_dict() if kind == "step" else None,
             )
             keep_newest(folder.checkpoints, self.config.keep_checkpoints)

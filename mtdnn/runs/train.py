@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,8 +20,8 @@ from mtdnn.runs.given import GivenRun, given_run
 from mtdnn.runs.initialisation import encoder_place
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.opened import open_run
+from mtdnn.runs.resumption import is_finished, restore_best
 from mtdnn.runs.setup import Setup
-from mtdnn.training.checkpoint import damage, recover
 
 
 @keywords_checked(more=lambda: RunConfig.model_fields)
@@ -41,7 +42,7 @@ def train(
     Returns:
         What `results.json` holds: task → split → metric → value; empty on other processes than the first.
     Raises:
-        ConfigError, DataError: before anything is written; the rows of a resumed run may not have changed.
+        ConfigError, DataError: before anything is written; run.yml, tasks and rows of a resumed run may not change.
         NonFiniteLoss, Interrupted: see `Trainer.train`.
 
     Example:
@@ -73,12 +74,16 @@ def train(
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
             folder.claim(config, setup.tasks, resume=resume)
+            setup.require_same_run(folder)
             folder.remove_leftovers()
+            restore_best(folder)
         setup.accelerator.wait_for_everyone()
         if not (resume and is_finished(folder)):
             setup.carry_out(folder, resume=resume, progress=progress)
         if not is_main:
             return {}
+        del setup  # the model and its teacher, before the run is opened with a model of its own
+        gc.collect()
         open_run(folder.path).evaluate(split=None)
         return folder.read_results()
 
@@ -94,8 +99,3 @@ def _prepare_rows(
         encoder = encoder_place(config.encoder)
         prepare(tasks, data=rows, encoder=encoder, out=folder.prepared, progress=progress)
     accelerator.wait_for_everyone()
-
-
-def is_finished(folder: RunFolder) -> bool:
-    """Whether training has come to its end: the checkpoint `last`, which is written only then, is whole."""
-    return damage(recover(folder.checkpoint("last"))) is None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtdnn.config.tasks import TaskDef
+from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
@@ -23,7 +24,7 @@ def require_prepared(cell: Cell) -> None:
 
     Raises:
         ConfigError: a word that is no role and no split of its tasks.
-        DataError: a split that is not prepared.
+        DataError: a split that is not prepared, or damaged.
     """
     tasks, strange, faults = measured_tasks(cell), [], []
     fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or take it out of `evaluate`."
@@ -33,8 +34,11 @@ def require_prepared(cell: Cell) -> None:
             known = sorted({each for task in tasks.values() for each in (*task.splits, *task.split_names)})
             strange.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
         for folder in (Path(cell.config.data) / name / split for name, split in found):
-            if read_manifest(folder) is None:
+            if (manifest := read_manifest(folder)) is None:
                 faults.append(fault(str(folder), "", f"is not prepared, and evaluate: {word} asks for it", fix))
+            elif (damage := manifest.damage(folder / DATA_FILE)) is not None:
+                broken = f"damaged: {damage}, and evaluate: {word} asks for it"
+                faults.append(fault(str(folder / DATA_FILE), "", broken, fix))
     if strange:
         raise ConfigError(strange)
     if faults:

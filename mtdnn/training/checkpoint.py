@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
-from mtdnn.files import file_sha256, flush, remove_folder, remove_leftovers, temporary_path
+from mtdnn.files import file_sha256, flush, read_once, remove_folder, remove_leftovers, temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ STATE = "state.json"
 ENCODER = "encoder"
 
 SaveEncoder = Callable[[Path], None]
+
+_digest = read_once(file_sha256)
 
 
 def save_checkpoint(
@@ -58,8 +60,24 @@ def save_checkpoint(
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         if training is not None:
             torch.save(training, partial / TRAINING)
-        sums = {str(path.relative_to(partial)): file_sha256(path) for path in files_below(partial)}
-        (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+        _write_checksums(partial)
+
+
+def copy_weights(source: Path, folder: Path) -> None:
+    """Write a checkpoint of the same weights as another, whole one, without what training could resume from.
+
+    Raises:
+        DataError: the disk is full or cannot be written.
+    """
+    with written_beside(folder) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TRAINING, CHECKSUMS))
+        _write_checksums(partial)
+
+
+def _write_checksums(folder: Path) -> None:
+    """The digest of every file in a checkpoint, which makes it whole."""
+    sums = {str(path.relative_to(folder)): file_sha256(path) for path in files_below(folder)}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -125,7 +143,7 @@ def damage(folder: Path) -> str | None:
         try:
             if not path.is_file():
                 return f"{name} is missing"
-            if file_sha256(path) != expected:
+            if _digest(path) != expected:
                 return f"{name} is not as it was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
@@ -163,8 +181,12 @@ def _others(folder: Path) -> str:
 
 def steps_of(folder: Path) -> list[Path]:
     """The `step-N` folders in a folder, oldest first."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted((path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)), key=step_number)
+
+
+def step_number(folder: Path) -> int:
+    """N of a folder `step-N`."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -201,11 +223,13 @@ class TaskRows(TypedDict):
 
 
 class State(TypedDict):
-    """The plain values of a checkpoint; checkpoints of the first versions have no `rows`."""
+    """The plain values of a checkpoint: its step, and what it was trained with, as far as its version states it."""
 
     step: int
     seed: NotRequired[int]
     rows: NotRequired[dict[str, TaskRows]]
+    run: NotRequired[dict[str, Any]]
+    tasks: NotRequired[dict[str, Any]]
 
 
 def read_state(folder: Path) -> State:
