@@ -1,4 +1,4 @@
-"""Regularizers by name: every file beside this one registers one or more."""
+"""Regularizers by name: every module in this folder registers one or more."""
 
 from importlib import import_module
 from pkgutil import iter_modules

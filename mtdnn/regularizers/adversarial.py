@@ -25,15 +25,15 @@ class Adversarial(Attack):
 
     @property
     def cost(self) -> float:
-        with_it = 3 + 2 * int(self.options.steps) + self._clean_cost
-        return 3 + (with_it - 3) / float(self.options.every)
+        applied_cost = 3 + 2 * int(self.options.steps) + self._clean_cost
+        return 3 + (applied_cost - 3) / float(self.options.every)
 
     def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         embeddings, delta = forward_pass.embeddings.detach(), self.start(forward_pass)
         for _ in range(self.options.steps):
             shifted = (embeddings + delta).requires_grad_()
             loss = forward_pass.loss(self.perturbed(forward_pass, shifted))
-            delta = self.climbed(delta, torch.autograd.grad(loss, shifted)[0], forward_pass)
+            delta = self.ascended(delta, torch.autograd.grad(loss, shifted)[0], forward_pass)
         loss = self.attacked_loss(forward_pass, delta)
         if self.weight < 1:
             loss = self.weight * loss + (1 - self.weight) * forward_pass.loss(forward_pass.logits)

@@ -1,4 +1,4 @@
-"""What adversarial training on the labels has in common: perturbations that climb the task's own loss.
+"""Base of adversarial training on labels: perturbations that increase the task's own loss.
 
 Dimensions: N sequences, T tokens, E size of the word embeddings.
 """
@@ -16,8 +16,8 @@ from mtdnn.regularizers.perturbation import (
     Scope,
     Size,
     SizeOrZero,
-    beyond,
     direction,
+    exceeds,
     projected,
 )
 
@@ -25,14 +25,14 @@ from mtdnn.regularizers.perturbation import (
 class AttackOptions(PerturbationOptions):
     """Defaults: the FreeLB authors' values for MNLI (`adv_lr`, `adv_init_mag`, `adv_max_norm: 0`, `adv_steps`)."""
 
-    weight: float = Field(1.0, ge=0, le=1, description="Share of the adversarial loss; the clean one has the rest.")
-    every: int = Field(1, ge=1, description="Apply at each k-th step of the task, the share as it is; 1 = all.")
+    weight: float = Field(1.0, ge=0, le=1, description="Share of the adversarial loss; the clean loss has the rest.")
+    every: int = Field(1, ge=1, description="Apply at every k-th step of the task, same share; 1 = every step.")
     steps: int = Field(3, ge=1, description="K, ascent steps.")
     eta: Size = Field(0.04, description="α, length of an ascent step.")
     start: SizeOrZero = Field(0.08, description="Norm bound of the random start; 0 starts at the word embeddings.")
-    epsilon: Size | None = Field(None, description="ε, radius of the ball each step ends in; null = none.")
-    norm: Norm = Field("l2", description="Of start, steps and ball.")
-    scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
+    epsilon: Size | None = Field(None, description="ε, radius of the ball each step is projected onto; null = no ball.")
+    norm: Norm = Field("l2", description="Norm of the start, the steps and the ball.")
+    scope: Scope = Field("example", description="What a norm is taken over: a whole sequence, or each token.")
 
 
 class Attack(PerturbationRegularizer):
@@ -43,7 +43,7 @@ class Attack(PerturbationRegularizer):
     compares = False
 
     def moves(self) -> dict[str, float]:
-        """The step, and the ball where there is one."""
+        """The step, and the radius of the ball if there is one."""
         return {name: self.sizes[name] for name in ("eta", "epsilon") if name in self.sizes}
 
     @property
@@ -59,12 +59,12 @@ class Attack(PerturbationRegularizer):
         tokens = forward_pass.mask.sum(dim=1)[:, None, None] if self.options.scope == "example" else 1
         return delta / (tokens * delta.shape[2]) ** 0.5
 
-    def climbed(self, delta: Tensor, gradient: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """[N, T, E]: the perturbation after a step along the gradient, back in its ball; zero at padding.
+    def ascended(self, delta: Tensor, gradient: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """[N, T, E]: the perturbation after a step along the gradient and projection onto the ball; zero at padding.
 
         Args:
             delta: [N, T, E] the perturbation.
-            gradient: [N, T, E] of the perturbation.
+            gradient: [N, T, E], with respect to the perturbation.
             forward_pass: the clean pass of this step.
         """
         norm, scope = self.options.norm, self.options.scope
@@ -74,7 +74,7 @@ class Attack(PerturbationRegularizer):
             self.note(moved, forward_pass)
             return moved
         limit = self.sizes["epsilon"]
-        self.note(projected(moved, limit, norm, scope), forward_pass, beyond(moved, limit, norm, scope))
+        self.note(projected(moved, limit, norm, scope), forward_pass, exceeds(moved, limit, norm, scope))
         return projected(moved, limit, norm, scope)
 
     def attacked_loss(self, forward_pass: ForwardPass, delta: Tensor) -> Tensor:

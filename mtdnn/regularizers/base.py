@@ -1,4 +1,4 @@
-"""What a regularizer is, and all it sees of a training step: `ForwardPass` in, terms of the loss out.
+"""The contract of a regularizer: a `ForwardPass` in, terms of the loss out.
 
 Dimensions: B rows, N sequences (N = B unless a row holds several), T tokens, E size of the word embeddings.
 """
@@ -29,14 +29,14 @@ REGULARIZERS: Registry[type[Regularizer]] = Registry(
 
 @dataclass(frozen=True)
 class LossTerms:
-    """What is sent backward at once.
+    """Terms of the loss for one backward pass.
 
     Attributes:
         loss: the part that is a mean over labels, a scalar.
         penalty: the part that is a mean over rows, times its weight, a scalar; None without one.
         measured: the penalty without its weight, for the log.
-        then_update: the optimizer moves right after this backward pass, though the step goes on.
-        log_share: factor of the loss in the log, where several losses of a step are its replays.
+        then_update: the optimizer updates the weights right after this backward pass, within the step.
+        log_share: factor of the loss in the log, where a step computes the same loss several times.
     """
 
     loss: Tensor
@@ -48,12 +48,12 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class RunPrecision:
-    """The numbers a run computes with.
+    """The floating-point precision of a run.
 
     Attributes:
         name: bf16, fp16, tf32, float32, float64.
         spacing: distance from 1 to the next number.
-        of_logits: the task's logits are such numbers too; otherwise they are no coarser than float32.
+        of_logits: whether the task's logits have this precision too; otherwise they are float32 or finer.
     """
 
     name: str
@@ -62,7 +62,7 @@ class RunPrecision:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> RunPrecision:
-        """That of a dtype."""
+        """The precision of a dtype."""
         names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
         return cls(names.get(dtype, str(dtype).removeprefix("torch.")), torch.finfo(dtype).eps)
 
@@ -71,22 +71,23 @@ class RegularizerOptions(Options):
     """Options every regularizer has."""
 
     weight: float = Field(1.0, ge=0, description="λ, factor of the penalty; 0 turns it off.")
-    every: int = Field(1, ge=1, description="Apply at each k-th step of the task, the penalty k·λ-fold; 1 = all.")
+    every: int = Field(1, ge=1, description="Apply at every k-th step of the task, with weight k·λ; 1 = every step.")
 
 
 class Regularizer:
-    """Something added to a task's loss, or put in its place.
+    """A term added to a task's loss, or a replacement of it.
 
-    A method that adds to the loss gives `penalty`; one that goes backward several times, or replaces the loss, gives
-    `losses`. One object serves one task.
+    A method that adds to the loss defines `penalty`; one with several backward passes, or one that replaces the loss,
+    defines `losses`. Each task has its own object.
 
     Class attributes:
-        name: the registered name, also the one in the log.
-        Options: checked by pydantic.
-        logits_of: what the logits of a task must belong to (`TaskType.logits_of`); None: anything.
-        moves_within_step: whether the optimizer moves between its backward passes, which parts of a batch must not.
+        name: the registered name, also used in the log.
+        Options: its options, checked by pydantic.
+        logits_of: the kinds of logits it works with (`TaskType.logits_of`); None = all.
+        moves_within_step: whether the optimizer updates the weights between its backward passes; then `accumulate` must
+            be 1.
     Attributes:
-        tell: what takes the lines that `prepare` has for the log; a run lets through what several tasks say once.
+        log: called with each line that `prepare` logs; a run logs the same line of several tasks once.
     """
 
     name: ClassVar[str]
@@ -98,14 +99,14 @@ class Regularizer:
         self.options: Any = self.Options(**options)
         self.steps_seen = 0
         self.precision: Precision = "run"
-        self.tell: Callable[[str], object] = logger.info
+        self.log: Callable[[str], object] = logger.info
 
     @classmethod
     def type_faults(cls, task_type: type[TaskType], where: Place | str, key: str) -> list[Fault]:
-        """Why it cannot be used for a type of tasks; empty when it can.
+        """Errors if it cannot be used for a task type; empty when it can.
 
         Args:
-            task_type: the type.
+            task_type: the task type.
             where, key: place and key of the block that names it, e.g. "run.yml:9", "regularizer".
         """
         if cls.logits_of is None or task_type.logits_of in cls.logits_of:
@@ -121,39 +122,39 @@ class Regularizer:
 
     @property
     def is_due(self) -> bool:
-        """Whether it applies at the step at hand."""
+        """Whether it applies at the current step."""
         return self.weight > 0 and self.steps_seen % self.options.every == 0
 
     @property
     def cost(self) -> float:
-        """Forward units of a step: forward 1, backward 2, backward to the input only 1; a plain step is 3."""
+        """Cost of a step: forward pass 1, backward 2, backward to the input only 1; a plain step costs 3."""
         raise NotImplementedError
 
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
-        """Settle, before the first step, what depends on the encoder and on the run's precision.
+        """Set, before the first step, what depends on the encoder and on the run's precision.
 
         Args:
             embedding_rms: root mean square of the word embeddings.
             embedding_size: E.
-            precision: numbers the run computes with.
+            precision: the precision of the run.
         """
 
     @property
     def needs_resolution(self) -> bool:
-        """Whether it is worth loading the encoder for `precision_faults`."""
+        """Whether `precision_faults` can find an error, so that the encoder must be loaded."""
         return False
 
     def precision_faults(
         self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[Fault]:
-        """What `prepare` would refuse, as lines with its place, for `check`.
+        """The errors that `prepare` would raise, with their place, for `check`.
 
         Args:
             where: file and line of the block.
             key: the key, for the message.
             embedding_rms: root mean square of the word embeddings.
             embedding_size: E.
-            precision: numbers the run computes with.
+            precision: the precision of the run.
         """
         return []
 
@@ -162,17 +163,17 @@ class Regularizer:
         raise NotImplementedError
 
     def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
-        """LossTerms of the task's loss, each sent backward before the next is asked for."""
+        """The terms of the task's loss; a backward pass follows each before the next is computed."""
         loss = forward_pass.loss(forward_pass.logits)
         penalty = self.penalty(forward_pass)
         yield LossTerms(loss, self.weight * self.options.every * penalty, penalty)
 
     def after_step(self) -> None:
-        """The optimizer has moved after a step of this task."""
+        """Count a step of this task; called after the optimizer's update."""
         self.steps_seen += 1
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars about the last step it applied to, on the device."""
+        """Scalars of the last step it applied to, on the device."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,5 +181,5 @@ class Regularizer:
         return {"steps_seen": self.steps_seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.steps_seen = state["steps_seen"]

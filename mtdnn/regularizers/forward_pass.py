@@ -1,4 +1,4 @@
-"""What a regularizer sees of a step: embeddings, logits, the loss, and the same batch run again from other embeddings.
+"""What a regularizer sees of a step: embeddings, logits, the loss, and reruns of the batch with other embeddings.
 
 Dimensions: B rows, N sequences (N = B unless a row holds several), T tokens, E size of the word embeddings.
 """
@@ -33,20 +33,20 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 NOISE_CHUNK = 64
-"""Tokens whose noise is drawn at once: a multiple of every size PyTorch vectorises by, so that what a token gets does
-not depend on how far its row is padded."""
+"""Tokens whose noise is drawn at once: a multiple of every vector width of PyTorch, so that a token's noise does not
+depend on the padding of its row."""
 
 
 class ForwardPass:
-    """One batch on its way through the model: everything a regularizer sees.
+    """The forward pass of one batch: everything a regularizer sees.
 
-    Nothing here names the type of the task. The clean pass runs once, when `logits` is first asked for.
+    Nothing here depends on the task type. The clean pass runs once, when `logits` is first used.
 
     Args:
-        model: in training mode during training; in evaluation mode no pass has dropout.
+        model: the model; in evaluation mode no pass has dropout.
         batch: rows of one task.
         seed, step, part, rank: dropout masks and noise are functions of these (and of row ids) alone.
-        precision: run = as `autocast` says; float32 = every pass in full float32.
+        precision: run = that of `autocast`; float32 = every pass in full float32.
         autocast: context of the run's passes.
     """
 
@@ -69,7 +69,7 @@ class ForwardPass:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     @cached_property
@@ -79,7 +79,7 @@ class ForwardPass:
 
     @property
     def labels(self) -> Tensor | None:
-        """As in the batch."""
+        """Labels of the batch."""
         return self.batch.labels
 
     @cached_property
@@ -93,8 +93,8 @@ class ForwardPass:
         return self.embed()
 
     def embed(self) -> Tensor:
-        """[N, T, E]: the same, looked up anew, for passes that are sent backward one by one."""
-        with self._numbers(self.precision):
+        """[N, T, E]: the same, looked up again, for methods with several backward passes."""
+        with self._in_precision(self.precision):
             embeddings: Tensor = self.model.encoder.embed(self.batch.inputs["input_ids"])
             return embeddings
 
@@ -102,7 +102,7 @@ class ForwardPass:
     def logits(self) -> Tensor:
         """Logits of the clean pass, with gradient."""
         seed_default_generators(*self._dropout_stream)
-        with self._numbers(self.precision):
+        with self._in_precision(self.precision):
             logits: Tensor = self.model(self.batch, self.embeddings)
             return logits
 
@@ -112,20 +112,20 @@ class ForwardPass:
         return "logits" in self.__dict__
 
     def rerun(self, embeddings: Tensor, *, dropout: DropoutMode = "same", precision: Precision | None = None) -> Tensor:
-        """Logits of the same batch for other word embeddings; random states outside stay as they are.
+        """Logits of the same batch for other word embeddings; the default random states are left unchanged.
 
         Args:
             embeddings: [N, T, E]; gradients flow through them and into the weights.
-            dropout: same = the masks of the clean pass; independent = new ones at each call; off = none.
+            dropout: same = the masks of the clean pass; independent = new masks at each call; off = none.
             precision: None takes that of the clean pass.
         """
-        with preserved_default_generators(), self._masks(dropout), self._numbers(precision or self.precision):
+        with preserved_default_generators(), self._dropout(dropout), self._in_precision(precision or self.precision):
             logits: Tensor = self.model(self.batch, embeddings)
             return logits
 
     def rerun_with(self, model: nn.Module) -> Tensor:
-        """Logits of the same batch through other weights: no dropout, no gradient."""
-        with torch.no_grad(), evaluation_mode(model), self._numbers(self.precision):
+        """Logits of the same batch from a model with other weights, without dropout or gradient."""
+        with torch.no_grad(), evaluation_mode(model), self._in_precision(self.precision):
             logits: Tensor = model(self.batch)
             return logits
 
@@ -133,50 +133,50 @@ class ForwardPass:
         """[N, T, E]: word embeddings after the encoder's embedding block (positions, types, LayerNorm, dropout).
 
         Raises:
-            ConfigError: the encoder has none, or its output has another size than its word embeddings.
+            ConfigError: the encoder has no such block, or its output has another size than the word embeddings.
         """
         block = getattr(self.model.encoder.backbone, "embeddings", None)
         if block is None:
             raise ConfigError(fault("", "regularizer", "this encoder has no embedding block", "Use embeddings: word."))
-        known = inspect.signature(block.forward).parameters
+        accepted = inspect.signature(block.forward).parameters
         types = self.batch.inputs.get("token_type_ids") if has_token_types(self.model.encoder.config) else None
-        offered = {
+        available = {
             "token_type_ids": types,
             "position_ids": position_ids(self.mask, self.model.encoder._position_offset),
             "mask": self.mask,
         }
         given: dict[str, Tensor | None] = {
-            name: value for name, value in offered.items() if name in known and value is not None
+            name: value for name, value in available.items() if name in accepted and value is not None
         }
-        if "input_ids" in known:
+        if "input_ids" in accepted:
             given["input_ids"] = None  # DistilBERT's has no default
-        with preserved_default_generators(), self._masks(dropout), self._numbers(self.precision):
+        with preserved_default_generators(), self._dropout(dropout), self._in_precision(self.precision):
             output: Tensor = block(inputs_embeds=embeddings, **given)
         if output.shape != embeddings.shape:
-            found = f"the embedding block gives {output.shape[-1]} numbers per token, not {embeddings.shape[-1]}"
+            found = f"the embedding block returns {output.shape[-1]} numbers per token, not {embeddings.shape[-1]}"
             raise ConfigError(fault("", "regularizer", found, "Use embeddings: word."))
         return output
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, *, symmetric: bool = True) -> Tensor:
-        """[B]: ℓ_s of this task, per row; differentiable in both. False: KL(q‖p) alone, q being the reference.
+        """[B]: ℓ_s of this task, per row, differentiable in both arguments.
 
         Args:
             logits_p: [B, …] the predictions compared, not normalised.
             logits_q: [B, …] the reference predictions, not normalised.
-            symmetric: both directions; False: KL(q‖p) alone.
+            symmetric: False = KL(q‖p) alone, with q as the reference.
         """
         task_type = self.model.task_types[self.batch.task]
         return task_type.divergence(logits_p, logits_q, self.batch, symmetric=symmetric)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The task's own loss against its labels, and soft labels where it has them, a scalar."""
+        """Scalar: the task's own loss against its labels, and its soft labels if it has any."""
         return self.model.task_types[self.batch.task].training_loss(logits, self.batch)
 
     def noise(self, size: float, *, uniform: bool = False) -> Tensor:
         """[N, T, E]: N(0, size²), or uniform in [−size, size]; zero at padding.
 
-        A row's noise is a function of seed, step and row id: neither padding, nor the parts a batch is computed in, nor
-        the rank that gets the row changes it.
+        A row's noise is a function of seed, step and row id: it does not depend on padding, on the parts a batch is
+        computed in, or on the rank that has the row.
         """
         embeddings = self.embeddings
         if size == 0:
@@ -189,7 +189,7 @@ class ForwardPass:
         return (torch.stack(draws) * size).masked_fill(~self.mask.unsqueeze(-1), 0.0)
 
     def _sequence_names(self) -> list[tuple[str, int]]:
-        """What each sequence's noise is drawn by: its row id and its place within the row."""
+        """The seed names of each sequence's noise: its row id and its position within the row."""
         counts = self.batch.extras.get("sequences")
         places = [1] * len(self.batch) if counts is None else counts.tolist()
         return [
@@ -201,8 +201,8 @@ class ForwardPass:
         return self._seed, "dropout", self._step, self._part, self._rank
 
     @contextmanager
-    def _masks(self, dropout: DropoutMode) -> Iterator[None]:
-        """Dropout masks of the given kind for the passes inside; to be used inside `preserved_default_generators`."""
+    def _dropout(self, dropout: DropoutMode) -> Iterator[None]:
+        """Run the passes inside with the given dropout; use it inside `preserved_default_generators`."""
         if dropout == "off":
             with evaluation_mode(self.model):
                 yield
@@ -215,8 +215,8 @@ class ForwardPass:
         yield
 
     @contextmanager
-    def _numbers(self, precision: Precision) -> Iterator[None]:
-        """Autocast as the run has it, or none, and no TF32, for float32."""
+    def _in_precision(self, precision: Precision) -> Iterator[None]:
+        """Run the passes inside with the run's autocast; for float32 without autocast and without TF32."""
         if precision == "run":
             with self._autocast():
                 yield

@@ -1,4 +1,4 @@
-"""FreeLB: the loss averaged along the path of an attack, whose gradients serve weights and attack alike.
+"""FreeLB: the loss averaged over the steps of an attack; its gradients serve both the weights and the attack.
 
 Source: Zhu et al. 2020, arXiv 1909.11764, Algorithm 1; same dropout masks in all steps as in its section 3.3.
 """
@@ -18,7 +18,7 @@ from mtdnn.regularizers.forward_pass import ForwardPass
 class FreeLB(Attack):
     """(1/K) Σ_k L(f(x + δ_k), y), δ_{k+1} = Π(δ_k + α g/‖g‖), g = ∇_δ L(f(x + δ_k), y), k = 0 … K−1.
 
-    Each of the K passes goes backward before the next begins, so that memory is that of one pass.
+    Each of the K passes has its backward pass before the next begins, so that memory is that of one pass.
     Cost: 3K forward units; 9 with three steps, 3 times a plain step; with a share below 1 the clean pass, 3 more.
     """
 
@@ -26,8 +26,8 @@ class FreeLB(Attack):
 
     @property
     def cost(self) -> float:
-        with_it = 3 * int(self.options.steps) + self._clean_cost
-        return 3 + (with_it - 3) / float(self.options.every)
+        applied_cost = 3 * int(self.options.steps) + self._clean_cost
+        return 3 + (applied_cost - 3) / float(self.options.every)
 
     def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         if self.weight < 1:
@@ -37,11 +37,11 @@ class FreeLB(Attack):
             delta = delta.requires_grad_(step + 1 < steps)
             yield LossTerms(self.weight / steps * self.attacked_loss(forward_pass, delta))
             if step + 1 < steps:
-                delta = self.climbed(delta, arrived(delta), forward_pass)
+                delta = self.ascended(delta, gradient_at(delta), forward_pass)
 
 
-def arrived(delta: Tensor) -> Tensor:
-    """The gradient that the backward pass of the loss just yielded has left at δ."""
+def gradient_at(delta: Tensor) -> Tensor:
+    """The gradient at δ, from the backward pass of the loss just yielded."""
     if delta.grad is None:
-        raise RuntimeError("each loss must be sent backward before the next is asked for")
+        raise RuntimeError("call backward on each loss before asking for the next")
     return delta.grad

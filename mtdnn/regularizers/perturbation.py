@@ -1,4 +1,4 @@
-"""Perturbations of word embeddings: their sizes, directions, limits, and the numbers that can hold them.
+"""Perturbations of word embeddings: sizes, directions, limits, and the precision they need.
 
 Dimensions: N sequences, T tokens, E size of the word embeddings.
 """
@@ -19,8 +19,8 @@ from mtdnn.errors import ConfigError, Fault, Place, fault
 from mtdnn.regularizers.base import Regularizer, RegularizerOptions, RunPrecision
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 
-UNLIKELY = 1e-6
-"""Sizes below may be too small for float32 next to an encoder's word embeddings, which `check` then looks at."""
+CHECKED_BELOW = 1e-6
+"""Smaller sizes may be too small for float32 next to the encoder's word embeddings; `check` then loads these."""
 
 Norm = Literal["inf", "l2"]
 Scope = Literal["example", "token"]
@@ -49,7 +49,7 @@ def _size(value: object) -> float | RelativeSize:
 
 def _positive(value: object) -> object:
     if (value.relative if isinstance(value, RelativeSize) else value) == 0:
-        raise ValueError("expected more than 0; to turn the regularizer off, give weight: 0")
+        raise ValueError("expected a number above 0; to turn the regularizer off, give weight: 0")
     return value
 
 
@@ -63,12 +63,12 @@ Size = Annotated[float | RelativeSize, BeforeValidator(lambda value: _positive(_
 
 
 def rounded_up(size: float) -> float:
-    """The least number of two digits that is not below the size."""
+    """The size rounded up to two significant digits."""
     return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(size))
 
 
-def over(scope: Scope) -> tuple[int, ...]:
-    """Dimensions of [N, T, E] that one norm is taken over."""
+def norm_dims(scope: Scope) -> tuple[int, ...]:
+    """Dimensions of [N, T, E] that a norm is taken over."""
     return (1, 2) if scope == "example" else (2,)
 
 
@@ -76,15 +76,15 @@ def extent(values: Tensor, norm: Norm, scope: Scope) -> Tensor:
     """[N, 1, 1] or [N, T, 1]: the norm of each example or token of [N, T, E], safe from underflow.
 
     Args:
-        values: the numbers.
+        values: [N, T, E].
         norm: inf | l2.
         scope: example | token.
     """
-    peak = values.abs().amax(over(scope), keepdim=True)
+    peak = values.abs().amax(norm_dims(scope), keepdim=True)
     if norm == "inf":
         return peak
     scaled = values / peak.clamp(min=torch.finfo(values.dtype).tiny)
-    norms: Tensor = peak * torch.linalg.vector_norm(scaled, dim=over(scope), keepdim=True)
+    norms: Tensor = peak * torch.linalg.vector_norm(scaled, dim=norm_dims(scope), keepdim=True)
     return norms
 
 
@@ -92,19 +92,19 @@ def direction(gradient: Tensor, norm: Norm, scope: Scope) -> Tensor:
     """[N, T, E]: g/‖g‖ of each example or token; 0 where the gradient is 0.
 
     Args:
-        gradient: [N, T, E] of the perturbation.
+        gradient: [N, T, E], with respect to the perturbation.
         norm: inf | l2.
         scope: example | token.
     """
     return gradient / extent(gradient, norm, scope).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
-def beyond(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
-    """Where a perturbation is larger than its limit: per coordinate for inf, per example or token for l2.
+def exceeds(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
+    """Bool: where a perturbation exceeds its limit, per coordinate for inf, per example or token for l2.
 
     Args:
         delta: [N, T, E] the perturbation.
-        limit: size of the ball.
+        limit: radius of the ball.
         norm: inf | l2.
         scope: example | token.
     """
@@ -116,7 +116,7 @@ def projected(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
 
     Args:
         delta: [N, T, E] the perturbation.
-        limit: size of the ball.
+        limit: radius of the ball.
         norm: inf | l2.
         scope: example | token.
     """
@@ -125,13 +125,13 @@ def projected(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
     return delta * (limit / extent(delta, norm, scope).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
 
 
-def held(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
-    """The perturbation, a rounding smaller where the sum with the embeddings would round beyond ±limit.
+def within_ball(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
+    """[N, T, E]: the perturbation, reduced by a rounding error where its sum with the embeddings would exceed ±limit.
 
     Args:
         delta: [N, T, E] the perturbation.
         embeddings: [N, T, E] the clean word embeddings.
-        limit: size of the ball.
+        limit: radius of the ball.
     """
     shifted = embeddings + delta
     rounding = shifted.abs() * torch.finfo(delta.dtype).eps
@@ -139,12 +139,12 @@ def held(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
 
 
 def root_mean_square(delta: Tensor, mask: Tensor) -> Tensor:
-    """Scalar: over the coordinates of real tokens; padding holds zeros."""
+    """Scalar: root mean square over the coordinates of real tokens; padding is zero."""
     return (delta.square().sum() / (mask.sum() * delta.shape[-1]).clamp(min=1)).sqrt()
 
 
-def share(chosen: Tensor, mask: Tensor) -> Tensor:
-    """Scalar: how many of the real coordinates [N, T, E], tokens [N, T, 1] or examples [N, 1, 1] are chosen, 0 … 1."""
+def fraction(chosen: Tensor, mask: Tensor) -> Tensor:
+    """Scalar: fraction of the real coordinates [N, T, E], tokens [N, T, 1] or examples [N, 1, 1] that are chosen."""
     real = (mask if chosen.shape[1] == mask.shape[1] else mask.any(dim=1, keepdim=True)).unsqueeze(-1)
     return (chosen & real).sum() / (real.sum() * chosen.shape[2]).clamp(min=1)
 
@@ -153,10 +153,10 @@ class PerturbationOptions(RegularizerOptions):
     """Options of regularizers that move word embeddings."""
 
     dropout: DropoutMode = Field(
-        "same", description="Of the perturbed pass: same masks as the clean pass, independent ones, or off in both."
+        "same", description="Of the perturbed pass: same masks as the clean pass, independent masks, or off in both."
     )
     precision: Literal["auto", "float32", "run"] = Field(
-        "auto", description="Of all passes of its steps. auto: float32 when the run's cannot resolve the size."
+        "auto", description="Of all its passes. auto: float32 when the run's precision cannot resolve the sizes."
     )
 
 
@@ -178,26 +178,26 @@ class PerturbationRegularizer(Regularizer):
         self._resolve(math.nan)
 
     def _resolve(self, embedding_rms: float) -> None:
-        """Make plain numbers of the sizes; relative ones are NaN until the encoder is known."""
+        """Set `sizes` as plain numbers; relative sizes are NaN until the encoder is known."""
         self.embedding_rms = embedding_rms
         given = {name: getattr(self.options, name) for name in self.size_names}
         self.sizes = {name: resolved(size, embedding_rms) for name, size in given.items() if size is not None}
 
     def moves(self) -> dict[str, float]:
-        """Option → how far it lets the embeddings move; numbers must hold each. None where moves are always large."""
+        """Option → how far it moves the embeddings, for the precision to resolve; empty if moves are always large."""
         raise NotImplementedError
 
     def coordinates(self, embedding_size: int) -> float:
-        """How many times smaller than these sizes the move of one coordinate is: about √E for an l2 norm."""
+        """Size divided by the move of one coordinate: about √E for an l2 norm, else 1."""
         return embedding_size**0.5 if self.options.norm == "l2" else 1.0
 
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
-        """Resolve relative sizes, say so once, and choose the precision of the passes.
+        """Resolve relative sizes, log them, and choose the precision of the passes.
 
         Args:
             embedding_rms: root mean square of the word embeddings.
             embedding_size: E.
-            precision: numbers the run computes with.
+            precision: the precision of the run.
         Raises:
             ConfigError: as `precision_faults`.
         """
@@ -205,29 +205,29 @@ class PerturbationRegularizer(Regularizer):
         if faults := self.precision_faults("", "regularizer", **place, precision=precision):
             raise ConfigError(faults)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.sizes.items())
-        self.tell(f"{self.name}: {shown}; word embeddings have root mean square {embedding_rms:.3g}")
+        self.log(f"{self.name}: {shown}; word embeddings have root mean square {embedding_rms:.3g}")
         found = self._unresolvable(**place, precision=precision)
         if self.options.precision == "float32" or (self.options.precision == "auto" and found):
             self.precision = "float32"
         if found and self.options.precision == "auto":
-            self.tell(f"{self.name}: {found}: its passes run in float32")
+            self.log(f"{self.name}: {found}: its passes run in float32")
 
     @property
     def needs_resolution(self) -> bool:
         smallest = min(self.moves().values(), default=math.inf)
-        return self.weight > 0 and (self.options.precision == "run" or smallest < UNLIKELY)
+        return self.weight > 0 and (self.options.precision == "run" or smallest < CHECKED_BELOW)
 
     def precision_faults(
         self, where: Place | str, key: str, *, embedding_rms: float, embedding_size: int, precision: RunPrecision
     ) -> list[Fault]:
-        """What numbers cannot hold: those of the run with `precision: run`, those of float32 with any.
+        """Sizes that cannot be resolved: by the run's precision with `precision: run`, by float32 with any.
 
         Args:
             where: file and line, for the message.
             key: the key, for the message.
             embedding_rms: root mean square of the word embeddings.
             embedding_size: E.
-            precision: numbers the run computes with.
+            precision: the precision of the run.
         """
         self._resolve(embedding_rms)
         place: dict[str, Any] = {"embedding_rms": embedding_rms, "embedding_size": embedding_size}
@@ -241,9 +241,9 @@ class PerturbationRegularizer(Regularizer):
         return []
 
     def _unresolvable(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
-        """Why numbers of that precision cannot hold the perturbation; empty when they can."""
+        """Why this precision cannot resolve the perturbation; empty when it can."""
         if self.compares and precision.of_logits and precision.spacing > torch.finfo(torch.float32).eps:
-            return f"logits are {precision.name} over a whole vocabulary, too coarse to compare two passes"
+            return f"logits over the vocabulary are in {precision.name}, too coarse to compare two passes"
         coordinates = self.coordinates(embedding_size)
         least = embedding_rms * precision.spacing * coordinates
         small = {name: size for name, size in self.moves().items() if size < least}
@@ -256,7 +256,7 @@ class PerturbationRegularizer(Regularizer):
         )
 
     def perturbed(self, forward_pass: ForwardPass, embeddings: Tensor) -> Tensor:
-        """Logits for other word embeddings, with dropout as the options say."""
+        """Logits for other word embeddings, with the dropout of the options."""
         return forward_pass.rerun(embeddings, dropout=self.options.dropout)
 
     def clean_logits(self, forward_pass: ForwardPass) -> Tensor:
@@ -266,26 +266,26 @@ class PerturbationRegularizer(Regularizer):
         return forward_pass.logits
 
     def note(self, delta: Tensor, forward_pass: ForwardPass, clipped: Tensor | None = None) -> None:
-        """Keep what `diagnostics` tells about a perturbation.
+        """Store what `diagnostics` returns about a perturbation.
 
         Args:
             delta: [N, T, E].
-            clipped: bool, [N, T, E] or [N, T or 1, 1]: what the limit has cut.
+            clipped: bool, [N, T, E] or [N, T or 1, 1]: where the limit clipped it.
             forward_pass: the clean pass of this step.
         """
         self._seen = {"perturbation": root_mean_square(delta, forward_pass.mask) / self.embedding_rms}
         if clipped is not None:
-            self._seen["clipped"] = share(clipped, forward_pass.mask)
+            self._seen["clipped"] = fraction(clipped, forward_pass.mask)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """perturbation: its root mean square in units of the embeddings'; clipped: the share that the limit has cut."""
+        """perturbation: its root mean square in units of the embeddings'; clipped: the fraction the limit clipped."""
         return dict(self._seen)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "embedding_rms": self.embedding_rms, "seen": dict(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Also keeps the sizes of the run's start, whatever the embeddings have become."""
+        """Restore what `state_dict` returned; sizes stay relative to the embeddings at the run's start."""
         super().load_state_dict(state)
         self._seen = dict(state["seen"])
         self._resolve(state["embedding_rms"])

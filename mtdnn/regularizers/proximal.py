@@ -1,4 +1,4 @@
-"""SMART's Bregman proximal point term: the model is held near a slower copy of itself.
+"""SMART's Bregman proximal point term: it keeps the model near a slower copy of itself.
 
 Source: Jiang et al. 2020, arXiv 1911.03437, equations 2 and 3, Algorithm 1, lines 1-4 and 11-15.
 """
@@ -35,13 +35,13 @@ class ProximalOptions(Options):
     """Options every proximal term has."""
 
     mu: float = Field(1.0, ge=0, description="μ, factor of the term; 0 turns it off.")
-    inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two moves of the teacher.")
+    inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two updates of the teacher.")
 
 
 class MomentumOptions(ProximalOptions):
     """The paper's values."""
 
-    beta: float = Field(0.99, ge=0, lt=1, description="β, share of the teacher that stays when it moves; 0 = vanilla.")
+    beta: float = Field(0.99, ge=0, lt=1, description="β, decay of the teacher's moving average; 0 = vanilla.")
     beta_late: float = Field(0.999, ge=0, lt=1, description="β in the later part of the run.")
     late_after: float = Field(0.1, ge=0, le=1, description="Fraction of the updates after which β is beta_late.")
 
@@ -52,7 +52,7 @@ class Proximal:
     Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model. Cost: 1 forward unit.
 
     Args:
-        model: whose copy the teacher is.
+        model: the teacher starts as a copy of it.
         total_steps: optimizer steps of the run.
     """
 
@@ -64,7 +64,7 @@ class Proximal:
         self.total_steps, self.steps_done = total_steps, 0
         self._beta = 0.0
         self.teacher = AveragedModel(model, multi_avg_fn=self._average)
-        self.teacher.update_parameters(model)  # the first update only copies; from now on all of them average
+        self.teacher.update_parameters(model)  # the first update copies; all later ones average
         self.teacher.eval().requires_grad_(False)
 
     @property
@@ -73,7 +73,7 @@ class Proximal:
         return float(self.options.mu)
 
     def beta(self, update: int) -> float:
-        """β of the move after optimizer step `update`, counted from 1."""
+        """β of the teacher's update after optimizer step `update`, counted from 1."""
         raise NotImplementedError
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
@@ -82,7 +82,7 @@ class Proximal:
         return forward_pass.divergence(forward_pass.logits, reference).mean()
 
     def after_step(self, model: nn.Module) -> None:
-        """The optimizer has moved; every S steps the teacher does."""
+        """Update the teacher every S steps; called after each optimizer step."""
         self.steps_done += 1
         if self.steps_done % self.options.inner_steps == 0:
             self._beta = self.beta(self.steps_done)
@@ -104,7 +104,7 @@ class Proximal:
         return {"steps_done": self.steps_done, "teacher": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, bit for bit."""
+        """Restore what `state_dict` returned, bit for bit."""
         self.steps_done = state["steps_done"]
         self.teacher.module.load_state_dict(state["teacher"])
 
@@ -127,14 +127,14 @@ class Momentum(Proximal):
 
 @PROXIMAL.register("vanilla")
 class Vanilla(Proximal):
-    """Equation 2: the teacher is the model as it was at the last move."""
+    """Equation 2: the teacher is a copy of the model from its last update."""
 
     def __init__(self, model: nn.Module, *, total_steps: int, **options: Any) -> None:
         super().__init__(model, total_steps=total_steps, **options)
         if self.options.inner_steps == 1:
             logger.warning(
-                "proximal: vanilla with inner_steps: 1 compares the model with itself: but for dropout, the term and "
-                "its gradient are zero at every step. Give inner_steps of 2 or more, or name: momentum."
+                "proximal: vanilla with inner_steps: 1 compares the model with itself: apart from dropout, the term "
+                "and its gradient are zero at every step. Give inner_steps of 2 or more, or name: momentum."
             )
 
     def beta(self, update: int) -> float:

@@ -19,8 +19,8 @@ class R3FOptions(PerturbationOptions):
     """Sizes are numbers, or {relative: number} in units of the embeddings' root mean square."""
 
     noise: Size = Field(1e-5, description="σ: standard deviation of normal, half-width of uniform noise.")
-    distribution: Literal["uniform", "normal"] = Field("uniform", description="Of the noise.")
-    dropout: DropoutMode = Field("independent", description="Of the noisy pass; independent as in the authors' code.")
+    distribution: Literal["uniform", "normal"] = Field("uniform", description="Distribution of the noise.")
+    dropout: DropoutMode = Field("independent", description="Of the noisy pass; independent, as in the authors' code.")
 
 
 @REGULARIZERS.register("r3f")

@@ -1,7 +1,7 @@
-"""SMART's smoothness-inducing adversarial regularizer, with the paper's values and with ones that do better here.
+"""SMART's smoothness-inducing adversarial regularizer, with the paper's values and with tuned ones.
 
-Source: Jiang et al. 2020, arXiv 1911.03437, equation 1 and Algorithm 1, lines 6-10. What its authors released computes
-something else: `smart_release.py`. Dimensions: B rows, N sequences, T tokens, E size of the word embeddings.
+Source: Jiang et al. 2020, arXiv 1911.03437, equation 1 and Algorithm 1, lines 6-10. The code its authors released
+computes something else: `smart_release.py`. Dimensions: B rows, N sequences, T tokens, E size of the word embeddings.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mtdnn.regularizers.perturbation import (
     Scope,
     Size,
     SizeOrZero,
-    beyond,
     direction,
-    held,
+    exceeds,
     projected,
+    within_ball,
 )
 
 
-def _of_the_paper(value: object) -> object:
-    """The value, unless only the released code has it."""
+def _in_paper(value: object) -> object:
+    """The value; ValueError for a value that only the released code has."""
     if value in ("unit", "odds"):
         raise ValueError("only the released code does this. Use smart-mtdnn-release, which has the option.")
     return value
@@ -43,13 +43,13 @@ class SmartOptions(PerturbationOptions):
     eta: Size = Field(1e-3, description="η, length of an ascent step.")
     noise: SizeOrZero = Field(1e-5, description="σ, standard deviation of the first perturbation; 0 = start at x.")
     steps: int = Field(1, ge=0, description="T_x̃, ascent steps; 0 leaves x + noise, which is not projected.")
-    norm: Norm = Field("inf", description="p, of the ball and of the normalised gradient.")
-    scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
-    projection: Annotated[Literal["ball", "none"], BeforeValidator(_of_the_paper)] = Field(
-        "ball", description="After a step: onto the ε-ball, or nowhere."
+    norm: Norm = Field("inf", description="p, norm of the ball and of the gradient.")
+    scope: Scope = Field("example", description="What a norm is taken over: a whole sequence, or each token.")
+    projection: Annotated[Literal["ball", "none"], BeforeValidator(_in_paper)] = Field(
+        "ball", description="Projection after each step: onto the ε-ball, or none."
     )
-    inner_loss: Annotated[Literal["symmetric", "one_sided"], BeforeValidator(_of_the_paper)] = Field(
-        "symmetric", description="What ascends: ℓ_s, or KL(clean‖perturbed)."
+    inner_loss: Annotated[Literal["symmetric", "one_sided"], BeforeValidator(_in_paper)] = Field(
+        "symmetric", description="What the ascent steps increase: ℓ_s, or KL(clean‖perturbed)."
     )
 
 
@@ -78,7 +78,7 @@ class Smart(PerturbationRegularizer):
             del self.sizes["epsilon"]
 
     def moves(self) -> dict[str, float]:
-        """How far the noise or all steps go, whichever is farther; ε if the ball ends before."""
+        """How far the noise or all steps reach, whichever is farther; ε where the ball is smaller than that."""
         reach = {"noise": self.sizes["noise"], "eta": self.options.steps * self.sizes["eta"]}
         farther = max(reach, key=reach.__getitem__)
         if self.options.projection == "ball" and self.options.steps and self.sizes["epsilon"] <= reach[farther]:
@@ -91,7 +91,7 @@ class Smart(PerturbationRegularizer):
     def prepare(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> None:
         super().prepare(embedding_rms=embedding_rms, embedding_size=embedding_size, precision=precision)
         if self.options.steps and self.sizes["noise"] == 0:
-            self.tell(f"{self.name}: noise is 0: at the embeddings themselves there is no gradient, and nothing moves")
+            self.log(f"{self.name}: noise is 0: the gradient at the unperturbed embeddings is zero, so nothing moves")
 
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean, embeddings = self.clean_logits(forward_pass), forward_pass.embeddings
@@ -111,34 +111,34 @@ class Smart(PerturbationRegularizer):
             gradient = self._gradient(forward_pass, embeddings, delta, clean)
             delta, clipped = self.ascend(delta, gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0))
         if clipped is not None and self.options.norm == "inf":
-            delta = held(delta, embeddings, self.sizes["epsilon"])
+            delta = within_ball(delta, embeddings, self.sizes["epsilon"])
         self.note(delta, forward_pass, clipped)
         return delta
 
     def _gradient(self, forward_pass: ForwardPass, embeddings: Tensor, delta: Tensor, clean: Tensor) -> Tensor:
-        """[N, T, E]: gradient of each row's inner loss with respect to x̃, and to nothing else."""
+        """[N, T, E]: gradient of each row's inner loss with respect to x̃ alone."""
         shifted = (embeddings + delta).requires_grad_()
         values = self.inner_loss(forward_pass, self.perturbed(forward_pass, shifted), clean)
         return torch.autograd.grad(values.sum(), shifted)[0]
 
     def inner_loss(self, forward_pass: ForwardPass, perturbed: Tensor, clean: Tensor) -> Tensor:
-        """[B]: what the perturbation ascends.
+        """[B]: the inner loss that the perturbation increases.
 
         Args:
-            forward_pass: gives ℓ_s.
+            forward_pass: computes ℓ_s.
             perturbed: logits f(x̃); gradients flow to x̃.
             clean: logits f(x), detached.
         """
         return forward_pass.divergence(perturbed, clean, symmetric=self.options.inner_loss != "one_sided")
 
     def ascend(self, delta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[N, T, E]: the perturbation after a step along the gradient; and what the ball has cut, None without one."""
+        """[N, T, E]: the perturbation after a step along the gradient; where the ball clipped it, or None."""
         norm, scope = self.options.norm, self.options.scope
         moved = delta + self.sizes["eta"] * direction(gradient, norm, scope)
         if self.options.projection == "none":
             return moved, None
         limit = self.sizes["epsilon"]
-        return projected(moved, limit, norm, scope), beyond(moved, limit, norm, scope)
+        return projected(moved, limit, norm, scope), exceeds(moved, limit, norm, scope)
 
 
 class TunedOptions(SmartOptions):
@@ -151,12 +151,12 @@ class TunedOptions(SmartOptions):
 
 @REGULARIZERS.register("smart-tuned")
 class SmartTuned(Smart):
-    """SMART with sizes at which its term matters; at the published radius, with the same masks, it hardly does.
+    """SMART with sizes at which its term has an effect; at the published radius with the same masks it has almost none.
 
-    ε and η in units of the word embeddings and λ_s = 3: the best of eight settings with 235 rows of SciTail, by a
-    margin that is within the noise of seeds; on MRPC and RTE it is even with plain fine-tuning, within that noise too
-    (`experiments/smart_ablation/README.md`). With η = ε the one step ends
-    within the ball: its largest coordinate moves by ε, the others in proportion to the gradient.
+    ε and η are in units of the word embeddings and λ_s = 3: the best of eight settings with 235 rows of SciTail, by a
+    margin within the noise of seeds. On MRPC and RTE it equals plain fine-tuning within that noise
+    (`experiments/smart_ablation/README.md`). With η = ε the one step ends within the ball: its largest coordinate
+    moves by ε, the others in proportion to the gradient.
 
     Cost: 8 forward units, 2.67 times a plain step.
     """

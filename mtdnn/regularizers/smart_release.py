@@ -32,12 +32,12 @@ class ReleaseOptions(SmartOptions):
         "odds", description="odds: its `stable_kl`, the log odds of classes, or ℓ_s where there are none."
     )
     targets: Literal["live", "fixed"] = Field(
-        "fixed", description="fixed: in each KL of R_s the first distribution sends no gradient (`SymKlCriterion`)."
+        "fixed", description="fixed: in each KL of R_s the first distribution has no gradient (`SymKlCriterion`)."
     )
     embeddings: Literal["word", "block"] = Field(
         "block", description="block: the output of `bert.embeddings(…)` is perturbed and embedded a second time."
     )
-    dropout: DropoutMode = Field("independent", description="It runs in training mode.")
+    dropout: DropoutMode = Field("independent", description="The released code perturbs in training mode.")
 
 
 @REGULARIZERS.register("smart-mtdnn-release")

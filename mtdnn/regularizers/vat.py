@@ -26,9 +26,9 @@ class VATOptions(PerturbationOptions):
     """Sizes are numbers, or {relative: number} in units of the embeddings' root mean square."""
 
     epsilon: Size = Field(RelativeSize(relative=5.0), description="ε, l2 norm of the adversarial perturbation.")
-    xi: Size = Field(RelativeSize(relative=0.1), description="ξ, l2 norm of the probe the direction is found with.")
+    xi: Size = Field(RelativeSize(relative=0.1), description="ξ, l2 norm of the probe that finds the direction.")
     steps: int = Field(1, ge=1, description="Power iterations.")
-    scope: Scope = Field("example", description="What one norm is taken over: a whole sequence, or each token.")
+    scope: Scope = Field("example", description="What a norm is taken over: a whole sequence, or each token.")
 
 
 @REGULARIZERS.register("vat")

@@ -72,11 +72,11 @@ class Objective:
         self.rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
         self._tasks_in_step: set[str] = set()
         self._tasks_since_log: set[str] = set()
-        told: set[str] = set()
+        logged: set[str] = set()
         precision = run_precision(model, autocast)
         embedding_rms = model.encoder.embedding_rms() if self.regularizers else math.nan  # it reads the whole table
         for task, method in self.regularizers.items():
-            method.tell = partial(tell_once, told)
+            method.log = partial(log_once, logged)
             method.prepare(
                 embedding_rms=embedding_rms,
                 embedding_size=model.encoder.embedding_size,
@@ -209,10 +209,10 @@ class Objective:
         self._tasks_since_log = set(state["tasks_since_log"])
 
 
-def tell_once(told: set[str], line: str) -> None:
-    """Log a line, unless it has been told."""
-    if line not in told:
-        told.add(line)
+def log_once(logged: set[str], line: str) -> None:
+    """Log a line unless it is in the set, and add it."""
+    if line not in logged:
+        logged.add(line)
         logger.info("%s", line)
 
 

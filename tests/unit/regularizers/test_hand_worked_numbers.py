@@ -129,7 +129,7 @@ def test_free_at_moves_the_weights_between_its_replays() -> None:
 def test_a_loss_that_was_not_sent_backward_is_noticed() -> None:
     parts = Objective(ToyModel(), {"toy": FreeLB(steps=2)}, seed=1).parts(toy_batch(), step=0)
     next(parts)
-    with pytest.raises(RuntimeError, match="sent backward before the next"):
+    with pytest.raises(RuntimeError, match="call backward on each loss before asking for the next"):
         next(parts)
 
 

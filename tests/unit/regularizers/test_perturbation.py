@@ -10,14 +10,14 @@ from mtdnn.regularizers.perturbation import (
     RelativeSize,
     Size,
     SizeOrZero,
-    beyond,
     direction,
+    exceeds,
     extent,
-    held,
+    fraction,
     projected,
     resolved,
     root_mean_square,
-    share,
+    within_ball,
 )
 
 
@@ -77,20 +77,20 @@ def test_projection_ends_in_the_ball_and_moves_nothing_inside(norm: str, scope: 
 def test_the_limit_holds_for_the_sum_as_float32_computes_it(epsilon: float, scale: float) -> None:
     embeddings = scale * random(50, 20, 30)
     delta = projected(random(50, 20, 30), epsilon, "inf", "example")
-    shifted = embeddings + held(delta, embeddings, epsilon)
+    shifted = embeddings + within_ball(delta, embeddings, epsilon)
     assert not ((shifted - embeddings).abs() > epsilon).any()
 
 
 def test_share_counts_real_places_only() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     coordinates = torch.tensor([[[1, 0], [0, 0]], [[1, 1], [1, 1]]]).bool()
-    assert share(coordinates, mask).item() == 0.5  # 3 of 6
-    assert share(torch.tensor([[[1], [0]], [[0], [1]]]).bool(), mask).item() == pytest.approx(1 / 3)
-    assert share(torch.tensor([[[1]], [[0]]]).bool(), mask).item() == 0.5
+    assert fraction(coordinates, mask).item() == 0.5  # 3 of 6
+    assert fraction(torch.tensor([[[1], [0]], [[0], [1]]]).bool(), mask).item() == pytest.approx(1 / 3)
+    assert fraction(torch.tensor([[[1]], [[0]]]).bool(), mask).item() == 0.5
 
 
 def test_root_mean_square_is_over_real_tokens() -> None:
     delta = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
     assert root_mean_square(delta, torch.tensor([[True, False]])).item() == pytest.approx(12.5**0.5)
-    assert beyond(delta, 4.5, "l2", "token").flatten().tolist() == [True, False]
-    assert beyond(delta, 3.5, "inf", "token").flatten().tolist() == [False, True, False, False]
+    assert exceeds(delta, 4.5, "l2", "token").flatten().tolist() == [True, False]
+    assert exceeds(delta, 3.5, "inf", "token").flatten().tolist() == [False, True, False, False]

@@ -185,7 +185,7 @@ def test_logits_as_coarse_as_bf16_are_compared_in_float32_alone_and_weight_0_nee
     method = Smart(epsilon=0.5, eta=0.5)
     method.prepare(**place)
     assert method.precision == "float32"
-    with pytest.raises(ConfigError, match="logits are bf16 over a whole vocabulary, too coarse to compare two passes"):
+    with pytest.raises(ConfigError, match="logits over the vocabulary are in bf16, too coarse to compare two passes"):
         Smart(epsilon=0.5, eta=0.5, precision="run").prepare(**place)
     attack = Adversarial(eta=0.5)  # one pass, and a label to climb against
     attack.prepare(**place)
@@ -332,7 +332,7 @@ def test_more_steps_find_a_worse_point() -> None:
     ("options", "expected"),
     [
         ({"epsilon": -1e-5}, "run.yml:9: regularizer.epsilon: -1e-05: expected a number ≥ 0"),
-        ({"epsilon": 0}, "run.yml:9: regularizer.epsilon: 0: expected more than 0; to turn"),
+        ({"epsilon": 0}, "run.yml:9: regularizer.epsilon: 0: expected a number above 0; to turn"),
         ({"norm": "l1"}, "run.yml:9: regularizer.norm: 'l1': input should be 'inf' or 'l2'"),
         ({"steps": -1}, "run.yml:9: regularizer.steps: -1"),
         ({"every": 0}, "run.yml:9: regularizer.every: 0"),
