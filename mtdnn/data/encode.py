@@ -23,7 +23,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.execution.cores import usable_cores
-from mtdnn.rows.example import UNLABELLED, Example, RowError, says_none
+from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Column
@@ -104,7 +104,7 @@ class Job:
     def _without_mark(self, values: dict[str, Any]) -> dict[str, Any]:
         """The values of a row, its label empty where it is ignored or says as other tools do that there is none."""
         label = values.get("label", "")
-        if self.labels == "ignored" or says_none(label, self.task_type.marks_of_none, self.task.labels):
+        if self.labels == "ignored" or marks_missing(label, self.task_type.missing_label_marks, self.task.labels):
             return {**values, "label": ""}
         return values
 

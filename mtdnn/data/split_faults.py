@@ -86,4 +86,4 @@ class SplitFaults:
         self.id_hashes.close()
         kinds = ((self.faults, self.num_faults), (twins, len(twins)))
         found = [line for lines, number in kinds for line in first_of(lines, number, job.rows.place, FAULTS_TOLD)]
-        return found if found or len(self.id_hashes) else [job.rows.told_empty()]
+        return found if found or len(self.id_hashes) else [job.rows.empty_fault()]

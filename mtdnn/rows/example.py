@@ -1,4 +1,4 @@
-"""One row, understood: its texts and its label, before any tokenizer."""
+"""One parsed row: its texts and its label, before tokenization."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from mtdnn.errors import fault
 
 UNLABELLED = ("", "-")
-MARKS_OF_NONE = ("-1", "-100", "_")
-"""What others write where a row has no label: the hub's −1, the −100 that losses skip, the _ of files in columns."""
+MISSING_LABEL_MARKS = ("-1", "-100", "_")
+"""Marks for a missing label in other tools: −1 on the hub, −100 that losses ignore, _ in files with columns."""
 
 
 def declared(label: str, known: Container[str]) -> str:
-    """The known label that is meant by one of a table: itself, or `1` by the number 1.0 and `true` by the value True.
+    """The known label for a label of a table: unchanged if known, else `1` for the number 1.0 and `true` for True.
 
-    pandas makes floats of whole numbers where one of them is missing, and JSON and Parquet have truth values.
+    pandas stores whole numbers as floats if one of them is missing, and JSON and Parquet have booleans.
     """
     if label in known:
         return label
@@ -28,18 +28,18 @@ def declared(label: str, known: Container[str]) -> str:
 
 
 def whole(number: str) -> str:
-    """A whole number that is written as `1.0` without what stands behind the point; other texts as they are."""
+    """A whole number written as `1.0` without its fraction; other texts unchanged."""
     digits, point, rest = number.partition(".")
     return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
 
 
-def says_none(label: Any, marks: Container[str], known: Container[str]) -> bool:
-    """Whether a label, or every part of one that is a list, is a mark that there is none.
+def marks_missing(label: Any, marks: Container[str], known: Container[str]) -> bool:
+    """Whether a label, or every item of a list of labels, is a mark for a missing label.
 
     Args:
         label: a cell of a table, or a list.
-        marks: other than an empty cell and `-`.
-        known: labels of the task, which are labels whatever they look like.
+        marks: marks in addition to an empty cell and `-`.
+        known: labels of the task; a known label is never a mark.
     """
     if isinstance(label, (list, tuple)):
         parts = ["" if part is None else str(part).strip() for part in label]
@@ -50,7 +50,7 @@ def says_none(label: Any, marks: Container[str], known: Container[str]) -> bool:
 
 
 class RowError(Exception):
-    """One value of one row that cannot be used; the reader adds file and line."""
+    """An invalid value in a row; the reader adds file and line."""
 
     def __init__(self, key: str, found: str, fix: str = "") -> None:
         self.key, self.found, self.fix = key, found, fix
@@ -58,21 +58,21 @@ class RowError(Exception):
 
 
 def refuse_beyond_32_bits(label: float) -> None:
-    """Raise RowError for a finite label that would be stored, in 32 bits, as an infinite one."""
+    """Raise RowError for a finite label that would become infinite when stored as float32."""
     largest = float(np.finfo(np.float32).max)
     if abs(label) > largest:
-        raise RowError("label", f"'{label:g}' is beyond the numbers of 32 bits", f"Give one up to {largest:.1e}.")
+        raise RowError("label", f"'{label:g}' is too large for float32", f"Give a number up to {largest:.1e}.")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row, understood.
+    """One parsed row.
 
     Attributes:
         id: as in the file.
-        texts: the texts, in the order of the task's inputs; those of a repeated last column come at the end.
-        label: by task type; None when the row has none.
-        values: whatever else the row holds, by task type.
+        texts: the texts in the order of the task's inputs; those of a repeated last column are at the end.
+        label: depends on the task type; None if the row has none.
+        values: further values of the row, by task type.
     """
 
     id: str

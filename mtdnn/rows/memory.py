@@ -1,6 +1,6 @@
-"""Rows that the caller holds: data sets of the `datasets` library, pandas DataFrames, lists of dicts.
+"""Rows in memory: data sets of the `datasets` library, pandas DataFrames, lists of dicts.
 
-A message names a row as it is reached in Python, counted from 1: `rows['rte']['train']:17`.
+Messages name a row by its Python expression and its number, counted from 1: `rows['rte']['train']:17`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any, ClassVar
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, Place, did_you_mean, fault
 from mtdnn.rows.source import PART_BYTES, Part, Row, RowColumns, RowSource, missing_columns, named_values
-from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, stretches
+from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, equal_parts
 
 EXPECTED = "Give a datasets.Dataset, a pandas DataFrame or a list of dicts."
 RENAME = "Rename the column, or name it in the task's `inputs`."
 
 
 def rows_in_memory(task: TaskDef, split: str, rows: Mapping[str, Any]) -> RowSource:
-    """The rows of one split of a task.
+    """The rows of one split of a task, from tables in memory.
 
     Args:
-        task: its definition.
-        split: the split's name.
+        task: the task's definition.
+        split: name of the split.
         rows: task → split → table.
     Raises:
-        DataError: they are not there, or no table.
+        DataError: the task or split is missing, or its value is not a table.
     """
     if task.name not in rows:
         found = f"no rows for task '{task.name}'; there are: {', '.join(map(str, rows)) or 'none'}"
         raise DataError(fault("rows", "", found, did_you_mean(task.name, map(str, rows)).strip()))
     splits, place = rows[task.name], f"rows['{task.name}']"
     if not isinstance(splits, Mapping):
-        found = f"a {type(splits).__name__} in place of a mapping of splits"
+        found = f"a {type(splits).__name__}; expected a mapping of splits"
         raise DataError(fault(place, "", found, "Give {'train': …, 'dev': …}."))
     if split not in splits:
         found = f"no rows for split '{split}'; there are: {', '.join(map(str, splits)) or 'none'}"
@@ -52,9 +52,9 @@ def table_rows(table: Any, *, place: str) -> RowSource:
 
     Args:
         table: a datasets.Dataset, a pandas DataFrame or a sequence of mappings.
-        place: what messages call it.
+        place: its name in messages.
     Raises:
-        DataError: it is something else.
+        DataError: the table is of another type.
     """
     if _is_a(table, "datasets", "Dataset"):
         return DatasetRows(place, table.with_format(None), {})
@@ -62,16 +62,16 @@ def table_rows(table: Any, *, place: str) -> RowSource:
         return FrameRows(place, table)
     if isinstance(table, Sequence) and not isinstance(table, (str, bytes)):
         return ListRows(place, table)
-    raise DataError(fault(place, "", f"a {type(table).__name__} in place of rows", EXPECTED))
+    raise DataError(fault(place, "", f"a {type(table).__name__}; expected rows", EXPECTED))
 
 
 def is_table(rows: object) -> bool:
-    """Whether they are rows with named columns, and not the bare texts of each row."""
+    """Whether the rows have named columns, and are not plain texts."""
     return _is_a(rows, "datasets", "Dataset") or _is_a(rows, "pandas", "DataFrame") or _starts_with_mapping(rows)
 
 
 def _is_a(value: object, module: str, name: str) -> bool:
-    """Whether it is of a class of a library, which then has been imported by whoever made it."""
+    """Whether a value is an instance of a library's class; if so, the library has been imported by the caller."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
@@ -82,17 +82,17 @@ def _starts_with_mapping(rows: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TableRows(RowSource):
-    """Rows of a table in memory: numbers as text, null and NaN as empty, `id` by default the row's number."""
+    """Rows of a table in memory: numbers become text, null and NaN empty; `id` is by default the row's number."""
 
     place: str  # type: ignore[misc]
     table: Any
 
     @abstractmethod
     def records(self, start: int, stop: int) -> Iterator[Any]:
-        """Rows from `start` up to `stop`, counted from 0, each a mapping unless the caller gave something else."""
+        """Rows `start` to `stop` − 1, counted from 0; each is a mapping, unless the caller gave something else."""
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
-        yield from stretches(len(self.table), size)
+        yield from equal_parts(len(self.table), size)
 
     def sha256(self) -> str:
         return content_sha256(self.records(0, len(self.table)))
@@ -111,7 +111,7 @@ class ListRows(TableRows):
 
 
 class FrameRows(TableRows):
-    """Rows of a pandas DataFrame; its index is no column."""
+    """Rows of a pandas DataFrame; its index is not a column."""
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         missing = missing_columns(columns.needed, list(map(str, self.table.columns)))
@@ -119,7 +119,7 @@ class FrameRows(TableRows):
 
     @cached_property
     def _whole(self) -> set[str]:
-        """Columns of whole numbers that pandas holds as floats, as one of them is missing."""
+        """Columns of whole numbers that pandas stores as floats because a value is missing."""
         floats = self.table.select_dtypes("floating").items()
         return {str(name) for name, each in floats if each.hasnans and (each.dropna() % 1 == 0).all()}
 
@@ -133,13 +133,13 @@ class FrameRows(TableRows):
 
 @dataclass(frozen=True, eq=False)
 class DatasetRows(HubRows):
-    """Rows of a `datasets.Dataset` in memory; class numbers are read as the names it gives them."""
+    """Rows of a `datasets.Dataset` in memory; class numbers are read as class names."""
 
     column_fix: ClassVar[str] = RENAME
 
     def sha256(self) -> str:
-        """Of the content: a fingerprint of the library may come from how the rows were made, not from what they are."""
-        plain = self.dataset.with_format("arrow")  # pictures and sound stay as they are stored
+        """Hash of the content: the library's fingerprint may depend on how the rows were made."""
+        plain = self.dataset.with_format("arrow")  # images and audio stay encoded
         blocks = plain.iter(ROWS_READ_AT_ONCE) if len(plain) else ()
         names = repr(self._class_names) if self._class_names else ""
         return content_sha256((row for block in blocks for row in block.to_pylist()), head=names)
@@ -147,7 +147,7 @@ class DatasetRows(HubRows):
 
 def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
     if not isinstance(record, Mapping):
-        return fault(where, "", f"a {type(record).__name__} in place of a dict of columns", EXPECTED)
+        return fault(where, "", f"a {type(record).__name__}; expected a dict of columns", EXPECTED)
     if missing := missing_columns(columns.needed, list(record)):
         return fault(where, "", missing, RENAME)
     values = named_values(record, columns, where.line)
@@ -158,7 +158,7 @@ def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a text, or every text in a list, can be written as UTF-8: a Python text may hold half of a character."""
+    """Whether a text, or every text in a list, can be encoded as UTF-8: a Python text may have unpaired surrogates."""
     if isinstance(value, list):
         return all(map(_is_text, value))
     if isinstance(value, str) and not value.isascii():
@@ -170,7 +170,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _plain(record: Mapping[Any, Any]) -> dict[str, Any]:
-    """The record with names as texts, tuples as lists, and the numbers and arrays of NumPy and its kin as Python's."""
+    """The record as plain Python values: names as texts, tuples as lists, NumPy-like numbers and arrays converted."""
     return {str(name): _plain_value(value) for name, value in record.items()}
 
 
@@ -181,11 +181,11 @@ def _plain_value(value: Any) -> Any:
 
 
 def content_sha256(records: Iterable[Any], *, head: str = "") -> str:
-    """SHA-256 of rows by what they hold, in hexadecimal: the same wherever and however they are held.
+    """SHA-256 of the content of rows, in hexadecimal; it does not depend on the kind of table.
 
     Args:
         records: the rows.
-        head: what else decides how they are read.
+        head: text hashed before the rows: what else affects how they are read.
     """
     digest = hashlib.sha256(head.encode())
     for record in records:

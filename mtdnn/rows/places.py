@@ -1,4 +1,4 @@
-"""Where the rows of a task lie, and in which format."""
+"""Where the rows of a task are, and in which format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, fault, unknown
 from mtdnn.rows.memory import rows_in_memory
-from mtdnn.rows.source import Row, RowColumns, RowSource, told_unreadable
+from mtdnn.rows.source import Row, RowColumns, RowSource, unreadable_fault
 from mtdnn.rows.tables import ParquetRows, hub_rows
 from mtdnn.rows.text import CsvRows, JsonlRows, PlainRows, TsvRows
 
@@ -24,10 +24,10 @@ SUFFIXES = tuple(FORMATS)
 
 
 def rows_of(path: str | Path) -> RowSource:
-    """The rows of a file, by its ending.
+    """The rows of a file; the format follows from its ending.
 
     Raises:
-        DataError: no such file, or an ending that is none of ours.
+        DataError: there is no such file, or its ending is unknown.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -46,11 +46,11 @@ def open_split(task: TaskDef, split: str, data: Data) -> RowSource:
     """The rows of one split of a task, from memory, from its `source` or from files under `data`.
 
     Args:
-        task: its definition.
+        task: the task's definition.
         split: name of the split.
         data: folder of the rows, or rows in memory.
     Raises:
-        DataError: there are none.
+        DataError: the rows are not found.
     """
     if isinstance(data, Mapping) and (task.name in data or task.source is None):
         return rows_in_memory(task, split, data)
@@ -68,10 +68,10 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
 
     Args:
         data: folder of the rows.
-        task: its name.
+        task: name of the task.
         split: name of the split.
     Raises:
-        DataError: there is none, or more than one.
+        DataError: there is no such file, or more than one.
     """
     data = Path(data)
     places = [data / task / split, data / f"{task}_{split}"]
@@ -83,37 +83,41 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
         names = " and ".join(map(str, found))
         raise DataError(fault(where, "", f"more than one file for this split: {names}", "Keep one of them."))
     looked = f"{places[0]}.tsv, {places[1]}.tsv (or {', '.join(SUFFIXES[1:])})"
-    raise DataError(fault(where, "", f"no rows for this split; looked for {looked}", _what_is_there(data, task)))
+    raise DataError(fault(where, "", f"no rows for this split; looked for {looked}", _files_found(data, task)))
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; DataError when its folder may not be searched."""
+    """Whether there is such a file.
+
+    Raises:
+        DataError: its folder may not be searched.
+    """
     try:
         return path.is_file()
     except OSError as error:
-        raise DataError(told_unreadable(str(path), error)) from error
+        raise DataError(unreadable_fault(str(path), error)) from error
 
 
 def _with_suffixes(place: Path) -> list[Path]:
     return [place.with_name(place.name + suffix) for suffix in SUFFIXES]
 
 
-def _what_is_there(data: Path, task: str) -> str:
-    """The fix for a split that is missing: what the folder has instead."""
+def _files_found(data: Path, task: str) -> str:
+    """What to do about a missing split: the message lists what the folder has instead."""
     if not data.is_dir():
         return f"There is no folder {data}."
     there = [*(data / task).glob("*.*"), *data.glob(f"{task}_*.*")]
     names = sorted(path.relative_to(data).as_posix() for path in there if path.suffix in SUFFIXES)
     if names:
         return f"There are: {', '.join(names)}. Rename a file, or name its split in the task's `splits`."
-    return f"{data} has nothing for task '{task}'."
+    return f"{data} has no files for task '{task}'."
 
 
 def read_rows(path: str | Path, columns: RowColumns) -> Iterator[Row | Fault]:
-    """All rows of a file, one after another; in place of a row that cannot be read, the line that tells its fault.
+    """All rows of a file in order; in place of a row that cannot be read, its error.
 
     Raises:
-        DataError: the file as a whole is unusable: missing, empty, another encoding, or without a column.
+        DataError: the file as a whole cannot be used: it is missing, empty, not UTF-8, or lacks a column.
     """
     source = rows_of(path)
     found = source.faults(columns)

@@ -1,6 +1,6 @@
-"""What a source of rows is, wherever they lie.
+"""The interface of a source of rows.
 
-A source is cut into parts of whole rows that different processes can read, each in memory of its own size.
+A source is split into parts of complete rows, which different processes can read; only one part is in memory at a time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from mtdnn.errors import Fault, Place, fault
 
 PART_BYTES = 1 << 20
-OPTIONAL = ("id", "label")  # columns that a format with named columns may lack
+OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
 
 
 class Row(NamedTuple):
-    """One row: column → value (text, or a list where JSON and Parquet have one), and its file and line."""
+    """One row: column → value (a text, or a list in JSON and Parquet), and its place (file and line)."""
 
     values: dict[str, Any]
     where: Place
@@ -28,10 +28,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive whole rows of a source.
+    """Consecutive complete rows of a source.
 
     Attributes:
-        start, stop: bytes of a text file, rows of a table; `stop` is not included.
+        start, stop: byte offsets in a text file, row numbers in a table; `stop` is not included.
         first: number of the first line (text) or row (table), counted from 1.
     """
 
@@ -42,11 +42,11 @@ class Part:
 
 @dataclass(frozen=True)
 class RowColumns:
-    """What a row is asked to hold.
+    """The columns that a row must have.
 
     Attributes:
-        names: of its columns; in a file without header, their order.
-        repeats_last: the last column may come any number of times, or holds a list; its value is a list.
+        names: names of the columns; in a file without a header also their order.
+        repeats_last: the last column may be repeated, or contain a list; its value is always a list.
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class RowColumns:
 
 
 class RowSource(ABC):
-    """Rows of one split, wherever they lie. Can be sent to another process.
+    """Rows of one split, from a file, a data set or memory. Can be pickled for another process.
 
     Attributes:
         place: path or data set name, for messages.
@@ -73,29 +73,29 @@ class RowSource(ABC):
 
     @abstractmethod
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
-        """The rows of a part, or in place of a row that cannot be read the line that tells its fault."""
+        """The rows of a part; in place of a row that cannot be read, its error."""
 
     @abstractmethod
     def sha256(self) -> str:
-        """Hash of the content, to tell whether it changed."""
+        """Hash of the content, to detect changes."""
 
     def faults(self, columns: RowColumns) -> list[Fault]:
-        """What is wrong with the source as a whole: it is empty, or lacks a column."""
-        return [] if next(self.parts(), None) else [self.told_empty()]
+        """Errors of the source as a whole: it is empty, or lacks a column."""
+        return [] if next(self.parts(), None) else [self.empty_fault()]
 
-    def told_empty(self) -> Fault:
-        """The fault of a source that turned out to hold no row: a header alone, blank lines."""
+    def empty_fault(self) -> Fault:
+        """The error of a source without rows, such as one with only a header or blank lines."""
         return fault(self.place, "", "no rows", "Add rows, or remove the split.")
 
 
-def told_unreadable(place: str, error: OSError) -> Fault:
-    """The fault of a file that is there and that the system does not let be read."""
+def unreadable_fault(place: str, error: OSError) -> Fault:
+    """The error of a file that exists but cannot be read."""
     found = f"cannot be read: {error.strerror or error}"
-    return fault(place, "", found, "Check its permissions, and the disk it lies on.")
+    return fault(place, "", found, "Check its permissions, and its disk.")
 
 
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
-    """What to say of columns that named rows lack; empty when all are there."""
+    """The message for missing columns of rows with names; empty if none is missing."""
     missing = [name for name in needed if name not in present]
     if not missing:
         return ""
@@ -103,12 +103,12 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
 
 
 def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | None) -> dict[str, Any]:
-    """The asked columns of a row with names: numbers as text, null and NaN as empty, `id` by default its number.
+    """The needed columns of a row: numbers become text, null and NaN empty; `id` is by default the row's number.
 
     Args:
         values: column → value.
-        columns: the columns that are asked for.
-        number: of the row, from 1.
+        columns: the needed columns.
+        number: number of the row, from 1.
     """
     named = {name: _as_text(values.get(name)) for name in columns.names}
     if "id" in columns.names and is_missing(values.get("id")):
@@ -119,7 +119,7 @@ def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | N
 
 
 def _as_list(value: Any) -> list[Any]:
-    """A list as it is; a text that is one in JSON, as in a cell of a .csv; anything else as a list of one."""
+    """A list unchanged; a text with a JSON list (as in a cell of a .csv) parsed; other values as a list of one."""
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError):
             value = json.loads(value)
@@ -127,7 +127,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it stands for nothing: null, or NaN, by which pandas tells that nothing was there."""
+    """Whether a value is missing: null, or NaN, which pandas uses for missing values."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

@@ -1,4 +1,4 @@
-"""Part of a data set as a pure function of (row ids, fraction or size, seed): nested, and the same on every machine."""
+"""Subsets of a data set, determined by (row ids, fraction or size, seed): nested, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def subset_size(num_rows: int, fraction: float) -> int:
-    """⌊num_rows · fraction⌋, with the fraction taken as it is written: 0.29 of 100 rows is 29, not 28.
+    """⌊num_rows · fraction⌋, with the fraction as a decimal number: 0.29 of 100 rows is 29, not 28.
 
     Raises:
-        ConfigError: a fraction outside (0, 1].
+        ConfigError: the fraction is outside (0, 1].
     """
     exact = Fraction(str(fraction)) if math.isfinite(fraction) else Fraction(0)
     if not 0 < exact <= 1:
@@ -32,11 +32,11 @@ def subset_size(num_rows: int, fraction: float) -> int:
 
 
 def size_fault(num_rows: int, *, rows: int | None = None, fraction: float | None = None) -> Fault | None:
-    """What is wrong with the size of a subset, as a fault of the key `rows` or `fraction`; None if nothing is.
+    """The error in the size of a subset, for the key `rows` or `fraction`; None if the size is valid.
 
     Args:
-        num_rows: rows there are.
-        rows, fraction: one of the two says how many are asked for.
+        num_rows: number of available rows.
+        rows, fraction: one of the two is the requested size.
     """
     if not num_rows:
         return fault("", "fraction" if rows is None else "rows", "there are no rows to choose from", "Add rows.")
@@ -44,29 +44,29 @@ def size_fault(num_rows: int, *, rows: int | None = None, fraction: float | None
         return fault("", "rows", f"{rows} of {num_rows} rows", f"Give 1 to {num_rows}.")
     if rows is None and subset_size(num_rows, fraction or 0.0) == 0:
         least = _least_fraction(num_rows)
-        return fault("", "fraction", f"{fraction} of {num_rows} rows is no row", f"Give {least} to 1.")
+        return fault("", "fraction", f"{fraction} of {num_rows} rows is less than one row", f"Give {least} to 1.")
     return None
 
 
 def _least_fraction(num_rows: int) -> str:
-    """The smallest fraction of three digits that leaves a row: 0.00834 of 120."""
+    """The smallest fraction, rounded up to three digits, that gives one row: 0.00834 of 120 rows."""
     digits = len(str(num_rows)) + 2
     return f"{math.ceil(Fraction(10**digits, num_rows)) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
-    """[size], row numbers in the order of the rows.
+    """[size]: numbers of the chosen rows, in ascending order.
 
-    Each row draws a number from (seed, id) alone, and the rows with the smallest numbers are taken. So a smaller subset
-    lies in every larger one of the same seed, and neither the order of the rows nor the name of the data set matters.
-    The second row of a repeated id draws as "second of that id".
+    Each row has a hash of (seed, id), and the rows with the smallest hashes are chosen. So a subset is contained in
+    every larger one with the same seed, whatever the order of the rows and the name of the data set. The second row
+    with a repeated id is hashed as "second of that id".
 
     Args:
         ids: ids of the rows.
-        size: how many rows to choose.
-        seed: of the random draws.
+        size: number of rows to choose.
+        seed: seed of the choice.
     Raises:
-        DataError: fewer rows than asked for, or none asked for.
+        DataError: the size is 0, or larger than the number of rows.
     """
     import numpy as np
 
@@ -83,18 +83,19 @@ def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
 
 
 def _draw(seed: int, row_id: str, occurrence: int) -> int:
-    """A 64-bit number for one row."""
+    """The 64-bit hash of one row."""
     text = f"{seed}\x1f{row_id}\x1f{occurrence}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenSubset:
     """A subset on disk.
 
     Attributes:
-        rows: the file of rows; `ids` beside it, one id a line.
-        size, num_rows: rows in the subset and in the whole.
+        rows: the file of the rows.
+        ids: the file of their ids, one per line, next to `rows`.
+        size, num_rows: number of rows in the subset and in the source.
     """
 
     rows: Path
@@ -105,19 +106,18 @@ class Written:
 
 def write_subset(
     source: Path, out: Path, *, seed: int, fraction: float | None = None, rows: int | None = None
-) -> Written:
-    """Copy part of a file of rows, unchanged and in their order, and store the ids beside it.
+) -> WrittenSubset:
+    """Copy some lines of a file, unchanged and in order, and write their ids to a file next to it.
 
     Args:
         source: .tsv (id in the first column) or .jsonl (key `id`).
-        fraction, rows: one of the two says how many.
-        out: the file to write.
-        seed: of the random draws.
+        out: the file to write; the ids go to the same name with the ending `.ids`.
+        seed: seed of the choice.
+        fraction, rows: one of the two is the size of the subset.
     Raises:
-        ConfigError: neither or both given, no row or more than there are, a kind of file that is not read by lines, or
-            an `out` whose place, or that of the ids, is taken: by the rows themselves, a folder, or ids that are not of
-            an earlier subset.
-        DataError: a row without id, or a file that cannot be written.
+        ConfigError: neither or both sizes are given, the size is invalid, the format of the source is not supported, or
+            `out` or the ids file would overwrite the source, a folder, or a file that is not from an earlier subset.
+        DataError: a row has no id, or a file cannot be read or written.
     """
     if (fraction is None) == (rows is None):
         raise ConfigError(fault("", "subset", "give either a fraction or a number of rows", "As --fraction 0.01."))
@@ -132,21 +132,25 @@ def write_subset(
     _refuse_taken(out, ids_file, chosen_ids)
     _write_lines(ids_file, chosen_ids)
     _write_lines(out, (texts[row] for row in chosen))
-    return Written(rows=out, ids=ids_file, size=size, num_rows=len(ids))
+    return WrittenSubset(rows=out, ids=ids_file, size=size, num_rows=len(ids))
 
 
 def _refuse_bad_name(out: Path, source: Path) -> None:
-    """ConfigError where rows cannot be written to `out`: it is a folder, the place of the ids, or read from."""
+    """Raise ConfigError if `out` is a folder, the source, or has the ending of the ids file."""
     if out.is_dir():
-        raise ConfigError(fault("--out", "", f"'{out}' is a folder", "Name a file, as part.tsv."))
+        raise ConfigError(fault("--out", "", f"'{out}' is a folder", "Name a file, such as part.tsv."))
     if out.suffix == ".ids":
-        raise ConfigError(fault("--out", "", f"'{out}' is where the ids go", f"Name it as {out.with_suffix('.tsv')}."))
+        raise ConfigError(
+            fault(
+                "--out", "", f"'{out}' is the name of the ids file", f"Name it, for example, {out.with_suffix('.tsv')}."
+            )
+        )
     if same_file(out, source) or same_file(out.with_suffix(".ids"), source):
-        raise ConfigError(fault("--out", "", f"'{out}' would write over '{source}'", "Name another file."))
+        raise ConfigError(fault("--out", "", f"'{out}' would overwrite '{source}'", "Name another file."))
 
 
 def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
-    """ConfigError where there is an ids file that is neither this subset's nor of the one in `out`."""
+    """Raise ConfigError if the ids file exists and belongs neither to this subset nor to the one in `out`."""
     if not ids_file.exists():
         return
     there = list(_lines_of_text(ids_file).values())
@@ -154,18 +158,18 @@ def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
         out.exists() and there == [_id_of(line, out.suffix) for line in _lines(out).values()]
     ):
         return
-    found = f"'{ids_file}', where the ids go, is there and not of a subset in '{out}'"
-    raise ConfigError(fault("--out", "", found, "Name another file, or remove that one."))
+    found = f"'{ids_file}', the ids file, exists and does not belong to a subset in '{out}'"
+    raise ConfigError(fault("--out", "", found, "Name another file, or remove the ids file."))
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    """A text file of these lines at a place the user named."""
-    with named_file(path) as beside:
-        beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    """Write lines to a text file given by the user."""
+    with named_file(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def _lines(path: Path) -> dict[int, str]:
-    """The lines that are not blank, by their numbers in the file."""
+    """Line number → line, for the lines that are not blank."""
     if path.suffix not in (".tsv", ".jsonl"):
         raise ConfigError(fault(str(path), "", "not a .tsv or .jsonl file", "A run's `subset` reads every format."))
     return _lines_of_text(path)

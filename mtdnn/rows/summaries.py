@@ -1,4 +1,4 @@
-"""Numbers, and how often each comes → what all of them together are like."""
+"""Counts of numbers → quantiles and summaries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 
 def quantiles(counts: Mapping[Any, int], shares: Sequence[float]) -> list[float]:
-    """As `np.quantile` of all the numbers, one after another, which only needs those that differ in memory.
+    """Quantiles of counted numbers, equal to `np.quantile` of all the numbers; only distinct numbers are in memory.
 
-    NumPy itself has no quantiles of weighted numbers between two of them.
+    NumPy has no interpolated quantiles of weighted numbers.
 
     Args:
-        counts: number → how often it comes, at least once.
-        shares: each from 0 to 1.
+        counts: number → how often it occurs, at least once.
+        shares: the quantiles to compute, each from 0 to 1.
     """
     numbers = np.array(sorted(counts), dtype=np.float64)
     behind = np.cumsum([counts[number] for number in numbers.tolist()])
@@ -29,12 +29,12 @@ def quantiles(counts: Mapping[Any, int], shares: Sequence[float]) -> list[float]
 
 
 def number_counts(numbers: Iterable[float]) -> Counter[Any]:
-    """How often each number comes, to four significant digits."""
+    """How often each number occurs, rounded to four significant digits."""
     return Counter(float(f"{number:.4g}") for number in numbers)
 
 
 def number_summary(counts: Mapping[float, int]) -> dict[str, float]:
-    """Minimum, quartiles, maximum and mean of at least one number."""
+    """Minimum, quartiles, maximum and mean; there must be at least one number."""
     names = ("min", "q25", "median", "q75", "max")
     quartiles = [round(each, 6) for each in quantiles(counts, (0, 0.25, 0.5, 0.75, 1))]
     mean = sum(number * count for number, count in counts.items()) / sum(counts.values())

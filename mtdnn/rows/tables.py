@@ -22,7 +22,7 @@ from mtdnn.rows.source import (
     RowSource,
     missing_columns,
     named_values,
-    told_unreadable,
+    unreadable_fault,
 )
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 ROWS_PER_PART = PART_BYTES // 200  # a pair of sentences is about 200 bytes
 ROWS_READ_AT_ONCE = 1000
-MOST_COLUMNS = 10_000  # of a .csv without declared columns; those behind it are left to pandas
+MAX_COLUMNS = 10_000  # of a .csv without declared columns; pandas converts columns after these
 NO_NUMBER = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")  # in columns of numbers
 
 
 @dataclass(frozen=True)
 class ParquetRows(RowSource):
-    """Rows of a Parquet file; a part is some of its row groups, or a stretch of a large one."""
+    """Rows of a Parquet file; a part is some of its row groups, or a slice of a large one."""
 
     path: Path
-    _parked: list[_Forward] = field(default_factory=list, init=False, repr=False, compare=False)
+    _readers: list[_SequentialReader] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[ParquetRows], tuple[Path]]:
         return type(self), (self.path,)
@@ -57,7 +57,7 @@ class ParquetRows(RowSource):
             found = f"not a Parquet file: {error}"
             raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
         except OSError as error:
-            raise DataError(told_unreadable(self.place, error)) from error
+            raise DataError(unreadable_fault(self.place, error)) from error
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0
@@ -83,37 +83,38 @@ class ParquetRows(RowSource):
         return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
-        reader = (
-            self._parked.pop() if self._parked else None
-        )  # this process's own: a part mostly follows the one before
+        reader = self._readers.pop() if self._readers else None  # of this process: parts are mostly consecutive
         if reader is None or reader.columns != columns:
-            reader = _Forward(self._open(), columns)
+            reader = _SequentialReader(self._open(), columns)
         for number, values in reader.rows(part):
             yield Row(named_values(values, columns, number), Place(self.place, number))
-        self._parked[:] = [reader]
+        self._readers[:] = [reader]
 
 
-class _Forward:
-    """Reads parts of a Parquet file; as long as they come in order, no row group is decoded twice.
+class _SequentialReader:
+    """Reads parts of a Parquet file; if the parts are in order, no row group is decoded twice.
 
-    A row group can only be decoded from its start. What was decoded last is kept, so that the next part goes on there.
+    A row group can only be decoded from its start. The last decoded batch is kept, so that the next part continues
+    there.
     """
 
     def __init__(self, file: Any, columns: RowColumns) -> None:
         self.columns = columns
         self._file = file
         self._wanted = [name for name in columns.names if name in file.schema_arrow.names]
-        self._starts = list(accumulate(_rows_in_groups(file), initial=0))  # of the groups; behind the last, all rows
+        self._starts = list(
+            accumulate(_rows_in_groups(file), initial=0)
+        )  # first row of each group, then the number of rows
         self._go_to_group(0)
 
     def _go_to_group(self, group: int) -> None:
         groups = list(range(group, self._file.num_row_groups))
         self._batches = self._file.iter_batches(ROWS_READ_AT_ONCE, row_groups=groups, columns=self._wanted)
-        self._first = self._starts[group]  # number, from 0, of the first row of the batch decoded last
+        self._first = self._starts[group]  # number, from 0, of the first row of the last decoded batch
         self._batch: Any = ()
 
     def rows(self, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number from 1, values) of the rows of a part."""
+        """(row number from 1, values) of the rows of a part."""
         group = bisect_right(self._starts, part.start) - 1
         if part.start < self._first or self._first + len(self._batch) < self._starts[group]:
             self._go_to_group(group)
@@ -133,7 +134,7 @@ def _rows_in_groups(file: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class HubRows(RowSource):
-    """Rows of one split of a Hugging Face data set; class numbers are read as the names the data set gives them.
+    """Rows of one split of a Hugging Face data set; class numbers are read as class names.
 
     Attributes:
         dataset: the split, memory-mapped.
@@ -147,10 +148,10 @@ class HubRows(RowSource):
     renamed: dict[str, str]
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
-        yield from stretches(len(self.dataset), size)
+        yield from equal_parts(len(self.dataset), size)
 
     def sha256(self) -> str:
-        """The fingerprint the `datasets` library gives this content."""
+        """The fingerprint of the `datasets` library for this content."""
         return str(self.dataset._fingerprint)
 
     def faults(self, columns: RowColumns) -> list[Fault]:
@@ -161,7 +162,7 @@ class HubRows(RowSource):
 
     @cached_property
     def _class_names(self) -> dict[str, list[str]]:
-        """Names of the classes of each column of them, or of lists of them."""
+        """Column → class names, for columns of classes or of lists of classes."""
         single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
         return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
 
@@ -179,7 +180,7 @@ class HubRows(RowSource):
                 number += 1
 
     def _named(self, column: str, value: Any) -> Any:
-        """A class number as its name, also in a list; the number for "none", −1, as nothing."""
+        """The name of a class number, also in a list; None for −1, which means no class."""
         names = self._class_names.get(column)
         if names is not None and isinstance(value, list):
             return [self._named(column, each) for each in value]
@@ -188,22 +189,22 @@ class HubRows(RowSource):
         return names[value] if value >= 0 else None
 
 
-def stretches(num_rows: int, size: int) -> Iterator[Part]:
-    """Parts of a table of so many rows, each of about `size` bytes."""
+def equal_parts(num_rows: int, size: int) -> Iterator[Part]:
+    """Parts of a table with `num_rows` rows, each of about `size` bytes."""
     step = max(1, size * ROWS_PER_PART // PART_BYTES)
     for start in range(0, num_rows, step):
         yield Part(start, min(start + step, num_rows), start + 1)
 
 
 def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
-    """The rows of a split of the data set that a task names as its source.
+    """The rows of a split of the data set that is a task's source.
 
     Args:
-        where: file:line of the task's `source`, for the message.
-        source: as the task's block names it.
+        source: the task's `source`.
         split: name of the split.
+        where: file:line of the task's `source`, for the message.
     Raises:
-        DataError: the data set, its configuration or the split cannot be had.
+        DataError: the data set, its configuration or the split cannot be loaded.
     """
     import datasets
 
@@ -222,17 +223,17 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
 
 
 def _cells_as_texts(builder: Any) -> dict[str, Any]:
-    """Settings by which the `datasets` library leaves the cells of .csv and .tsv files as they are written.
+    """Arguments with which the `datasets` library does not convert the cells of .csv and .tsv files.
 
-    Left alone it gives them to pandas, to which `null`, `NA` and `None` are no texts, and `007` and `1.50` numbers.
-    Columns that the data set declares to be numbers stay numbers.
+    By default pandas reads `null`, `NA` and `None` as missing, and `007` and `1.50` as numbers. Columns that the data
+    set declares as numbers stay numbers.
     """
     config = builder.config
     if not hasattr(config, "converters") or len(config.sep or "") != 1 or config.engine == "python":
         return {}
     declared = config.features or builder.info.features
     if declared is None:
-        return {"converters": dict.fromkeys(range(MOST_COLUMNS), _text_or_none), "keep_default_na": False}
+        return {"converters": dict.fromkeys(range(MAX_COLUMNS), _text_or_none), "keep_default_na": False}
     texts = [name for name, feature in declared.items() if hasattr(feature, "names") or feature.dtype == "string"]
     return {
         "converters": dict.fromkeys(texts, _text_or_none),

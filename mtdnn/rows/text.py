@@ -1,4 +1,4 @@
-"""Rows of text files: .tsv, .jsonl, .csv, .txt, with file:line in every complaint."""
+"""Rows of text files: .tsv, .jsonl, .csv, .txt, with file:line in every message."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mtdnn.rows.source import (
     RowSource,
     missing_columns,
     named_values,
-    told_unreadable,
+    unreadable_fault,
 )
 
 BOM = b"\xef\xbb\xbf"
-LONGEST_CELL = 2**31 - 1
+MAX_CELL_CHARACTERS = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class TextRows(RowSource):
-    """Rows of a text file, UTF-8; only a line feed ends a line, with or without a carriage return before it."""
+    """Rows of a text file in UTF-8; lines end with a line feed, with or without a carriage return before it."""
 
     path: Path
 
@@ -54,7 +54,7 @@ class TextRows(RowSource):
             with self.path.open("rb") as file:
                 head = file.read(4)
         except OSError as error:
-            return [told_unreadable(self.place, error)]
+            return [unreadable_fault(self.place, error)]
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return [
                 fault(Place(self.place, 1), "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")
@@ -64,7 +64,7 @@ class TextRows(RowSource):
         return []
 
     def lines(self, part: Part) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
-        """(number, text) of each line of a part, or the error where a line is not UTF-8."""
+        """(line number, text) of each line of a part; the error in place of a text that is not UTF-8."""
         with self.path.open("rb") as file:
             file.seek(part.start)
             raw = file.read(part.stop - part.start)
@@ -79,29 +79,29 @@ class TextRows(RowSource):
 
 
 class LineRows(TextRows):
-    """A row on every line."""
+    """Rows of a file with one row per line."""
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         for number, line in self.lines(part):
             where = Place(self.place, number)
             if not isinstance(line, str):
-                yield _told_encoding(line, where)
+                yield _encoding_fault(line, where)
             elif (row := self.parse(line.removesuffix("\r"), where, columns)) is not None:
                 yield row
 
     @abstractmethod
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
-        """One line as a row, or its fault; None where it holds no row.
+        """The row of a line, or its error; None if the line has no row.
 
         Args:
             line: the text of the line.
             where: file and line.
-            columns: the columns that are asked for.
+            columns: the needed columns.
         """
 
 
 class TsvRows(LineRows):
-    """Tab separated, no header, no quoting."""
+    """Rows of a .tsv file: tab-separated, no header, no quoting."""
 
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault:
         cells: list[Any] = line.split("\t")
@@ -114,14 +114,14 @@ class TsvRows(LineRows):
             return fault(where, "", "an empty line", "Remove it.")
         more = " or more" if columns.repeats_last else ""
         found = f"{len(cells)} columns; {len(names)}{more} expected: {', '.join(names)}"
-        fix = "Columns are split by one tab; a text holds none."
+        fix = "Columns are separated by one tab; a text has none."
         if "label" in names and len(cells) == len(names) - 1:
-            fix = f"{fix} A row without a label keeps its column, empty; a header has no place here."
+            fix = f"{fix} A row without a label has an empty column; the file has no header."
         return fault(where, "", found, fix)
 
 
 class JsonlRows(LineRows):
-    """One JSON object a line; blank lines are skipped."""
+    """Rows of a .jsonl file: one JSON object per line; blank lines are skipped."""
 
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         if not line.strip():
@@ -129,11 +129,11 @@ class JsonlRows(LineRows):
         try:
             values = json.loads(line)
         except ValueError as error:
-            return fault(where, "", f"not JSON: {error}", "One object a line is expected.")
+            return fault(where, "", f"not JSON: {error}", "One object per line is expected.")
         if "\\ud" in line.lower() and not _is_text(values):
             return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
-            return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object a line is expected.")
+            return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
         missing = missing_columns(columns.needed, list(values))
         if missing:
             return fault(where, "", missing)
@@ -141,12 +141,12 @@ class JsonlRows(LineRows):
 
 
 class PlainRows(TextRows):
-    """Running text: a row for each line that is not empty, numbered by its line."""
+    """Rows of a .txt file: one row per line that is not empty; its id is the line number."""
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         texts = [name for name in columns.names if name != "id"]
         if len(texts) > 1:
-            found = f"plain text has no columns; {len(texts)} are needed: {', '.join(texts)}"
+            found = f"a .txt file has no columns; {len(texts)} are needed: {', '.join(texts)}"
             return [fault(self.place, "", found, "Give .tsv, .jsonl, .csv or .parquet.")]
         return super().faults(columns)
 
@@ -154,19 +154,19 @@ class PlainRows(TextRows):
         for number, line in self.lines(part):
             where = Place(self.place, number)
             if not isinstance(line, str):
-                yield _told_encoding(line, where)
+                yield _encoding_fault(line, where)
             elif line.strip():
                 yield Row({name: str(number) if name == "id" else line.strip() for name in columns.names}, where)
 
 
 class CsvRows(TextRows):
-    """Comma separated with a header, quoted as `csv` and pandas write it: a quoted text may hold line breaks.
+    """Rows of a .csv file: comma-separated with a header, quoted as by `csv` and pandas; quoted texts may span lines.
 
-    Blank lines are skipped, as pandas and the `datasets` library skip them.
+    Blank lines are skipped, as in pandas and the `datasets` library.
     """
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
-        """As for text, but never cut inside a quoted text."""
+        """The file in parts of about `size` bytes, never split inside a quoted text."""
         with self.path.open("rb") as file:
             taken = [0, 0]  # bytes, lines
 
@@ -182,13 +182,13 @@ class CsvRows(TextRows):
                     if taken[0] - start >= size:
                         yield Part(start, taken[0], first)
                         start, first = taken[0], taken[1] + 1
-            except csv.Error:  # told with its line when this part, the last one, is read
+            except csv.Error:  # reported with its line when this last part is read
                 taken[0] += sum(map(len, file))
             if taken[0] > start:
                 yield Part(start, taken[0], first)
 
     def header(self) -> tuple[int, list[str]]:
-        """Number of the first line that is not blank, and the names in it."""
+        """Line number of the header, the first line that is not blank, and the column names in it."""
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
@@ -201,10 +201,10 @@ class CsvRows(TextRows):
         if found:
             return found
         number, names = self.header()
-        twins = [name for name in columns.names if names.count(name) > 1]
-        if twins:
-            told = f"{names.count(twins[0])} columns are named '{twins[0]}'"
-            return [fault(Place(self.place, number), "", told, "Rename all but one.")]
+        repeated = [name for name in columns.names if names.count(name) > 1]
+        if repeated:
+            message = f"{names.count(repeated[0])} columns are named '{repeated[0]}'"
+            return [fault(Place(self.place, number), "", message, "Rename all but one.")]
         missing = missing_columns(columns.needed, names)
         return [fault(Place(self.place, number), "", missing)] if missing else []
 
@@ -213,7 +213,7 @@ class CsvRows(TextRows):
         texts = list(self.lines(part))
         broken = [(number, line) for number, line in texts if not isinstance(line, str)]
         if broken:
-            yield from (_told_encoding(line, Place(self.place, number)) for number, line in broken)
+            yield from (_encoding_fault(line, Place(self.place, number)) for number, line in broken)
             return
         reader = _cells((f"{line}\n" for _, line in texts), strict=True)
         number = part.first
@@ -224,19 +224,19 @@ class CsvRows(TextRows):
                 number = part.first + reader.line_num
         except csv.Error as error:
             yield fault(
-                Place(self.place, number), "", f"not CSV: {error}", "Close the quotes, and double those inside."
+                Place(self.place, number), "", f"not CSV: {error}", "Close the quotes, and double quotes inside texts."
             )
 
     def _row(self, cells: list[str], header: list[str], where: Place, columns: RowColumns) -> Row | Fault:
         if len(cells) != len(header):
             found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
-            return fault(where, "", found, "Put a text that holds a comma in quotes.")
+            return fault(where, "", found, "Put texts with commas in quotes.")
         return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.line), where)
 
 
 def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
-    """`csv.reader` for cells of any length; Python's own limit, 131,072 characters, is one for the whole process."""
-    csv.field_size_limit(LONGEST_CELL)
+    """`csv.reader` for cells of any length; sets Python's limit of 131,072 characters, which is global, higher."""
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     return csv.reader(lines, strict=strict)
 
 
@@ -247,13 +247,13 @@ def _decoded(line: bytes) -> str | UnicodeDecodeError:
         return error
 
 
-def _told_encoding(error: UnicodeDecodeError, where: Place) -> Fault:
-    found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start + 1} of the line"
+def _encoding_fault(error: UnicodeDecodeError, where: Place) -> Fault:
+    found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the line"
     return fault(where, "", found, "Save the file as UTF-8.")
 
 
 def _is_text(values: Any) -> bool:
-    """Whether what JSON holds can be written as UTF-8: an escape may name half of a character."""
+    """Whether values from JSON can be encoded as UTF-8: an escape may be an unpaired surrogate."""
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -23,7 +23,7 @@ from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.metrics.base import METRICS, Record, metric_of
 from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS
 from mtdnn.registry import Registry
-from mtdnn.rows.example import MARKS_OF_NONE, UNLABELLED, Example, RowError
+from mtdnn.rows.example import MISSING_LABEL_MARKS, UNLABELLED, Example, RowError
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Format(Part):
         losses, metrics: the registered names that make sense for this type.
         label_dtype: of the numbers in the `label` column of a prepared store.
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and so can learn from a teacher.
-        marks_of_none: what a label may be in a row that has none, in addition to an empty one and `-`.
+        missing_label_marks: what a label may be in a row that has none, in addition to an empty one and `-`.
         repeats_last: the last column of a row may come any number of times; its value is then a list.
         store_format: raised, to more than 2, when `encode` makes something else of a row: older stores are remade.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
@@ -103,7 +103,7 @@ class Format(Part):
     metrics: ClassVar[tuple[str, ...]]
     label_dtype: ClassVar[str]
     soft_labels: ClassVar[bool] = False
-    marks_of_none: ClassVar[tuple[str, ...]] = MARKS_OF_NONE
+    missing_label_marks: ClassVar[tuple[str, ...]] = MISSING_LABEL_MARKS
     repeats_last: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]

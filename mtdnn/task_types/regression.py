@@ -42,7 +42,7 @@ class Regression(TaskType):
     problem_type = "regression"
     same_rows = "texts"
     soft_labels = True
-    marks_of_none = ("_",)  # −1 is a number
+    missing_label_marks = ("_",)  # −1 is a number
     label_dtype = "float32"
     sample_block = {"task_type": "regression", "inputs": ["first", "second"]}
     sample_rows = (

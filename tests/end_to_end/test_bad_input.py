@@ -338,7 +338,7 @@ ROWS = [
         "a file that is not UTF-8",
         write(TRAIN_ROWS, "1\tyes_it_is\tcafé\tb\n".encode("latin-1")),
         PREPRO,
-        "data/pairs/train.tsv:1: not UTF-8: byte 0xe9 at place 16 of the line. Save the file as UTF-8.",
+        "data/pairs/train.tsv:1: not UTF-8: byte 0xe9 at position 16 of the line. Save the file as UTF-8.",
     ),
     Case(
         "a file in UTF-16",

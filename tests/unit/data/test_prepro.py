@@ -141,8 +141,8 @@ def test_every_bad_row_of_every_file_is_in_one_report_and_nothing_is_written_for
         "nli/train.tsv:3: label: none, in a train split. Give a label, or remove the row.",
         "nli/train.tsv:4: premise: empty text. Give the text, or remove the row.",
         "nli/train.tsv:5: 3 columns; 4 expected: id, label, premise, hypothesis. "
-        "Columns are split by one tab; a text holds none. "
-        "A row without a label keeps its column, empty; a header has no place here.",
+        "Columns are separated by one tab; a text has none. "
+        "A row without a label has an empty column; the file has no header.",
         "nli/train.tsv:6: id: 'n1' is also the id of nli/train.tsv:1. Rename one of them.",
         f"nli/dev.tsv:1: label: 'maybe' is not in nli.labels ({place}): yes_, no_. Fix the row, or add the label.",
     ]

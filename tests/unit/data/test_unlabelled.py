@@ -86,8 +86,8 @@ def test_a_row_with_a_column_less_is_refused_and_the_message_says_what_to_write(
     found = [str(each) for part in job.parts() for each in job.examples(part)]
     assert len(found) == lines.count("\n")
     assert found[0].endswith(
-        ":1: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none. "
-        "A row without a label keeps its column, empty; a header has no place here."
+        ":1: 2 columns; 3 expected: id, label, text. Columns are separated by one tab; a text has none. "
+        "A row without a label has an empty column; the file has no header."
     )
 
 

@@ -119,7 +119,7 @@ def test_lists_in_cells_are_lists():
     [
         ({}, "rows: no rows for task 'rte'; there are: none"),
         ({"rtee": {}}, "rows: no rows for task 'rte'; there are: rtee. Did you mean 'rtee'?"),
-        ({"rte": ROWS}, "rows['rte']: a list in place of a mapping of splits. Give {'train': …, 'dev': …}."),
+        ({"rte": ROWS}, "rows['rte']: a list; expected a mapping of splits. Give {'train': …, 'dev': …}."),
         (
             {"rte": {"validation": ROWS}},
             "rows['rte']: no rows for split 'train'; there are: validation. "
@@ -127,12 +127,12 @@ def test_lists_in_cells_are_lists():
         ),
         (
             {"rte": {"train": {"premise": ["A."]}}},
-            "rows['rte']['train']: a dict in place of rows. "
+            "rows['rte']['train']: a dict; expected rows. "
             "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",
         ),
         (
             {"rte": {"train": "rows.tsv"}},
-            "rows['rte']['train']: a str in place of rows. "
+            "rows['rte']['train']: a str; expected rows. "
             "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",
         ),
     ],
@@ -171,7 +171,7 @@ def test_bad_rows_of_a_list_are_told_by_their_numbers():
     source = table_rows(rows, place="rows['rte']['train']")
     found = [row for part in source.parts() for row in source.read(part, COLUMNS) if isinstance(row, Fault)]
     assert list(map(str, found)) == [
-        "rows['rte']['train']:2: a tuple in place of a dict of columns. "
+        "rows['rte']['train']:2: a tuple; expected a dict of columns. "
         "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",
         "rows['rte']['train']:3: no column 'hypothesis'; present: premise. "
         "Rename the column, or name it in the task's `inputs`.",

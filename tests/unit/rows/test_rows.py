@@ -57,10 +57,10 @@ def test_quotes_mean_nothing_in_tsv(tmp_path):
 def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\n\n4\tno\tB\tC\n")
     assert values(path, TEXT)[1:] == [
-        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none. "
-        "A row without a label keeps its column, empty; a header has no place here.",
+        f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are separated by one tab; a text has none. "
+        "A row without a label has an empty column; the file has no header.",
         f"{path}:3: an empty line. Remove it.",
-        f"{path}:4: 4 columns; 3 expected: id, label, text. Columns are split by one tab; a text holds none.",
+        f"{path}:4: 4 columns; 3 expected: id, label, text. Columns are separated by one tab; a text has none.",
     ]
 
 
@@ -75,7 +75,7 @@ def test_another_encoding_is_refused_with_line_and_byte(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\tcaf\xe9\n3\tno\tB\n".encode("latin-1"))
     assert values(path, TEXT) == [
         ("1", "yes", "A"),
-        f"{path}:2: not UTF-8: byte 0xe9 at place 9 of the line. Save the file as UTF-8.",
+        f"{path}:2: not UTF-8: byte 0xe9 at position 9 of the line. Save the file as UTF-8.",
         ("3", "no", "B"),
     ]
 
@@ -146,7 +146,7 @@ def test_blank_lines_of_named_columns_are_no_rows_and_count_as_lines(tmp_path):
     path = written(tmp_path / "train.csv", '\n \nid,label,text\n\n1,yes,"a\n\nb"\r\n\r\n\n2,no,c,d\n  \n3,no,e\n\n')
     assert values(path, TEXT) == [
         ("1", "yes", "a\n\nb"),
-        f"{path}:10: 4 columns; the header has 3: id, label, text. Put a text that holds a comma in quotes.",
+        f"{path}:10: 4 columns; the header has 3: id, label, text. Put texts with commas in quotes.",
         ("3", "no", "e"),
     ]
     assert [str(row.where) for row in read_rows(path, TEXT) if isinstance(row, Row)] == [f"{path}:5", f"{path}:12"]
@@ -355,7 +355,7 @@ def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
         ({"id": "3", "text": "He sang."}, 3),
     ]
     assert (
-        "plain text has no columns; 2 are needed: label, text"
+        "a .txt file has no columns; 2 are needed: label, text"
         in source.faults(RowColumns(("id", "label", "text")))[0].found
     )
 
@@ -371,9 +371,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError) as caught:
         list(read_rows(path, RowColumns(("id", "text"))))
-    assert caught.value.lines[0] == (
-        f"{path}: cannot be read: Permission denied. Check its permissions, and the disk it lies on."
-    )
+    assert caught.value.lines[0] == (f"{path}: cannot be read: Permission denied. Check its permissions, and its disk.")
 
 
 def test_a_file_in_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypatch):

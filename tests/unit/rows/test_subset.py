@@ -115,12 +115,12 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("out", "told"),
     [
-        ("s.tsv", r"'.*s\.tsv' would write over '.*s\.tsv'\. Name another file\."),
-        ("./other/../s.tsv", "would write over"),
-        ("link.tsv", "would write over"),
-        ("part.ids", r"is where the ids go\. Name it as .*part\.tsv\."),
+        ("s.tsv", r"'.*s\.tsv' would overwrite '.*s\.tsv'\. Name another file\."),
+        ("./other/../s.tsv", "would overwrite"),
+        ("link.tsv", "would overwrite"),
+        ("part.ids", r"is the name of the ids file\. Name it, for example, .*part\.tsv\."),
         ("other", "is a folder"),
-        ("taken.tsv", r"'.*taken\.ids', where the ids go, is there and not of a subset in"),
+        ("taken.tsv", r"'.*taken\.ids', the ids file, exists and does not belong to a subset in"),
     ],
 )
 def test_a_subset_writes_over_nothing_but_an_earlier_one(tmp_path: Path, rows: Path, out: str, told: str) -> None:
@@ -152,7 +152,7 @@ def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
     [
         (["--count", "21"], "--count: 21 of 20 rows. Give 1 to 20."),
         (["--count", "0"], "--count: 0 of 20 rows. Give 1 to 20."),
-        (["--fraction", "0.01"], "--fraction: 0.01 of 20 rows is no row. Give 0.05 to 1."),
+        (["--fraction", "0.01"], "--fraction: 0.01 of 20 rows is less than one row. Give 0.05 to 1."),
     ],
 )
 def test_a_size_that_no_subset_has_is_refused_with_those_that_some_have(

@@ -114,7 +114,7 @@ def test_check_dry_run_and_training_agree(
         ("subset: {demo_nli: {rows: 10000}}", "subset.demo_nli.rows: 10000 of 60 rows. Give 1 to 60."),
         (
             "subset: {demo_nli: {fraction: 0.01}}",
-            "subset.demo_nli.fraction: 0.01 of 60 rows is no row. Give 0.0167 to 1.",
+            "subset.demo_nli.fraction: 0.01 of 60 rows is less than one row. Give 0.0167 to 1.",
         ),
         (
             "subset: {demo_target: {rows: 3}}",

@@ -95,11 +95,11 @@ def test_a_task_without_text_columns_is_refused(name):
 def test_labels_that_32_bits_do_not_hold_are_refused(tmp_path):
     path = jsonl(tmp_path, {"label": 3e38, "text": "a"}, {"label": 1e39, "text": "b"})
     assert labels_of(path, {"task_type": "regression"}) == [
-        3e38, f"{path}:2: label: '1e+39' is beyond the numbers of 32 bits. Give one up to 3.4e+38.",
+        3e38, f"{path}:2: label: '1e+39' is too large for float32. Give a number up to 3.4e+38.",
     ]  # fmt: skip
     path = jsonl(tmp_path, {"candidate_ids": "b,c", "label": ["1", "1e39"], "question": "a", "candidate": ["b", "c"]})
     (found,) = labels_of(path, {"task_type": "ranking", "inputs": ["question", "candidate"]})
-    assert found.startswith(f"{path}:1: label: '1e+39' is beyond the numbers of 32 bits.")
+    assert found.startswith(f"{path}:1: label: '1e+39' is too large for float32.")
 
 
 @pytest.mark.parametrize("written", ["0.59", "2.8", "-1e-05", "3.4e+38", "0"])
