@@ -16,7 +16,7 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
-from mtdnn.training.checkpoint import written_beside
+from mtdnn.training.checkpoint import atomic_folder
 
 COUNTERPARTS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
@@ -48,7 +48,7 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
     if not difference <= TOLERANCE:
         found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
         raise ConfigError(fault(task, "export", found, USE_PREDICT))
-    with written_beside(folder) as partial:
+    with atomic_folder(folder) as partial:
         exported.save_pretrained(partial)
         save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from mtdnn.training.plan import Progress
 
-SMOOTHING = 0.3  # weight of the newest line of the log in the running loss shown
+SMOOTHING = 0.3  # weight of the newest log line in the displayed running loss
 
 
 class ProgressBar:
@@ -16,7 +16,7 @@ class ProgressBar:
 
     Args:
         total: steps of the run.
-        done: steps done before, of a resumed run.
+        done: steps done before this call, in a resumed run.
         shown: False shows nothing.
     """
 
@@ -34,5 +34,5 @@ class ProgressBar:
         self._bar.update(progress.step - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar; its last state stays on the screen."""
         self._bar.close()

@@ -1,8 +1,8 @@
-"""Save, find whole, and load: checkpoints of a run that survive being killed at any moment.
+"""Save, verify and load checkpoints; a run killed at any moment leaves no damaged one behind.
 
-A checkpoint is a folder: `model.safetensors`, `encoder/` (configuration and tokenizer), `state.json`, and, where
-training can go on from it, `training.pt` (tensors and plain values only). `checksums.json` is written last, and the
-folder gets its name only when all of it lies on disk; without it, or with a file that does not match, it is damaged.
+A checkpoint is a folder: `model.safetensors`, `encoder/` (configuration and tokenizer), `state.json`, and, if
+training can resume from it, `training.pt` (tensors and plain values only). `checksums.json` is written last, and the
+folder gets its name only when all of it is on disk; without it, or with a file that does not match, it is damaged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _digest = read_once(file_sha256)
 def save_checkpoint(
     folder: Path, model: nn.Module, *, save_encoder: SaveEncoder, state: dict[str, Any], training: dict[str, Any] | None
 ) -> None:
-    """Write a checkpoint so that `folder` is either whole, or what it was before.
+    """Write a checkpoint atomically: `folder` is either the complete new one or unchanged.
 
     Args:
         save_encoder: writes the encoder's configuration and the tokenizer into the folder it is given.
@@ -54,7 +54,7 @@ def save_checkpoint(
     Raises:
         DataError: the disk is full or cannot be written.
     """
-    with written_beside(folder) as partial:
+    with atomic_folder(folder) as partial:
         save_model(model, str(partial / WEIGHTS))
         save_encoder(partial / ENCODER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -69,7 +69,7 @@ def copy_weights(source: Path, folder: Path) -> None:
     Raises:
         DataError: the disk is full or cannot be written.
     """
-    with written_beside(folder) as partial:
+    with atomic_folder(folder) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TRAINING, CHECKSUMS))
         _write_checksums(partial)
 
@@ -81,8 +81,8 @@ def _write_checksums(folder: Path) -> None:
 
 
 @contextmanager
-def written_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place once the block has ended well, and vanishes otherwise.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `folder` when the block succeeds, and is removed when it fails.
 
     Raises:
         DataError: the disk is full or cannot be written.
@@ -95,7 +95,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
         yield partial
         for path in files_below(partial):
             flush(path)
-        _take_place(partial, folder)
+        _replace(partial, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_full_disk(error):
             raise
@@ -106,20 +106,20 @@ def written_beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_place(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`; what stood there steps aside first and is removed last."""
+def _replace(partial: Path, folder: Path) -> None:
+    """Rename `partial` to `folder`; an existing folder is renamed first and removed last."""
     if folder.exists():
-        aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        backup = _backup(folder)
+        shutil.rmtree(backup, ignore_errors=True)
+        folder.rename(backup)
         partial.rename(folder)
-        shutil.rmtree(aside)
+        shutil.rmtree(backup)
     else:
         partial.rename(folder)
     flush(folder.parent)
 
 
-def _aside(folder: Path) -> Path:
+def _backup(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
 
 
@@ -144,22 +144,22 @@ def damage(folder: Path) -> str | None:
             if not path.is_file():
                 return f"{name} is missing"
             if _digest(path) != expected:
-                return f"{name} is not as it was written"
+                return f"{name} does not match its checksum"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
 def recover(folder: Path) -> Path:
-    """`folder`, put back first if a kill came between the two renames that replace it."""
-    aside = _aside(folder)
-    if not folder.exists() and aside.exists():
-        aside.rename(folder)
+    """`folder`, restored first if a kill came between the two renames that replace it."""
+    backup = _backup(folder)
+    if not folder.exists() and backup.exists():
+        backup.rename(folder)
     return folder
 
 
 def open_checkpoint(folder: Path) -> Path:
-    """`folder`, once its checksums have been found right.
+    """`folder`, after its checksums are verified.
 
     Raises:
         DataError: it is missing or damaged.
@@ -172,11 +172,11 @@ def open_checkpoint(folder: Path) -> Path:
 
 
 def _others(folder: Path) -> str:
-    """Which checkpoints there are instead."""
+    """The other checkpoints of the run, for a message."""
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
     known = [name for name in ("best", "last") if (run / name).is_dir()]
     known += [path.name for path in steps_of(run / "checkpoints")]
-    return f"Whole or not, there are: {', '.join(known)}." if known else "Train first."
+    return f"Checkpoints found: {', '.join(known)}." if known else "Train first."
 
 
 def steps_of(folder: Path) -> list[Path]:
@@ -190,24 +190,24 @@ def step_number(folder: Path) -> int:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest undamaged `step-N` in a folder; damaged ones are passed over with a warning."""
+    """The newest undamaged `step-N` in a folder; damaged ones are skipped with a warning."""
     for path in reversed(steps_of(folder)):
         found = damage(path)
         if found is None:
             return path
-        logger.warning("%s: %s; the checkpoint before it is used", path, found)
+        logger.warning("%s: %s; using the checkpoint before it", path, found)
     return None
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` `step-N` folders, and what killed runs left half-written there and above."""
+    """Remove all but the newest `count` `step-N` folders, and the partial files of killed runs there and above."""
     for path in steps_of(folder)[:-count]:
         remove_folder(path)
     remove_half_written(folder)
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what killed runs left half-written among the checkpoints in a folder, and in the run's folder above."""
+    """Remove the partial files of killed runs among the checkpoints in a folder, and in the run's folder above."""
     for place in (folder, folder.parent):
         remove_leftovers(place)
         for path in place.iterdir() if place.is_dir() else ():  # the names of the first versions
@@ -216,7 +216,7 @@ def remove_half_written(folder: Path) -> None:
 
 
 class TaskRows(TypedDict):
-    """What tells the train rows of a task from others: their number, and the digests of the files they are from."""
+    """Identifies the train rows of a task: their number, and the digests of their files."""
 
     rows: int
     sha256: list[str]
@@ -245,28 +245,28 @@ def read_state(folder: Path) -> State:
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """Optimizer and the like of a whole checkpoint; nothing in it is code.
+    """Optimizer state and the like of a whole checkpoint, loaded without running code from the file.
 
     Raises:
-        DataError: the checkpoint holds weights alone.
+        DataError: the checkpoint has weights only.
     """
     path = folder / TRAINING
     if not path.is_file():
-        raise DataError(fault(str(folder), "", "holds weights alone", "Training goes on from checkpoints/step-N."))
+        raise DataError(fault(str(folder), "", "has weights only", "Training resumes from checkpoints/step-N."))
     try:
         training = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
         found = f"cannot be read: {_first_line(error)}"
         raise DataError(
-            fault(str(path), "", found, f"Remove {folder} to go back to the checkpoint before it.")
+            fault(str(path), "", found, f"Remove {folder}, so that the checkpoint before it is used.")
         ) from error
     if not isinstance(training, dict):
-        raise DataError(fault(str(path), "", "holds no state of a training", f"Remove {folder}."))
+        raise DataError(fault(str(path), "", "has no training state", f"Remove {folder}."))
     return training
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Put the weights of a whole checkpoint into a model of the same encoder and tasks.
+    """Load the weights of a whole checkpoint into a model of the same encoder and tasks.
 
     Raises:
         DataError: names or shapes differ.
@@ -275,7 +275,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         load_model(model, str(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
         found = f"weights do not fit this model: {_first_line(error)}"
-        raise DataError(fault(str(folder), "", found, "The encoder or the tasks are others than the run's.")) from error
+        raise DataError(fault(str(folder), "", found, "The encoder or the tasks differ from the run's.")) from error
 
 
 def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:

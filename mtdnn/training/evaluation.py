@@ -19,7 +19,7 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 class RowBatches(Protocol):
-    """Batches in any order, each with the numbers of its rows."""
+    """Batches in any order, each with the indices of its rows."""
 
     def __len__(self) -> int: ...
 
@@ -36,15 +36,15 @@ def predict_rows(
     tune: bool = False,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Record]]:
-    """Prediction records of every row, in the order of the rows, for several tasks from one encoder pass.
+    """Prediction records of every row, in row order, for several tasks from one pass of the encoder.
 
     Args:
-        tasks: names; the batches' own labels belong to their own task, other tasks' records carry none.
-        tune: let the tasks choose on these rows what they choose on a dev split (see `TaskType.settle`).
+        tasks: names; only records of the batches' own task have labels.
+        tune: whether tasks tune their thresholds on these rows (see `TaskType.settle`).
         progress: called after each batch.
         model: encoder and heads.
-        batches: of rows, in any order, with their numbers.
-        device: of the result.
+        batches: of rows, in any order, with their indices.
+        device: of the model.
         autocast: context of the run's precision.
     """
     found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
@@ -65,8 +65,8 @@ def predict_rows(
 def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:
     """A task's main metric, the first of `metrics`, so that larger is better; None when no split has labels.
 
-    The mean over the labelled splits of what `Scale.comparable` makes of it, so that in a mean over tasks none
-    outweighs another by its unit; of a metric without known ends, which stands in no mean of tasks, its value itself.
+    The mean over the labelled splits of `Scale.comparable`, so that in a mean over tasks no metric outweighs another by
+    its unit. A metric without a known range is in no mean over tasks and counts by its value.
     """
     scale = metric_of(metrics[0]).scale
     values = [values[metrics[0]] for values in splits.values() if metrics[0] in values]
@@ -75,7 +75,7 @@ def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]
 
 
 def selection_score(results: Results, main_metrics: Mapping[str, Sequence[str]], select_by: str) -> float | None:
-    """What the best checkpoint is chosen by: one task's main metric, or the mean over those of the tasks with labels.
+    """The score that selects the best checkpoint: one task's main metric, or the mean over all tasks with labels.
 
     None when nothing could be measured.
 

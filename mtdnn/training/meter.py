@@ -1,4 +1,4 @@
-"""Losses of a run: their means per task since the last log line, and the refusal of one that is not finite."""
+"""Losses of a run: their means per task since the last log line, and an error when one is not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mtdnn.errors import MtdnnError
 
 
 class NonFiniteLoss(MtdnnError):
-    """The loss of a step, or its gradient, is not finite; the optimizer has not moved by it."""
+    """The loss of a step, or its gradient, is not finite; the weights are not updated with it."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Meter:
     """Sums of named values per task since the last line of the log, kept on the device.
 
     Attributes:
-        sums, counts: task → name → sum of its values, and in how many of the task's steps it had one.
+        sums, counts: task → name → sum of its values, and the number of steps that had one.
         steps: task → its steps.
     """
 
@@ -41,8 +41,8 @@ class Meter:
         self.steps[task] += 1
 
     def take(self) -> dict[str, dict[str, float]]:
-        """Of each task the mean of each value over the steps that had it, and its number of steps; then all starts
-        anew. Waits for the device."""
+        """Per task the mean of each value over the steps that had it, and the number of steps; resets the meter. Waits
+        for the device."""
         means = {
             task: {
                 **{name: float(total) / self.counts[task][name] for name, total in sums.items()},
@@ -60,7 +60,7 @@ class Meter:
         return {"sums": sums, "counts": counts, "steps": dict(self.steps)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.sums = {
             task: {name: value.to(device) for name, value in sums.items()} for task, sums in state["sums"].items()
         }
@@ -69,14 +69,14 @@ class Meter:
 
 
 class LossWatch:
-    """The losses of one step, copied to the host while the device goes on with the backward pass.
+    """The losses of one step, copied to the host while the device runs the backward pass.
 
-    Reading a loss right away would make the host wait for the device in every step. The copy is asked for before the
-    backward pass and read after it was queued, so the device never runs dry.
+    Reading a loss right away would make the host wait for the device in every step. The copy is requested before
+    the backward pass and read after that is queued, so the device is never idle.
 
     Attributes:
         named: sums of the named values of the step's parts.
-        moves: how often the optimizer has moved in this step.
+        moves: optimizer updates within this step.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class LossWatch:
         self._copies: list[Tensor] = []
         self._events: list[torch.cuda.Event] = []
 
-    def see(self, loss: Tensor) -> None:
+    def observe(self, loss: Tensor) -> None:
         """Copy a loss to the host, without waiting for it."""
         if loss.device.type != "cuda":
             self._copies.append(loss.detach())
@@ -98,29 +98,29 @@ class LossWatch:
         self._events.append(event)
 
     def add(self, named: Mapping[str, Tensor]) -> None:
-        """Add the named values of one part, which are weighted to sum to the step's."""
+        """Add the named values of one part, weighted so that the parts sum to the step's values."""
         for name, value in named.items():
             self.named[name] = self.named[name] + value if name in self.named else value
 
-    def refuse_non_finite(self, parts: Sequence[Batch], step: int) -> None:
+    def require_finite(self, parts: Sequence[Batch], step: int) -> None:
         """Raise NonFiniteLoss, naming task, step and rows, when any loss seen is infinite or not a number."""
         for event in self._events:
             event.synchronize()
-        self._refuse(sum(float(copy) for copy in self._copies), "the loss", parts, step)
+        self._require(sum(float(copy) for copy in self._copies), "the loss", parts, step)
 
-    def refuse_non_finite_gradient(self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int) -> None:
+    def require_finite_gradient(self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int) -> None:
         """Raise NonFiniteLoss when the norm of the gradient is, where it can be read without waiting for a device.
 
         Args:
             norm: of the gradient.
-            parts: losses of the step.
+            parts: batches of the step.
             step: optimizer steps so far.
         """
         for value in norm.values():
             if value.device.type == "cpu":
-                self._refuse(float(value), "the norm of the gradient", parts, step)
+                self._require(float(value), "the norm of the gradient", parts, step)
 
-    def _refuse(self, value: float, name: str, parts: Sequence[Batch], step: int) -> None:
+    def _require(self, value: float, name: str, parts: Sequence[Batch], step: int) -> None:
         if math.isfinite(value):
             return
         ids = [row_id for part in parts for row_id in part.row_ids]

@@ -1,7 +1,7 @@
-"""Task loss + weighted penalties → what is sent backward, and named values for the log.
+"""Task loss + weighted penalties → losses to call backward on, and named values for the log.
 
-L(θ) + λ_s·R_s(θ) + μ·D_Breg(θ, θ̃), Jiang et al. 2020, arXiv 1911.03437, equation 2 with 1; any regularizer may take the
-place of R_s.
+L(θ) + λ_s·R_s(θ) + μ·D_Breg(θ, θ̃), Jiang et al. 2020, arXiv 1911.03437, equation 2 with 1; any regularizer may replace
+R_s.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LossPart:
-    """A loss to send backward before the next one is asked for.
+    """A loss to call backward on before asking for the next one.
 
     Attributes:
         loss: scalar; the sum over the parts of a step is the loss of its whole batch.
         named: detached scalars, "task", the regularizer's name, "proximal": unweighted values, whose sum over the parts
             of a step is the batch's.
-        then_update: the optimizer should move right after this backward pass, though the step goes on (`free_at`).
+        then_update: whether the optimizer updates the weights right after this backward pass, within the step.
     """
 
     loss: Tensor
@@ -43,15 +43,15 @@ class LossPart:
 
 
 class Objective:
-    """What the weights are moved by.
+    """The loss of a run: task losses, regularizers and the proximal term.
 
     Args:
         model: the shared model; each task's `weight` multiplies its loss.
-        regularizers: task name → its own regularizer; a task that is missing or None has none.
-        proximal: the Bregman term of all tasks; None without.
-        seed: of dropout masks and noise, which are functions of it and of the step.
+        regularizers: task name → its regularizer; a missing task has none.
+        proximal: the Bregman term of all tasks; None = no such term.
+        seed: of dropout masks and noise, which depend on it and on the step alone.
         autocast: context of the run's precision.
-        rank: of this process; None asks torch.distributed.
+        rank: of this process; None = that of torch.distributed.
     Raises:
         ConfigError: a regularizer cannot work with this encoder or precision.
     """
@@ -86,11 +86,11 @@ class Objective:
     def parts(
         self, batch: Batch, *, step: int, part: int = 0, row_share: float = 1.0, label_share: float = 1.0
     ) -> Iterator[LossPart]:
-        """Losses of one batch, or of one part of it, each to be sent backward before the next is asked for.
+        """Losses of one batch, or of one part of it; call backward on each before asking for the next.
 
         Args:
             step: optimizer steps done before this one.
-            part: which of the parts that the step's batch is computed in.
+            part: index of this part of the step's batch.
             row_share, label_share: this part's share of the step's rows and of its labels.
             batch: the rows, as the collator made them.
         """
@@ -133,7 +133,7 @@ class Objective:
             yield from method.losses(forward_pass)
 
     def _part(self, terms: LossTerms, task: str, row_share: float, label_share: float) -> LossPart:
-        """Terms of one task with its weight and this part's shares."""
+        """A task's terms with its weight and this part's shares."""
         loss = self.model.task_types[task].task.weight * label_share * terms.loss
         named = {"task": label_share * terms.log_share * terms.loss.detach()}
         if terms.penalty is not None:
@@ -147,7 +147,7 @@ class Objective:
         return LossPart(proximal.weight * value, {proximal.name: value.detach()})
 
     def after_step(self) -> None:
-        """The optimizer has moved: teachers and counters follow."""
+        """Update teachers and counters; called after the optimizer's update."""
         for task in self._tasks_in_step & self.regularizers.keys():
             self.regularizers[task].after_step()
         self._tasks_in_step.clear()
@@ -155,7 +155,7 @@ class Objective:
             self.proximal.after_step(self.model)
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """Per task seen since the last call: what its regularizer tells of its last step, and the teacher's drift.
+        """Per task seen since the last call: its regularizer's diagnostics of its last step, and the teacher's drift.
 
         Waits for the device.
         """
@@ -170,9 +170,9 @@ class Objective:
         return {task: named for task, named in values.items() if named}
 
     def gradient_norms(self, batch: Batch, *, step: int) -> dict[str, Tensor]:
-        """Norm of the gradient of each weighted term with respect to all weights; leaves no gradient behind.
+        """Norm of the gradient of each weighted term with respect to all weights; `grad` is left unchanged.
 
-        A regularizer with `every: k` is measured at any step, with the k-fold weight of those it applies at. For
+        A regularizer with `every: k` is measured at any step, with weight k·λ. For
         methods with several backward passes the term is "task" at their first pass. Costs one more pass, backward for
         every term.
         """
@@ -201,7 +201,7 @@ class Objective:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for task, method in self.regularizers.items():
             method.load_state_dict(state["regularizers"][task])
         if self.proximal is not None:
@@ -217,12 +217,12 @@ def log_once(logged: set[str], line: str) -> None:
 
 
 def _joined(first: LossPart, second: LossPart) -> LossPart:
-    """Both, to be sent backward at once: they share the clean pass."""
+    """The sum of both, for one backward pass: they share the clean pass."""
     return LossPart(first.loss + second.loss, {**first.named, **second.named}, first.then_update)
 
 
 def run_precision(model: MultiTaskModel, autocast: Autocast = nullcontext) -> RunPrecision:
-    """The numbers that the passes of a run compute with."""
+    """The precision of a run's forward passes."""
     weight = next(model.parameters())
     device = weight.device.type
     with autocast():

@@ -1,8 +1,8 @@
-"""Which parameters move how fast: parameter groups, update rules and the learning rate over the run.
+"""Parameter groups, optimizers and learning-rate schedules.
 
 An update rule is a function of the parameter groups, or a subclass of PyTorch's `Optimizer`; a schedule a function of
-the optimizer. What else they take are their options. PyTorch is imported when one of them is built, so that `check`
-and `--help` know their options without it.
+the optimizer. Their further parameters are their options. PyTorch is imported when one of them is built, so that
+`check` and `--help` know the options without it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ else:
     lr_scheduler = deferred("torch.optim.lr_scheduler")
 
 HEADS = "heads."
-"""Names of the heads' parameters in `MultiTaskModel` begin so; all others belong to the encoder."""
+"""Prefix of the heads' parameters in `MultiTaskModel`; all others belong to the encoder."""
 
 FUSED_DEVICES = frozenset({"cpu", "cuda"})
-"""Where PyTorch updates all parameters of AdamW or SGD in one kernel: the same numbers in less time."""
+"""Devices on which PyTorch updates all parameters of AdamW or SGD in one kernel: the same numbers in less time."""
 
 ROUNDING = 1e-9
-"""More than the rounding of (steps × fraction), less than any step."""
+"""Larger than the rounding error of steps × fraction, smaller than a step."""
 
 ParameterGroup = dict[str, Any]
 
@@ -60,26 +60,26 @@ class AdamOptions(Options):
 class MomentumOptions(Options):
     """Options of `sgd`."""
 
-    momentum: float = Field(0.0, ge=0, lt=1, description="Share of the last step that the next one keeps; 0: none.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Fraction of the previous update that is kept; 0 = none.")
 
 
 class WarmupOptions(Options):
-    """Options of the schedules that rise from 0 first."""
+    """Options of the schedules with a warm-up."""
 
-    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of the steps that rise from 0 to the peak; 0 = none.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of the steps with a rising rate; 0 = none.")
 
 
 class PolynomialOptions(WarmupOptions):
     """Options of `polynomial`."""
 
-    power: float = Field(2.0, gt=0, description="Of what is left of the steps.")
+    power: float = Field(2.0, gt=0, description="Exponent of the fraction of steps left.")
 
 
 class SlantedOptions(Options):
     """Options of `slanted_triangular`."""
 
-    cut_fraction: float = Field(0.1, gt=0, lt=1, description="Fraction of the steps that rise.")
-    ratio: float = Field(32.0, gt=1, description="Peak over lowest rate.")
+    cut_fraction: float = Field(0.1, gt=0, lt=1, description="Fraction of the steps with a rising rate.")
+    ratio: float = Field(32.0, gt=1, description="Peak rate divided by the lowest rate.")
 
 
 def parameter_groups(
@@ -94,8 +94,8 @@ def parameter_groups(
 ) -> list[ParameterGroup]:
     """The trainable parameters, grouped by learning rate and weight decay.
 
-    Biases and the weights of normalisation layers (all that is no matrix) have no weight decay. A frozen parameter is
-    in no group: with a frozen encoder only the heads are left.
+    Biases and the weights of normalisation layers (all that are not matrices) have no weight decay. A frozen parameter
+    is in no group: with a frozen encoder only the heads are trained.
 
     Args:
         named_parameters: of a `MultiTaskModel`.
@@ -125,26 +125,26 @@ def parameter_groups(
 
 
 def build_optimizer(name: str, groups: list[ParameterGroup], *, lr: float, **options: Any) -> Optimizer:
-    """The named update rule over groups that hold their own `lr` and `weight_decay`.
+    """The named optimizer over groups with their own `lr` and `weight_decay`.
 
     Args:
         name: registered, or the dotted path of a function or of a subclass of PyTorch's `Optimizer`.
         groups: from `parameter_groups`.
-        lr: of groups that hold none.
-        options: the update rule's own.
+        lr: of groups that have none.
+        options: the optimizer's own.
     Raises:
-        ConfigError: the name is unknown, or an option, or the rule refuses a value.
+        ConfigError: the name or an option is unknown, or the optimizer rejects a value.
     """
     rule = OPTIMIZERS.get(name, key="optimizer")
     values = option_values(options_of(OPTIMIZERS, rule, OptimizerConfig.model_fields), options)
     try:
         return rule(groups, lr=lr, **values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(fault("", "optimizer", f"{name} refuses its options: {error}", "Change them.")) from error
+        raise ConfigError(fault("", "optimizer", f"{name} rejects its options: {error}", "Change them.")) from error
 
 
 def build_schedule(name: str, optimizer: Optimizer, *, num_steps: int, **options: Any) -> LRScheduler:
-    """The named course of the learning rate, as a factor of each group's own peak.
+    """The named learning-rate schedule, as a factor of each group's peak.
 
     Args:
         name: registered, or the dotted path of a function.
@@ -152,14 +152,14 @@ def build_schedule(name: str, optimizer: Optimizer, *, num_steps: int, **options
         num_steps: optimizer steps of the whole run.
         options: the schedule's own.
     Raises:
-        ConfigError: the name is unknown, or an option, or the schedule refuses a value.
+        ConfigError: the name or an option is unknown, or the schedule rejects a value.
     """
     schedule = SCHEDULES.get(name, key="schedule")
     values = option_values(options_of(SCHEDULES, schedule), options)
     try:
         return schedule(optimizer, num_steps=num_steps, **values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(fault("", "schedule", f"{name} refuses its options: {error}", "Change them.")) from error
+        raise ConfigError(fault("", "schedule", f"{name} rejects its options: {error}", "Change them.")) from error
 
 
 @OPTIMIZERS.register("adamw")
@@ -214,19 +214,19 @@ def sgd(groups: list[ParameterGroup], *, lr: float, momentum: float) -> Optimize
         lr: peak learning rate.
         momentum: 0 turns it off.
     """
-    fused = momentum == 0 and _can_fuse(groups)  # with momentum it fails for heads whose task has not come yet
+    fused = momentum == 0 and _can_fuse(groups)  # with momentum it fails for heads whose task has had no step yet
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
 
 
 @SCHEDULES.register("linear")
 @takes_options(WarmupOptions)
 def linear(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """Straight down to 0 after the warm-up.
+    """Linear decay to 0 after the warm-up.
 
     Args:
         optimizer: whose rate is scheduled.
         num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
+        warmup: fraction of the steps with a rising rate.
     """
     return _after_warmup("linear", optimizer, num_steps, warmup)
 
@@ -234,12 +234,12 @@ def linear(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRSchedule
 @SCHEDULES.register("cosine")
 @takes_options(WarmupOptions)
 def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """Half a cosine down to 0 after the warm-up.
+    """Cosine decay to 0 after the warm-up.
 
     Args:
         optimizer: whose rate is scheduled.
         num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
+        warmup: fraction of the steps with a rising rate.
     """
     return _after_warmup("cosine", optimizer, num_steps, warmup)
 
@@ -247,12 +247,12 @@ def cosine(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRSchedule
 @SCHEDULES.register("constant")
 @takes_options(WarmupOptions)
 def constant(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRScheduler:
-    """The peak, after the warm-up.
+    """Constant at the peak after the warm-up.
 
     Args:
         optimizer: whose rate is scheduled.
         num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
+        warmup: fraction of the steps with a rising rate.
     """
     return _after_warmup("constant_with_warmup", optimizer, num_steps, warmup)
 
@@ -260,13 +260,13 @@ def constant(optimizer: Optimizer, *, num_steps: int, warmup: float) -> LRSchedu
 @SCHEDULES.register("polynomial")
 @takes_options(PolynomialOptions)
 def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: float) -> LRScheduler:
-    """(What is left of the steps after the warm-up) to the power of `power`.
+    """Polynomial decay to 0 after the warm-up: the fraction of steps left, to the power of `power`.
 
     Args:
         optimizer: whose rate is scheduled.
         num_steps: optimizer steps of the run.
-        warmup: fraction of the steps that rise.
-        power: of what is left of the steps.
+        warmup: fraction of the steps with a rising rate.
+        power: exponent of the fraction of steps left.
     """
     return _after_warmup("polynomial", optimizer, num_steps, warmup, {"power": power, "lr_end": 0.0})
 
@@ -274,13 +274,13 @@ def polynomial(optimizer: Optimizer, *, num_steps: int, warmup: float, power: fl
 @SCHEDULES.register("slanted_triangular")
 @takes_options(SlantedOptions)
 def slanted_triangular(optimizer: Optimizer, *, num_steps: int, cut_fraction: float, ratio: float) -> LRScheduler:
-    """A short straight rise to the peak and a long straight fall, both from and to peak ∕ ratio.
+    """A short linear rise from peak ∕ ratio to the peak, and a long linear fall back.
 
     Args:
         optimizer: whose rate is scheduled.
         num_steps: optimizer steps of the run.
-        cut_fraction: fraction of the steps that rise.
-        ratio: peak over lowest rate.
+        cut_fraction: fraction of the steps with a rising rate.
+        ratio: peak rate divided by the lowest rate.
     Source: Howard & Ruder 2018, arXiv 1801.06146, eq. 3. There the fall is measured in cut·(1∕cut_fraction − 1) steps,
     which is the number of steps left only when the cut is a whole number; with few steps the rate would become
     negative. Here it is the number of steps left.

@@ -1,4 +1,4 @@
-"""When a run logs, evaluates, saves and stops, and how far it has come."""
+"""When a run logs, evaluates, saves and stops, and its progress."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Every = int | Literal["epoch", "never"]
 
 @dataclass
 class Progress:
-    """Where a run stands, as plain values.
+    """Progress of a run, as plain values.
 
     Attributes:
         step: optimizer steps done.
-        epoch, epoch_step: the next step is number `epoch_step` of epoch `epoch`, both from 0.
+        epoch, epoch_step: the next step is step `epoch_step` of epoch `epoch`, both counted from 0.
         best_score, best_step: of the best evaluation so far.
         patience_score: of the last evaluation that rose by more than `min_delta`.
         without_rise: evaluations since that one.
@@ -32,14 +32,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """When things happen.
+    """When a run logs, evaluates, saves and stops.
 
     Attributes:
         total_steps: of the run.
         evaluate_every, checkpoint_every: steps, "epoch" or "never".
         log_every: steps.
-        log_gradients: also log, once per task and line, the gradient norm of each term of the loss; costs a pass.
-        patience: evaluations without a rise of more than `min_delta` that end the run; None never does.
+        log_gradients: also log, once per task and line, the gradient norm of each loss term; costs one more pass.
+        patience: evaluations without a rise of more than `min_delta` after which the run stops; None = never.
     """
 
     total_steps: int

@@ -1,7 +1,7 @@
-"""What a run writes down while it goes: `log.jsonl`, TensorBoard events, `timing.jsonl`.
+"""What a run writes while it trains: `log.jsonl`, TensorBoard events, `timing.jsonl`.
 
-`log.jsonl` holds nothing that depends on the clock: the log of a resumed run equals that of an unbroken one. Speed
-goes to `timing.jsonl`.
+Nothing in `log.jsonl` depends on the clock: the log of a resumed run equals that of an unbroken one. Speed is in
+`timing.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from mtdnn.files import write_text
 
 
 class Recorder:
-    """Appends to a run's log files; a resumed run first forgets what came after its checkpoint.
+    """Appends to a run's log files; a resumed run first drops the lines after its checkpoint.
 
     Args:
         folder: of the run.
-        step: the run goes on from here; 0 for a new one.
+        step: where the run resumes; 0 for a new run.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
         self.log, self.timing = folder / "log.jsonl", folder / "timing.jsonl"
         for path in (self.log, self.timing):
-            forget_after(path, step)
+            drop_after(path, step)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._since = (time.perf_counter(), step)
 
@@ -60,7 +60,7 @@ class Recorder:
         Args:
             step: optimizer steps so far.
             results: task → split → metric → value.
-            score: what the best checkpoint is chosen by.
+            score: what selects the best checkpoint.
         """
         self._write(self.log, {"step": step, "evaluation": results, "score": score})
         for task, splits in results.items():
@@ -83,8 +83,8 @@ class Recorder:
         self._events.close()
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and everything from a line on that was cut short or damaged."""
+def drop_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and all lines from the first truncated or damaged one."""
     if not path.exists():
         return
     kept = []
@@ -97,13 +97,13 @@ def forget_after(path: Path, step: int) -> None:
 
 
 class LogLine(TypedDict):
-    """What every line of a log has."""
+    """The key that every log line has."""
 
     step: int
 
 
 def _record(line: bytes) -> LogLine | None:
-    """A line of a log; None for one that was cut short or damaged: what comes after it is not to be trusted."""
+    """A log line; None for a truncated or damaged one, after which nothing can be trusted."""
     try:
         return checked(json_value(line, NOWHERE), LogLine, NOWHERE) if line.endswith(b"\n") else None
     except DataError:

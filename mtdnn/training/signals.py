@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a run trains: the step is finished, a checkpoint is written, then the run stops."""
+"""SIGTERM and SIGINT during training: the run finishes its step, writes a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal and left a checkpoint to go on from.
+    """A signal stopped the run; it wrote a checkpoint to resume from.
 
     Attributes:
         signal_number: 2 for Ctrl-C, 15 for SIGTERM.
@@ -29,12 +29,12 @@ def stop_signals() -> Iterator[list[int]]:
 
     Outside the main thread (a notebook's worker) signals cannot be caught, and the list stays empty.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
         logger.warning("%s: stopping after this step", signal.Signals(number).name)
 
     try:
@@ -42,7 +42,7 @@ def stop_signals() -> Iterator[list[int]]:
     except ValueError:
         before = {}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The loop: batches → updated weights, with everything a resumed run needs to go on exactly."""
+"""The training loop: batches → updated weights, with the state a run needs to resume bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Steps(Protocol):
-    """The steps of an epoch, each a batch of one task in the parts it is computed in."""
+    """The steps of an epoch; each is a batch of one task, split into the parts that are computed one by one."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
@@ -39,14 +39,15 @@ OnStep = Callable[[Progress, Mapping[str, Mapping[str, float]]], None]
 
 
 class Trainer:
-    """Moves the weights of a model by an objective over batches.
+    """Trains a model on batches with an objective.
 
     Args:
-        evaluate: the dev results of the model as it is, and the score that selects the best, None without labels: the
-            last weights are the best then, and patience does not run out.
-        save: writes a checkpoint of the given kind: "best" and "last" hold weights, "step" all that a resume needs.
-        clip_norm: largest norm of the gradient over all weights; None does not clip.
-        on_step: called after each step with the progress and, when a line was logged, the tasks' mean losses.
+        evaluate: returns the dev results of the current model, and the score that selects the best; with None (no
+            labels) the last weights are the best, and there is no early stopping.
+        save: writes a checkpoint of the given kind: "best" and "last" have weights only, "step" all
+            that a resumed run needs.
+        clip_norm: largest norm of the gradient over all weights; None = no clipping.
+        on_step: called after each step with the progress and, if a line was logged, the tasks' mean losses.
     """
 
     def __init__(
@@ -76,18 +77,18 @@ class Trainer:
         """Run to the end of the plan, or until early stopping.
 
         Raises:
-            NonFiniteLoss: naming task, step and rows; of a gradient where it is clipped and lies on the host, since
-                another device would have to be waited for.
+            NonFiniteLoss: with task, step and rows; for a gradient only if it is clipped and on the host, since
+                reading it from another device would make the host wait.
             Interrupted: on SIGTERM or Ctrl-C, with a checkpoint to resume from.
         """
         self.model.train()
-        with stop_signals() as asked:
+        with stop_signals() as received:
             while not self.finished:
                 self.loader.set_epoch(self.progress.epoch)
                 for parts in self.loader.from_step(self.progress.epoch_step):
                     self.train_step(parts)
-                    self._keep_house()
-                    signal_number = self._agreed(asked)
+                    self._after_step()
+                    signal_number = self._signal_of_any_rank(received)
                     if signal_number and not self.finished:
                         self.save("step", self)
                         raise Interrupted(signal_number, self.progress.step)
@@ -98,13 +99,13 @@ class Trainer:
         self.save("last", self)
         return self.progress
 
-    def _agreed(self, asked: Sequence[int]) -> int:
-        """The number of the signal that any process has been asked to stop by; 0 for none.
+    def _signal_of_any_rank(self, received: Sequence[int]) -> int:
+        """The number of a signal that any process has received; 0 for none.
 
-        A launcher's signal reaches the processes one after another: unless all stop after the same step, those that go
-        on wait for the others for ever.
+        A launcher's signal reaches the processes one after another; unless all stop after the same step, the others
+        wait forever.
         """
-        own = asked[0] if asked else 0
+        own = received[0] if received else 0
         if self.accelerator.num_processes == 1:
             return own
         return int(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max())
@@ -112,11 +113,11 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done or patience has run out."""
-        tired = self.plan.patience is not None and self.progress.without_rise >= self.plan.patience
-        return self.progress.step >= self.plan.total_steps or tired
+        out_of_patience = self.plan.patience is not None and self.progress.without_rise >= self.plan.patience
+        return self.progress.step >= self.plan.total_steps or out_of_patience
 
     def train_step(self, parts: Sequence[Batch]) -> None:
-        """One update from one batch, computed in parts that are weighted so that their sum is the whole batch's."""
+        """One update from one batch, computed in parts whose weighted gradients sum to that of the whole batch."""
         step, watch = self.progress.step, LossWatch()
         gradients = self._measured_gradients(parts)
         for index, (batch, row_share, label_share) in enumerate(self._shares(parts)):
@@ -124,31 +125,31 @@ class Trainer:
             for part in self.objective.parts(
                 batch, step=step, part=index, row_share=row_share, label_share=label_share
             ):
-                watch.see(part.loss)
+                watch.observe(part.loss)
                 part.loss.backward()
                 watch.add(part.named)
                 if part.then_update:
-                    self._move(watch, parts)
-        norm = self._move(watch, parts)
+                    self._update(watch, parts)
+        norm = self._update(watch, parts)
         self.scheduler.step()
         self.objective.after_step()
-        self.meter.add(parts[0].task, {**self._over_ranks(watch.named), **norm, **gradients})
+        self.meter.add(parts[0].task, {**self._summed_over_ranks(watch.named), **norm, **gradients})
         self._advance()
 
-    def _move(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Let the optimizer move by the gradient gathered so far, which is then used up; the norm it had."""
+    def _update(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Update the weights with the accumulated gradient, and clear it; returns its norm."""
         self._sum_over_ranks()
-        watch.refuse_non_finite(parts, self.progress.step)
+        watch.require_finite(parts, self.progress.step)
         norm = self._clip()
-        watch.refuse_non_finite_gradient(norm, parts, self.progress.step)
+        watch.require_finite_gradient(norm, parts, self.progress.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         watch.moves += 1
         return norm
 
     def _measured_gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """At a task's first step since the last line of the log, the norms of its terms' gradients, over the first part
-        of its batch."""
+        """At a task's first step since the last log line, the gradient norms of its terms, over the first part of its
+        batch; else empty."""
         if not self.plan.log_gradients or self.meter.steps[parts[0].task]:
             return {}
         batch = parts[0].to(self.accelerator.device)
@@ -180,15 +181,15 @@ class Trainer:
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
 
-    def _over_ranks(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Values of which every process has its share, summed: those of the whole batch."""
+    def _summed_over_ranks(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the whole batch: the sum of every process's share."""
         if self.accelerator.num_processes == 1:
             return dict(named)
         total = self.accelerator.reduce(torch.stack(list(named.values())), reduction="sum")
         return dict(zip(named, total.unbind(), strict=True))
 
     def _clip(self) -> dict[str, Tensor]:
-        """Clip the gradient; its norm before, under the name it is logged by."""
+        """Clip the gradient; returns its norm before clipping, under its name in the log."""
         if self.clip_norm is None:
             return {}
         return {"gradient_norm": torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm).detach()}
@@ -199,8 +200,8 @@ class Trainer:
         if self.progress.epoch_step == len(self.loader):
             self.progress.epoch, self.progress.epoch_step = self.progress.epoch + 1, 0
 
-    def _keep_house(self) -> None:
-        """Log, evaluate and save what is due after the step just done."""
+    def _after_step(self) -> None:
+        """Log, evaluate and save if due after this step."""
         means = self._log() if self._is_due(self.plan.log_every) else {}
         self.on_step(replace(self.progress), means)
         if self._is_due(self.plan.evaluate_every):
@@ -239,7 +240,7 @@ class Trainer:
             self.save("best", self)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides the weights; tensors and plain values."""
+        """All that a resumed run needs in addition to the weights; tensors and plain values."""
         return {
             "progress": asdict(self.progress),
             "meter": self.meter.state_dict(),
@@ -250,8 +251,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        # Checkpoints before patience had a score of its own: there only a rise of more than min_delta was a best.
+        """Restore what `state_dict` returned."""
+        # In old checkpoints without patience_score only a rise of more than min_delta was a best.
         self.progress = Progress(**{"patience_score": state["progress"]["best_score"], **state["progress"]})
         self.meter.load_state_dict(state["meter"], self.accelerator.device)
         self.optimizer.load_state_dict(state["optimizer"])

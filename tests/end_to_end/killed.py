@@ -33,13 +33,13 @@ def die_at_call(owner: Any, name: str, number: int, *, by: int = signal.SIGKILL)
 def main(config: str, point: str) -> None:
     kind, _, number = point.partition(":")
     if kind == "step":
-        die_at_call(Trainer, "_keep_house", int(number))
+        die_at_call(Trainer, "_after_step", int(number))
     elif kind == "writing":
         die_at_call(checkpoint, "file_sha256", int(number))
     elif kind == "renaming":
         die_at_call(checkpoint, "_take_place", int(number))
     elif kind == "asked" and os.environ.get("RANK") == "1":
-        die_at_call(Trainer, "_keep_house", int(number), by=signal.SIGTERM)
+        die_at_call(Trainer, "_after_step", int(number), by=signal.SIGTERM)
     train(load_run_config(config), progress=False)
 
 

@@ -683,13 +683,13 @@ RESULTS = [
         "a checkpoint cut short",
         cut_short("runs/first/best/model.safetensors"),
         "evaluate runs/first",
-        "runs/first/best: model.safetensors is not as it was written. Whole or not, there are: best, last, step-2.",
+        "runs/first/best: model.safetensors does not match its checksum. Checkpoints found: best, last, step-2.",
     ),
     Case(
         "a checkpoint that is not there",
         nothing,
         "evaluate runs/first --checkpoint step-9",
-        "runs/first/checkpoints/step-9: there is no such checkpoint. Whole or not, there are: best, last, step-2.",
+        "runs/first/checkpoints/step-9: there is no such checkpoint. Checkpoints found: best, last, step-2.",
     ),
     *(
         Case(

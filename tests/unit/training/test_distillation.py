@@ -203,7 +203,7 @@ def test_more_bad_soft_labels_are_told(project: Project, tmp_path: Path) -> None
         with_soft_labels(*student(project, path))
     assert len(caught.value.lines) == 6 and caught.value.lines[-1] == f"{path}: 4 more errors like these"
     Path(path).write_text(Path(soft_file(tmp_path / "b", ALL)).read_text() * 2)
-    with pytest.raises(DataError, match="id: row 'n1' stands there twice"):
+    with pytest.raises(DataError, match="id: row 'n1' occurs twice"):
         with_soft_labels(*student(project, path))
     with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
         with_soft_labels(*student(project, str(tmp_path / "gone.jsonl")))

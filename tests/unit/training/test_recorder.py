@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mtdnn.training.recorder import Recorder, forget_after
+from mtdnn.training.recorder import Recorder, drop_after
 
 
 def record(folder: Path, steps: range, *, resumed_at: int = 0) -> None:
@@ -26,7 +26,7 @@ def test_lines_after_the_checkpoint_are_forgotten_on_resume(tmp_path: Path) -> N
 
 
 def test_a_log_that_is_not_there_is_nothing_to_forget(tmp_path: Path) -> None:
-    forget_after(tmp_path / "log.jsonl", 3)
+    drop_after(tmp_path / "log.jsonl", 3)
     assert not (tmp_path / "log.jsonl").exists()
 
 
