@@ -39,7 +39,7 @@ from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
 from mtdnn.execution.memory import freed_memory_kept
-from mtdnn.execution.products import linear, onednn_is_quicker
+from mtdnn.execution.products import linear, onednn_is_faster
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.setup import Setup
 from mtdnn.training.trainer import Trainer
@@ -230,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU
-    tasks, quick = given.tasks.split(","), given.device == "cpu" and onednn_is_quicker()
+    tasks, quick = given.tasks.split(","), given.device == "cpu" and onednn_is_faster()
     with tempfile.TemporaryDirectory(prefix="mtdnn-throughput-") as folder:
         definitions = load_task_defs(TASKS)
         prepare({task: definitions[task] for task in tasks}, data=given.data, encoder=given.encoder, out=folder)

@@ -98,7 +98,7 @@ def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
     """The format in which a task's rows are stored for a tokenizer."""
     from mtdnn.task_types.base import TASK_TYPES  # here, as reading manifests needs no torch
 
-    plain = len(task.inputs) < 2 or tokenizer.tells_texts_apart
+    plain = len(task.inputs) < 2 or tokenizer.separates_pairs
     return max(TASK_TYPES.get(task.task_type).store_format, STORE_FORMAT if plain else SEGMENTS_FORMAT)
 
 

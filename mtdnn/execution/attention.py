@@ -1,8 +1,9 @@
-"""Real tokens of a padded batch ↔ one row without padding, and attention over that row, each example on its own.
+"""Attention over one packed row: the real tokens of a batch without padding; each example attends to itself only.
 
 Dimensions: B batch, T tokens of the longest example, N real tokens of the batch, A attention heads, D size of one head.
-`Layout` says where each real token lies. It travels with the call as the keyword `packing`, through transformers'
-attention interface, so that several passes may share a graph and recomputed layers find the layout of their own pass.
+`Layout` has the position of each real token. It is passed with each call as the keyword `packing`, through
+transformers' attention interface, so that several passes may share a graph and recomputed layers get the layout of
+their own pass.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ ATTENTION_NAME = "mtdnn"
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """What attention over a packed row needs beside query, key and value.
+    """What attention over a packed row needs in addition to query, key and value.
 
     Fields:
+        layout: positions of the packed tokens.
         scale: factor of the scores before the softmax.
         dropout: probability of dropping an attention weight; 0 outside training.
-        window: a token sees those less than so many places away; None sees all of its example.
+        window: a token attends to tokens less than this many positions away; None: to all of its example.
     """
 
     layout: Layout
@@ -44,7 +46,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, AttentionSettings], Tensor]
 
 
 def use_packed_attention(backbone: PreTrainedModel) -> None:
-    """Let a model attend over packed rows whenever it is called with `packing=Layout`, and as before without."""
+    """Make a model attend over packed rows when it is called with `packing=Layout`, and as before otherwise."""
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
     backbone.set_attn_implementation(ATTENTION_NAME)
@@ -64,22 +66,22 @@ def packed_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: [1, A, N, D] → [1, N, A, D], each example seeing only itself.
+    """Attention as called by transformers: [1, A, N, D] → [1, N, A, D]; each example attends to itself only.
 
-    Places behind the real tokens come out as zeros. Without `packing` the tensors are padded, and PyTorch's attention
-    does what it would have done anyway.
+    Positions after the real tokens are 0 in the output. Without `packing` the tensors are padded, and PyTorch's
+    attention is called.
 
     Args:
         module: the attention layer.
         query: [1, heads, ΣT, D].
         key: [1, heads, ΣT, D].
         value: [1, heads, ΣT, D].
-        attention_mask: unused: the layout says which tokens attend.
+        attention_mask: used only without `packing`.
         packing: layout of the packed rows.
         dropout_masks: fast | torch.
         dropout: probability.
         scaling: factor of q·k.
-        sliding_window: tokens a token sees; None: all.
+        sliding_window: as `window` of `AttentionSettings`; None: all tokens.
     """
     if packing is None:
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
@@ -94,7 +96,7 @@ def packed_attention(
 
 
 def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:
-    """The cheapest way to attend on the device of `query`, at its precision.
+    """The fastest attention function for the device and precision of `query`.
 
     Args:
         query: [1, heads, ΣT, D].
@@ -107,8 +109,11 @@ def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Atten
 
 
 def kernel_takes(query: Tensor) -> bool:
-    """Whether there is a kernel for ragged batches: flash attention wants an Ampere GPU or a later one, 16-bit floats,
-    and heads whose size is a multiple of 8, up to 256."""
+    """Whether the kernel for ragged batches can be used.
+
+    Flash attention needs an Ampere GPU or a later one, 16-bit floats, and heads whose size is a multiple of 8, up to
+    256.
+    """
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
         return False
     return (
@@ -150,7 +155,7 @@ def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: A
 
 
 def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout, where `kernel_takes` them.
+    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout; see `kernel_takes`.
 
     Args:
         query: [1, heads, ΣT, D].
@@ -167,7 +172,7 @@ def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Attention
 
 
 def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] over the padded square, where there is no kernel for ragged batches.
+    """[N, A, D] → [N, A, D] over the padded batch, for devices without a kernel for ragged batches.
 
     Args:
         query: [1, heads, ΣT, D].
@@ -187,12 +192,12 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
 
 
 def window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where two tokens are less than `window` apart; None when all are.
+    """[length, length] bool, True where two tokens are less than `window` apart; None if all are.
 
     Args:
         length: tokens of a sequence.
-        window: tokens seen to each side; None: all.
-        device: of the result.
+        window: as in `AttentionSettings`; None: all tokens.
+        device: device of the result.
     """
     if window is None or length <= window:
         return None
@@ -203,9 +208,9 @@ def window_mask(length: int, window: int | None, device: torch.device) -> Tensor
 class _DroppedAttention(torch.autograd.Function):
     """softmax(q kᵀ · scale) · mask / P(keep) · v in squares of examples of similar length, in float32.
 
-    Its own backward, because slicing under autograd would add up one full-sized gradient per square, and because the
-    row sums of the softmax backward are (gradient · output), known for all squares at once (Dao et al. 2022).
-    Float32 also for 16-bit inputs: matrices this small gain nothing from them. First derivatives only.
+    It has its own backward, because slicing under autograd would sum one full-sized gradient per square, and because
+    the row sums of the softmax backward are (gradient · output), known for all squares at once (Dao et al. 2022).
+    Float32 also for 16-bit inputs, as such small matrices are not faster in 16 bits. First derivatives only.
     """
 
     @staticmethod
@@ -252,7 +257,7 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 def _spread(packed: Tensor, squares: Squares) -> Tensor:
-    """[N, A, D] → [R, D] float32, a new tensor; rows of padding hold numbers of some token."""
+    """[N, A, D] → [R, D] float32, a new tensor; rows of padding have the numbers of an arbitrary token."""
     return packed.flatten(0, 1).index_select(0, squares.rows).float()
 
 
@@ -262,7 +267,7 @@ def _gathered(rows: Tensor, squares: Squares, heads: int) -> Tensor:
 
 
 def _squares(rows: Sequence[Tensor], squares: Squares, heads: int) -> list[list[Tensor]]:
-    """For each of some [R, D] its squares, views [examples·A, length, D]."""
+    """For each tensor [R, D] its squares, views [examples·A, length, D]."""
     sizes = [shape.tokens * heads for shape in squares.shapes]
     lengths = [shape.length for shape in squares.shapes]
     return [

@@ -1,10 +1,10 @@
-"""Dropout whose masks cost what they must on a CPU: same distribution as PyTorch's, about a tenth of its time.
+"""Fast dropout masks on a CPU: the distribution of PyTorch's masks in about a tenth of the time.
 
 PyTorch draws one uniform number per element from one sequential generator (6 ns each on an AVX-512 core). Here each
-call draws one seed from PyTorch's default generator and fills 16 random bits per element from it (0.4 ns); a training
-step with PyTorch's masks takes 6 to 16 % longer (`benchmarks/README.md`). The masks are still a function of the default
-generator's state alone: a restored state, as in gradient checkpointing or a replayed pass, brings the same masks back.
-On other devices PyTorch's own dropout runs.
+call draws one seed from PyTorch's default generator and generates 16 random bits per element from it (0.4 ns); a
+training step with PyTorch's masks takes 6 to 16 % longer (`benchmarks/README.md`). The masks still depend only on the
+state of the default generator: restoring it, as in gradient checkpointing or a replayed pass, gives the same masks.
+Other devices use PyTorch's own dropout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Dropout(nn.Dropout):
 
 
 def use_fast_dropout(model: nn.Module) -> None:
-    """Replace every plain `nn.Dropout` inside a model, in place; probabilities and modes stay."""
+    """Replace every plain `nn.Dropout` in a model, in place; probabilities and modes are kept."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -39,15 +39,15 @@ def use_fast_dropout(model: nn.Module) -> None:
 
 
 def hide_from_compiler() -> None:
-    """Have torch.compile step around the fast masks: it would turn numpy's generator into something else."""
+    """Exclude the fast masks from torch.compile, which would replace numpy's generator."""
     if not hasattr(Dropout.forward, "_torchdynamo_disable"):
-        setattr(Dropout, "forward", torch.compiler.disable(Dropout.forward))  # noqa: B010  mypy refuses the other way
+        setattr(Dropout, "forward", torch.compiler.disable(Dropout.forward))  # noqa: B010  mypy refuses an assignment
 
 
 def random_bits(count: int) -> Tensor:
-    """[count] int16, uniform over all values; one seed is drawn from PyTorch's default generator.
+    """[count] int16, uniform over all values; the seed is drawn from PyTorch's default generator.
 
-    Source: SFC64 (Doty-Humphrey, PractRand), the fastest generator of numpy; four elements share a 64-bit word.
+    Source: SFC64 (Doty-Humphrey, PractRand), numpy's fastest generator; four elements share a 64-bit word.
     """
     seed = int(torch.randint(torch.iinfo(torch.int64).max, ()))
     words = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, size=(count + 3) // 4, dtype=np.uint64)
@@ -55,22 +55,22 @@ def random_bits(count: int) -> Tensor:
 
 
 def keep_mask(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """1 where an element stays, 0 where it is dropped, in the shape of `bits` and ready to multiply with.
+    """1 where an element is kept, 0 where it is dropped, in the shape of `bits`.
 
-    Writing the comparison straight into numbers of `dtype` is several times faster than multiplying by a bool mask.
+    Writing the comparison directly as numbers of `dtype` is several times faster than multiplying by a bool mask.
 
     Args:
-        bits: random integers.
-        p: probability of a zero.
-        dtype: of the result.
+        bits: random int16 numbers.
+        p: probability of a 0.
+        dtype: dtype of the result.
     """
     return torch.ge(bits, _dropped_levels(p) - _LEVELS // 2, out=torch.empty(bits.shape, dtype=dtype))
 
 
 def keep_scale(p: float) -> float:
-    """What to multiply kept elements with, so that the expectation stays exactly the same: 1 / P(keep).
+    """The factor of kept elements with which the expectation is unchanged: 1 / P(keep).
 
-    P(drop) is p rounded to 16 bits: off by less than 1e-5.
+    P(drop) is p rounded to 16 bits, with an error below 1e-5.
     """
     return _LEVELS / (_LEVELS - _dropped_levels(p))
 
@@ -80,7 +80,7 @@ def _dropped_levels(p: float) -> int:
 
 
 class _ScaledMask(torch.autograd.Function):
-    """x · mask / P(keep). Keeps two bytes per element for the backward pass: the random bits."""
+    """x · mask / P(keep). Saves two bytes per element for the backward pass: the random bits."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bits: Tensor, p: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the rows of a batch lie for attention: sequences end to end, and squares of sequences of similar length."""
+"""The layout of a batch for attention: concatenated sequences, and squares of sequences of similar length."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive examples of equal length in a packed row: they need neither padding nor a mask."""
+    """Consecutive examples of equal length in a packed row; they need neither padding nor a mask."""
 
     examples: int
     length: int
 
     @property
     def tokens(self) -> int:
-        """Real tokens of the group."""
+        """Number of real tokens in the group."""
         return self.examples * self.length
 
 
 @dataclass(frozen=True)
 class Squares:
-    """Packed rows cut into squares: examples of similar length share one, padded to the longest of them.
+    """A packed row split into squares: examples of similar length, padded to the longest of them.
 
-    One square costs about as many calls as another, whatever its size, and a batch holds nearly as many lengths as
-    examples. Rows of a square are ordered by example, head and token; A is the number of heads.
+    The number of calls per square does not depend on its size, and a batch has nearly as many lengths as examples, so
+    similar lengths share a square. Its rows are ordered by example, head and token; A is the number of heads.
 
     Fields:
-        shapes: examples and length of each square.
-        rows: [R] long, for each row of the squares its place in the packed [N·A]; padding has any.
-        back: [N·A] long, for each place in the packed row its row in the squares.
-        padding: [P] long, rows of the squares that hold no token.
+        shapes: number of examples and length of each square.
+        rows: [R] long, for each row of the squares its position in the packed [N·A]; arbitrary for padding.
+        back: [N·A] long, for each position in the packed row its row in the squares.
+        padding: [P] long, rows of the squares that are padding.
         bias: per square None, or [examples, 1, 1, length], 0 at keys and −inf at padding.
     """
 
@@ -54,11 +54,11 @@ class Squares:
         for run in similar(lengths):
             length, own = run[-1], slice(first, first + len(run))
             token = torch.arange(length)
-            held = token < counts[own, None]  # [examples, length]
-            place = torch.where(held, starts[own, None] + token, 0)
+            is_token = token < counts[own, None]  # [examples, length]
+            place = torch.where(is_token, starts[own, None] + token, 0)
             rows.append((place[:, None] * heads + torch.arange(heads)[:, None]).flatten())
-            real.append(held[:, None].expand(-1, heads, -1).flatten())
-            empty = torch.zeros(held.shape).masked_fill(~held, -torch.inf)
+            real.append(is_token[:, None].expand(-1, heads, -1).flatten())
+            empty = torch.zeros(is_token.shape).masked_fill(~is_token, -torch.inf)
             bias.append(None if run[0] == length else empty[:, None, None])
             shapes.append(Group(len(run), length))
             first += len(run)
@@ -69,7 +69,7 @@ class Squares:
 
 
 def similar(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Ascending lengths in runs that differ by at most a sixteenth, or by two."""
+    """Ascending lengths grouped into runs whose lengths differ by at most a sixteenth, or by two."""
     run: list[int] = []
     for length in lengths:
         if run and length > max(run[0] * 17 // 16, run[0] + 2):
@@ -82,13 +82,13 @@ def similar(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the real tokens of a padded batch lie in a packed row; shorter examples come first.
+    """Positions of the real tokens of a padded batch in a packed row; shorter examples come first.
 
     Fields:
         shape: B and T.
-        index: [N] long, place of each packed token in the flattened [B·T].
+        index: [N] long, position of each packed token in the flattened [B·T].
         lengths: real tokens of each example that has any, ascending.
-        rounded: whether packed rows get empty places behind the real tokens, see `tail`.
+        rounded: whether packed rows are padded at the end, see `tail`.
     """
 
     shape: tuple[int, int]
@@ -98,11 +98,11 @@ class Layout:
 
     @classmethod
     def of(cls, mask: Tensor, device: torch.device, *, rounded: bool = False) -> Layout:
-        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU spares waiting for the device.
+        """The layout of a [B, T] mask for tensors on `device`; a mask on the CPU avoids a synchronisation.
 
         Args:
             mask: [B, T] bool, True = a real token.
-            device: of the result.
+            device: device of the packed tensors.
             rounded: whether the number of packed tokens is rounded up.
         """
         on_cpu = mask.cpu()
@@ -120,7 +120,7 @@ class Layout:
         return tuple(Group(len(list(run)), length) for length, run in groupby(self.lengths))
 
     def squares(self, heads: int) -> Squares:
-        """The squares of this layout for attention with that many heads; made once."""
+        """The squares of this layout for attention with that many heads; computed once."""
         known: dict[int, Squares] = self.__dict__.setdefault("_squares", {})
         if heads not in known:
             known[heads] = Squares.of(self.lengths, heads)
@@ -134,11 +134,11 @@ class Layout:
 
     @property
     def tail(self) -> int:
-        """Empty places behind the real tokens, at most 1/16 of them; 0 unless rounded.
+        """Padding positions after the real tokens, at most 1/16 of them; 0 unless rounded.
 
-        oneDNN, which multiplies 16-bit numbers on a CPU, and on some float32 ones, compiles a kernel for every number
-        of rows it has not met, which can take longer than the product itself, and keeps up to 1,024 of them; rounded
-        up, packed rows of all batches have few lengths.
+        oneDNN, which multiplies 16-bit numbers on a CPU (on some also float32), compiles a kernel for every new number
+        of rows and caches up to 1,024 of them. Compiling can take longer than the product itself. With rounding, packed
+        rows have few different lengths.
         """
         tokens = len(self.index)
         step = max(8, 1 << max(tokens.bit_length() - 5, 0))

@@ -1,4 +1,4 @@
-"""Memory that one training step frees, kept for the next one."""
+"""Keeping the memory that one training step frees for the next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of glibc's mallopt(3), and what they are once a process has freed large blocks: use moves them up to here.
+# Parameters of glibc's mallopt(3), and the largest values that glibc sets by itself once large blocks have been freed.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 DEFAULTS = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 NEVER = 2**31 - 1
@@ -15,12 +15,12 @@ NEVER = 2**31 - 1
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Have the C library keep freed memory inside this block, and give it back to the system at its end.
+    """A context in which the C library keeps freed memory; at its end, the memory is returned to the system.
 
-    By default glibc returns every block of more than 32 MiB as soon as it is freed: the gradient of BERT's word
-    embeddings is one, and so the kernel clears and maps its pages anew in each step. A step of short rows takes 3 to
-    10 % longer so, one of many long rows no longer (`benchmarks/README.md`). Nothing happens where the C library is
-    not glibc.
+    By default glibc returns every block of more than 32 MiB as soon as it is freed. The gradient of BERT's word
+    embeddings is such a block, so the kernel clears and maps its pages again in each step. This makes a step of short
+    rows 3 to 10 % slower, and one of many long rows no slower (`benchmarks/README.md`). Without glibc this does
+    nothing.
     """
     libc = _glibc()
     if libc is None:
@@ -35,7 +35,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def _set(libc: ctypes.CDLL, thresholds: dict[int, int]) -> None:
-    """Set parameters; one that this version of the library refuses stays as it is."""
+    """Set parameters; those that this version of the library refuses are unchanged."""
     for parameter, value in thresholds.items():
         libc.mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
 

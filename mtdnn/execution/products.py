@@ -1,10 +1,10 @@
-"""Float32 products of linear layers at the full width of a CPU: same numbers up to rounding, on some in half the time.
+"""Faster float32 products of linear layers on some CPUs: equal up to rounding, in as little as half the time.
 
-For float32 PyTorch takes MKL, which leaves half of an AMD processor's AVX-512 units idle; oneDNN, which PyTorch ships
-for 16-bit numbers, uses them all. Where that is so, forward and backward products of large layers go to oneDNN here.
-Everywhere else PyTorch's own products run.
+For float32 PyTorch uses MKL, which leaves half of the AVX-512 units of AMD processors idle; oneDNN, which PyTorch has
+for 16-bit numbers, uses all of them. On such processors the forward and backward products of large layers are computed
+by oneDNN; elsewhere by PyTorch as usual.
 
-Dimensions: N rows of the input, I numbers in, O numbers out.
+Dimensions: N rows of the input, I input features, O output features.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _SMALLEST = 1 << 24
-"""Multiplications below which a product stays with MKL: oneDNN compiles a kernel for each shape, in about 0.5 ms."""
+"""Products with fewer multiplications stay with MKL: oneDNN compiles a kernel for each shape, in about 0.5 ms."""
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` with quick products of float32 matrices on a CPU."""
+    """`nn.Linear` with faster products of float32 matrices on some CPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 def use_fast_products(model: nn.Module) -> None:
-    """Let every plain `nn.Linear` inside a model multiply the quick way; weights, names and hooks stay."""
+    """Make every plain `nn.Linear` in a model use the faster products; weights, names and hooks are kept."""
     for layer in model.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = Linear
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[…, I] → […, O], as `torch.nn.functional.linear`; by oneDNN where that is quicker.
+    """[…, I] → […, O], as `torch.nn.functional.linear`; by oneDNN where that is faster.
 
     Args:
         input: […, in features].
         weight: [out features, in features].
         bias: [out features] or None.
     """
-    if not (_of_use(input, weight) and onednn_is_quicker()):
+    if not (_is_eligible(input, weight) and onednn_is_faster()):
         return functional.linear(input, weight, bias)
     return cast(Tensor, _Product.apply(input, weight, bias))
 
 
 def compiled_for(rows: int, size: int) -> bool:
-    """Whether oneDNN takes products of so many float32 rows with a square matrix of this size, or with larger ones."""
-    return rows * size * size >= _SMALLEST and onednn_is_quicker()
+    """Whether products of that many float32 rows with a square matrix of this size, or a larger one, go to oneDNN."""
+    return rows * size * size >= _SMALLEST and onednn_is_faster()
 
 
-def _of_use(input: Tensor, weight: Tensor) -> bool:
-    """Whether these are float32 matrices on the CPU, of some size, and to be multiplied as such."""
+def _is_eligible(input: Tensor, weight: Tensor) -> bool:
+    """Whether these are large enough float32 matrices on the CPU, outside autocast and torch.compile."""
     return (
         input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
@@ -66,10 +66,10 @@ def _of_use(input: Tensor, weight: Tensor) -> bool:
 
 
 @cache
-def onednn_is_quicker() -> bool:
-    """Whether this is an AMD processor with AVX-512 and a PyTorch with MKL, and with oneDNN's product as expected.
+def onednn_is_faster() -> bool:
+    """Whether this is an AMD processor with AVX-512, and PyTorch has MKL and a working oneDNN product.
 
-    The operator is not part of PyTorch's documented interface: it is tried on a small product first.
+    The operator is not part of PyTorch's documented interface, so it is tested on a small product first.
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
@@ -83,7 +83,7 @@ def onednn_is_quicker() -> bool:
 
 
 def processor() -> str:
-    """What the operating system says of the first processor, its maker included."""
+    """The operating system's description of the first processor, with its vendor."""
     described = Path("/proc/cpuinfo")
     return described.read_text(errors="replace").partition("\n\n")[0] if described.exists() else platform.processor()
 
@@ -105,7 +105,7 @@ class _Product(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = _asked_for(ctx)
+        of_x, of_weight, of_bias = _needed_gradients(ctx)
         rows = gradients[0].reshape(-1, len(weight)).contiguous()
         return (
             _onednn(rows, weight.t()).view(x.shape) if of_x else None,
@@ -114,16 +114,16 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _asked_for(ctx: Any) -> list[bool]:
-    """For x, W and b, whether this backward pass is to bring their gradient.
+def _needed_gradients(ctx: Any) -> list[bool]:
+    """For x, W and b, whether this backward pass needs their gradient.
 
-    `needs_input_grad` only says which could be asked for: a pass for the gradient of embeddings, as regularizers make
-    it, would compute those of all weights for nothing, and take twice as long.
+    `needs_input_grad` only says which gradients could be needed. Regularizers compute the gradient of embeddings only;
+    such a pass would take twice as long if it also computed those of all weights.
     """
     asked = [False, False, False]
     for place, (node, _) in enumerate(ctx.next_functions):  # none for a layer without bias
         try:
             asked[place] = ctx.needs_input_grad[place] and torch._C._will_engine_execute_node(node)
-        except RuntimeError:  # of a leaf that is asked for by name
+        except RuntimeError:  # a leaf given to torch.autograd.grad
             asked[place] = True
     return asked

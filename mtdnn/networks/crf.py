@@ -1,12 +1,13 @@
-"""Linear-chain conditional random field: how likely a chain of tags is, how likely each tag, and the best chain.
+"""Linear-chain conditional random field: likelihood of a chain of tags, marginals of each tag, and the best chain.
 
 Dimensions: N sequences, T tokens, W words (the longest chain), C tags. A chain has one tag at each token that counts,
-in order. It is given by potentials [N, T, C, C]: at [n, t, i, j] the score of tag j at token t after tag i at the token
-that counted before; the first of a chain has the same for every i. What lies at other tokens is never read.
+in order. It is given by potentials [N, T, C, C]: at [n, t, i, j] the score of tag j at token t after tag i at the
+previous token that counts; for the first token of a chain it is the same for every i. Values at other tokens are
+ignored.
 
 Source: Lafferty et al. 2001; over a neural encoder Lample et al. 2016, arXiv 1603.01360, equations 1 to 3.
-Written here because the packages there are (pytorch-crf, TorchCRF) have had no release for years, and keep the scores
-of neighbouring tags to themselves: a regularizer compares two passes by what they hand out, and needs the marginals.
+Implemented here because the existing packages (pytorch-crf, TorchCRF) have had no release for years and do not return
+the scores of neighbouring tags: a regularizer compares the outputs of two passes, and needs the marginals.
 """
 
 from __future__ import annotations
@@ -26,83 +27,83 @@ def mean_negative_log_likelihood(potentials: Tensor, labels: Tensor) -> Tensor:
         potentials: [N, T, C, C], float.
         labels: [N, T], long; IGNORED at tokens that do not count.
     Returns:
-        Scalar ≥ 0, float32 (float64 stays float64); 0 when nothing is labelled.
+        Scalar ≥ 0, float32 (float64 stays float64); 0 if nothing is labelled.
     """
     counts = labels != IGNORED
-    chains, held = closed_up(potentials, counts)
-    tags = closed_up(labels, counts)[0]
+    chains, in_chain = compacted(potentials, counts)
+    tags = compacted(labels, counts)[0]
     before = torch.nn.functional.pad(tags[:, :-1], (1, 0))
     chosen = chains.flatten(2).gather(2, (before * chains.shape[-1] + tags).unsqueeze(-1)).squeeze(-1)
-    score = chosen.masked_fill(~held, 0.0).sum(dim=1)
-    lost = (log_partition(chains, held) - score).masked_fill(~held[:, 0], 0.0)
+    score = chosen.masked_fill(~in_chain, 0.0).sum(dim=1)
+    lost = (log_partition(chains, in_chain) - score).masked_fill(~in_chain[:, 0], 0.0)
     return lost.sum() / counts.sum().clamp(min=1)
 
 
 def log_marginals(potentials: Tensor, counts: Tensor) -> Tensor:
-    """[words, C]: log probability of each tag at each token that counts, given all chains; by row, then by token.
+    """[words, C]: log marginal probability of each tag at each token that counts; ordered by row, then by token.
 
     Args:
         potentials: [N, T, C, C], float.
         counts: [N, T], bool.
     """
-    chains, held = closed_up(potentials, counts)
-    forward = torch.stack(list(_forward(chains, held)), dim=1)
-    backward = torch.stack(list(_backward(chains, held))[::-1], dim=1)
-    return torch.log_softmax(forward + backward, dim=-1)[held]
+    chains, in_chain = compacted(potentials, counts)
+    forward = torch.stack(list(_forward(chains, in_chain)), dim=1)
+    backward = torch.stack(list(_backward(chains, in_chain))[::-1], dim=1)
+    return torch.log_softmax(forward + backward, dim=-1)[in_chain]
 
 
 def best_tags(potentials: Tensor, counts: Tensor) -> Tensor:
     """[words] long: the tags of the most likely chains (Viterbi 1967), in the order of `log_marginals`."""
-    chains, held = closed_up(potentials, counts)
+    chains, in_chain = compacted(potentials, counts)
     score, came_from = chains[:, 0, 0], []
-    for scores, goes_on in _steps(chains, held):
+    for scores, continues in _steps(chains, in_chain):
         best, tag = (score.unsqueeze(2) + scores).max(dim=1)
         stays = torch.arange(len(tag[0]), device=tag.device).expand_as(tag)
-        score = torch.where(goes_on, best, score)
-        came_from.append(torch.where(goes_on, tag, stays))
+        score = torch.where(continues, best, score)
+        came_from.append(torch.where(continues, tag, stays))
     tags = [score.argmax(dim=1, keepdim=True)]
     for tag in reversed(came_from):
         tags.append(tag.gather(1, tags[-1]))
-    return torch.cat(tags[::-1], dim=1)[held]
+    return torch.cat(tags[::-1], dim=1)[in_chain]
 
 
-def log_partition(chains: Tensor, held: Tensor) -> Tensor:
-    """[N]: log of the sum of exp(score) over all chains, of potentials as `closed_up` leaves them."""
-    *_, last = _forward(chains, held)
+def log_partition(chains: Tensor, in_chain: Tensor) -> Tensor:
+    """[N]: log of the sum of exp(score) over all chains, for potentials returned by `compacted`."""
+    *_, last = _forward(chains, in_chain)
     return torch.logsumexp(last, dim=1)
 
 
-def closed_up(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What counts of [N, T, …], moved to the front: [N, W, …], 0 behind each chain, and [N, W] bool, True in a chain.
+def compacted(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The values [N, T, …] that count, moved to the front: [N, W, …], 0 after each chain; and [N, W] bool, True in it.
 
-    W is at least 1. Floats come out in float32, or in float64 when they came so.
+    W is at least 1. Floats are returned as float32; float64 stays float64.
     """
     length = max(int(counts.sum(dim=1).max()), 1) if len(counts) else 1
     order = counts.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
     rows = torch.arange(len(counts), device=counts.device).unsqueeze(1)
-    held, moved = counts[rows, order], values[rows, order]
+    in_chain, moved = counts[rows, order], values[rows, order]
     wide = moved.float() if moved.is_floating_point() and moved.dtype != torch.float64 else moved
-    return wide.masked_fill(~held[(..., *[None] * (wide.dim() - 2))], 0), held
+    return wide.masked_fill(~in_chain[(..., *[None] * (wide.dim() - 2))], 0), in_chain
 
 
-def _steps(chains: Tensor, held: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """From the second word on: its potentials [N, C, C] and whether the chain has it [N, 1]."""
-    return zip(chains.unbind(1)[1:], held.unsqueeze(2).unbind(1)[1:], strict=True)
+def _steps(chains: Tensor, in_chain: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each word from the second on: its potentials [N, C, C], and [N, 1] bool, whether the chain has this word."""
+    return zip(chains.unbind(1)[1:], in_chain.unsqueeze(2).unbind(1)[1:], strict=True)
 
 
-def _forward(chains: Tensor, held: Tensor) -> Iterator[Tensor]:
-    """At each word [N, C]: log of the summed exp(score) of the chains up to it that end in each tag."""
+def _forward(chains: Tensor, in_chain: Tensor) -> Iterator[Tensor]:
+    """For each word [N, C]: log of the sum of exp(score) over the chains up to it that end in each tag."""
     reached = chains[:, 0, 0]
     yield reached
-    for scores, goes_on in _steps(chains, held):
-        reached = torch.where(goes_on, torch.logsumexp(reached.unsqueeze(2) + scores, dim=1), reached)
+    for scores, continues in _steps(chains, in_chain):
+        reached = torch.where(continues, torch.logsumexp(reached.unsqueeze(2) + scores, dim=1), reached)
         yield reached
 
 
-def _backward(chains: Tensor, held: Tensor) -> Iterator[Tensor]:
-    """From the last word to the first [N, C]: log of the summed exp(score) of what may follow each tag."""
+def _backward(chains: Tensor, in_chain: Tensor) -> Iterator[Tensor]:
+    """From the last word to the first [N, C]: log of the sum of exp(score) over what may follow each tag."""
     to_come = torch.zeros_like(chains[:, 0, 0])
     yield to_come
-    for scores, goes_on in reversed(list(_steps(chains, held))):
-        to_come = torch.where(goes_on, torch.logsumexp(scores + to_come.unsqueeze(1), dim=2), to_come)
+    for scores, continues in reversed(list(_steps(chains, in_chain))):
+        to_come = torch.where(continues, torch.logsumexp(scores + to_come.unsqueeze(1), dim=2), to_come)
         yield to_come

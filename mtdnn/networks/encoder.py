@@ -1,7 +1,7 @@
 """Token ids → word embeddings → hidden states, for any Hugging Face encoder.
 
-Dimensions: B batch, T tokens, E size of the word embeddings, H hidden. The two halves `embed` and `encode` are apart so
-that a regularizer may encode other word embeddings than the ones looked up; together they are the plain forward.
+Dimensions: B batch, T tokens, E size of the word embeddings, H hidden. `embed` and `encode` are separate so that a
+regularizer can encode other word embeddings; together they are the usual forward pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_pack
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
-from mtdnn.tokens.families import first_line, is_known, max_tokens, obstacle_to_feeding, position_offset, told_unfit
+from mtdnn.tokens.families import (
+    first_line,
+    is_known,
+    max_tokens,
+    obstacle_to_feeding,
+    position_offset,
+    unsupported_family,
+)
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.tokenizer import refuse_missing_folder
 
@@ -35,22 +42,22 @@ DEFAULT_EXECUTION = Execution()
 _LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
 
 PACKED_TOLERANCE = 1e-4
-"""Largest difference of a hidden state between packed and padded rows, relative to the largest: the families that pack
-rightly stay below 4e-7 in float32; transformers 5.2 to 5.6 pack ModernBERT wrongly, by 3.5e-3."""
+"""Largest difference of a hidden state between packed and padded rows, relative to the largest hidden state. Families
+that can be packed stay below 4e-7 in float32; in transformers 5.2 to 5.6 packed ModernBERT is wrong by 3.5e-3."""
 
 
 class Encoder(nn.Module):
-    """Hidden states of a pretrained encoder, reached through its word embeddings.
+    """A pretrained encoder: word embeddings → hidden states.
 
     Args:
-        backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is taken off.
-        execution: the switches, or the word for the layout: `packed` computes real tokens only, `padded` whole
-            rectangles; `auto` packs where that is exact.
+        backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is removed.
+        execution: the speed switches, or a word for the layout: `packed` computes real tokens only, `padded` also
+            padding; `auto` packs where the results are equal.
         pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
     Raises:
         ConfigError: `packed` with a family that cannot be packed, or an unknown word.
     Attributes:
-        execution: the switches, the layout settled: packed or padded.
+        execution: the speed switches; the layout is packed or padded, not auto.
     """
 
     def __init__(
@@ -89,12 +96,13 @@ class Encoder(nn.Module):
         """The encoder of a hub name or of a local folder, in evaluation mode.
 
         Args:
+            name_or_folder: hub name, or folder with config.json.
             execution: as for the class.
             gradient_checkpointing: recompute layers in the backward pass: less memory, about a third more time.
-            dtype: of the weights in memory; float32 unless there is a reason, whatever the files hold.
-            name_or_folder: hub name, or folder with config.json.
+            dtype: dtype of the weights in memory, whatever that of the files.
         Raises:
-            ConfigError: no configuration, no weights, weights of another architecture, or not an encoder.
+            ConfigError: there is no configuration or no weights, the weights belong to another architecture, or it is
+                not an encoder.
         """
         where = str(name_or_folder)
         refuse_decoders(read_config(where), where)
@@ -118,12 +126,12 @@ class Encoder(nn.Module):
 
     @property
     def max_positions(self) -> int | None:
-        """The most tokens one example may have; None where positions are only relative."""
+        """The largest number of tokens in one example; None if positions are only relative."""
         return max_tokens(self.backbone)
 
     @property
     def embedding_size(self) -> int:
-        """E, numbers per word embedding."""
+        """E, the size of a word embedding."""
         return int(self._word_embeddings.weight.shape[1])
 
     def embedding_rms(self) -> float:
@@ -131,14 +139,14 @@ class Encoder(nn.Module):
         return self._word_embeddings.weight.detach().float().square().mean().sqrt().item()
 
     def pooler_state(self) -> dict[str, Tensor] | None:
-        """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler, or None when it held none."""
+        """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler; None without one."""
         return self._pooler
 
     def compile_layers(self) -> None:
-        """Let torch.compile make kernels for each layer; call it once the encoder is on its device.
+        """Compile each layer with torch.compile; call it once the encoder is on its device.
 
-        Attention over packed rows is left out: every batch has another layout, and would be compiled anew. So is, on a
-        CPU, dropout, whose random numbers are numpy's.
+        Attention over packed rows is excluded: every batch has another layout, and would be compiled again. On a CPU
+        dropout is excluded as well, as its random numbers come from numpy.
         """
         AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
         if self._word_embeddings.weight.device.type == "cpu":
@@ -149,9 +157,9 @@ class Encoder(nn.Module):
                 module.compile(dynamic=True)
 
     def layer_of(self, parameter_name: str) -> int:
-        """Depth of a parameter, for rates that differ by layer: 0 embeddings, 1 … num_layers, the top for what follows.
+        """Depth of a parameter, for learning rates by layer: 0 for embeddings, 1 … num_layers; the top for all others.
 
-        ALBERT shares one layer among many depths: it gets the deepest of them.
+        ALBERT uses one layer at several depths; it gets the largest of them.
         """
         found = _LAYER.search(parameter_name)
         if found is None:
@@ -161,14 +169,14 @@ class Encoder(nn.Module):
         return int(found.group(2)) + 1
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """[B, T] token ids → [B, T, E] word embeddings alone, without positions, types or normalisation."""
+        """[B, T] token ids → [B, T, E] word embeddings only, without positions, types or normalisation."""
         return cast(Tensor, self._word_embeddings(input_ids))
 
     def encode(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Hidden states of word embeddings.
 
         Args:
-            embeddings: [B, T, E]; gradients flow to them, none to those at padding.
+            embeddings: [B, T, E]; gradients flow to them, except at padding.
             mask: [B, T] bool, True = real token.
             token_type_ids: [B, T] long, or None; families without token types ignore them.
         Returns:
@@ -191,7 +199,7 @@ class Encoder(nn.Module):
         return self.encode(self.embed(input_ids), mask, token_type_ids)
 
     def _products_are_compiled(self, embeddings: Tensor, mask: Tensor) -> bool:
-        """Whether oneDNN multiplies in the linear layers fed with these embeddings: see `Layout.tail`."""
+        """Whether oneDNN computes the linear layers for these embeddings: see `Layout.tail`."""
         if embeddings.device.type != "cpu":
             return False
         if torch.is_autocast_enabled("cpu") or embeddings.dtype in (torch.bfloat16, torch.float16):
@@ -209,7 +217,7 @@ class Encoder(nn.Module):
         }
         if token_type_ids is not None and has_token_types(self.config):
             inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
-        # Every family takes a mask of four dimensions as ready made and builds none; packed attention needs none.
+        # All families use a mask of four dimensions as it is and build none; packed attention needs none.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
         hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.execution.dropout).last_hidden_state
         return layout.unpack(hidden[0, : len(layout.index)])
@@ -225,7 +233,7 @@ class Encoder(nn.Module):
         return hidden.masked_fill(~mask.unsqueeze(-1), 0)
 
     def _refuse_unfit(self) -> None:
-        """Raise ConfigError when the family cannot be fed word embeddings; one not known is fed two short rows."""
+        """Raise ConfigError if the family cannot take word embeddings as input; an unknown one is tried on two rows."""
         if is_known(self.config):
             return
         training = self.backbone.training
@@ -233,10 +241,10 @@ class Encoder(nn.Module):
         self.backbone.train(training)
         if obstacle is not None:
             name = self.config.name_or_path or type(self.backbone).__name__
-            raise ConfigError(told_unfit(name, self.config, obstacle))
+            raise ConfigError(unsupported_family(name, self.config, obstacle))
 
     def _settled_layout(self, wanted: str) -> str:
-        """`packed` or `padded`; a family is packed only if doing so changes nothing."""
+        """`packed` or `padded`; a family is packed only if the results are equal."""
         if wanted == "padded":
             return wanted
         family = self.config.model_type
@@ -251,7 +259,7 @@ class Encoder(nn.Module):
         return "padded"
 
     def _obstacle_to_packing(self) -> str | None:
-        """Why this family cannot be packed, or None: found by trying three short examples both ways."""
+        """Why this family cannot be packed, or None; found by computing three short examples in both ways."""
         if not type(self.backbone)._supports_attention_backend:
             return "its attention cannot be exchanged"
         attention, training = self.config._attn_implementation, self.backbone.training
@@ -269,7 +277,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _difference_when_packed(self) -> float:
-        """Largest difference of a hidden state, packed against padded, relative to the largest hidden state."""
+        """Largest difference of a hidden state between packed and padded rows, relative to the largest one."""
         mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool, device=self.backbone.device)
         embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
         packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
@@ -277,24 +285,24 @@ class Encoder(nn.Module):
 
 
 def position_ids(mask: Tensor, offset: int) -> Tensor:
-    """[B, T] positions as families count them: columns; with an offset real tokens only, padding staying below."""
+    """[B, T] positions as the family counts them: column numbers, or with an offset the numbers of real tokens."""
     if offset == 0:
         return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     return (mask.cumsum(1) * mask) + (offset - 1)
 
 
 def has_token_types(config: PretrainedConfig) -> bool:
-    """Whether the family distinguishes the two texts of a pair; RoBERTa has one type, DistilBERT none."""
+    """Whether the family has token types for the two texts of a pair; RoBERTa has one type, DistilBERT none."""
     return bool(getattr(config, "type_vocab_size", 0) > 1)
 
 
 def read_config(where: str) -> PretrainedConfig:
-    """The configuration of a hub name or folder; ConfigError when there is none that can be read."""
+    """The configuration of a hub name or folder; ConfigError if it cannot be read."""
     refuse_missing_folder(where)
     try:
         return AutoConfig.from_pretrained(where)
     except (OSError, ValueError, KeyError) as error:
-        fix = "Give a Hugging Face hub name, or a folder that holds config.json."
+        fix = "Give a Hugging Face hub name, or a folder with config.json."
         raise ConfigError(
             fault("", "encoder", f"{where}: no configuration found ({hub_error(where, error)})", fix)
         ) from error
@@ -315,7 +323,7 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
 
 
 def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
-    """The model of a hub name or folder, and the names of the pooler's weights that the files do not hold."""
+    """The model of a hub name or folder, and the names of pooler weights that are missing in the files."""
     try:
         with no_bars_for_folders(where):
             backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
@@ -328,15 +336,17 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     lacking = [name for name in missing if "pooler" not in name]
     if lacking:
         found = f"{where}: {len(lacking)} weights are missing, first '{lacking[0]}'"
-        raise ConfigError(fault("", "encoder", found, "The files belong to another architecture; choose again."))
+        raise ConfigError(
+            fault("", "encoder", found, "The files belong to another architecture; choose another encoder.")
+        )
     own_storages(backbone)
     return backbone, missing
 
 
 def own_storages(backbone: PreTrainedModel) -> None:
-    """Give each weight that was cut out of a larger tensor (NomicBERT's q, k and v) memory of its own.
+    """Copy each weight that is a view of a larger tensor (NomicBERT's q, k and v) into its own memory.
 
-    Files of weights cannot hold tensors that share memory without being the same.
+    Different tensors that share memory cannot be written to weight files.
     """
     for weight in backbone.parameters():
         if weight.untyped_storage().nbytes() > weight.nbytes:
@@ -345,7 +355,7 @@ def own_storages(backbone: PreTrainedModel) -> None:
 
 @contextmanager
 def no_bars_for_folders(where: str) -> Iterator[None]:
-    """No progress bars of transformers while weights are read from a folder; those of downloads stay."""
+    """A context without transformers' progress bars if weights are read from a folder; downloads keep theirs."""
     if not Path(where).is_dir() or not is_progress_bar_enabled():
         yield
         return
@@ -357,14 +367,14 @@ def no_bars_for_folders(where: str) -> Iterator[None]:
 
 
 def recompute_layers(backbone: PreTrainedModel) -> None:
-    """Turn gradient checkpointing on, in PyTorch's form that keeps every gradient and restores random states."""
+    """Turn on gradient checkpointing, in PyTorch's variant that keeps all gradients and restores random states."""
     newer_name = getattr(backbone, "activation_checkpointing_enable", None)
     enable = newer_name or backbone.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
 def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
-    """Copies of the weight and bias of the pooler's dense layer (BERT, ALBERT, …), or None without one."""
+    """Copies of the weight and bias of the pooler's dense layer (BERT, ALBERT, …); None without one."""
     pooler = getattr(backbone, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
     return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}

@@ -1,4 +1,4 @@
-"""Options of the heads, which definitions are checked against without PyTorch."""
+"""Options of the heads; separate from the heads, so that definitions are checked without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtdnn.config.options import Options
 
 
 class HeadOptions(Options):
-    """Options every head has."""
+    """Options of every head."""
 
     initializer_std: float = Field(0.02, ge=0, description="Standard deviation of new weights; biases start at 0.")
 
@@ -19,15 +19,15 @@ class PooledOptions(HeadOptions):
     """Options of `pooled`."""
 
     pooling: Literal["first", "mean", "max", "last"] | None = Field(
-        None, description="Which real tokens stand for the text. Default: first, or last of a decoder-only family."
+        None, description="Which tokens represent the text. Default: first, or last for a decoder-only family."
     )
     activation: Literal["tanh", "gelu", "relu"] | None = Field(
-        None, description="Of the dense layer. Default: the one in the encoder family's own head."
+        None, description="Activation of the dense layer. Default: that of the encoder family's own head."
     )
     dense: Literal["pooler", "random", "none"] | None = Field(
         None,
-        description="The dense layer's start: the checkpoint's pooler, if it has one, or random; none: no such layer. "
-        "Default: pooler, or none of a decoder-only family.",
+        description="Start of the dense layer: the checkpoint's pooler, if it has one, or random; none: no such layer. "
+        "Default: pooler, or none for a decoder-only family.",
     )
 
 
@@ -36,7 +36,7 @@ class SanOptions(HeadOptions):
 
     turns: int = Field(5, ge=1, description="K, predictions that are averaged; 1: a single step of attention.")
     prediction_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of the turns left out of the average while training; 0 turns it off."
+        0.1, ge=0, lt=1, description="Share of the turns left out of the average in training; 0 turns it off."
     )
 
 

@@ -37,9 +37,9 @@ FAMILY_ACTIVATIONS = {"electra": "gelu", "distilbert": "relu", "deberta": "gelu"
 
 
 def family_options(config: PretrainedConfig) -> dict[str, str]:
-    """`activation`, `pooling` and `dense` as the family's own classification head in transformers has them.
+    """`activation`, `pooling` and `dense` of the family's own classification head in transformers.
 
-    Those of decoders read the last token alone, which has seen the others, and are one linear layer.
+    The heads of decoders are one linear layer on the last token, which has attended to all others.
     """
     causal = is_causal(config)
     activation = FAMILY_ACTIVATIONS.get(config.model_type, "tanh")
@@ -50,16 +50,16 @@ Counterpart = Literal["sequence", "token"] | None
 
 
 class Head(nn.Module):
-    """What turns the shared encoder's hidden states into one task's logits, by `forward(hidden, batch)`.
+    """Hidden states of the shared encoder → logits of one task, by `forward(hidden, batch)`.
 
-    A head is made with the size of the hidden states, that of its output, `dropout`, `activation` (the one that the
-    encoder's family uses in its own head) and its options.
+    The constructor takes the size of the hidden states, the size of the output, `dropout`, `activation` (that of the
+    encoder family's own head) and the options.
 
     Class attributes:
-        Options: checked by pydantic.
-        min_texts: how many texts a row must have at least.
-        between_labels: weights that `init_head` leaves new, since they mean nothing for other labels.
-        counterpart: which of transformers' classification models has the same layers, of sequences or of tokens.
+        Options: the options, a pydantic model.
+        min_texts: smallest number of texts in a row.
+        between_labels: weights that `init_head` does not copy, as they are specific to the labels.
+        counterpart: the kind of transformers' classification model with the same layers: of sequences or of tokens.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
@@ -69,7 +69,7 @@ class Head(nn.Module):
 
 
 def initialize(layers: Sequence[nn.Linear], std: float) -> None:
-    """Weights from N(0, std²), biases 0."""
+    """Draw weights from N(0, std²), and set biases to 0."""
     for layer in layers:
         nn.init.normal_(layer.weight, std=std)
         if layer.bias is not None:
@@ -80,9 +80,9 @@ def initialize(layers: Sequence[nn.Linear], std: float) -> None:
 class PooledHead(Head):
     """One vector of the tokens, the first by default → dense(H, H) → activation → dropout → linear(H, C).
 
-    The layout of the classification heads of BERT and its family, so that it exports to their
+    It has the layers of the classification heads of BERT and its family, and exports to their
     `AutoModelForSequenceClassification` with equal logits. With `dense: none` it is dropout → linear(H, C) without
-    bias, the layout of decoder-only families.
+    bias, as in decoder-only families.
 
     Args:
         hidden_size: H.
@@ -113,7 +113,7 @@ class PooledHead(Head):
         initialize([layer for layer in (self.dense, self.output) if layer is not None], settings.initializer_std)
 
     def start_from_pooler(self, pooler: Mapping[str, Tensor]) -> None:
-        """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless told not to."""
+        """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless `dense: random`."""
         if self.takes_pooler and self.dense is not None:
             self.dense.load_state_dict(dict(pooler))
 
@@ -127,12 +127,12 @@ class PooledHead(Head):
 
 
 def pooled_states(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """[N, H]: one vector for each sequence; 0 for one without tokens, but for `first`.
+    """[N, H]: one vector for each sequence; 0 for a sequence without tokens, except with `first`.
 
     Args:
         hidden: [N, T, H] hidden states.
-        mask: [N, T] bool, True = a real token; lengths are read where it is, on the host.
-        pooling: first = the state at the first place; last = at the last real token; mean, max = over real tokens.
+        mask: [N, T] bool, True = a real token, on the host.
+        pooling: first = the state of the first token; last = of the last real token; mean, max = over real tokens.
     """
     if pooling == "first":
         return hidden[:, 0]
@@ -149,7 +149,7 @@ def pooled_states(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 @HEADS.register("san")
 class SanHead(Head):
-    """Stochastic answer network: a state that reads the first text of a pair over and over, and predicts each time.
+    """Stochastic answer network: a state attends to the first text of a pair repeatedly, and predicts at each turn.
 
     With m_j the hidden states of the first text (premise) and h_j those of the second (hypothesis):
 
@@ -158,18 +158,18 @@ class SanHead(Head):
         P_k = softmax(W₃ [s_k; x_k; |s_k − x_k|; s_k · x_k])
         s_{k+1} = GRU(x_k, s_k)         k = 0 … K−1
 
-    The output is the logarithm of the mean of P_0 … P_{K−1} or, where the task has a single output, the mean of the
-    numbers before the softmax. While training, each turn is left out of the mean of a row with the probability
-    `prediction_dropout`; one of them, drawn at random, always stays. Everything is computed outside autocast.
+    The output is the logarithm of the mean of P_0 … P_{K−1} or, if the task has a single output, the mean of the
+    numbers before the softmax. In training, each turn of a row is left out of the mean with the probability
+    `prediction_dropout`; one random turn is always kept. Everything is computed outside autocast.
 
-    Source: Liu et al. 2018, arXiv 1804.07888; Liu et al. 2019, arXiv 1901.11504, section 3. Both write x_k by s_{k−1},
-    which leaves x_0 undefined; by s_k it is in the authors' code. Different here: that code divides the kept P_k by
-    1 − p, which the softmax of the loss undoes, and takes a softmax over the one number of regression, which is 1.
+    Source: Liu et al. 2018, arXiv 1804.07888; Liu et al. 2019, arXiv 1901.11504, section 3. Both define x_k by s_{k−1},
+    which leaves x_0 undefined; the authors' code uses s_k. Different here: that code divides the kept P_k by 1 − p,
+    which the softmax of the loss undoes, and takes a softmax over the single number of regression, which is 1.
 
     Args:
         hidden_size: H.
         num_outputs: C.
-        dropout: probability, before the output layer, anew for each turn.
+        dropout: probability, before the output layer, drawn again for each turn.
         activation: not used, since there is no hidden layer.
         options: see `SanOptions`.
     """
@@ -189,7 +189,7 @@ class SanHead(Head):
         initialize((self.summary, self.attention, self.output), settings.initializer_std)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits [N, C] of hidden states [N, T, H]; the batch tells which tokens are of which text."""
+        """Logits [N, C] of hidden states [N, T, H]; the batch has the text of each token."""
         real, second = batch.mask.to(hidden.device, non_blocking=True), batch.second_text
         first = real & ~second
         with torch.autocast(hidden.device.type, enabled=False):
@@ -214,7 +214,7 @@ class SanHead(Head):
         return logits
 
     def _kept(self, like: Tensor) -> Tensor:
-        """[N, K] bool: the turns that count; drawn as dropout masks are, from the device's default generator."""
+        """[N, K] bool: the turns that count; drawn like dropout masks, from the device's default generator."""
         shape = (len(like), self.turns)
         if not self.training or self.prediction_dropout == 0:
             return torch.ones(shape, dtype=torch.bool, device=like.device)
@@ -224,21 +224,21 @@ class SanHead(Head):
 
 
 def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """[N, H]: mean of the memory [N, T, H] under the softmax of the scores [N, T] over what counts; 0 of nothing.
+    """[N, H]: mean of the memory, weighted by the softmax of the scores over tokens that count; 0 if none counts.
 
     Args:
-        memory: [N, T, H] what is read.
-        scores: [N, T] before the softmax.
-        mask: [B, T] bool, True = a real token.
+        memory: [N, T, H], the vectors to average.
+        scores: [N, T], before the softmax.
+        mask: [N, T] bool, True = counts.
     """
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1).masked_fill(~mask, 0.0)
     return (weights.unsqueeze(1) @ memory).squeeze(1)
 
 
 def averaged_turns(turns: Tensor, kept: Tensor) -> Tensor:
-    """[N, C]: log of the mean of the softmaxes of the turns [N, K, C] that are kept [N, K]; of single numbers the mean.
+    """[N, C]: log of the mean, over the kept turns, of the softmaxes of [N, K, C]; for C = 1 the mean of the numbers.
 
-    Every row keeps at least one.
+    `kept` is [N, K] bool, with at least one turn in every row.
     """
     counts = kept.sum(dim=1, keepdim=True).to(turns.dtype)
     if turns.shape[-1] == 1:
@@ -249,7 +249,7 @@ def averaged_turns(turns: Tensor, kept: Tensor) -> Tensor:
 
 @HEADS.register("token")
 class TokenHead(Head):
-    """Every token → dropout → linear(H, C): the layout of transformers' `AutoModelForTokenClassification` of BERT.
+    """Every token → dropout → linear(H, C): the layers of transformers' `AutoModelForTokenClassification` for BERT.
 
     Args:
         hidden_size: H.
@@ -278,10 +278,10 @@ class CrfHead(TokenHead):
     """As `token`, with a score for each pair of neighbouring tags: a linear-chain conditional random field.
 
     The score of tags y over the words of a sequence is Σ_w e[w, y_w] + transitions[y_{w−1}, y_w], plus `first` of the
-    first tag and `last` of the last one; all three start at 0, where the field predicts what `token` would.
+    first tag and `last` of the last one; all three start at 0, where predictions equal those of `token`.
 
     Args:
-        as for `token`.
+        hidden_size, num_outputs, dropout, activation, options: as for `token`.
     Source: Lample et al. 2016, arXiv 1603.01360, section 2.2.
     """
 
@@ -304,13 +304,13 @@ class CrfHead(TokenHead):
 
 
 def first_of(counts: Tensor) -> Tensor:
-    """[N, T] bool: of the tokens of a sequence that count, the first."""
+    """[N, T] bool, True at the first token of each sequence that counts."""
     return counts & (counts.cumsum(dim=1) == 1)
 
 
 @HEADS.register("span")
 class SpanHead(Head):
-    """Every token → dropout → linear(H, 2), with an output layer of its own for "no answer" at the first token.
+    """Every token → dropout → linear(H, 2), with a separate output layer at the first token for "no answer".
 
     Args:
         hidden_size: H.
@@ -319,7 +319,7 @@ class SpanHead(Head):
         activation: not used, since there is no hidden layer.
         options: see `HeadOptions`.
     Attributes:
-        null_threshold: by how much the null score must exceed that of the best answer to be preferred.
+        null_threshold: how much the null score must exceed the best answer's score to predict "no answer".
     """
 
     null_threshold: Tensor
@@ -340,14 +340,14 @@ class SpanHead(Head):
 
 @HEADS.register("masked_lm")
 class MaskedLMHead(Head):
-    """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's own word embeddings [V, E], plus a bias.
+    """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's word embeddings [V, E], plus a bias.
 
-    The layout of BERT and its kin, whose pretrained layer it can start from. The embeddings stay the encoder's: they
-    are not among this head's parameters, so that they are saved, regularized and moved once.
+    It has the layers of BERT and similar families, and can start from their pretrained weights. The embeddings belong
+    to the encoder: they are not parameters of this head, so that they are saved, regularized and moved once.
 
     Args:
         hidden_size: H.
-        word_embeddings: the encoder's.
+        word_embeddings: those of the encoder.
         dropout: probability, before the dense layer; BERT's head has none.
         options: see `HeadOptions`.
     """
@@ -362,10 +362,10 @@ class MaskedLMHead(Head):
         self.norm = nn.LayerNorm(size, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
         initialize((self.dense,), self.Options(**options).initializer_std)
-        self._tied = (word_embeddings,)  # in a tuple, so that it does not become a part of this module
+        self._tied = (word_embeddings,)  # in a tuple, so that it is not registered as a submodule
 
     def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
-        """Copy the weights of a pretrained head, named as here; a bias that the family does without stays 0."""
+        """Copy the weights of a pretrained head, with the names used here; a bias the family does not have stays 0."""
         self.load_state_dict(dict(pretrained), strict=False)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """Tensors → scalar losses and per-example divergences, in float32 (float64 stays float64), in nats.
 
-Every mean here is over what counts: a mean over nothing is 0 with a zero gradient, never NaN, and what does not count
-sends no gradient back even where it is not finite. Dimension letters: B batch, T tokens, C classes.
+Every mean is over the values that count: a mean over nothing is 0 with a zero gradient, never NaN, and values that do
+not count get no gradient, even if they are not finite. Dimension letters: B batch, T tokens, C classes.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ else:  # so that `check` knows the losses and their options without PyTorch
     F = deferred("torch.nn.functional")
 
 UNKNOWN = -1.0
-"""The relevance, in a batch, of a candidate that is not there, or of one in a row without label."""
+"""The relevance, in a batch, of a padded candidate, or of a candidate in a row without label."""
 
 Loss = Callable[..., "Tensor"]
 """`loss(logits, labels, mask=None, *, options)` → scalar; `mask` only where rows may have no label."""
 
 LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"), optional=("mask",))
-"""The words for `loss:` in a task definition."""
+"""The names for `loss:` in a task definition."""
 
 
 class MarginOptions(Options):
     """Options of `pairwise_margin`."""
 
-    margin: float = Field(1.0, gt=0, description="By which a better candidate must lead, in units of the score.")
+    margin: float = Field(1.0, gt=0, description="Smallest lead of a more relevant candidate, in units of the score.")
 
 
 def loss_of(named: Named) -> Loss:
-    """The loss of a name with its options filled in.
+    """The loss of a name, with its options bound.
 
     Raises:
-        ConfigError: the name is unknown, or an option.
+        ConfigError: the name or an option is unknown.
     """
     loss = LOSSES.get(named.name, key="loss")
     values = option_values(options_of(LOSSES, loss), named.options)
@@ -54,7 +54,7 @@ def loss_of(named: Named) -> Loss:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of the values that count; 0, with a zero gradient, when none does.
+    """Mean of the values that count; 0, with a zero gradient, if none does.
 
     Args:
         values: any shape, float.
@@ -66,13 +66,13 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B]: the mean of the values of each example that count; 0 for an example where none does.
+    """[B]: for each example the mean of its values that count; 0 if none does.
 
     Args:
         values: [B, …], float; [B] is an example's only value.
         mask: the same shape, bool, True = counts; None counts all.
     """
-    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # −1 is no number where there are no values
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # −1 is ambiguous for an empty tensor
     if mask is None:
         return rows.sum(dim=1) / max(rows.shape[1], 1)
     counts = mask.reshape(rows.shape)
@@ -90,7 +90,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
     Raises:
-        ValueError: the shape of the labels is not that of the logits without its last dimension.
+        ValueError: the shape of the labels is not that of the logits without the last dimension.
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits {list(logits.shape)} need labels {list(logits.shape[:-1])}, not {list(labels.shape)}")
@@ -131,10 +131,10 @@ def mse(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
     Raises:
-        ValueError: the two hold different numbers of values.
+        ValueError: the two have different numbers of values.
     """
     numbers, targets = _numbers(logits), _numbers(labels)
-    if mask is not None:  # before the square: its gradient would carry NaN out of what does not count
+    if mask is not None:  # before the square, whose gradient would otherwise be NaN where NaN does not count
         numbers, targets = numbers.masked_fill(~mask, 0.0), targets.masked_fill(~mask, 0.0)
     return masked_mean(squared_difference(numbers, targets), mask)
 
@@ -145,7 +145,7 @@ def squared_difference(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     Args:
         logits_p, logits_q: [B] or [B, 1], float; gradients flow through both.
     Raises:
-        ValueError: one of them is neither [B] nor [B, 1], or they hold different numbers of values.
+        ValueError: one of them is neither [B] nor [B, 1], or they have different numbers of values.
     """
     p, q = _numbers(logits_p), _numbers(logits_q)
     _same_shape(p, q)
@@ -180,8 +180,8 @@ def symmetric_kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None)
     """Mean symmetric KL divergence between two sets of predictions, in nats.
 
     Args:
-        logits_p, logits_q: [B, C] or [B, T, C], float, not normalised; gradients flow through both. A logit of −inf
-            in both (a candidate that is not there) adds nothing.
+        logits_p, logits_q: [B, C] or [B, T, C], float, not normalised; gradients flow through both. A logit that is
+            −inf in both (a padded candidate) adds nothing.
         mask: [B] or [B, T], bool, True = counts; None counts all.
     Returns:
         Scalar ≥ 0: KL(p‖q) + KL(q‖p), averaged over what counts; 0 when nothing counts.
@@ -217,7 +217,7 @@ def _kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tenso
 def _symmetric_kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tensor:
     """[B] or [B, T]: KL(p‖q) + KL(q‖p); arbitrary but finite where the mask is False.
 
-    Computed as Σ (p−q)(log p − log q): no term is negative, so rounding cannot make the sum so, however small it is.
+    Computed as Σ (p−q)(log p − log q): no term is negative, so rounding cannot make a small sum negative.
     """
     _same_shape(logits_p, logits_q)
     log_p, log_q = _log_softmax(logits_p, mask), _log_softmax(logits_q, mask)
@@ -232,7 +232,7 @@ def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 when they come so."""
+    """The values as float32; float64 stays float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -260,13 +260,13 @@ def divergence_per_example(logits_p: Tensor, logits_q: Tensor, *, symmetric: boo
 
 @LOSSES.register("listwise")
 def listwise(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over rows of the cross entropy between relevances, as shares of their sum, and the softmax of the scores.
+    """Mean over rows of the cross entropy of the softmax of the scores with the relevances, normalised to sum to 1.
 
     Args:
         logits: [B, K]; −inf where there is no candidate.
         labels: [B, K], relevance ≥ 0; UNKNOWN where there is none. A row without a relevance above 0 does not count.
-    Source: Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", with one relevant
-        candidate; MT-DNN (Liu et al. 2019), eq. 6 to 8, is that.
+    Source: Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach"; with one relevant
+        candidate it is MT-DNN (Liu et al. 2019), eq. 6 to 8.
     """
     relevance = labels.clamp(min=0)
     total = relevance.sum(dim=-1, keepdim=True)
@@ -276,14 +276,14 @@ def listwise(logits: Tensor, labels: Tensor) -> Tensor:
 @LOSSES.register("pairwise_margin")
 @takes_options(MarginOptions)
 def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float) -> Tensor:
-    """Mean over rows of the mean of max(0, margin − gap) over pairs of candidates, the first of them more relevant.
+    """Mean over rows of the mean of max(0, margin − gap) over pairs of a more and a less relevant candidate.
 
-    The gap is the difference of their scores. Arguments and what counts are those of `listwise`.
+    The gap is the difference of their scores. Rows and candidates count as in `listwise`.
 
     Args:
         logits: [B, K] scores; −inf where there is no candidate.
-        labels: [B, K] relevance.
-        margin: in units of the score.
+        labels: [B, K] relevance; UNKNOWN where there is none.
+        margin: smallest lead of the more relevant candidate, in units of the score.
     """
     scores = logits.masked_fill(labels == UNKNOWN, 0.0).float()
     better = (labels.unsqueeze(2) > labels.unsqueeze(1)) & (labels.unsqueeze(1) != UNKNOWN)

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in."""
+    """A context in which a model is in evaluation mode; afterwards every module has its previous mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

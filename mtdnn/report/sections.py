@@ -24,7 +24,7 @@ from mtdnn.study.statistics import Spread, spread
 from mtdnn.task_types.base import TaskType
 
 SHORT_ANSWER = 24  # characters of a label among the worst errors that stays on one line
-LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal equal_parts
+LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
 
 
 def unknown_scales_note(names: Sequence[str]) -> list[Text]:

@@ -23,7 +23,7 @@ from mtdnn.rows.example import Example, RowError
 from mtdnn.seeding import numpy_generator
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
-from mtdnn.tokens.windows import laid_out, sequence_columns, windows
+from mtdnn.tokens.windows import as_batch, sequence_columns, windows
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ class MaskedLM(TaskType):
             records: columns of the batch's rows.
             seed: of the random draws.
         """
-        words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD).numpy()
+        words = as_batch(records["words"], records["sequence_lengths"], batch.mask, NO_WORD).numpy()
         ids = batch.inputs["input_ids"].numpy().copy()
         mask_id = self.bound_tokenizer().mask_token_id
         hidden, labels = np.zeros(ids.shape, bool), np.full(ids.shape, IGNORED, np.int64)

@@ -24,7 +24,7 @@ from mtdnn.metrics.tags import is_entity_tag
 from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
-from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
+from mtdnn.tokens.windows import Window, as_batch, sequence_columns, windows
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ class SequenceLabeling(TaskType):
             records: columns of the batch's rows.
             seed: of the random draws.
         """
-        words = laid_out(records["words"], records["sequence_lengths"], batch.mask, NO_WORD)
+        words = as_batch(records["words"], records["sequence_lengths"], batch.mask, NO_WORD)
         tags: Ragged = records["label"]
         starts = torch.from_numpy(tags.offsets[:-1])
         places = (starts[batch.row_of_sequence].unsqueeze(1) + words).clamp(min=0)

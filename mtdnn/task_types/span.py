@@ -24,7 +24,7 @@ from mtdnn.metrics.answers import best, overlap
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
-from mtdnn.tokens.windows import Window, laid_out, sequence_columns, windows
+from mtdnn.tokens.windows import Window, as_batch, sequence_columns, windows
 
 if TYPE_CHECKING:
     import torch
@@ -200,8 +200,8 @@ class Span(TaskType):
             labels=torch.from_numpy(np.array(records["label"].values, dtype=np.int64)).view(-1, 2),
             extras={
                 **batch.extras,
-                "first": laid_out(records["first"], lengths, batch.mask, OUTSIDE),
-                "behind": laid_out(records["behind"], lengths, batch.mask, OUTSIDE),
+                "first": as_batch(records["first"], lengths, batch.mask, OUTSIDE),
+                "behind": as_batch(records["behind"], lengths, batch.mask, OUTSIDE),
             },
             row_values={
                 **batch.row_values,

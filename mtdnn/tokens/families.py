@@ -1,7 +1,8 @@
-"""What an encoder's family allows: how many tokens, and whether it can be fed word embeddings, as regularizers do.
+"""Limits of encoder families: the largest number of tokens, and whether the model accepts word embeddings as input.
 
-Of usual families it is written here, so that `check` and `prepro` need no PyTorch; a test compares it with their model
-classes. Others are asked for: the model class is built without memory for its weights.
+Regularizers need the latter. The limits of common families are listed here, so that `check` and `prepro` need no
+PyTorch; a test compares them with the model classes. For other families the model class is built without memory for
+its weights.
 
 Dimensions: T tokens, E size of the word embeddings, H hidden.
 """
@@ -22,25 +23,25 @@ FROM_ZERO = (
     "flaubert", "gte", "jina_embeddings_v3", "layoutlm", "megatron-bert", "mobilebert", "modernbert", "mra",
     "nomic_bert", "nystromformer", "rembert", "roc_bert", "roformer", "splinter", "squeezebert", "xlm", "xlnet", "yoso",
 )  # fmt: skip
-BEHIND_PADDING = (
+AFTER_PADDING = (
     "camembert", "data2vec-text", "esm", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
 )  # fmt: skip
-"""Families whose positions start behind that of the padding token, so that they take fewer tokens than positions."""
+"""Families whose positions start after that of the padding token, so that they take fewer tokens than positions."""
 MAYBE_RELATIVE = ("deberta", "deberta-v2")  # whose positions are only relative unless `position_biased_input`
-MPNET_PADDING = 1  # whatever its configuration says
+MPNET_PADDING = 1  # fixed in the model, not read from its configuration
 NEEDED = ("inputs_embeds", "attention_mask")
 NO_TABLE = "it has no plain table of word embeddings"
-FEED = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
+FIX = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of a family by its configuration.
+    """The limits of an encoder, as known from its configuration.
 
     Attributes:
-        max_tokens: of the longest sequence it can take; None: there is no such limit.
-        obstacle: why it cannot be fed word embeddings; None: nothing is known to be in the way.
+        max_tokens: length of the longest sequence it can take; None: no limit.
+        obstacle: why it cannot take word embeddings as input; None if it can, as far as is known.
     """
 
     max_tokens: int | None
@@ -48,22 +49,22 @@ class Family:
 
 
 def family_of(config: PretrainedConfig) -> Family:
-    """What is known of a configuration's family, or else what its model class says."""
+    """The limits of a configuration's family; for an unknown family, those of its model class."""
     kind, limit = config.model_type, limit_of(config)
-    if getattr(config, "is_encoder_decoder", False):  # refused, or used by half, where the encoder is built
+    if getattr(config, "is_encoder_decoder", False):  # refused when the encoder is built
         return Family(limit)
     if kind in FROM_ZERO:
         return Family(limit)
     if kind in MAYBE_RELATIVE:
         return Family(limit if getattr(config, "position_biased_input", True) else None)
     padding = MPNET_PADDING if kind == "mpnet" else getattr(config, "pad_token_id", None)
-    if kind in BEHIND_PADDING and padding is not None:
+    if kind in AFTER_PADDING and padding is not None:
         return Family(None if limit is None else limit - padding - 1)
-    return asked(config)
+    return family_of_model_class(config)
 
 
 def is_causal(config: PretrainedConfig) -> bool:
-    """Whether it is a family of decoders without encoder, whose tokens see only those before them."""
+    """Whether the family is decoder-only: each token attends only to itself and the tokens before it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(config)
@@ -71,12 +72,12 @@ def is_causal(config: PretrainedConfig) -> bool:
 
 
 def is_known(config: PretrainedConfig) -> bool:
-    """Whether what its family allows is written here."""
-    return config.model_type in (*FROM_ZERO, *BEHIND_PADDING, *MAYBE_RELATIVE)
+    """Whether the limits of the family are listed here."""
+    return config.model_type in (*FROM_ZERO, *AFTER_PADDING, *MAYBE_RELATIVE)
 
 
-def asked(config: PretrainedConfig) -> Family:
-    """What the model class of a configuration says, without weights and without computing anything."""
+def family_of_model_class(config: PretrainedConfig) -> Family:
+    """The limits of a configuration's model class, built without weights."""
     import torch
     from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
@@ -88,19 +89,19 @@ def asked(config: PretrainedConfig) -> Family:
             model = AutoModel.from_config(config).eval()
     except ImportError as error:
         return Family(limit_of(config), f"it cannot be built: {first_line(error)}")
-    except Exception:  # what a constructor computes may need numbers, which there are none of without memory
+    except Exception:  # a constructor may compute with numbers, which do not exist without memory
         return Family(limit_of(config))
     return Family(max_tokens(model), obstacle_to_feeding(model))
 
 
 def limit_of(config: PretrainedConfig) -> int | None:
-    """The number of positions that a configuration names, or None."""
+    """`max_position_embeddings` of a configuration; None without one."""
     limit = getattr(config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def max_tokens(backbone: PreTrainedModel) -> int | None:
-    """The most tokens one sequence of a model may have; None where positions are only relative."""
+    """The largest number of tokens in one sequence of a model; None if its positions are only relative."""
     if getattr(getattr(backbone, "embeddings", None), "position_embeddings", 0) is None:
         return None
     limit = limit_of(backbone.config)
@@ -108,38 +109,38 @@ def max_tokens(backbone: PreTrainedModel) -> int | None:
 
 
 def position_offset(backbone: PreTrainedModel) -> int:
-    """Number of the first position: 0, but padding index + 1 for RoBERTa, XLM-R, MPNet and their kin."""
+    """Number of the first position: 0, or padding index + 1 for RoBERTa, XLM-R, MPNet and similar families."""
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
 
 
 def obstacle_to_feeding(model: PreTrainedModel) -> str | None:
-    """Why a model cannot be fed word embeddings; None when nothing is in the way.
+    """Why a model cannot take word embeddings as input; None if it can.
 
-    Of a model without memory for its weights some obstacles cannot be seen, as its code looks at numbers on the way.
+    Some obstacles cannot be found in a model without memory for its weights, because its code reads numbers.
     """
     import torch
 
     parameters = inspect.signature(model.forward).parameters
     lacking = [name for name in NEEDED if name not in parameters]
     if lacking:
-        return f"its forward takes no {' and no '.join(lacking)}"
+        return f"its forward has no argument {' or '.join(lacking)}"
     size = embedding_size(model)
     if size is None:
         return NO_TABLE
     try:
         with torch.no_grad():
             hidden = model(**_two_rows(model, size))
-    except Exception as error:  # whatever its code does with inputs it is not made for
+    except Exception as error:  # model code can raise anything for inputs it does not support
         unseen = isinstance(error, (NotImplementedError, RuntimeError)) or "meta" in str(error)
         has_memory = not any(weight.is_meta for weight in model.parameters())
         return None if unseen and not has_memory else first_line(error)
-    return misfit(model.config, getattr(hidden, "last_hidden_state", None), tokens=4)
+    return hidden_states_error(model.config, getattr(hidden, "last_hidden_state", None), tokens=4)
 
 
 def _two_rows(model: PreTrainedModel, size: int) -> dict[str, Any]:
-    """Inputs of two rows of up to four tokens, the second one padded."""
+    """Inputs of two rows of four tokens, the second one padded after two."""
     import torch
 
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=model.device)
@@ -149,7 +150,7 @@ def _two_rows(model: PreTrainedModel, size: int) -> dict[str, Any]:
 
 
 def embedding_size(model: PreTrainedModel) -> int | None:
-    """E of its word embeddings; None where they are not rows of a table."""
+    """E, the size of its word embeddings; None if they are not an `nn.Embedding`."""
     from torch import nn
 
     try:
@@ -159,22 +160,22 @@ def embedding_size(model: PreTrainedModel) -> int | None:
     return table.embedding_dim if isinstance(table, nn.Embedding) else None
 
 
-def misfit(config: PretrainedConfig, hidden: Any, *, tokens: int) -> str | None:
-    """What is wrong with the hidden states of a sequence of so many tokens; None when they are [_, T, H]."""
+def hidden_states_error(config: PretrainedConfig, hidden: Any, *, tokens: int) -> str | None:
+    """What is wrong with the hidden states of a sequence of that many tokens; None if they are [_, T, H]."""
     size = getattr(config, "hidden_size", None)
     if hidden is None:
-        return "it gives no hidden states"
+        return "it returns no hidden states"
     if tuple(hidden.shape[1:]) != (tokens, size):
         return f"{tokens} tokens give hidden states of {tuple(hidden.shape[1:])}, not {(tokens, size)}"
     return None
 
 
-def told_unfit(where: str, config: PretrainedConfig, obstacle: str) -> Fault:
-    """The fault of an encoder of a family that cannot be fed."""
-    found = f"{where}: '{config.model_type}' cannot be fed word embeddings ({obstacle.rstrip('.')})"
-    return fault("", "encoder", found, FEED)
+def unsupported_family(where: str, config: PretrainedConfig, obstacle: str) -> Fault:
+    """The error for an encoder whose family cannot take word embeddings as input."""
+    found = f"{where}: '{config.model_type}' cannot take word embeddings as input ({obstacle.rstrip('.')})"
+    return fault("", "encoder", found, FIX)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its kind."""
+    """The first line of an error's message, or the name of its class if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,6 +1,6 @@
-"""Rows of different length in two flat arrays: how token ids travel between files and batches.
+"""Rows of different lengths in two flat arrays: the form of token ids in files and before batching.
 
-Dimensions: N rows, T the longest of them.
+Dimensions: N rows, T length of the longest row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ragged:
-    """N rows of numbers laid end to end.
+    """N concatenated rows of numbers.
 
     Attributes:
         values: all numbers of row 0, then all of row 1, and so on.
@@ -27,7 +27,7 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: np.ndarray, lengths: np.ndarray | Sequence[int]) -> Ragged:
-        """Rows of the given lengths, in order, out of `values`."""
+        """`values` split into rows of the given lengths, in order."""
         return cls(values, offsets_of(lengths))
 
     @classmethod
@@ -39,18 +39,18 @@ class Ragged:
 
     @classmethod
     def gather(cls, flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
-        """Rows that lie anywhere in `flat`: where each starts there, and its length.
+        """Rows at any positions of a flat array.
 
         Args:
-            flat: numbers end to end.
-            starts: where each row starts.
-            lengths: numbers of each row.
+            flat: the numbers of all rows.
+            starts: where in `flat` each row starts.
+            lengths: how many numbers each row has.
         """
         return cls.from_lengths(flat[positions(starts, lengths)], lengths)
 
     @classmethod
     def join(cls, parts: Iterable[Ragged]) -> Ragged:
-        """The rows of at least one part after another."""
+        """The concatenated rows of at least one part."""
         parts = list(parts)
         values = np.concatenate([part.values for part in parts])
         return cls.from_lengths(values, np.concatenate([part.lengths for part in parts]))
@@ -60,7 +60,7 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """[N] int64, numbers in each row."""
+        """[N] int64, how many numbers each row has."""
         return np.diff(self.offsets)
 
     def row(self, index: int) -> np.ndarray:
@@ -72,7 +72,7 @@ class Ragged:
         return Ragged.gather(self.values, self.offsets[indices], self.lengths[indices])
 
     def padded(self, fill: float, dtype: np.typing.DTypeLike | None = None) -> np.ndarray:
-        """[N, T], each row from the left, `fill` behind its end."""
+        """[N, T], each row padded on the right with `fill`."""
         out = np.full((len(self), int(self.lengths.max(initial=0))), fill, dtype or self.values.dtype)
         out[self.mask()] = self.values
         return out
@@ -92,7 +92,7 @@ def offsets_of(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
 
 
 def positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Places of all numbers of some rows, end to end: starts[0], starts[0] + 1, …, starts[1], …"""
+    """Positions of all numbers of some rows: starts[0], starts[0] + 1, …, starts[1], …"""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     places: np.ndarray = np.arange(total) + np.repeat(starts - ends + lengths, lengths)
@@ -100,8 +100,8 @@ def positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 Column = Ragged | np.ndarray | list[str]
-"""One column of a prepared store for some rows: numbers in rows of different length, one number a row, or texts."""
+"""One column of some rows of a prepared store: rows of numbers, one number per row, or texts."""
 
 
 Records = Mapping[str, Any]
-"""Name → `Column`, of some rows of a prepared store."""
+"""Name → `Column`, for some rows of a prepared store."""

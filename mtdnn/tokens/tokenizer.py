@@ -1,4 +1,4 @@
-"""The tokenizer of an encoder: texts → flat arrays of token ids, and how to recognise it again."""
+"""The tokenizer of an encoder: texts → flat arrays of token ids, and a hash that identifies it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, Fault, fault
-from mtdnn.tokens.families import Family, family_of, told_unfit
+from mtdnn.tokens.families import Family, family_of, unsupported_family
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 
@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "sentencepiece.model", "bpe.codes",
 )  # fmt: skip
-ROWS_AT_ONCE = 1000  # the Rust tokenizer's own records of a row take about 5 kB
+ROWS_AT_ONCE = 1000  # the Rust tokenizer needs about 5 kB for each row
 NO_LIMIT = 1_000_000  # transformers says 1e30 where a tokenizer names no limit
 
 
@@ -41,7 +41,7 @@ class Tokenizer:
     Attributes:
         name: hub name or folder of the encoder.
         hf: the tokenizer itself.
-        max_positions: tokens of the longest sequence the encoder can take; None when it has no such limit.
+        max_positions: length of the longest sequence the encoder can take; None: no limit.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what decides the token ids: equal for equal tokenizers, wherever and however they were saved."""
+        """Hash of everything that affects token ids: equal for equal tokenizers, however they were saved."""
         kept = ("model_input_names", "truncation_side", "split_special_tokens")
         parts: dict[str, Any] = {name: getattr(self.hf, name, None) for name in kept}
         if self.hf.is_fast:
@@ -64,40 +64,40 @@ class Tokenizer:
 
     @property
     def pad_token_id(self) -> int:
-        """The id that fills a batch; 0 for tokenizers without one, as padding is masked anyway."""
+        """The id used for padding; 0 for tokenizers without one, as padding is masked anyway."""
         return int(self.hf.pad_token_id or 0)
 
     @property
     def has_segments(self) -> bool:
-        """Whether the encoder tells the texts of a pair apart by token_type_ids."""
+        """Whether the encoder takes token_type_ids."""
         return "token_type_ids" in self.hf.model_input_names
 
     @cached_property
-    def tells_texts_apart(self) -> bool:
-        """Whether its token_type_ids do tell the texts of a pair apart."""
+    def separates_pairs(self) -> bool:
+        """Whether its token_type_ids differ between the two texts of a pair."""
         return self.has_segments and 1 in self._one(("a", "a"))["token_type_ids"]
 
     def length_faults(self, task: TaskDef) -> list[Fault]:
-        """A max_length that this encoder cannot take, or that leaves no room for text."""
+        """Errors for a max_length that is too large for the encoder, or leaves no room for text."""
         special = self.hf.num_special_tokens_to_add(pair=len(task.inputs) > 1)
         if self.max_positions is not None and task.max_length > self.max_positions:
             found = f"{task.max_length} tokens; {self.name} takes at most {self.max_positions}"
             return [task.fault("max_length", found, f"Set max_length to {self.max_positions} or less.")]
         if task.max_length < special + len(task.inputs):
-            found = f"{task.max_length} tokens; {self.name} adds {special} special ones to a row"
+            found = f"{task.max_length} tokens; {self.name} adds {special} special tokens to a row"
             return [task.fault("max_length", found, f"Set max_length to {special + len(task.inputs)} or more.")]
         return []
 
     def length_warnings(self, task: TaskDef) -> list[Fault]:
-        """A max_length beyond what the tokenizer was meant for, where the encoder itself would take it."""
+        """A warning for a max_length above the tokenizer's own limit, if the encoder accepts it."""
         meant = self.hf.model_max_length
         if meant >= task.max_length or self.length_faults(task):
             return []
-        found = f"{task.max_length} tokens; the tokenizer of {self.name} was meant for {meant}"
-        return [task.fault("max_length", found, "Rows longer than that may be served badly.")]
+        found = f"{task.max_length} tokens; the tokenizer of {self.name} has a limit of {meant}"
+        return [task.fault("max_length", found, "Results may be worse for longer rows.")]
 
     def cutting_at(self, max_length: int) -> Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]:
-        """A function from texts to token columns; of a pair the longer text is cut first, as in Hugging Face."""
+        """A function texts → token columns; the longer text of a pair is truncated first, as in transformers."""
         encode = self._fast if self.hf.is_fast else self._slow
 
         def tokenize(texts: Sequence[tuple[str, ...]]) -> dict[str, Column]:
@@ -107,7 +107,7 @@ class Tokenizer:
             if self.has_segments:
                 segments = b"".join(bytes(row) for block in blocks for row in block.segments)
                 columns["token_type_ids"] = Ragged(np.frombuffer(segments, np.int8), ids.offsets)
-            if len(texts) and len(texts[0]) > 1 and not self.tells_texts_apart:
+            if len(texts) and len(texts[0]) > 1 and not self.separates_pairs:
                 starts = np.array([start for block in blocks for start in block.second_starts], np.int64)
                 behind = np.arange(len(ids.values)) >= np.repeat(ids.offsets[:-1] + starts, ids.lengths)
                 columns["segments"] = Ragged(behind.astype(np.int8), ids.offsets)
@@ -117,7 +117,7 @@ class Tokenizer:
         return tokenize
 
     def save(self, folder: Path, *, max_length: int) -> None:
-        """Write its files so that, asked to truncate, it cuts rows where `cutting_at(max_length)` cuts them."""
+        """Write its files so that its truncation equals that of `cutting_at(max_length)`."""
         saved = copy.deepcopy(self.hf)
         saved.model_max_length = max_length
         if saved.is_fast:  # for those who read tokenizer.json without transformers
@@ -126,7 +126,7 @@ class Tokenizer:
         saved.save_pretrained(folder)
 
     def _fast(self, texts: list[Any], max_length: int) -> _Block:
-        """Through the Rust tokenizer, without the offsets into the text, which costs two thirds of the time."""
+        """By the Rust tokenizer, without offsets into the text, which takes a third less time."""
         from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
         self.hf.set_truncation_and_padding(
@@ -142,14 +142,14 @@ class Tokenizer:
         encodings = backend.encode_batch_fast(texts)
         ids = [encoding.ids for encoding in encodings]
         segments = [encoding.type_ids for encoding in encodings] if self.has_segments else []
-        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encodings
-        starts = [_place_of(1, encoding.sequence_ids) for encoding in pairs]
+        pairs = [] if self.separates_pairs or isinstance(texts[0], str) else encodings
+        starts = [_index_of(1, encoding.sequence_ids) for encoding in pairs]
         full = zip(encodings, ids, strict=True)
         return _Block(ids, segments, starts, [len(row) == max_length and bool(one.overflowing) for one, row in full])
 
     def _slow(self, texts: list[Any], max_length: int) -> _Block:
-        """Through a tokenizer written in Python."""
-        with _quiet_transformers():  # which warns of every pair that it does not tell what it cut
+        """By a tokenizer written in Python."""
+        with _quiet_transformers():  # it warns for every truncated pair
             encoded = [
                 self._one(text, truncation=True, max_length=max_length, return_special_tokens_mask=True)
                 for text in texts
@@ -160,8 +160,8 @@ class Tokenizer:
             len(row) < max_length or len(self._one(text)["input_ids"]) == len(row)
             for text, row in zip(texts, ids, strict=True)
         )
-        pairs = [] if self.tells_texts_apart or isinstance(texts[0], str) else encoded
-        starts = [_behind_second_run(each["special_tokens_mask"]) for each in pairs]
+        pairs = [] if self.separates_pairs or isinstance(texts[0], str) else encoded
+        starts = [_second_text_start(each["special_tokens_mask"]) for each in pairs]
         return _Block(ids, segments, starts, [not each for each in whole])
 
     def _one(self, text: str | tuple[str, str], **settings: Any) -> Any:
@@ -171,7 +171,7 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows as the tokenizer gives them; `second_starts`: where the second text of each pair starts, if asked."""
+    """Tokenized rows; `second_starts`: where the second text of each pair starts, if needed."""
 
     ids: list[list[int]]
     segments: list[list[int]]
@@ -179,16 +179,16 @@ class _Block:
     truncated: list[bool]
 
 
-def _place_of(value: int, values: Sequence[int | None]) -> int:
-    """Where a value first stands; behind the end when it does not."""
+def _index_of(value: int, values: Sequence[int | None]) -> int:
+    """Index of the first occurrence of a value; the length if it does not occur."""
     return values.index(value) if value in values else len(values)
 
 
-def _behind_second_run(special: Sequence[int]) -> int:
-    """Where the second text of a pair starts: behind the special tokens that follow the first."""
-    first = _place_of(0, special)
-    between = first + _place_of(1, special[first:])
-    return between + _place_of(0, special[between:])
+def _second_text_start(special: Sequence[int]) -> int:
+    """Where the second text of a pair starts: after the special tokens that follow the first."""
+    first = _index_of(0, special)
+    between = first + _index_of(1, special[first:])
+    return between + _index_of(0, special[between:])
 
 
 @contextmanager
@@ -204,14 +204,14 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _blocks(texts: Sequence[tuple[str, ...]]) -> Iterator[list[Any]]:
-    """A few rows at a time, in the form tokenizers take: a text or a pair."""
+    """Blocks of rows in the form that tokenizers take: texts or pairs."""
     for start in range(0, len(texts), ROWS_AT_ONCE):
         block = texts[start : start + ROWS_AT_ONCE]
         yield [row[0] for row in block] if len(block[0]) == 1 else list(block)
 
 
 def refuse_missing_folder(encoder: str) -> None:
-    """Raise ConfigError for an encoder that can only be a folder and is none; a hub name has one slash at most."""
+    """Raise ConfigError for an encoder that can only be a path but does not exist; hub names have at most one slash."""
     is_path = encoder.startswith((".", "/", "~")) or encoder.count("/") > 1 or encoder.endswith("/")
     if is_path and not Path(encoder).is_dir():
         found, fix = f"there is no folder '{encoder}'", "Check the path, or give a Hugging Face hub name."
@@ -222,12 +222,12 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     """The tokenizer of an encoder by hub name or folder; no weights are read.
 
     Raises:
-        ConfigError: there is none, or the encoder's family cannot be fed word embeddings.
+        ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
     """
     encoder = str(encoder)
     refuse_missing_folder(encoder)
     if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
-        raise ConfigError(_told_missing(Path(encoder)))
+        raise ConfigError(_missing_tokenizer(Path(encoder)))
     try:
         hf, config = _without_torch(encoder)
     except (
@@ -237,19 +237,21 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
         raise ConfigError(fault("", "encoder", found, fix)) from error
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
-        raise ConfigError(_told_missing(Path(encoder)))  # transformers makes an empty one without a vocabulary
+        raise ConfigError(
+            _missing_tokenizer(Path(encoder))
+        )  # transformers creates an empty one if there is no vocabulary
     family = Family(None) if config is None else family_of(config)
     if config is not None and family.obstacle is not None:
-        raise ConfigError(told_unfit(encoder, config, family.obstacle))
+        raise ConfigError(unsupported_family(encoder, config, family.obstacle))
     return Tokenizer(encoder, hf, family.max_tokens)
 
 
 def _without_torch(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
-    """Tokenizer and configuration, without PyTorch if transformers lets them be had so; it loads 200 MB."""
+    """Tokenizer and configuration, without importing PyTorch (200 MB) where transformers allows it."""
     try:
         with imported_later("torch"):
             return _tokenizer_and_config(encoder)
-    except ModuleNotFoundError:  # transformers up to 5.20, and perhaps later, imports parts of torch at once
+    except ModuleNotFoundError:  # transformers up to 5.20, and perhaps later, imports parts of torch directly
         return _tokenizer_and_config(encoder)
 
 
@@ -258,7 +260,7 @@ def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTra
 
     config: PreTrainedConfig | None
     try:
-        config = AutoConfig.from_pretrained(encoder, dtype=None, torch_dtype=None)  # a dtype is an object of PyTorch's
+        config = AutoConfig.from_pretrained(encoder, dtype=None, torch_dtype=None)  # a dtype would need PyTorch
     except (OSError, ValueError):
         config = None
     return AutoTokenizer.from_pretrained(encoder, config=config), config
@@ -268,7 +270,7 @@ def _has_tokenizer_files(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
 
 
-def _told_missing(folder: Path) -> Fault:
+def _missing_tokenizer(folder: Path) -> Fault:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     there = f"; there: {', '.join(names[:10])}" if names else ""
     found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"

@@ -1,4 +1,4 @@
-"""Long texts → windows a model can read: several sequences of one row, overlapping, cut by the tokenizer.
+"""Long texts → windows that fit a model: several overlapping sequences of one row, cut by the tokenizer.
 
 Dimensions: N sequences, T tokens.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     torch = deferred("torch")
 
-ROWS_AT_ONCE = 500  # the tokenizer's records with offsets are some ten times as large as the ids
+ROWS_AT_ONCE = 500  # with offsets the tokenizer needs about ten times the memory of the ids
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Window:
     """One sequence of a row.
 
     Attributes:
-        ids, segments: its tokens, special ones included.
-        offsets: [tokens, 2]: first character of each token in the text, and the one behind its last. A word's first
-            character is its first token's, also where the tokenizer leaves it out.
-        inside: [tokens] bool, True = a token of the text that is cut, not of the other one nor a special one.
-        words: [tokens] int32: number of the word, as the tokenizer sees words, within the whole text; −1: not `inside`.
+        ids, segments: ids and token types of its tokens, special ones included.
+        offsets: [tokens, 2]: first character of each token in the text, and the one after its last. A word's first
+            character belongs to its first token, also where the tokenizer leaves it out.
+        inside: [tokens] bool, True = a token of the text that is cut, not of the other text or a special token.
+        words: [tokens] int32: number of the word (as split by the tokenizer) in the whole text; −1: not `inside`.
     """
 
     ids: list[int]
@@ -53,19 +53,19 @@ def windows(
     max_length: int,
     overlap: int,
 ) -> list[list[Window]]:
-    """The windows of each text, at least one of each.
+    """The windows of each text, at least one per text.
 
     Args:
-        before: a text that comes whole before every window of each text, as the question before its context.
-        max_length: most tokens of a window, special ones and `before` included.
-        overlap: tokens of the text that neighbouring windows share; at most half of a window's.
-        tokenizer: of the run's encoder.
-        texts: of each row.
+        tokenizer: the tokenizer of the run's encoder.
+        texts: one text per row.
+        before: one text per row, put uncut before every window, such as the question before its context.
+        max_length: largest number of tokens in a window, special ones and `before` included.
+        overlap: tokens that neighbouring windows share; at most half of a window's.
     Raises:
-        ConfigError: the tokenizer cannot tell which characters a token stands for.
+        ConfigError: the tokenizer has no offsets of tokens in the text.
     """
     if not tokenizer.is_fast:
-        found = f"{type(tokenizer).__name__} does not tell where its tokens stand in the text"
+        found = f"{type(tokenizer).__name__} has no offsets of its tokens in the text"
         raise ConfigError(fault("", "encoder", found, "Choose an encoder with a fast tokenizer (tokenizer.json)."))
     rows: list[list[Window]] = [[] for _ in texts]
     for start in range(0, len(texts), ROWS_AT_ONCE):
@@ -80,7 +80,7 @@ def windows(
 def _by_stride(
     tokenizer: Any, rows: Sequence[int], before: Sequence[str] | None, max_length: int, overlap: int
 ) -> dict[int, list[int]]:
-    """Overlap → the rows cut with it, each with its own: at most half of what `before` leaves of its windows."""
+    """Overlap → rows with that overlap: at most half of the tokens that `before` leaves in a row's windows."""
     special = tokenizer.num_special_tokens_to_add(pair=before is not None)
     taken = [0] * len(rows)
     if before is not None:
@@ -95,7 +95,7 @@ def _by_stride(
 def _windows(
     tokenizer: Any, texts: Sequence[str], before: Sequence[str] | None, max_length: int, stride: int
 ) -> Iterator[tuple[int, Window]]:
-    """(number of the text, window), in order."""
+    """(index of the text, window), in order."""
     encoded = tokenizer(
         *([list(texts)] if before is None else [list(before), list(texts)]),
         truncation=True if before is None else "only_second",
@@ -116,11 +116,11 @@ def _windows(
 
 
 def with_first_characters(text: str, row: Sequence[Window]) -> list[Window]:
-    """The windows of a text, each token extended to the left over characters that no token covers.
+    """The windows of a text, with each token extended to the left over characters that no token covers.
 
-    Where a byte-level step follows another pre-tokenizer (RobBERT: Whitespace, ByteLevel, Punctuation) it puts a space
-    of its own before each word; trimming spaces then takes the word's first character off its first token, and leaves
-    nothing of a word of one letter. See github.com/huggingface/tokenizers, issue 1300.
+    A byte-level step after another pre-tokenizer (RobBERT: Whitespace, ByteLevel, Punctuation) adds a space before each
+    word; trimming spaces then removes the word's first character from its first token, and the whole of a word of one
+    letter. See github.com/huggingface/tokenizers, issue 1300.
     """
     every = [window.offsets[window.inside] for window in row]
     anywhere = _covered(np.concatenate(every), 0, len(text))
@@ -139,7 +139,7 @@ def with_first_characters(text: str, row: Sequence[Window]) -> list[Window]:
 
 
 def _covered(offsets: np.ndarray, low: int, high: int) -> np.ndarray:
-    """[high − low] bool: whether any of these tokens stands for a character of the text from `low` on."""
+    """[high − low] bool: whether any of these tokens covers a character of the text from `low` on."""
     edges = np.zeros(max(high - low, 0) + 1, dtype=np.int64)
     np.add.at(edges, offsets[:, 0] - low, 1)
     np.add.at(edges, offsets[:, 1] - low, -1)
@@ -147,11 +147,14 @@ def _covered(offsets: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def _extended(window: Window, bare: set[int], moved: dict[int, int]) -> Window:
-    """The window, each token begun with the uncovered characters directly before it, the first token of several.
+    """The window with its tokens extended over the uncovered characters directly before them.
+
+    If several tokens start at the same character, only the first is extended.
 
     Args:
-        bare: places of uncovered characters.
-        moved: late start → end of the token that was extended there, in windows before; this one's are added.
+        window: the window.
+        bare: positions of uncovered characters; used ones are removed.
+        moved: old start → end of the tokens extended in earlier windows; this function adds to it.
     """
     offsets = window.offsets.copy()
     for token in np.flatnonzero(window.inside).tolist():
@@ -165,12 +168,12 @@ def _extended(window: Window, bare: set[int], moved: dict[int, int]) -> Window:
 
 
 def _is_left_out(character: str) -> bool:
-    """Whether tokenizers leave it out on purpose: white space, control and format characters, marks over letters."""
+    """Whether tokenizers drop a character on purpose: white space, control and format characters, combining marks."""
     return character.isspace() or character == "\ufffd" or unicodedata.category(character)[0] in "CM"
 
 
 def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Window]]) -> dict[str, Any]:
-    """input_ids, token_type_ids (where the encoder has them), sequence_lengths and truncated of the rows of a store."""
+    """Store columns of rows: input_ids, token_type_ids (if the encoder has them), sequence_lengths and truncated."""
     columns: dict[str, Any] = {
         "input_ids": Ragged.from_rows([[each for window in row for each in window.ids] for row in rows], np.int32),
         "sequence_lengths": Ragged.from_rows([[len(window.ids) for window in row] for row in rows], np.int32),
@@ -182,14 +185,14 @@ def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence
     return columns
 
 
-def laid_out(column: Ragged, lengths: Ragged, like: Tensor, fill: int) -> Tensor:
-    """[N, T]: a column with one number per token, each sequence from the left, as the batch's inputs lie.
+def as_batch(column: Ragged, lengths: Ragged, like: Tensor, fill: int) -> Tensor:
+    """[N, T]: a column with one number per token, padded like the batch's inputs.
 
     Args:
-        column: the rows' numbers, end to end like their input_ids.
+        column: the rows' numbers, concatenated like their input_ids.
         lengths: tokens of each sequence of each row.
-        like: [N, T], the shape wanted.
-        fill: where a sequence has ended.
+        like: [N, T], a tensor of the wanted shape.
+        fill: the value of padding.
     """
     out = np.full(tuple(like.shape), fill, dtype=np.int64)
     padded = Ragged.from_lengths(column.values, lengths.values).padded(fill, np.int64)

@@ -201,7 +201,7 @@ DEFINITIONS = [
         "an alias of what it lies in",
         append("tasks.yml", "  head: &head\n    name: *head\n"),
         CHECK,
-        "tasks.yml:13: scores.head.name: the alias leads back to line 12, which it lies in. Write the value out.",
+        "tasks.yml:13: scores.head.name: an alias of the enclosing value at line 12. Write the value out.",
     ),
     Case(
         "a merge of what is no mapping",

@@ -112,7 +112,10 @@ def test_a_mean_over_tasks_with_a_metric_without_a_range_is_refused_by_check_and
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("{}.bare", "demo_nli.metrics: 'own_metrics.bare' is a function, no metric. Put @metric"),
+        (
+            "{}.bare",
+            "demo_nli.metrics: 'own_metrics.bare' is a function, not a metric. Decorate the function with @metric",
+        ),
         ("{}.halve", "demo_nli.metrics: cannot import metric 'own_metrics.halve'"),
     ],
 )

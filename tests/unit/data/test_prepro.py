@@ -365,7 +365,7 @@ def test_a_max_length_that_the_encoder_cannot_take_is_refused(project, encoder, 
     place = f"{project.definitions}:5: nli.max_length"
     assert str(caught.value) == f"{place}: 16 tokens; {short} takes at most 14. Set max_length to 14 or less."
     project.define(project.definitions.read_text().replace("max_length: 16", "max_length: 4"))
-    with pytest.raises(ConfigError, match=r"4 tokens; .* adds 3 special ones to a row. Set max_length to 5 or more"):
+    with pytest.raises(ConfigError, match=r"4 tokens; .* adds 3 special tokens to a row. Set max_length to 5 or more"):
         prepared(project, encoder)
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel
 
 from mtdnn.config.execution import Execution
 from mtdnn.execution import products
-from mtdnn.execution.products import Linear, linear, onednn_is_quicker, use_fast_products
+from mtdnn.execution.products import Linear, linear, onednn_is_faster, use_fast_products
 from mtdnn.networks.encoder import Encoder
 from mtdnn.networks.heads import MaskedLMHead
 
@@ -27,7 +27,7 @@ def quick(monkeypatch):
     calls = []
     product = products._onednn
     monkeypatch.setattr(products, "_onednn", lambda *arguments: calls.append(1) or product(*arguments))
-    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "_SMALLEST", 1)
     return calls
 
@@ -118,7 +118,7 @@ def test_onednn_is_taken_only_where_it_is_known_to_be_quicker(monkeypatch, missi
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
     for library in (torch.backends.mkl, torch.backends.mkldnn):
         monkeypatch.setattr(library, "is_available", lambda: True)
-    assert onednn_is_quicker.__wrapped__() == (missing == "nothing")
+    assert onednn_is_faster.__wrapped__() == (missing == "nothing")
 
 
 def bert():

@@ -196,7 +196,7 @@ def test_recomputed_layers_find_their_masks_and_their_layout_again(family):
 def test_packed_rows_are_rounded_up_where_products_are_compiled_for_each_length(
     products, quicker, smallest, monkeypatch
 ):
-    monkeypatch.setattr("mtdnn.execution.products.onednn_is_quicker", lambda: quicker)
+    monkeypatch.setattr("mtdnn.execution.products.onednn_is_faster", lambda: quicker)
     monkeypatch.setattr("mtdnn.execution.products._SMALLEST", smallest)
     ids, mask, types = batch((9, 4, 4))
     ours = encoder("bert", Execution(layout="packed", products=products))

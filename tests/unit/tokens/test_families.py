@@ -10,12 +10,12 @@ from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
 from mtdnn.networks.encoder import Encoder
 from mtdnn.tokens.families import (
-    BEHIND_PADDING,
+    AFTER_PADDING,
     FROM_ZERO,
     MAYBE_RELATIVE,
     Family,
-    asked,
     family_of,
+    family_of_model_class,
     is_known,
     max_tokens,
 )
@@ -35,18 +35,18 @@ MORE = {
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
     "xlnet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
 }
-KNOWN = (*FROM_ZERO, *BEHIND_PADDING, *MAYBE_RELATIVE)
+KNOWN = (*FROM_ZERO, *AFTER_PADDING, *MAYBE_RELATIVE)
 NO_TABLE_OF_POSITIONS = ("esm", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert", "xlnet")
 UNFIT = {
     "bros": "You have to specify bbox",
     "canine": "it has no plain table of word embeddings",
-    "clip_text_model": "its forward takes no inputs_embeds",
-    "esmc": "its forward takes no inputs_embeds",
-    "fnet": "its forward takes no attention_mask",
+    "clip_text_model": "its forward has no argument inputs_embeds",
+    "esmc": "its forward has no argument inputs_embeds",
+    "fnet": "its forward has no argument attention_mask",
     "ibert": "it has no plain table of word embeddings",
     "lxmert": "`visual_feats` cannot be `None`",
-    "perceiver": "its forward takes no inputs_embeds",
-    "vit": "its forward takes no inputs_embeds",
+    "perceiver": "its forward has no argument inputs_embeds",
+    "vit": "its forward has no argument inputs_embeds",
     "xmod": "Input language unknown",
 }
 
@@ -76,7 +76,7 @@ def encode(encoder: Encoder, tokens: int) -> torch.Tensor:
 def test_what_is_written_of_a_family_is_what_its_model_class_says(kind):
     config = config_of(kind)
     assert is_known(config)
-    assert family_of(config) == asked(config)
+    assert family_of(config) == family_of_model_class(config)
 
 
 @pytest.mark.parametrize("kind", KNOWN)
@@ -99,19 +99,19 @@ def test_a_family_takes_as_many_tokens_as_is_said_and_no_more(kind, execution):
                 encoder._encode_padded(encoder.embed(ids), mask, None)
 
 
-@pytest.mark.parametrize("kind", BEHIND_PADDING)
+@pytest.mark.parametrize("kind", AFTER_PADDING)
 @pytest.mark.parametrize("padding", [0, 1, 5])
 def test_positions_start_behind_the_padding_index_wherever_that_is(kind, padding):
     config = config_of(kind, pad_token_id=padding)
     expected = POSITIONS - (1 if kind == "mpnet" else padding) - 1
-    assert family_of(config) == asked(config) == Family(expected)
+    assert family_of(config) == family_of_model_class(config) == Family(expected)
 
 
 @pytest.mark.parametrize(("biased", "limit"), [(True, POSITIONS), (False, None)])
 @pytest.mark.parametrize("kind", MAYBE_RELATIVE)
 def test_deberta_has_a_limit_where_it_adds_positions_to_its_input(kind, biased, limit):
     config = config_of(kind, relative_attention=True, position_biased_input=biased)
-    assert family_of(config) == asked(config) == Family(limit)
+    assert family_of(config) == family_of_model_class(config) == Family(limit)
 
 
 @pytest.mark.parametrize(("kind", "obstacle"), UNFIT.items())
@@ -121,11 +121,13 @@ def test_an_encoder_that_cannot_be_fed_is_refused_by_its_tokenizer_and_by_its_mo
     config.save_pretrained(tmp_path)
     with pytest.raises(ConfigError) as caught:
         load_tokenizer(tmp_path)
-    assert str(caught.value).startswith(f"encoder: {tmp_path}: '{kind}' cannot be fed word embeddings ({obstacle}")
+    assert str(caught.value).startswith(
+        f"encoder: {tmp_path}: '{kind}' cannot take word embeddings as input ({obstacle}"
+    )
     assert str(caught.value).endswith("such as bert-base-uncased or microsoft/deberta-v3-base.")
     if kind == "vit":
         return  # it has no words at all, and its default is as large as it is
-    with warnings.catch_warnings(), pytest.raises(ConfigError, match=f"'{kind}' cannot be fed word embeddings"):
+    with warnings.catch_warnings(), pytest.raises(ConfigError, match=f"'{kind}' cannot take word embeddings as input"):
         warnings.simplefilter("ignore")
         Encoder(built(config), execution="padded")
 

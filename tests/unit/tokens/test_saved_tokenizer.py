@@ -50,7 +50,7 @@ def test_rows_are_cut_as_ours_are(tmp_path, make, texts):
         found = saved([list(each) if len(each) > 1 else each[0] for each in texts], truncation=True)["input_ids"]
         assert found == [expected.row(row).tolist() for row in range(len(texts))]
         assert max(map(len, found)) == max_length
-        assert max(len(saved(*each)["input_ids"]) for each in texts) > max_length  # only where it is asked to
+        assert max(len(saved(*each)["input_ids"]) for each in texts) > max_length  # only if truncation is requested
 
 
 def test_a_tokenizer_written_in_python_is_cut_too(tmp_path):
