@@ -13,7 +13,8 @@ from mtdnn.report.sections import (
     unknown_scales_note,
     worst_section,
 )
-from mtdnn.report.study_tables import other_metrics, overview, starting_points, task_across, tests_against_reference
+from mtdnn.report.study_tables import other_metrics, overview, starting_points, task_across
+from mtdnn.report.study_tests import tests_against_reference
 from mtdnn.report.study_view import (
     StudyView,
     all_predictions,
@@ -68,9 +69,11 @@ def _about(view: StudyView) -> list[Block]:
     told = f"{told} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
     if not view.main:
         return [Text(told)]
+    axes = "` and `".join(view.repeats[1:])
+    inner = f"; each is the mean of the runs that differ in `{axes}` alone" if axes else ""
     method = (
-        f"Values are mean ± sample standard deviation over `{view.repeats}`, with the number of runs in brackets. "
-        f"Intervals are 95 % bootstrap intervals of the mean; tests are paired by `{view.repeats}` against "
+        f"Values are mean ± sample standard deviation over `{view.repeats[0]}`, with their number in brackets{inner}. "
+        f"Intervals are 95 % t intervals of the mean; tests are paired by `{view.repeats[0]}` against "
         f"`{view.reference}`."
     )
     return [Text(told), Text(method, note=True)]

@@ -133,7 +133,7 @@ def agreement_section(
         f"Rows that {votes} annotators voted on, by how their votes fall on the labels. Accuracy counts a prediction "
         "as right when no label has more votes; cross-entropy is that of the model's probabilities to the votes, in "
         "nats, as they are and at the temperature T that brings it to its least over all rows: what is left then is no "
-        "matter of being more or less sure of everything. Means over the runs; lines on the bars: 95 % bootstrap "
+        "matter of being more or less sure of everything. Means over the runs; lines on the bars: 95 % t "
         "intervals."
     )
     return [Heading("Agreement of the annotators"), Text(told), *blocks]

@@ -7,14 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
 
 from mtdnn.metrics.base import Scale
-from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
+from mtdnn.report.document import Block, Heading, Picture, Place, Table, row
 from mtdnn.report.pictures import Panel, Point, Series, interval_panels, learning_curve
-from mtdnn.report.study_view import StudyView, encoder_of, floor_of, in_order
+from mtdnn.report.study_view import StudyView, encoder_of, floor_of
 from mtdnn.study.statistics import COUNTS, SAME, Entry, main_metrics, no_better_than_chance
 from mtdnn.study.table import Line
-
-SIGNIFICANT = 0.05
-
 
 BOLD = (
     "Bold: the best mean of its column, each of them where several are equal; whether chance explains it is not asked."
@@ -29,7 +26,7 @@ def task_across(view: StudyView, task: str) -> list[Block]:
     blocks: list[Block] = [Heading(f"{task}: {metric} on {split}")]
     if view.labels_axis and all(entry.train_rows for entry in here if entry.spread.count):
         caption = (
-            f"{task}: {metric} against the number of training rows (log axis). Bands: 95 % bootstrap intervals of the "
+            f"{task}: {metric} against the number of training rows (log axis). Bands: 95 % t intervals of the "
             "mean; small dots: single runs; dotted line: always the most frequent label."
         )
         svg = learning_curve(_curve_panel(here, metric, floor, compare=view.compare), name=f"curve-{task}")
@@ -127,7 +124,7 @@ def overview(view: StudyView) -> list[Block]:
         metric, scale = view.first[task][1], here[0].scale if here else Scale()
         panels.append(Panel(task, series, scale.unit(metric), floor=None if floor is None else scale.factor * floor))
     caption = (
-        "Large dots: means; bars: 95 % bootstrap intervals; small dots: single runs; dotted line: always the most "
+        "Large dots: means; bars: 95 % t intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
     )
     told = "Rates and correlations in percent; all else as it is."
@@ -136,43 +133,6 @@ def overview(view: StudyView) -> list[Block]:
         _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),
         Picture("overview", interval_panels(panels, name="overview"), caption),
     ]
-
-
-def tests_against_reference(view: StudyView) -> list[Block]:
-    """Each method minus the reference, per task."""
-    lines = []
-    for entry in in_order(view):
-        if entry.comparison is None:
-            continue
-        found, scale = entry.comparison.difference, entry.scale
-        better = scale.gain(found.mean) > 0
-        significant = entry.comparison.t_p is not None and entry.comparison.t_p < SIGNIFICANT
-        sure = significant and scale.direction != "unknown"
-        interval = "" if found.low is None or found.high is None else (
-            f"{scale.difference(found.low)} … {scale.difference(found.high)}"
-        )  # fmt: skip
-        places = row(entry.task, *([entry.across] if view.across else []), entry.label)
-        trend = ("up" if better else "down") if sure else ""
-        places.append(Place(scale.difference(found.mean), strong=sure, trend=trend))
-        places += row(interval, str(found.count), _p(entry.comparison.t_p), _p(entry.comparison.wilcoxon_p))
-        lines.append(places)
-    if not lines:
-        return []
-    across = [view.across] if view.across else []
-    minus = f"minus {view.reference}"
-    head = ["task", *across, view.compare, minus, "95 % interval", "pairs", "t-test p", "Wilcoxon p"]
-    note = (
-        f"Bold and coloured: p below {SIGNIFICANT} in the paired t-test, without correction for the number of tests. "
-        "With n pairs Wilcoxon's p cannot be below 2/2ⁿ. The t-test has no p where all differences are the same."
-    )
-    title = f"Difference to {view.reference}, per task"
-    return [Heading(title), Table(head, lines, words=[1, 2] if view.across else [1]), Text(note, note=True)]
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def other_metrics(view: StudyView) -> list[Block]:
@@ -235,7 +195,9 @@ def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
             == (line.task, line.split, line.metric, line.train_rows)
             and encoder(other.run) == encoder(line.run) != ""
         ]
-        kinds = {tuple((axis, value) for axis, value in other.axes.items() if axis != view.repeats) for other in same}
+        kinds = {
+            tuple((axis, value) for axis, value in other.axes.items() if axis not in view.repeats) for other in same
+        }
         if len(kinds) != 1:  # none, or different ways of training it, of which none is the one to compare with
             return ""
         values = [other.value for other in same if other.value is not None]

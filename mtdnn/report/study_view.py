@@ -14,7 +14,7 @@ from mtdnn.report.read import most_frequent_share, types_of_tasks
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import read_outcome_file
 from mtdnn.study.grid import PlannedCell, PlannedReport, read_plan
-from mtdnn.study.statistics import COUNTS, Entry, best_of, entries
+from mtdnn.study.statistics import COUNTS, MARGIN, Entry, best_of, entries
 from mtdnn.study.table import Line, read_csv
 from mtdnn.task_types.base import TaskType
 
@@ -38,8 +38,9 @@ class StudyView:
     compare: str
     reference: str
     across: str | None
-    repeats: str
+    repeats: tuple[str, ...]
     labels_axis: bool
+    margin: float = MARGIN
 
     @property
     def main(self) -> list[Entry]:
@@ -92,14 +93,22 @@ def read_study(folder: Path) -> StudyView:
     compare, across = wanted["compare"], wanted.get("across")
     best_over = wanted.get("best_over") or ()
     reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
-    repeats = wanted.get("repeats") or "seed"
+    repeats, margin = _words(wanted.get("repeats")) or ("seed",), wanted.get("margin", MARGIN)
     compared = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
     compared = best_of(compared, compare=compare, across=across, best_over=best_over)
-    table = entries(compared, compare=compare, reference=reference, across=across, repeats=repeats, best_over=best_over)
+    table = entries(
+        compared, compare=compare, reference=reference, across=across, repeats=repeats, margin=margin,
+        best_over=best_over,
+    )  # fmt: skip
     return StudyView(
         folder, lines, compared, table, plan["cells"], compare, reference, across, repeats,
-        wanted.get("labels_axis", False),
+        wanted.get("labels_axis", False), margin,
     )  # fmt: skip
+
+
+def _words(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The axes of `repeats`, which earlier versions wrote as one word."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def _by_default(lines: Sequence[Line]) -> PlannedReport:

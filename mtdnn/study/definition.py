@@ -52,7 +52,12 @@ class ReportConfig(Frozen):
     compare: str = Field(description="Axis whose values are the lines of the tables and of the pictures.")
     reference: str | None = Field(None, description="Value of that axis every other is tested against. Default: first.")
     across: str | None = Field(None, description="Axis of the columns, and of the learning curve. Default: none.")
-    repeats: str = Field("seed", description="Axis that repeats a run; means and deviations are over it.")
+    repeats: Words = Field(
+        ("seed",), description="Axes that repeat a run, the outermost first: its values are the units of the tests."
+    )
+    margin: float = Field(
+        0.01, gt=0, allow_inf_nan=False, description="Differences below count as none (metrics shown in percent)."
+    )
     best_over: Words = Field((), description="Axes tuned on the dev split: only the best value of each is shown.")
     labels_axis: bool = Field(False, description="Draw curves against the number of training rows, on a log axis.")
 

@@ -82,11 +82,12 @@ def cell_place(source: YamlSource, stage: str, axes: Mapping[str, str]) -> str:
 
 
 class PlannedCell(TypedDict):
-    """A cell in study.json."""
+    """A cell in study.json; `needs`, the cells it starts from, is missing in files of earlier versions."""
 
     name: str
     stage: str
     axes: dict[str, str]
+    needs: NotRequired[list[str]]
 
 
 class PlannedReport(TypedDict):
@@ -95,7 +96,8 @@ class PlannedReport(TypedDict):
     compare: str
     reference: NotRequired[str | None]
     across: NotRequired[str | None]
-    repeats: NotRequired[str]
+    repeats: NotRequired[str | list[str]]
+    margin: NotRequired[float]
     best_over: NotRequired[list[str]]
     labels_axis: NotRequired[bool]
 
@@ -134,7 +136,10 @@ def write_study_files(grid: Grid) -> None:
     plan = {
         "study": grid.study.model_dump(mode="json"),
         "axes": grid.axes,
-        "cells": [{"name": cell.name, "stage": cell.stage, "axes": dict(cell.axes)} for cell in grid.cells],
+        "cells": [
+            {"name": cell.name, "stage": cell.stage, "axes": dict(cell.axes), "needs": list(cell.needs)}
+            for cell in grid.cells
+        ],
     }
     write_text(grid.folder / "study.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
     for cell in grid.cells:

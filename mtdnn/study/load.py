@@ -170,7 +170,7 @@ class _Expansion:
             *(("best_over", axis) for axis in report.best_over),
         ]
         if "repeats" in report.model_fields_set:
-            named.append(("repeats", report.repeats))
+            named += [("repeats", axis) for axis in report.repeats]
         for key, axis in named:
             if axis is not None and axis not in known:
                 self._refuse_report(key, unknown("axis", axis, known))

@@ -1,17 +1,20 @@
-"""Repeated runs → mean, deviation, interval, and whether one method beats another; the tests are SciPy's."""
+"""Repeated runs → mean, deviation, interval, and how one method compares with another, place by place of a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from mtdnn.metrics.base import Scale
+from mtdnn.study.inference import equivalence_p, t_interval
 from mtdnn.study.table import Line
 
-CONFIDENCE = 0.95
-RESAMPLES = 9_999
+MARGIN = 0.01
+"""Differences below count as none where a metric is shown in percent: one point."""
+
 SAME = 1e-12  # numbers this near to each other, relative to their size, differ by rounding alone
+INNER = "\x1f"  # between the names of nested repeats
 COUNTS = ("rows",)  # reported beside metrics, but not one
 
 
@@ -22,7 +25,7 @@ class Spread:
     Attributes:
         mean: NaN of no values.
         std: sample standard deviation (n − 1); None of fewer than two values.
-        low, high: bootstrap interval of the mean; None of fewer than two values.
+        low, high: 95 % t interval of the mean; None of fewer than two values.
     """
 
     count: int
@@ -40,11 +43,15 @@ class Comparison:
         difference: spread of the differences, run by run.
         t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None of fewer than two pairs,
             and t_p also of differences that are all the same, as they have no spread to test against.
+        equivalence_p: of two one-sided t-tests against a margin; None without one, or of fewer than two pairs.
+        by_unit: unit → difference.
     """
 
     difference: Spread
     t_p: float | None
     wilcoxon_p: float | None
+    equivalence_p: float | None = None
+    by_unit: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Entry:
         scale: of the metric.
         label: value of the compared axis, with the values of further axes that vary beside it.
         across: value of the axis of the columns; empty without one.
-        values: repeat → value.
+        values: repeat → value of a run; see `repeat_of`.
+        spread: over the units: the outermost repeats, of each the mean of its runs.
         train_rows: mean number of training rows; None where unknown.
         comparison: against the reference; None for the reference itself, or where they share no repeat.
         diverged: runs whose loss left the numbers; they are not in `values`.
@@ -75,10 +83,7 @@ class Entry:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, deviation and bootstrap interval of repeated runs.
-
-    The interval is the percentile bootstrap's with a fixed generator; of three to five runs it is rather too narrow.
-    """
+    """Mean, deviation and t interval of repeated runs."""
     import numpy as np
 
     if not values:
@@ -86,43 +91,37 @@ def spread(values: Sequence[float]) -> Spread:
     mean = float(np.mean(values))
     if len(values) == 1:
         return Spread(1, mean)
-    low, high = _bootstrap(values)
+    if len(set(values)) == 1:
+        return Spread(len(values), values[0], 0.0, values[0], values[0])
+    low, high = t_interval(values)
     return Spread(len(values), mean, float(np.std(values, ddof=1)), low, high)
 
 
-def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    import numpy as np
-    from scipy.stats import bootstrap
+def compared(
+    values: Mapping[str, float], reference: Mapping[str, float], *, margin: float | None = None
+) -> Comparison | None:
+    """`values` minus `reference` over the repeats both have; None when they share none.
 
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    found = bootstrap(
-        (np.asarray(values),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def compared(values: Mapping[str, float], reference: Mapping[str, float]) -> Comparison | None:
-    """`values` minus `reference` over the repeats both have; None when they share none."""
+    Args:
+        values: repeat → value.
+        reference: repeat → value of what it is compared with.
+        margin: differences below count as none, for the test of equivalence; None makes no such test.
+    """
     from scipy.stats import ttest_rel, wilcoxon
 
-    shared = [repeat for repeat in values if repeat in reference]
-    if not shared:
+    by_unit = {repeat: values[repeat] - reference[repeat] for repeat in values if repeat in reference}
+    ours, theirs = [values[repeat] for repeat in by_unit], [reference[repeat] for repeat in by_unit]
+    differences = list(by_unit.values())
+    if not differences:
         return None
-    ours, theirs = [values[repeat] for repeat in shared], [reference[repeat] for repeat in shared]
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(shared) < 2:
-        return Comparison(spread(differences), None, None)
+    if len(differences) < 2:
+        return Comparison(spread(differences), None, None, by_unit=by_unit)
+    equivalent = None if margin is None else equivalence_p(differences, margin)
     if not any(differences):
-        return Comparison(spread(differences), 1.0, 1.0)
+        return Comparison(spread(differences), 1.0, 1.0, equivalent, by_unit)
     constant = max(differences) - min(differences) <= SAME * max(map(abs, (*ours, *theirs)))
     t_p = None if constant else float(ttest_rel(ours, theirs).pvalue)
-    return Comparison(spread(differences), t_p, float(wilcoxon(differences).pvalue))
+    return Comparison(spread(differences), t_p, float(wilcoxon(differences).pvalue), equivalent, by_unit)
 
 
 def entries(
@@ -131,7 +130,8 @@ def entries(
     compare: str,
     reference: str | None = None,
     across: str | None = None,
-    repeats: str = "seed",
+    repeats: Sequence[str] = ("seed",),
+    margin: float = MARGIN,
     best_over: Sequence[str] = (),
 ) -> list[Entry]:
     """Every place of a study's tables, in the order in which the lines first name them.
@@ -140,13 +140,15 @@ def entries(
         compare: axis whose values are compared; lines of stages without it are left out.
         reference: its value the others are tested against. Default: the first.
         across: axis whose values are not mixed, such as the fraction.
-        repeats: axis the mean is taken over.
+        repeats: axes the mean is taken over, the outermost first. Its values are the units: of each the mean over the
+            inner axes is taken, and intervals and tests are over these means.
+        margin: differences below count as none, of metrics that are shown in percent.
         best_over: axes of which, per task and label, only the best values are kept; see `best_of`.
         lines: of results.csv.
     """
     lines = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
     lines = best_of(lines, compare=compare, across=across, best_over=best_over)
-    label = labels_of(lines, compare=compare, hidden=(across, repeats, *best_over))
+    label = labels_of(lines, compare=compare, hidden=(across, *repeats, *best_over))
 
     def place(line: Line) -> tuple:
         return line.task, label(line), line.axes.get(across or "")
@@ -161,7 +163,7 @@ def entries(
         for key in _keys(map(place, lines), measured)
     }
     return [
-        _with_comparison(entry, found.get((task, reference + name.removeprefix(words[name]), *rest)))
+        _with_comparison(entry, found.get((task, reference + name.removeprefix(words[name]), *rest)), margin)
         for (task, name, *rest), entry in found.items()
     ]
 
@@ -188,20 +190,42 @@ def _keys(places: Iterable[tuple], measured: Iterable[tuple]) -> Iterator[tuple]
             yield (*place, *metric)
 
 
-def _entry(key: tuple, group: Sequence[Line], scales: Mapping[str, Scale], *, repeats: str, diverged: int) -> Entry:
+def _entry(
+    key: tuple, group: Sequence[Line], scales: Mapping[str, Scale], *, repeats: Sequence[str], diverged: int
+) -> Entry:
     task, label, across, split, metric = key
-    values = {line.axes.get(repeats, ""): line.value for line in group if line.value is not None}
+    values = {repeat_of(line, repeats): line.value for line in group if line.value is not None}
     rows = [line.train_rows for line in group if line.train_rows is not None]
     return Entry(
         task=task, split=split, metric=metric, scale=scales[metric], label=label, across=across or "", values=values,
-        spread=spread(list(values.values())), train_rows=sum(rows) / len(rows) if rows else None, diverged=diverged,
+        spread=spread(list(units(values).values())), train_rows=sum(rows) / len(rows) if rows else None,
+        diverged=diverged,
     )  # fmt: skip
 
 
-def _with_comparison(entry: Entry, reference: Entry | None) -> Entry:
+def repeat_of(line: Line, repeats: Sequence[str]) -> str:
+    """The name of a run among its repeats."""
+    return INNER.join(line.axes.get(axis, "") for axis in repeats)
+
+
+def units(values: Mapping[str, float]) -> dict[str, float]:
+    """Unit → the mean of its runs; a unit is an outermost repeat, and a run alone where repeats are not nested."""
+    groups: dict[str, list[float]] = {}
+    for repeat, value in values.items():
+        groups.setdefault(repeat.partition(INNER)[0], []).append(value)
+    return {unit: sum(group) / len(group) for unit, group in groups.items()}
+
+
+def _with_comparison(entry: Entry, reference: Entry | None, margin: float) -> Entry:
+    """The entry, compared unit by unit over the runs that the reference has too."""
     if reference is None or reference is entry:
         return entry
-    return Entry(**{**entry.__dict__, "comparison": compared(entry.values, reference.values)})
+    ours, theirs = (
+        units({repeat: value for repeat, value in each.values.items() if repeat in other.values})
+        for each, other in ((entry, reference), (reference, entry))
+    )
+    found = compared(ours, theirs, margin=margin if entry.scale.percent else None)
+    return replace(entry, comparison=found)
 
 
 def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | None]) -> Callable[[Line], str]:

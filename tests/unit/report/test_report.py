@@ -256,7 +256,7 @@ def test_the_report_of_a_study_has_means_tests_and_a_curve_over_the_training_row
     # 7/12 and 8/12: mean 62.5, sample deviation 1/(12·√2) = 5.9; always "yes" has 8/12; 3 rows more: 10/12 and 11/12
     assert "| encoder | 62.5 ± 5.9 (2) [2 at chance] | 79.2 ± 5.9 (2) |" in markdown
     assert "| mt-dnn | **87.5 ± 5.9 (2)** | **100.0 ± 0.0 (2)** |" in markdown
-    assert "| nli | 0.1 | mt-dnn | +25.0 | +25.0 … +25.0 | 2 | – | 0.500 |" in markdown  # no spread, no t
+    assert "| nli | 0.1 | mt-dnn | +25.0 | +25.0 … +25.0 | 2 | – | – | 0.500 |" in markdown  # no spread, no t
     assert "0.1 (10)" in markdown and "1.0 (100)" in markdown
     assert ">10<" in page and ">100<" in page  # ticks of the log axis
     assert "1 of 8" in markdown or "2 of 8" in markdown  # rows wrong in some of the runs

@@ -28,15 +28,45 @@ def test_one_value_has_no_deviation_and_no_interval() -> None:
     assert math.isnan(spread([]).mean)
 
 
-def test_the_interval_is_that_of_scipys_bootstrap_and_the_same_every_time() -> None:
+def test_the_interval_is_that_of_scipys_t_distribution() -> None:
     values = [0.52, 0.61, 0.58, 0.70, 0.66, 0.49, 0.63]
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     found = spread(values)
-    theirs = stats.bootstrap((values,), lambda x, axis: x.mean(axis), method="percentile", random_state=3)
-    # Two bootstraps of 9,999 resamples: the ends of the interval agree to about a hundredth of its width
-    assert found.low == pytest.approx(theirs.confidence_interval.low, abs=0.005)
-    assert found.high == pytest.approx(theirs.confidence_interval.high, abs=0.005)
-    assert found == spread(values)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+    by_hand = spread([1.0, 2.0])  # mean 1.5, standard error ½, t of one degree of freedom 12.706
+    assert by_hand.low == pytest.approx(1.5 - 6.353, abs=1e-3)
     assert (spread([0.5, 0.5]).low, spread([0.5, 0.5]).high) == (0.5, 0.5)
+
+
+def test_nested_repeats_are_averaged_and_their_outermost_axis_is_the_unit() -> None:
+    """Three fine-tunings of each of three multi-task runs: the spread is that of three means, not of nine runs."""
+    runs = {"mt-dnn": [(0.70, 0.72, 0.74), (0.60, 0.62, 0.64), (0.80, 0.82, 0.84)], "encoder": [(0.5, 0.6, 0.7)] * 3}
+    lines = [
+        line(value, init=init, upstream=str(upstream), seed=str(100 + 3 * upstream + place))
+        for init, of_upstream in runs.items()
+        for upstream, values in enumerate(of_upstream)
+        for place, value in enumerate(values)
+    ]
+    repeats = ("upstream", "seed")
+    found = {entry.label: entry for entry in entries(lines, compare="init", reference="encoder", repeats=repeats)}
+    assert set(found) == {"mt-dnn", "encoder"}  # the axis of the upstream run is no part of the label
+    nested = found["mt-dnn"]
+    assert len(nested.values) == 9 and (nested.spread.count, nested.spread.mean) == (3, pytest.approx(0.72))
+    assert nested.spread.std == pytest.approx(0.1)
+    assert nested.comparison is not None and nested.comparison.difference.count == 3
+    assert nested.comparison.t_p == pytest.approx(stats.ttest_1samp([0.12, 0.02, 0.22], 0).pvalue)
+    assert nested.comparison.by_unit == pytest.approx({"0": 0.12, "1": 0.02, "2": 0.22})
+
+
+def test_a_unit_is_compared_over_the_runs_that_both_have() -> None:
+    """The reference has one run of the second multi-task seed; the other run of the method does not count there."""
+    lines = [line(value, init="a", upstream=u, seed=s) for u, s, value in (("1", "1", 0.5), ("2", "1", 0.5))]
+    lines += [line(value, init="b", upstream=u, seed=s) for u, s, value in (("1", "1", 0.6), ("2", "1", 0.7))]
+    lines.append(line(0.1, init="b", upstream="2", seed="2"))
+    found = {e.label: e for e in entries(lines, compare="init", repeats=("upstream", "seed"))}["b"]
+    assert found.comparison is not None
+    assert found.comparison.by_unit == pytest.approx({"1": 0.1, "2": 0.2})
+    assert found.spread.mean == pytest.approx((0.6 + 0.4) / 2)
 
 
 def test_pairs_are_matched_by_repeat_and_tested_as_scipy_does() -> None:
@@ -48,6 +78,9 @@ def test_pairs_are_matched_by_repeat_and_tested_as_scipy_does() -> None:
     assert found.difference.mean == pytest.approx(0.05)
     assert found.t_p == pytest.approx(stats.ttest_rel(first, second).pvalue)
     assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert found.equivalence_p is None
+    within = compared(ours, theirs, margin=0.2)
+    assert within is not None and 0 < within.equivalence_p < 0.05
 
 
 def test_a_method_whose_runs_all_diverged_has_the_scale_of_its_metric() -> None:
