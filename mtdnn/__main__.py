@@ -1,6 +1,15 @@
-"""`python -m mtdnn` runs the `mtdnn` command where its script is not on the PATH."""
+"""`python -m mtdnn` runs the `mtdnn` command where its script is not on the PATH.
 
+Nothing is imported from the current folder, which may be a stranger's: `python -m` puts it first in `sys.path`, where
+its files could stand for modules of Python or of packages. It stays where mtdnn itself is in it, as in a checkout that
+is not installed. PYTHONPATH=. adds it, as for `mtdnn`.
+"""
+
+import os
 import sys
+
+if not sys.flags.safe_path and os.path.abspath(__file__) != os.path.join(sys.path[0], "mtdnn", "__main__.py"):
+    del sys.path[0]
 
 from mtdnn.cli.main import main
 

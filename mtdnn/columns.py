@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mtdnn.errors import printable
+
 
 def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
     """Text with aligned columns, separated by two spaces.
@@ -12,6 +14,7 @@ def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
         lines: rows of cells, all of the same length.
         right: align all columns but the first to the right, as for numbers.
     """
+    lines = [list(map(printable, line)) for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def aligned(line: Sequence[str]) -> str:

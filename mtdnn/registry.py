@@ -1,16 +1,21 @@
 """Names in YAML → classes or functions, one registry per kind of plug-in.
 
 Installed packages register more names by entry points of the group `mtdnn.plugins`; each names a module to import.
+A dotted path in a file names code too: it is imported only where the user trusts the file, see `trusted`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
 
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 
@@ -18,9 +23,71 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 GROUP = "mtdnn.plugins"
 """The group of entry points."""
+
+TRUST = "MTDNN_TRUST"
+"""The environment variable that is 1 while files may name code; an environment, as worker processes inherit it."""
+
+_OWN_WORDS: ContextVar[frozenset[str]] = ContextVar("own_words", default=frozenset())
+"""Dotted paths that the user gave as flags or keywords, and not in a file."""
+
+
+def is_trusted() -> bool:
+    """Whether files may name code, dotted paths and pickles, that is then run."""
+    return os.environ.get(TRUST) == "1"
+
+
+@contextmanager
+def trusted(trust: bool = True) -> Iterator[None]:
+    """While it lasts, files may name code, in this process and in those it starts; False leaves all as it is."""
+    before = os.environ.get(TRUST)
+    if trust:
+        os.environ[TRUST] = "1"
+    try:
+        yield
+    finally:
+        if trust and before is None:
+            os.environ.pop(TRUST, None)
+        elif trust and before is not None:
+            os.environ[TRUST] = before
+
+
+def trusting(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator of functions with a keyword `trust`, which holds for as long as they run."""
+
+    @wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        with trusted(bool(keywords.get("trust"))):
+            return function(*args, **keywords)
+
+    return call
+
+
+@contextmanager
+def own_words(given: object) -> Iterator[None]:
+    """While it lasts, dotted paths among these values may be imported: who types one has chosen it.
+
+    Args:
+        given: flags or keywords and their values; texts within lists and mappings count too.
+    """
+    token = _OWN_WORDS.set(_OWN_WORDS.get() | frozenset(_texts(given)))
+    try:
+        yield
+    finally:
+        _OWN_WORDS.reset(token)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for inner in value.values() for text in _texts(inner))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for inner in value for text in _texts(inner))
 
 
 class _Packages:
@@ -113,13 +180,14 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str, *, where: Place | str = NOWHERE, key: str = "") -> T:
-        """The object registered under a name; a dotted path `package.module.Object` is imported.
+        """The object registered under a name; a dotted path `package.module.Object` is imported where it is trusted.
 
         Args:
             name: the registered name, or a dotted path.
             where, key: the place of the name (file:line, key), for the message.
         Raises:
-            ConfigError: the name is unknown, or the dotted path cannot be imported or is not an object of this kind.
+            ConfigError: the name is unknown, or the dotted path is not trusted, cannot be imported or is not of this
+                kind.
         """
         if name in self:
             return self._known[name]
@@ -129,6 +197,10 @@ class Registry(Generic[T]):
 
     def _import(self, path: str, where: Place | str, key: str) -> T:
         known = f"Known by name: {', '.join(self.names())}."
+        if all(path.split(".")) and not (is_trusted() or path in _OWN_WORDS.get()):
+            found = f"{self.kind} '{path}' is code that would be imported, and this file is not trusted to name code"
+            fix = f"If you trust it, add --trust, or trust=True in Python; or name one of: {', '.join(self.names())}."
+            raise ConfigError(fault(where, key, found, fix))
         try:
             item = _imported(path)
         except _Unimportable as error:

@@ -59,3 +59,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     write_demo_encoder(paths.encoder, read_texts(paths.data), seed=0)
     prepare(load_task_defs(paths.tasks), data=paths.data, encoder=paths.encoder, out=paths.prepared, num_workers=1)
     return paths
+
+
+@pytest.fixture
+def files_may_name_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--trust` does, for tests of what dotted paths in files lead to."""
+    monkeypatch.setenv("MTDNN_TRUST", "1")

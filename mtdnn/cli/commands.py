@@ -12,6 +12,7 @@ from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
 from mtdnn.errors import NOWHERE, ConfigError, Fault, fault, unknown
 from mtdnn.files import named_file, same_file
+from mtdnn.registry import own_words
 
 if TYPE_CHECKING:
     from mtdnn.runs.row_check import Report
@@ -109,12 +110,14 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
     from mtdnn.runs.plug_ins import checked_run
 
     source = run_source(run, overrides)
-    config = checked_run(source)
+    with own_words(overrides):
+        config = checked_run(source)
     from mtdnn.runs.train import train as train_run
     from mtdnn.training.signals import Interrupted
 
     try:
-        results = train_run(config, resume=resume)
+        with own_words(overrides):
+            results = train_run(config, resume=resume)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None

@@ -6,6 +6,7 @@ Exit status: 0 done, 2 something the user can mend (one line each, without trace
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from mtdnn.cli.commands import EXIT_FAULT, check, embed, evaluate, export, predict, prepro, score, tell, train
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, unknown
+from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, printable, unknown
 
 if TYPE_CHECKING:
     pass
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after `mtdnn`; None takes the process's own.
     """
+    if argv is None:  # processes that this one starts import nothing from the current folder either
+        os.environ["PYTHONSAFEPATH"] = "1"
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         tell(overview())
@@ -64,10 +67,13 @@ def dispatch(name: str, words: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise ConfigError(fault("", "mtdnn", unknown("command", name, COMMANDS), "See mtdnn --help."))
     from mtdnn.cli.options import call_arguments, run_arguments
+    from mtdnn.registry import trusted
 
     function = COMMANDS[name]
     read = run_arguments if function is train else call_arguments
-    answer = function(**read(function, words))
+    arguments = read(function, words)
+    with trusted(arguments.pop("trust")):
+        answer = function(**arguments)
     if answer:
         tell(answer)
 
@@ -79,11 +85,19 @@ def overview() -> str:
     return f"{head}\n{table(lines)}\n\n`mtdnn <command> --help` tells its arguments."
 
 
+class PlainLine(logging.Formatter):
+    """One line a message, whatever names are in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message with control characters shown."""
+        return printable(super().format(record))
+
+
 @contextmanager
 def messages_to_stderr() -> Iterator[None]:
     """What the package logs, from "info" on, goes to stderr as plain lines while a command runs."""
     logger, handler = logging.getLogger("mtdnn"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PlainLine("%(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

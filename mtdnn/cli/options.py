@@ -31,7 +31,7 @@ NULLS = ("null", "Null", "NULL", "~")
 
 
 def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments of `function` as given on the command line; without a default they are positional.
+    """Keyword arguments of `function` as given on the command line, and `trust`; without a default they are positional.
 
     Raises:
         ConfigError: an unknown or missing flag, or a value of the wrong type.
@@ -41,16 +41,18 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
     if function.__name__ == "check":
         parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
     parser.add_function_arguments(function, as_positional=True)
+    _add_trust(parser)
     return dict(vars(_parsed(parser, _spelt_out(function, argv))))
 
 
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
-    """`run` (a YAML file or None), `overrides` (dotted key → value) and `resume`. Raises as `call_arguments`."""
+    """`run` (a YAML file or None), `overrides` (dotted key → value), `resume`, `trust`. Raises as `call_arguments`."""
     usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
     epilog = "mtdnn check --schema run lists the options of regularizers and proximal terms, too."
     parser = _parser(function, usage=usage, description=function.__doc__, epilog=epilog)
     parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
     parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
+    _add_trust(parser)
     given: dict[str, str] = {}
     fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
     flags = [(key, _metavar(field), described(field)) for key, field in fields.items()]
@@ -62,7 +64,7 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
     found = _parsed(parser, argv)
     overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
-    return {"run": found["run"], "resume": found["resume"], "overrides": overrides}
+    return {"run": found["run"], "resume": found["resume"], "trust": found["trust"], "overrides": overrides}
 
 
 class Collect(Action):
@@ -92,6 +94,12 @@ class PrintSchema(Action):
 
 def _parser(function: Callable[..., object], **settings: Any) -> ArgumentParser:
     return ArgumentParser(prog=f"mtdnn {function.__name__}", exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def _add_trust(parser: ArgumentParser) -> None:
+    """The flag that every command has."""
+    told = "Import dotted paths that files name, and load pickled weights of an encoder."
+    parser.add_argument("--trust", action="store_true", help=told)
 
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
-from mtdnn.errors import DataError, Fault, Place, fault
+from mtdnn.errors import DataError, Fault, Place, fault, printable
 from mtdnn.execution.cores import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
@@ -242,7 +242,7 @@ def map_parts(
         made = ((index, work(jobs[index], part, tokenizer)) for index, part in order)
     with tqdm(total=len(order), unit="part", disable=not progress or not order, file=sys.stderr) as bar:
         for index, result in made:
-            bar.set_description("/".join(jobs[index].key), refresh=False)
+            bar.set_description(printable("/".join(jobs[index].key)), refresh=False)
             bar.update()
             yield index, result
 

@@ -31,6 +31,7 @@ from mtdnn.data.staging import (
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
 from mtdnn.files import file_sha256, sole_writer
+from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 @keywords_checked()
+@trusting
 def prepare(
     tasks: Definitions,
     *,
@@ -48,6 +50,7 @@ def prepare(
     only: Sequence[str] | None = None,
     num_workers: int | None = None,
     progress: bool = False,
+    trust: bool = False,
 ) -> dict[str, dict[str, Manifest]]:
     """Prepare every split of the tasks under `<out>/<task>/<split>`; a split that is there and unchanged is kept.
 
@@ -61,6 +64,7 @@ def prepare(
         only: names of the tasks to prepare; None prepares all.
         num_workers: processes; None takes one per core.
         progress: show a bar on standard error.
+        trust: the file may name code by dotted paths, which is imported.
     Returns:
         Task → split → what was made: rows, labels, lengths.
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 from mtdnn.errors import DataError, Fault, Place, fault, keywords_checked
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured
+from mtdnn.registry import own_words
 
 
 @keywords_checked()
@@ -42,7 +43,13 @@ def score(
         place, records = str(predictions), read_records(predictions)
     else:
         place, records = "predictions", checked_records(enumerate(predictions, 1), place="predictions")
-    names = list(metrics) or applicable(records, labels)
+    with own_words(list(metrics)):
+        return _scored(place, records, list(metrics), labels)
+
+
+def _scored(place: str, records: Sequence[Record], metrics: list[str], labels: Sequence[str]) -> dict[str, float]:
+    """As `score`, of records that were read."""
+    names = metrics or applicable(records, labels)
     labelled = sum(record["label"] is not None for record in records)
     if not names and labelled:
         found = f"no metric can be computed from its {labelled} labelled predictions"

@@ -26,6 +26,7 @@ from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_pack
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
+from mtdnn.registry import is_trusted
 from mtdnn.tokens.families import (
     first_line,
     is_known,
@@ -300,7 +301,7 @@ def read_config(where: str) -> PretrainedConfig:
     """The configuration of a hub name or folder; ConfigError if it cannot be read."""
     refuse_missing_folder(where)
     try:
-        return AutoConfig.from_pretrained(where)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         fix = "Give a Hugging Face hub name, or a folder with config.json."
         raise ConfigError(
@@ -326,9 +327,13 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
     """The model of a hub name or folder, and the names of pooler weights that are missing in the files."""
     try:
         with no_bars_for_folders(where):
-            backbone, info = AutoModel.from_pretrained(where, dtype=dtype, output_loading_info=True)
+            backbone, info = AutoModel.from_pretrained(
+                where, dtype=dtype, output_loading_info=True, **loading_only_data()
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         fix = "Give a folder with model.safetensors as save_pretrained writes it."
+        if not is_trusted():
+            fix += " Pickled weights (pytorch_model.bin) can run code; if you trust them, add --trust."
         raise ConfigError(
             fault("", "encoder", f"{where}: weights cannot be loaded ({first_line(error)})", fix)
         ) from error
@@ -341,6 +346,11 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
         )
     own_storages(backbone)
     return backbone, missing
+
+
+def loading_only_data() -> dict[str, bool | None]:
+    """Keywords of `from_pretrained`: no code of a hub's repository, and no pickled weights unless they are trusted."""
+    return {"trust_remote_code": False, "use_safetensors": None if is_trusted() else True}
 
 
 def own_storages(backbone: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mtdnn.errors import DataError, fault, keywords_checked
 from mtdnn.files import write_text
+from mtdnn.registry import trusting
 from mtdnn.report.agreement import read_annotators
 from mtdnn.report.document import Document, Picture, standing_alone, to_html, to_markdown
 from mtdnn.report.of_run import run_document
@@ -15,7 +16,10 @@ PICTURES = "report_pictures"
 
 
 @keywords_checked()
-def write_report(folder: str | Path, *, annotators: str | Path | None = None, worst: int = 10) -> tuple[Path, Path]:
+@trusting
+def write_report(
+    folder: str | Path, *, annotators: str | Path | None = None, worst: int = 10, trust: bool = False
+) -> tuple[Path, Path]:
     """Write the report of a run or of a study into its folder.
 
     Args:
@@ -23,6 +27,8 @@ def write_report(folder: str | Path, *, annotators: str | Path | None = None, wo
         annotators: a file of labels of several annotators, `id<TAB>labels joined by commas`; adds a section by their
             agreement.
         worst: how many rows are shown with their texts among the worst errors.
+        trust: the folder may name code by dotted paths, which is imported; without it, tasks of such a type are left
+            out of confusions and errors.
     Returns:
         The paths of report.md and report.html.
     Raises:

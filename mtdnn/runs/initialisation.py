@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, unknown
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.encoder import Encoder, no_bars_for_folders, recompute_layers
+from mtdnn.networks.encoder import Encoder, loading_only_data, no_bars_for_folders, read_config, recompute_layers
 from mtdnn.networks.heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
 from mtdnn.task_types.base import TASK_TYPES
@@ -50,7 +50,7 @@ def build_encoder(config: RunConfig) -> Encoder:
 def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
     """An encoder of the configuration in a folder, to be filled with weights."""
     with torch.random.fork_rng(devices=[]):
-        backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+        backbone = AutoModel.from_config(read_config(str(folder)), dtype=torch.float32)
     if config.gradient_checkpointing:
         recompute_layers(backbone)
     return Encoder(backbone, execution=config.execution)
@@ -119,7 +119,7 @@ def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
     """
     try:
         with no_bars_for_folders(place):
-            whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True)
+            whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True, **loading_only_data())
     except (OSError, ValueError):
         return None
     body = f"{whole.base_model_prefix}."

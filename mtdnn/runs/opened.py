@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mtdnn.metrics.base import Record, measured, metric_of
 from mtdnn.metrics.records import write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
+from mtdnn.registry import is_trusted, trusted, trusting
 from mtdnn.rows.example import RowError
 from mtdnn.rows.memory import is_table, table_rows
 from mtdnn.rows.places import rows_of
@@ -38,7 +40,21 @@ from mtdnn.training.checkpoint import ENCODER, load_weights, open_checkpoint, re
 from mtdnn.training.distillation import averaged
 from mtdnn.training.evaluation import Results, predict_rows
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 POOLINGS = ("mean", "first")
+
+
+def _as_opened(method: Callable[P, R]) -> Callable[P, R]:
+    """A decorator of methods of a run: its folder is trusted as much as when it was opened."""
+
+    @wraps(method)
+    def call(*args: P.args, **keywords: P.kwargs) -> R:
+        with trusted(cast(Run, args[0]).trust):
+            return method(*args, **keywords)
+
+    return call
 
 
 @dataclass
@@ -51,6 +67,7 @@ class Run:
         step: optimizer steps behind the weights.
         tasks: names.
         autocast: context of the run's precision.
+        trust: its folder may name code.
     """
 
     folder: RunFolder
@@ -62,8 +79,10 @@ class Run:
     tokenizer: Tokenizer
     device: torch.device
     autocast: Callable[[], AbstractContextManager]
+    trust: bool = False
 
     @keywords_checked()
+    @_as_opened
     def evaluate(
         self, tasks: Sequence[str] | None = None, *, split: str | None = "dev", data: str | Path | None = None
     ) -> Results:
@@ -126,6 +145,7 @@ class Run:
         return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
 
     @keywords_checked()
+    @_as_opened
     def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
         """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
 
@@ -169,6 +189,7 @@ class Run:
                 raise ConfigError(fault("", "task", orders, "Predict tasks of another order apart."))
 
     @keywords_checked()
+    @_as_opened
     def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
         """Ids of the rows and [rows, H] float32, one vector for each.
 
@@ -262,12 +283,14 @@ class Run:
 
 
 @keywords_checked()
-def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
+@trusting
+def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = False) -> Run:
     """A run's model at one of its checkpoints, ready to evaluate, predict and embed; needs nothing outside its folder.
 
     Args:
         folder: of the run: the `output` it was trained with.
         checkpoint: best, last or step-N.
+        trust: the folder may name code by dotted paths, which is imported; without it, that of strangers runs nothing.
     Returns:
         The run, with `evaluate`, `predict` and `embed`, and its `tasks`, `config`, `model` and `tokenizer`.
     Raises:
@@ -293,9 +316,8 @@ def open_run(folder: str | Path, *, checkpoint: str = "best") -> Run:
     load_weights(path, model)
     device = Accelerator().device
     step = int(read_state(path)["step"])
-    return Run(
-        run, checkpoint, step, config, tasks, model.to(device).eval(), tokenizer, device, autocast_of(config, device)
-    )
+    model, autocast = model.to(device).eval(), autocast_of(config, device)
+    return Run(run, checkpoint, step, config, tasks, model, tokenizer, device, autocast, trust=is_trusted())
 
 
 def soft_predictions(

@@ -23,6 +23,7 @@ from mtdnn.data.samplers import Sampler
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, DataError, Fault, fault, keywords_checked
 from mtdnn.metrics.base import selection_faults
+from mtdnn.registry import trusting
 from mtdnn.rows.example import Example
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import Part
@@ -160,6 +161,7 @@ def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
 
 
 @keywords_checked()
+@trusting
 def check(
     tasks: Definitions,
     *,
@@ -167,6 +169,7 @@ def check(
     encoder: str | Path | None = None,
     run: str | Path | RunConfig | None = None,
     num_workers: int | None = None,
+    trust: bool = False,
 ) -> Report:
     """A report on task definitions, their rows, and what a run names: every fault, and what the rows are like.
 
@@ -177,6 +180,7 @@ def check(
         encoder: hub name or folder, for lengths in tokens; by default that of `run`, if one is given.
         run: a run, or its YAML: its mixing gives the batches of an epoch, its regularizers and teachers are checked.
         num_workers: processes; None takes one per core.
+        trust: the files may name code by dotted paths, which is imported.
     Returns:
         The report: `faults`, `warnings`, facts of every split; as text, its tables.
     Raises:

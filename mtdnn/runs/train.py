@@ -15,6 +15,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
 from mtdnn.files import sole_writer
+from mtdnn.registry import own_words, trusting
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.given import GivenRun, given_run
 from mtdnn.runs.initialisation import encoder_place
@@ -25,8 +26,14 @@ from mtdnn.runs.setup import Setup
 
 
 @keywords_checked(more=lambda: RunConfig.model_fields)
+@trusting
 def train(
-    run: RunConfig | str | Path | None = None, *, resume: bool = False, progress: bool = True, **options: Any
+    run: RunConfig | str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    trust: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train one encoder on the tasks of a run, and measure its best checkpoint.
 
@@ -35,6 +42,7 @@ def train(
         resume: continue from the newest whole checkpoint in the run's folder, or from the start when there is none; a
             finished run is only evaluated.
         progress: show a bar on standard error.
+        trust: files may name code by dotted paths, which is imported; `options` may do so anyway.
         options: fields of `RunConfig`, laid over what `run` says: `epochs=3`, `optimizer={"lr": 3e-5}`,
             `**{"optimizer.lr": 3e-5}`. `tasks` may be a mapping from names to `TaskDef` or blocks; the run's folder
             then has a tasks.yml of them, and `open_run` needs nothing else. `data`, a folder made by `prepare`, may be
@@ -62,7 +70,12 @@ def train(
         >>> results["weather"]["dev"]["rows"]
         2
     """
-    given = given_run(run, options)
+    with own_words({name: value for name, value in options.items() if name not in ("tasks", "data")}):
+        return _trained(given_run(run, options), resume=resume, progress=progress)
+
+
+def _trained(given: GivenRun, *, resume: bool, progress: bool) -> dict[str, Any]:
+    """Carry out a run that was read; see `train`."""
     config = given.config
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mtdnn.errors import ConfigError, fault
+from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import RunCell, Status, run_cell_once, write_error
 from mtdnn.study.grid import Cell
 
@@ -225,7 +226,7 @@ class Ray:
 
     def start(self, cell: Cell) -> None:
         """Hand the cell to Ray."""
-        self._running[self._remote.remote(cell, self.run_cell)] = cell
+        self._running[self._remote.remote(cell, self.run_cell, is_trusted())] = cell
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
         """Cells that have ended, once there is one."""
@@ -251,5 +252,6 @@ class Ray:
         self._running = {}
 
 
-def _run_on_ray(cell: Cell, run_cell: RunCell) -> Status:
-    return run_cell_once(cell, run_cell)
+def _run_on_ray(cell: Cell, run_cell: RunCell, trust: bool) -> Status:
+    with trusted(trust):  # machines of a cluster do not have this one's environment
+        return run_cell_once(cell, run_cell)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
+from mtdnn.registry import trusting
 from mtdnn.study.cells import Diverged, Outcome, outcomes
 from mtdnn.study.checks import (
     of_other_rows,
@@ -29,6 +30,7 @@ LAUNCHERS = ("here", "local", "ray")
 
 
 @keywords_checked()
+@trusting
 def run_study(
     study: str | Path | Grid,
     *,
@@ -39,6 +41,7 @@ def run_study(
     launcher: Literal["here", "local", "ray"] = "local",
     gpus: float = 0.0,
     progress: bool = True,
+    trust: bool = False,
 ) -> Summary:
     """Run every cell of a study that is not finished; the same call after a kill continues where it was.
 
@@ -52,6 +55,7 @@ def run_study(
             a Ray cluster, or a local Ray.
         gpus: GPUs of each cell, for ray.
         progress: show a bar on standard error.
+        trust: the files may name code by dotted paths, which is imported.
     Returns:
         How many cells are finished, and which diverged or broke; `results.csv` is in the study's folder.
     Raises:

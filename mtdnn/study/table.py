@@ -1,21 +1,26 @@
 """results.csv: one line per cell, task, split and metric, with the study's axes as columns.
 
-Nothing in it depends on the clock, on the machine or on the order in which cells were run.
+Nothing in it depends on the clock, on the machine or on the order in which cells were run. A text that a spreadsheet
+would take for a formula has a `'` before it, which `read_csv` removes.
 """
 
 from __future__ import annotations
 
 import csv
-import io
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mtdnn.errors import DataError, fault
 from mtdnn.metrics.base import SCALES, Scale, Scales
 
 FIXED = ("stage", "outcome", "task", "split", "train_rows", "metric", "value", "run")
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that spreadsheets take for a formula, or that was such a text and has been guarded."""
+
 SCALE = ("direction", "percent")
 """Columns that every study has, the first versions without the last two; no axis may have one of these names."""
 
@@ -73,18 +78,39 @@ def lines_of(
 
 def to_csv(lines: Sequence[Line], axes: Sequence[str]) -> str:
     """The text of results.csv; numbers with all their digits."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["stage", *axes, *FIXED[1:], *SCALE])
-    for line in lines:
-        values = [line.axes.get(axis, "") for axis in axes]
-        rows = "" if line.train_rows is None else line.train_rows
-        value = "" if line.value is None else repr(line.value)
-        scale = (line.scale.direction, line.scale.percent) if line.metric else ("", "")
-        writer.writerow(
-            [line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run, *scale]
-        )
-    return out.getvalue()
+    head = ["stage", *axes, *FIXED[1:], *SCALE]
+    return "".join(f"{','.join(map(_cell, cells))}\n" for cells in (head, *(_cells(line, axes) for line in lines)))
+
+
+def _cells(line: Line, axes: Sequence[str]) -> list[str]:
+    rows = "" if line.train_rows is None else str(line.train_rows)
+    value = "" if line.value is None else repr(line.value)
+    scale = (line.scale.direction, str(line.scale.percent)) if line.metric else ("", "")
+    values = [line.axes.get(axis, "") for axis in axes]
+    return [line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run, *scale]
+
+
+def _cell(text: str) -> str:
+    """A text as a cell; Python's own writer leaves a carriage return without quotes, which its reader then refuses."""
+    text = _guarded(text)
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def _guarded(text: str) -> str:
+    """The text as a cell that no spreadsheet computes; numbers stay as they are."""
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def _unguarded(cell: str) -> str:
+    """The text of a cell; `_guarded` undone."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_csv(path: Path) -> list[Line]:
@@ -102,7 +128,17 @@ def read_csv(path: Path) -> list[Line]:
     missing = [name for name in FIXED if records and name not in records[0]]
     if missing:
         raise DataError(fault(f"{path}:1", "", f"no column '{missing[0]}'", "Give a results.csv of `mtdnn study`."))
-    return [_line(record) for record in records]
+    texts = [{_unguarded(name): _unguarded(cell) for name, cell in record.items()} for record in records]
+    if strange := next((record["run"] for record in texts if not _is_within(record["run"])), None):
+        found, fix = f"{strange!r} is no run within this study", "Run `mtdnn study` again: it writes this file anew."
+        raise DataError(fault(str(path), "run", found, fix))
+    return [_line(record) for record in texts]
+
+
+def _is_within(run: str) -> bool:
+    """Whether the path of a run stays in the folder of its study, so that a report reads nothing else."""
+    path = PurePath(run)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _line(record: Mapping[str, str]) -> Line:

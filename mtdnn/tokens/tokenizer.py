@@ -260,10 +260,11 @@ def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTra
 
     config: PreTrainedConfig | None
     try:
-        config = AutoConfig.from_pretrained(encoder, dtype=None, torch_dtype=None)  # a dtype would need PyTorch
+        of_torch = {"dtype": None, "torch_dtype": None}  # a dtype would need PyTorch
+        config = AutoConfig.from_pretrained(encoder, trust_remote_code=False, **of_torch)
     except (OSError, ValueError):
         config = None
-    return AutoTokenizer.from_pretrained(encoder, config=config), config
+    return AutoTokenizer.from_pretrained(encoder, config=config, trust_remote_code=False), config
 
 
 def _has_tokenizer_files(folder: Path) -> bool:

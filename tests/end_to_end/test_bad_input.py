@@ -17,6 +17,8 @@ from data_prep.demo import train_tokenizer
 from mtdnn.cli.main import main
 from mtdnn.regularizers.base import Regularizer
 
+pytestmark = pytest.mark.usefixtures("files_may_name_code")
+
 TASKS = """\
 pairs:
   task_type: classification

@@ -16,6 +16,8 @@ from mtdnn.metrics.base import METRICS
 from mtdnn.runs.train import train
 from tests.conftest import Demo
 
+pytestmark = pytest.mark.usefixtures("files_may_name_code")
+
 MODULE = """\
 from mtdnn.metrics.base import Metric, metric
 from mtdnn.metrics.labels import NAMES

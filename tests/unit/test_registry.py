@@ -8,6 +8,8 @@ import pytest
 from mtdnn.errors import ConfigError
 from mtdnn.registry import Registry
 
+pytestmark = pytest.mark.usefixtures("files_may_name_code")
+
 
 @pytest.fixture
 def colours():

@@ -41,7 +41,7 @@ def sample(run: str, *, tasks: str | None = None, workers: int = 2, dry_run: boo
 
 def test_arguments_without_default_are_positional_and_the_others_flags():
     found = call_arguments(sample, ["runs/a", "--workers", "3"])
-    assert found == {"run": "runs/a", "tasks": None, "workers": 3, "dry_run": False}
+    assert found == {"run": "runs/a", "tasks": None, "workers": 3, "dry_run": False, "trust": False}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def overrides(*words):
 
 def test_a_run_file_and_flags_are_told_apart():
     found = run_arguments(COMMANDS["train"], ["run.yml", "--resume", "--optimizer.lr", "3e-5"])
-    assert found == {"run": "run.yml", "resume": True, "overrides": {"optimizer.lr": 3e-5}}
+    assert found == {"run": "run.yml", "resume": True, "trust": False, "overrides": {"optimizer.lr": 3e-5}}
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_a_row_costs_what_its_tasks_own_method_does(
     assert run_size(config, tasks).units == pytest.approx(2 * 60 * sum(costs))  # two epochs of 60 rows each
 
 
+@pytest.mark.usefixtures("files_may_name_code")
 def test_a_method_that_tells_no_cost_leaves_the_time_unknown(demo: Demo) -> None:
     config, tasks = run_of(demo, train=PAIR, regularizer=f"{__name__}.Silent")
     assert run_size(config, tasks).units is None

@@ -15,6 +15,8 @@ from mtdnn.config.run import OptimizerConfig
 from mtdnn.errors import ConfigError
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule, parameter_groups
 
+pytestmark = pytest.mark.usefixtures("files_may_name_code")
+
 
 class TwoLayers(nn.Module):
     """Names as in a MultiTaskModel: embeddings, two layers with normalisation, one head."""
