@@ -1,4 +1,4 @@
-"""Columns of a prepared split ↔ one Arrow file that the `datasets` library opens as well."""
+"""Columns of a prepared split ↔ one Arrow file, which the `datasets` library can open as well."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA_FILE = "data-00000-of-00001.arrow"
 
 
 def record_batch(columns: Mapping[str, Column]) -> pa.RecordBatch:
-    """Columns of some rows, without copying their numbers."""
+    """The columns of some rows as a record batch, without copying numbers."""
     return pa.RecordBatch.from_pydict({name: _array(column) for name, column in columns.items()})
 
 
@@ -30,10 +30,10 @@ def _array(column: Column) -> pa.Array:
 
 
 class SplitWriter:
-    """Writes a split batch by batch; what was written is dropped from memory.
+    """Writes a split batch by batch; written batches are not kept in memory.
 
     Args:
-        folder: of the split; made here.
+        folder: folder of the split, created here.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class SplitWriter:
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows; the first batch decides the columns."""
+        """Append rows; the first batch determines the columns."""
         if self._writer is None:
             from datasets import Features
 
@@ -51,7 +51,7 @@ class SplitWriter:
         self._writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
 
     def close(self, fingerprint: str) -> None:
-        """Finish the file and write what `datasets.load_from_disk` reads beside it."""
+        """Finish the file, and write the other files that `datasets.load_from_disk` needs."""
         from datasets import DatasetInfo, Features
 
         self._writer.close()
@@ -70,16 +70,16 @@ class SplitWriter:
     def abandon(self) -> None:
         """Remove what was written."""
         if self._writer is not None:
-            with suppress(OSError):  # of a full disk
+            with suppress(OSError):  # the disk may be full
                 self._writer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class SplitFile:
-    """The rows of one prepared split, memory-mapped; opening reads no row.
+    """The rows of one prepared split, memory-mapped; opening reads no rows.
 
-    Rows are gathered by their place in the mapped file, all rows of a batch at once: an Arrow file is a sequence of
-    record batches, and `_first` holds where in the file each of them starts, per buffer.
+    An Arrow file is a sequence of record batches. All rows of a batch are gathered at once by their positions in the
+    mapped file; `_Flat.first` has the start of each record batch in the file, per buffer.
 
     Raises:
         OSError, pyarrow.ArrowInvalid: the file is missing or damaged.
@@ -99,7 +99,7 @@ class SplitFile:
         return int(self._starts[-1])
 
     def take(self, rows: np.ndarray) -> dict[str, Any]:
-        """All columns of the chosen rows, in the order chosen.
+        """All columns of the chosen rows, in the given order.
 
         Raises:
             IndexError: there is no such row.
@@ -115,17 +115,17 @@ class SplitFile:
         return [text for part in parts for text in part] if isinstance(parts[0], list) else np.concatenate(parts)
 
     def lengths(self, name: str = "input_ids") -> np.ndarray:
-        """[rows] int32: numbers in each row of a ragged column; the numbers themselves are not read."""
+        """[rows] int32: how many numbers each row of a ragged column has; the numbers are not read."""
         column = self._columns[name]
         return np.concatenate([column.lengths(*rows).astype(np.int32) for rows in self._batch_by_batch()])
 
     def _batch_by_batch(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `_find` gives for all rows, one record batch at a time: it would take 24 bytes for each row at once."""
+        """The result of `_find` for all rows, one record batch at a time, as it takes 24 bytes per row."""
         for number, size in enumerate(np.diff(self._starts).tolist()):
             yield np.full(size, number), np.arange(size)
 
     def _find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the record batch of each row, and the row's number in it."""
+        """For each row the number of its record batch, and its number in that batch."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a split of {len(self)}")
         chunks = np.searchsorted(self._starts, rows, side="right") - 1
@@ -152,7 +152,7 @@ class _Column:
             self._values = _Flat(buffer, dtype, [chunk.buffers()[1] for chunk in chunks])
 
     def take(self, chunks: np.ndarray, places: np.ndarray) -> Any:
-        """The values at places of record batches."""
+        """The values at the given positions of record batches."""
         if self._is_text or self._is_ragged:
             ragged = self._ragged(chunks, places)
             return _texts(ragged) if self._is_text else ragged
@@ -162,7 +162,7 @@ class _Column:
         return self._values.data[self._values.first[chunks] + places]
 
     def lengths(self, chunks: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """How many numbers the rows at places of record batches have."""
+        """How many numbers the rows at the given positions of record batches have."""
         at = self._offsets.first[chunks] + places
         lengths: np.ndarray = self._offsets.data[at + 1] - self._offsets.data[at]
         return lengths
@@ -175,7 +175,7 @@ class _Column:
 
 
 class _Flat:
-    """A whole mapped file seen as numbers of one kind, and where in it each record batch's numbers start."""
+    """The mapped file as an array of one dtype, and the index at which each record batch starts."""
 
     def __init__(self, file: pa.Buffer, dtype: np.dtype, chunks: list[pa.Buffer]) -> None:
         self.data = np.frombuffer(file, dtype, count=file.size // dtype.itemsize)

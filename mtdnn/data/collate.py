@@ -14,13 +14,13 @@ from mtdnn.tokens.ragged import Ragged
 
 
 def collate(records: Mapping[str, Any], task_type: TaskType, *, pad_token_id: int, seed: int = 0) -> Batch:
-    """Rows as tensors, padded on the right to the longest sequence among them.
+    """Rows as tensors, padded on the right to the longest sequence.
 
     Args:
-        records: columns of the rows, as `Store.take` gives them.
-        pad_token_id: fills `input_ids`; segments are filled with 0.
-        seed: of what the task type draws, see `TaskType.complete`.
-        task_type: the task seen through its type.
+        records: columns of the rows, as returned by `Store.take`.
+        task_type: the task with its type.
+        pad_token_id: the padding of `input_ids`; segments are padded with 0.
+        seed: seed of random draws of the task type, see `TaskType.complete`.
     """
     sequences = records.get("sequence_lengths")
     ids: Ragged = records["input_ids"]

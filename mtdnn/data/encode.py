@@ -1,4 +1,4 @@
-"""Parts of rows → columns of token ids, by several processes, in order."""
+"""Parts of rows → columns of token ids, computed by several processes, returned in order."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-FAULTS_TOLD = 20  # of one split; more of them would bury those of the others
-PARTS_AHEAD = 2  # per process: results waiting to be written
+MAX_REPORTED_ERRORS = 20  # per split, so that one split's errors do not hide those of others
+MAX_PARTS_AHEAD = 2  # per process: results that wait to be written
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Job:
     """One split of a task to prepare.
 
     Attributes:
+        task: the task's definition.
+        split: name of the split.
+        rows: source of the rows.
         labels: required | allowed | ignored.
     """
 
@@ -55,30 +58,30 @@ class Job:
 
     @cached_property
     def task_type(self) -> TaskType:
-        """The task seen through its type."""
+        """The task with its type."""
         return TASK_TYPES.get(self.task.task_type)(self.task)
 
     @property
     def columns(self) -> RowColumns:
-        """Columns of its rows."""
+        """The columns that its rows must have."""
         return RowColumns(self.task_type.columns, self.task_type.repeats_last)
 
     def parts(self) -> list[Part]:
-        """Its rows in parts; in a single one for a task whose rows are joined across the file."""
+        """The parts of its rows; a single part for a task that joins rows across the file."""
         parts = list(self.rows.parts())
         if self.task_type.group_by is None or len(parts) < 2:
             return parts
         return [Part(parts[0].start, parts[-1].stop, parts[0].first)]
 
     def examples(self, part: Part) -> Iterator[Example | Fault]:
-        """The rows of a part, understood; in place of a bad row the line that tells its fault."""
+        """The parsed rows of a part; in place of an invalid row, its error."""
         rows = self.rows.read(part, self.columns)
         column = self.task_type.group_by
         for group in ([row] for row in rows) if column is None else _groups(rows, column):
-            yield self._understood(group)
+            yield self._parsed(group)
 
-    def _understood(self, group: list[Row | Fault]) -> Example | Fault:
-        """One row, or the rows that the task type joins into one."""
+    def _parsed(self, group: list[Row | Fault]) -> Example | Fault:
+        """The example of one row, or of the rows that the task type joins into one."""
         row = group[0]
         if isinstance(row, Fault):
             return row
@@ -90,19 +93,19 @@ class Job:
             return fault(row.where, error.key, error.found, f"{error.fix} {self._hint(error)}".strip())
         if example.label is None and self.labels == "required":
             written = str(row.values.get("label") or "").strip()
-            found = f"'{written}' means none" if written not in UNLABELLED else "none"
+            found = f"'{written}' marks a missing label" if written not in UNLABELLED else "none"
             return fault(row.where, "label", f"{found}, in a train split", "Give a label, or remove the row.")
         return example
 
     def _hint(self, error: RowError) -> str:
-        """How to write that a row has no label, where it may have none and is not there to be measured."""
+        """How to write a row without a label, if the split may have such rows and is not a dev split."""
         is_meant = (
             error.key == "label" and self.labels == "allowed" and self.split not in self.task.splits.get("dev", ())
         )
-        return "A row without a label has an empty one." if is_meant else ""
+        return "Leave the label empty if the row has none." if is_meant else ""
 
     def _without_mark(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values of a row, its label empty where it is ignored or says as other tools do that there is none."""
+        """The values of a row; the label is empty if it is ignored or marks a missing label."""
         label = values.get("label", "")
         if self.labels == "ignored" or marks_missing(label, self.task_type.missing_label_marks, self.task.labels):
             return {**values, "label": ""}
@@ -114,7 +117,7 @@ class Job:
         return self.task_type.encode(examples, tokenizer.cutting_at(self.task.max_length))
 
     def duplicates(self, hashes: set[int]) -> Iterator[Fault]:
-        """A fault for every row whose id an earlier row has, among rows whose id has one of these hashes."""
+        """An error for every row with the id of an earlier row, among rows whose id has one of these hashes."""
         seen: dict[str, Place] = {}
         for part in self.rows.parts() if hashes else ():
             for row in self.rows.read(part, self.columns):
@@ -127,12 +130,12 @@ class Job:
 
 @dataclass
 class StoredCounts:
-    """What stored rows are like, in numbers that sum over parts: memory stays flat however many rows there are.
+    """Counts of stored rows that sum over parts, so that memory does not grow with the number of rows.
 
     Attributes:
-        truncated: rows that were cut.
-        lengths: rows by their number of tokens.
-        labels: as the task type counts them.
+        truncated: number of truncated rows.
+        lengths: number of tokens → number of rows.
+        labels: the task type's `label_counts`.
     """
 
     truncated: int = 0
@@ -141,12 +144,12 @@ class StoredCounts:
 
     @classmethod
     def of(cls, columns: Mapping[str, Any], task_type: TaskType) -> StoredCounts:
-        """Of the columns of some rows."""
+        """The counts of some rows, from their columns."""
         lengths = Counter(columns["input_ids"].lengths.tolist())
         return cls(int(np.count_nonzero(columns["truncated"])), lengths, task_type.label_counts(columns["label"]))
 
     def add(self, other: StoredCounts) -> None:
-        """Take in those of further rows."""
+        """Add the counts of further rows."""
         self.truncated += other.truncated
         self.lengths.update(other.lengths)
         self.labels.update(other.labels)
@@ -154,13 +157,13 @@ class StoredCounts:
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """A part of the rows of a split, or its faults.
+    """The encoded rows of a part of a split, or its errors.
 
     Attributes:
-        batch: its columns; None when it has faults, or was only read.
-        counts: of the rows in `batch`.
-        faults, num_faults: the first of them, and how many there are.
-        id_hashes: [rows without a fault] uint64.
+        batch: the columns; None if there are errors, or the part was only read.
+        counts: counts of the rows in `batch`.
+        faults, num_faults: the first errors, and the number of all.
+        id_hashes: [rows without an error] uint64.
     """
 
     batch: pa.RecordBatch | None
@@ -171,32 +174,32 @@ class EncodedPart:
 
 
 def _groups(rows: Iterator[Row | Fault], column: str) -> Iterator[list[Row | Fault]]:
-    """Rows with the same value in a column, in the order in which the values come first; a fault stays alone."""
+    """Groups of rows with the same value in a column, in order of first occurrence; an error is its own group."""
     groups: dict[str, list[Row | Fault]] = {}
     for row in rows:
         if isinstance(row, Fault):
             yield [row]
         elif not isinstance(value := row.values[column], str):
-            yield [fault(row.where, column, f"a {type(value).__name__} in place of a text", "Give a text.")]
+            yield [fault(row.where, column, f"a {type(value).__name__}; expected a text", "Give a text.")]
         else:
             groups.setdefault(value, []).append(row)
     yield from groups.values()
 
 
 def id_hash(text: str) -> int:
-    """64 bits, the same in every process."""
+    """A 64-bit hash, the same in every process."""
     import xxhash
 
     return int(xxhash.xxh64_intdigest(text.encode()))
 
 
 def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPart:
-    """The columns of the rows of a part; without a tokenizer they are only read.
+    """The encoded rows of a part; without a tokenizer they are only read and checked.
 
     Args:
-        job: a split of a task to prepare.
+        job: the split to prepare.
         part: consecutive rows of the split.
-        tokenizer: of the run's encoder.
+        tokenizer: the tokenizer of the run's encoder, or None.
     """
     examples: list[Example] = []
     faults: list[Fault] = []
@@ -210,7 +213,7 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
     if tokenizer is not None and examples and not faults:
         columns = job.encode(examples, tokenizer)
         batch, counts = record_batch(columns), StoredCounts.of(columns, job.task_type)
-    return EncodedPart(batch, counts, faults[:FAULTS_TOLD], len(faults), hashes)
+    return EncodedPart(batch, counts, faults[:MAX_REPORTED_ERRORS], len(faults), hashes)
 
 
 def map_parts(
@@ -222,15 +225,15 @@ def map_parts(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[int, T]]:
-    """(number of the job, what `work` makes of its next part), in the order of jobs and parts.
+    """(number of the job, result of `work` for its next part), in the order of jobs and parts.
 
     Args:
-        work: a function of a module, as processes find it by name.
-        num_workers: processes; None takes one per core this process may use.
+        work: a function defined at the top level of a module, so that other processes can import it.
         jobs: splits to prepare.
         parts: parts of each split, in order.
-        tokenizer: of the run's encoder.
-        progress: whether to show a bar on standard error.
+        tokenizer: the tokenizer of the run's encoder, or None.
+        num_workers: number of processes; None: one per core that this process may use.
+        progress: whether to show a progress bar on standard error.
     """
     from tqdm import tqdm
 
@@ -254,7 +257,7 @@ def _by_pool(
     tokenizer: Tokenizer | None,
     workers: int,
 ) -> Iterator[tuple[int, T]]:
-    """Results in order, made a few parts ahead of the consumer, so that memory stays flat however slow it is."""
+    """Results in order, computed only a few parts ahead of the consumer, so that memory stays bounded."""
     method = "fork" if sys.platform == "linux" else None  # forked workers share what is loaded, and start at once
     pool = ProcessPoolExecutor(
         workers,
@@ -266,7 +269,7 @@ def _by_pool(
     try:
         for index, part in order:
             waiting.append((index, pool.submit(_work, index, part)))
-            if len(waiting) > PARTS_AHEAD * workers:
+            if len(waiting) > MAX_PARTS_AHEAD * workers:
                 done, future = waiting.popleft()
                 yield done, future.result()
         while waiting:
@@ -283,9 +286,9 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(*setup: Any) -> None:
-    """Set up a process of the pool: one thread of its own, and no life without the process that started it."""
+    """Set up a process of the pool: a single thread, and an exit when the parent process ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    gc.freeze()  # what was loaded before the fork is never garbage, and stays in pages shared with the parent
+    gc.freeze()  # objects loaded before the fork are not collected, so that their pages stay shared with the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""Which splits of which tasks can be prepared, and every error that stands against the others."""
+"""Which splits of which tasks can be prepared, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from mtdnn.tokens.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-KEYS_OF_RUNS = frozenset(
+KEYS_WITHOUT_TYPE = frozenset(
     ("splits", "dropout", "weight", "batch_size", "max_rows", "regularizer", "head_of", "init_head", "source")
 )
-"""Keys of a block that matter to no task type."""
+"""Keys of a block that do not depend on the task type."""
 
 
-def require_sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
-    """Raise ConfigError with every fault of the blocks that the task types and the tokenizer find."""
-    _, faults = sound_tasks(tasks, tokenizer)
+def require_valid_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> None:
+    """Raise ConfigError with every error that the task types and the tokenizer find in the blocks."""
+    _, faults = valid_tasks(tasks, tokenizer)
     if faults:
         raise ConfigError(faults)
 
 
-def sound_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[Fault]]:
-    """The tasks whose types and the tokenizer can use their blocks, and every fault of the other blocks."""
-    sound: dict[str, TaskDef] = {}
+def valid_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dict[str, TaskDef], list[Fault]]:
+    """The tasks whose blocks are valid for their type and the tokenizer, and every error of the others."""
+    valid: dict[str, TaskDef] = {}
     faults: list[Fault] = []
     for name, task in tasks.items():
         found = block_faults(task, tokenizer)
         faults += found
         if not found:
-            sound[name] = task
+            valid[name] = task
             for warning in tokenizer.length_warnings(task):
                 logger.warning("%s", warning)
-    return sound, faults
+    return valid, faults
 
 
 def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Fault]:
-    """What the task's type and the tokenizer cannot use of a block."""
+    """The errors that the task's type and the tokenizer find in a block."""
     try:
         task_type = _type_of(task)
     except ConfigError as error:
@@ -54,9 +54,9 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
 
 
 def part_faults(parts: Iterable[PartialBlock]) -> list[Fault]:
-    """What their types cannot use of blocks that are not well formed, in addition to their errors of form.
+    """The errors that task types find in malformed blocks, in addition to the errors of form.
 
-    Where a refused key may matter to what a type says of others, it is asked for what each key says by itself.
+    If a refused key may affect the check of other keys, only the checks of single keys are made.
     """
     faults: list[Fault] = []
     for part in parts:
@@ -65,7 +65,7 @@ def part_faults(parts: Iterable[PartialBlock]) -> list[Fault]:
         except ConfigError as error:
             faults += error.faults
             continue
-        found = task_type.faults(part.task) if part.refused <= KEYS_OF_RUNS else task_type.key_faults(part.task)
+        found = task_type.faults(part.task) if part.refused <= KEYS_WITHOUT_TYPE else task_type.key_faults(part.task)
         faults += [each for each in found if not {*each.key.split(".")} & part.refused]
     return faults
 
@@ -77,12 +77,12 @@ def _type_of(task: TaskDef) -> type[TaskType]:
 def readable_jobs(
     tasks: Mapping[str, TaskDef], data: Data, *, warn: Callable[[Fault], object] = logger.warning
 ) -> tuple[list[Job], list[Fault]]:
-    """The splits whose rows can be read, and the faults of the others; a test split may be missing.
+    """The splits whose rows can be read, and the errors of the others; a test split may be missing.
 
     Args:
-        warn: told of a missing test split.
         tasks: name → definition.
         data: folder of the rows, or rows in memory.
+        warn: called for a missing test split.
     """
     jobs: list[Job] = []
     faults: list[Fault] = []
@@ -93,7 +93,7 @@ def readable_jobs(
             except DataError as error:
                 if split in optional_splits(task):
                     for each in error.faults:
-                        warn(replace(each, fix=f"{each.fix} It is a test split, and left out."))
+                        warn(replace(each, fix=f"{each.fix} It is a test split and is skipped."))
                 else:
                     faults += error.faults
                 continue
@@ -106,17 +106,17 @@ def readable_jobs(
 
 
 def optional_splits(task: TaskDef) -> set[str]:
-    """Splits that only the role "test" names; they may be missing."""
+    """Splits that are only in the role "test"; they may be missing."""
     needed = {name for role, names in task.splits.items() if role != "test" for name in names}
     return set(task.split_names) - needed
 
 
 def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
-    """The manifest of a store that was made from these rows with this block and tokenizer.
+    """The manifest of a store made from these rows with this block and tokenizer.
 
     Args:
-        job: a split of a task to prepare.
-        tokenizer: of the run's encoder.
+        job: the split to prepare.
+        tokenizer: the tokenizer of the run's encoder.
         data: folder of the rows, or rows in memory.
     """
     source: dict[str, Any] = {"path": job.rows.place, "sha256": job.rows.sha256()}

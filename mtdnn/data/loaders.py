@@ -25,14 +25,17 @@ T = TypeVar("T")
 
 
 class TrainLoader:
-    """The steps of each epoch, every one a batch of one task in the parts it is computed in.
+    """The steps of each epoch; a step is a batch of one task, as a tuple of the parts it is computed in.
 
     Args:
         stores: training rows of each task of the sampler.
-        accumulate: parts of a batch; fewer where it has fewer rows.
-        rank, num_processes: this process of a distributed run takes its share of the rows of every step.
-        seed: the run's, for what task types draw.
-        prefetch: steps assembled ahead by a thread; 0 assembles each when it is asked for.
+        task_types: each task with its type.
+        sampler: the order of tasks and rows.
+        pad_token_id: the padding of `input_ids`.
+        seed: the run's seed, for random draws of task types.
+        accumulate: number of parts of a batch; fewer if it has fewer rows.
+        rank, num_processes: this process and their number in a distributed run; each takes its share of every step.
+        prefetch: number of steps assembled ahead by a thread; 0: none.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class TrainLoader:
         self.rank, self.num_processes = rank, num_processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Let `len()` and iteration be those of that epoch, counted from 0."""
+        """Set the epoch, counted from 0, for `len()` and iteration."""
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -63,7 +66,7 @@ class TrainLoader:
         return self.from_step(0)
 
     def from_step(self, step: int) -> Iterator[tuple[Batch, ...]]:
-        """The steps of the epoch from number `step` on, exactly as a whole iteration would give them."""
+        """The steps of the epoch from number `step` on, equal to those of a full iteration."""
         epoch = self.sampler.epoch
         steps = (
             self._parts(each, derive_seed(self.seed, "rows", epoch, number))
@@ -72,15 +75,15 @@ class TrainLoader:
         return ahead(steps, self.prefetch) if self.prefetch else steps
 
     def _parts(self, step: Step, seed: int) -> tuple[Batch, ...]:
-        """This process's rows of a step, in nearly equal parts, as many on every process.
+        """This process's rows of a step, in nearly equal parts, the same number on every process.
 
-        All have to take part in every exchange of gradients, of which some regularizers want one per part. Where a
-        process has no row for a part, the step's first one stands in: it has no label, and weighs in no mean.
+        All processes have to take part in every reduction of gradients, and some regularizers need one per part. If a
+        process has no row for a part, it gets the step's first row without its label, which counts in no mean.
         """
         own = shard(step.rows, rank=self.rank, num_processes=self.num_processes)
         most = -(-len(step.rows) // self.num_processes)
         return tuple(
-            self._batch(step.task, rows, seed) if len(rows) else self._stand_in(step, seed)
+            self._batch(step.task, rows, seed) if len(rows) else self._placeholder(step, seed)
             for rows in np.array_split(own, min(self.accumulate, most))
         )
 
@@ -88,12 +91,12 @@ class TrainLoader:
         store, task_type = self.stores[task], self.task_types[task]
         return collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
 
-    def _stand_in(self, step: Step, seed: int) -> Batch:
+    def _placeholder(self, step: Step, seed: int) -> Batch:
         return replace(without_labels(self._batch(step.task, step.rows[:1], seed)), is_placeholder=True)
 
 
 def without_labels(batch: Batch) -> Batch:
-    """The batch with every label marked as "none", soft ones too."""
+    """The batch with every label, also soft ones, replaced by the mark for a missing label."""
     extras = {
         name: torch.full_like(value, math.nan) if name == "soft" else value for name, value in batch.extras.items()
     }
@@ -104,23 +107,23 @@ def without_labels(batch: Batch) -> Batch:
 
 
 class EncodedRows(Protocol):
-    """What evaluation needs of rows, wherever they lie."""
+    """The interface of rows for evaluation, in a store or in memory."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """[rows], tokens of each row."""
+        """[rows], number of tokens of each row."""
 
     def __len__(self) -> int: ...
 
     def take(self, rows: np.ndarray) -> Mapping[str, Column]:
-        """The columns of the rows with these numbers, in their order."""
+        """The columns of the rows with these numbers, in the given order."""
 
 
 @dataclass(frozen=True)
 class EvalLoader:
-    """All rows once, the longest first, so that a batch has little padding and a lack of memory shows at once.
+    """All rows once, the longest first, for little padding and so that a lack of memory shows in the first batch.
 
-    Yields (row numbers, batch); `batch_size` changes no prediction.
+    Yields (row numbers, batch); `batch_size` does not change predictions.
     """
 
     store: EncodedRows
@@ -142,7 +145,7 @@ _END = object()
 
 
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, up to `depth` of them made ahead by a thread; an error in it is raised here."""
+    """The same items, up to `depth` of them computed ahead by a thread; its errors are raised here."""
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`manifest.json` of a prepared split: what it was made from, and what it is like."""
+"""`manifest.json` of a prepared split: what it was made from, and counts of its rows."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from mtdnn.rows.summaries import quantiles
 from mtdnn.tokens.tokenizer import Tokenizer
 
 STORE_FORMAT = 1
-"""That of most stores; a task type raises its own `store_format` when its columns change, so that older are remade."""
+"""Format of most stores; a task type increases its `store_format` when its columns change: older stores are refused."""
 
 SEGMENTS_FORMAT = 2
-"""That of rows of several texts whose tokenizer does not tell these apart: their stores have a column `segments`."""
+"""Format for pairs of texts if the token_type_ids do not separate them: the store has a column `segments`."""
 
 STORED_KEYS = ("task_type", "inputs", "labels", "max_length", "source", "options")
-"""The keys of a task block that decide what is stored; a change of any other needs no new prepro."""
+"""The keys of a task block that affect what is stored; a change of any other key needs no new prepro."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared split was made from, and what it is like.
+    """What a prepared split was made from, and counts of its rows.
 
     Attributes:
+        task, split: their names.
         tokenizer: `encoder` (as given) and `sha256` of its tokenizer.
-        block: the task's keys that decide what is stored, and `sha256` of them.
-        source: `path` and `sha256` of the rows, and `data`, the folder given, or `in_memory`.
-        rows, truncated_rows: counts.
-        bytes, sha256: size and digest of the Arrow file, by which a damaged one is recognised; stores of the first
-            versions have no digest.
+        block: the task's keys that affect what is stored, and `sha256` of them.
+        source: `path` and `sha256` of the rows, and `data`, the given folder, or `in_memory`.
+        rows, truncated_rows: number of rows.
+        bytes, sha256: size and digest of the Arrow file, to detect damage; stores of the first versions have no digest.
         labels: unlabelled rows, and counts by name or quartiles, by task type.
-        lengths: quantiles of the tokens in a row, and `total`.
-        store_format, mtdnn_version: who wrote it.
+        lengths: quantiles of the number of tokens in a row, and `total`.
+        store_format, mtdnn_version: format, and the version that wrote it.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Manifest:
     mtdnn_version: str = ""
 
     def differences(self, wanted: Manifest) -> list[str]:
-        """In what this store is not the wanted one, one phrase for each part; empty when it is."""
+        """How this store differs from the wanted one, one phrase per difference; empty if it does not."""
         found = []
         if self.store_format != wanted.store_format:
             found.append(f"its format is {self.store_format}, this version writes {wanted.store_format}")
@@ -74,7 +74,7 @@ class Manifest:
         return found
 
     def damage(self, file: Path) -> str | None:
-        """What is wrong with the Arrow file, or None; a file that has not changed is read once by a process."""
+        """What is wrong with the Arrow file, or None; a process reads an unchanged file only once."""
         try:
             stamp = file.stat()
         except OSError:
@@ -82,11 +82,11 @@ class Manifest:
         if not file.is_file() or stamp.st_size != self.bytes:
             return f"{stamp.st_size} bytes; {self.bytes} bytes were written"
         if self.sha256 and _digest(file) != self.sha256:
-            return "its content is not what was written"
+            return "its content differs from what was written"
         return None
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json`, the last file of a store."""
+        """Write `manifest.json`; it must be the last file written to a store."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
@@ -103,20 +103,20 @@ def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest in the folder of a split; None when there is no store.
+    """The manifest in the folder of a split; None if there is no store.
 
     Raises:
-        DataError: there is one that cannot be read.
+        DataError: the manifest cannot be read.
     """
     try:
         return _read(folder / "manifest.json")
-    except OSError:  # there is none, or the folder above is a file
+    except OSError:  # there is no such file, or the parent folder is a file
         return None
 
 
 @read_once
 def _read(path: Path) -> Manifest:
-    """The manifest in a file. Raises as `read_manifest`, and OSError where there is none."""
+    """The manifest in a file. Raises as `read_manifest`, and OSError if there is no file."""
     fix = f"Remove {path.parent} and run mtdnn prepro again."
     values = read_json(path, dict[str, Any], fix=fix)
     known = {each.name for each in fields(Manifest)}
@@ -130,17 +130,17 @@ def _read(path: Path) -> Manifest:
 
 
 def stored_block(task: TaskDef) -> dict[str, Any]:
-    """The keys of a task block that decide what is stored, as JSON has them, and `sha256` of them."""
+    """The keys of a task block that affect what is stored, as JSON values, and `sha256` of them."""
     values = json.loads(json.dumps(task.model_dump(mode="json", include=set(STORED_KEYS)), sort_keys=True))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {**values, "sha256": digest}
 
 
 def length_summary(counts: Mapping[int, int]) -> dict[str, float]:
-    """Quantiles of the tokens in a row, their mean and total.
+    """Quantiles, mean and total of the number of tokens in a row.
 
     Args:
-        counts: rows by their number of tokens.
+        counts: number of tokens → number of rows.
     """
     if not counts:
         return {"total": 0}
@@ -151,7 +151,7 @@ def length_summary(counts: Mapping[int, int]) -> dict[str, float]:
 
 
 def mtdnn_version() -> str:
-    """The installed version, or "unknown" from a checkout that is not installed."""
+    """The installed version; "unknown" in a checkout that is not installed."""
     try:
         return version("mtdnn")
     except PackageNotFoundError:

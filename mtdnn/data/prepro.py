@@ -1,7 +1,7 @@
 """Rows × TaskDef × tokenizer → Arrow + manifest.json.
 
-Every split is written beside its place and renamed when whole; all go to their places together, when no task has a
-fault. What a killed run leaves behind lies in `<out>/.staging`: whole splits there are used by the next run, the rest
+Every split is written to `<out>/.staging` and renamed when it is complete. All splits are moved to their final folders
+together, if no task has an error. After a killed prepro, complete splits in `<out>/.staging` are reused, and the rest
 is removed.
 """
 
@@ -16,18 +16,18 @@ from pathlib import Path
 from mtdnn.config.tasks import Definitions, TaskDef, chosen_tasks, read_task_defs
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
-from mtdnn.data.jobs import part_faults, readable_jobs, sound_tasks, wanted_manifest
+from mtdnn.data.jobs import part_faults, readable_jobs, valid_tasks, wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
     STAGING,
     clean_staging,
-    disk_room_reported,
+    foreign_content,
+    full_disk_reported,
     holds,
-    partial_place,
+    partial_folder,
     promote,
-    staged_place,
-    strangers,
+    split_folder,
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
 from mtdnn.files import file_sha256, sole_writer
@@ -52,25 +52,26 @@ def prepare(
     progress: bool = False,
     trust: bool = False,
 ) -> dict[str, dict[str, Manifest]]:
-    """Prepare every split of the tasks under `<out>/<task>/<split>`; a split that is there and unchanged is kept.
+    """Prepare every split of the tasks in `<out>/<task>/<split>`; a prepared split that is unchanged is kept.
 
     Args:
         tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
         data: folder of the rows; or task → split → rows in memory: a `datasets.Dataset`, a pandas DataFrame or a list
-            of dicts, with a column for each of the task's inputs, `label`, and `id`, by default the row's number. None
-            when every task has a `source`.
+            of dicts, with a column for each of the task's inputs, `label`, and `id` (default: the row's number). None
+            if every task has a `source`.
         encoder: hub name or folder; only its tokenizer is loaded.
         out: folder of the prepared rows.
-        only: names of the tasks to prepare; None prepares all.
-        num_workers: processes; None takes one per core.
-        progress: show a bar on standard error.
-        trust: the file may name code by dotted paths, which is imported.
+        only: names of the tasks to prepare; None: all.
+        num_workers: number of processes; None: one per core.
+        progress: show a progress bar on standard error.
+        trust: allow dotted paths in the file, which import code.
     Returns:
-        Task → split → what was made: rows, labels, lengths.
+        Task → split → its manifest: rows, labels, lengths.
     Raises:
-        ConfigError: the encoder has no tokenizer; or every fault of the blocks, and of the rows of the sound ones.
-        DataError: every fault of the rows, where the blocks have none; or what is no store is in a split's place. As
-            long as any task has a fault, nothing is written for any of them.
+        ConfigError: the encoder has no tokenizer, or blocks are invalid; reports every error of the blocks, and of the
+            rows of valid blocks.
+        DataError: rows are invalid, or a split's folder has other content; reports every error. If any task has an
+            error, nothing is written.
 
     Example:
         >>> import mtdnn
@@ -84,7 +85,7 @@ def prepare(
         2
     """
     blocks = read_task_defs(tasks)
-    if blocks.faults:  # a name may be that of a block that could not be read
+    if blocks.faults:  # `only` may name a block that could not be read
         chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
     else:
         chosen = chosen_tasks(blocks.tasks, only, key="only")
@@ -93,19 +94,19 @@ def prepare(
         *part_faults(each for each in blocks.parts if only is None or each.task.name in only),
     ]
     out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
-    sound, of_blocks = sound_tasks(chosen, tokenizer)
-    jobs, missing = readable_jobs(sound, data)
+    valid, of_blocks = valid_tasks(chosen, tokenizer)
+    jobs, missing = readable_jobs(valid, data)
     if known_faults or of_blocks or missing:
         faults = [*known_faults, *of_blocks, *missing, *row_faults(jobs, num_workers=num_workers, progress=progress)]
         raise (ConfigError if known_faults or of_blocks else DataError)(faults)
-    strange = [line for job in jobs for line in strangers(staged_place(out, job))]
-    if strange:
-        raise DataError(strange)
-    with sole_writer(out, command="mtdnn prepro"), disk_room_reported(out):
+    occupied = [line for job in jobs for line in foreign_content(split_folder(out, job))]
+    if occupied:
+        raise DataError(occupied)
+    with sole_writer(out, command="mtdnn prepro"), full_disk_reported(out):
         wanted = {job.key: wanted_manifest(job, tokenizer, data) for job in jobs}
         clean_staging(out, jobs, wanted)
         roots = (out / STAGING, out)
-        due = [job for job in jobs if not any(holds(staged_place(root, job), job, wanted) for root in roots)]
+        due = [job for job in jobs if not any(holds(split_folder(root, job), job, wanted) for root in roots)]
         written = _write_all(due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress)
         faults = [line for _, found in written for line in found]
         if not faults:
@@ -126,17 +127,17 @@ def prepare_rows(
     labels: str = "allowed",
     num_workers: int = 1,
 ) -> Manifest:
-    """Prepare the rows of one source as a split in `folder`, which is made here.
+    """Prepare the rows of one source as a split in `folder`, which is created here.
 
     Args:
-        rows: the source.
-        task: whose columns they have.
-        tokenizer: of the encoder that will read them.
-        folder: of the split.
-        labels: allowed, or ignored: rows are taken as unlabelled.
-        num_workers: processes.
+        rows: the source of the rows.
+        task: the task whose columns the rows have.
+        tokenizer: the tokenizer of the encoder that will read the split.
+        folder: folder of the split.
+        labels: allowed, or ignored: rows are prepared as unlabelled.
+        num_workers: number of processes.
     Raises:
-        DataError: every fault of the rows; nothing is written.
+        DataError: rows are invalid; reports every error, and nothing is written.
     """
     job = Job(task, folder.name, rows, labels)
     faults = job.rows.faults(job.columns)
@@ -145,7 +146,7 @@ def prepare_rows(
     wanted = wanted_manifest(job, tokenizer, None)
     for _, found in _write_all([job], {job.key: wanted}, tokenizer, folder.parent / STAGING, num_workers=num_workers):
         faults += found
-    staged = staged_place(folder.parent / STAGING, job)
+    staged = split_folder(folder.parent / STAGING, job)
     if not faults:
         staged.rename(folder)
     shutil.rmtree(folder.parent / STAGING, ignore_errors=True)
@@ -155,7 +156,7 @@ def prepare_rows(
 
 
 def _tokenizer_of(encoder: str | Path, known_faults: Sequence[Fault]) -> Tokenizer:
-    """The encoder's tokenizer; faults known before are told with its own."""
+    """The encoder's tokenizer; errors found before are reported together with its own."""
     try:
         return load_tokenizer(encoder)
     except ConfigError as error:
@@ -165,7 +166,7 @@ def _tokenizer_of(encoder: str | Path, known_faults: Sequence[Fault]) -> Tokeniz
 def _made(out: Path, jobs: list[Job], *, new: set[tuple[str, str]]) -> dict[str, dict[str, Manifest]]:
     made: dict[str, dict[str, Manifest]] = {}
     for job in jobs:
-        manifest = read_manifest(staged_place(out, job))
+        manifest = read_manifest(split_folder(out, job))
         if manifest is not None:
             made.setdefault(job.task.name, {})[job.split] = manifest
             unchanged = "" if job.key in new else " (unchanged)"
@@ -184,12 +185,12 @@ def manifest_line(manifest: Manifest) -> str:
 
 
 def row_faults(jobs: list[Job], *, num_workers: int | None = None, progress: bool = False) -> list[Fault]:
-    """Every fault of the rows of these splits, which are only read.
+    """Every error in the rows of these splits, which are only read.
 
     Args:
-        jobs: splits to prepare.
-        num_workers: processes; None: one per core.
-        progress: whether to show a bar on standard error.
+        jobs: the splits to read.
+        num_workers: number of processes; None: one per core.
+        progress: whether to show a progress bar on standard error.
     """
     parts = [job.parts() for job in jobs]
     found = [SplitFaults() for _ in jobs]
@@ -209,11 +210,11 @@ class _Split:
 
     @classmethod
     def begun(cls, folder: Path, num_parts: int) -> _Split:
-        """Nothing of it is written yet; ids, if they are many, lie beside the rows until it is whole."""
+        """A split of which nothing is written; ids, if they are many, are in a temporary file next to the rows."""
         return cls(SplitWriter(folder), num_parts, SplitFaults(id_hashes=IdHashes(folder)))
 
     def add(self, part: EncodedPart) -> None:
-        """Write a part, unless a fault was seen: then only faults are gathered."""
+        """Write a part; after the first error, only errors are collected."""
         self.parts_left -= 1
         self.found.add(part.faults, part.num_faults, part.id_hashes)
         if part.batch is not None and not self.found.num_faults:
@@ -235,7 +236,7 @@ def _write_all(
     num_workers: int | None,
     progress: bool = False,
 ) -> Iterator[tuple[Job, list[Fault]]]:
-    """Write each split to its staged place; yields each with its faults, and leaves none that has any."""
+    """Write each split to the staging folder and yield it with its errors; a split with errors is removed."""
     parts = [job.parts() for job in jobs]
     being_written: dict[int, _Split] = {}
     try:
@@ -244,7 +245,7 @@ def _write_all(
         ):
             job = jobs[index]
             if index not in being_written:
-                being_written[index] = _Split.begun(partial_place(staging, job), len(parts[index]))
+                being_written[index] = _Split.begun(partial_folder(staging, job), len(parts[index]))
             split = being_written[index]
             split.add(encoded)
             if split.parts_left == 0:
@@ -256,25 +257,25 @@ def _write_all(
 
 
 def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fault]:
-    """Close a split, write its manifest and rename it, or remove it when it has faults, which are returned."""
+    """Close a split, write its manifest and rename it; if it has errors, remove it and return them."""
     faults = split.found.collected(job)
     if faults:
         split.abandon()
         return faults
     split.writer.close(wanted.source["sha256"])
     described(wanted, split.counts, job, split.writer.folder).write(split.writer.folder)
-    split.writer.folder.rename(staged_place(staging, job))
+    split.writer.folder.rename(split_folder(staging, job))
     return []
 
 
 def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) -> Manifest:
-    """The manifest with what the written split is like.
+    """The manifest with the counts of the written split.
 
     Args:
         wanted: the manifest that the split should have.
-        counts: of the rows that were stored.
-        job: a split of a task to prepare.
-        folder: of the split.
+        counts: counts of the stored rows.
+        job: the split.
+        folder: folder of the split.
     """
     return replace(
         wanted,

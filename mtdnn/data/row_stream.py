@@ -1,4 +1,4 @@
-"""The rows of one task as batches without end, and the part of a batch that one process of several takes."""
+"""An endless stream of batches of one task's rows, and the share of a batch for one of several processes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from mtdnn.seeding import numpy_generator
 
 
 def shard(rows: np.ndarray, *, rank: int, num_processes: int) -> np.ndarray:
-    """The rows of a step that process `rank` takes: every `num_processes`-th, from its own on.
+    """The rows of a step for process `rank`: every `num_processes`-th row, starting at `rank`.
 
-    No row is dropped or doubled. Shares may differ by one row, the first processes having more; with fewer rows than
-    processes the last ones get none. Taking every n-th row, rather than a stretch each, keeps the lengths of a sorted
-    batch balanced.
+    No row is dropped or repeated. Shares differ by at most one row, and the first processes have more; with fewer rows
+    than processes the last ones get none. Taking every n-th row, rather than consecutive ones, keeps the lengths of a
+    sorted batch balanced.
 
     Args:
         rows: row numbers.
         rank: number of this process, from 0.
-        num_processes: processes that share the rows.
+        num_processes: number of processes.
     """
     own: np.ndarray = rows[rank::num_processes]
     return own
 
 
 class RowStream:
-    """The rows of one task without end, as batches: pass after pass, each in its own shuffled order.
+    """An endless stream of batches of one task's rows: pass after pass, each in a new shuffled order.
 
     Args:
-        name: of the task, part of the seed.
+        name: name of the task, part of the seed.
+        num_rows: number of rows.
         batch_size: rows in a batch.
-        lengths: [rows], tokens of each row; needed for the two options below.
-        max_tokens: in place of batch_size, as many rows as keep (rows × longest row) within it: the positions of the
-            padded batch. That bounds the memory of packed execution too, and the batches do not depend on which it is.
-        group_by_length: so many batches' worth of shuffled rows are sorted by length together before they are cut;
-            batches are then shuffled over the whole pass.
+        seed: the run's seed.
+        lengths: [rows], tokens of each row; needed for the next two options.
+        max_tokens: in place of batch_size: largest rows × longest row, the positions of the padded batch. It bounds the
+            memory of packed execution as well, so that batches do not depend on the layout.
+        group_by_length: that many batches of shuffled rows are sorted by length together before they are split into
+            batches; the batches are then shuffled over the whole pass.
     Raises:
-        ConfigError: no rows, a batch size below 1, or a row longer than max_tokens.
+        ConfigError: there are no rows, the batch size is below 1, or a row is longer than max_tokens.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class RowStream:
             raise ConfigError(fault("", "max_tokens", found, f"Raise it, or lower {self.name}.max_length."))
 
     def num_batches(self, pass_number: int) -> int:
-        """How many batches that pass has."""
+        """Number of batches in a pass."""
         if self.max_tokens is None:
             return -(-self.num_rows // self.batch_size)
         if pass_number not in self._num_batches:
@@ -81,7 +83,7 @@ class RowStream:
         return self._num_batches[pass_number]
 
     def batches(self, pass_number: int) -> tuple[np.ndarray, np.ndarray]:
-        """One pass: the order of the rows [rows], and where in it each batch starts and ends [batches, 2]."""
+        """One pass: the order of the rows, [rows], and the start and end of each batch in it, [batches, 2]."""
         generator = numpy_generator(self.seed, "order", self.name, pass_number)
         order = generator.permutation(self.num_rows)
         if self.group_by_length is not None:
@@ -91,7 +93,7 @@ class RowStream:
         return order, generator.permutation(bounds) if self.group_by_length is not None else bounds
 
     def batches_from(self, batch_number: int, *, first_pass: int = 0) -> Iterator[np.ndarray]:
-        """Rows of batch after batch without end, from that batch (counted from the start of `first_pass`) on."""
+        """An endless stream of batches (row numbers), from that batch (counted from the start of `first_pass`) on."""
         pass_number = first_pass
         if self.max_tokens is None:
             passes, batch_number = divmod(batch_number, self.num_batches(first_pass))
@@ -106,7 +108,7 @@ class RowStream:
             pass_number, batch_number = pass_number + 1, 0
 
     def _sorted_in_windows(self, order: np.ndarray, num_batches: int) -> np.ndarray:
-        """Rows sorted by length inside each window, up and down in turn, so that no batch joins long and short rows."""
+        """Rows sorted by length in each window, alternately up and down, so that no batch mixes long and short rows."""
         lengths = self._lengths_of(order)
         rows_per_batch = self.batch_size
         if self.max_tokens is not None:

@@ -1,8 +1,8 @@
-"""The order of training: which task's turn it is, and which of its rows. One class per strategy.
+"""The order of training: the task of each step, and its rows. One class per strategy.
 
-A step is one batch of one task. Each task runs through its rows pass by pass, in a new shuffled order each pass; a
-strategy only decides the turns. The plan of an epoch is a pure function of (seed, epoch, sizes), so that a resumed run
-continues exactly and every process of a distributed run takes the same task at the same step.
+A step is one batch of one task. Each task goes through its rows pass by pass, in a new shuffled order each pass; a
+strategy only chooses the tasks. The plan of an epoch depends only on (seed, epoch, sizes), so that a resumed run
+continues exactly, and every process of a distributed run has the same task at the same step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Step(NamedTuple):
     """One batch of one task.
 
     Args:
-        rows: int64 row numbers of the task's training rows.
+        task: name of the task.
+        rows: int64 numbers of its training rows.
     """
 
     task: str
@@ -34,25 +35,25 @@ class Step(NamedTuple):
 
 
 class Sampler(ABC):
-    """The steps of each epoch of a run; a strategy fills in `turns`.
+    """The steps of each epoch of a run; a strategy implements `turns`.
 
     Class attributes:
-        Options: the strategy's own, checked by pydantic.
+        Options: the strategy's options, a pydantic model.
     Args:
         sizes: training rows of each task, in the order of the run's `train`.
         batch_sizes: rows in a batch of each task.
-        seed: the run's.
-        num_epochs, max_steps: length of the run, for strategies that change over it; steps count when both are given.
+        seed: the run's seed.
+        num_epochs, max_steps: length of the run, for strategies that change during it; steps take precedence.
         lengths: tokens of each row of each task, for the next two.
         max_tokens, group_by_length: see `RowStream`.
-        options: the strategy's own.
+        options: the strategy's options.
     Raises:
-        ConfigError: an unknown option, or one outside its range; tasks or a length of the run that it cannot serve.
+        ConfigError: an option is unknown or invalid, or the strategy cannot be used with these tasks or this length.
     """
 
     Options: ClassVar[type[Options]] = NoOptions
     whole_passes = True
-    """Whether an epoch is one pass over every task; otherwise each task goes on where the epoch before left it."""
+    """Whether an epoch is one pass over every task; otherwise each task continues where the previous epoch ended."""
 
     def __init__(
         self,
@@ -88,28 +89,28 @@ class Sampler(ABC):
         self.prepare()
 
     def prepare(self) -> None:
-        """Settle, before the first epoch, what depends on options, tasks and the length of the run.
+        """Compute, before the first epoch, what depends on options, tasks and the length of the run.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: they cannot be combined.
         """
         return
 
     @abstractmethod
     def turns(self, epoch: int) -> np.ndarray:
-        """[steps of the epoch]: the number of the task whose turn it is."""
+        """[steps of the epoch]: for each step the number of its task."""
 
     def num_steps(self, epoch: int) -> int:
         """The exact number of steps of that epoch."""
         return sum(self._pass_sizes(epoch))
 
     def batches_per_task(self, epoch: int) -> dict[str, int]:
-        """How many steps of that epoch each task has."""
+        """Task → its number of steps in that epoch."""
         counts = np.bincount(self.turns(epoch), minlength=len(self.tasks))
         return dict(zip(self.tasks, counts.tolist(), strict=True))
 
     def set_epoch(self, epoch: int) -> None:
-        """Let `len()` and iteration be those of that epoch, counted from 0."""
+        """Set the epoch, counted from 0, for `len()` and iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -119,9 +120,9 @@ class Sampler(ABC):
         return self.steps_from(0)
 
     def steps_from(self, step: int) -> Iterator[Step]:
-        """The steps of the current epoch from number `step` on, as a whole iteration would give them.
+        """The steps of the current epoch from number `step` on, equal to those of a full iteration.
 
-        Takes about as long to start as a whole iteration, whatever the step.
+        Starting takes about as long as planning the whole epoch, whatever the step.
         """
         turns, epoch = self.turns(self.epoch), self.epoch
         if not 0 <= step <= len(turns):
@@ -138,7 +139,7 @@ class Sampler(ABC):
             yield Step(self.tasks[number], next(batches[number]))
 
     def _pass_sizes(self, epoch: int) -> list[int]:
-        """[tasks]: batches in one pass over each task; with `max_tokens` they differ a little from pass to pass."""
+        """[tasks]: batches in one pass over each task; with `max_tokens` the number varies slightly between passes."""
         return [stream.num_batches(epoch) for stream in self.streams]
 
     def _generator(self, epoch: int) -> np.random.Generator:
@@ -151,14 +152,14 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     takes=("sizes", "batch_sizes"),
     keywords=("seed", "num_epochs", "max_steps", "lengths", "max_tokens", "group_by_length"),
 )
-"""The words for `mixing:` in a run."""
+"""The names for `mixing:` in a run."""
 
 
 def even_turns(counts: Sequence[int]) -> np.ndarray:
-    """[sum of counts]: task numbers, each as often as its count, spread as evenly as can be.
+    """[sum of counts]: task numbers, each as often as its count, spread as evenly as possible.
 
-    After k of M turns each task has had its share k·count/M rounded up or down: batch j of a task may come from turn
-    ⌊j·M/count⌋ on and has to come before turn ⌈(j+1)·M/count⌉; of those that may, the most urgent comes.
+    After k of M turns each task has had its share k·count/M, rounded up or down: batch j of a task is allowed from turn
+    ⌊j·M/count⌋ on, and must come before turn ⌈(j+1)·M/count⌉; of the allowed batches the most urgent is taken.
 
     Source: Baruah, Cohen, Plaxton, Varvel 1996, "Proportionate progress" (windows; earliest deadline first meets them).
     """
@@ -182,25 +183,25 @@ class RoundRobinOptions(Options):
     """Options of `round_robin`."""
 
     turns: Literal["proportional", "equal"] = Field(
-        "proportional", description="proportional: as many as a task has batches; equal: one batch of each in turn."
+        "proportional", description="proportional: all batches of each task; equal: one batch of each task in turn."
     )
     exhausted: Literal["drop", "restart", "stop"] | None = Field(
         None,
-        description="With equal turns, a task without a batch left: is left out, starts over until the longest task is "
-        "through, or ends the epoch (each then continues in the next). Default: drop.",
+        description="With equal turns, a task without batches left: drop = is left out; restart = starts again, until "
+        "the longest task is finished; stop = ends the epoch (all continue in the next). Default: drop.",
     )
 
     @field_validator("exhausted")
     @classmethod
     def _of_equal_turns(cls, word: str | None, info: ValidationInfo) -> str | None:
         if word is not None and info.data.get("turns") == "proportional":
-            raise ValueError("means nothing with turns: proportional; set turns: equal, or leave it out")
+            raise ValueError("has no effect with turns: proportional; set turns: equal, or remove it")
         return word
 
 
 @SAMPLERS.register("round_robin")
 class RoundRobin(Sampler):
-    """Tasks take turns; every row of every task comes exactly once an epoch, a task's batches evenly spread."""
+    """Tasks take turns; by default every row comes exactly once per epoch, and a task's batches are evenly spread."""
 
     Options = RoundRobinOptions
 
@@ -227,7 +228,7 @@ class RoundRobin(Sampler):
 
 @SAMPLERS.register("proportional")
 class Proportional(Sampler):
-    """All batches of all tasks in shuffled order; every row exactly once an epoch.
+    """All batches of all tasks in shuffled order; every row exactly once per epoch.
 
     Source: Liu et al. 2019 (MT-DNN), arXiv 1901.11504, Algorithm 1.
     """
@@ -239,20 +240,20 @@ class Proportional(Sampler):
 
 @SAMPLERS.register("sequential")
 class Sequential(Sampler):
-    """Task after task, in the order of `train`; every row exactly once an epoch."""
+    """One task after another, in the order of `train`; every row exactly once per epoch."""
 
     def turns(self, epoch: int) -> np.ndarray:
         return np.repeat(np.arange(len(self.tasks)), self._pass_sizes(epoch))
 
 
 class Weighted(Sampler):
-    """At each step a task is drawn; an epoch has as many steps as one pass over all tasks has batches."""
+    """Draws a task at each step; an epoch has as many steps as one pass over all tasks has batches."""
 
     whole_passes = False
 
     @abstractmethod
     def probabilities(self, epoch: int) -> np.ndarray:
-        """[tasks]: the probability of each task's turn, summing to 1."""
+        """[tasks]: the probability of each task, summing to 1."""
 
     def turns(self, epoch: int) -> np.ndarray:
         generator = self._generator(epoch)
@@ -302,7 +303,7 @@ class AnnealedOptions(Options):
 
 @SAMPLERS.register("annealed")
 class Annealed(Weighted):
-    """A task of n rows has probability ∝ n^α, with α falling evenly from epoch to epoch.
+    """A task of n rows has probability ∝ n^α, where α changes linearly from epoch to epoch.
 
     Source: Stickland & Murray 2019 (PALs), arXiv 1902.02671: α = 1 − 0.8·(e−1)/(E−1).
     """
@@ -312,7 +313,7 @@ class Annealed(Weighted):
     def prepare(self) -> None:
         epochs = self.num_epochs if self.max_steps is None else self.max_steps / self.num_steps(0)
         if epochs is None:
-            raise ConfigError(fault("", "mixing", "annealed needs to know the length of the run", "Give `epochs`."))
+            raise ConfigError(fault("", "mixing", "annealed needs the length of the run", "Give `epochs`."))
         self.last_epoch = max(int(np.ceil(epochs)) - 1, 1)
 
     def probabilities(self, epoch: int) -> np.ndarray:
@@ -323,15 +324,15 @@ class Annealed(Weighted):
 class MainRatioOptions(Options):
     """Options of `main_ratio`."""
 
-    ratio: float = Field(1.0, gt=0, description="Batches of the others per batch of the first task; 1 = as many.")
+    ratio: float = Field(1.0, gt=0, description="Batches of all other tasks per batch of the first task; 1: as many.")
 
 
 @SAMPLERS.register("main_ratio")
 class MainRatio(Sampler):
     """All batches of the first task and `ratio` times as many of the others, in shuffled order.
 
-    Which others is drawn anew each epoch, by their number of batches; each goes on where the epoch before left it, so
-    that its extra rows differ until all have come.
+    The others are drawn again each epoch, in proportion to their number of batches; each continues where it was in the
+    previous epoch, so that all its rows are used in turn.
 
     Source: Xu et al. 2019, arXiv 1809.06963 (mixture ratio), and the mt-dnn toolkit's `--ratio`.
     """
@@ -341,7 +342,7 @@ class MainRatio(Sampler):
 
     def prepare(self) -> None:
         if len(self.tasks) < 2:
-            fix = "Train another task beside it, or choose another mixing."
+            fix = "Train another task in addition, or choose another mixing."
             raise ConfigError(fault("", "mixing", f"main_ratio has no task to add to '{self.tasks[0]}'", fix))
 
     def turns(self, epoch: int) -> np.ndarray:

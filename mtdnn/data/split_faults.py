@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a split: faults of single rows, and ids that come twice, in memory that stays flat."""
+"""The errors in the rows of a split: errors of single rows and duplicate ids, with bounded memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tempfile import SpooledTemporaryFile
 
 import numpy as np
 
-from mtdnn.data.encode import FAULTS_TOLD, Job
+from mtdnn.data.encode import MAX_REPORTED_ERRORS, Job
 from mtdnn.errors import Fault, first_of
 
 
 class IdHashes:
-    """Hashes of the ids of a split, [rows] uint64: in a temporary file when they are many.
+    """Hashes of the ids of a split, [rows] uint64; in a temporary file if they are many.
 
     Args:
-        folder: of that file; None takes the system's.
+        folder: folder of that file; None: the system's temporary folder.
     """
 
     AT_ONCE = 1 << 20
@@ -31,12 +31,12 @@ class IdHashes:
         return self._num
 
     def add(self, hashes: np.ndarray) -> None:
-        """Take in those of further rows."""
+        """Add the hashes of further rows."""
         self._file.write(hashes.tobytes())
         self._num += len(hashes)
 
-    def twins(self) -> set[int]:
-        """Those that come more than once, looked for among about `AT_ONCE` at a time."""
+    def duplicates(self) -> set[int]:
+        """The hashes that occur more than once; about `AT_ONCE` are in memory at a time."""
         classes = -(-self._num // self.AT_ONCE)
         found: set[int] = set()
         for remainder in range(classes):
@@ -57,11 +57,11 @@ class IdHashes:
 
 @dataclass
 class SplitFaults:
-    """What is wrong with the rows of a split, gathered part by part.
+    """The errors in the rows of a split, collected part by part.
 
     Attributes:
-        faults, num_faults: of single rows: the first of them, and how many there are.
-        id_hashes: of the rows without a fault.
+        faults, num_faults: the first errors of single rows, and the number of all.
+        id_hashes: hashes of the ids of rows without an error.
     """
 
     faults: list[Fault] = field(default_factory=list)
@@ -69,21 +69,23 @@ class SplitFaults:
     id_hashes: IdHashes = field(default_factory=IdHashes)
 
     def add(self, faults: list[Fault], num_faults: int, id_hashes: np.ndarray) -> None:
-        """Take in what was found in the next part.
+        """Add the errors and ids of the next part.
 
         Args:
             faults: errors of single rows.
-            num_faults: how many there are.
+            num_faults: number of errors.
             id_hashes: [rows] uint64, of the rows without an error.
         """
         self.num_faults += num_faults
-        self.faults += faults[: FAULTS_TOLD - len(self.faults)]
+        self.faults += faults[: MAX_REPORTED_ERRORS - len(self.faults)]
         self.id_hashes.add(id_hashes)
 
     def collected(self, job: Job) -> list[Fault]:
-        """Faults of rows, ids that come twice, or that there is no row at all; to be asked for once."""
-        twins = list(job.duplicates(self.id_hashes.twins()))
+        """Errors of rows and duplicate ids, or that there are no rows; may be called once."""
+        duplicates = list(job.duplicates(self.id_hashes.duplicates()))
         self.id_hashes.close()
-        kinds = ((self.faults, self.num_faults), (twins, len(twins)))
-        found = [line for lines, number in kinds for line in first_of(lines, number, job.rows.place, FAULTS_TOLD)]
+        kinds = ((self.faults, self.num_faults), (duplicates, len(duplicates)))
+        found = [
+            line for lines, number in kinds for line in first_of(lines, number, job.rows.place, MAX_REPORTED_ERRORS)
+        ]
         return found if found or len(self.id_hashes) else [job.rows.empty_fault()]

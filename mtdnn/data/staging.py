@@ -1,4 +1,4 @@
-"""Prepared splits are written in a folder aside and renamed when whole: nothing half-written is taken for a store."""
+"""Prepared splits are written to a staging folder and renamed when complete, so that no store is half-written."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from mtdnn.errors import DataError, Fault, fault, is_full_disk
 STAGING = ".staging"
 
 
-FREE_PLACE = "Give another --out, or move it away."
+FIX = "Give another --out, or move it away."
 
 
 def clean_staging(out: Path, jobs: list[Job], wanted: Mapping[tuple[str, str], Manifest]) -> None:
-    """Remove what a killed run left, but for whole splits that are still wanted.
+    """Remove what a killed prepro left, except complete splits that are still needed.
 
     Args:
         out: folder of the prepared rows.
         jobs: splits to prepare.
-        wanted: the manifest that the split should have.
+        wanted: (task, split) → the manifest that it should have.
     """
-    keep = {place for job in jobs if holds(place := staged_place(out / STAGING, job), job, wanted)}
+    keep = {place for job in jobs if holds(place := split_folder(out / STAGING, job), job, wanted)}
     for folder in [*(out / STAGING).glob("*/*"), *(out / STAGING).glob("*.old")]:
         if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) -> bool:
-    """Whether a folder holds the split, whole and made from the same things.
+    """Whether a folder has the split, complete and made from the same rows, block and tokenizer.
 
     Args:
-        folder: of a split.
-        job: a split of a task to prepare.
-        wanted: the manifest that the split should have.
+        folder: folder of a split.
+        job: the split to prepare.
+        wanted: (task, split) → the manifest that it should have.
     """
     try:
         manifest = read_manifest(folder)
@@ -49,26 +49,26 @@ def holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) ->
     return job.labels == "allowed" or not manifest.labels.get("unlabelled")
 
 
-def staged_place(root: Path, job: Job) -> Path:
+def split_folder(root: Path, job: Job) -> Path:
     return root / job.task.name / job.split
 
 
-def strangers(place: Path) -> list[Fault]:
-    """The fault of a place that holds what no prepro wrote, and that would be lost; none of a store's or a free one."""
+def foreign_content(place: Path) -> list[Fault]:
+    """An error if the folder of a split has content that prepro did not write, which would be lost; else empty."""
     if not place.exists() or (place / "manifest.json").is_file():
         return []
     if not place.is_dir():
-        return [fault(str(place), "out", "a file stands where a split is to be written", FREE_PLACE)]
+        return [fault(str(place), "out", "a file is where a split is to be written", FIX)]
     names = sorted(path.name for path in place.iterdir())
     if not names:
         return []
-    found = f"a folder that is no prepared split stands where one is to be written; it holds {', '.join(names[:5])}"
-    return [fault(str(place), "out", found, FREE_PLACE)]
+    found = f"a folder that is not a prepared split is where one is to be written; it contains {', '.join(names[:5])}"
+    return [fault(str(place), "out", found, FIX)]
 
 
 def promote(out: Path, job: Job) -> None:
-    """Put a staged split in its place; an older one there is removed."""
-    staged, place = staged_place(out / STAGING, job), staged_place(out, job)
+    """Move a staged split to its final folder; an older one there is removed."""
+    staged, place = split_folder(out / STAGING, job), split_folder(out, job)
     if not staged.exists():
         return
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ def promote(out: Path, job: Job) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def partial_place(staging: Path, job: Job) -> Path:
+def partial_folder(staging: Path, job: Job) -> Path:
     return staging / job.task.name / f"{job.split}.partial"
 
 
 @contextmanager
-def disk_room_reported(out: Path) -> Iterator[None]:
-    """A full disk is told as a fault that the user can mend."""
+def full_disk_reported(out: Path) -> Iterator[None]:
+    """A context that reports a full disk as a DataError."""
     try:
         yield
     except OSError as error:

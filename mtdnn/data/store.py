@@ -22,12 +22,12 @@ from mtdnn.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Store:
-    """Rows of one or several prepared splits of a task, one after another. Opening reads no row.
+    """Rows of one or several prepared splits of a task, concatenated. Opening reads no rows.
 
     Attributes:
-        files, manifests: one of each per split.
-        chosen: row numbers of a selection, counted over all splits; None holds all.
-        added: further columns that lie in memory, [rows of this store, …] each.
+        files, manifests: one per split.
+        chosen: numbers of the selected rows, counted over all splits; None: all.
+        added: further columns in memory, each [rows of this store, …].
     """
 
     files: tuple[SplitFile, ...]
@@ -40,23 +40,23 @@ class Store:
 
     @property
     def manifest(self) -> Manifest:
-        """That of the first split."""
+        """The manifest of the first split."""
         return self.manifests[0]
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[rows] int32, tokens of each row; token ids are not read."""
+        """[rows] int32, number of tokens of each row; token ids are not read."""
         lengths = np.concatenate([file.lengths() for file in self.files])
         return lengths if self.chosen is None else lengths[self.chosen]
 
     @property
     def ids(self) -> list[str]:
-        """Ids of all rows, in memory."""
+        """The ids of all rows."""
         ids = [row_id for file in self.files for row_id in file.column("id")]
         return ids if self.chosen is None else [ids[row] for row in self.chosen]
 
     def take(self, rows: np.ndarray) -> dict[str, Any]:
-        """The columns of the rows with these numbers, in their order.
+        """The columns of the rows with these numbers, in the given order.
 
         Raises:
             IndexError: there is no such row.
@@ -72,13 +72,13 @@ class Store:
         return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows], added)
 
     def with_column(self, name: str, values: np.ndarray) -> Store:
-        """The same rows with a further column, [rows, …]."""
+        """A store with the same rows and a further column, [rows, …]."""
         if len(values) != len(self):
             raise ValueError(f"column '{name}' has {len(values)} rows, the store {len(self)}")
         return replace(self, added={**self.added, name: values})
 
     def _from_several(self, rows: np.ndarray) -> dict[str, Any]:
-        """Rows gathered file by file, then put into the order asked for."""
+        """Rows gathered file by file, then put into the given order."""
         starts = np.cumsum([0, *map(len, self.files)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
         used = np.unique(numbers)
@@ -104,11 +104,12 @@ def open_store(
 
     Args:
         prepared: folder made by `mtdnn prepro`.
-        tokenizer: that of the encoder that will read them; None trusts the store.
-        task: its definition.
+        task: the task's definition.
+        splits: names of the splits.
+        tokenizer: the tokenizer of the encoder that will read the rows; None: any.
     Raises:
-        DataError: a split is not there, damaged, or made for another tokenizer or task block; it says which, and the
-            command that mends it.
+        DataError: a split is missing, damaged, or made for another tokenizer or task block; the message has the command
+            that prepares it.
     """
     names = (splits,) if isinstance(splits, str) else tuple(splits)
     files, manifests = [], []
@@ -127,7 +128,7 @@ def open_store(
 
 
 def open_prepared(folder: Path) -> Store:
-    """The rows in one split's own folder, as they are.
+    """The rows of the split in one folder, without a check of task and tokenizer.
 
     Raises:
         DataError: there is no store, or it is damaged.
@@ -141,7 +142,7 @@ def open_prepared(folder: Path) -> Store:
 def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer | None) -> tuple[Manifest, SplitFile]:
     folder = prepared / task.name / split
     manifest = read_manifest(folder)
-    fix = mending_command(prepared, task, tokenizer, manifest)
+    fix = prepro_command(prepared, task, tokenizer, manifest)
     if manifest is None:
         raise DataError(fault(str(folder), "", "this split is not prepared", fix))
     made_with = manifest.tokenizer if tokenizer is None else {"encoder": tokenizer.name, "sha256": tokenizer.sha256}
@@ -155,7 +156,7 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
     )
     different = manifest.differences(wanted)
     if different:
-        raise DataError(fault(str(folder), "", f"the prepared rows do not fit: {'; '.join(different)}", fix))
+        raise DataError(fault(str(folder), "", f"the prepared rows do not match: {'; '.join(different)}", fix))
     return manifest, _opened(folder, manifest, fix)
 
 
@@ -165,18 +166,18 @@ def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:
         raise DataError(fault(str(path), "", f"damaged: {damage}", fix))
     try:
         return SplitFile(folder)
-    except (OSError, pa.ArrowException) as error:  # a store of an earlier version, without a digest
+    except (OSError, pa.ArrowException) as error:  # a store of an earlier version has no digest
         raise DataError(fault(str(path), "", f"damaged: {error}", f"Remove {folder}. {fix}")) from error
 
 
-def mending_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
-    """`Run: mtdnn prepro …`, with what is known of its arguments; rows from memory are prepared in Python.
+def prepro_command(prepared: Path, task: TaskDef, tokenizer: Tokenizer | None, manifest: Manifest | None) -> str:
+    """`Run: mtdnn prepro …`, with the known arguments; for rows in memory, the call in Python.
 
     Args:
         prepared: folder made by `mtdnn prepro`.
-        task: its definition.
-        tokenizer: of the run's encoder.
-        manifest: of the split that is there; None: there is none.
+        task: the task's definition.
+        tokenizer: the tokenizer of the run's encoder, if known.
+        manifest: manifest of the existing split; None without one.
     """
     if manifest is not None and manifest.source.get("in_memory"):
         return f"Call mtdnn.prepare with the rows of '{task.name}' again."

@@ -94,7 +94,7 @@ def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
 
 def has_same_head(task: TaskDef, other: TaskDef) -> bool:
     """Whether two definitions give heads of one layout and meaning; options change no shapes."""
-    ours, theirs = (TASK_TYPES.get(each.task_type).settled_head(each).name for each in (task, other))
+    ours, theirs = (TASK_TYPES.get(each.task_type).head_named(each).name for each in (task, other))
     return task.labels == other.labels and ours == theirs
 
 

@@ -12,7 +12,7 @@ import torch
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
-from mtdnn.data.jobs import require_sound_tasks
+from mtdnn.data.jobs import require_valid_tasks
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.model import MultiTaskModel
@@ -30,7 +30,7 @@ def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[st
     Raises:
         ConfigError: every fault of every definition.
     """
-    require_sound_tasks(tasks, tokenizer)
+    require_valid_tasks(tasks, tokenizer)
     types = {name: TASK_TYPES.get(task.task_type)(task) for name, task in tasks.items()}
     for task_type in types.values():
         task_type.bind(tokenizer.hf)

@@ -16,7 +16,7 @@ from mtdnn.columns import table
 from mtdnn.config.run import RunConfig, run_config_of, run_source
 from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
 from mtdnn.config.yaml_source import YamlSource
-from mtdnn.data.encode import FAULTS_TOLD, Job, id_hash, map_parts
+from mtdnn.data.encode import MAX_REPORTED_ERRORS, Job, id_hash, map_parts
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.samplers import Sampler
@@ -59,7 +59,7 @@ class SplitFacts:
     Attributes:
         roles: train, dev, test.
         unlabelled, truncated: rows.
-        unread: words that no token stands for.
+        words_without_token: words that no token stands for.
         counts: of labels that are words, or of the words in labels that are lists.
         numbers: of labels that are numbers, to four digits.
         lengths: of each row: tokens, cut to max_length, when a tokenizer was given, else words between spaces.
@@ -74,7 +74,7 @@ class SplitFacts:
     rows: int = 0
     unlabelled: int = 0
     truncated: int = 0
-    unread: Counter[str] = field(default_factory=Counter)
+    words_without_token: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     numbers: Counter[float] = field(default_factory=Counter)
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -299,7 +299,7 @@ class PartFacts:
     texts: np.ndarray
     lengths: np.ndarray
     truncated: int
-    unread: Counter[str]
+    words_without_token: Counter[str]
     names: list[str]
 
 
@@ -316,10 +316,10 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids:
     faults = [each for each in found if isinstance(each, Fault)]
     examples = [each for each in found if isinstance(each, Example)]
     labels = [example.label for example in examples]
-    parts = [each for label in labels if label is not None for each in job.task_type.label_parts(label)]
-    lengths, truncated, unread = _lengths(job, examples, tokenizer)
+    parts = [each for label in labels if label is not None for each in job.task_type.counted_labels(label)]
+    lengths, truncated, words_without_token = _lengths(job, examples, tokenizer)
     return PartFacts(
-        faults=faults[:FAULTS_TOLD],
+        faults=faults[:MAX_REPORTED_ERRORS],
         num_faults=len(faults),
         rows=len(examples),
         unlabelled=labels.count(None),
@@ -329,7 +329,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids:
         texts=_hashes("\x1f".join(example.texts) for example in examples),
         lengths=lengths,
         truncated=truncated,
-        unread=Counter(unread),
+        words_without_token=Counter(words_without_token),
         names=[example.id for example in examples] if job.task.name in keep_ids else [],
     )
 
@@ -341,7 +341,7 @@ def _lengths(job: Job, examples: list[Example], tokenizer: Tokenizer | None) -> 
         return np.fromiter(words, np.int32, len(examples)), 0, []
     columns: dict[str, Any] = job.encode(examples, tokenizer)
     lengths = columns["input_ids"].lengths.astype(np.int32)
-    return lengths, int(np.count_nonzero(columns["truncated"])), job.task_type.unread(examples, columns)
+    return lengths, int(np.count_nonzero(columns["truncated"])), job.task_type.words_without_token(examples, columns)
 
 
 def _hashes(texts: Iterator[str]) -> np.ndarray:
@@ -382,7 +382,7 @@ def _joined(job: Job, parts: list[PartFacts], *, whole: bool) -> SplitFacts:
         rows=sum(each.rows for each in parts),
         unlabelled=sum(each.unlabelled for each in parts),
         truncated=sum(each.truncated for each in parts),
-        unread=sum((each.unread for each in parts), Counter()),
+        words_without_token=sum((each.words_without_token for each in parts), Counter()),
         counts=sum((each.counts for each in parts), Counter()),
         numbers=sum((each.numbers for each in parts), Counter()),
         lengths=np.concatenate([each.lengths for each in parts]),
@@ -408,9 +408,9 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
         if facts.numbers.keys() == {-1.0} and facts.rows > 1:
             found = f"every one of {facts.numbers.total()} is -1, as the hub writes it where there is none"
             yield fault(facts.name, "label", found, "Leave them empty, else metrics are computed from them.")
-        if facts.unread:
-            word, count = facts.unread.most_common(1)[0]
-            found = f"no token stands for {facts.unread.total()} words, {word!r} ({count}) most often"
+        if facts.words_without_token:
+            word, count = facts.words_without_token.most_common(1)[0]
+            found = f"no token stands for {facts.words_without_token.total()} words, {word!r} ({count}) most often"
             yield fault(
                 facts.name, task.inputs[0], found, "They are not learnt; the encoder's tokenizer leaves them out."
             )

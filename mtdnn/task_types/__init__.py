@@ -1,4 +1,4 @@
-"""Task types by name: every file beside this one registers one."""
+"""Task types by name: every other file of this folder registers one."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,4 +1,4 @@
-"""One label out of several for a text or a pair of texts."""
+"""One of several labels for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ else:
 
 @TASK_TYPES.register("classification")
 class Classification(TaskType):
-    """Single-label classification; labels are stored as their place in the task's list."""
+    """Single-label classification; a label is stored as its index in the task's list."""
 
     default_metrics = ("accuracy",)
     default_loss = "cross_entropy"
@@ -66,7 +66,7 @@ class Classification(TaskType):
             found.append(task.fault("labels", f"{len(task.labels)} labels", "Classification needs at least two."))
         of_two = [name for name in task.metrics if name in METRICS and METRICS.get(name).demand is TWO_NAMES]
         if of_two and len(task.labels) > 2:
-            fix = f"Use f1_macro or f1_micro; {of_two[0]} is that of the second of two labels."
+            fix = f"Use f1_macro or f1_micro; {of_two[0]} is computed for the second of two labels."
             found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
         return found
 
@@ -100,14 +100,14 @@ class Classification(TaskType):
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """T² · mean cross entropy of softmax(z/T) with the teacher's q, q_c ∝ p_c^(1/T), in nats.
 
-        T² keeps the gradient's size as T grows. Source: Hinton et al. 2015, arXiv 1503.02531, section 2; with several
-        teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3.
+        T² keeps the size of the gradient as T grows. Source: Hinton et al. 2015, arXiv 1503.02531, section 2; with
+        several teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3.
 
         Args:
             logits: the head's output for the batch.
             soft: [B, C] soft labels, NaN where a row has none.
             batch: the rows, as the collator made them.
-            temperature: of the softmax of both sides.
+            temperature: T of both softmaxes.
         """
         known = ~soft.isnan().any(dim=-1)
         targets = torch.softmax(soft.masked_fill(~known.unsqueeze(-1), 1.0).log() / temperature, dim=-1)
@@ -121,10 +121,10 @@ class Classification(TaskType):
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def soft_label(self, record: Mapping[str, Any]) -> list[float]:
-        """The probability of each label, as this task orders them."""
+        """The probability of each label, in the order of this task's labels."""
         scores, labels = record.get("scores"), self.task.labels
         if not isinstance(scores, Mapping) or set(scores) != set(labels):
             theirs = ", ".join(scores) if isinstance(scores, Mapping) and scores else "none"
@@ -135,7 +135,7 @@ class Classification(TaskType):
             not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
             or abs(sum(shares) - 1) > 1e-3
         ):
-            raise RowError("scores", f"{shares} are no probabilities of all labels", "They must add up to 1.")
+            raise RowError("scores", f"{shares} are not probabilities of all labels", "They must add up to 1.")
         return shares
 
     def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:

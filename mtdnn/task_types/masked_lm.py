@@ -1,4 +1,4 @@
-"""Hidden words of running text: pre-training goes on, on texts of one's own domain, alone or beside other tasks.
+"""Masked language modelling: continued pre-training on texts of a domain, alone or together with other tasks.
 
 Dimensions: B rows, N pieces of text (sequences), T tokens, M hidden tokens of the batch, V vocabulary.
 """
@@ -38,28 +38,30 @@ else:
 
 
 class MaskedLMOptions(Options):
-    """Keys of this type alone."""
+    """Keys specific to masked_lm."""
 
     hidden_share: float = Field(0.15, gt=0, lt=1, description="Share of a text's tokens that are predicted.")
     mask_share: float = Field(0.8, ge=0, le=1, description="Share of these replaced by the mask token.")
-    random_share: float = Field(0.1, ge=0, le=1, description="Share of these replaced by a random one; others stay.")
-    whole_words: bool = Field(False, description="Hide all sub-words of a word or none.")
+    random_share: float = Field(
+        0.1, ge=0, le=1, description="Share of these replaced by a random token; others are unchanged."
+    )
+    whole_words: bool = Field(False, description="Hide all sub-words of a word, or none of them.")
 
     @model_validator(mode="after")
     def _shares(self) -> MaskedLMOptions:
         if self.mask_share + self.random_share > 1:
-            raise ValueError("mask_share and random_share together are more than 1")
+            raise ValueError("mask_share + random_share is more than 1")
         return self
 
 
 @TASK_TYPES.register("masked_lm")
 class MaskedLM(TaskType):
-    """The tokens of a text, some of them hidden anew each time a training batch is made.
+    """Predicts hidden tokens of a text; they are chosen again for each training batch.
 
-    Rows have no label; a text longer than max_length is read in pieces, none of it is cut off. Hidden are round(share ·
-    tokens) of a piece, at least one, by a generator of the batch's seed and the row's id: in evaluation the same ones
-    every time. A row that holds the tokenizer's mask token has just these hidden and no label: `mtdnn predict` fills
-    them in.
+    Rows have no label; a text longer than max_length is split into pieces, and nothing is cut off. In each piece
+    round(share · tokens) tokens are hidden, at least one, drawn from the batch's seed and the row's id, so that
+    evaluation always hides the same tokens. In a row with the tokenizer's mask token, only these tokens are hidden and
+    there is no label: `mtdnn predict` fills them in.
 
     Source: Devlin et al. 2019, arXiv 1810.04805, appendix A.1 (80 / 10 / 10); whole words: their code of May 2019.
     """
@@ -73,7 +75,7 @@ class MaskedLM(TaskType):
     heads = ("masked_lm",)
     logits_of = "parts"
     label_dtype = "int64"
-    float32_logits = False  # a vocabulary wide, the head's products are a large part of a step
+    float32_logits = False  # its size is the vocabulary's, so that float32 would slow down the whole step
     sample_block = {"task_type": "masked_lm", "inputs": ["text"]}
     sample_rows = (
         "1\tThe ferry to the island leaves at noon.",
@@ -98,15 +100,15 @@ class MaskedLM(TaskType):
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.mask_token_id is None:
             found = f"{type(tokenizer).__name__} has no mask token"
-            raise ConfigError(self.task.fault("task_type", found, "Choose an encoder that was trained with one."))
+            raise ConfigError(self.task.fault("task_type", found, "Choose an encoder trained with a mask token."))
         super().bind(tokenizer)
 
     def read(self, values: Mapping[str, Any]) -> Example:
-        """A row's text; its label, True, says that it can be learnt from."""
+        """A row's text; the label True means that the row can be used for training."""
         return replace(super().read({**values, "label": ""}), label=True)
 
     def parse_label(self, text: str) -> Any:
-        raise RowError("label", "a row of running text has none", "Leave it out.")
+        raise RowError("label", "a row of text has no label", "Leave it out.")
 
     def stored_label(self, label: Any) -> int:
         return 0
@@ -115,7 +117,7 @@ class MaskedLM(TaskType):
         return None
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """None: every row can be learnt from."""
+        """Empty: there are no labels to count."""
         return Counter()
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
@@ -136,22 +138,22 @@ class MaskedLM(TaskType):
 
     @property
     def num_outputs(self) -> int:
-        """V of the tokenizer; the encoder may have room for more."""
+        """V, the size of the tokenizer's vocabulary; the encoder's may be larger."""
         return len(self.bound_tokenizer())
 
     @cached_property
     def _replacements(self) -> np.ndarray:
-        """Ids of all tokens but the special ones."""
+        """Ids of all tokens except the special ones."""
         tokenizer = self.bound_tokenizer()
         return np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Some inputs hidden; labels [N, T], their ids, IGNORED elsewhere; `hidden` [N, T] bool, what is guessed.
+        """The batch with hidden tokens; labels [N, T]: their ids, IGNORED elsewhere; `hidden` [N, T] bool: predicted.
 
         Args:
             batch: the rows, as the collator made them.
             records: columns of the batch's rows.
-            seed: of the random draws.
+            seed: seed of the random draws.
         """
         words = as_batch(records["words"], records["sequence_lengths"], batch.mask, NO_WORD).numpy()
         ids = batch.inputs["input_ids"].numpy().copy()
@@ -179,7 +181,7 @@ class MaskedLM(TaskType):
         )
 
     def _choose(self, words: np.ndarray, seed: int, row_id: str, piece: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Places [M] of one piece to be guessed, in order, and the generator for what comes after."""
+        """Positions [M] of the tokens to hide in one piece, in order, and the generator for further draws."""
         generator = numpy_generator(seed, "hidden words", row_id, piece)
         tokens = np.flatnonzero(words != NO_WORD)
         if not len(tokens):
@@ -193,20 +195,20 @@ class MaskedLM(TaskType):
         return tokens[np.isin(words[tokens], order[shuffled[:enough]])], generator
 
     def _hide(self, ids: np.ndarray, places: np.ndarray, mask_id: int, generator: np.random.Generator) -> None:
-        """Put the mask token, a random token, or nothing new in the chosen places of one piece."""
+        """Replace the chosen tokens of one piece by the mask token or a random token, or leave them unchanged."""
         draw = generator.random(len(places))
         replaced = draw < self.options.mask_share + self.options.random_share
         ids[places[replaced]] = generator.choice(self._replacements, int(replaced.sum()))
         ids[places[draw < self.options.mask_share]] = mask_id
 
     def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
-        named = self.settled_head(self.task)
+        named = self.head_named(self.task)
         head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none
         return head(hidden_size, word_embeddings, dropout=dropout, **named.options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """[M, V], of the hidden tokens alone, piece after piece: those of all tokens would fill the memory.
+        """[M, V], for the hidden tokens only, piece by piece: logits of all tokens would need too much memory.
 
         Args:
             head: this task's head.
@@ -220,7 +222,7 @@ class MaskedLM(TaskType):
         return self.loss_function(logits, self._labels(batch))
 
     def _labels(self, batch: Batch) -> Tensor:
-        """[M] ids of the hidden tokens; IGNORED where they are not known."""
+        """[M] ids of the hidden tokens; IGNORED if unknown."""
         hidden = batch.extras["hidden"]
         if batch.labels is None:
             return torch.full_like(hidden, IGNORED, dtype=torch.long)[hidden]
@@ -252,10 +254,10 @@ class MaskedLM(TaskType):
         sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """`prediction` and `label` are lists of tokens, in the order of the text; `scores` what `perplexity` needs."""
+        """`prediction` and `label` are lists of tokens in the order of the text; `scores` is for `perplexity`."""
         labels = self._labels(batch)
         nll = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
         tokens = self.bound_tokenizer().convert_ids_to_tokens

@@ -1,6 +1,6 @@
-"""One choice out of those that a row brings with it: COPA, SWAG, cloze questions.
+"""One of the choices given in each row: COPA, SWAG, cloze questions.
 
-Dimensions: those of ranking.
+Dimensions: as in ranking.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mtdnn.task_types.ranking import Ranking
 
 
 class MultipleChoiceOptions(Options):
-    """Keys of this type alone."""
+    """Keys specific to multiple_choice."""
 
     placeholder: str | None = Field(
         None, description="Word in the text before the choices that each choice replaces (cloze)."
     )
-    several: bool = Field(False, description="Whether several choices may be right; the metrics are those of span.")
+    several: bool = Field(False, description="Whether several choices may be correct; the metrics are those of span.")
 
 
 @TASK_TYPES.register("multiple_choice")
 class MultipleChoice(Ranking):
-    """The right one of a row's choices, by a score of each and a softmax over them.
+    """Chooses the correct one of a row's choices by a score for each and a softmax over them.
 
-    A row is `id, number of the right choice (from 0), text, choice, choice, …`. With three inputs, as in COPA (premise,
-    question, choice), the second text of a sequence is the question followed by the choice, or with the choice in place
-    of its `placeholder`. Predictions and labels are the choices' texts.
+    A row is `id, number of the correct choice (from 0), text, choice, choice, …`. With three inputs, as in COPA
+    (premise, question, choice), the second text of a sequence is the question followed by the choice, or with its
+    `placeholder` replaced by the choice. Predictions and labels are the texts of the choices.
     """
 
     Options = MultipleChoiceOptions
@@ -57,7 +57,7 @@ class MultipleChoice(Ranking):
         several = task.options.get("several") is True
         if several and (not task.metrics or "accuracy" in task.metrics):
             fix = "Set metrics: [span_f1, exact_match]."
-            found.append(task.fault("several", "accuracy is not defined for several right choices", fix))
+            found.append(task.fault("several", "accuracy is not defined for several correct choices", fix))
         of_several = [name for name in task.metrics if name in ("exact_match", "span_f1")]
         if of_several and not several:
             fix = "Set metrics: [accuracy], or several: true."
@@ -65,7 +65,7 @@ class MultipleChoice(Ranking):
         if task.options.get("placeholder") is not None and len(task.inputs) != 3:
             found.append(task.fault("placeholder", f"{len(task.inputs)} text columns", "A cloze task has three."))
         if task.labels:
-            found.append(task.fault("labels", "the choices stand in the rows", "Remove the key."))
+            found.append(task.fault("labels", "the choices are in the rows", "Remove the key."))
         return found
 
     @property
@@ -77,11 +77,11 @@ class MultipleChoice(Ranking):
         return None
 
     def read(self, values: Mapping[str, Any]) -> Example:
-        """The texts of a row, its choices, and which of them are right.
+        """The texts of a row, its choices, and which of them are correct.
 
         Raises:
-            RowError: no choice, an empty text, a number that is none of a choice's, several where one is asked for, or
-                a text without the placeholder.
+            RowError: there is no choice, a text is empty or has no placeholder, a number is not that of a choice, or
+                several are given where one is expected.
         """
         example = super().read(values)
         if self.options.placeholder is not None and self.options.placeholder not in example.texts[1]:
@@ -95,10 +95,10 @@ class MultipleChoice(Ranking):
             return None
         right = {int(number) for number in numbers if number.isdecimal() and int(number) < len(candidates)}
         if len(right) < len(numbers):
-            found = f"'{value}' is no number of one of the {len(candidates)} choices"
+            found = f"'{value}' is not the number of one of the {len(candidates)} choices"
             raise RowError("label", found, f"Give 0 to {len(candidates) - 1}.")
         if len(right) > 1 and not self.options.several:
-            raise RowError("label", f"{len(right)} right choices where one is asked for", "Mark one of them.")
+            raise RowError("label", f"{len(right)} correct choices; expected one", "Mark one of them.")
         return [float(number in right) for number in range(len(candidates))]
 
     def _ids(self, values: Mapping[str, Any], candidates: Sequence[str]) -> list[str]:
@@ -117,16 +117,16 @@ class MultipleChoice(Ranking):
             for first, second, choice in texts
         ]
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
-        """`prediction`: the text of the best choice; `label`: that of the right one, or the list of `several`.
+        """`prediction`: the text of the best choice; `label`: that of the correct one, or a list with `several`.
 
         Args:
             row_id: id of the row.
-            names: of the candidates.
+            names: names of the choices.
             shares: softmax of the scores.
-            relevance: of each candidate.
+            relevance: relevance of each choice, 1 or 0.
         """
         ranked = super().record(row_id, names, shares, relevance)
         right = [name for name, value in zip(names, relevance, strict=False) if value > 0]
@@ -134,5 +134,5 @@ class MultipleChoice(Ranking):
         return {**ranked, "prediction": ranked["prediction"][0], "label": label}
 
     def mistake(self, record: Record) -> float | None:
-        """The share of the wrong choice; None where several may be right."""
+        """The probability of the wrong choice; None if several may be correct."""
         return None if self.options.several else wrong_answer(record)

@@ -1,6 +1,6 @@
-"""The candidates of one question in order: which sentence answers it, which document fits.
+"""Ranking the candidates of a question: which sentence answers it, which document is relevant.
 
-Dimensions: B rows (questions), N candidates of all rows (sequences), K most candidates of a row.
+Dimensions: B rows (questions), N candidates of all rows (sequences), K largest number of candidates in a row.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ else:
 
 
 class RankingOptions(Options):
-    """Keys of this type alone."""
+    """Keys specific to ranking."""
 
     group_by: str | None = Field(
         None, description="Read rows `id, label, texts` and join those with the same text in this column into one."
     )
-    one_best: bool = Field(False, description="Refuse rows in which two candidates are the most relevant.")
+    one_best: bool = Field(False, description="Refuse rows in which several candidates are the most relevant.")
 
 
 @TASK_TYPES.register("ranking")
 class Ranking(TaskType):
-    """Candidates ordered by a score of each beside the first text.
+    """Orders candidates by a score for each pair of the first text and a candidate.
 
-    A row is `id, ids of the candidates, labels, text, candidate, candidate, …`; ids and labels are split by commas, one
-    for each candidate. A label is a relevance ≥ 0 or, where the task names labels, one of them, whose place in the list
+    A row is `id, ids of the candidates, labels, text, candidate, candidate, …`; ids and labels are separated by commas,
+    one for each candidate. A label is a relevance ≥ 0 or, if the task has labels, one of them, whose index in the list
     is the relevance: `labels: [not_entailment, entailment]`. With `group_by` the rows are those of a classification
-    task. A row in which nothing is relevant teaches nothing and is not measured.
+    task. A row without a relevant candidate is used neither for training nor for evaluation.
     """
 
     Options: ClassVar[type[Options]] = RankingOptions
@@ -99,18 +99,18 @@ class Ranking(TaskType):
         return column
 
     def join(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The rows of one question as one, with the id of the first of them.
+        """The rows of one question as one row, with the id of the first.
 
         Raises:
-            RowError: some of them have a label and others none.
+            RowError: only some of them have a label.
         """
         name = self.task.inputs[-1]
         labels = [str(row.get("label", "")).strip() for row in rows]
         if all(label in UNLABELLED for label in labels):
             labels = []
         elif any(label in UNLABELLED for label in labels):
-            found = f"{sum(label in UNLABELLED for label in labels)} of {len(labels)} rows of this group have none"
-            raise RowError("label", found, "Give each a label, or none of them.")
+            found = f"{sum(label in UNLABELLED for label in labels)} of {len(labels)} rows of this group have no label"
+            raise RowError("label", found, "Label all of them, or none.")
         ids = [str(row["id"]) for row in rows]
         candidates = [each for row in rows for each in _listed(row[name])]
         return {**rows[0], "id": ids[0], "candidate_ids": ids, "label": labels, name: candidates}
@@ -119,8 +119,8 @@ class Ranking(TaskType):
         """A question, its candidates, and the relevance of each.
 
         Raises:
-            RowError: no candidate, an empty text, ids or labels that are not as many, two ids alike, no relevance, or
-                two best candidates where one is asked for.
+            RowError: there is no candidate, a text is empty, the number of ids or labels is not that of the candidates,
+                an id is repeated, a relevance is invalid, or several candidates are best where one is expected.
         """
         name = self.task.inputs[-1]
         candidates = ["" if each is None or each != each else str(each) for each in _listed(values[name])]
@@ -139,8 +139,8 @@ class Ranking(TaskType):
         ids = _split(values.get("candidate_ids", "")) or [str(number) for number in range(len(candidates))]
         _refuse_other_count("candidate_ids", ids, candidates)
         if len(set(ids)) < len(ids):
-            twin = next(each for each in ids if ids.count(each) > 1)
-            raise RowError("candidate_ids", f"'{twin}' is the id of two candidates", "Rename one of them.")
+            repeated = next(each for each in ids if ids.count(each) > 1)
+            raise RowError("candidate_ids", f"'{repeated}' is the id of two candidates", "Rename one of them.")
         return ids
 
     def _label(self, value: Any, candidates: Sequence[str]) -> list[float] | None:
@@ -150,7 +150,7 @@ class Ranking(TaskType):
         _refuse_other_count("label", labels, candidates)
         relevance = [self.parse_label(each) for each in labels]
         if self.options.one_best and relevance.count(max(relevance)) > 1:
-            found = f"{relevance.count(max(relevance))} best candidates where one is asked for"
+            found = f"{relevance.count(max(relevance))} best candidates; expected one"
             raise RowError("label", found, "Mark one, or set one_best: false.")
         return relevance
 
@@ -167,7 +167,7 @@ class Ranking(TaskType):
         except ValueError as error:
             raise RowError("label", f"'{text}' is not a number", "Give a relevance such as 0 or 1.") from error
         if not 0 <= value < np.inf:
-            raise RowError("label", f"'{text}' is not a relevance", "Give 0, or a number above it.")
+            raise RowError("label", f"'{text}' is not a relevance", "Give a number ≥ 0.")
         refuse_beyond_32_bits(value)
         return value
 
@@ -178,7 +178,7 @@ class Ranking(TaskType):
         return None if np.isnan(stored) else float(stored)
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """Rows with a relevant candidate, with none and without a label, and how many candidates there are in all."""
+        """Number of rows with a relevant candidate, without one and without a label, and of all candidates."""
         rows = [stored.row(row) for row in range(len(stored))]
         relevant = sum(bool((row > 0).any()) for row in rows)
         unlabelled = sum(bool(np.isnan(row).any()) for row in rows)
@@ -192,12 +192,12 @@ class Ranking(TaskType):
         )
 
     def pairs(self, example: Example) -> list[tuple[str, ...]]:
-        """The texts of each candidate's sequence."""
+        """The texts of the sequence of each candidate."""
         first = example.texts[: -example.values["count"]]
         return [(*first, candidate) for candidate in example.texts[len(first) :]]
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
-        """A sequence for each candidate; the relevance of each, NaN without labels; their ids."""
+        """One sequence per candidate, its relevance (NaN without a label) and its name."""
         columns: dict[str, Any] = dict(tokenize([pair for example in examples for pair in self.pairs(example)]))
         counts = [example.values["count"] for example in examples]
         of_rows = Ragged.from_lengths(columns["input_ids"].lengths.astype(np.int32), counts)
@@ -217,7 +217,7 @@ class Ranking(TaskType):
         }
 
     def names(self, example: Example) -> list[str]:
-        """What the candidates of a row are called in predictions."""
+        """The names of a row's candidates in predictions."""
         ids: list[str] = example.values["ids"]
         return ids
 
@@ -225,16 +225,16 @@ class Ranking(TaskType):
 
     @property
     def num_outputs(self) -> int:
-        """The score."""
+        """1, the score of a candidate."""
         return 1
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [B, K], the relevances; `present` [B, K] bool, where there is a candidate; their names.
+        """The batch with labels [B, K], the relevances; `present` [B, K] bool, True = a candidate; and their names.
 
         Args:
             batch: the rows, as the collator made them.
             records: columns of the batch's rows.
-            seed: of the random draws.
+            seed: not used.
         """
         label: Ragged = records["label"]
         labels = np.nan_to_num(label.padded(losses.UNKNOWN, np.float32), nan=losses.UNKNOWN)
@@ -261,11 +261,11 @@ class Ranking(TaskType):
         return self.loss_function(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
-        """Rows with a relevant candidate."""
+        """Number of rows with a relevant candidate."""
         return 0 if batch.labels is None else int((batch.labels > 0).any(dim=1).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: between the distributions over a row's candidates.
+        """[B]: divergence between the distributions over a row's candidates.
 
         Args:
             logits_p: [B, …] the predictions compared, not normalised.
@@ -277,10 +277,10 @@ class Ranking(TaskType):
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """`prediction`: names of the candidates, the best first; `label`: name → relevance; `scores`: name → share."""
+        """`prediction`: candidate names, the best first; `label`: name → relevance; `scores`: name → probability."""
         shares = torch.softmax(logits.float(), dim=-1).tolist()
         labels = (
             logits.new_full(logits.shape, losses.UNKNOWN).tolist() if batch.labels is None else batch.labels.tolist()
@@ -289,13 +289,13 @@ class Ranking(TaskType):
         return [self.record(*row) for row in rows]
 
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
-        """One prediction record; numbers beyond the row's candidates are padding.
+        """One prediction record; numbers after the row's candidates are padding.
 
         Args:
             row_id: id of the row.
-            names: of the candidates.
+            names: names of the candidates.
             shares: softmax of the scores.
-            relevance: of each candidate.
+            relevance: relevance of each candidate.
         """
         order = sorted(range(len(names)), key=lambda place: -shares[place])
         label = dict(zip(names, relevance, strict=False)) if max(relevance) > 0 else None
@@ -308,7 +308,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _split(value: Any) -> list[str]:
-    """What stands between commas, or the items of a list, as texts; nothing in an empty cell."""
+    """The comma-separated texts of a cell, or the items of a list as texts; empty for an empty cell."""
     if isinstance(value, (list, tuple)):
         return [str(each).strip() for each in value]
     return [each.strip() for each in str(value).split(",")] if str(value).strip() else []
@@ -317,4 +317,4 @@ def _split(value: Any) -> list[str]:
 def _refuse_other_count(key: str, values: Sequence[str], candidates: Sequence[str]) -> None:
     if len(values) != len(candidates):
         found = f"{len(values)} for {len(candidates)} candidates"
-        raise RowError(key, found, "Give one for each candidate, split by commas.")
+        raise RowError(key, found, "Give one for each candidate, separated by commas.")

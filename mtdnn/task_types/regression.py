@@ -1,4 +1,4 @@
-"""One number for a text or a pair of texts."""
+"""A number for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ else:
 
 @TASK_TYPES.register("regression")
 class Regression(TaskType):
-    """A real number; a row without one is stored as NaN."""
+    """Predicts a real number; a missing label is stored as NaN."""
 
     default_metrics = ("pearson", "spearman")
     default_loss = "mse"
@@ -77,7 +77,7 @@ class Regression(TaskType):
         return None if math.isnan(stored) else float(str(np.float32(stored)))  # 0.59 as in the file, not 0.589999973…
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """Of the labels to four digits: there are not many of those, however many rows there are."""
+        """Counts of the labels rounded to four digits, so that their number is limited for any number of rows."""
         values = stored[~np.isnan(stored)]
         counts = number_counts(values.tolist())
         counts[None] = len(stored) - len(values)
@@ -104,13 +104,13 @@ class Regression(TaskType):
         return self.loss_function(logits.squeeze(-1), labels, None if labels is None else ~labels.isnan())
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
-        """The task's own loss with the teacher's numbers in place of the labels.
+        """The task loss with the teacher's numbers in place of the labels.
 
         Args:
             logits: the head's output for the batch.
-            soft: [B, C] soft labels, NaN where a row has none.
+            soft: [B, 1] soft labels, NaN where a row has none.
             batch: the rows, as the collator made them.
-            temperature: of the softmax of both sides.
+            temperature: not used: there is no softmax.
         """
         return self.loss(logits, replace(batch, labels=soft[:, 0]))
 
@@ -120,13 +120,13 @@ class Regression(TaskType):
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         return losses.squared_difference(logits_p, logits_q)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def soft_label(self, record: Mapping[str, Any]) -> list[float]:
         """The teacher's number."""
         value = record.get("prediction")
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise RowError("prediction", f"{value!r} is no number", "Give a teacher of this task.")
+            raise RowError("prediction", f"{value!r} is not a number", "Give a teacher of this task.")
         return [float(value)]
 
     def soft_record(self, soft: Sequence[float]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Regression(TaskType):
         ]
 
     def mistake(self, record: Record) -> float | None:
-        """The distance from the label."""
+        """The absolute difference from the label."""
         label = record["label"]
         return None if label is None or record["prediction"] == label else abs(float(record["prediction"]) - label)
 

@@ -38,21 +38,22 @@ else:
 
 
 class SequenceLabelingOptions(Options):
-    """Keys of this type alone."""
+    """Keys specific to sequence_labeling."""
 
     overlap: int = Field(32, ge=0, description="Tokens that neighbouring windows of a long text share; 0: none.")
 
 
 @TASK_TYPES.register("sequence_labeling")
 class SequenceLabeling(TaskType):
-    """A tag per word, learnt and predicted at the word's first sub-word.
+    """Predicts a tag for each word, at the word's first sub-word.
 
-    Words and tags are separated by spaces, or Python lists of strings. A text of more than max_length tokens is read in
-    overlapping windows; each word counts in the one where it stands farthest from an edge, so that none is lost or
-    counted twice. Stored: the tag of each word in `label`, in `words` the number of the word that counts at a token.
+    Words and tags are separated by spaces, or given as Python lists of strings. A text of more than max_length tokens
+    is split into overlapping windows; each word counts in the window where it is farthest from an edge, so that no word
+    is lost or counted twice. The store has the tag of each word in `label`, and in `words` the number of the word that
+    counts at each token.
 
-    Logits are [N, T, C], each tag on its own, or [N, T, C, C], potentials of chains of tags (`mtdnn.networks.crf`): one
-    chain for the words that count in a window.
+    Logits are [N, T, C], for independent tags, or [N, T, C, C], potentials of chains of tags (`mtdnn.networks.crf`):
+    one chain for the words that count in a window.
     """
 
     Options = SequenceLabelingOptions
@@ -64,7 +65,7 @@ class SequenceLabeling(TaskType):
     heads = ("token", "crf")
     logits_of = "parts"
     label_dtype = "int64"
-    store_format = 3  # before, words of one letter had no token with some tokenizers
+    store_format = 3  # earlier, words of one letter had no token with some tokenizers
     sample_block = {
         "task_type": "sequence_labeling",
         "inputs": ["tokens"],
@@ -91,29 +92,29 @@ class SequenceLabeling(TaskType):
         found = super().faults(task)
         if len(task.labels) < 2:
             found.append(task.fault("labels", f"{len(task.labels)} tags", "List every tag, such as O, B-PER, I-PER."))
-        if cls.settled_head(task).name == "crf" and task.loss is not None:
-            fix = "Remove it: this head is trained by the likelihood of whole sentences."
+        if cls.head_named(task).name == "crf" and task.loss is not None:
+            fix = "Remove it: this head has its own loss, the likelihood of whole sentences."
             found.append(task.fault("loss", f"{task.loss.name} with head: crf", fix))
         odd = [tag for tag in task.labels if not is_entity_tag(tag)]
         if odd and any(name.startswith("entity_") for name in task.metrics):
             fix = "Set metrics: [token_accuracy], or name the tags O, B-…, I-…."
-            found.append(task.fault("metrics", f"metrics of entities, but '{odd[0]}' is no tag of an entity", fix))
+            found.append(task.fault("metrics", f"metrics of entities, but '{odd[0]}' is not an entity tag", fix))
         return found
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """A row's words and tags.
 
         Raises:
-            RowError: no words, an unknown tag, or another number of tags than of words.
+            RowError: there are no words, a tag is unknown, or the numbers of tags and words differ.
         """
         name = self.task.inputs[0]
-        words = words_of(_without_gaps(values[name], name))
+        words = words_of(_checked_words(values[name], name))
         if not words:
             raise RowError(name, "no words", "Give the words, or remove the row.")
         label = values.get("label", "")
         if isinstance(label, str) and label.strip() in UNLABELLED and label.strip() not in self._index:
             return Example(str(values["id"]), (" ".join(words),), None, {"words": words})
-        tags = self.parse_label(_without_gaps(label, "label"))
+        tags = self.parse_label(_checked_words(label, "label"))
         if len(tags) != len(words):
             raise RowError("label", f"{len(tags)} tags for {len(words)} words", "Give one tag for each word.")
         return Example(str(values["id"]), (" ".join(words),), tags, {"words": words})
@@ -133,12 +134,12 @@ class SequenceLabeling(TaskType):
     def label_name(self, stored: int) -> str | None:
         return None if stored == IGNORED else self.task.labels[stored]
 
-    def label_parts(self, label: list[str]) -> list[str]:
-        """Its tags."""
+    def counted_labels(self, label: list[str]) -> list[str]:
+        """The tags of a row."""
         return label
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """How often each tag comes, and rows without a label."""
+        """Tag → number of words with it; None → unlabelled rows."""
         counts = np.bincount(stored.values[stored.values != IGNORED], minlength=len(self.task.labels))
         unlabelled = sum(bool((stored.row(row) == IGNORED).all()) for row in range(len(stored)))
         found: Counter[Any] = Counter(dict(zip(self.task.labels, counts.tolist(), strict=True)))
@@ -146,7 +147,7 @@ class SequenceLabeling(TaskType):
         return found
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
-        """The windows of each row; `words`, for each token: the number of the word that counts at it, or NO_WORD."""
+        """The windows of each row; `words` has for each token the number of the word that counts at it, or NO_WORD."""
         tokenizer = self.bound_tokenizer()
         rows = windows(
             tokenizer,
@@ -161,8 +162,8 @@ class SequenceLabeling(TaskType):
         labels = [self.stored_label(each.label) or [IGNORED] * len(each.values["words"]) for each in examples]
         return {"id": [each.id for each in examples], "label": Ragged.from_rows(labels, np.int64), **columns}
 
-    def unread(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
-        """Every word that no token stands for: it is never learnt."""
+    def words_without_token(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
+        """Every word without a token; it is never learnt."""
         found = []
         for row, example in enumerate(examples):
             counting = set(columns["words"].row(row).tolist())
@@ -176,12 +177,12 @@ class SequenceLabeling(TaskType):
         return len(self.task.labels)
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [N, T], IGNORED but at the counting token of a labelled word; `words` [N, T]; `tags` of each row.
+        """The batch with labels [N, T], IGNORED except at tokens where a labelled word counts; `words` [N, T]; `tags`.
 
         Args:
             batch: the rows, as the collator made them.
             records: columns of the batch's rows.
-            seed: of the random draws.
+            seed: not used.
         """
         words = as_batch(records["words"], records["sequence_lengths"], batch.mask, NO_WORD)
         tags: Ragged = records["label"]
@@ -194,16 +195,18 @@ class SequenceLabeling(TaskType):
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        loss: Callable[..., Tensor] = crf.mean_negative_log_likelihood if holds_chains(logits) else self.loss_function
+        loss: Callable[..., Tensor] = (
+            crf.mean_negative_log_likelihood if are_chain_potentials(logits) else self.loss_function
+        )
         return loss(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over a row's words, each at the token its tag is read from; in chains, of marginals.
+        """[B]: the mean over a row's words, each at the token where it counts; for chains, of the marginals.
 
-        Words count whether their tags are known or not, as rows do in the other types: ℓ_s compares two predictions.
+        Words count whether their tags are known or not, as rows in the other types: ℓ_s compares two predictions.
 
         Args:
             logits_p: [B, …] the predictions compared, not normalised.
@@ -212,19 +215,19 @@ class SequenceLabeling(TaskType):
             symmetric: both directions; False: KL(q‖p) alone.
         """
         counts = batch.extras["words"] != NO_WORD
-        p, q = (crf.log_marginals(x, counts) if holds_chains(x) else x[counts] for x in (logits_p, logits_q))
+        p, q = (crf.log_marginals(x, counts) if are_chain_potentials(x) else x[counts] for x in (logits_p, logits_q))
         per_word = losses.symmetric_kl_per_example(p, q) if symmetric else losses.kl_per_example(q, p)
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
         sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """`prediction` and `label` are lists of tags, one per word; a word no token stands for is told the tag "O"."""
+        """`prediction` and `label` are lists of tags, one per word; a word without a token gets the tag "O"."""
         counts = batch.extras["words"] != NO_WORD
         rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts].tolist()
-        best = crf.best_tags(logits, counts) if holds_chains(logits) else logits[counts].argmax(-1)
+        best = crf.best_tags(logits, counts) if are_chain_potentials(logits) else logits[counts].argmax(-1)
         tags = batch.row_values["tags"]
         predicted = [[self._default_tag] * len(row) for row in tags]
         for row, word, tag in zip(rows, batch.extras["words"][counts].tolist(), best.tolist(), strict=True):
@@ -239,22 +242,22 @@ class SequenceLabeling(TaskType):
         return None if IGNORED in labels else [self.task.labels[label] for label in labels]
 
 
-def holds_chains(logits: Tensor) -> bool:
-    """Whether these are potentials of chains of tags."""
+def are_chain_potentials(logits: Tensor) -> bool:
+    """Whether logits are potentials of chains of tags."""
     return logits.dim() == 4
 
 
-def _without_gaps(value: Any, key: str) -> Any:
-    """The value; RowError when it is a list in which something else than a text or a number stands."""
+def _checked_words(value: Any, key: str) -> Any:
+    """The value; raises RowError for a list with items that are neither texts nor numbers."""
     for place, word in enumerate(value if isinstance(value, (list, tuple)) else (), 1):
         if not isinstance(word, (str, int, float)) or word != word:
-            found = f"{'nothing' if word is None else repr(word)} in place {place} of {len(value)}"
-            raise RowError(key, found, "Give a text in each.")
+            found = f"{'nothing' if word is None else repr(word)} at position {place} of {len(value)}"
+            raise RowError(key, found, "Give only texts.")
     return value
 
 
 def words_of(value: Any) -> list[str]:
-    """The words of a cell: a list, a Python list of strings as text, or what stands between spaces."""
+    """The words of a cell: a list, a text with a Python list of strings, or a text split at spaces."""
     if isinstance(value, (list, tuple)):
         return [str(word) for word in value]
     text = str(value).strip()
@@ -262,24 +265,24 @@ def words_of(value: Any) -> list[str]:
         try:
             words = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            words = None  # a text that happens to stand in brackets
+            words = None  # a text that happens to be in brackets
         if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
             return words
     return [word for word in text.split(" ") if word]
 
 
 def _mark(row: Sequence[Window], words: Sequence[str]) -> list[np.ndarray]:
-    """`words` column of a row's windows: each word at its first sub-word, in the window where most stands around it."""
-    ends = np.cumsum([len(word) + 1 for word in words])  # the character behind the space behind each word
+    """`words` column of a row's windows: each word at its first sub-word, in the window with most context around it."""
+    ends = np.cumsum([len(word) + 1 for word in words])  # for each word the character after the space that follows it
     best: dict[int, tuple[float, int, int]] = {}  # word → (characters around it, window, token)
-    first: dict[int, int] = {}  # word → its first character that a token stands for
+    first: dict[int, int] = {}  # word → its first character that a token covers
     for number, window in enumerate(row):
         tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))
         if not len(tokens):
             continue
         left = -math.inf if number == 0 else window.offsets[tokens[0], 0]
         right = math.inf if number == len(row) - 1 else window.offsets[tokens[-1], 1]
-        # a token belongs to the word of its last character: sentencepiece counts the space before a word with it
+        # a token belongs to the word of its last character: sentencepiece adds the space before a word to its token
         owners = np.searchsorted(ends, window.offsets[tokens, 1] - 1, "right")
         starts = window.offsets[tokens, 0]
         for token, word, start in zip(tokens.tolist(), owners.tolist(), starts.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""An answer cut out of a text, or none: extractive question answering as in SQuAD 1.1 and 2.0.
+"""Extractive question answering as in SQuAD 1.1 and 2.0: the answer is a span of the text, or there is none.
 
 Dimensions: B rows, N windows (sequences), T tokens, A candidate answers of a window.
 """
@@ -35,13 +35,13 @@ else:
     torch = deferred("torch")
     losses = deferred("mtdnn.networks.losses")
 
-NULL = 0  # the position whose logits stand for "no answer in this window": the first token
-OUTSIDE = -1  # the character of a token that is no part of the context
+NULL = 0  # the first token, whose logits are for "no answer in this window"
+OUTSIDE = -1  # in place of the characters of a token outside the context
 ORIGINAL = re.compile(r"(-?\d+):::(-?\d+):::([01]):::(.*)", re.DOTALL)  # github.com/namisan/mt-dnn, squad_prepro.py
 
 
 class SpanOptions(Options):
-    """Keys of this type alone."""
+    """Keys specific to span."""
 
     stride: int = Field(128, ge=0, description="Tokens of the context that neighbouring windows share; 0: none.")
     max_question_tokens: int = Field(64, ge=1, description="Longer questions are cut.")
@@ -52,14 +52,14 @@ class SpanOptions(Options):
 
 @TASK_TYPES.register("span")
 class Span(TaskType):
-    """Where in the first text (context) the answer to the second (question) stands.
+    """Finds the answer to the second text (question) in the first one (context).
 
-    The label is a JSON list of [first character, answer]; an empty list says that there is none. The original toolkit's
-    `first character:::the one behind the last:::1 when there is none, else 0:::answer` is read too. A context that does
-    not fit beside its question is read in overlapping windows: one that does not hold the whole answer learns "none
-    here". Only tokens of the context, and the null position, can be chosen. The question counts as unanswerable when
-    the least null score of its windows exceeds the best answer's score by more than a threshold, which is chosen for F1
-    on the dev split and lies in the head.
+    The label is a JSON list of [first character, answer]; an empty list means that there is no answer. The original
+    toolkit's `first character:::the one after the last:::1 without an answer, else 0:::answer` is read as well. A
+    context that does not fit together with its question is split into overlapping windows; the label of a window
+    without the whole answer is "no answer". Only tokens of the context and the null position can be predicted. The
+    prediction is "no answer" if the smallest null score of the windows exceeds the best answer's score by more than a
+    threshold, which is chosen for F1 on the dev split and stored in the head.
 
     Source: Devlin et al. 2019, arXiv 1810.04805, sections 4.2 and 4.3.
     """
@@ -73,7 +73,7 @@ class Span(TaskType):
     heads = ("span",)
     logits_of = "parts"
     label_dtype = "int64"
-    store_format = 4  # before, some tokens began behind the first character of their word
+    store_format = 4  # earlier, some tokens began after the first character of their word
     sample_block = {"task_type": "span", "inputs": ["context", "question"]}
     sample_rows = (
         '1\t[[13, "Ola Vik"]]\tThe baker is Ola Vik of Tromso.\tWho is the baker?',
@@ -91,14 +91,16 @@ class Span(TaskType):
             found.append(task.fault("labels", "a span task has no labels", "Remove the key."))
         if task.max_length < 16:
             fix = "Give 16 or more; 384 is usual."
-            found.append(task.fault("max_length", f"{task.max_length} leaves no room for question and context", fix))
+            found.append(
+                task.fault("max_length", f"{task.max_length} leaves too little room for question and context", fix)
+            )
         return found
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """Context, question and answers of a row.
 
         Raises:
-            RowError: an empty text, or an answer that does not stand in the context where it is said to.
+            RowError: a text is empty, or an answer is not in the context at the given character.
         """
         example = super().read({**values, "label": ""})
         label = values.get("label", "")
@@ -114,7 +116,7 @@ class Span(TaskType):
             original = ORIGINAL.fullmatch(text) if isinstance(text, str) else None
             value = _original_answers(*original.groups()) if original else text
             value = json.loads(value) if isinstance(value, str) else value
-            if isinstance(value, Mapping):  # as the data sets on the hub have it
+            if isinstance(value, Mapping):  # the format of data sets on the hub
                 value = list(zip(value["answer_start"], value["text"], strict=True))
             answers = [(int(start), str(answer)) for start, answer in value]
         except (ValueError, TypeError, KeyError) as error:
@@ -131,15 +133,15 @@ class Span(TaskType):
         return json.loads(stored) if stored else None
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """Rows with and without an answer, and without a label."""
+        """Number of rows with an answer, without one, and without a label."""
         first = np.array([stored.row(row).max() for row in range(len(stored))], dtype=np.int64)
         unlabelled, without = int((first == IGNORED).sum()), int((first == NULL).sum())
         return Counter({"answer": len(first) - unlabelled - without, "no answer": without, None: unlabelled})
 
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
-        """The windows of each row; `first` and `behind`, the characters of each token; label: two positions a window.
+        """The windows of each row; `first` and `behind`, the characters of each token; label: two positions per window.
 
-        `truncated` tells the rows whose answer is in no window.
+        `truncated` marks rows whose answer is in no window.
         """
         tokenizer = self.bound_tokenizer()
         questions = self._cut_questions([example.texts[1].strip() for example in examples])
@@ -183,16 +185,16 @@ class Span(TaskType):
 
     @property
     def num_outputs(self) -> int:
-        """Logits of a token: to be the first of the answer, and the last."""
+        """2: logits of a token for being the first and the last of the answer."""
         return 2
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """Labels [N, 2], first and last position; `first` and `behind` [N, T], characters; context and answers.
+        """The batch with labels [N, 2], first and last position; `first`, `behind` [N, T]; contexts and answers.
 
         Args:
             batch: the rows, as the collator made them.
             records: columns of the batch's rows.
-            seed: of the random draws.
+            seed: not used.
         """
         lengths = records["sequence_lengths"]
         return replace(
@@ -211,7 +213,7 @@ class Span(TaskType):
         )
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        """[N, 2, T]: of each token to be the first and the last of the answer; −inf where no answer can be.
+        """[N, 2, T]: logits of each token for being the first and the last of the answer; −inf outside the context.
 
         Args:
             head: this task's head.
@@ -224,7 +226,7 @@ class Span(TaskType):
         return scores.masked_fill(~possible.unsqueeze(1), -torch.inf)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean over windows of the mean of the cross entropies of first and last position, as BERT has it."""
+        """Mean over windows of the mean cross entropy of first and last position, as in BERT."""
         return self.loss_function(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
@@ -248,12 +250,12 @@ class Span(TaskType):
         sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what is asked of them.
+    # Teller: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """`prediction` is the answer's text, "" for none; `answers` the best ones; `label` the accepted texts.
+        """`prediction` is the answer's text, "" for none; `answers` the best answers; `label` the accepted texts.
 
-        `scores.null_odds` is by how much the null score exceeds the best answer's, in logits.
+        `scores.null_odds` is the null score minus the best answer's score, in logits.
         """
         first, behind = batch.extras["first"].cpu(), batch.extras["behind"].cpu()
         null, found = self._window_answers(logits.float().cpu(), first, behind)
@@ -270,7 +272,7 @@ class Span(TaskType):
     def _window_answers(
         self, logits: Tensor, first: Tensor, behind: Tensor
     ) -> tuple[list[float], list[list[tuple[float, int, int]]]]:
-        """Null score of each window, and its best answers: (score, first character, the one behind the last)."""
+        """Null score of each window, and its best answers: (score, first character, the one after the last)."""
         null = logits[:, :, NULL].sum(dim=1)
         spans = logits.clone()
         spans[:, :, NULL] = -torch.inf
@@ -316,12 +318,12 @@ class Span(TaskType):
         return text
 
     def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
-        """The records with "no answer" where the null score exceeds the best answer's by more than the threshold.
+        """The records, with "no answer" where the null score exceeds the best answer's by more than the threshold.
 
         Args:
-            records: of a whole split.
+            records: the records of a whole split.
             head: this task's head.
-            tune: choose anew from these records.
+            tune: choose the threshold again from these records.
         """
         if tune and self.options.unanswerable and any(record["label"] is not None for record in records):
             head.get_buffer("null_threshold").fill_(best_threshold(records))
@@ -332,8 +334,8 @@ class Span(TaskType):
 def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
     """The threshold on `null_odds` that gives the labelled records the highest mean F1.
 
-    An answer is given where the odds are not above it. Of equally good thresholds the one with the fewest answers is
-    taken, as in SQuAD's script, which goes from few to many.
+    An answer is predicted if the odds are not above the threshold. Of equally good thresholds the one with the fewest
+    answers is chosen, as in SQuAD's script.
     """
     labelled = sorted(
         (record for record in records if record["label"] is not None and record["answers"]),
@@ -353,28 +355,28 @@ def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _original_answers(start: str, behind: str, is_impossible: str, answer: str) -> list[tuple[int, str]]:
-    """The answer of a row of the original toolkit; there, one that is impossible stands at −1 and is empty."""
+    """The answer of a row of the original toolkit, where an impossible one has the character −1 and an empty text."""
     if is_impossible == "1":
         return []
     if int(behind) - int(start) != len(answer):
         found = f"characters {start} to {behind} are {int(behind) - int(start)}, '{answer}' has {len(answer)}"
-        raise RowError("label", found, "The end is the character behind the answer.")
+        raise RowError("label", found, "The end is the character after the answer.")
     return [(int(start), answer)]
 
 
 def _refuse_absent(context: str, start: int, answer: str) -> None:
-    """Raise RowError when the answer does not stand in the context at that character."""
+    """Raise RowError if the answer is not in the context at that character."""
     if not answer.strip():
-        raise RowError("label", "an empty answer", "Give its text, or [] when there is none.")
+        raise RowError("label", "an empty answer", "Give its text, or [] if there is none.")
     if start >= 0 and context[start : start + len(answer)] == answer:
         return
     elsewhere = context.find(answer)
-    there = f"It stands at {elsewhere}." if elsewhere >= 0 else "It stands nowhere in it."
-    raise RowError("label", f"'{answer}' does not stand at character {start} of the context", there)
+    there = f"It is at {elsewhere}." if elsewhere >= 0 else "It is not in the context."
+    raise RowError("label", f"'{answer}' is not at character {start} of the context", there)
 
 
 def _positions(window: Window, answers: Sequence[tuple[int, str]] | None) -> tuple[int, int]:
-    """First and last token of the first answer in a window; NULL when it is not wholly there, IGNORED unlabelled."""
+    """First and last token of the first answer in a window; NULL if it is not complete there, IGNORED if unlabelled."""
     if answers is None:
         return IGNORED, IGNORED
     tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))

@@ -423,14 +423,14 @@ RUNS = [
         "rows prepared for another tokenizer",
         other_tokenizer,
         TRAIN,
-        "prepared/pairs/train: the prepared rows do not fit: it was made with the tokenizer of encoder, which is not "
+        "prepared/pairs/train: the prepared rows do not match: it was made with the tokenizer of encoder, which is not "
         "that of encoder. Run: mtdnn prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
     ),
     Case(
         "rows prepared for another definition",
         replace("tasks.yml", "max_length: 32", "max_length: 31"),
         TRAIN,
-        "prepared/pairs/train: the prepared rows do not fit: its max_length was 32, now 31. Run: mtdnn prepro "
+        "prepared/pairs/train: the prepared rows do not match: its max_length was 32, now 31. Run: mtdnn prepro "
         "tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
     ),
     Case(
@@ -444,8 +444,8 @@ RUNS = [
         "prepared rows with other bytes in them",
         other_bytes("prepared/pairs/train/data-00000-of-00001.arrow"),
         TRAIN,
-        "prepared/pairs/train/data-00000-of-00001.arrow: damaged: its content is not what was written. Run: mtdnn "
-        "prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
+        "prepared/pairs/train/data-00000-of-00001.arrow: damaged: its content differs from what was written. Run: "
+        "mtdnn prepro tasks.yml --data data --encoder encoder --out prepared --tasks pairs",
     ),
     Case(
         "an encoder without weights",

@@ -65,7 +65,10 @@ def test_a_damaged_store_is_found_before_training(prepared, capsys, monkeypatch,
     flip_a_bit(next(Path("prepared/nli", split).glob("*.arrow")))
     monkeypatch.delattr(Trainer, "train")
     said = refused("train run.yml", capsys)
-    assert f"prepared/nli/{split}" in said and "damaged: its content is not what was written. Run: mtdnn prepro" in said
+    assert (
+        f"prepared/nli/{split}" in said
+        and "damaged: its content differs from what was written. Run: mtdnn prepro" in said
+    )
 
 
 def test_damaged_dev_and_test_stores_come_in_one_report(prepared, capsys):
@@ -81,7 +84,7 @@ def test_a_damaged_store_that_a_stage_evaluates_is_found_before_its_cells_are_tr
     flip_a_bit(next(Path("prepared/nli/test").glob("*.arrow")))
     monkeypatch.delattr(Trainer, "train")
     said = refused("study study.yml", capsys)
-    assert "prepared/nli/test" in said and "damaged: its content is not what was written" in said
+    assert "prepared/nli/test" in said and "damaged: its content differs from what was written" in said
 
 
 @pytest.mark.parametrize("stopped", [True, False])

@@ -137,4 +137,4 @@ def test_rows_of_squad_are_read_as_its_preparation_writes_them(folder: Path, tmp
         file.write("q3\t3:::10:::0:::red cat\tthe red cat sits here\ta dog\n")
     assert main(["prepro", str(tmp_path / "tasks.yml"), *places]) == 2
     place = f"{tmp_path}/data/squad_dev.tsv:3"
-    assert f"{place}: label: 'red cat' does not stand at character 3 of the context." in capsys.readouterr().err
+    assert f"{place}: label: 'red cat' is not at character 3 of the context." in capsys.readouterr().err

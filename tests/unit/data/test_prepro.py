@@ -116,8 +116,8 @@ def test_what_no_prepro_wrote_is_never_replaced(project, encoder, kind):
     mine = place if kind == "file" else place / "raw.txt"
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("my only copy")
-    held = "a file" if kind == "file" else "a folder that is no prepared split"
-    with pytest.raises(DataError, match=f"nli/train: out: {held} stands where .* Give another --out, or move it away"):
+    held = "a file" if kind == "file" else "a folder that is not a prepared split"
+    with pytest.raises(DataError, match=f"nli/train: out: {held} is where .* Give another --out, or move it away"):
         prepared(project, encoder)
     assert [path for path in project.out.rglob("*") if path.is_file()] == [mine]
     assert mine.read_text() == "my only copy"

@@ -275,7 +275,7 @@ TWO = {"sizes": {"a": 10, "b": 4}, "batch_sizes": {"a": 2, "b": 2}, "seed": 0, "
             {"turns": "equal", "exhausted": "halt"},
             "exhausted: 'halt': input should be 'drop', 'restart'",
         ),
-        ("round_robin", {"exhausted": "stop"}, "exhausted: 'stop': means nothing with turns: proportional; set turns:"),
+        ("round_robin", {"exhausted": "stop"}, "exhausted: 'stop': has no effect with turns: proportional; set turns:"),
     ],
 )
 def test_bad_options_are_refused_with_what_is_allowed(name: str, options: dict[str, Any], message: str) -> None:
@@ -293,7 +293,7 @@ def test_bad_options_are_refused_with_what_is_allowed(name: str, options: dict[s
         ("round_robin", {"batch_sizes": {"a": 0, "b": 4}}, r"a\.batch_size: 0 is not a number of rows"),
         ("round_robin", {"max_tokens": 64}, "max_tokens: 64 is less than the longest row of a, 99 tokens"),
         ("round_robin", {"group_by_length": 1}, "group_by_length: 1 batches leave nothing to sort"),
-        ("annealed", {"num_epochs": None}, "annealed needs to know the length of the run"),
+        ("annealed", {"num_epochs": None}, "annealed needs the length of the run"),
         ("main_ratio", {"sizes": {"a": 10}}, "main_ratio has no task to add to 'a'"),
     ],
 )

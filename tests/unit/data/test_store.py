@@ -120,7 +120,7 @@ def refused(ready, tokenizer, split="train"):
 def test_a_store_of_another_tokenizer_is_refused_with_the_command_that_mends_it(ready, encoder, tmp_path):
     other = save_encoder(tmp_path / "other", WORDS[::-1])
     assert refused(ready, load_tokenizer(other)) == (
-        f"{ready.out}/nli/train: the prepared rows do not fit: it was made with the tokenizer of {encoder}, "
+        f"{ready.out}/nli/train: the prepared rows do not match: it was made with the tokenizer of {encoder}, "
         f"which is not that of {other}. Run: mtdnn prepro {ready.definitions} --data {ready.data} --encoder {other} "
         f"--out {ready.out} --tasks nli"
     )
@@ -169,7 +169,9 @@ def test_a_flipped_bit_is_found_by_whoever_opens_the_store_and_mended_by_prepro(
     whole = path.read_bytes()
     for position in range(0, len(whole), 97):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
-        assert f"{path}: damaged: its content is not what was written. Run: mtdnn prepro" in refused(ready, tokenizer)
+        assert f"{path}: damaged: its content differs from what was written. Run: mtdnn prepro" in refused(
+            ready, tokenizer
+        )
     prepare(ready.tasks, data=ready.data, encoder=encoder, out=ready.out, num_workers=1)
     assert path.read_bytes() == whole
     assert open_store(ready.out, ready.tasks["nli"], "train", tokenizer=tokenizer).ids == ["n1", "n2", "n3"]

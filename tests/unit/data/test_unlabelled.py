@@ -62,10 +62,12 @@ def test_what_the_task_declares_is_a_label_whatever_it_looks_like(tmp_path):
 def test_another_word_is_refused_and_the_message_says_how_to_write_none(tmp_path, kind, label):
     (found,) = read(tmp_path, kind, label)
     assert isinstance(found, Fault)
-    assert str(found).endswith("A row without a label has an empty one.")
+    assert str(found).endswith("Leave the label empty if the row has none.")
 
 
-@pytest.mark.parametrize(("mark", "found"), [(-1, "'-1' means none"), ("_", "'_' means none"), ("", "none")])
+@pytest.mark.parametrize(
+    ("mark", "found"), [(-1, "'-1' marks a missing label"), ("_", "'_' marks a missing label"), ("", "none")]
+)
 def test_a_train_split_has_no_row_without_a_label(tmp_path, mark, found):
     (error,) = read(tmp_path, "classification", mark, allowed="required")
     assert str(error).endswith(f":1: label: {found}, in a train split. Give a label, or remove the row.")

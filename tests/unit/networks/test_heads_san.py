@@ -162,8 +162,8 @@ def test_a_task_of_single_texts_is_refused_with_its_line(tmp_path: Path, capsys:
     path = tmp_path / "tasks.yml"
     path.write_text("t:\n  task_type: classification\n  labels: [a, b]\n  head: {name: san, turns: 5}\n")
     line = (
-        f"{path}:4: t.head: 'san' reads a pair of texts, and the rows have 1 (text). "
-        "Name a second one in `inputs`, or use head: pooled."
+        f"{path}:4: t.head: 'san' needs pairs of texts, and the rows have 1 text (text). "
+        "Name a second column in `inputs`, or use head: pooled."
     )
     assert list(map(str, block_faults(load_task_defs(path)["t"]))) == [line]
     assert main(["check", str(path)]) == 2

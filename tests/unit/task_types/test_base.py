@@ -112,7 +112,7 @@ def test_a_number_reads_in_predictions_as_in_the_file(written):
 def test_rows_are_not_joined_by_a_list(tmp_path):
     path = jsonl(tmp_path, {"label": 1, "question": ["a"], "candidate": "b"}, {"question": "a", "candidate": "c"})
     block = {"task_type": "ranking", "inputs": ["question", "candidate"], "group_by": "question"}
-    assert labels_of(path, block) == [f"{path}:1: question: a list in place of a text. Give a text.", None]
+    assert labels_of(path, block) == [f"{path}:1: question: a list; expected a text. Give a text.", None]
 
 
 def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
@@ -126,18 +126,18 @@ def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("label", "found"),
     [
-        ("-", "'-' in a row means that it has no label"),
-        ("", "'' in a row means that it has no label"),
-        (" - ", "' - ' in a row means that it has no label"),
-        (" 0", "' 0' comes in no row, as spaces around a label are not read"),
-        ("1 ", "'1 ' comes in no row, as spaces around a label are not read"),
+        ("-", "'-' marks a missing label in a row"),
+        ("", "'' marks a missing label in a row"),
+        (" - ", "' - ' marks a missing label in a row"),
+        (" 0", "' 0' occurs in no row, as spaces around a label are removed"),
+        ("1 ", "'1 ' occurs in no row, as spaces around a label are removed"),
     ],
 )
 @pytest.mark.parametrize("name", ["classification", "ranking"])
 def test_labels_that_no_row_can_have_are_refused(name, label, found):
     kind = TASK_TYPES.get(name)
     told = list(map(str, kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))))
-    assert told == [f"t: t.labels: {found}. Name it otherwise, here and in the rows."]
+    assert told == [f"t: t.labels: {found}. Rename it, here and in the rows."]
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
@@ -146,8 +146,8 @@ def test_nothing_in_a_list_is_no_word_and_no_candidate(tmp_path, nothing):
     path = jsonl(tmp_path, {"label": ["O", "O"], "tokens": ["a", nothing]}, {"label": ["O", nothing], "tokens": "a b"})
     found = "nothing" if nothing is None else "nan"
     assert labels_of(path, tags) == [
-        f"{path}:1: tokens: {found} in place 2 of 2. Give a text in each.",
-        f"{path}:2: label: {found} in place 2 of 2. Give a text in each.",
+        f"{path}:1: tokens: {found} at position 2 of 2. Give only texts.",
+        f"{path}:2: label: {found} at position 2 of 2. Give only texts.",
     ]
     path = jsonl(tmp_path, {"label": 0, "text": "a", "choice": ["b", nothing]})
     assert labels_of(path, CHOICE) == [f"{path}:1: choice 2: empty text. Give the text, or remove the candidate."]

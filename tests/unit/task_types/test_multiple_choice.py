@@ -50,9 +50,9 @@ def test_a_cloze_may_have_several_right_choices(make):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "2"}, "label: '2' is no number of one of the 2 choices. Give 0 to 1."),
-        ({"label": "She slipped."}, "label: 'She slipped.' is no number of one of the 2 choices."),
-        ({"label": "0,1"}, "label: 2 right choices where one is asked for. Mark one of them."),
+        ({"label": "2"}, "label: '2' is not the number of one of the 2 choices. Give 0 to 1."),
+        ({"label": "She slipped."}, "label: 'She slipped.' is not the number of one of the 2 choices."),
+        ({"label": "0,1"}, "label: 2 correct choices; expected one. Mark one of them."),
         ({"choice": []}, "choice: no candidates."),
     ],
 )

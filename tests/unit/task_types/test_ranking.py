@@ -88,12 +88,15 @@ def test_a_row_without_a_relevant_candidate_neither_teaches_nor_counts(make):
         ({"candidate": []}, "candidate: no candidates. Give at least one, or remove the row."),
         ({"candidate": ["Here.", " "]}, "candidate 2: empty text. Give the text, or remove the candidate."),
         ({"question": ""}, "question: empty text."),
-        ({"candidate_ids": "a"}, "candidate_ids: 1 for 2 candidates. Give one for each candidate, split by commas."),
+        (
+            {"candidate_ids": "a"},
+            "candidate_ids: 1 for 2 candidates. Give one for each candidate, separated by commas.",
+        ),
         ({"candidate_ids": "a,a"}, "candidate_ids: 'a' is the id of two candidates. Rename one of them."),
         ({"label": "1,0,0"}, "label: 3 for 2 candidates."),
         ({"label": "yes,no"}, "label: 'yes' is not a number. Give a relevance such as 0 or 1."),
-        ({"label": "-1,0"}, "label: '-1' is not a relevance. Give 0, or a number above it."),
-        ({"label": "1,1"}, "label: 2 best candidates where one is asked for. Mark one, or set one_best: false."),
+        ({"label": "-1,0"}, "label: '-1' is not a relevance. Give a number ≥ 0."),
+        ({"label": "1,1"}, "label: 2 best candidates; expected one. Mark one, or set one_best: false."),
     ],
 )
 def test_bad_rows_are_refused(make, changes, message):
@@ -127,7 +130,7 @@ def test_rows_of_a_classification_task_become_a_ranking_by_their_question(tmp_pa
 def test_a_group_with_labels_in_part_is_refused(make):
     made = make({**BLOCK, "group_by": "question"}, [("1", "1", "Where?", "Here.")])
     rows = [{"id": str(n), "label": label, "question": "Where?", "candidate": "Here."} for n, label in enumerate("1-")]
-    with pytest.raises(RowError, match="label: 1 of 2 rows of this group have none"):
+    with pytest.raises(RowError, match="label: 1 of 2 rows of this group have no label"):
         made.type.join(rows)
 
 

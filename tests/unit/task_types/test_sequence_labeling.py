@@ -141,7 +141,7 @@ def test_parts_of_speech_are_measured_by_tokens_alone(make):
     block = {**BLOCK, "labels": ["NN", "VB"]}
     assert make(block, [("1", "NN VB", "Ada left")]).type.metric_names == ("token_accuracy",)
     (line,) = map(str, SequenceLabeling.faults(task_def_from("pos", {**block, "metrics": ["entity_f1"]})))
-    assert "metrics of entities, but 'NN' is no tag of an entity" in line
+    assert "metrics of entities, but 'NN' is not an entity tag" in line
 
 
 def test_a_loss_of_single_words_is_refused_for_chains():
@@ -149,7 +149,7 @@ def test_a_loss_of_single_words_is_refused_for_chains():
     block = {**BLOCK, "head": "crf", "loss": "cross_entropy"}
     assert list(map(str, kind.faults(task_def_from("ner", block)))) == [
         "ner: ner.loss: cross_entropy with head: crf. "
-        "Remove it: this head is trained by the likelihood of whole sentences."
+        "Remove it: this head has its own loss, the likelihood of whole sentences."
     ]
     del block["loss"]
     assert kind.faults(task_def_from("ner", block)) == []

@@ -33,21 +33,21 @@ def test_the_windows_of_a_row_do_not_hang_on_its_neighbours(make):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ('[[3, "lamp"]]', "label: 'lamp' does not stand at character 3 of the context. It stands at 4."),
-        ('[[0, "kite"]]', "label: 'kite' does not stand at character 0 of the context. It stands nowhere in it."),
-        ('[[-1, "."]]', "label: '.' does not stand at character -1 of the context. It stands at 15."),
-        ('[[0, " "]]', "label: an empty answer. Give its text, or [] when there is none."),
+        ('[[3, "lamp"]]', "label: 'lamp' is not at character 3 of the context. It is at 4."),
+        ('[[0, "kite"]]', "label: 'kite' is not at character 0 of the context. It is not in the context."),
+        ('[[-1, "."]]', "label: '.' is not at character -1 of the context. It is at 15."),
+        ('[[0, " "]]', "label: an empty answer. Give its text, or [] if there is none."),
         ("lamp", "label: 'lamp' is not a list of answers. Give JSON such as [[17, \"an answer\"]], or [] for none."),
         ('["lamp"]', "label: '[\"lamp\"]' is not a list of answers. Give JSON such as"),
         (
             "4:::9:::0:::lamp",
-            "label: characters 4 to 9 are 5, 'lamp' has 4. The end is the character behind the answer.",
+            "label: characters 4 to 9 are 5, 'lamp' has 4. The end is the character after the answer.",
         ),
         (
             "3:::7:::0:::lamp",
-            "label: 'lamp' does not stand at character 3 of the context. It stands at 4.",
+            "label: 'lamp' is not at character 3 of the context. It is at 4.",
         ),
-        ("-1:::-1:::0:::", "label: an empty answer. Give its text, or [] when there is none."),
+        ("-1:::-1:::0:::", "label: an empty answer. Give its text, or [] if there is none."),
         ("4:::8:::2:::lamp", "label: '4:::8:::2:::lamp' is not a list of answers. Give JSON such as"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_choice_is_a_mistake_where_one_is_right_and_none_is_where_several_may_
 
 
 def test_a_check_counts_names_numbers_and_tags():
-    assert of("classification").label_parts("neutral") == ["neutral"]
-    assert of("regression").label_parts(2.5) == [2.5]
-    assert of("sequence_labeling").label_parts(["O", "B-PER"]) == ["O", "B-PER"]
-    assert of("ranking").label_parts([0.0, 1.0]) == [] == of("masked_lm").label_parts(True)
+    assert of("classification").counted_labels("neutral") == ["neutral"]
+    assert of("regression").counted_labels(2.5) == [2.5]
+    assert of("sequence_labeling").counted_labels(["O", "B-PER"]) == ["O", "B-PER"]
+    assert of("ranking").counted_labels([0.0, 1.0]) == [] == of("masked_lm").counted_labels(True)

@@ -99,7 +99,7 @@ def test_words_of_one_letter_are_tagged(steps, max_length):
     rows = [text.split() for text in TEXTS]
     examples = [Example(str(n), (" ".join(words),), None, {"words": words}) for n, words in enumerate(rows)]
     task_type, columns = encoded(TAGS, tokenizer, examples, max_length=max_length, overlap=2)
-    assert task_type.unread(examples, columns) == []
+    assert task_type.words_without_token(examples, columns) == []
     for number, words in enumerate(rows):
         marks = columns["words"].row(number)
         assert sorted(marks[marks >= 0].tolist()) == list(range(len(words)))
@@ -129,4 +129,4 @@ def test_check_warns_of_words_that_no_token_stands_for(project, tmp_path):
         "tags/train: tokens: no token stands for 3 words, '\\u200b' (2) most often. "
         "They are not learnt; the encoder's tokenizer leaves them out."
     ]
-    assert np.sum([facts.unread.total() for facts in found.splits]) == 3
+    assert np.sum([facts.words_without_token.total() for facts in found.splits]) == 3

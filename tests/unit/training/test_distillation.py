@@ -186,7 +186,7 @@ ALL = {"n1": 0.5, "n2": 0.5, "n3": 0.5}
         ),
         (
             {**ALL, "n1": {"prediction": "no_", "scores": {"yes_": 0.5, "no_": 0.7}}},
-            "{path}: scores: row 'n1': [0.5, 0.7] are no probabilities of all labels. They must add up to 1.",
+            "{path}: scores: row 'n1': [0.5, 0.7] are not probabilities of all labels. They must add up to 1.",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_more_bad_soft_labels_are_told(project: Project, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
         with_soft_labels(*student(project, str(tmp_path / "gone.jsonl")))
     numbers = soft_file(tmp_path / "n.jsonl", {"l1": {"prediction": "yes_"}, "l2": {"prediction": 2.0}})
-    with pytest.raises(DataError, match=r"n\.jsonl: prediction: row 'l1': 'yes_' is no number"):
+    with pytest.raises(DataError, match=r"n\.jsonl: prediction: row 'l1': 'yes_' is not a number"):
         with_soft_labels(*student(project, numbers, name="like"))
 
 
@@ -235,7 +235,10 @@ def test_records_of_several_teachers_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("block", "told"),
     [
-        ({"task_type": "span", "inputs": ["c", "q"]}, "t.distill: span has no soft labels. Remove it. Some: class"),
+        (
+            {"task_type": "span", "inputs": ["c", "q"]},
+            "t.distill: span has no soft labels. Remove it. Types with soft labels: class",
+        ),
         ({"task_type": "regression", "distill": {"from": "f", "temperature": 2}}, "t.distill.temperature: a number"),
     ],
 )
