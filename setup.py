@@ -36,10 +36,12 @@ setup(
         "xxhash>=3.4",
     ],
     extras_require={
+        "adapters": ["peft>=0.18"],
         "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "peft>=0.18",
             "psutil>=5.9",
             "pytest>=8",
             "ruff>=0.6",

@@ -11,6 +11,7 @@ from mtdnn.config.options import Named
 from mtdnn.config.run import OptimizerConfig, RunConfig
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.networks.adapters import ADAPTERS
 from mtdnn.networks.heads import HEADS
 from mtdnn.networks.losses import LOSSES
 from mtdnn.registry import Registry
@@ -92,6 +93,8 @@ TABLES = {
     "optimizer options": lambda: options(OPTIMIZERS, OptimizerConfig),
     "schedules": lambda: described(SCHEDULES, "learning rate over the run"),
     "schedule options": lambda: options(SCHEDULES),
+    "adapters": lambda: described(ADAPTERS, "what is trained"),
+    "adapter options": lambda: options(ADAPTERS),
     "regularizers": lambda: described(REGULARIZERS, "what it adds to a task's loss"),
     "regularizer options": lambda: options(REGULARIZERS),
     "proximal terms": lambda: described(PROXIMAL, "what the model is compared with"),

@@ -60,8 +60,15 @@ class MultiTaskModel(nn.Module):
         """
         return self.task_logits(batch.task, self.hidden(batch, embeddings), batch)
 
-    def hidden(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Hidden states [N, T, H] of the last layer; zero at padding."""
+    def hidden(self, batch: Batch, embeddings: Tensor | None = None, *, task: str | None = None) -> Tensor:
+        """Hidden states [N, T, H] of the last layer; zero at padding.
+
+        Args:
+            batch: N sequences of T tokens.
+            embeddings: [N, T, E], word embeddings in place of those of the batch's tokens.
+            task: whose adapter computes, where each task has one; None: the batch's.
+        """
+        self.encoder.use_adapter_of(self._owner_of_head(task or batch.task))
         if embeddings is None:
             embeddings = self.encoder.embed(batch.inputs["input_ids"])
         return self.encoder.encode(embeddings, batch.mask, batch.inputs.get("token_type_ids"))
@@ -86,17 +93,36 @@ class MultiTaskModel(nn.Module):
 
     def head_of(self, task: str) -> nn.Module:
         """The head of a task: its own, or that of the task named by `head_of`."""
-        return self.heads[self.task_types[task].task.head_of or task]
+        return self.heads[self._owner_of_head(task)]
+
+    def _owner_of_head(self, task: str) -> str:
+        """The task whose head and adapter a task uses: itself, or the one named by `head_of`."""
+        return (self.task_types[task].task.head_of if task in self.task_types else None) or task
+
+    @property
+    def has_adapters_by_task(self) -> bool:
+        """Whether the hidden states of a row differ from task to task."""
+        return self.encoder.adapter is not None and self.encoder.adapter.per_task
+
+    def frozen_weights(self) -> set[str]:
+        """Names of the weights that are the encoder's below an adapter, which checkpoints do not hold."""
+        return {f"encoder.{name}" for name in self.encoder.frozen_weights()}
+
+    def merged_weights(self, task: str) -> dict[str, Tensor]:
+        """The weights of transformers' model that gives a task's hidden states."""
+        return self.encoder.merged_weights(self._owner_of_head(task))
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:
-        """Prediction records of several tasks from one pass through the encoder.
+        """Prediction records of several tasks from one pass through the encoder, or one for each with its own adapter.
 
         The batch's labels belong to its own task; the records of other tasks have none.
         """
-        found = {}
+        found: dict[str, list[dict]] = {}
+        owner = ""
         with torch.inference_mode():
-            hidden = self.hidden(batch)
             for task in tasks:
+                if not found or (self.has_adapters_by_task and self._owner_of_head(task) != owner):
+                    owner, hidden = self._owner_of_head(task), self.hidden(batch, task=task)
                 rows = batch if task == batch.task else replace(batch, task=task, labels=None)
                 found[task] = self.task_types[task].predict(self.task_logits(task, hidden, rows), rows)
         return found

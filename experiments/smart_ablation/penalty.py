@@ -18,7 +18,7 @@ from mtdnn.data.collate import collate
 from mtdnn.data.store import open_store
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.smart import Smart
-from mtdnn.runs.initialisation import build_encoder
+from mtdnn.runs.encoders import build_encoder
 from mtdnn.runs.opened import open_run
 from mtdnn.training.objective import Objective
 

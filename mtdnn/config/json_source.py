@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mtdnn.errors import DataError, Fault, Place, fault
 
@@ -78,7 +78,8 @@ def checked(value: object, shape: Any, place: Place, fix: str = "") -> Any:
     """
     adapter = _adapter(shape)
     try:
-        if is_dataclass(shape):  # strict mode accepts a mapping for a dataclass only in JSON
+        # Strict mode accepts a mapping for these only in JSON.
+        if is_dataclass(shape) or (isinstance(shape, type) and issubclass(shape, BaseModel)):
             return adapter.validate_json(json.dumps(value), strict=True)
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:

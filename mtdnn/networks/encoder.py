@@ -21,11 +21,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mtdnn.config.execution import Execution, execution_of
+from mtdnn.config.run import EncoderSource
 from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
+from mtdnn.networks import adapters
+from mtdnn.networks.adapters import Adapter
 from mtdnn.registry import is_trusted
 from mtdnn.tokens.families import (
     first_line,
@@ -59,6 +62,8 @@ class Encoder(nn.Module):
         ConfigError: `packed` with a family that cannot be packed, or an unknown word.
     Attributes:
         execution: the speed switches; the layout is packed or padded, not auto.
+        adapter: see `adapt`; None without.
+        base, base_sha256: where the weights below an adapter are from, and their digest.
     """
 
     def __init__(
@@ -80,10 +85,10 @@ class Encoder(nn.Module):
             backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
         self.execution = switches
         self.execution = switches.model_copy(update={"layout": self._settled_layout(switches.layout)})
-        if switches.dropout == "fast":
-            use_fast_dropout(backbone)
-        if switches.products == "fast":
-            use_fast_products(backbone)
+        self._use_switches()
+        self.adapter: Adapter | None = None
+        self.base: str | EncoderSource | None = None
+        self.base_sha256: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -115,6 +120,45 @@ class Encoder(nn.Module):
             recompute_layers(backbone)
         pooler = None if missing else pooler_weights(backbone)
         return cls(backbone, execution=execution, pooler=pooler).eval()
+
+    def adapt(self, adapter: Adapter, *, base: str | EncoderSource, seed: int) -> None:
+        """Freeze the weights, and put an adapter into the linear layers; it changes nothing at first.
+
+        Args:
+            adapter: which, and for which tasks.
+            base: where the frozen weights are from.
+            seed: of the adapter's first weights.
+        Raises:
+            ConfigError: peft is not installed, or the adapter's targets are not there.
+        """
+        self.base, self.base_sha256 = base, adapters.digest(self.backbone.state_dict())
+        adapters.put_into(self.backbone, adapter, seed=seed)
+        self.adapter = adapter
+        self._use_switches()
+
+    def use_adapter_of(self, task: str) -> None:
+        """Compute with the adapter of a task, where each has one."""
+        if self.adapter is not None and self.adapter.per_task:
+            adapters.use(self.backbone, task)
+
+    def frozen_weights(self) -> set[str]:
+        """Names of the weights that an adapter was put over; none without an adapter."""
+        if self.adapter is None:
+            return set()
+        own = adapters.own_weights(self.backbone)
+        return {f"backbone.{name}" for name in self.backbone.state_dict() if name not in own}
+
+    def merged_weights(self, task: str) -> dict[str, Tensor]:
+        """The backbone's weights, named as without adapter, those of the task's adapter merged into them."""
+        if self.adapter is None:
+            return dict(self.backbone.state_dict())
+        return adapters.merged(self.backbone, task if self.adapter.per_task else adapters.SHARED)
+
+    def _use_switches(self) -> None:
+        if self.execution.dropout == "fast":
+            use_fast_dropout(self.backbone)
+        if self.execution.products == "fast":
+            use_fast_products(self.backbone)
 
     @property
     def config(self) -> PretrainedConfig:

@@ -5,6 +5,7 @@ Source: Jiang et al. 2020, arXiv 1911.03437, equations 2 and 3, Algorithm 1, lin
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -12,15 +13,12 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from mtdnn.config.options import Options
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass
 
 logger = logging.getLogger(__name__)
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 PROXIMAL: Registry[type[Proximal]] = Registry(
     "proximal term",
@@ -46,10 +44,40 @@ class MomentumOptions(ProximalOptions):
     late_after: float = Field(0.1, ge=0, le=1, description="Fraction of the updates after which β is beta_late.")
 
 
+class Teacher(nn.Module):
+    """A copy of a model in evaluation mode, which shares with it the weights that are frozen.
+
+    Args:
+        model: nothing of it is changed.
+    Attributes:
+        module: the copy.
+        shared: names of the weights that both have.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+        self.module = copy.deepcopy(model, {id(weight): weight for weight in frozen.values()})
+        self.shared = frozen.keys()
+        self.eval().requires_grad_(False)
+
+    def pairs(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights that are trained, of the copy and of the model."""
+        own = [each.detach() for name, each in self.module.named_parameters() if name not in self.shared]
+        return own, [each.detach() for name, each in model.named_parameters() if name not in self.shared]
+
+    def move(self, model: nn.Module, share: float) -> None:
+        """θ̃ ← θ̃ + share · (θ − θ̃), in place; buffers are copied."""
+        torch._foreach_lerp_(*self.pairs(model), share)
+        for own, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(theirs)
+
+
 class Proximal:
     """D_Breg = mean_i ℓ_s(f(x_i; θ), f(x_i; θ̃)), the teacher θ̃ in evaluation mode and without gradient.
 
-    Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model. Cost: 1 forward unit.
+    Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model, with which it shares the weights that are
+    frozen. Cost: 1 forward unit.
 
     Args:
         model: the teacher starts as a copy of it.
@@ -62,10 +90,7 @@ class Proximal:
     def __init__(self, model: nn.Module, *, total_steps: int, **options: Any) -> None:
         self.options: Any = self.Options(**options)
         self.total_steps, self.steps_done = total_steps, 0
-        self._beta = 0.0
-        self.teacher = AveragedModel(model, multi_avg_fn=self._average)
-        self.teacher.update_parameters(model)  # the first update copies; all later ones average
-        self.teacher.eval().requires_grad_(False)
+        self.teacher = Teacher(model)
 
     @property
     def weight(self) -> float:
@@ -85,28 +110,25 @@ class Proximal:
         """Update the teacher every S steps; called after each optimizer step."""
         self.steps_done += 1
         if self.steps_done % self.options.inner_steps == 0:
-            self._beta = self.beta(self.steps_done)
-            self.teacher.update_parameters(model)
-
-    def _average(self, teacher: Tensors, model: Tensors, _count: Tensor | int) -> None:
-        """θ̃ ← θ̃ + (1−β)(θ − θ̃), in place."""
-        torch._foreach_lerp_(teacher, model, 1.0 - self._beta)
+            self.teacher.move(model, 1.0 - self.beta(self.steps_done))
 
     def drift(self, model: nn.Module) -> Tensor:
-        """Scalar: ‖θ − θ̃‖ / ‖θ̃‖ over all weights."""
-        teacher = [each.detach() for each in self.teacher.module.parameters()]
-        student = [each.detach() for each in model.parameters()]
+        """Scalar: ‖θ − θ̃‖ / ‖θ̃‖ over all weights that are trained."""
+        teacher, student = self.teacher.pairs(model)
         return _norm(torch._foreach_sub(student, teacher)) / _norm(teacher)
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's weights and the count of steps."""
-        weights = {name: weight.clone() for name, weight in self.teacher.module.state_dict().items()}
+        """The teacher's own weights and the count of steps."""
+        state = self.teacher.module.state_dict()
+        weights = {name: weight.clone() for name, weight in state.items() if name not in self.teacher.shared}
         return {"steps_done": self.steps_done, "teacher": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, bit for bit."""
         self.steps_done = state["steps_done"]
-        self.teacher.module.load_state_dict(state["teacher"])
+        found = self.teacher.module.load_state_dict(state["teacher"], strict=False)
+        if strange := {*found.missing_keys, *found.unexpected_keys} - self.teacher.shared:
+            raise ValueError(f"the teacher of another model: one of the two has no '{min(strange)}'")
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:

@@ -79,7 +79,7 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
         except ValueError as error:
             found = f"transformers has no {kind.__name__} of '{config.model_type}'"
             raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
-    exported.base_model.load_state_dict(model.encoder.backbone.state_dict(), strict=False)
+    exported.base_model.load_state_dict(model.merged_weights(task), strict=False)
     if head.counterpart == "sequence":
         _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
     _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())

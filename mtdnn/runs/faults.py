@@ -13,7 +13,7 @@ from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError, Fault
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
-from mtdnn.runs.initialisation import build_encoder
+from mtdnn.runs.encoders import build_encoder
 from mtdnn.runs.named import named_regularizer, regularizers_of, taught
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
@@ -35,7 +35,7 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
     if not source or not any(each is not None and each.needs_resolution for each in chosen.values()):
         return []
     precision = RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32)
-    backbone = build_encoder(config.model_copy(update={"encoder": source}))
+    backbone = build_encoder(config.model_copy(update={"encoder": source, "adapter": None}))
     return resolution_faults(chosen, tasks, config, backbone, precision)
 
 

@@ -1,4 +1,4 @@
-"""What the weights of a run start from: a pretrained encoder or an earlier run's, new heads or trained ones."""
+"""What the heads of a run start from: new weights, or those of an earlier run's heads."""
 
 from __future__ import annotations
 
@@ -6,54 +6,20 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM
 
-from mtdnn.config.run import EncoderSource, RunConfig
+from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, unknown
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.encoder import Encoder, loading_only_data, no_bars_for_folders, read_config, recompute_layers
+from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
 from mtdnn.networks.heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
 from mtdnn.task_types.base import TASK_TYPES
-from mtdnn.training.checkpoint import ENCODER, open_checkpoint, read_weights
+from mtdnn.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
-
-
-def encoder_place(source: str | EncoderSource) -> str:
-    """Hub name or folder that holds an encoder's configuration and tokenizer."""
-    if isinstance(source, str):
-        return source
-    return str(open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint)) / ENCODER)
-
-
-def build_encoder(config: RunConfig) -> Encoder:
-    """The encoder a run starts from, with its pretrained weights or those of an earlier run."""
-    source = config.encoder
-    if isinstance(source, str):
-        encoder = Encoder.from_pretrained(
-            source,
-            execution=config.execution,
-            gradient_checkpointing=config.gradient_checkpointing,
-        )
-    else:
-        encoder = empty_encoder(Path(encoder_place(source)), config)
-        checkpoint = RunFolder(source.run).checkpoint(source.checkpoint)
-        encoder.load_state_dict(read_weights(checkpoint, "encoder."))
-    encoder.requires_grad_(not config.freeze_encoder)
-    return encoder
-
-
-def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
-    """An encoder of the configuration in a folder, to be filled with weights."""
-    with torch.random.fork_rng(devices=[]):
-        backbone = AutoModel.from_config(read_config(str(folder)), dtype=torch.float32)
-    if config.gradient_checkpointing:
-        recompute_layers(backbone)
-    return Encoder(backbone, execution=config.execution)
 
 
 def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:

@@ -30,8 +30,8 @@ from mtdnn.rows.example import RowError
 from mtdnn.rows.memory import is_table, table_rows
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowSource
+from mtdnn.runs.encoders import refuse_other_poolings, stored_encoder
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.initialisation import empty_encoder
 from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
 from mtdnn.runs.parts import autocast_of, task_types_of
 from mtdnn.task_types.base import TaskType
@@ -285,7 +285,9 @@ class Run:
 @keywords_checked()
 @trusting
 def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = False) -> Run:
-    """A run's model at one of its checkpoints, ready to evaluate, predict and embed; needs nothing outside its folder.
+    """A run's model at one of its checkpoints, ready to evaluate, predict and embed.
+
+    It needs nothing outside the folder, but for the frozen encoder that an adapter was trained over.
 
     Args:
         folder: of the run: the `output` it was trained with.
@@ -295,7 +297,7 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
         The run, with `evaluate`, `predict` and `embed`, and its `tasks`, `config`, `model` and `tokenizer`.
     Raises:
         ConfigError: the folder holds no run, or the checkpoint has another name.
-        DataError: the checkpoint is missing or damaged.
+        DataError: the checkpoint is missing or damaged, or the encoder of its adapter is.
 
     Example:
         >>> import mtdnn
@@ -311,9 +313,10 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
     config, tasks = run.read_config(), run.read_tasks()
     path = open_checkpoint(run.checkpoint(checkpoint))
     tokenizer = load_tokenizer(path / ENCODER)
-    encoder = empty_encoder(path / ENCODER, config)
+    encoder = stored_encoder(path, config)
     model = MultiTaskModel(encoder, task_types_of(tasks, tokenizer))
-    load_weights(path, model)
+    refuse_other_poolings(model, path, run.tasks_file)
+    load_weights(path, model, left_out=model.frozen_weights())
     device = Accelerator().device
     step = int(read_state(path)["step"])
     model, autocast = model.to(device).eval(), autocast_of(config, device)

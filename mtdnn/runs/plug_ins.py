@@ -1,4 +1,4 @@
-"""The plug-ins that a run names: mixing, optimizer, schedule, regularizer, proximal; each with its options."""
+"""The plug-ins that a run names: mixing, optimizer, schedule, adapter, regularizer, proximal; each with its options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from mtdnn.config.run import RunConfig, run_config_of
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.errors import ConfigError, Fault
+from mtdnn.networks.adapters import ADAPTERS, adapter_faults
 from mtdnn.registry import Registry
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
 
-LIGHT_KEYS = ("mixing", "optimizer", "schedule")
+LIGHT_KEYS = ("mixing", "optimizer", "schedule", "adapter")
 """The keys of a run whose plug-ins load no PyTorch."""
 
 KEYS = (*LIGHT_KEYS, "regularizer", "proximal")
@@ -29,13 +30,16 @@ def run_registry(key: str) -> Registry[Any]:
         from mtdnn.regularizers.proximal import PROXIMAL
 
         return PROXIMAL
-    light: dict[str, Registry[Any]] = {"mixing": SAMPLERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    light: dict[str, Registry[Any]] = {
+        "mixing": SAMPLERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "adapter": ADAPTERS
+    }  # fmt: skip
     return light[key]
 
 
 def plug_in_faults(config: RunConfig) -> list[Fault]:
     """Names that lead nowhere, keys that the named plug-in does not have and values it refuses, by the run's keys."""
-    return [each for key, given in _named(config, KEYS) for each in named_faults(run_registry(key), given, key)]
+    faults = [each for key, given in _named(config, KEYS) for each in named_faults(run_registry(key), given, key)]
+    return faults + adapter_faults(config.adapter, freeze_encoder=config.freeze_encoder)
 
 
 def checked_run(source: YamlSource) -> RunConfig:

@@ -20,9 +20,9 @@ from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.metrics.base import measured, selection_faults
 from mtdnn.model import MultiTaskModel
+from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
 from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.initialisation import encoder_place
 from mtdnn.runs.length import needs_lengths, run_length
 from mtdnn.runs.named import regularizers_of, run_tasks
 from mtdnn.runs.parts import (
@@ -132,6 +132,8 @@ class Setup:
             folder: of the run.
             resume: continue from the newest whole checkpoint.
             progress: whether to show a bar on standard error.
+        Raises:
+            DataError: the frozen weights below an adapter are not those of the checkpoint.
         """
         start = resume_point(folder) if resume else None
         step = int(read_state(start)["step"]) if start is not None else 0
@@ -142,7 +144,8 @@ class Setup:
         bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
         trainer = self.trainer(folder, recorder, bar)
         if start is not None:
-            load_weights(start, self.model)
+            refuse_other_base(self.model.encoder, start)
+            load_weights(start, self.model, left_out=self.model.frozen_weights())
             trainer.load_state_dict(read_training(start))
         try:
             with freed_memory_kept():
@@ -233,6 +236,7 @@ class Setup:
             save_checkpoint(
                 folder.checkpoint(name),
                 self.model,
+                left_out=self.model.frozen_weights(),
                 save_encoder=self._save_encoder,
                 state={"step": trainer.progress.step, **trained_with},
                 training=trainer.state_dict() if kind == "step" else None,
@@ -243,3 +247,4 @@ class Setup:
     def _save_encoder(self, folder: Path) -> None:
         self.model.encoder.config.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
+        write_parts(folder, self.model)

@@ -16,9 +16,9 @@ from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
 from mtdnn.files import sole_writer
 from mtdnn.registry import own_words, trusting
+from mtdnn.runs.encoders import encoder_place
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.given import GivenRun, given_run
-from mtdnn.runs.initialisation import encoder_place
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.opened import open_run
 from mtdnn.runs.resumption import is_finished, restore_best

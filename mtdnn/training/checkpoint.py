@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +19,7 @@ from typing import Any, NotRequired
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -41,11 +41,18 @@ _digest = read_once(file_sha256)
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, *, save_encoder: SaveEncoder, state: dict[str, Any], training: dict[str, Any] | None
+    folder: Path,
+    model: nn.Module,
+    *,
+    left_out: Collection[str] = (),
+    save_encoder: SaveEncoder,
+    state: dict[str, Any],
+    training: dict[str, Any] | None,
 ) -> None:
     """Write a checkpoint atomically: `folder` is either the complete new one or unchanged.
 
     Args:
+        left_out: names of weights that are stored elsewhere, and were not trained.
         save_encoder: writes the encoder's configuration and the tokenizer into the folder it is given.
         state: plain JSON values.
         training: optimizer and the like, tensors and plain values; None for weights alone.
@@ -55,7 +62,11 @@ def save_checkpoint(
         DataError: the disk is full or cannot be written.
     """
     with atomic_folder(folder) as partial:
-        save_model(model, str(partial / WEIGHTS))
+        if left_out:
+            kept = {name: value for name, value in model.state_dict().items() if name not in left_out}
+            save_file({name: value.contiguous() for name, value in kept.items()}, str(partial / WEIGHTS))
+        else:
+            save_model(model, str(partial / WEIGHTS))
         save_encoder(partial / ENCODER)
         (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         if training is not None:
@@ -265,14 +276,23 @@ def read_training(folder: Path) -> dict[str, Any]:
     return training
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
+def load_weights(folder: Path, model: nn.Module, *, left_out: Collection[str] = ()) -> None:
     """Load the weights of a whole checkpoint into a model of the same encoder and tasks.
 
+    Args:
+        folder: of the checkpoint.
+        model: encoder and heads.
+        left_out: names of weights that the checkpoint does not hold; they stay as they are.
     Raises:
         DataError: names or shapes differ.
     """
     try:
-        load_model(model, str(folder / WEIGHTS))
+        if left_out:
+            found = model.load_state_dict(load_file(str(folder / WEIGHTS)), strict=False)
+            if strange := sorted({*found.missing_keys} - {*left_out}) + found.unexpected_keys:
+                raise RuntimeError(f"one of the two has no '{strange[0]}'")
+        else:
+            load_model(model, str(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
         found = f"weights do not fit this model: {_first_line(error)}"
         raise DataError(fault(str(folder), "", found, "The encoder or the tasks differ from the run's.")) from error

@@ -7,6 +7,7 @@ from mtdnn.config.options import Named, Options, named_faults, options_of
 from mtdnn.config.run import OptimizerConfig, ScheduleConfig
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.networks.adapters import ADAPTERS
 from mtdnn.networks.head_options import HEAD_OPTIONS
 from mtdnn.networks.heads import HEADS
 from mtdnn.regularizers.base import REGULARIZERS
@@ -18,6 +19,7 @@ KINDS = {
     "mixing": (SAMPLERS, Named),
     "optimizer": (OPTIMIZERS, OptimizerConfig),
     "schedule": (SCHEDULES, ScheduleConfig),
+    "adapter": (ADAPTERS, Named),
     "regularizer": (REGULARIZERS, Named),
     "proximal": (PROXIMAL, Named),
     "head": (HEADS, Named),

@@ -147,3 +147,15 @@ def test_the_papers_defaults() -> None:
 def test_bad_values_are_refused_with_their_place(options: dict[str, Any], expected: str) -> None:
     (found,) = map(str, named_faults(PROXIMAL, Named(name="momentum", **options), "proximal", where="run.yml:4"))
     assert expected in found
+
+
+def test_a_teacher_shares_the_frozen_weights_and_no_other():
+    model = make_model()
+    model.encoder.requires_grad_(False)
+    proximal = PROXIMAL.get("momentum")(model, total_steps=4)
+    pairs = zip(model.named_parameters(), proximal.teacher.module.parameters(), strict=True)
+    shared = {name for (name, mine), theirs in pairs if mine.data_ptr() == theirs.data_ptr()}
+    assert shared == {name for name, _ in model.named_parameters() if name.startswith("encoder.")}
+    assert all(name.startswith("heads.") for name in proximal.state_dict()["teacher"] if "weight" in name)
+    with pytest.raises(ValueError, match=r"another model.*'heads.nli.dense.bias'"):
+        proximal.load_state_dict({"steps_done": 1, "teacher": {}})

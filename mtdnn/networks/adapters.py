@@ -1,0 +1,280 @@
+"""Few trained numbers in place of a whole encoder: adapters by peft, one for all tasks or one for each.
+
+An adapter is put into the encoder's linear layers, whose own weights are frozen. What stands for it in YAML, its
+registry and its options, need neither PyTorch nor peft, so that `check` and `--help` do without.
+
+Source: LoRA, Hu et al. 2021, arXiv 2106.09685; DoRA, Liu et al. 2024, arXiv 2402.09353; IA³, Liu et al. 2022,
+arXiv 2205.05638. All by the package peft.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic import Field
+
+from mtdnn.config.options import Named, Options, option_values, options_of, takes_options
+from mtdnn.config.tasks import Words
+from mtdnn.deferred import deferred
+from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.registry import Registry
+from mtdnn.seeding import preserved_default_generators, seed_default_generators
+from mtdnn.tokens.families import first_line
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import Tensor, nn
+else:
+    torch = deferred("torch")
+    nn = deferred("torch.nn")
+
+SHARED = "shared"
+"""The name of an adapter that all tasks have in common."""
+
+MakeConfig = Callable[..., "PeftConfig"]
+
+ADAPTERS: Registry[MakeConfig] = Registry("adapter", takes=("targets",), keywords=("family",))
+"""The words for `adapter:` in a run. Each makes peft's configuration of the targets, None for those of the family."""
+
+
+class AdapterOptions(Options):
+    """Options every adapter has."""
+
+    targets: Literal["auto"] | Words = Field(
+        "auto", description="Ends of the names of layers. auto: peft's of the family, or else all linear layers."
+    )
+    scope: Literal["shared", "task"] = Field(
+        "shared", description="task: one adapter for each task, switched by the batch's task."
+    )
+
+
+class LowRankOptions(AdapterOptions):
+    """Options of `lora` and `dora`."""
+
+    rank: int = Field(
+        8, ge=1, description="r, columns of the two matrices whose product is added to a layer's weights."
+    )
+    alpha: float = Field(16.0, gt=0, description="Factor of that product, times r.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="On the input of the two matrices; 0 turns it off.")
+
+
+@ADAPTERS.register("lora")
+@takes_options(LowRankOptions)
+def lora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float, dropout: float) -> PeftConfig:
+    """Adds to a layer's weights the product of two trained matrices of rank r.
+
+    Args:
+        targets: ends of the names of layers.
+        family: `model_type` of the encoder.
+        rank, alpha, dropout: see `LowRankOptions`.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_listed(targets))  # type: ignore[arg-type]
+
+
+@ADAPTERS.register("dora")
+@takes_options(LowRankOptions)
+def dora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float, dropout: float) -> PeftConfig:
+    """LoRA for the direction of each column of a layer's weights, and a trained length for each.
+
+    Args:
+        targets: ends of the names of layers.
+        family: `model_type` of the encoder.
+        rank, alpha, dropout: see `LowRankOptions`.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=_listed(targets),
+        use_dora=True,
+    )
+
+
+@ADAPTERS.register("ia3")
+@takes_options(AdapterOptions)
+def ia3(targets: Sequence[str] | None, *, family: str) -> PeftConfig:
+    """Multiplies what layers give (of those in feed-forward blocks, what they take) by a trained vector.
+
+    Args:
+        targets: ends of the names of layers.
+        family: `model_type` of the encoder.
+    """
+    from peft import IA3Config
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as OF_FAMILY
+
+    forward = [each for each in OF_FAMILY.get(family, []) if targets is None or each in targets]
+    return IA3Config(target_modules=_listed(targets), feedforward_modules=forward)
+
+
+def _listed(targets: Sequence[str] | None) -> list[str] | None:
+    return None if targets is None else list(targets)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter of an encoder.
+
+    Attributes:
+        named: the adapter and its options.
+        tasks: that have one each, with `scope: task`.
+    """
+
+    named: Named
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the adapters in the encoder: the tasks', or the one of all."""
+        return self.tasks if self.per_task else (SHARED,)
+
+    @property
+    def per_task(self) -> bool:
+        """Whether each task has one."""
+        return bool(self.options["scope"] == "task")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option, those that are not given at their defaults."""
+        return option_values(options_of(ADAPTERS, ADAPTERS.get(self.named.name, key="adapter")), self.named.options)
+
+    def block(self) -> dict[str, Any]:
+        """What YAML would say of it, every option written out, as JSON values."""
+        options = {key: list(each) if isinstance(each, tuple) else each for key, each in self.options.items()}
+        return {"name": self.named.name, **options}
+
+
+def adapter_faults(named: Named | None, *, freeze_encoder: bool = False) -> list[Fault]:
+    """What is wrong with a run's adapter that its options do not show.
+
+    Args:
+        named: the adapter; None: the run has none.
+        freeze_encoder: the key of the run.
+    """
+    faults = []
+    if named is not None and find_spec("peft") is None:
+        fix = "Install it: pip install 'mtdnn[adapters]'."
+        faults.append(fault("", "adapter", f"'{named.name}' needs the package peft, which is not installed", fix))
+    if named is not None and freeze_encoder:
+        found = "true trains the heads alone, and so no adapter"
+        faults.append(fault("", "freeze_encoder", found, "Leave it out: the encoder's own weights are frozen anyway."))
+    return faults
+
+
+def put_into(backbone: nn.Module, adapter: Adapter, *, seed: int) -> None:
+    """Freeze a model's weights and put the adapters into its linear layers, in place; they change nothing at first.
+
+    What an adapter starts from depends on the seed and its own name, not on the others.
+
+    Args:
+        backbone: a model of transformers.
+        adapter: which, and for which tasks.
+        seed: of the adapters' first weights.
+    Raises:
+        ConfigError: peft is not installed, or the targets are not there.
+    """
+    if faults := adapter_faults(adapter.named):
+        raise ConfigError(faults)
+    from peft import inject_adapter_in_model
+
+    for name in adapter.names:
+        with preserved_default_generators(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that fan_in_fan_out is set where it has to be
+            seed_default_generators(seed, "adapter", name)
+            try:
+                inject_adapter_in_model(_peft_config(backbone, adapter), backbone, name)
+            except ValueError as error:
+                fix = "Give the ends of the names of linear layers, or targets: auto."
+                raise ConfigError(fault("", "adapter.targets", first_line(error), fix)) from error
+    backbone.requires_grad_(False)
+    for key, weight in backbone.named_parameters():
+        weight.requires_grad_(key in own_weights(backbone))
+
+
+def _peft_config(backbone: nn.Module, adapter: Adapter) -> PeftConfig:
+    options = dict(adapter.options)
+    options.pop("scope")
+    targets = options.pop("targets")
+    family = str(backbone.config.model_type)  # type: ignore[union-attr]
+    make = ADAPTERS.get(adapter.named.name, key="adapter")
+    if targets == "auto":
+        targets = None if _known_to_peft(family, adapter.named.name) else sorted(_linear_layers(backbone))
+    return make(targets, family=family, **options)
+
+
+def _known_to_peft(family: str, name: str) -> bool:
+    from peft.utils import constants
+
+    of_ia3 = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    of_lora = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    return family in (of_ia3 if name == "ia3" else of_lora)
+
+
+def _linear_layers(backbone: nn.Module) -> set[str]:
+    """Last parts of the names of the linear layers, but for those of adapters that are already there."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = (name for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear) and "lora_" not in name)
+    tuned = (name for name, layer in backbone.named_modules() if isinstance(layer, BaseTunerLayer))
+    return {name.removesuffix(".base_layer").rpartition(".")[2] for name in (*plain, *tuned)}
+
+
+def _tuned_layers(backbone: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return ((name, layer) for name, layer in backbone.named_modules() if isinstance(layer, BaseTunerLayer))
+
+
+def own_weights(backbone: nn.Module) -> set[str]:
+    """Names of the weights that belong to adapters."""
+    return {
+        f"{name}.{key}"
+        for name, layer in _tuned_layers(backbone)
+        for key, _ in cast(nn.Module, layer).named_parameters()
+        if not key.startswith("base_layer.")
+    }
+
+
+def use(backbone: nn.Module, name: str) -> None:
+    """Let the layers compute with the adapter of that name; with none where there is no such adapter.
+
+    peft's `set_adapter` would also freeze the others, and unfreeze this one in a teacher.
+    """
+    for _, layer in _tuned_layers(backbone):
+        layer._active_adapter = [name]
+
+
+def merged(backbone: nn.Module, name: str) -> dict[str, Tensor]:
+    """The weights of the model without adapters that computes what this one does with the adapter of that name."""
+    copied = deepcopy(backbone)
+    for _, layer in _tuned_layers(copied):
+        layer.merge(safe_merge=True, adapter_names=[name])
+    return plain_weights(copied)
+
+
+def plain_weights(backbone: nn.Module) -> dict[str, Tensor]:
+    """The weights of the layers themselves, named as in a model without adapters."""
+    own = own_weights(backbone)
+    state = backbone.state_dict()
+    return {key.replace(".base_layer.", "."): value for key, value in state.items() if key not in own}
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values of weights: the same whatever files they were read from."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
