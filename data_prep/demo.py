@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.demo_words import BLAME, DEGREES, EVERYDAY, PRAISE, SCIENCE, Kinds, World
-from data_prep.rows_out import Report, Row, write_rows
+from data_prep.rows_out import Report, Row, path_of, write_rows
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators
 
 if TYPE_CHECKING:
@@ -362,8 +362,8 @@ def read_texts(folder: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=write_demo.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo/data"), help="folder for <task>/<split>.tsv")
-    parser.add_argument("--encoder", type=Path, help="also write a small random BERT for these texts to this folder")
+    parser.add_argument("--out", type=path_of, default=Path("demo/data"), help="folder for <task>/<split>.tsv")
+    parser.add_argument("--encoder", type=path_of, help="also write a small random BERT for these texts to this folder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for report in write_demo(arguments.out, arguments.seed):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import UNLABELLED, Report, Row, read_rows, write_rows
+from data_prep.rows_out import UNLABELLED, Report, Row, path_of, read_rows, write_rows
 from mtdnn.errors import DataError
 from mtdnn.seeding import derive_seed
 
@@ -75,8 +75,8 @@ def _noisy(rows: Iterable[Row], labels: Sequence[str], *, rate: float, seed: int
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Rows with a share of their labels flipped.")
-    parser.add_argument("--input", type=Path, required=True, help="canonical rows, .tsv")
-    parser.add_argument("--out", type=Path, required=True, help="file to write; <name>.flipped.tsv goes next to it")
+    parser.add_argument("--input", type=path_of, required=True, help="canonical rows, .tsv")
+    parser.add_argument("--out", type=path_of, required=True, help="file to write; <name>.flipped.tsv goes next to it")
     parser.add_argument("--rate", type=float, required=True, help="share of the labels to flip, 0 to 1")
     parser.add_argument("--seed", type=int, default=1, help="of the draws (default 1)")
     given = parser.parse_args()

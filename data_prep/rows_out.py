@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import DataError
+from mtdnn.errors import DataError, home_expanded
 
 UNLABELLED = ""
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
@@ -194,6 +194,11 @@ def find_input(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def path_of(text: str) -> Path:
+    """The path in a flag, with `~` as the home directory."""
+    return home_expanded(Path(text))
+
+
 def run(convert: Callable[..., list[Report]], description: str, *, columns: Mapping[str, str] | None = None) -> None:
     """The command line of a converter: `--input FOLDER --out FOLDER`; prints one line for each split.
 
@@ -203,8 +208,8 @@ def run(convert: Callable[..., list[Report]], description: str, *, columns: Mapp
         columns: numbers it takes in addition, with what each means.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--input", type=Path, required=True, help="folder with the files as distributed")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write <task>/<split>.tsv to")
+    parser.add_argument("--input", type=path_of, required=True, help="folder with the files as distributed")
+    parser.add_argument("--out", type=path_of, required=True, help="folder to write <task>/<split>.tsv to")
     for name, meaning in (columns or {}).items():
         parser.add_argument(f"--{name}", type=int, help=meaning)
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import Report, Row, read_rows, write_rows
+from data_prep.rows_out import Report, Row, path_of, read_rows, write_rows
 from mtdnn.errors import DataError
 from mtdnn.seeding import derive_seed
 
@@ -131,8 +131,8 @@ def _below(count: int, rng: random.Random) -> int:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Rows with typos, dropped or swapped words.")
-    parser.add_argument("--input", type=Path, required=True, help="canonical rows, .tsv")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--input", type=path_of, required=True, help="canonical rows, .tsv")
+    parser.add_argument("--out", type=path_of, required=True, help="file to write")
     parser.add_argument("--kind", choices=list(KINDS), required=True, help="of the errors")
     parser.add_argument("--rate", type=float, default=0.1, help="probability of each word to be hit (default 0.1)")
     parser.add_argument("--seed", type=int, default=1, help="of the draws (default 1)")

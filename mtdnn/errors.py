@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import errno
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -205,7 +208,8 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
 def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator of public functions: an unknown or missing keyword argument raises a ConfigError.
 
-    `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?`
+    `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?` In arguments, `~/data` is in the user's
+    home directory.
 
     Args:
         more: returns the names that `**options` accepts in addition, with dots for nested keys; called when needed.
@@ -218,11 +222,19 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
         def call(*args: P.args, **keywords: P.kwargs) -> R:
             if found := _keyword_faults(function.__qualname__, signature, args, keywords, more):
                 raise ConfigError(found)
-            return function(*args, **keywords)
+            at_home: Callable[..., R] = function
+            return at_home(*map(home_expanded, args), **{name: home_expanded(each) for name, each in keywords.items()})
 
         return call
 
     return checked
+
+
+def home_expanded(path: T) -> T:
+    """A path that begins with `~` or `~user` in that user's home directory; other paths and values unchanged."""
+    if isinstance(path, (str, Path)) and str(path).startswith("~"):
+        return type(path)(os.path.expanduser(path))
+    return path
 
 
 def _keyword_faults(

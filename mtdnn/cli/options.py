@@ -23,7 +23,7 @@ from mtdnn.cli.schema import described, fields_of, inner_model, is_open, option_
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
-from mtdnn.errors import ConfigError, did_you_mean, fault
+from mtdnn.errors import ConfigError, did_you_mean, fault, home_expanded
 from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")
@@ -42,7 +42,7 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
         parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
     parser.add_function_arguments(function, as_positional=True)
     _add_trust(parser)
-    return dict(vars(_parsed(parser, _spelt_out(function, argv))))
+    return {name: home_expanded(each) for name, each in vars(_parsed(parser, _spelt_out(function, argv))).items()}
 
 
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
@@ -64,7 +64,12 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
     found = _parsed(parser, argv)
     overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
-    return {"run": found["run"], "resume": found["resume"], "trust": found["trust"], "overrides": overrides}
+    return {
+        "run": home_expanded(found["run"]),
+        "resume": found["resume"],
+        "trust": found["trust"],
+        "overrides": overrides,
+    }
 
 
 class Collect(Action):

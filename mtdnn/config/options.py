@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from mtdnn.config.yaml_source import YamlSource, refusal, refusals
-from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, home_expanded, unknown
 from mtdnn.registry import Registry
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ def named(value: object) -> object:
         raise ValueError("expected a name, or {name: …} with its options")
     return value
 
+
+def path_as_text(value: object) -> object:
+    """The text of a path, with `~` as the home directory; other values unchanged."""
+    return home_expanded(str(value) if isinstance(value, Path) else value)
+
+
+PathText = Annotated[str, BeforeValidator(path_as_text, json_schema_input_type=str)]
+"""The type of a field that is a path."""
 
 NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str | Named)]
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from mtdnn.config.earlier import is_of_a_run, with_execution, without_unused
 from mtdnn.config.execution import Execution, ExecutionOrWord
-from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields, named
+from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields, named, path_as_text
 from mtdnn.config.tasks import Distill, Words
 from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, fault, keywords_checked
@@ -33,7 +33,7 @@ class Finite(Frozen):
 class EncoderSource(Finite):
     """The encoder of an earlier run, in place of a hub name or folder."""
 
-    run: str = Field(description="Folder of the run; its `best` checkpoint is used.")
+    run: PathText = Field(description="Folder of the run; its `best` checkpoint is used.")
     checkpoint: str = Field("best", description="best | last | step-N.")
     heads: Literal["new", "keep"] = Field("new", description="keep: also start every task's head from that run's.")
 
@@ -79,14 +79,6 @@ class Subset(Finite):
         return self
 
 
-def _path_as_text(value: object) -> object:
-    """The text of a pathlib.Path; other values unchanged."""
-    return str(value) if isinstance(value, Path) else value
-
-
-PathText = Annotated[str, BeforeValidator(_path_as_text, json_schema_input_type=str)]
-
-
 @args_from_fields
 class RunConfig(Finite):
     """The complete configuration of a run; written, with all defaults, to `<output>/run.yml`.
@@ -105,7 +97,7 @@ class RunConfig(Finite):
     data: PathText = Field(description="Folder made by `mtdnn prepro`.")
     output: PathText = Field(description="Folder of this run.")
     encoder: Annotated[
-        str | EncoderSource, BeforeValidator(_path_as_text, json_schema_input_type=str | EncoderSource)
+        str | EncoderSource, BeforeValidator(path_as_text, json_schema_input_type=str | EncoderSource)
     ] = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")

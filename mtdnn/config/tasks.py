@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
 
 from mtdnn.config import legacy
-from mtdnn.config.options import Frozen, Named, NamedOrWord, args_from_fields
+from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
-from mtdnn.errors import ConfigError, Fault, Place, fault, keywords_checked, unknown
+from mtdnn.errors import ConfigError, Fault, Place, fault, home_expanded, keywords_checked, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_sch
 class Source(Frozen):
     """A Hugging Face data set from which the rows are read, in place of files."""
 
-    path: str = Field(description="Data set name on the hub, or a local folder.")
+    path: PathText = Field(description="Data set name on the hub, or a local folder.")
     name: str | None = Field(None, description="Configuration of the data set.")
     columns: dict[str, str] = Field({}, description="Our name → theirs, for columns named differently there.")
     splits: dict[str, str] = Field({}, description="Our name → theirs, for splits named differently there.")
@@ -66,10 +66,15 @@ class InitHead(Frozen):
     )
 
 
+def _at_home(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths with `~` as the home directory."""
+    return tuple(map(home_expanded, paths))
+
+
 class Distill(Frozen):
     """Distillation: soft labels for a task, predicted by trained models, its teachers."""
 
-    from_: Words = Field(
+    from_: Annotated[Words, AfterValidator(_at_home)] = Field(
         alias="from", min_length=1, description="Teachers' predictions for the train rows: files, averaged."
     )
     temperature: float = Field(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from mtdnn.config.options import Frozen
+from mtdnn.config.options import Frozen, PathText
 from mtdnn.config.tasks import Words
 
 Options = dict[str, Any]
@@ -70,7 +70,7 @@ class ReportConfig(Frozen):
 class Study(Frozen):
     """A grid of runs."""
 
-    output: str = Field(description="Folder of the study.")
+    output: PathText = Field(description="Folder of the study.")
     variables: dict[str, Any] = Field({}, description="${name} → value; null must be given as --name.")
     run: Options = Field({}, description="Run options of every cell; dotted keys as on the command line of `train`.")
     stages: dict[str, Stage] = Field(description="Name → runs. A later stage may start from runs of an earlier one.")
