@@ -233,7 +233,7 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
 def home_expanded(path: T) -> T:
     """A path that begins with `~` or `~user` in that user's home directory; other paths and values unchanged."""
     if isinstance(path, (str, Path)) and str(path).startswith("~"):
-        return type(path)(os.path.expanduser(path))
+        return type(path)(os.path.expanduser(str(path)))
     return path
 
 
