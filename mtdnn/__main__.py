@@ -1,8 +1,8 @@
 """`python -m mtdnn` runs the `mtdnn` command where its script is not on the PATH.
 
-Nothing is imported from the current folder, which may be a stranger's: `python -m` puts it first in `sys.path`, where
-its files could stand for modules of Python or of packages. It stays where mtdnn itself is in it, as in a checkout that
-is not installed. PYTHONPATH=. adds it, as for `mtdnn`.
+Nothing is imported from the current folder, which may not be trusted: `python -m` puts it first in `sys.path`, where
+its files could replace modules of Python or of packages. It is kept if mtdnn itself is in it, as in a checkout that is
+not installed. PYTHONPATH=. adds it, as for `mtdnn`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Names in YAML → classes or functions, one registry per kind of plug-in.
 
 Installed packages register more names by entry points of the group `mtdnn.plugins`; each names a module to import.
-A dotted path in a file names code too: it is imported only where the user trusts the file, see `trusted`.
+A dotted path in a file names code as well; it is imported only if the user trusts the file, see `trusted`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ GROUP = "mtdnn.plugins"
 """The group of entry points."""
 
 TRUST = "MTDNN_TRUST"
-"""The environment variable that is 1 while files may name code; an environment, as worker processes inherit it."""
+"""The environment variable that is 1 while files may name code; worker processes inherit it."""
 
 _OWN_WORDS: ContextVar[frozenset[str]] = ContextVar("own_words", default=frozenset())
 """Dotted paths that the user gave as flags or keywords, and not in a file."""
 
 
 def is_trusted() -> bool:
-    """Whether files may name code, dotted paths and pickles, that is then run."""
+    """Whether code named by files (dotted paths, pickles) may be run."""
     return os.environ.get(TRUST) == "1"
 
 
 @contextmanager
 def trusted(trust: bool = True) -> Iterator[None]:
-    """While it lasts, files may name code, in this process and in those it starts; False leaves all as it is."""
+    """A context in which files may name code, in this process and in those it starts; False changes nothing."""
     before = os.environ.get(TRUST)
     if trust:
         os.environ[TRUST] = "1"
@@ -57,7 +57,7 @@ def trusted(trust: bool = True) -> Iterator[None]:
 
 
 def trusting(function: Callable[P, R]) -> Callable[P, R]:
-    """A decorator of functions with a keyword `trust`, which holds for as long as they run."""
+    """A decorator of functions with a keyword `trust`, which applies while they run."""
 
     @wraps(function)
     def call(*args: P.args, **keywords: P.kwargs) -> R:
@@ -69,10 +69,10 @@ def trusting(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def own_words(given: object) -> Iterator[None]:
-    """While it lasts, dotted paths among these values may be imported: who types one has chosen it.
+    """A context in which dotted paths among these values may be imported, since the user typed them.
 
     Args:
-        given: flags or keywords and their values; texts within lists and mappings count too.
+        given: flags or keywords and their values; texts within lists and mappings count as well.
     """
     token = _OWN_WORDS.set(_OWN_WORDS.get() | frozenset(_texts(given)))
     try:

@@ -1,4 +1,4 @@
-"""Metrics of the probabilities of labels that say how well rows are ordered, and how well they could be calibrated."""
+"""Metrics of label probabilities: how well they order the rows, and their cross-entropy after calibration."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 SMALLEST = 1e-12
-"""Probabilities are taken to be at least this before their logarithm is scaled by a temperature."""
+"""Smaller probabilities are replaced by this one before their logarithm is divided by a temperature."""
 
 TEMPERATURES = (0.05, 20.0)
-"""The best temperature is looked for between these."""
+"""Smallest and largest temperature that is searched."""
 
 
 @metric("auc", PROBABILITIES, range=RATE, percent=True)
 def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Area under the ROC curve, from the probabilities; of three or more labels the mean of each one against the rest.
+    """Area under the ROC curve; for three or more labels the mean over each label against the rest.
 
-    Of two labels it is that of the second declared one, which equals that of the first. A label that no row has, or
-    that all rows have, is left out of the mean; 0.5 where no label is left.
+    For two labels it is that of the second declared one, which equals that of the first. A label that no row has, or
+    that all rows have, is left out of the mean; 0.5 if no label is left.
     """
     import numpy as np
     from sklearn.metrics import roc_auc_score
@@ -39,10 +39,11 @@ def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("cross_entropy_at_best_temperature", PROBABILITIES, direction="minimize", range=LOSS)
 def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """The least mean cross-entropy that one temperature for all rows can reach, in nats.
+    """The smallest mean cross-entropy that can be reached with one temperature for all rows, in nats.
 
-    The temperature is fitted on these same rows: it is the part of the cross-entropy that no change of confidence
-    mends, and no estimate of what a temperature from other rows would give. Source: Guo et al. 2017, arXiv 1706.04599.
+    The temperature is fitted on the same rows. The value is the part of the cross-entropy that no change of confidence
+    removes; it does not estimate the result of a temperature fitted on other rows. Source: Guo et al. 2017,
+    arXiv 1706.04599.
     """
     import numpy as np
 
@@ -53,7 +54,7 @@ def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequenc
 
 
 def tempered_cross_entropy(probabilities: np.ndarray, votes: np.ndarray, temperature: float) -> float:
-    """Mean cross-entropy of softmax(ln p / T) to the votes, in nats.
+    """Mean cross-entropy of softmax(ln p / T) with the votes, in nats.
 
     Args:
         probabilities, votes: [rows, labels]; each row sums to 1.
@@ -67,7 +68,7 @@ def tempered_cross_entropy(probabilities: np.ndarray, votes: np.ndarray, tempera
 
 
 def best_temperature(probabilities: np.ndarray, votes: np.ndarray) -> float:
-    """T that brings the mean cross-entropy of softmax(ln p / T) to the votes to its least; below 1 sharpens.
+    """The T with the smallest mean cross-entropy of softmax(ln p / T) with the votes; below 1 sharpens.
 
     Args:
         probabilities, votes: [rows, labels]; each row sums to 1.

@@ -48,7 +48,7 @@ def score(
 
 
 def _scored(place: str, records: Sequence[Record], metrics: list[str], labels: Sequence[str]) -> dict[str, float]:
-    """As `score`, of records that were read."""
+    """As `score`, for records that have been read."""
     names = metrics or applicable(records, labels)
     labelled = sum(record["label"] is not None for record in records)
     if not names and labelled:

@@ -393,7 +393,7 @@ def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list
 
 
 def loading_only_data() -> dict[str, bool | None]:
-    """Keywords of `from_pretrained`: no code of a hub's repository, and no pickled weights unless they are trusted."""
+    """Keywords of `from_pretrained`: no code from hub repositories, and no pickled weights unless they are trusted."""
     return {"trust_remote_code": False, "use_safetensors": None if is_trusted() else True}
 
 
