@@ -181,7 +181,7 @@ class Encoder(nn.Module):
 
     def embedding_rms(self) -> float:
         """Root mean square of all word embeddings: the unit in which relative perturbations are given."""
-        return self._word_embeddings.weight.detach().float().square().mean().sqrt().item()
+        return embedding_rms(self._word_embeddings)
 
     def pooler_state(self) -> dict[str, Tensor] | None:
         """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler; None without one."""
@@ -327,6 +327,11 @@ class Encoder(nn.Module):
         embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
         packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
         return ((packed - padded).abs().max() / padded.abs().max()).item()
+
+
+def embedding_rms(table: nn.Embedding) -> float:
+    """Root mean square of all word embeddings of a table."""
+    return table.weight.detach().float().square().mean().sqrt().item()
 
 
 def position_ids(mask: Tensor, offset: int) -> Tensor:

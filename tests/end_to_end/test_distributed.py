@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from mtdnn.config.run import load_run_config
@@ -128,3 +129,15 @@ def test_rows_in_memory_are_prepared_by_one_of_the_processes(demo: Demo, tmp_pat
     assert sorted(output.split()) == ["False", "True"]
     assert json.loads((run / "results.json").read_text())["kites"]["dev"]["rows"] == 8
     assert (run / "prepared" / "kites" / "train" / "manifest.json").is_file()
+
+
+def test_transformers_trainer_with_our_terms_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
+    """Sums in another order, two steps of SGD in float32: 1e-5."""
+    for processes, batch_size in ((1, 8), (2, 4)):
+        (tmp_path / str(processes)).mkdir()
+        words = ["-m", "tests.end_to_end.trainer_processes", str(tmp_path / str(processes)), str(batch_size)]
+        status, _, errors = launched(processes, *words)
+        assert status == 0, errors
+    one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12")
+    assert one["steps"] == 2
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)

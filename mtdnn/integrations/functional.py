@@ -1,0 +1,255 @@
+"""SMART and every other regularizer for a loop of one's own over a Hugging Face model.
+
+Source: Jiang et al. 2020, arXiv 1911.03437, equation 2; the others name theirs in `mtdnn.regularizers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from mtdnn.batch import Batch
+from mtdnn.config.options import Named, named, named_faults
+from mtdnn.errors import ConfigError, Fault, fault, unknown
+from mtdnn.integrations.headed import Answers, HeadedModel, LossOf, batch_of
+from mtdnn.model import MultiTaskModel
+from mtdnn.regularizers.base import REGULARIZERS, Regularizer
+from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.regularizers.proximal import PROXIMAL, Proximal
+from mtdnn.seeding import preserved_default_generators
+from mtdnn.training.objective import LossPart, Objective
+
+PlugIn = str | Mapping[str, Any] | None
+"""A word, as in YAML, or a mapping of `name` and options; None for none."""
+
+ONE_TASK = "task"
+
+
+class Terms:
+    """The losses of a step: that of the model, and the weighted terms of a regularizer and of SMART's proximal point.
+
+    Args:
+        model: an `AutoModelForSequenceClassification`, `…TokenClassification` or `…QuestionAnswering`, or one that
+            peft or DistributedDataParallel made of it; on its device, in training mode while training.
+        regularizer: such as "smart" or {"name": "smart", "epsilon": 1e-3}; all but `free_at`.
+        proximal: such as "momentum"; needs `total_steps`.
+        tasks: task → its regularizer, where several share the model, in place of `regularizer`.
+        total_steps: optimizer steps of the run.
+        seed: of noise and dropout masks, which are functions of it and of the step.
+        autocast: context of the forward passes, such as `accelerator.autocast`.
+    Raises:
+        ConfigError: an unknown name or option, or a model that cannot be used.
+
+    Example:
+        terms = Terms(model, {"name": "smart", "epsilon": 1e-3}, "momentum", total_steps=len(loader))
+        for batch in loader:
+            for loss in terms.losses(batch):
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            terms.after_step()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        regularizer: PlugIn = None,
+        proximal: PlugIn = None,
+        *,
+        tasks: Mapping[str, PlugIn] | None = None,
+        total_steps: int | None = None,
+        seed: int = 0,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        if tasks is not None and regularizer is not None:
+            raise ConfigError(fault("", "regularizer", "given in addition to tasks", "Give one of the two."))
+        wanted = {ONE_TASK: regularizer} if tasks is None else dict(tasks)
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        self._headed = HeadedModel(cast(PreTrainedModel, bare), tuple(wanted))
+        self._task = next(iter(wanted)) if len(wanted) == 1 else None
+        self.objective = Objective(
+            cast(MultiTaskModel, self._headed),  # which offers all that objective and regularizers ask of a model
+            regularizers_of(wanted),
+            self._proximal(proximal, total_steps),
+            seed=seed,
+            autocast=autocast,
+        )
+        self._headed.go_through(model)
+        self._checked = False
+        self.step = 0
+
+    @property
+    def answers(self) -> Answers:
+        """The loss of the model's head, and ℓ_s."""
+        return self._headed.answers
+
+    def _proximal(self, given: PlugIn, total_steps: int | None) -> Proximal | None:
+        block = _block(given)
+        if block is None:
+            return None
+        if faults := named_faults(PROXIMAL, block, "proximal"):
+            raise ConfigError(faults)
+        if total_steps is None:
+            raise ConfigError(fault("", "total_steps", "missing", "Give the number of optimizer steps of the run."))
+        return PROXIMAL.get(block.name)(self._headed, total_steps=total_steps, **block.options)
+
+    def losses(self, inputs: Mapping[str, Any], *, task: str | None = None) -> Iterator[Tensor]:
+        """What to send backward, each before the next is asked for: one loss, or several (`free_lb`).
+
+        Args:
+            inputs: the batch: `input_ids`, `attention_mask`, labels and what else the model takes.
+            task: the batch's, where there are several.
+        """
+        for part in self.parts(inputs, task=task):
+            yield part.loss
+
+    def parts(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        task: str | None = None,
+        part: int = 0,
+        row_share: float = 1.0,
+        label_share: float = 1.0,
+        loss_of: LossOf | None = None,
+    ) -> Iterator[LossPart]:
+        """The same, with the values of each term by name. Random states outside stay as they are.
+
+        Args:
+            inputs: the batch.
+            task: the batch's, where there are several.
+            part: which of the parts that the step's batch is computed in (gradient accumulation).
+            row_share: factor of the penalties: this part's share of the step's rows.
+            label_share: factor of the loss.
+            loss_of: logits, batch → the loss; None takes the model's own.
+        """
+        batch = self.batch_of(inputs, task=task, part=part)
+        self.answers.loss_of = self.answers.own_loss if loss_of is None else loss_of
+        found = self.objective.parts(batch, step=self.step, part=part, row_share=row_share, label_share=label_share)
+        while True:
+            with preserved_default_generators():
+                each = next(found, None)
+            if each is None:
+                return
+            yield each
+
+    def penalty(self, inputs: Mapping[str, Any], *, task: str | None = None) -> Tensor:
+        """The regularizer's term of a batch without its weight, a scalar ≥ 0 with gradient.
+
+        Args:
+            inputs: the batch.
+            task: the batch's, where there are several.
+        Raises:
+            ConfigError: there is none, or it is no term that is added to the loss (adversarial training).
+        """
+        batch = self.batch_of(inputs, task=task)
+        method = self.objective.regularizers.get(batch.task)
+        if method is None:
+            raise ConfigError(fault("", "regularizer", f"none for '{batch.task}'", "Give one to Terms."))
+        with preserved_default_generators():
+            terms = next(method.losses(self._forward_pass(batch, method)))
+        if terms.measured is None:
+            raise ConfigError(fault("", "regularizer", f"{method.name} replaces the loss", "Use losses()."))
+        return terms.measured
+
+    def proximal(self, inputs: Mapping[str, Any], *, task: str | None = None) -> Tensor:
+        """D_Breg of a batch without its weight, a scalar ≥ 0 with gradient.
+
+        Args:
+            inputs: the batch.
+            task: the batch's, where there are several.
+        Raises:
+            ConfigError: there is no proximal term.
+        """
+        term = self.objective.proximal
+        if term is None:
+            raise ConfigError(fault("", "proximal", "none", "Give one to Terms."))
+        with preserved_default_generators():
+            return term.penalty(self._forward_pass(self.batch_of(inputs, task=task), None))
+
+    def _forward_pass(self, batch: Batch, method: Regularizer | None) -> ForwardPass:
+        return ForwardPass(
+            self.objective.model,
+            batch,
+            seed=self.objective.seed,
+            step=self.step,
+            rank=self.objective.rank,
+            precision="run" if method is None else method.precision,
+            autocast=self.objective.autocast,
+        )
+
+    def batch_of(self, inputs: Mapping[str, Any], *, task: str | None = None, part: int = 0) -> Batch:
+        """The batch as regularizers see it; the first one also shows whether the model can be fed word embeddings.
+
+        Args:
+            inputs: the batch.
+            task: the batch's, where there are several.
+            part: which of the parts that the step's batch is computed in.
+        Raises:
+            ConfigError: no task of that name, or none is named and there are several; see `batch_of` and
+                `HeadedModel.require_embeddings_fit` for others.
+        """
+        known = self._headed.task_types
+        name = task or self._task
+        if name not in known:
+            found = unknown("task", name, known) if name else "the batch does not name one of several"
+            raise ConfigError(fault("", "task", found, "Name the batch's task."))
+        rank = self.objective.rank
+        batch = batch_of(inputs, task=name, row_names=lambda place: f"{rank}-{part}-{place}")
+        if not self._checked:
+            self._headed.require_embeddings_fit(batch)
+            self._checked = True
+        return batch
+
+    def after_step(self) -> None:
+        """The optimizer has moved: counters and the teacher follow."""
+        self.objective.after_step()
+        self.step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, the teacher's weights among it; tensors and plain values."""
+        return {**self.objective.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.objective.load_state_dict(state)
+        self.step = state["step"]
+
+
+def _block(given: PlugIn) -> Named | None:
+    """None for `none` too."""
+    if given is None:
+        return None
+    block = Named.model_validate(named(dict(given) if isinstance(given, Mapping) else given))
+    return None if block.name == "none" else block
+
+
+def regularizers_of(wanted: Mapping[str, PlugIn]) -> dict[str, Regularizer]:
+    """Task → its own regularizer.
+
+    Raises:
+        ConfigError: every unknown name and option, and a method that moves the optimizer within a step.
+    """
+    found, faults = dict[str, Regularizer](), list[Fault]()
+    for task, given in wanted.items():
+        block = _block(given)
+        key = "regularizer" if task == ONE_TASK else f"tasks.{task}"
+        if block is None:
+            continue
+        if refused := named_faults(REGULARIZERS, block, key):
+            faults += refused
+            continue
+        kind = REGULARIZERS.get(block.name)
+        if kind.moves_within_step:
+            fix = "Use `mtdnn train`, whose loop lets it."
+            faults.append(fault("", key, f"{block.name} moves the optimizer within a step", fix))
+            continue
+        found[task] = kind(**block.options)
+    if faults:
+        raise ConfigError(faults)
+    return found

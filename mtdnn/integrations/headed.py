@@ -1,0 +1,276 @@
+"""A Hugging Face model with its own head, as regularizers see a model: word embeddings in, logits out.
+
+Dimensions: B rows, T tokens, C classes, E size of the word embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.errors import ConfigError, fault
+from mtdnn.networks import losses
+from mtdnn.networks.encoder import embedding_rms
+from mtdnn.networks.modes import evaluation_mode
+from mtdnn.tokens.families import position_offset
+
+SEQUENCE, TOKEN, SPAN = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
+"""transformers' words for the losses of the three kinds of models (`PreTrainedModel.loss_type`)."""
+
+NUMBERS = "regression"
+SEVERAL_LABELS = "multi_label_classification"
+"""transformers' words for what labels are (`PreTrainedConfig.problem_type`)."""
+
+NOT_INPUTS = ("labels", "start_positions", "end_positions", "attention_mask", "row_ids")
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest logit, between a pass from ids and one from their word embeddings: less
+than what reading the wrong token makes, more than the roundings of bf16 passes of a few layers."""
+
+LossOf = Callable[[Tensor, Batch], Tensor]
+
+
+class HeadedModel(nn.Module):
+    """Any `AutoModelFor(SequenceClassification|TokenClassification|QuestionAnswering)`, fed by `Batch`.
+
+    Args:
+        model: a model of transformers, or one that peft made of it.
+        tasks: names that batches may bear; all are answered by the model's one head.
+    Raises:
+        ConfigError: a model of another kind.
+    """
+
+    def __init__(self, model: PreTrainedModel, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        if model.loss_type not in (SEQUENCE, TOKEN, SPAN):
+            found = f"{type(model).__name__}, whose loss is {model.loss_type}"
+            raise ConfigError(fault("", "model", found, f"Give a model with one of: {SEQUENCE}, {TOKEN}, {SPAN}."))
+        self.model = model
+        self.answers = Answers(model)
+        self.task_types = dict.fromkeys(tasks, self.answers)
+        self._through: list[Callable[..., Any]] = []
+
+    @property
+    def encoder(self) -> WordEmbeddings:
+        """The half of the model that looks up word embeddings."""
+        return WordEmbeddings(self.model)
+
+    def go_through(self, wrapper: nn.Module) -> None:
+        """Make all passes through what wraps the model, such as DistributedDataParallel, so that it sees them."""
+        self._through = [] if wrapper is self.model else [wrapper]
+
+    def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+        """Logits [B, C], [B, T, C] or, of a span, [B, 2, T]; float32 at least.
+
+        Args:
+            batch: as `batch_of` makes it.
+            embeddings: [B, T, E], word embeddings in place of those of the batch's tokens.
+        """
+        inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "mask"}
+        if embeddings is not None:
+            inputs["inputs_embeds"] = embeddings
+            del inputs["input_ids"]
+        call = self._through[0] if self._through else self.model
+        with without_wrapped_forward(self.model):
+            outputs = call(attention_mask=batch.mask.long(), **inputs)
+        logits = self.answers.logits(outputs)
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    @torch.no_grad()
+    def require_embeddings_fit(self, batch: Batch) -> None:
+        """Raise ConfigError when word embeddings do not stand in for token ids, by a pass from each.
+
+        Decoders' heads, for one, look for the last token in the ids.
+        """
+        name, through, self._through = type(self.model).__name__, self._through, []
+        fix = "Regularize it as an encoder of a task definition, with `mtdnn train`."
+        try:
+            with evaluation_mode(self):
+                from_ids = self(batch)
+                from_embeddings = self(batch, self.encoder.embed(batch.inputs["input_ids"]))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(fault("", "model", f"{name} takes no word embeddings ({error})", fix)) from error
+        finally:
+            self._through = through
+        difference = (from_ids - from_embeddings).abs().max()
+        if difference > TOLERANCE * from_ids.abs().max().clamp(min=torch.finfo(from_ids.dtype).tiny):
+            found = f"{name} gives other logits (by up to {difference:.1e}) for word embeddings than for their ids"
+            raise ConfigError(fault("", "model", found, f"Pad on the other side. {fix}"))
+
+
+@dataclass(frozen=True)
+class WordEmbeddings:
+    """What regularizers ask of an encoder."""
+
+    model: PreTrainedModel
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head."""
+        base: nn.Module = self.model.base_model
+        return base
+
+    @property
+    def config(self) -> Any:
+        """Of the model."""
+        return self.model.config
+
+    @property
+    def _position_offset(self) -> int:
+        return position_offset(self.model.base_model)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[B, T] token ids → [B, T, E]."""
+        embeddings: Tensor = self.model.get_input_embeddings()(input_ids)
+        return embeddings
+
+    def embedding_rms(self) -> float:
+        """Root mean square of all word embeddings."""
+        return embedding_rms(self.model.get_input_embeddings())
+
+    @property
+    def embedding_size(self) -> int:
+        """E."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+
+@dataclass(frozen=True)
+class _Weight:
+    weight: float = 1.0
+
+
+class Answers:
+    """The loss of a model's head and the distance ℓ_s between two of its outputs.
+
+    Args:
+        model: whose head it is.
+    """
+
+    float32_logits = False
+    task = _Weight()
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.kind: str = model.loss_type
+        self.config, self._loss = model.config, model.loss_function
+        self.loss_of: LossOf = self.own_loss
+
+    @property
+    def is_span(self) -> bool:
+        """Whether there are two sets of logits, of an answer's first and last token."""
+        return self.kind == SPAN
+
+    def logits(self, outputs: Any) -> Tensor:
+        """The part of a model's output that is compared and scored."""
+        if self.kind == SPAN:
+            return torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
+        logits: Tensor = outputs.logits
+        return logits
+
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss against the batch's labels, a scalar."""
+        return self.loss_of(logits, batch)
+
+    def own_loss(self, logits: Tensor, batch: Batch, **keywords: Any) -> Tensor:
+        """The loss that the model itself computes from these logits, a scalar.
+
+        Args:
+            logits: of the batch.
+            batch: with labels.
+            keywords: further arguments of the model's loss function.
+        Raises:
+            ConfigError: the batch has no labels.
+        """
+        if batch.labels is None:
+            raise ConfigError(fault("", "labels", "missing in the batch", "Give the labels under the model's names."))
+        if self.kind == SPAN:
+            starts, ends = batch.labels.unbind(1)
+            loss: Tensor = self._loss(logits[:, 0], logits[:, 1], starts, ends, **keywords)
+        elif self.kind == TOKEN:
+            loss = self._loss(logits, batch.labels, self.config, **keywords)
+        else:
+            loss = self._loss(labels=batch.labels, pooled_logits=logits, config=self.config, **keywords)
+        return loss
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: ℓ_s per row, as the task types of mtdnn have it: see `mtdnn.task_types`.
+
+        Args:
+            logits_p: the predictions compared, not normalised.
+            logits_q: the reference predictions, not normalised.
+            batch: the rows.
+            symmetric: both directions; False: KL(q‖p) alone. No matter for regression.
+        """
+        mask = batch.mask.to(logits_p.device)
+        problem = self._problem(batch)
+        if problem == NUMBERS:
+            return losses.masked_mean_per_example((logits_p - logits_q).square())
+        scale, counts = 1.0, None
+        if self.kind == SPAN:
+            scale, padding = 2.0, ~mask.unsqueeze(1)
+            logits_p, logits_q = (x.masked_fill(padding, -torch.inf) for x in (logits_p, logits_q))
+        elif self.kind == TOKEN:
+            counts = mask if batch.labels is None else mask & (batch.labels != IGNORED)
+        elif problem == SEVERAL_LABELS:  # each label is one of two: σ(z) and softmax(z, 0) are the same
+            logits_p, logits_q = (torch.stack([x, torch.zeros_like(x)], dim=-1) for x in (logits_p, logits_q))
+        if symmetric:
+            return scale * losses.symmetric_kl_per_example(logits_p, logits_q, counts)
+        return scale * losses.kl_per_example(logits_q, logits_p, counts)
+
+    def _problem(self, batch: Batch) -> str | None:
+        """The configuration's `problem_type`; without one, what transformers would make of the labels."""
+        if self.kind != SEQUENCE or self.config.problem_type is not None:
+            return self.config.problem_type if self.kind == SEQUENCE else None
+        if self.config.num_labels == 1:
+            return NUMBERS
+        several = batch.labels is not None and batch.labels.is_floating_point()
+        return SEVERAL_LABELS if several else "single_label_classification"
+
+
+def batch_of(inputs: Mapping[str, Any], *, task: str, row_names: Callable[[int], str]) -> Batch:
+    """A batch of transformers, a mapping of tensors, as ours.
+
+    Args:
+        inputs: `input_ids` [B, T]; `attention_mask` [B, T], all ones when missing; what else the model takes; labels
+            under the model's names; `row_ids`, B words that name the rows, where noise is to depend on them alone.
+        task: the batch's.
+        row_names: place in the batch → name of a row, where there are no `row_ids`.
+    Raises:
+        ConfigError: no `input_ids`.
+    """
+    if not isinstance(inputs.get("input_ids"), Tensor):
+        raise ConfigError(fault("", "input_ids", "missing in the batch", "Give the tokens' ids: they are what moves."))
+    ids = inputs["input_ids"]
+    attention = inputs.get("attention_mask")
+    mask = torch.ones_like(ids, dtype=torch.bool) if attention is None else attention.bool()
+    names = inputs.get("row_ids")
+    kept = {name: value for name, value in inputs.items() if name not in NOT_INPUTS and isinstance(value, Tensor)}
+    return Batch(
+        task=task,
+        inputs={**kept, "mask": mask},
+        labels=_labels(inputs),
+        row_ids=[row_names(place) for place in range(len(ids))] if names is None else [str(name) for name in names],
+    )
+
+
+def _labels(inputs: Mapping[str, Any]) -> Tensor | None:
+    """As given, or first and last position [B, 2]."""
+    if "start_positions" in inputs:
+        return torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=1)
+    return inputs.get("labels")
+
+
+@contextmanager
+def without_wrapped_forward(model: nn.Module) -> Iterator[None]:
+    """Inside, `model.forward` is that of its class: accelerate's stands before it, and would choose the precision."""
+    wrapped = model.__dict__.pop("forward", None) if "_original_forward" in model.__dict__ else None
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.__dict__["forward"] = wrapped

@@ -1,0 +1,207 @@
+"""transformers' Trainer with our terms: steps, accumulation, precision, logs and checkpoints."""
+
+import logging
+
+import pytest
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+from mtdnn.errors import ConfigError
+from mtdnn.integrations.functional import Terms
+from mtdnn.integrations.trainer import STATE_FILE, RegularizedTrainer
+
+SMART = {"name": "smart", "epsilon": 0.05, "eta": 0.05, "noise": 0.05}
+MOMENTUM = {"name": "momentum", "mu": 1.0, "beta": 0.9}
+
+
+def model(dropout=0.0):
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=40,
+        max_position_embeddings=32,
+        num_labels=3,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertForSequenceClassification(config)
+
+
+def rows(count=16, **more):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, 40, (count, 6), generator=generator)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    mask = torch.ones(6, dtype=torch.long)
+    return [
+        {"input_ids": ids[row], "attention_mask": mask, "labels": labels[row], "row_ids": str(row), **more}
+        for row in range(count)
+    ]
+
+
+def collate(batch):
+    tensors = {key: torch.stack([row[key] for row in batch]) for key in ("input_ids", "attention_mask", "labels")}
+    return {**tensors, **{key: [row[key] for row in batch] for key in ("row_ids", "task") if key in batch[0]}}
+
+
+def arguments(tmp_path, **changes):
+    settings = {
+        "output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 4, "max_steps": 4, "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none", "use_cpu": True, "seed": 5,
+        "logging_steps": 2, "remove_unused_columns": False, "disable_tqdm": True,
+    }  # fmt: skip
+    return TrainingArguments(**{**settings, **changes})
+
+
+def trained(tmp_path, *, kind=RegularizedTrainer, dropout=0.0, data=None, terms=None, **changes):
+    trainer = kind(
+        model(dropout),
+        arguments(tmp_path, **changes),
+        train_dataset=rows() if data is None else data,
+        data_collator=collate,
+        **(terms or {}),
+    )
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+
+
+def same(first, second, **tolerance):
+    torch.testing.assert_close(weights(first), weights(second), **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+class Plain(Trainer):
+    """Takes batches with row ids, as ours does."""
+
+    def compute_loss(self, model, inputs, *args, **keywords):
+        inputs.pop("row_ids", None)
+        return super().compute_loss(model, inputs, *args, **keywords)
+
+
+@pytest.mark.parametrize("terms", [{}, {"regularizer": {**SMART, "weight": 0}}, {"regularizer": "none"}])
+def test_without_weight_it_is_transformers_trainer_bit_for_bit(tmp_path, terms):
+    same(trained(tmp_path, terms=terms), trained(tmp_path, kind=Plain))
+
+
+def test_label_smoothing_and_a_loss_of_the_users_are_those_of_trainer(tmp_path):
+    smooth = {"label_smoothing_factor": 0.2}
+    same(trained(tmp_path, **smooth), trained(tmp_path, kind=Plain, **smooth))
+
+    def own(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs.logits, labels) ** 2
+
+    own_loss = {"compute_loss_func": own}
+    same(trained(tmp_path, terms=own_loss), trained(tmp_path, kind=Plain, terms=own_loss))
+
+
+def test_a_run_is_that_of_a_plain_loop_over_the_terms(tmp_path):
+    class Ordered(RegularizedTrainer):
+        def _get_train_sampler(self, *args):
+            return SequentialSampler(self.train_dataset)
+
+    terms = {"regularizer": SMART, "proximal": MOMENTUM}
+    trainer = trained(tmp_path, kind=Ordered, terms=terms, optim="sgd", max_grad_norm=0.0)
+    network, data = model().train(), rows()
+    ours = Terms(network, SMART, MOMENTUM, total_steps=4, seed=5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
+    for start in range(0, 16, 4):
+        for loss in ours.losses(collate(data[start : start + 4])):
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ours.after_step()
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(weights(trainer)[name], weight.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_accumulated_parts_make_the_step_of_a_whole_batch(tmp_path):
+    """A sum in another order: equal to float32's rounding."""
+    options = {"terms": {"regularizer": SMART, "proximal": MOMENTUM}, "optim": "sgd", "max_grad_norm": 0.0}
+    whole = trained(tmp_path, **options, per_device_train_batch_size=8, max_steps=2)
+    parts = trained(tmp_path, **options, per_device_train_batch_size=2, gradient_accumulation_steps=4, max_steps=2)
+    same(whole, parts, rtol=1e-5, atol=1e-6)
+    assert parts._terms.step == 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, dropout):
+    options = {"dropout": dropout, "terms": {"regularizer": SMART, "proximal": MOMENTUM}}
+    whole = trained(tmp_path / "whole", **options)
+    trained(tmp_path / "half", **options, save_strategy="steps", save_steps=2)
+    checkpoint = tmp_path / "half" / "out" / "checkpoint-2"
+    assert (checkpoint / STATE_FILE).is_file()
+    again = RegularizedTrainer(
+        model(dropout), arguments(tmp_path / "half"), train_dataset=rows(), data_collator=collate, **options["terms"]
+    )
+    again.train(resume_from_checkpoint=str(checkpoint))
+    same(again, whole)
+    theirs, ours = (each._terms.state_dict() for each in (again, whole))
+    torch.testing.assert_close(theirs["proximal"]["teacher"], ours["proximal"]["teacher"], rtol=0, atol=0)
+
+
+def test_a_checkpoint_without_our_file_is_refused(tmp_path):
+    trained(tmp_path, kind=Plain, save_strategy="steps", save_steps=2)
+    trainer = RegularizedTrainer(
+        model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, regularizer=SMART
+    )
+    with pytest.raises(ConfigError, match=f"resume_from_checkpoint: no {STATE_FILE}"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_the_log_has_each_term_unweighted(tmp_path):
+    trainer = trained(tmp_path, terms={"regularizer": {**SMART, "weight": 2.0}, "proximal": MOMENTUM})
+    lines = [line for line in trainer.state.log_history if "smart" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["task"] + 2 * line["smart"] + line["proximal"], abs=2e-4)
+
+
+def test_bf16_passes_that_compare_run_in_float32_through_accelerates_wrapper(tmp_path):
+    """At ε = 1e-5 both passes are equal in bf16: a penalty above 0 shows float32."""
+    trainer = trained(tmp_path, terms={"regularizer": {"name": "smart"}}, bf16=True)
+    assert trainer._terms.objective.regularizers["task"].precision == "float32"
+    assert any(line["smart"] > 0 or line["task"] > 0 for line in trainer.state.log_history if "smart" in line)
+    assert "_original_forward" in trainer.model.__dict__ and "forward" in trainer.model.__dict__
+
+
+def test_each_task_has_its_own_regularizer(tmp_path):
+    terms = {"tasks": {"a": SMART, "b": None}}
+    data = rows(8, task="a")
+    trainer = trained(tmp_path, terms=terms, data=data)
+    assert list(trainer._terms.objective.regularizers) == ["a"]
+    with pytest.raises(ConfigError, match="rows of a, b in one batch"):
+        trained(tmp_path, terms=terms, data=[*rows(2, task="a"), *rows(2, task="b")])
+    with pytest.raises(ConfigError, match="unknown task 'c'"):
+        trained(tmp_path, terms=terms, data=rows(4, task="c"))
+
+
+def test_a_typo_is_refused_before_training(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'smart'"):
+        RegularizedTrainer(model(), arguments(tmp_path), regularizer="smrt")
+
+
+def test_a_skipped_step_moves_no_teacher(tmp_path, monkeypatch):
+    trainer = RegularizedTrainer(
+        model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, proximal=MOMENTUM
+    )
+    trainer.train()
+    before = trainer._terms.step
+    monkeypatch.setattr(type(trainer.accelerator), "optimizer_step_was_skipped", property(lambda self: True))
+    trainer.after_optimizer_step()
+    assert trainer._terms.step == before
+
+
+def test_evaluation_is_trainers_own(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    data = [{key: value for key, value in row.items() if key != "row_ids"} for row in rows(8)]
+    trainer = RegularizedTrainer(
+        model(), arguments(tmp_path), eval_dataset=data, data_collator=collate, regularizer=SMART
+    )
+    plain = Plain(model(), arguments(tmp_path), eval_dataset=data, data_collator=collate)
+    assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
