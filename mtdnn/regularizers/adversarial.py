@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from pydantic import Field
 
-from mtdnn.regularizers.attack import Attack
+from mtdnn.regularizers.attack import Attack, AttackOptions
 from mtdnn.regularizers.base import REGULARIZERS, LossTerms
 from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.regularizers.perturbation import Size
+
+
+class AdversarialOptions(AttackOptions):
+    """As for the other attacks, but within a ball: that of the random start, as in Madry et al."""
+
+    epsilon: Size | None = Field(0.08, description="ε, radius of the ball each step ends in; null = none.")
 
 
 @REGULARIZERS.register("adversarial")
@@ -22,6 +30,7 @@ class Adversarial(Attack):
     """
 
     name = "adversarial"
+    Options = AdversarialOptions
 
     @property
     def cost(self) -> float:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from mtdnn.config.options import Options
@@ -36,12 +37,47 @@ class ProximalOptions(Options):
     inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two updates of the teacher.")
 
 
+class PartOfRun(Options):
+    """A number of optimizer steps, as a fraction of the run's."""
+
+    fraction: float = Field(description="Of the run's optimizer steps.")
+
+
+def _half_life(value: object) -> float | PartOfRun:
+    """A number above 0, or `{fraction: number}` above 0."""
+    if isinstance(value, PartOfRun):
+        return value
+    part = isinstance(value, Mapping) and set(value) == {"fraction"}
+    number = value["fraction"] if part else value  # type: ignore[index]
+    try:
+        steps = float(number)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        steps = math.nan
+    if isinstance(number, bool) or not (math.isfinite(steps) and steps > 0):
+        raise ValueError("expected a number of optimizer steps above 0, or {fraction: number} of the run's")
+    return PartOfRun(fraction=steps) if part else steps
+
+
+HalfLife = Annotated[float | PartOfRun, BeforeValidator(_half_life)]
+
+
 class MomentumOptions(ProximalOptions):
     """The paper's values."""
 
     beta: float = Field(0.99, ge=0, lt=1, description="β, decay of the teacher's moving average; 0 = vanilla.")
     beta_late: float = Field(0.999, ge=0, lt=1, description="β in the later part of the run.")
     late_after: float = Field(0.1, ge=0, le=1, description="Fraction of the updates after which β is beta_late.")
+    half_life: HalfLife | None = Field(
+        None, description="Optimizer steps that halve the weight of an old model; sets β in place of the three above."
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_give_beta(self) -> MomentumOptions:
+        fields = type(self).model_fields
+        changed = [name for name in ("beta", "beta_late", "late_after") if getattr(self, name) != fields[name].default]
+        if self.half_life is not None and changed:
+            raise ValueError(f"half_life sets β for the whole run; remove {', '.join(changed)}, or half_life")
+        return self
 
 
 class Teacher(nn.Module):
@@ -138,11 +174,23 @@ def _norm(tensors: Iterable[Tensor]) -> Tensor:
 
 @PROXIMAL.register("momentum")
 class Momentum(Proximal):
-    """Equation 3: the teacher is a moving average of the model, slower in the later part of the run."""
+    """Equation 3: the teacher is a moving average of the model, slower in the later part of the run.
+
+    The paper's β of 0.999 has a half-life of 693 steps: in a shorter run the teacher stays near the initial model. With
+    `half_life` h, in optimizer steps or as a fraction of the run, β is 0.5^(S/h) throughout.
+    """
 
     Options = MomentumOptions
 
+    @property
+    def half_life(self) -> float | None:
+        """In optimizer steps; None where β is given."""
+        given = self.options.half_life
+        return given.fraction * self.total_steps if isinstance(given, PartOfRun) else given
+
     def beta(self, update: int) -> float:
+        if self.half_life is not None:
+            return float(0.5 ** (self.options.inner_steps / self.half_life))
         early = update <= self.options.late_after * self.total_steps
         return float(self.options.beta if early else self.options.beta_late)
 

@@ -1,6 +1,6 @@
 """R-Drop: two passes with different dropout masks should agree.
 
-Source: Liang et al. 2021, arXiv 2106.14448, equations 1-4; weights as in the authors' code, ½(L₁+L₂) + α·½(KL+KL).
+Source: Liang et al. 2021, arXiv 2106.14448, equations 1-4, divided by 2.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from mtdnn.regularizers.forward_pass import ForwardPass
 class RDrop(Regularizer):
     """Loss ½(L(f₁) + L(f₂)), penalty ½ mean_i ℓ_s(f₁(x_i), f₂(x_i)); f₁ and f₂ differ only in their dropout masks.
 
-    ℓ_s is the task's symmetric divergence (the paper's for classification). `weight` is the paper's α: 1 by default, of
-    its {0.1, 0.5, 1} for GLUE. Without dropout the penalty is 0. Cost: 6 forward units, 2 times a plain step.
+    ℓ_s is the task's symmetric divergence (the paper's for classification), a mean over the rows. Equation 4 adds the
+    two losses where this takes their mean, so that its α is 2·`weight`: 2 by default. The authors' code for GLUE also
+    sums the divergence over the batch: its α at B rows is a `weight` of α·B/2, 4 for an α of 0.5 at 16 rows. Without
+    dropout the penalty is 0. Cost: 6 forward units, 2 times a plain step.
     """
 
     name = "r_drop"

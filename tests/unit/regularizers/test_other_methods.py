@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
+from mtdnn.regularizers.adversarial import Adversarial
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.free_at import FreeAT
 from mtdnn.regularizers.r3f import R3F
+from mtdnn.regularizers.r_drop import RDrop
 from mtdnn.regularizers.smart import Smart
 from mtdnn.regularizers.smart_release import SmartMtdnnRelease
 from mtdnn.regularizers.vat import VAT
@@ -207,3 +210,36 @@ def test_every_pass_of_an_attack_has_the_masks_of_the_clean_pass(name: str, weig
         part.loss.backward()
         total += part.named["task"]
     torch.testing.assert_close(total, clean, **EXACT)
+
+
+def test_projected_gradient_ascent_has_a_ball_by_default_and_the_ball_can_be_taken_away() -> None:
+    """Three steps of 0.04 from a start of about 0.046 reach 0.17; the default ball ends at 0.08, the start's bound."""
+    forward_pass = ForwardPass(make_model(), make_batch(), seed=1, step=0)
+    lengths = {}
+    for given, options in (("default", {}), ("none", {"epsilon": None})):
+        method, delta = Adversarial(**options), torch.zeros_like(forward_pass.embeddings)
+        method.embedding_rms = 1.0
+        for _ in range(3):
+            delta = method.ascended(delta, torch.ones_like(delta), forward_pass)
+        lengths[given] = torch.linalg.vector_norm(delta, dim=(1, 2)).max().item()
+    assert lengths["default"] == pytest.approx(0.08) and lengths["none"] == pytest.approx(0.12)
+
+
+def test_the_weight_of_r_drop_is_half_of_the_papers_alpha() -> None:
+    """Equation 4, −log P₁ − log P₂ + α·½(KL + KL), is twice our sum of loss and penalty at α = 2·weight."""
+    first, second = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1, 0])
+    two_passes = SimpleNamespace(
+        logits=first,
+        embeddings=None,
+        rerun=lambda embeddings, dropout: second,
+        loss=lambda logits: torch.nn.functional.cross_entropy(logits, labels),
+        divergence=lambda p, q: torch.stack([symmetric_kl(a, b) for a, b in zip(p, q, strict=True)]),
+    )
+    (terms,) = RDrop(weight=3.0).losses(two_passes)
+    alpha, log_p, log_q = 2 * 3.0, first.log_softmax(1), second.log_softmax(1)
+    kl = ((log_p.exp() * (log_p - log_q)).sum(1) + (log_q.exp() * (log_q - log_p)).sum(1)) / 2
+    rows = torch.arange(4)
+    paper = (-log_p[rows, labels] - log_q[rows, labels] + alpha * kl).mean()
+    assert terms.penalty is not None
+    torch.testing.assert_close(2 * (terms.loss + terms.penalty), paper, **EXACT)

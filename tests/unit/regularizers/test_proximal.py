@@ -53,6 +53,33 @@ def test_beta_switches_after_a_tenth_of_the_updates() -> None:
     assert [proximal.beta(update) for update in (1, 4, 5, 40)] == [0.9, 0.9, 0.99, 0.99]
 
 
+@pytest.mark.parametrize("inner_steps", [1, 5])
+def test_after_a_half_life_half_of_the_start_is_left(inner_steps: int) -> None:
+    """Twenty steps to a model that is 1 away leave the teacher half way, however often it is updated."""
+    model = make_model()
+    proximal = Momentum(model, total_steps=200, half_life={"fraction": 0.1}, inner_steps=inner_steps)
+    assert proximal.half_life == 20 and proximal.beta(1) == pytest.approx(0.5 ** (inner_steps / 20))
+    start = first_weight(model)
+    nudge(model, 1.0)
+    for _ in range(20):
+        proximal.after_step(model)
+    assert first_weight(proximal.teacher.module) == pytest.approx(start + 0.5, abs=1e-5)
+
+
+def test_the_papers_beta_as_a_half_life() -> None:
+    """ln ½ / ln 0.999 = 692.8 steps."""
+    assert Momentum(make_model(), total_steps=9, half_life=692.8).beta(9) == pytest.approx(0.999, abs=1e-6)
+
+
+def test_beta_and_half_life_exclude_each_other() -> None:
+    given = Named(name="momentum", half_life=20, beta_late=0.9)
+    (found,) = named_faults(PROXIMAL, given, "proximal", where="run.yml:3")
+    assert "half_life sets β for the whole run; remove beta_late, or half_life" in str(found)
+    for half_life in (0, "long", True, {"fraction": 0}, {"part": 0.1}):
+        (found,) = named_faults(PROXIMAL, Named(name="momentum", half_life=half_life), "proximal", where="run.yml:3")
+        assert "half_life: " in str(found) and "above 0, or {fraction: number} of the run's" in str(found)
+
+
 def test_momentum_moves_by_one_minus_beta_of_the_way_also_the_first_time() -> None:
     # AveragedModel copies the model at its first update, which must not be ours
     model = make_model()
