@@ -17,6 +17,7 @@ from mtdnn.errors import keywords_checked
 from mtdnn.files import sole_writer
 from mtdnn.registry import own_words, trusting
 from mtdnn.runs.encoders import encoder_place
+from mtdnn.runs.environment import refuse_other_settings
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.given import GivenRun, given_run
 from mtdnn.runs.named import run_tasks
@@ -77,6 +78,7 @@ def train(
 def _trained(given: GivenRun, *, resume: bool, progress: bool) -> dict[str, Any]:
     """Carry out a run that was read; see `train`."""
     config = given.config
+    refuse_other_settings(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     folder = RunFolder(config.output)
