@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.rows_out import Dropped, Report, Row, labelled_row, read_objects, run, write_rows
+from data_prep.rows_out import LAYOUT_ERRORS, Dropped, Report, Row, labelled_row, read_objects, run, write_rows
 from mtdnn.errors import DataError
 
 LABELS = {"c": "contradiction", "n": "neutral", "e": "entailment"}
@@ -41,7 +41,7 @@ def read_rows(path: Path) -> Iterator[Row | Dropped]:
             premise = row["context"] if "context" in row else row["premise"]
             label = LABELS.get(str(row["label"]), str(row["label"]))
             yield labelled_row(str(row["uid"]), label, (str(premise), str(row["hypothesis"])), tuple(LABELS.values()))
-        except KeyError:
+        except LAYOUT_ERRORS:
             yield Dropped("not a JSON object with uid, context, hypothesis and label", f"line {number}")
 
 

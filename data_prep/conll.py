@@ -51,7 +51,8 @@ def convert(
     """
     found = {split: path for split, names in NAMES.items() if (path := find_input(source, names)) is not None}
     if not found:
-        raise DataError(f"{source}: none of {', '.join(names[0] for names in NAMES.values())}, train.txt, … is there.")
+        known = ", ".join(names[0] for names in NAMES.values())
+        raise DataError(f"{source}: none of {known}, train.txt, … is there. Name the folder of these files.")
     reports = []
     for split, path in found.items():
         table = read_table(path, word_column=word_column, tag_column=tag_column)

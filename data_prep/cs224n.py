@@ -8,12 +8,13 @@ labels.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.rows_out import UNLABELLED, Dropped, Report, Row, labelled_row, run, write_rows
-from mtdnn.errors import DataError
+from data_prep.rows_out import UNLABELLED, Dropped, Report, Row, labelled_row, read_lines, run, write_rows
+from mtdnn.config.json_source import MAX_LINE_BYTES
+from mtdnn.errors import DataError, Place, fault
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,36 @@ def convert(source: Path, out: Path) -> list[Report]:
 def read_rows(path: Path, layout: Layout, *, labelled: bool) -> Iterator[Row | Dropped]:
     """The rows of one file, a text over several lines in one; rows without some column are dropped."""
     wanted = ["id", *layout.texts, *([layout.label] if labelled else [])]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, delimiter="\t")
-        missing = [column for column in wanted if column not in (table.fieldnames or ())]
+    for number, values in cells_of(path, wanted):
+        if any(value is None for value in values):
+            yield Dropped("too few columns", values[0] or f"line {number}")
+            continue
+        id, *texts = (str(value) for value in values[: 1 + len(layout.texts)])
+        if labelled:
+            yield labelled_row(id.strip(), plain(str(values[-1])), texts, layout.labels)
+        else:
+            yield Row(id.strip(), UNLABELLED, tuple(texts))
+
+
+def cells_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str | None]]]:
+    """Number of its last line and the named columns of each row; None for a cell that the row does not have.
+
+    Raises:
+        DataError: the header lacks a column, or the file is not UTF-8 or not quoted as in csv.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)  # Python's limit is 131,072 characters; longer lines are refused anyway
+    table = csv.DictReader((f"{line}\n" for _, line in read_lines(path)), delimiter="\t")
+    try:
+        missing = [column for column in columns if column not in (table.fieldnames or ())]
         if missing:
-            raise DataError(f"{path}:1: no column {missing[0]!r}. Check that this is the project's own file.")
+            found, fix = f"no column {missing[0]!r}", "Check that this is the project's own file."
+            raise DataError(fault(Place(str(path), 1), "", found, fix))
         for row in table:
-            values = [row[column] for column in wanted]
-            if any(value is None for value in values):
-                yield Dropped("too few columns", values[0] or f"line {table.line_num}")
-                continue
-            id, texts = values[0].strip(), tuple(values[1 : 1 + len(layout.texts)])
-            if labelled:
-                yield labelled_row(id, plain(values[-1]), texts, layout.labels)
-            else:
-                yield Row(id, UNLABELLED, texts)
+            yield table.line_num, [row[column] for column in columns]
+    except csv.Error as error:
+        fix = "Close the quotes, and double quotes inside texts."
+        place = Place(str(path), table.line_num + 1)  # the reader counts the lines before
+        raise DataError(fault(place, "", f"not CSV: {error}", fix)) from error
 
 
 def plain(label: str) -> str:

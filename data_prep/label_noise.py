@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import UNLABELLED, Report, Row, path_of, read_rows, write_rows
+from data_prep.rows_out import UNLABELLED, Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
 from mtdnn.errors import DataError
 from mtdnn.seeding import derive_seed
 
@@ -80,12 +80,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="share of the labels to flip, 0 to 1")
     parser.add_argument("--seed", type=int, default=1, help="of the draws (default 1)")
     given = parser.parse_args()
-    try:
+    with errors_reported():
         reports = write_noisy(given.input, given.out, rate=given.rate, seed=given.seed)
-    except (DataError, OSError) as error:
-        raise SystemExit(str(error)) from error
-    for report in reports:
-        print(report)
+    print_reports(reports)
 
 
 if __name__ == "__main__":

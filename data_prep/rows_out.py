@@ -5,20 +5,27 @@ label, texts; UTF-8, tab separated, no header, no quoting), whole or not at all,
 """
 
 import argparse
-import json
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import DataError, home_expanded
+from mtdnn.config.json_source import json_value, raw_lines
+from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, is_full_disk, printable
 
 UNLABELLED = ""
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+EXIT_FAULT = 2  # as of the commands
+
+LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading a record of another layout raises: a missing key, a number in place of a list, `int(inf)`, …"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,11 @@ def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
 
 
 def clean(row: Row, report: Report) -> Row | Dropped:
-    """The row with every tab and line break in its texts turned into a space; `Dropped` when a text is empty."""
+    """The row with every tab and line break in its texts turned into a space; `Dropped` if it cannot be written."""
+    if any(SURROGATE.search(value) for value in (row.id, row.label, *row.texts)):
+        return Dropped("an unpaired surrogate, which UTF-8 has no bytes for", row.id)
+    if BREAKS.search(row.id) or BREAKS.search(row.label):
+        return Dropped("a tab or line break in the id or the label", row.id)
     texts = tuple(text.strip() for text in row.texts)
     if not all(texts):
         return Dropped("empty text", row.id)
@@ -124,13 +135,18 @@ def is_number(text: str) -> bool:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number (from 1) and line without its end; only a line feed ends a line, no other separator of Unicode."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error}. Save the file as UTF-8.") from error
+    """Line number (from 1) and line without its end; only a line feed ends a line, no other separator of Unicode.
+
+    Raises:
+        DataError: the file cannot be read, a line is not UTF-8, or a line is longer than any row.
+    """
+    for number, raw in raw_lines(path):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            found = f"not UTF-8 (byte {error.start + 1} of the line)"
+            raise DataError(fault(Place(str(path), number), "", found, "Save the file as UTF-8.")) from error
+        yield number, line.rstrip("\r\n")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -163,10 +179,8 @@ def read_columns(
     header = next(lines, (1, ""))[1].split("\t")
     missing = [column for column in columns if column not in header]
     if missing:
-        raise DataError(
-            f"{path}:1: no column {missing[0]!r}; the columns are {', '.join(header)}. "
-            "Check that this is the file as distributed."
-        )
+        found = f"no column {missing[0]!r}; the columns are {shortened(', '.join(header))}"
+        raise DataError(fault(Place(str(path), 1), "", found, "Check that this is the file as distributed."))
     places = [header.index(column) for column in columns]
     more = [header.index(column) for column in optional if column in header]
     for number, line in lines:
@@ -183,10 +197,15 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = json_value(line, Place(str(path), number))
+        except DataError:  # counted by the converter, as one bad line must not end the file
             value = None
         yield number, value if isinstance(value, dict) else None
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """The text, or its beginning and `…` if it is longer."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def find_input(folder: Path, names: Sequence[str]) -> Path | None:
@@ -214,9 +233,28 @@ def run(convert: Callable[..., list[Report]], description: str, *, columns: Mapp
         parser.add_argument(f"--{name}", type=int, help=meaning)
     arguments = parser.parse_args()
     more = {name: getattr(arguments, name) for name in columns or {}}
-    try:
+    with errors_reported():
         reports = convert(arguments.input, arguments.out, **more)
-    except DataError as error:
-        raise SystemExit(str(error)) from error
+    print_reports(reports)
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """End the process as the commands do if the block raises an error of the user's: one line, exit status 2."""
+    try:
+        yield
+    except MtdnnError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_FAULT) from error
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else ""
+        fix = "Free disk space." if is_full_disk(error) else "Check the path and its permissions."
+        found = f"cannot be read or written: {error.strerror or error}"
+        print(fault(place, "", found, fix), file=sys.stderr)
+        raise SystemExit(EXIT_FAULT) from error
+
+
+def print_reports(reports: Iterable[Report]) -> None:
+    """One line for each split, whatever characters its names have."""
     for report in reports:
-        print(report)
+        print(printable(str(report)))

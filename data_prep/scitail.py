@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_prep.rows_out import (
+    LAYOUT_ERRORS,
     Dropped,
     Report,
     Row,
@@ -71,7 +72,7 @@ def read_json(path: Path, split: str) -> Iterator[Row | Dropped]:
             if row is None:
                 raise KeyError
             yield labelled_row(id, str(row["gold_label"]), (str(row["sentence1"]), str(row["sentence2"])), LABELS)
-        except KeyError:
+        except LAYOUT_ERRORS:
             yield Dropped("not a JSON object with sentence1, sentence2 and gold_label", id)
 
 

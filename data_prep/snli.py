@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.rows_out import (
+    LAYOUT_ERRORS,
     Dropped,
     Report,
     Row,
@@ -95,7 +96,7 @@ def read_json_pairs(path: Path) -> Iterator[Pair | Dropped]:
             texts = (str(row["sentence1"]), str(row["sentence2"]))
             annotators = tuple(str(label) for label in row.get("annotator_labels", []) if label)
             yield Pair(str(row["pairID"]), str(row["gold_label"]), texts, annotators)
-        except KeyError:
+        except LAYOUT_ERRORS:
             yield Dropped("not a JSON object with sentence1, sentence2, gold_label and pairID", f"line {number}")
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.rows_out import BREAKS, Dropped, Report, Row, run, write_rows
-from mtdnn.errors import DataError
+from data_prep.rows_out import BREAKS, LAYOUT_ERRORS, Dropped, Report, Row, run, write_rows
+from mtdnn.config.json_source import read_json
+from mtdnn.errors import DataError, fault
 
 FILES = {
     ("squad1", "train"): "train-v1.1.json",
@@ -22,6 +23,8 @@ FILES = {
     ("squad2", "train"): "train-v2.0.json",
     ("squad2", "dev"): "dev-v2.0.json",
 }
+
+EXPECTED = "A file of data/paragraphs/qas is expected."
 
 
 def convert(source: Path, out: Path) -> list[Report]:
@@ -32,21 +35,23 @@ def convert(source: Path, out: Path) -> list[Report]:
     """
     found = {place: source / name for place, name in FILES.items() if (source / name).is_file()}
     if not found:
-        raise DataError(f"{source}: none of {', '.join(FILES.values())} is there.")
+        raise DataError(
+            fault(str(source), "", f"none of {', '.join(FILES.values())} is there", "Give the folder of these files.")
+        )
     return [write_rows(out / task / f"{split}.tsv", read(path)) for (task, split), path in found.items()]
 
 
 def read(path: Path) -> Iterator[Row | Dropped]:
     """A row for each question."""
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        articles = read_json(path, dict[str, Any], fix=EXPECTED)["data"]
         paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
         for paragraph in paragraphs:
             for question in paragraph["qas"]:
                 yield row_of(str(paragraph["context"]), question)
-    except (ValueError, KeyError, TypeError) as error:
+    except LAYOUT_ERRORS as error:
         found = f"not in SQuAD's layout: {type(error).__name__} {error}"
-        raise DataError(f"{path}: {found}. data/paragraphs/qas are expected.") from error
+        raise DataError(fault(str(path), "", found, EXPECTED)) from error
 
 
 def row_of(context: str, question: Mapping[str, Any]) -> Row | Dropped:

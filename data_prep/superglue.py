@@ -20,7 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.rows_out import UNLABELLED, Dropped, Report, Row, labelled_row, read_objects, run, write_rows
+from data_prep.rows_out import (
+    LAYOUT_ERRORS,
+    UNLABELLED,
+    Dropped,
+    Report,
+    Row,
+    labelled_row,
+    read_objects,
+    run,
+    write_rows,
+)
 from mtdnn.errors import DataError
 
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
@@ -44,7 +54,8 @@ def convert(source: Path, out: Path) -> list[Report]:
             if path.is_file():
                 reports.append(write_rows(out / task / f"{ours}.tsv", read(path, ours, rows_of)))
     if not reports:
-        raise DataError(f"{source}: none of {', '.join(TASKS)} with train.jsonl, val.jsonl or test.jsonl is there.")
+        files = "train.jsonl, val.jsonl or test.jsonl"
+        raise DataError(f"{source}: none of {', '.join(TASKS)} with {files} is there. Name the folder of these.")
     return reports
 
 
@@ -56,7 +67,7 @@ def read(path: Path, split: str, rows_of: Callable[[str, Fields], Rows]) -> Rows
             if fields is None:
                 raise KeyError("no JSON object")
             yield from rows_of(id, fields)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except LAYOUT_ERRORS as error:
             yield Dropped(f"another layout ({error})", id)
 
 

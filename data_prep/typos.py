@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import Report, Row, path_of, read_rows, write_rows
+from data_prep.rows_out import Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
 from mtdnn.errors import DataError
 from mtdnn.seeding import derive_seed
 
@@ -137,10 +137,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.1, help="probability of each word to be hit (default 0.1)")
     parser.add_argument("--seed", type=int, default=1, help="of the draws (default 1)")
     given = parser.parse_args()
-    try:
-        print(write_changed(given.input, given.out, kind=given.kind, rate=given.rate, seed=given.seed))
-    except (DataError, OSError) as error:
-        raise SystemExit(str(error)) from error
+    with errors_reported():
+        report = write_changed(given.input, given.out, kind=given.kind, rate=given.rate, seed=given.seed)
+    print_reports([report])
 
 
 if __name__ == "__main__":

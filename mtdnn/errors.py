@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def fault(place: Place | str, key: str, found: str, fix: str = "") -> Fault:
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped, so that they neither control the terminal nor fake a new line."""
+    """The text with control characters and surrogates escaped: they could control the terminal, or not be printed."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 

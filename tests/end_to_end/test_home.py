@@ -76,11 +76,12 @@ def test_paths_in_tasks_and_studies(home: Path) -> None:
     assert grid.cells[0].config.output.startswith(str(home / "study"))
 
 
-def test_paths_of_a_converter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_a_converter(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "scitail").mkdir()
     monkeypatch.setattr(sys, "argv", ["scitail", "--input=~/scitail", "--out=~/rows"])
-    with pytest.raises(SystemExit, match=str(home / "scitail")):
+    with pytest.raises(SystemExit):
         scitail.run(scitail.convert, "SciTail")
+    assert capsys.readouterr().err.startswith(str(home / "scitail"))
 
 
 def test_a_name_that_begins_otherwise_is_left_alone() -> None:

@@ -123,4 +123,4 @@ def test_the_command_lines_write_and_refuse(source: Path, tmp_path: Path) -> Non
         found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
         assert f"{out}: {ROWS} rows written" in found.stdout
         refused = subprocess.run([*command, "--rate", "2"], cwd=REPOSITORY, capture_output=True, text=True)
-        assert refused.returncode == 1 and refused.stderr == "--rate: 2.0 is no share. Give a number from 0 to 1.\n"
+        assert refused.returncode == 2 and refused.stderr == "--rate: 2.0 is no share. Give a number from 0 to 1.\n"

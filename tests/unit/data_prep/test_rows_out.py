@@ -1,8 +1,12 @@
 """What is written is whole and clean, and what is not written is counted."""
 
+import json
+import sys
+
 import pytest
 
-from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, write_rows
+from data_prep import anli, cs224n, snli, squad, superglue
+from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, run, write_rows
 from mtdnn.errors import DataError
 
 
@@ -71,3 +75,91 @@ def test_columns_are_found_by_name_and_optional_ones_may_be_missing(tmp_path):
 def test_lines_that_hold_no_object_are_told(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n[1]\n{"a"\n')
     assert list(read_objects(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (3, None), (4, None)]
+
+
+def test_what_a_row_cannot_hold_is_dropped(tmp_path):
+    rows = [Row("1", "a", ("\ud800",)), Row("2\t3", "a", ("x",)), Row("4", "a\nb", ("x",)), Row("5", "a", ("x",))]
+    report = write_rows(tmp_path / "dev.tsv", rows)
+    assert (tmp_path / "dev.tsv").read_bytes() == b"5\ta\tx\n"
+    assert {reason.split(",")[0]: count for reason, count in report.dropped.items()} == {
+        "an unpaired surrogate": 1,
+        "a tab or line break in the id or the label": 2,
+    }
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 10_000, '{"a":' * 1000 + "1" + "}" * 1000, "NaN", '"x"', "{"])
+def test_a_line_that_is_no_object_does_not_end_the_file(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f'{line}\n{{"id": 1}}\n')
+    assert list(read_objects(tmp_path / "a.jsonl")) == [(1, None), (2, {"id": 1})]
+
+
+ARTICLE = {"title": "T", "paragraphs": [{"context": "A goat.", "qas": []}]}
+HOSTILE = [
+    (
+        squad,
+        "train-v1.1.json",
+        "[" * 100_000,
+        "train-v1.1.json: more than 64 nested lists or mappings. A file of data/",
+    ),
+    (squad, "train-v1.1.json", '{"data": 1e999}', "train-v1.1.json: not in SQuAD's layout: TypeError"),
+    (squad, "train-v1.1.json", json.dumps({"data": [ARTICLE | {"paragraphs": ["x"]}]}), "not in SQuAD's layout"),
+    (squad, "train-v1.1.json", '{"data": [{"paragraphs": [{"context": "c", "qas": [3]}]}]}', "not in SQuAD's layout"),
+    (
+        snli,
+        "snli_1.0_dev.jsonl",
+        '{"pairID": "1", "gold_label": "-", "sentence1": "", "annotator_labels": 7}',
+        "0 rows",
+    ),
+    (
+        superglue,
+        "WSC/val.jsonl",
+        '{"text": "x", "target": {"span2_text": "x", "span2_index": 1e999}}',
+        "0 rows written",
+    ),
+    (superglue, "MultiRC/val.jsonl", '{"passage": {"questions": [{"idx": 1, "answers": ["x"]}]}}', "0 rows written"),
+    (anli, "R1/dev.jsonl", '{"uid": "\\ud800", "context": "c", "hypothesis": "h", "label": "n"}', "0 rows written"),
+    (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\tcaf\xe9\t0\n", "ids-sst-dev.csv:2: not UTF-8"),
+    (cs224n, "ids-sst-dev.csv", b"\tid\n", "ids-sst-dev.csv:1: no column 'sentence'. Check that"),
+    (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\ta\rb\t0\n", "ids-sst-dev.csv:2: not CSV"),
+]
+
+
+def status_and_message(module, source, out, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--input", str(source), "--out", str(out)])
+    with pytest.raises(SystemExit) as stopped:
+        run(module.convert, "")
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "name", "content", "message"), HOSTILE)
+def test_a_source_of_another_layout_is_refused(tmp_path, monkeypatch, capsys, module, name, content, message):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, printed = status_and_message(module, tmp_path / "in", tmp_path / "out", monkeypatch, capsys)
+    assert (status, message in printed, printed.count("\n")) == (2, True, 1), printed
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_cell_of_any_length_is_read(tmp_path):
+    sentence = "a" * 200_000  # Python's own limit is 131,072
+    (tmp_path / "ids-sst-dev.csv").write_text(f"\tid\tsentence\tsentiment\n0\t1\t{sentence}\t0\n")
+    assert [report.written for report in cs224n.convert(tmp_path, tmp_path / "out")] == [1]
+
+
+@pytest.mark.parametrize("place", ["missing", "file.txt", "x" * 300, "\udcff"])
+def test_an_input_that_is_no_folder_is_refused(tmp_path, monkeypatch, capsys, place):
+    (tmp_path / "file.txt").write_text("x")
+    status, printed = status_and_message(snli, tmp_path / place, tmp_path / "out", monkeypatch, capsys)
+    assert status == 2
+    assert printed.startswith(str(tmp_path)) and printed.rstrip().endswith(".") and printed.count("\n") == 1
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "snli_1.0_dev.jsonl").write_text(
+        '{"pairID": "1", "gold_label": "neutral", "sentence1": "a", "sentence2": "b"}\n'
+    )
+    (tmp_path / "out").write_text("x")
+    status, printed = status_and_message(snli, tmp_path, tmp_path / "out", monkeypatch, capsys)
+    assert (status, (tmp_path / "out").read_text()) == (2, "x")
+    assert "cannot be read or written" in printed
