@@ -66,7 +66,7 @@ class MultiTaskModel(nn.Module):
         Args:
             batch: N sequences of T tokens.
             embeddings: [N, T, E], word embeddings in place of those of the batch's tokens.
-            task: whose adapter computes, where each task has one; None: the batch's.
+            task: the task whose adapter is used, if each task has one; None: the batch's.
         """
         self.encoder.use_adapter_of(self._owner_of_head(task or batch.task))
         if embeddings is None:
@@ -101,15 +101,15 @@ class MultiTaskModel(nn.Module):
 
     @property
     def has_adapters_by_task(self) -> bool:
-        """Whether the hidden states of a row differ from task to task."""
+        """Whether the hidden states of a row depend on the task."""
         return self.encoder.adapter is not None and self.encoder.adapter.per_task
 
     def frozen_weights(self) -> set[str]:
-        """Names of the weights that are the encoder's below an adapter, which checkpoints do not hold."""
+        """Names of the encoder's frozen weights below an adapter, which are not stored in checkpoints."""
         return {f"encoder.{name}" for name in self.encoder.frozen_weights()}
 
     def merged_weights(self, task: str) -> dict[str, Tensor]:
-        """The weights of transformers' model that gives a task's hidden states."""
+        """The weights of transformers' model that computes a task's hidden states."""
         return self.encoder.merged_weights(self._owner_of_head(task))
 
     def predict(self, batch: Batch, tasks: Iterable[str]) -> dict[str, list[dict]]:

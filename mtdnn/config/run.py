@@ -116,7 +116,7 @@ class RunConfig(Finite):
     execution: ExecutionOrWord = Field(Execution(), description="Speed only, not results; a single word is the layout.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
-    adapter: NamedOrOff = Field(None, description="Few trained numbers in the frozen encoder. Default: none.")
+    adapter: NamedOrOff = Field(None, description="Few trained weights in the frozen encoder. Default: none.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
     mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")

@@ -1,7 +1,7 @@
-"""Few trained numbers in place of a whole encoder: adapters by peft, one for all tasks or one for each.
+"""Adapters by peft, one for all tasks or one for each: few trained weights in a frozen encoder.
 
-An adapter is put into the encoder's linear layers, whose own weights are frozen. What stands for it in YAML, its
-registry and its options, need neither PyTorch nor peft, so that `check` and `--help` do without.
+An adapter is added to the encoder's linear layers, whose own weights are frozen. The registry and the options need
+neither PyTorch nor peft, so that `check` and `--help` do not import them.
 
 Source: LoRA, Hu et al. 2021, arXiv 2106.09685; DoRA, Liu et al. 2024, arXiv 2402.09353; IA³, Liu et al. 2022,
 arXiv 2205.05638. All by the package peft.
@@ -37,22 +37,22 @@ else:
     nn = deferred("torch.nn")
 
 SHARED = "shared"
-"""The name of an adapter that all tasks have in common."""
+"""The name of an adapter that all tasks share."""
 
 MakeConfig = Callable[..., "PeftConfig"]
 
 ADAPTERS: Registry[MakeConfig] = Registry("adapter", takes=("targets",), keywords=("family",))
-"""The words for `adapter:` in a run. Each makes peft's configuration of the targets, None for those of the family."""
+"""The names for `adapter:` in a run. Each returns peft's configuration for the targets; None: peft's for the family."""
 
 
 class AdapterOptions(Options):
-    """Options every adapter has."""
+    """Options of every adapter."""
 
     targets: Literal["auto"] | Words = Field(
-        "auto", description="Ends of the names of layers. auto: peft's of the family, or else all linear layers."
+        "auto", description="Layers, by the ends of their names. auto: peft's for the family, else all linear ones."
     )
     scope: Literal["shared", "task"] = Field(
-        "shared", description="task: one adapter for each task, switched by the batch's task."
+        "shared", description="task: one adapter for each task, selected by the batch's task."
     )
 
 
@@ -63,13 +63,13 @@ class LowRankOptions(AdapterOptions):
         8, ge=1, description="r, columns of the two matrices whose product is added to a layer's weights."
     )
     alpha: float = Field(16.0, gt=0, description="Factor of that product, times r.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="On the input of the two matrices; 0 turns it off.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the input of the two matrices; 0 turns it off.")
 
 
 @ADAPTERS.register("lora")
 @takes_options(LowRankOptions)
 def lora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float, dropout: float) -> PeftConfig:
-    """Adds to a layer's weights the product of two trained matrices of rank r.
+    """LoRA: adds the product of two trained matrices of rank r to a layer's weights.
 
     Args:
         targets: ends of the names of layers.
@@ -84,7 +84,7 @@ def lora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float,
 @ADAPTERS.register("dora")
 @takes_options(LowRankOptions)
 def dora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float, dropout: float) -> PeftConfig:
-    """LoRA for the direction of each column of a layer's weights, and a trained length for each.
+    """DoRA: LoRA for the direction of each column of a layer's weights, and a trained length for each.
 
     Args:
         targets: ends of the names of layers.
@@ -105,7 +105,7 @@ def dora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float,
 @ADAPTERS.register("ia3")
 @takes_options(AdapterOptions)
 def ia3(targets: Sequence[str] | None, *, family: str) -> PeftConfig:
-    """Multiplies what layers give (of those in feed-forward blocks, what they take) by a trained vector.
+    """IA³: multiplies the output of layers (in feed-forward blocks the input) by a trained vector.
 
     Args:
         targets: ends of the names of layers.
@@ -128,7 +128,7 @@ class Adapter:
 
     Attributes:
         named: the adapter and its options.
-        tasks: that have one each, with `scope: task`.
+        tasks: the tasks that have one each, with `scope: task`.
     """
 
     named: Named
@@ -136,7 +136,7 @@ class Adapter:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the adapters in the encoder: the tasks', or the one of all."""
+        """Names of the adapters in the encoder: the tasks, or the shared one."""
         return self.tasks if self.per_task else (SHARED,)
 
     @property
@@ -146,43 +146,43 @@ class Adapter:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option, those that are not given at their defaults."""
+        """Every option, with defaults for those not given."""
         return option_values(options_of(ADAPTERS, ADAPTERS.get(self.named.name, key="adapter")), self.named.options)
 
     def block(self) -> dict[str, Any]:
-        """What YAML would say of it, every option written out, as JSON values."""
+        """The adapter as in YAML, with every option, as JSON values."""
         options = {key: list(each) if isinstance(each, tuple) else each for key, each in self.options.items()}
         return {"name": self.named.name, **options}
 
 
 def adapter_faults(named: Named | None, *, freeze_encoder: bool = False) -> list[Fault]:
-    """What is wrong with a run's adapter that its options do not show.
+    """The errors in a run's adapter, apart from its options.
 
     Args:
         named: the adapter; None: the run has none.
-        freeze_encoder: the key of the run.
+        freeze_encoder: the run's key of that name.
     """
     faults = []
     if named is not None and find_spec("peft") is None:
         fix = "Install it: pip install 'mtdnn[adapters]'."
         faults.append(fault("", "adapter", f"'{named.name}' needs the package peft, which is not installed", fix))
     if named is not None and freeze_encoder:
-        found = "true trains the heads alone, and so no adapter"
+        found = "true trains the heads only, and so no adapter"
         faults.append(fault("", "freeze_encoder", found, "Leave it out: the encoder's own weights are frozen anyway."))
     return faults
 
 
 def put_into(backbone: nn.Module, adapter: Adapter, *, seed: int) -> None:
-    """Freeze a model's weights and put the adapters into its linear layers, in place; they change nothing at first.
+    """Freeze a model's weights and add adapters to its linear layers, in place; at first the outputs are unchanged.
 
-    What an adapter starts from depends on the seed and its own name, not on the others.
+    The initial weights of an adapter depend on the seed and its name, not on other adapters.
 
     Args:
         backbone: a model of transformers.
-        adapter: which, and for which tasks.
-        seed: of the adapters' first weights.
+        adapter: the kind of adapter, and its tasks.
+        seed: for the adapters' initial weights.
     Raises:
-        ConfigError: peft is not installed, or the targets are not there.
+        ConfigError: peft is not installed, or the model has no such targets.
     """
     if faults := adapter_faults(adapter.named):
         raise ConfigError(faults)
@@ -190,7 +190,7 @@ def put_into(backbone: nn.Module, adapter: Adapter, *, seed: int) -> None:
 
     for name in adapter.names:
         with preserved_default_generators(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that fan_in_fan_out is set where it has to be
+            warnings.simplefilter("ignore")  # peft warns that it sets fan_in_fan_out where needed
             seed_default_generators(seed, "adapter", name)
             try:
                 inject_adapter_in_model(_peft_config(backbone, adapter), backbone, name)
@@ -222,7 +222,7 @@ def _known_to_peft(family: str, name: str) -> bool:
 
 
 def _linear_layers(backbone: nn.Module) -> set[str]:
-    """Last parts of the names of the linear layers, but for those of adapters that are already there."""
+    """Last parts of the names of the linear layers, without those of existing adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = (name for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear) and "lora_" not in name)
@@ -247,16 +247,16 @@ def own_weights(backbone: nn.Module) -> set[str]:
 
 
 def use(backbone: nn.Module, name: str) -> None:
-    """Let the layers compute with the adapter of that name; with none where there is no such adapter.
+    """Activate the adapter of that name in all layers; none if there is no such adapter.
 
-    peft's `set_adapter` would also freeze the others, and unfreeze this one in a teacher.
+    peft's `set_adapter` would also freeze the others, and make this one trainable in a teacher.
     """
     for _, layer in _tuned_layers(backbone):
         layer._active_adapter = [name]
 
 
 def merged(backbone: nn.Module, name: str) -> dict[str, Tensor]:
-    """The weights of the model without adapters that computes what this one does with the adapter of that name."""
+    """The weights of a model without adapters that is equal to this one with the adapter of that name."""
     copied = deepcopy(backbone)
     for _, layer in _tuned_layers(copied):
         layer.merge(safe_merge=True, adapter_names=[name])
@@ -264,14 +264,14 @@ def merged(backbone: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def plain_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """The weights of the layers themselves, named as in a model without adapters."""
+    """The weights of the layers without adapters, named as in a model without adapters."""
     own = own_weights(backbone)
     state = backbone.state_dict()
     return {key.replace(".base_layer.", "."): value for key, value in state.items() if key not in own}
 
 
 def digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values of weights: the same whatever files they were read from."""
+    """SHA-256 of names, dtypes, shapes and values of weights, whatever files they were read from."""
     found = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()

@@ -62,8 +62,8 @@ class Encoder(nn.Module):
         ConfigError: `packed` with a family that cannot be packed, or an unknown word.
     Attributes:
         execution: the speed switches; the layout is packed or padded, not auto.
-        adapter: see `adapt`; None without.
-        base, base_sha256: where the weights below an adapter are from, and their digest.
+        adapter: set by `adapt`; None without an adapter.
+        base, base_sha256: where the weights below an adapter come from, and their digest.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class Encoder(nn.Module):
         return cls(backbone, execution=execution, pooler=pooler).eval()
 
     def adapt(self, adapter: Adapter, *, base: str | EncoderSource, seed: int) -> None:
-        """Freeze the weights, and put an adapter into the linear layers; it changes nothing at first.
+        """Freeze the weights, and add an adapter to the linear layers; at first the outputs are unchanged.
 
         Args:
-            adapter: which, and for which tasks.
-            base: where the frozen weights are from.
-            seed: of the adapter's first weights.
+            adapter: the kind of adapter, and its tasks.
+            base: where the frozen weights come from.
+            seed: for the adapter's initial weights.
         Raises:
-            ConfigError: peft is not installed, or the adapter's targets are not there.
+            ConfigError: peft is not installed, or the encoder does not have the adapter's targets.
         """
         self.base, self.base_sha256 = base, adapters.digest(self.backbone.state_dict())
         adapters.put_into(self.backbone, adapter, seed=seed)
@@ -137,19 +137,19 @@ class Encoder(nn.Module):
         self._use_switches()
 
     def use_adapter_of(self, task: str) -> None:
-        """Compute with the adapter of a task, where each has one."""
+        """Activate the adapter of a task, if each task has one."""
         if self.adapter is not None and self.adapter.per_task:
             adapters.use(self.backbone, task)
 
     def frozen_weights(self) -> set[str]:
-        """Names of the weights that an adapter was put over; none without an adapter."""
+        """Names of the frozen weights below an adapter; empty without an adapter."""
         if self.adapter is None:
             return set()
         own = adapters.own_weights(self.backbone)
         return {f"backbone.{name}" for name in self.backbone.state_dict() if name not in own}
 
     def merged_weights(self, task: str) -> dict[str, Tensor]:
-        """The backbone's weights, named as without adapter, those of the task's adapter merged into them."""
+        """The backbone's weights with the task's adapter merged into them, named as without adapter."""
         if self.adapter is None:
             return dict(self.backbone.state_dict())
         return adapters.merged(self.backbone, task if self.adapter.per_task else adapters.SHARED)

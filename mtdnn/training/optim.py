@@ -51,7 +51,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdamOptions(Options):
-    """Options of Adam and its kin."""
+    """Options of Adam and similar rules."""
 
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
