@@ -1,6 +1,6 @@
-"""SMART and every other regularizer for a loop of one's own over a Hugging Face model.
+"""SMART and every other regularizer for your own training loop over a Hugging Face model.
 
-Source: Jiang et al. 2020, arXiv 1911.03437, equation 2; the others name theirs in `mtdnn.regularizers`.
+Source: Jiang et al. 2020, arXiv 1911.03437, equation 2; for other regularizers see `mtdnn.regularizers`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from mtdnn.seeding import preserved_default_generators
 from mtdnn.training.objective import LossPart, Objective
 
 PlugIn = str | Mapping[str, Any] | None
-"""A word, as in YAML, or a mapping of `name` and options; None for none."""
+"""A name, as in YAML, or a mapping of `name` and options; None: no plug-in."""
 
 ONE_TASK = "task"
 
 
 class Terms:
-    """The losses of a step: that of the model, and the weighted terms of a regularizer and of SMART's proximal point.
+    """The losses of a step: the model's loss, and the weighted terms of a regularizer and of SMART's proximal point.
 
     Args:
-        model: an `AutoModelForSequenceClassification`, `…TokenClassification` or `…QuestionAnswering`, or one that
-            peft or DistributedDataParallel made of it; on its device, in training mode while training.
+        model: an `AutoModelForSequenceClassification`, `…TokenClassification` or `…QuestionAnswering`, possibly wrapped
+            by peft or DistributedDataParallel; on its device, in training mode while training.
         regularizer: such as "smart" or {"name": "smart", "epsilon": 1e-3}; all but `free_at`.
         proximal: such as "momentum"; needs `total_steps`.
-        tasks: task → its regularizer, where several share the model, in place of `regularizer`.
-        total_steps: optimizer steps of the run.
-        seed: of noise and dropout masks, which are functions of it and of the step.
+        tasks: task → its regularizer, if several tasks share the model; in place of `regularizer`.
+        total_steps: number of optimizer steps of the run.
+        seed: seed of noise and dropout masks, which depend on it and on the step.
         autocast: context of the forward passes, such as `accelerator.autocast`.
     Raises:
         ConfigError: an unknown name or option, or a model that cannot be used.
@@ -73,7 +73,7 @@ class Terms:
         self._headed = HeadedModel(cast(PreTrainedModel, bare), tuple(wanted))
         self._task = next(iter(wanted)) if len(wanted) == 1 else None
         self.objective = Objective(
-            cast(MultiTaskModel, self._headed),  # which offers all that objective and regularizers ask of a model
+            cast(MultiTaskModel, self._headed),  # it has all that objective and regularizers need of a model
             regularizers_of(wanted),
             self._proximal(proximal, total_steps),
             seed=seed,
@@ -99,11 +99,11 @@ class Terms:
         return PROXIMAL.get(block.name)(self._headed, total_steps=total_steps, **block.options)
 
     def losses(self, inputs: Mapping[str, Any], *, task: str | None = None) -> Iterator[Tensor]:
-        """What to send backward, each before the next is asked for: one loss, or several (`free_lb`).
+        """The losses for `backward`, each to be used before the next is requested: one, or several (`free_lb`).
 
         Args:
-            inputs: the batch: `input_ids`, `attention_mask`, labels and what else the model takes.
-            task: the batch's, where there are several.
+            inputs: the batch: `input_ids`, `attention_mask`, labels and other inputs of the model.
+            task: the batch's task, if there are several.
         """
         for part in self.parts(inputs, task=task):
             yield part.loss
@@ -118,15 +118,15 @@ class Terms:
         label_share: float = 1.0,
         loss_of: LossOf | None = None,
     ) -> Iterator[LossPart]:
-        """The same, with the values of each term by name. Random states outside stay as they are.
+        """As `losses`, with the values of each term by name. The default random generators are not changed.
 
         Args:
             inputs: the batch.
-            task: the batch's, where there are several.
-            part: which of the parts that the step's batch is computed in (gradient accumulation).
+            task: the batch's task, if there are several.
+            part: number of this part of the step's batch (gradient accumulation).
             row_share: factor of the penalties: this part's share of the step's rows.
             label_share: factor of the loss.
-            loss_of: logits, batch → the loss; None takes the model's own.
+            loss_of: (logits, batch) → the loss; None: the model's loss.
         """
         batch = self.batch_of(inputs, task=task, part=part)
         self.answers.loss_of = self.answers.own_loss if loss_of is None else loss_of
@@ -143,9 +143,9 @@ class Terms:
 
         Args:
             inputs: the batch.
-            task: the batch's, where there are several.
+            task: the batch's task, if there are several.
         Raises:
-            ConfigError: there is none, or it is no term that is added to the loss (adversarial training).
+            ConfigError: there is no regularizer, or it replaces the loss (adversarial training).
         """
         batch = self.batch_of(inputs, task=task)
         method = self.objective.regularizers.get(batch.task)
@@ -184,15 +184,15 @@ class Terms:
         )
 
     def batch_of(self, inputs: Mapping[str, Any], *, task: str | None = None, part: int = 0) -> Batch:
-        """The batch as regularizers see it; the first one also shows whether the model can be fed word embeddings.
+        """The batch for regularizers; with the first one, also a check that the model accepts word embeddings.
 
         Args:
             inputs: the batch.
-            task: the batch's, where there are several.
-            part: which of the parts that the step's batch is computed in.
+            task: the batch's task, if there are several.
+            part: number of this part of the step's batch.
         Raises:
-            ConfigError: no task of that name, or none is named and there are several; see `batch_of` and
-                `HeadedModel.require_embeddings_fit` for others.
+            ConfigError: there is no task of that name, or none is named and there are several; see also `batch_of` and
+                `HeadedModel.require_embeddings_fit`.
         """
         known = self._headed.task_types
         name = task or self._task
@@ -207,12 +207,12 @@ class Terms:
         return batch
 
     def after_step(self) -> None:
-        """The optimizer has moved: counters and the teacher follow."""
+        """Update counters and the teacher after an optimizer step."""
         self.objective.after_step()
         self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, the teacher's weights among it; tensors and plain values."""
+        """The state that a resumed run needs, with the teacher's weights; tensors and plain values."""
         return {**self.objective.state_dict(), "step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -222,7 +222,7 @@ class Terms:
 
 
 def _block(given: PlugIn) -> Named | None:
-    """None for `none` too."""
+    """The plug-in as a `Named`; None for None and `none`."""
     if given is None:
         return None
     block = Named.model_validate(named(dict(given) if isinstance(given, Mapping) else given))
@@ -233,7 +233,7 @@ def regularizers_of(wanted: Mapping[str, PlugIn]) -> dict[str, Regularizer]:
     """Task → its own regularizer.
 
     Raises:
-        ConfigError: every unknown name and option, and a method that moves the optimizer within a step.
+        ConfigError: a name or option is unknown, or a method moves the optimizer within a step; reports every error.
     """
     found, faults = dict[str, Regularizer](), list[Fault]()
     for task, given in wanted.items():

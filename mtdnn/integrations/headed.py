@@ -1,4 +1,4 @@
-"""A Hugging Face model with its own head, as regularizers see a model: word embeddings in, logits out.
+"""A Hugging Face model with its own head, with the interface for regularizers: word embeddings in, logits out.
 
 Dimensions: B rows, T tokens, C classes, E size of the word embeddings.
 """
@@ -22,16 +22,16 @@ from mtdnn.networks.modes import evaluation_mode
 from mtdnn.tokens.families import position_offset
 
 SEQUENCE, TOKEN, SPAN = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
-"""transformers' words for the losses of the three kinds of models (`PreTrainedModel.loss_type`)."""
+"""transformers' names for the losses of the three kinds of models (`PreTrainedModel.loss_type`)."""
 
 NUMBERS = "regression"
 SEVERAL_LABELS = "multi_label_classification"
-"""transformers' words for what labels are (`PreTrainedConfig.problem_type`)."""
+"""transformers' names for kinds of labels (`PreTrainedConfig.problem_type`)."""
 
 NOT_INPUTS = ("labels", "start_positions", "end_positions", "attention_mask", "row_ids")
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest logit, between a pass from ids and one from their word embeddings: less
-than what reading the wrong token makes, more than the roundings of bf16 passes of a few layers."""
+"""Largest difference, relative to the largest logit, between a pass from ids and one from their word embeddings. It is
+smaller than the effect of a wrong token, and larger than the rounding error of bf16 passes of a few layers."""
 
 LossOf = Callable[[Tensor, Batch], Tensor]
 
@@ -41,9 +41,9 @@ class HeadedModel(nn.Module):
 
     Args:
         model: a model of transformers, or one that peft made of it.
-        tasks: names that batches may bear; all are answered by the model's one head.
+        tasks: names of tasks that batches may have; all use the model's one head.
     Raises:
-        ConfigError: a model of another kind.
+        ConfigError: the model is of another kind.
     """
 
     def __init__(self, model: PreTrainedModel, tasks: tuple[str, ...]) -> None:
@@ -58,18 +58,18 @@ class HeadedModel(nn.Module):
 
     @property
     def encoder(self) -> WordEmbeddings:
-        """The half of the model that looks up word embeddings."""
+        """The part of the model that looks up word embeddings."""
         return WordEmbeddings(self.model)
 
     def go_through(self, wrapper: nn.Module) -> None:
-        """Make all passes through what wraps the model, such as DistributedDataParallel, so that it sees them."""
+        """Make all passes through a wrapper of the model, such as DistributedDataParallel, so that its hooks run."""
         self._through = [] if wrapper is self.model else [wrapper]
 
     def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-        """Logits [B, C], [B, T, C] or, of a span, [B, 2, T]; float32 at least.
+        """Logits [B, C], [B, T, C] or, for spans, [B, 2, T]; float32 at least.
 
         Args:
-            batch: as `batch_of` makes it.
+            batch: as returned by `batch_of`.
             embeddings: [B, T, E], word embeddings in place of those of the batch's tokens.
         """
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "mask"}
@@ -84,9 +84,9 @@ class HeadedModel(nn.Module):
 
     @torch.no_grad()
     def require_embeddings_fit(self, batch: Batch) -> None:
-        """Raise ConfigError when word embeddings do not stand in for token ids, by a pass from each.
+        """Raise ConfigError if passes from token ids and from their word embeddings differ.
 
-        Decoders' heads, for one, look for the last token in the ids.
+        The heads of decoders, for example, look for the last token in the ids.
         """
         name, through, self._through = type(self.model).__name__, self._through, []
         fix = "Regularize it as an encoder of a task definition, with `mtdnn train`."
@@ -100,13 +100,13 @@ class HeadedModel(nn.Module):
             self._through = through
         difference = (from_ids - from_embeddings).abs().max()
         if difference > TOLERANCE * from_ids.abs().max().clamp(min=torch.finfo(from_ids.dtype).tiny):
-            found = f"{name} gives other logits (by up to {difference:.1e}) for word embeddings than for their ids"
+            found = f"{name} returns other logits (by up to {difference:.1e}) for word embeddings than for their ids"
             raise ConfigError(fault("", "model", found, f"Pad on the other side. {fix}"))
 
 
 @dataclass(frozen=True)
 class WordEmbeddings:
-    """What regularizers ask of an encoder."""
+    """The interface of an encoder for regularizers."""
 
     model: PreTrainedModel
 
@@ -118,7 +118,7 @@ class WordEmbeddings:
 
     @property
     def config(self) -> Any:
-        """Of the model."""
+        """The model's configuration."""
         return self.model.config
 
     @property
@@ -136,7 +136,7 @@ class WordEmbeddings:
 
     @property
     def embedding_size(self) -> int:
-        """E."""
+        """E, the size of a word embedding."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
 
@@ -149,7 +149,7 @@ class Answers:
     """The loss of a model's head and the distance ℓ_s between two of its outputs.
 
     Args:
-        model: whose head it is.
+        model: the model with the head.
     """
 
     float32_logits = False
@@ -180,8 +180,8 @@ class Answers:
         """The loss that the model itself computes from these logits, a scalar.
 
         Args:
-            logits: of the batch.
-            batch: with labels.
+            logits: the logits of the batch.
+            batch: a batch with labels.
             keywords: further arguments of the model's loss function.
         Raises:
             ConfigError: the batch has no labels.
@@ -198,13 +198,13 @@ class Answers:
         return loss
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: ℓ_s per row, as the task types of mtdnn have it: see `mtdnn.task_types`.
+        """[B]: ℓ_s per row, as in the task types of mtdnn, see `mtdnn.task_types`.
 
         Args:
             logits_p: the predictions compared, not normalised.
             logits_q: the reference predictions, not normalised.
             batch: the rows.
-            symmetric: both directions; False: KL(q‖p) alone. No matter for regression.
+            symmetric: both directions; False: KL(q‖p) alone. Not used by regression.
         """
         mask = batch.mask.to(logits_p.device)
         problem = self._problem(batch)
@@ -223,7 +223,7 @@ class Answers:
         return scale * losses.kl_per_example(logits_q, logits_p, counts)
 
     def _problem(self, batch: Batch) -> str | None:
-        """The configuration's `problem_type`; without one, what transformers would make of the labels."""
+        """The configuration's `problem_type`; without one, what transformers infers from the labels."""
         if self.kind != SEQUENCE or self.config.problem_type is not None:
             return self.config.problem_type if self.kind == SEQUENCE else None
         if self.config.num_labels == 1:
@@ -233,15 +233,15 @@ class Answers:
 
 
 def batch_of(inputs: Mapping[str, Any], *, task: str, row_names: Callable[[int], str]) -> Batch:
-    """A batch of transformers, a mapping of tensors, as ours.
+    """The `Batch` of a mapping of tensors, as transformers has them.
 
     Args:
-        inputs: `input_ids` [B, T]; `attention_mask` [B, T], all ones when missing; what else the model takes; labels
-            under the model's names; `row_ids`, B words that name the rows, where noise is to depend on them alone.
-        task: the batch's.
-        row_names: place in the batch → name of a row, where there are no `row_ids`.
+        inputs: `input_ids` [B, T]; `attention_mask` [B, T], all ones if missing; other inputs of the model; labels
+            under the model's names; `row_ids`, B names of the rows, on which noise then depends.
+        task: the batch's task.
+        row_names: position in the batch → name of a row, used without `row_ids`.
     Raises:
-        ConfigError: no `input_ids`.
+        ConfigError: there are no `input_ids`.
     """
     if not isinstance(inputs.get("input_ids"), Tensor):
         raise ConfigError(fault("", "input_ids", "missing in the batch", "Give the tokens' ids: they are what moves."))
@@ -259,7 +259,7 @@ def batch_of(inputs: Mapping[str, Any], *, task: str, row_names: Callable[[int],
 
 
 def _labels(inputs: Mapping[str, Any]) -> Tensor | None:
-    """As given, or first and last position [B, 2]."""
+    """The labels, or for spans first and last position [B, 2]."""
     if "start_positions" in inputs:
         return torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=1)
     return inputs.get("labels")
@@ -267,7 +267,7 @@ def _labels(inputs: Mapping[str, Any]) -> Tensor | None:
 
 @contextmanager
 def without_wrapped_forward(model: nn.Module) -> Iterator[None]:
-    """Inside, `model.forward` is that of its class: accelerate's stands before it, and would choose the precision."""
+    """A context in which `model.forward` is that of its class: accelerate replaces it, to choose the precision."""
     wrapped = model.__dict__.pop("forward", None) if "_original_forward" in model.__dict__ else None
     try:
         yield

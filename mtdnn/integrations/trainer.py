@@ -1,4 +1,4 @@
-"""transformers' `Trainer` with SMART, or any other regularizer of this project, added to the loss of its model."""
+"""transformers' `Trainer` with SMART, or any other regularizer of mtdnn, added to the model's loss."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.integrations.functional import ONE_TASK, PlugIn, Terms, regularizers_of
 
 STATE_FILE = "mtdnn_terms.pt"
-"""In a checkpoint's folder: counters and, with a proximal term, the teacher's weights."""
+"""File in a checkpoint's folder with counters and, for a proximal term, the teacher's weights."""
 
 
 class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes transformers as untyped
-    """A `Trainer` whose steps minimise the model's loss + λ·penalty + μ·D_Breg.
+    """A `Trainer` that minimises the model's loss + λ·penalty + μ·D_Breg.
 
-    Evaluation, logging, checkpoints, accumulation, mixed precision and DistributedDataParallel are `Trainer`'s own. A
-    batch may name its task under the key `task`, and its rows under `row_ids`, on which noise then depends.
+    Evaluation, logging, checkpoints, accumulation, mixed precision and DistributedDataParallel are those of `Trainer`.
+    A batch may have its task under the key `task`, and names of its rows under `row_ids`, on which noise then depends.
 
     Args:
         args: positional arguments of `Trainer`.
         regularizer: such as "smart" or {"name": "smart", "epsilon": 1e-3}; all but `free_at`. None: none.
         proximal: such as "momentum" or {"name": "momentum", "mu": 1}; None: none.
-        tasks: task → its regularizer, where several share the model's head, in place of `regularizer`.
-        keywords: the others of `Trainer`.
+        tasks: task → its regularizer, if several tasks share the model's head; in place of `regularizer`.
+        keywords: keyword arguments of `Trainer`.
     Raises:
-        ConfigError: an unknown name or option; at the first step: a model that cannot be used, or settings of `Trainer`
-            that these terms do not work with.
+        ConfigError: a name or option is unknown; at the first step: the model, or a setting of `Trainer`, cannot be
+            used with these terms.
 
     Example:
         trainer = RegularizedTrainer(model, arguments, train_dataset=rows, regularizer="smart", proximal="momentum")
@@ -52,7 +52,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
     ) -> None:
         super().__init__(*args, **keywords)
         self._wanted: dict[str, Any] = {"regularizer": regularizer, "proximal": proximal, "tasks": tasks}
-        regularizers_of({ONE_TASK: regularizer} if tasks is None else tasks)  # so that a typo ends it here
+        regularizers_of({ONE_TASK: regularizer} if tasks is None else tasks)  # so that typing errors are reported here
         self._require_usable()
         self._terms: Terms | None = None
         self._resumed_from: Path | None = None
@@ -61,7 +61,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         self.add_callback(_AfterStep(self))
 
     def _require_usable(self) -> None:
-        """Raise ConfigError for ways of training in which the weights are not whole on every process."""
+        """Raise ConfigError for ways of training in which a process does not have all weights."""
         reasons = {
             "deepspeed": self.is_deepspeed_enabled,
             "fsdp": self.is_fsdp_enabled,
@@ -75,12 +75,12 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Send every loss of a batch backward; the sum of them, detached.
+        """Call backward for every loss of a batch; returns their sum, detached.
 
         Args:
-            model: as accelerate wrapped it.
+            model: the model as wrapped by accelerate.
             inputs: the batch.
-            num_items_in_batch: labels of all batches of the step, where the loss is a mean over them.
+            num_items_in_batch: number of labels in all batches of the step, if the loss is a mean over them.
         """
         model.train()
         terms = self._terms or self._make_terms(model)
@@ -105,7 +105,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         return total
 
     def _make_terms(self, model: nn.Module) -> Terms:
-        """Of this run; as they were at the checkpoint it resumes from."""
+        """The terms of this run, with the state of the checkpoint it resumes from."""
         terms = Terms(
             model,
             **self._wanted,
@@ -120,7 +120,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         return terms
 
     def _loss_is_a_share(self, num_items_in_batch: Tensor | int | None) -> bool:
-        """Whether the loss is over the labels of the whole step already, as `Trainer.training_step` has it."""
+        """Whether the loss is already divided by the labels of the whole step, as in `Trainer.training_step`."""
         if self.loss_is_scaled_for_ga is not None:
             return bool(self.loss_is_scaled_for_ga)
         by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None
@@ -134,18 +134,17 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         batch: Batch,
         num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
-        """What `compute_loss` makes of logits: with label smoothing or a loss of the user's, if there is one."""
+        """The result of `compute_loss` for logits, with label smoothing or the user's own loss, if set."""
         replay = _Replay(self.accelerator.unwrap_model(model), cast(Terms, self._terms), logits, batch)
         loss = self.compute_loss(replay, dict(inputs), num_items_in_batch=num_items_in_batch)
         return cast(Tensor, loss)
 
     def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
-        """Log `task`, the regularizer's name and `proximal` too: means over the steps since the last line, unweighted.
+        """Also log `task`, the regularizer's name and `proximal`: unweighted means over the steps since the last line.
 
         Args:
             logs: values by name.
-            args: further arguments of `Trainer.log`.
-            keywords: the same.
+            args, keywords: further arguments of `Trainer.log`.
         """
         if "loss" in logs and self._sums and self._terms is not None:
             steps = max(self._terms.step - self._logged_at, 1)
@@ -156,7 +155,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
     _logged_at = 0
 
     def after_optimizer_step(self) -> None:
-        """Let counters and the teacher follow, unless overflow made the optimizer skip the step."""
+        """Update counters and the teacher, unless the optimizer skipped the step because of an overflow."""
         self._parts_seen = 0
         if self._terms is not None and not self.accelerator.optimizer_step_was_skipped:
             self._terms.after_step()
@@ -168,7 +167,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        self._terms = None  # made anew at the first step, with this run's weights and length
+        self._terms = None  # made at the first step, with this run's weights and length
         self._resumed_from = None if checkpoint is None else Path(checkpoint) / STATE_FILE
         if self._resumed_from is not None and not self._resumed_from.is_file():
             fix = "Resume from a checkpoint that RegularizedTrainer wrote without save_only_model."
@@ -176,7 +175,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
 
 
 class _AfterStep(TrainerCallback):  # type: ignore[misc]
-    """Calls the trainer once the optimizer has moved."""
+    """Calls the trainer after each optimizer step."""
 
     def __init__(self, trainer: RegularizedTrainer) -> None:
         self.trainer = trainer
@@ -188,7 +187,7 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
 
 
 class _Replay(nn.Module):
-    """Stands for the model within `Trainer.compute_loss`: returns logits that are known already, and their loss."""
+    """A replacement for the model in `Trainer.compute_loss`: returns logits computed before, and their loss."""
 
     def __init__(self, model: nn.Module, terms: Terms, logits: Tensor, batch: Batch) -> None:
         super().__init__()
@@ -199,10 +198,10 @@ class _Replay(nn.Module):
         return self._name
 
     def forward(self, num_items_in_batch: Tensor | int | None = None, **inputs: Any) -> Any:
-        """The output of the model for its own inputs.
+        """The model's output for its own inputs.
 
         Args:
-            num_items_in_batch: labels of all batches of the step.
+            num_items_in_batch: number of labels in all batches of the step.
             inputs: the batch; without labels there is no loss.
         """
         keywords = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
@@ -218,7 +217,7 @@ def _one_word(task: Any) -> str | None:
     """The task of a batch, given once or for each row.
 
     Raises:
-        ConfigError: rows of several tasks.
+        ConfigError: the rows have different tasks.
     """
     if task is None or isinstance(task, str):
         return task

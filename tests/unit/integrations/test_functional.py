@@ -194,7 +194,7 @@ def test_a_decoder_that_looks_for_the_last_token_in_the_ids_is_refused():
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, num_labels=3, pad_token_id=0)
     model = AutoModelForSequenceClassification.from_config(config)
     inputs = {"input_ids": IDS, "attention_mask": (IDS != 0).long(), "labels": torch.tensor([0, 2])}
-    with pytest.raises(ConfigError, match=r"gives other logits .* for word embeddings than for their ids"):
+    with pytest.raises(ConfigError, match=r"returns other logits .* for word embeddings than for their ids"):
         list(Terms(model, "smart").losses(inputs))
 
 
