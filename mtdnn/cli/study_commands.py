@@ -63,18 +63,20 @@ def study(
         stages: Names of stages, separated by commas: only their cells. Default: all.
         jobs: Cells at a time.
         launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
-        gpus: GPUs of each cell, for ray.
+        gpus: GPUs of each cell, for ray; at most 1.
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
     """
+    from mtdnn.study.launchers import require_launchable
     from mtdnn.study.load import load_study
     from mtdnn.study.run import checked_cells, run_study
 
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
     names = None if stages is None else stages.split(",")
-    with keys_as_flags("stages", "gpus"):
+    with keys_as_flags("stages", "jobs", "gpus"):
         if dry_run:
+            require_launchable(launcher, jobs=jobs, gpus=gpus)
             return plan_of(checked_cells(grid, names), rate=rate)
         with stopped_by_sigterm():
             summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, Fault, Place, fault, printable
-from mtdnn.execution.cores import usable_cores
+from mtdnn.execution.machine import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType

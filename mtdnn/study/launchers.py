@@ -7,17 +7,22 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.execution.machine import usable_cores, visible_gpus
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import RunCell, Status, run_cell_once, write_error
 from mtdnn.study.grid import Cell
 
 logger = logging.getLogger(__name__)
+
+LAUNCHERS = ("here", "local", "ray")
 
 STOP_SECONDS = 60.0
 """How long a process may take to leave a checkpoint when the study is stopped."""
@@ -63,13 +68,13 @@ class Processes:
 
     Args:
         run_cell: a function of a module, as it is sent to other processes.
-        jobs: processes; the cores are divided among them.
+        jobs: processes; the cores are divided among them, and each has a GPU to itself as long as there are enough.
+        gpus: names as in CUDA_VISIBLE_DEVICES; None: those that this process sees.
     """
 
-    def __init__(self, run_cell: RunCell, *, jobs: int) -> None:
-        if jobs < 1:
-            raise ConfigError(fault("--jobs", "", f"{jobs} is no number of processes", "Give 1 or more."))
+    def __init__(self, run_cell: RunCell, *, jobs: int, gpus: Sequence[str] | None = None) -> None:
         self.run_cell, self.jobs = run_cell, jobs
+        self._gpus = visible_gpus() if gpus is None and jobs > 1 else list(gpus or ())
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
 
@@ -79,9 +84,15 @@ class Processes:
 
     def start(self, cell: Cell) -> None:
         """Give the cell to a process."""
-        worker = self._idle.pop() if self._idle else _Worker(self.run_cell, threads=threads_each(self.jobs))
+        worker = self._idle.pop() if self._idle else self._new_worker()
         worker.give(cell)
         self._busy.append(worker)
+
+    def _new_worker(self) -> _Worker:
+        """A process with its share of the cores, on the GPU that the fewest others use."""
+        used = Counter(worker.gpu for worker in (*self._idle, *self._busy))
+        gpu = min(self._gpus, key=lambda name: used[name], default=None)
+        return _Worker(self.run_cell, threads=threads_each(self.jobs), gpu=gpu)
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
         """Cells that have ended, once there is one."""
@@ -115,10 +126,10 @@ class Processes:
 class _Worker:
     """One process and the cell it is at."""
 
-    def __init__(self, run_cell: RunCell, *, threads: int | None) -> None:
-        context = get_context("spawn")
+    def __init__(self, run_cell: RunCell, *, threads: int | None, gpu: str | None) -> None:
+        context, self.gpu = get_context("spawn"), gpu
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, run_cell, threads))
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, run_cell, threads, gpu))
         self.process.start()
         theirs.close()  # so that the connection ends when the process does
         self.cell: Cell | None = None
@@ -152,16 +163,16 @@ def threads_each(jobs: int) -> int | None:
     """Threads for each of several processes; None where the environment decides, or there is one process."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    from mtdnn.execution.cores import usable_cores
-
     return max(1, usable_cores() // jobs)
 
 
-def _serve(connection: Connection, run_cell: RunCell, threads: int | None) -> None:
+def _serve(connection: Connection, run_cell: RunCell, threads: int | None, gpu: str | None) -> None:
     """Run cells as they come, until the study ends the connection or dies."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:  # read when CUDA is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     while True:
         try:
             cell: Cell = connection.recv()
@@ -193,6 +204,31 @@ def _talk_to(cell: Cell) -> None:
         logging.getLogger("mtdnn").setLevel(logging.INFO)
 
 
+def require_launchable(launcher: str, *, jobs: int, gpus: float) -> None:
+    """Raise where a launcher does not exist, or cannot run so many cells at a time with so many GPUs each.
+
+    Args:
+        launcher: here, local or ray.
+        jobs: cells at a time.
+        gpus: GPUs of each cell, a process that uses one; 0 leaves them to the launcher.
+    Raises:
+        ConfigError: every error.
+    """
+    faults = []
+    if launcher not in LAUNCHERS:
+        faults.append(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
+    if jobs < 1:
+        faults.append(fault("", "jobs", f"{jobs} is no number of processes", "Give 1 or more."))
+    if gpus and launcher != "ray":
+        fix = "A local study gives each of its jobs a GPU of those it sees."
+        faults.append(fault("", "gpus", "is for the launcher ray", fix))
+    elif not 0 <= gpus <= 1:
+        fix = "Give 1, or a part of one for cells that share it; --jobs says how many run at a time."
+        faults.append(fault("", "gpus", f"{gpus:g} GPUs for each cell, which uses one", fix))
+    if faults:
+        raise ConfigError(faults)
+
+
 class Ray:
     """Runs cells on a Ray cluster, or on a local Ray when there is none.
 
@@ -201,7 +237,7 @@ class Ray:
     Args:
         run_cell: what runs a cell.
         jobs: cells at a time; None lets Ray's resources decide.
-        gpus: GPUs of each cell.
+        gpus: GPUs of each cell, at most 1; a part of one is shared with other cells.
     Raises:
         ConfigError: ray is not installed.
     """

@@ -20,13 +20,12 @@ from mtdnn.study.checks import (
     stored_rows,
 )
 from mtdnn.study.grid import Cell, Grid
+from mtdnn.study.launchers import require_launchable
 from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import Launcher, Summary, run_cells
 from mtdnn.study.size import cell_size
 
 logger = logging.getLogger(__name__)
-
-LAUNCHERS = ("here", "local", "ray")
 
 
 @keywords_checked()
@@ -53,7 +52,7 @@ def run_study(
         jobs: cells at a time, of local and ray.
         launcher: here = one after another in this process, as in a notebook; local = processes on this machine; ray =
             a Ray cluster, or a local Ray.
-        gpus: GPUs of each cell, for ray.
+        gpus: GPUs of each cell, for ray; at most 1.
         progress: show a bar on standard error.
         trust: the files may name code by dotted paths, which is imported.
     Returns:
@@ -68,6 +67,7 @@ def run_study(
         >>> (summary.finished, summary.cells, summary.broken)
         (2, 2, {})
     """
+    require_launchable(launcher, jobs=jobs, gpus=gpus)
     if isinstance(study, Grid):
         given = [name for name, value in (("output", output), ("variables", variables)) if value is not None]
         if given:
@@ -145,12 +145,8 @@ def train_cell(cell: Cell) -> Outcome:
 def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
     from mtdnn.study.launchers import Here, Processes, Ray
 
-    if name not in LAUNCHERS:
-        raise ConfigError(fault("", "launcher", unknown("launcher", name, LAUNCHERS)))
     if name == "ray":
         return Ray(train_cell, jobs=jobs if jobs > 1 else None, gpus=gpus)
-    if gpus:
-        raise ConfigError(fault("", "gpus", "is for the launcher ray", "A local study uses the GPUs it sees."))
     return Here(train_cell) if name == "here" else Processes(train_cell, jobs=jobs)
 
 

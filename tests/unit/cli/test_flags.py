@@ -24,7 +24,13 @@ def test_faults_of_arguments_get_their_flags_and_others_stay_as_they_are():
     ("words", "line"),
     [
         ("--stages frst --dry_run", "--stages: unknown stage 'frst'; known: first. Did you mean 'first'?"),
-        ("--gpus 1", "--gpus: is for the launcher ray. A local study uses the GPUs it sees."),
+        ("--gpus 1", "--gpus: is for the launcher ray. A local study gives each of its jobs a GPU of those it sees."),
+        (
+            "--launcher ray --gpus 4 --dry_run",
+            "--gpus: 4 GPUs for each cell, which uses one. Give 1, or a part of one for cells that share it; --jobs "
+            "says how many run at a time.",
+        ),
+        ("--jobs 0 --dry_run", "--jobs: 0 is no number of processes. Give 1 or more."),
     ],
 )
 def test_a_study_names_the_flag_that_is_wrong(words, line, project, encoder, tmp_path, monkeypatch, capsys):

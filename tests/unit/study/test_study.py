@@ -14,7 +14,16 @@ import yaml
 
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import ConfigError
-from mtdnn.study.cells import Diverged, Outcome, locked, read_error, read_outcome, run_cell_once, writing_results
+from mtdnn.study.cells import (
+    Diverged,
+    Outcome,
+    Status,
+    locked,
+    read_error,
+    read_outcome,
+    run_cell_once,
+    writing_results,
+)
 from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.launchers import Here, Processes, Ray, threads_each
 from mtdnn.study.load import load_study
@@ -456,6 +465,44 @@ def test_a_process_that_dies_takes_only_its_own_cell_with_it(tmp_path: Path) -> 
     assert (summary.finished, len(summary.broken)) == (7, 2)
     assert set(summary.broken.values()) == {"its process was ended by signal 9 (out of memory?)"}
     assert run_cells(grid, Processes(score_of_seed, jobs=2), progress=False).finished == 9
+
+
+def notes_its_gpu(cell: Cell) -> Outcome:
+    (cell.folder / "gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+    time.sleep(0.3)  # so that every process gets a cell
+    return score_of_seed(cell)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "used"),
+    [
+        (3, ["0", "1", "2", "3"], {"0", "1", "2"}),
+        (3, ["GPU-a", "GPU-b"], {"GPU-a", "GPU-b"}),
+        (2, [], {"none"}),
+    ],
+)
+def test_each_job_has_a_gpu_to_itself_as_long_as_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, gpus: list[str], used: set[str]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    grid = grid_of(tmp_path)
+    assert run_cells(grid, Processes(notes_its_gpu, jobs=jobs, gpus=gpus), progress=False).finished == 9
+    found = [path.read_text() for path in grid.folder.rglob("gpu")]
+    assert set(found) == used
+
+
+def test_the_process_that_takes_the_place_of_a_dead_one_has_its_gpu(tmp_path: Path) -> None:
+    grid, launcher = grid_of(tmp_path), Processes(dies_for_seed_2_of_mrpc, jobs=2, gpus=["4", "5"])
+    seen: list[list[str | None]] = []
+    wait = launcher.wait
+
+    def watched(seconds: float) -> list[tuple[Cell, Status]]:
+        seen.append(sorted(str(worker.gpu) for worker in (*launcher._busy, *launcher._idle)))
+        return wait(seconds)
+
+    launcher.wait = watched  # type: ignore[method-assign]
+    run_cells(grid, launcher, progress=False)
+    assert ["4", "5"] in seen and all(each in (["4"], ["5"], ["4", "5"]) for each in seen)
 
 
 @pytest.mark.parametrize(("jobs", "expected"), [(1, None), (2, 2), (3, 1), (9, 1)])
