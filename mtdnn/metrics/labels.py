@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mtdnn.metrics.base import CORRELATION, LOSS, RATE, Demand, Record, metric, predictions_and_labels
+from mtdnn.metrics.label_sets import f1_of_sets, has_sets
 
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
 """The id of a row that is one answer to a question, `paragraph-question-answer`; the group is the question's id."""
@@ -32,7 +33,16 @@ def _is_an_option(record: Record, labels: Sequence[str]) -> bool:
     return _has_names(record, labels) and OPTION_ID.fullmatch(str(record.get("id"))) is not None
 
 
+def _has_names_or_sets(record: Record, labels: Sequence[str]) -> bool:
+    return _has_names(record, labels) or has_sets(record, labels)
+
+
 NAMES = Demand("a label name as prediction and as label", _has_names)
+
+
+NAMES_OR_SETS = Demand(
+    "a label name as prediction and as label, or lists of names and a probability for each name", _has_names_or_sets
+)
 
 
 TWO_NAMES = Demand(
@@ -84,19 +94,23 @@ def recall(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(recall_score(*predictions_and_labels(records), labels=[labels[1]], average="micro", zero_division=0.0))
 
 
-@metric("f1_macro", NAMES, range=RATE, percent=True)
+@metric("f1_macro", NAMES_OR_SETS, range=RATE, percent=True)
 def f1_macro(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Unweighted mean of the F1 of each label that occurs among labels or predictions, as in scikit-learn."""
+    """Unweighted mean of the F1 of each label that occurs in labels or predictions; for sets, of all declared ones."""
     from sklearn.metrics import f1_score
 
+    if isinstance(records[0]["label"], list):
+        return f1_of_sets(records, labels, average="macro")
     return float(f1_score(*predictions_and_labels(records), average="macro", zero_division=0.0))
 
 
-@metric("f1_micro", NAMES, range=RATE, percent=True)
+@metric("f1_micro", NAMES_OR_SETS, range=RATE, percent=True)
 def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
     """F1 of all labels counted together; with one label per row it is the accuracy."""
     from sklearn.metrics import f1_score
 
+    if isinstance(records[0]["label"], list):
+        return f1_of_sets(records, labels, average="micro")
     return float(f1_score(*predictions_and_labels(records), average="micro", zero_division=0.0))
 
 
@@ -112,6 +126,35 @@ def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> fl
         question = str(record["id"]).rpartition("-")[0]
         right[question] = right.get(question, True) and record["prediction"] == record["label"]
     return sum(right.values()) / len(right)
+
+
+@metric("balanced_accuracy", NAMES, range=RATE, percent=True)
+def balanced_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Mean over the labels that occur of the share of their rows that are predicted right."""
+    from sklearn.metrics import recall_score
+
+    gold, guessed = predictions_and_labels(records)
+    return float(recall_score(gold, guessed, labels=sorted(set(gold)), average="macro", zero_division=0.0))
+
+
+@metric("kappa", NAMES, range=CORRELATION)
+def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Cohen's κ, agreement of predictions and labels beyond chance; 1 where both are one and the same label."""
+    from sklearn.metrics import cohen_kappa_score
+
+    gold, guessed = predictions_and_labels(records)
+    return 1.0 if len({*gold, *guessed}) == 1 else float(cohen_kappa_score(gold, guessed))
+
+
+@metric("weighted_kappa", NAMES, range=CORRELATION)
+def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Cohen's κ with quadratic weights: errors count by the square of the distance in the order of the labels."""
+    from sklearn.metrics import cohen_kappa_score
+
+    gold, guessed = predictions_and_labels(records)
+    if len({*gold, *guessed}) == 1:
+        return 1.0
+    return float(cohen_kappa_score(gold, guessed, labels=list(labels) or None, weights="quadratic"))
 
 
 @metric("mcc", NAMES, range=CORRELATION, percent=True)

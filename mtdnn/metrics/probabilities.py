@@ -37,6 +37,23 @@ def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
     return sum(areas) / len(areas) if areas else 0.5
 
 
+@metric("average_precision", PROBABILITIES, range=RATE, percent=True)
+def average_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Area under the precision-recall curve, Σ (R_n − R_{n−1}) P_n; of three or more labels the mean of each one.
+
+    Of two labels it is that of the second declared one. A label that no row has is left out of the mean; 0 where no
+    label is left.
+    """
+    import numpy as np
+    from sklearn.metrics import average_precision_score
+
+    names = list(labels)[-1:] if len(labels) == 2 else list(labels)
+    gold = np.array([record["label"] for record in records])
+    scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in names if (gold == name).any()}
+    values = [float(average_precision_score(gold == name, each)) for name, each in scores.items()]
+    return sum(values) / len(values) if values else 0.0
+
+
 @metric("cross_entropy_at_best_temperature", PROBABILITIES, direction="minimize", range=LOSS)
 def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequence[str]) -> float:
     """The smallest mean cross-entropy that can be reached with one temperature for all rows, in nats.

@@ -17,7 +17,9 @@ from mtdnn.metrics.base import RATE, Demand, Record, metric
 
 
 def _has_lists(record: Record, labels: Sequence[str]) -> bool:
-    label, prediction = record["label"], record.get("prediction")
+    label, prediction, scores = record["label"], record.get("prediction"), record.get("scores")
+    if isinstance(scores, Mapping) and scores and "nll" not in scores:  # a probability for each name: sets of labels
+        return False
     return isinstance(label, list) and isinstance(prediction, list) and len(label) == len(prediction)
 
 

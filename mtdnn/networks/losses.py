@@ -42,6 +42,12 @@ class MarginOptions(Options):
     margin: float = Field(1.0, gt=0, description="Smallest lead of a more relevant candidate, in units of the score.")
 
 
+class FocalOptions(Options):
+    """Options of the focal losses."""
+
+    gamma: float = Field(2.0, ge=0, description="γ, how much less a row counts that is learned already; 0: not at all.")
+
+
 def loss_of(named: Named) -> Loss:
     """The loss of a name, with its options bound.
 
@@ -118,6 +124,51 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = Non
     log_p = _log_softmax(logits, mask)
     terms = (labels.detach().to(log_p.dtype) * log_p).masked_fill(labels == 0, 0.0)  # 0 · log 0 is 0
     return masked_mean(-terms.sum(dim=-1), mask)
+
+
+@LOSSES.register("binary_cross_entropy")
+def binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over rows and labels of the cross-entropy of each label's sigmoid, in nats, as transformers has it.
+
+    Args:
+        logits: [B, C], float.
+        labels: [B, C], float, 1 where a label applies, 0 where not.
+        mask: [B], bool, True = counts; None counts all.
+    Returns:
+        Scalar ≥ 0; 0 when nothing counts.
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    return masked_mean(_binary_cross_entropies(logits, labels, mask).mean(dim=-1), mask)
+
+
+@LOSSES.register("binary_focal")
+@takes_options(FocalOptions)
+def binary_focal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, gamma: float) -> Tensor:
+    """As `binary_cross_entropy`, each term times (1 − p)^γ, p being the probability of what is right.
+
+    Args:
+        logits, labels, mask: as for `binary_cross_entropy`.
+        gamma: γ; 0 is `binary_cross_entropy`.
+    Source: Lin et al. 2017, arXiv 1708.02002, eq. 4, without its α.
+    """
+    terms = _binary_cross_entropies(logits, labels, mask)
+    return masked_mean((_missed(terms, gamma) * terms).mean(dim=-1), mask)
+
+
+def _binary_cross_entropies(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, C]: −log of the probability of what is right of each label; of what does not count, without gradient."""
+    _same_shape(logits, labels)
+    wide, targets = _wide(logits), labels.detach()
+    if mask is not None:
+        wide, targets = (each.masked_fill(~mask.unsqueeze(-1), 0.0) for each in (wide, targets))
+    return F.binary_cross_entropy_with_logits(wide, targets.to(wide.dtype), reduction="none")
+
+
+def _missed(terms: Tensor, gamma: float) -> Tensor:
+    """(1 − p)^γ of terms −log p; its gradient is finite where p is 1."""
+    missed = -torch.expm1(-terms)
+    return missed.clamp(min=torch.finfo(missed.dtype).tiny) ** gamma
 
 
 @LOSSES.register("mse")

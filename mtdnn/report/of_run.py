@@ -19,6 +19,7 @@ from mtdnn.report.read import prediction_files, read_curves, types_of_tasks
 from mtdnn.report.sections import (
     agreement_section,
     confusion_section,
+    label_section,
     loss_section,
     unknown_scales_note,
     worst_section,
@@ -78,6 +79,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
     types = types_of_tasks(folder)
     labels = {task: task_type.confusion_labels for task, task_type in types.items()}
     document.add(*confusion_section({place: {"": found} for place, found in records.items()}, labels))
+    document.add(*label_section(records, types))
     if annotators:
         by_task: dict[str, list[dict]] = {}
         for (task, _), found in records.items():

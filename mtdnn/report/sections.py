@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtdnn.metrics.base import Record
+from mtdnn.metrics.base import Record, labelled_records
 from mtdnn.report.agreement import Agreement, by_agreement, usual_votes
 from mtdnn.report.document import Block, Heading, Picture, Place, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, bar_panels, line_panels
@@ -97,6 +97,28 @@ def confusion_section(
         return []
     note = f"Rows: the label; columns: the prediction{f'; {of}' if of else ''}."
     return [Heading("Confusion matrices"), Text(note, note=True), *blocks]
+
+
+def label_section(splits: Mapping[tuple[str, str], Sequence[Record]], types: Mapping[str, TaskType]) -> list[Block]:
+    """A table of how well each label is predicted, for each split of a task with sets of labels.
+
+    Args:
+        splits: (task, split) → its records.
+        types: task → its type.
+    """
+    blocks: list[Block] = []
+    for (task, split), records in splits.items():
+        labelled = labelled_records(records)
+        found = types[task].label_scores(labelled) if task in types and labelled else {}
+        columns = list(next(iter(found.values()), {}))
+        rows = [row(name, *(_number(values[each]) for each in columns)) for name, values in found.items()]
+        if rows:
+            blocks.append(Table(["label", *columns], rows, caption=f"{task}, {split}"))
+    return [Heading("Labels"), *blocks] if blocks else []
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str], caption: str) -> Table:

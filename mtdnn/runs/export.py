@@ -69,6 +69,8 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     config.num_labels = head.output.out_features
     config.problem_type = model.task_types[task].problem_type
+    for key, value in model.task_types[task].exported_settings(head).items():
+        setattr(config, key, value)
     if len(task_def.labels) == config.num_labels:
         config.id2label = dict(enumerate(task_def.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}

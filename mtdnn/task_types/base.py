@@ -54,7 +54,7 @@ def label_faults(task: TaskDef) -> list[Fault]:
     return [task.fault("labels", each, "Rename it, here and in the rows.") for each in found]
 
 
-LogitsOf = Literal["classes", "number", "candidates", "parts"]
+LogitsOf = Literal["classes", "labels", "number", "candidates", "parts"]
 
 TokenizeBatch = Callable[[Sequence[tuple[str, ...]]], dict[str, Column]]
 """Texts of N sequences → input_ids (Ragged int32), token_type_ids (Ragged int8, if the tokenizer has them), segments
@@ -312,8 +312,9 @@ class Learner(Part):
     Class attributes:
         default_loss: used if the task names none.
         float32_logits: whether the head uses float32 also in a bf16 run, so that regularizers can compare passes.
-        logits_of: what the logits of a row are for: classes [B, C], a number [B, 1], candidates [B, K], or parts of its
-            text. Regularizers that do not support all of them name those that they support.
+        logits_of: what the logits of a row are for: classes [B, C], labels [B, C] with a probability each, a number
+            [B, 1], candidates [B, K], or parts of its text. Regularizers that do not support all of them name those
+            that they support.
     """
 
     default_loss: ClassVar[str]
@@ -427,6 +428,14 @@ class Teller(Part):
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """One record per row: `id`, `prediction`, `label` (None if it is missing), `scores`; plain JSON values."""
 
+    def exported_settings(self, head: nn.Module) -> dict[str, Any]:
+        """Keys to add to the configuration of an exported model, as plain JSON values; none by default.
+
+        Args:
+            head: this task's.
+        """
+        return {}
+
     def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
         """The final records of a whole split, to be written and evaluated; unchanged by default.
 
@@ -454,6 +463,14 @@ class Teller(Part):
     def confusion_labels(self) -> tuple[str, ...]:
         """The labels of a report's confusion matrix, in order; empty if predictions are not single labels."""
         return ()
+
+    def label_scores(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+        """Label → name of a number → number, how well each label is predicted, for a report; empty by default.
+
+        Args:
+            records: labelled ones of a split.
+        """
+        return {}
 
     def predicts_with(self, other: Teller) -> bool:
         """Whether rows of this task can be used for the other one: the same number of texts, read in the same way."""

@@ -35,7 +35,8 @@ class Classification(TaskType):
     losses = ("cross_entropy",)
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
-        "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature",
+        "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature", "average_precision", "balanced_accuracy",
+        "kappa", "weighted_kappa",
     )  # fmt: skip
     heads = ("pooled", "san")
     problem_type = "single_label_classification"

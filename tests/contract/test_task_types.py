@@ -231,7 +231,8 @@ def test_records_carry_ids_in_the_order_of_the_rows_and_no_label_where_there_is_
 def test_a_type_says_what_its_logits_belong_to(case: Case) -> None:
     model = case.model()
     logits = model(case.batch(model))
-    shapes = {"classes": (3, len(case.task.labels)), "number": (3, 1), "candidates": (3, logits.shape[1])}
+    of_labels = (3, len(case.task.labels))
+    shapes = {"classes": of_labels, "labels": of_labels, "number": (3, 1), "candidates": (3, logits.shape[1])}
     assert tuple(logits.shape) == shapes.get(case.kind.logits_of, tuple(logits.shape))
     assert len(logits) != 3 or logits.dim() > 2 or case.kind.logits_of in shapes
 

@@ -1,0 +1,94 @@
+"""Metrics of sets of labels: `prediction` and `label` are lists of names, `scores` the probability of each name.
+
+Each label counts by itself, so the probabilities of a row need not add up to 1. The values are scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mtdnn.metrics.base import RATE, Demand, Record, metric
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def has_sets(record: Record, labels: Sequence[str]) -> bool:
+    """Whether a record is about sets of labels."""
+    scores, sets = record.get("scores"), (record["label"], record.get("prediction"))
+    if not isinstance(scores, Mapping) or not scores:
+        return False
+    return all(isinstance(each, list) and len(set(each)) == len(each) and set(each) <= scores.keys() for each in sets)
+
+
+SETS = Demand(
+    "a list of label names as prediction and as label, and a probability for each name in its scores", has_sets
+)
+
+
+def f1_of_sets(records: Sequence[Record], labels: Sequence[str], *, average: str) -> float:
+    """F1 of sets of labels.
+
+    Args:
+        records: labelled records that meet the demand `SETS`.
+        labels: the declared labels.
+        average: micro = of all labels of all rows counted together, 0 when none is given or predicted; macro = the
+            unweighted mean over all declared labels, 0 for one that is neither given nor predicted.
+    """
+    from sklearn.metrics import f1_score
+
+    gold, guessed = _indicators(records, labels)
+    return float(f1_score(gold, guessed, average=average, zero_division=0.0))
+
+
+@metric("subset_accuracy", SETS, range=RATE, percent=True)
+def subset_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Share of the rows whose predicted set is the right one."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(*_indicators(records, labels)))
+
+
+@metric("lrap", SETS, range=RATE, percent=True)
+def lrap(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Label ranking average precision: for each right label, the share of right ones among those scored as high.
+
+    A row without a right label counts as 1, as in scikit-learn. It needs no threshold.
+    """
+    import numpy as np
+    from sklearn.metrics import label_ranking_average_precision_score
+
+    names = _names(records, labels)
+    scores = np.array([[record["scores"][name] for name in names] for record in records], dtype=np.float64)
+    return float(label_ranking_average_precision_score(_indicators(records, labels)[0], scores))
+
+
+@metric("hamming_loss", SETS, direction="minimize", range=RATE)
+def hamming_loss(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """Share of all pairs of a row and a label that are wrong."""
+    gold, guessed = _indicators(records, labels)
+    return float((gold != guessed).mean())
+
+
+def f1_by_label(records: Sequence[Record], labels: Sequence[str]) -> dict[str, float]:
+    """Label → its F1 over the rows; 0 for one that is neither given nor predicted."""
+    from sklearn.metrics import f1_score
+
+    gold, guessed = _indicators(records, labels)
+    values = f1_score(gold, guessed, average=None, zero_division=0.0)
+    return dict(zip(_names(records, labels), map(float, values), strict=True))
+
+
+def _names(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+    return list(labels) or list(records[0]["scores"])
+
+
+def _indicators(records: Sequence[Record], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """[rows, labels] of 0 and 1 for the labels and for the predictions."""
+    import numpy as np
+
+    names = _names(records, labels)
+    sets = ([record[key] for record in records] for key in ("label", "prediction"))
+    gold, guessed = (np.array([[int(name in each) for name in names] for each in column]) for column in sets)
+    return gold, guessed

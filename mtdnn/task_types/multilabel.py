@@ -1,0 +1,279 @@
+"""Any number of labels for a text or a pair of texts."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from mtdnn.batch import IGNORED, Batch
+from mtdnn.config.options import Options
+from mtdnn.config.tasks import TaskDef
+from mtdnn.deferred import deferred
+from mtdnn.errors import Fault, did_you_mean
+from mtdnn.metrics.base import Record
+from mtdnn.metrics.label_sets import f1_by_label
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
+from mtdnn.tokens.ragged import Column, Ragged, Records
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mtdnn.networks import losses
+else:
+    torch = deferred("torch")
+    losses = deferred("mtdnn.networks.losses")
+
+EMPTY = "none"
+"""The label cell of a row to which no label applies; an empty cell is a row whose labels are not known."""
+
+
+class MultilabelOptions(Options):
+    """Keys specific to multilabel."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which a label is predicted.")
+    tune_thresholds: bool = Field(False, description="Choose for each label the one of the best F1 on the dev split.")
+
+
+@TASK_TYPES.register("multilabel")
+class Multilabel(TaskType):
+    """Predicts a set of labels, each by itself.
+
+    Labels in a row are separated by commas, or given as a list; `none` is the empty set. They are stored as places in
+    the task's list. Each label has a logit and a probability of its own, its sigmoid.
+    """
+
+    Options = MultilabelOptions
+    default_metrics = ("f1_micro", "f1_macro", "subset_accuracy", "lrap")
+    default_loss = "binary_cross_entropy"
+    losses = ("binary_cross_entropy", "binary_focal")
+    metrics = (*default_metrics, "hamming_loss")
+    heads = ("pooled", "san")
+    logits_of = "labels"
+    problem_type = "multi_label_classification"
+    same_rows = "texts"
+    label_dtype = "int64"
+    sample_block = {"task_type": "multilabel", "inputs": ["title", "text"], "labels": ["sport", "politics", "money"]}
+    sample_rows = (
+        "1\tsport,money\tA transfer\tThe club sold its striker for ten million.",
+        "2\tnone\tRain\tIt rained all night.",
+        "3\t['politics']\tAt the town hall\tThe mayor resigned.",
+    )
+    options: MultilabelOptions
+
+    # Format: rows → columns of the prepared store, without PyTorch.
+
+    def __init__(self, task: TaskDef) -> None:
+        super().__init__(task)
+        self._index = {label: index for index, label in enumerate(task.labels)}
+
+    @classmethod
+    def faults(cls, task: TaskDef) -> list[Fault]:
+        found = super().faults(task) + label_faults(task)
+        if not task.labels:
+            found.append(task.fault("labels", "no labels", "List every label a row may have."))
+        odd = [label for label in task.labels if label == EMPTY or "," in label or label.startswith("[")]
+        found += [
+            task.fault("labels", f"'{label}' cannot be told from a list of labels", "Rename it, here and in the rows.")
+            for label in odd
+        ]
+        return found
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        label = values.get("label")
+        if isinstance(label, (list, tuple)):
+            read = super().read({**values, "label": ""})
+            return replace(read, label=self._checked([str(each).strip() for each in label]))
+        return super().read(values)
+
+    def parse_label(self, text: str) -> list[str]:
+        if text == EMPTY:
+            return []
+        if text.startswith("[") and text.endswith("]"):
+            try:
+                names = ast.literal_eval(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                names = text[1:-1].split(",")
+            return self._checked([str(each).strip() for each in names])
+        return self._checked([each.strip() for each in text.split(",")])
+
+    def _checked(self, names: Sequence[str]) -> list[str]:
+        """The labels in the task's order; each is declared, and given once."""
+        found = [declared(name, self._index) for name in names]
+        for name in found:
+            if name not in self._index:
+                place = f"{self.task.name}.labels ({self.task.where('labels')})"
+                told = f"'{name}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(name, self._index)}"
+                fix = f"Write {EMPTY} alone for a row without any." if name in (EMPTY, *UNLABELLED) else ""
+                raise RowError("label", told, fix or "Fix the row, or add the label.")
+            if found.count(name) > 1:
+                raise RowError("label", f"'{name}' is given {found.count(name)} times", "Give it once.")
+        return sorted(found, key=self._index.__getitem__)
+
+    def stored_label(self, label: list[str] | None) -> list[int]:
+        return [IGNORED] if label is None else [self._index[name] for name in label]
+
+    def label_name(self, stored: Sequence[int]) -> list[str] | None:
+        return None if IGNORED in stored else [self.task.labels[number] for number in stored]
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        labels = [self.stored_label(example.label) for example in examples]
+        return {
+            "id": [example.id for example in examples],
+            "label": Ragged.from_rows(labels, np.int64),
+            **tokenize([example.texts for example in examples]),
+        }
+
+    def label_counts(self, stored: Any) -> Counter[Any]:
+        """Label → rows that have it, `none` → rows with an empty set, None → rows whose labels are not known."""
+        known = stored.values[stored.values != IGNORED]
+        counts = np.bincount(known, minlength=len(self.task.labels))
+        found: Counter[Any] = Counter(dict(zip(self.task.labels, counts.tolist(), strict=True)))
+        found[EMPTY], found[None] = int((stored.lengths == 0).sum()), int((stored.values == IGNORED).sum())
+        return found
+
+    def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
+        """`unlabelled` rows, and `counts` by label and of empty sets."""
+        return {"unlabelled": counts[None], "counts": {name: counts[name] for name in (*self.task.labels, EMPTY)}}
+
+    def counted_labels(self, label: list[str]) -> list[str]:
+        """The labels of a row, or the word for none."""
+        return label or [EMPTY]
+
+    # Learner: columns of a batch → labels, logits, loss, divergence.
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.task.labels)
+
+    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
+        """A head with a buffer `thresholds` [C], so that every checkpoint has them."""
+        head = super().build_head(hidden_size, family=family, word_embeddings=word_embeddings)
+        head.register_buffer("thresholds", torch.full((self.num_outputs,), self.options.threshold))
+        head.between_labels = (*getattr(head, "between_labels", ()), "thresholds")  # type: ignore[assignment]
+        return head
+
+    def collate_labels(self, records: Records) -> Tensor:
+        """[B, C] float32, 1 for the labels of a row; UNKNOWN for rows whose labels are not known."""
+        stored: Ragged = records["label"]
+        labels = torch.zeros(len(stored), self.num_outputs)
+        for row in range(len(stored)):
+            numbers = stored.row(row).tolist()
+            if IGNORED in numbers:
+                labels[row] = losses.UNKNOWN
+            else:
+                labels[row, numbers] = 1.0
+        return labels
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        labels = batch.labels
+        return self.loss_function(logits, labels, None if labels is None else (labels >= 0).all(dim=-1))
+
+    def label_count(self, batch: Batch) -> int:
+        return 0 if batch.labels is None else int((batch.labels >= 0).all(dim=-1).sum())
+
+    def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
+        """[B]: the mean over labels of the divergence of two yes-or-no predictions, as the loss is a mean over labels.
+
+        Args:
+            logits_p: [B, C] the predictions compared.
+            logits_q: [B, C] the reference predictions.
+            batch: the rows, as the collator made them.
+            symmetric: both directions; False: KL(q‖p) alone.
+        """
+        both = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (logits_p, logits_q))
+        return losses.divergence_per_example(*both, symmetric=symmetric)
+
+    # Teller: logits → records, and what reports need of them.
+
+    def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`prediction` and `label` are lists of names in the task's order; `scores` the probability of each label."""
+        probabilities = torch.sigmoid(logits.float()).cpu().tolist()
+        labels = [None] * len(batch) if batch.labels is None else [_named(row) for row in batch.labels.tolist()]
+        first = [self.options.threshold] * self.num_outputs
+        return [
+            {
+                "id": row_id,
+                "prediction": self._above(scores, first),
+                "label": None if label is None else [self.task.labels[number] for number in label],
+                "scores": dict(zip(self.task.labels, scores, strict=True)),
+            }
+            for row_id, label, scores in zip(batch.row_ids, labels, probabilities, strict=True)
+        ]
+
+    def _above(self, scores: Sequence[float], thresholds: Sequence[float]) -> list[str]:
+        places = zip(self.task.labels, scores, thresholds, strict=True)
+        return [name for name, score, threshold in places if score >= threshold]
+
+    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+        """The records with the labels whose probability is at least the threshold of the label.
+
+        Args:
+            records: of a whole split.
+            head: this task's head.
+            tune: with `tune_thresholds`, choose the thresholds from these records.
+        """
+        buffer = head.get_buffer("thresholds")
+        labelled = [record for record in records if record["label"] is not None]
+        if tune and labelled and self.options.tune_thresholds:
+            chosen = [best_threshold(labelled, name) for name in self.task.labels]
+            buffer.copy_(torch.tensor(chosen))
+        thresholds = buffer.double().tolist()
+        return [
+            {**record, "prediction": self._above(list(record["scores"].values()), thresholds)} for record in records
+        ]
+
+    def exported_settings(self, head: nn.Module) -> dict[str, Any]:
+        """`thresholds`: label → the probability from which it is predicted."""
+        values = head.get_buffer("thresholds").double().tolist()
+        return {"thresholds": dict(zip(self.task.labels, values, strict=True))}
+
+    def label_scores(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+        """F1 of each label, and in how many rows it is right and predicted."""
+        right, predicted = (Counter(name for each in records for name in each[key]) for key in ("label", "prediction"))
+        return {
+            name: {"rows": right[name], "predicted": predicted[name], "F1": value}
+            for name, value in f1_by_label(records, self.task.labels).items()
+        }
+
+    def mistake(self, record: Record) -> float | None:
+        """The share of the labels that are wrong."""
+        if record["label"] is None or record["prediction"] == record["label"]:
+            return None
+        return len({*record["label"]} ^ {*record["prediction"]}) / self.num_outputs
+
+    def shown(self, answers: Sequence[Any]) -> str:
+        """The most frequent set."""
+        return super().shown([", ".join(each) or EMPTY for each in answers])
+
+
+def _named(row: Sequence[float]) -> list[int] | None:
+    """The places of the labels of a row; None where they are not known."""
+    return None if row and row[0] < 0 else [place for place, value in enumerate(row) if value == 1.0]
+
+
+def best_threshold(records: Sequence[Record], name: str) -> float:
+    """The threshold on the probability of a label that gives labelled records its highest F1.
+
+    It is halfway between two neighbouring probabilities; of equally good ones the nearest to 0.5. 0.5 for a label that
+    no record has.
+    """
+    scored = sorted(((record["scores"][name], name in record["label"]) for record in records), reverse=True)
+    total = sum(right for _, right in scored)
+    best, chosen, hits = 0.0, 0.5, 0
+    for number, (score, right) in enumerate(scored, 1):
+        hits += right
+        if number < len(scored) and scored[number][0] == score:
+            continue
+        following = scored[number][0] if number < len(scored) else 0.0
+        value, threshold = 2 * hits / (number + total), float(np.float32((score + following) / 2))
+        if value > best or (value == best > 0 and abs(threshold - 0.5) < abs(chosen - 0.5)):
+            best, chosen = value, threshold
+    return chosen
