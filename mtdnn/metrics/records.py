@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from mtdnn.errors import DataError, Fault, Place, fault, keywords_checked
+from mtdnn.config.json_source import json_value, raw_lines
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, keywords_checked
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured
 from mtdnn.registry import own_words
+
+KINDS: dict[str, Any] = {"text": str, "list": (list, tuple), "mapping": Mapping}
+
+PREDICTED = {"text": ("text",), "number": ("number",), "list": ("list", "text"), "mapping": ("list",)}
+"""Kind of a label → kinds of prediction that it can be compared with: a mapping is of candidates to relevances."""
+
+MAX_NUMBER = int(sys.float_info.max)
+
+MAX_SHOWN_CHARACTERS = 80
 
 
 @keywords_checked()
@@ -67,20 +79,15 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         DataError: there is no such file, or a line is not a record or has scores or relevances that are not numbers;
             with file:line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"cannot be read: {error}"
-        raise DataError(fault(str(path), "", found, "Give a file that `mtdnn predict` wrote.")) from error
-    numbered = ((number, _json_value(line)) for number, line in enumerate(lines, 1) if line.strip())
+    numbered = ((number, _value_or_none(line)) for number, line in raw_lines(Path(path)) if line.strip())
     return checked_records(numbered, place=str(path))
 
 
-def _json_value(text: str) -> Any:
-    """The value of a JSON text; None if it is not JSON."""
+def _value_or_none(line: bytes) -> Any:
+    """The value of a line; None if it is not JSON, which is reported with all other lines that are no records."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json_value(line, NOWHERE)
+    except DataError:
         return None
 
 
@@ -98,7 +105,8 @@ def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[
     for number, record in numbered:
         if isinstance(record, Mapping) and {"id", "prediction", "label"} <= record.keys():
             records.append(dict(record))
-            faults += _bad_values(record, Place(place, number))
+            place_of_record = Place(place, number)
+            faults += list(_bad_values(record, place_of_record)) or _bad_kinds(record, place_of_record)
         else:
             expected = 'Expected {"id": …, "prediction": …, "label": …}.'
             faults.append(fault(Place(place, number), "", "not a prediction record", expected))
@@ -109,15 +117,53 @@ def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[
 
 def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
     """An error for each score or relevance that is not a number, and each ranked candidate that is not a name."""
+    scores = record.get("scores")
+    if not isinstance(scores, (dict, NoneType)):
+        yield fault(where, "scores", f"{_shown(scores)} is not a mapping of names to numbers", "Give one, or none.")
     for key in ("scores", "label"):
         values = record.get(key)
         for name, value in values.items() if isinstance(values, dict) else ():
-            if not isinstance(value, (int, float)):
-                yield fault(where, key, f"{value!r} for '{name}' is not a number", "Give a number.")
+            if not _is_number(value):
+                yield fault(where, key, f"{_shown(value)} for '{name}' is not a number", "Give a number.")
     ranked = record["prediction"] if isinstance(record["label"], dict) else None
     for name in ranked if isinstance(ranked, list) else ():
         if not isinstance(name, str):
             yield fault(where, "prediction", f"{name!r} is not a candidate name", "Give names only.")
+
+
+def _bad_kinds(record: Mapping[str, Any], where: Place) -> list[Fault]:
+    """An error for a value that is no label, and for a prediction of another kind than its label."""
+    label, prediction = _kind(record["label"]), _kind(record["prediction"])
+    found = [
+        fault(where, key, f"{_shown(record[key])} is no label", "Give a text, a number, a list or a mapping.")
+        for key, kind in (("label", label), ("prediction", prediction))
+        if kind is None and record[key] is not None
+    ]
+    if not found and label is not None and prediction not in PREDICTED[label]:
+        message = f"{_shown(record['prediction'])}, where the label is a {label}"
+        found = [fault(where, "prediction", message, f"Give a {' or a '.join(PREDICTED[label])}.")]
+    return found
+
+
+def _kind(value: object) -> str | None:
+    """`text`, `number`, `list` or `mapping`; None for any other value, and for numbers that no float can hold."""
+    if isinstance(value, (int, float)):
+        return "number" if _is_number(value) else None
+    return next((kind for kind, type_ in KINDS.items() if isinstance(value, type_)), None)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number within the range of floats: JSON has numbers of any length."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_NUMBER)
+
+
+def _shown(value: object) -> str:
+    """Its representation, cut: it may be very long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write numbers of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -144,7 +144,7 @@ def _mean_distance(group: Sequence[tuple[Record, Counter[str]]], temperature: fl
 def _tempered(scores: Mapping[str, float], temperature: float) -> Mapping[str, float]:
     if temperature == 1.0:
         return scores
-    powers = {label: max(share, SMALLEST) ** (1 / temperature) for label, share in scores.items()}
+    powers = {label: min(max(share, SMALLEST), 1.0) ** (1 / temperature) for label, share in scores.items()}
     total = sum(powers.values())
     return {label: power / total for label, power in powers.items()}
 

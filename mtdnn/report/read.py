@@ -102,8 +102,9 @@ def types_of_tasks(run: Path) -> dict[str, TaskType]:
 
 
 def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
-    """[label][prediction] → rows."""
-    counts = Counter((record["label"], record["prediction"]) for record in records if record["label"] is not None)
+    """[label][prediction] → rows; answers that are no single labels, as of another task's records, are not counted."""
+    pairs = ((record["label"], record["prediction"]) for record in records)
+    counts = Counter(pair for pair in pairs if all(isinstance(answer, str) for answer in pair))
     return [[counts[label, prediction] for prediction in labels] for label in labels]
 
 

@@ -5,7 +5,6 @@ A source is split into parts of complete rows, which different processes can rea
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mtdnn.errors import Fault, Place, fault
+from mtdnn.config.json_source import json_value
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
 
 PART_BYTES = 1 << 20
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
@@ -121,8 +121,8 @@ def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | N
 def _as_list(value: Any) -> list[Any]:
     """A list unchanged; a text with a JSON list (as in a cell of a .csv) parsed; other values as a list of one."""
     if isinstance(value, str) and value.startswith("["):
-        with suppress(ValueError):
-            value = json.loads(value)
+        with suppress(DataError):
+            value = json_value(value, NOWHERE)
     return value if isinstance(value, list) else [value]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
+from mtdnn.config.json_source import json_value
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
 from mtdnn.files import named_file, same_file
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _id_of(line: str, suffix: str) -> str:
     if suffix == ".tsv":
         return line.split("\t", 1)[0]
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = json_value(line, NOWHERE)
+    except DataError:
         return ""
     return str(record.get("id", "")) if isinstance(record, dict) else ""

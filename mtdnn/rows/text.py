@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdnn.errors import Fault, Place, fault
+from mtdnn.config.json_source import json_value
+from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     PART_BYTES,
@@ -24,7 +25,9 @@ from mtdnn.rows.source import (
 )
 
 BOM = b"\xef\xbb\xbf"
-MAX_CELL_CHARACTERS = 2**31 - 1
+
+MAX_ROW_BYTES = 16 << 20
+"""Longest row; tokenizers need several hundred bytes per character, and end the process when memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,20 @@ class TextRows(RowSource):
         with self.path.open("rb") as file:
             start, line = 0, 1
             while block := file.read(size):
-                block += file.readline()
+                block += file.readline(MAX_ROW_BYTES + 1)
+                self._refuse_long_rows(block, line)
                 yield Part(start, start + len(block), line)
                 start += len(block)
                 line += block.count(b"\n")
+
+    def _refuse_long_rows(self, block: bytes, first: int) -> None:
+        """Raise DataError if a line of a block, whose first line has this number, is longer than a row may be."""
+        if len(block) <= MAX_ROW_BYTES:
+            return
+        for number, line in enumerate(block.split(b"\n"), first):
+            if len(line) > MAX_ROW_BYTES:
+                found = f"a row of more than {MAX_ROW_BYTES >> 20} MiB"
+                raise DataError(fault(Place(self.place, number), "", found, "Split it into several rows."))
 
     def sha256(self) -> str:
         return file_sha256(self.path)
@@ -127,9 +140,9 @@ class JsonlRows(LineRows):
         if not line.strip():
             return None
         try:
-            values = json.loads(line)
-        except ValueError as error:
-            return fault(where, "", f"not JSON: {error}", "One object per line is expected.")
+            values = json_value(line, where, "One object per line is expected.")
+        except DataError as error:
+            return error.faults[0]
         if "\\ud" in line.lower() and not _is_text(values):
             return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
@@ -171,7 +184,8 @@ class CsvRows(TextRows):
             taken = [0, 0]  # bytes, lines
 
             def lines() -> Iterator[str]:
-                for raw in file:
+                while raw := file.readline(MAX_ROW_BYTES + 1):
+                    self._refuse_long_rows(raw, taken[1] + 1)
                     taken[0] += len(raw)
                     taken[1] += 1
                     yield raw.decode("utf-8", "replace")
@@ -190,10 +204,11 @@ class CsvRows(TextRows):
     def header(self) -> tuple[int, list[str]]:
         """Line number of the header, the first line that is not blank, and the column names in it."""
         with self.path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), 1):
+                self._refuse_long_rows(raw, number)
                 line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
                 if line.strip():
-                    return number, next(csv.reader([line]), [])
+                    return number, next(_cells([line]), [])
         return 1, []
 
     def faults(self, columns: RowColumns) -> list[Fault]:
@@ -235,8 +250,8 @@ class CsvRows(TextRows):
 
 
 def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
-    """`csv.reader` for cells of any length; sets Python's limit of 131,072 characters, which is global, higher."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    """`csv.reader` for cells of any allowed length; raises Python's limit of 131,072 characters, which is global."""
+    csv.field_size_limit(MAX_ROW_BYTES)
     return csv.reader(lines, strict=strict)
 
 

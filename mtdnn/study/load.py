@@ -53,12 +53,21 @@ def load_study(
     raw = dict(source.value)
     if output is not None:
         raw["output"] = str(output)
-    values = _variables(source, raw.get("variables") or {}, variables or {})
+    values = _variables(source, _declared(source), variables or {})
     raw["stages"] = _with_named_values(raw.get("stages"))
     raw["variables"] = {name: value for name, value in values.items() if name != "here"}
     raw["output"] = _filled(raw.get("output"), values)
     study = validated(Study, raw, source)
     return Grid(study=study, cells=_Expansion(study, source, values).cells(), source=source)
+
+
+def _declared(source: YamlSource) -> Options:
+    """The variables that a study declares; raises ConfigError if they are no names with values."""
+    declared = source.value.get("variables") or {}
+    if not isinstance(declared, dict) or not all(isinstance(name, str) for name in declared):
+        fix = "Declare each as `name: value`, or `name:` alone if it is to be given."
+        raise ConfigError(fault(source.where(("variables",)), "variables", "not a mapping of names to values", fix))
+    return declared
 
 
 def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Options:

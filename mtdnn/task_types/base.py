@@ -498,7 +498,7 @@ class TaskType(Format, Learner, Teller):
 
 def wrong_answer(record: Record) -> float | None:
     """The probability of a wrong prediction, 1 without probabilities; None if it is correct or there is no label."""
-    if record["label"] is None or record["prediction"] == record["label"]:
+    if not isinstance(record["label"], str) or record["prediction"] == record["label"]:
         return None
     return float((record.get("scores") or {}).get(record["prediction"], 1.0))
 

@@ -141,8 +141,9 @@ class Regression(TaskType):
 
     def mistake(self, record: Record) -> float | None:
         """The absolute difference from the label."""
-        label = record["label"]
-        return None if label is None or record["prediction"] == label else abs(float(record["prediction"]) - label)
+        label, prediction = record["label"], record["prediction"]
+        comparable = isinstance(label, (int, float)) and isinstance(prediction, (int, float))
+        return abs(float(prediction) - label) if comparable and prediction != label else None
 
     def shown(self, answers: Sequence[Any]) -> str:
         """The mean."""

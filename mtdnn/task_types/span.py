@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from mtdnn.batch import IGNORED, Batch
+from mtdnn.config.json_source import json_value
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import Fault
+from mtdnn.errors import NOWHERE, DataError, Fault
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
@@ -115,11 +116,11 @@ class Span(TaskType):
         try:
             original = ORIGINAL.fullmatch(text) if isinstance(text, str) else None
             value = _original_answers(*original.groups()) if original else text
-            value = json.loads(value) if isinstance(value, str) else value
+            value = json_value(value, NOWHERE) if isinstance(value, str) else value
             if isinstance(value, Mapping):  # the format of data sets on the hub
                 value = list(zip(value["answer_start"], value["text"], strict=True))
             answers = [(int(start), str(answer)) for start, answer in value]
-        except (ValueError, TypeError, KeyError) as error:
+        except (DataError, ValueError, TypeError, KeyError, OverflowError) as error:
             found = f"{text!r} is not a list of answers"
             raise RowError("label", found, 'Give JSON such as [[17, "an answer"]], or [] for none.') from error
         if not answers and not self.options.unanswerable:

@@ -39,6 +39,17 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
             '"prediction": [], "label": [], "scores": {"nll": "x", "tokens": 1}',
             "scores: 'x' for 'nll' is not a number.",
         ),
+        (
+            '"prediction": "a", "label": "b", "scores": "a"',
+            "scores: 'a' is not a mapping of names to numbers. Give one",
+        ),
+        (f'"prediction": "a", "label": "b", "scores": {{"a": {10**400}}}', "scores: 1000"),
+        ('"prediction": {"a": 1}, "label": 2.5', "prediction: {'a': 1}, where the label is a number. Give a number."),
+        ('"prediction": ["a"], "label": "a"', "prediction: ['a'], where the label is a text. Give a text."),
+        ('"prediction": null, "label": "a"', "prediction: None, where the label is a text. Give a text."),
+        (f'"prediction": 1, "label": {10**400}', "label: 1000"),
+        (f'"prediction": "a", "label": {"[" * 100_000}', "not a prediction record."),
+        (f'"prediction": "a", "label": {"9" * 10_000}', "not a prediction record."),
     ],
 )
 def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str) -> None:
@@ -47,3 +58,4 @@ def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str)
     with pytest.raises(DataError) as caught:
         score(path)
     assert str(caught.value).startswith(f"{path}:2: {told}")
+    assert len(str(caught.value)) < 500

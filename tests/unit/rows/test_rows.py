@@ -109,6 +109,8 @@ def test_jsonl_takes_named_values_and_numbers(tmp_path):
     [
         ('{"id": 1, "label": "a"}', "no column 'text'; present: id, label"),
         ('{"id": 1', "not JSON"),
+        ('{"id": 1, "text": ' + "[" * 100_000, "more than 64 nested lists or mappings. One object per line"),
+        ('{"id": 1, "text": ' + "9" * 10_000 + "}", "not JSON: Exceeds the limit"),
         ("[1, 2]", "list, not a JSON object"),
         ('{"id": 1, "text": "\\ud83d"}', "an unpaired surrogate"),
     ],
@@ -358,6 +360,23 @@ def test_running_text_has_a_row_for_each_line_that_is_not_empty(tmp_path):
         "a .txt file has no columns; 2 are needed: label, text"
         in source.faults(RowColumns(("id", "label", "text")))[0].found
     )
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt"])
+def test_a_row_longer_than_memory_allows_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("mtdnn.rows.text.MAX_ROW_BYTES", 1000)
+    path = written(tmp_path / name, "id,text\n" + "a" * 3000 + "\n")
+    with pytest.raises(DataError, match=rf"{name}:2: a row of more than 0 MiB. Split it into several rows."):
+        list(rows_of(path).parts(size=4))
+
+
+def test_a_quoted_text_longer_than_a_row_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtdnn.rows.text.MAX_ROW_BYTES", 1000)
+    path = written(tmp_path / "train.csv", 'id,text\n1,"' + "many lines\n" * 200)
+    found = list(read_rows(path, RowColumns(("id", "text"))))
+    assert [str(each) for each in found] == [
+        f"{path}:2: not CSV: field larger than field limit (1000). Close the quotes, and double quotes inside texts."
+    ]
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt", "train.parquet"])

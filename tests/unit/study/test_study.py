@@ -270,6 +270,13 @@ def test_a_value_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
         grid_of(tmp_path, stages={"only": {"axes": {"seed": [1, 2, 1]}}})
 
 
+@pytest.mark.parametrize("variables", ["x", 3, ["x"], {1: "x"}, True])
+def test_variables_that_are_no_mapping_are_refused(tmp_path: Path, variables: Any) -> None:
+    message = r"study.yml:\d+: variables: not a mapping of names to values. Declare each as `name: value`"
+    with pytest.raises(ConfigError, match=message):
+        load_study(a_study(tmp_path, variables=variables))
+
+
 def test_a_variable_nobody_gave_is_told_with_its_line(tmp_path: Path) -> None:
     path = a_study(tmp_path, variables={"encoder": None})
     with pytest.raises(ConfigError, match=r"study.yml:\d+: variables.encoder: no value. Give --encoder."):
