@@ -1,4 +1,4 @@
-"""What this process may use of its machine: CPU cores and GPUs."""
+"""The CPU cores and GPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def usable_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them; PyTorch is asked where the variable is not set."""
+    """The GPUs of this process, as in CUDA_VISIBLE_DEVICES; if it is not set, PyTorch's numbers of all GPUs."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         import torch
@@ -19,4 +19,4 @@ def visible_gpus() -> list[str]:
         return [str(number) for number in range(torch.cuda.device_count())]
     names = [name.strip() for name in given.split(",")]
     hidden = next((place for place, name in enumerate(names) if name in ("", "-1")), len(names))
-    return names[:hidden]  # as CUDA does: what follows a name that is none is not seen
+    return names[:hidden]  # as in CUDA: names after an invalid one are ignored

@@ -1,6 +1,6 @@
 """Metrics of sets of labels: `prediction` and `label` are lists of names, `scores` the probability of each name.
 
-Each label counts by itself, so the probabilities of a row need not add up to 1. The values are scikit-learn's.
+Labels are independent, so the probabilities of a row need not add up to 1. The values are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def has_sets(record: Record, labels: Sequence[str]) -> bool:
-    """Whether a record is about sets of labels."""
+    """Whether a record has sets of labels, and a probability for each label."""
     scores, sets = record.get("scores"), (record["label"], record.get("prediction"))
     if not isinstance(scores, Mapping) or not scores:
         return False
@@ -33,8 +33,8 @@ def f1_of_sets(records: Sequence[Record], labels: Sequence[str], *, average: str
     Args:
         records: labelled records that meet the demand `SETS`.
         labels: the declared labels.
-        average: micro = of all labels of all rows counted together, 0 when none is given or predicted; macro = the
-            unweighted mean over all declared labels, 0 for one that is neither given nor predicted.
+        average: micro = over all labels of all rows together, 0 if none is given or predicted; macro = the unweighted
+            mean over all declared labels, 0 for one that is neither given nor predicted.
     """
     from sklearn.metrics import f1_score
 
@@ -44,7 +44,7 @@ def f1_of_sets(records: Sequence[Record], labels: Sequence[str], *, average: str
 
 @metric("subset_accuracy", SETS, range=RATE, percent=True)
 def subset_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of the rows whose predicted set is the right one."""
+    """Share of the rows whose predicted set equals the label."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(*_indicators(records, labels)))
@@ -52,9 +52,9 @@ def subset_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("lrap", SETS, range=RATE, percent=True)
 def lrap(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Label ranking average precision: for each right label, the share of right ones among those scored as high.
+    """Label ranking average precision: mean share of correct labels among those scored as high as a correct one.
 
-    A row without a right label counts as 1, as in scikit-learn. It needs no threshold.
+    A row without a correct label counts as 1, as in scikit-learn. No threshold is needed.
     """
     import numpy as np
     from sklearn.metrics import label_ranking_average_precision_score
@@ -66,7 +66,7 @@ def lrap(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("hamming_loss", SETS, direction="minimize", range=RATE)
 def hamming_loss(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Share of all pairs of a row and a label that are wrong."""
+    """Share of the pairs of a row and a label that are predicted wrongly."""
     gold, guessed = _indicators(records, labels)
     return float((gold != guessed).mean())
 

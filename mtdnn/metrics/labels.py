@@ -130,7 +130,7 @@ def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> fl
 
 @metric("balanced_accuracy", NAMES, range=RATE, percent=True)
 def balanced_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Mean over the labels that occur of the share of their rows that are predicted right."""
+    """Mean recall over the labels that occur."""
     from sklearn.metrics import recall_score
 
     gold, guessed = predictions_and_labels(records)
@@ -139,7 +139,7 @@ def balanced_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float
 
 @metric("kappa", NAMES, range=CORRELATION)
 def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Cohen's κ, agreement of predictions and labels beyond chance; 1 where both are one and the same label."""
+    """Cohen's κ, agreement of predictions and labels beyond chance; 1 if both are constant and equal."""
     from sklearn.metrics import cohen_kappa_score
 
     gold, guessed = predictions_and_labels(records)
@@ -148,7 +148,7 @@ def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("weighted_kappa", NAMES, range=CORRELATION)
 def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Cohen's κ with quadratic weights: errors count by the square of the distance in the order of the labels."""
+    """Cohen's κ with quadratic weights: an error counts by its squared distance in the order of the labels."""
     from sklearn.metrics import cohen_kappa_score
 
     gold, guessed = predictions_and_labels(records)

@@ -39,10 +39,10 @@ def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("average_precision", PROBABILITIES, range=RATE, percent=True)
 def average_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Area under the precision-recall curve, Σ (R_n − R_{n−1}) P_n; of three or more labels the mean of each one.
+    """Area under the precision-recall curve, Σ (R_n − R_{n−1}) P_n; for three or more labels the mean over labels.
 
-    Of two labels it is that of the second declared one. A label that no row has is left out of the mean; 0 where no
-    label is left.
+    For two labels it is that of the second declared one. A label that no row has is left out of the mean; 0 if no label
+    is left.
     """
     import numpy as np
     from sklearn.metrics import average_precision_score

@@ -45,7 +45,7 @@ class MarginOptions(Options):
 class FocalOptions(Options):
     """Options of the focal losses."""
 
-    gamma: float = Field(2.0, ge=0, description="γ, how much less a row counts that is learned already; 0: not at all.")
+    gamma: float = Field(2.0, ge=0, description="γ, how much less rows count that are already learnt; 0: no less.")
 
 
 def loss_of(named: Named) -> Loss:
@@ -128,7 +128,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = Non
 
 @LOSSES.register("binary_cross_entropy")
 def binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over rows and labels of the cross-entropy of each label's sigmoid, in nats, as transformers has it.
+    """Mean over rows and labels of the cross-entropy of each label's sigmoid, in nats, as in transformers.
 
     Args:
         logits: [B, C], float.
@@ -145,7 +145,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = N
 @LOSSES.register("binary_focal")
 @takes_options(FocalOptions)
 def binary_focal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, gamma: float) -> Tensor:
-    """As `binary_cross_entropy`, each term times (1 − p)^γ, p being the probability of what is right.
+    """As `binary_cross_entropy`, with each term multiplied by (1 − p)^γ, where p is the probability of the true value.
 
     Args:
         logits, labels, mask: as for `binary_cross_entropy`.
@@ -157,7 +157,7 @@ def binary_focal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, 
 
 
 def _binary_cross_entropies(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, C]: −log of the probability of what is right of each label; of what does not count, without gradient."""
+    """[B, C]: −log of the probability of each label's true value; without gradient where the mask is False."""
     _same_shape(logits, labels)
     wide, targets = _wide(logits), labels.detach()
     if mask is not None:
@@ -166,7 +166,7 @@ def _binary_cross_entropies(logits: Tensor, labels: Tensor, mask: Tensor | None)
 
 
 def _missed(terms: Tensor, gamma: float) -> Tensor:
-    """(1 − p)^γ of terms −log p; its gradient is finite where p is 1."""
+    """(1 − p)^γ for terms −log p; its gradient is finite at p = 1."""
     missed = -torch.expm1(-terms)
     return missed.clamp(min=torch.finfo(missed.dtype).tiny) ** gamma
 

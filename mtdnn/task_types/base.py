@@ -429,10 +429,10 @@ class Teller(Part):
         """One record per row: `id`, `prediction`, `label` (None if it is missing), `scores`; plain JSON values."""
 
     def exported_settings(self, head: nn.Module) -> dict[str, Any]:
-        """Keys to add to the configuration of an exported model, as plain JSON values; none by default.
+        """Further keys for the configuration of an exported model, as plain JSON values; none by default.
 
         Args:
-            head: this task's.
+            head: this task's head.
         """
         return {}
 
@@ -465,10 +465,10 @@ class Teller(Part):
         return ()
 
     def label_scores(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
-        """Label → name of a number → number, how well each label is predicted, for a report; empty by default.
+        """Label → name → value of scores for this label, for a report; empty by default.
 
         Args:
-            records: labelled ones of a split.
+            records: the labelled records of a split.
         """
         return {}
 

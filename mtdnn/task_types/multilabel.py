@@ -32,22 +32,24 @@ else:
     losses = deferred("mtdnn.networks.losses")
 
 EMPTY = "none"
-"""The label cell of a row to which no label applies; an empty cell is a row whose labels are not known."""
+"""The label cell of a row to which no label applies; an empty cell means that the labels are unknown."""
 
 
 class MultilabelOptions(Options):
     """Keys specific to multilabel."""
 
-    threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which a label is predicted.")
-    tune_thresholds: bool = Field(False, description="Choose for each label the one of the best F1 on the dev split.")
+    threshold: float = Field(0.5, gt=0, lt=1, description="Smallest probability with which a label is predicted.")
+    tune_thresholds: bool = Field(
+        False, description="Choose for each label the threshold with the best F1 on the dev split."
+    )
 
 
 @TASK_TYPES.register("multilabel")
 class Multilabel(TaskType):
-    """Predicts a set of labels, each by itself.
+    """Predicts a set of labels, independently of each other.
 
-    Labels in a row are separated by commas, or given as a list; `none` is the empty set. They are stored as places in
-    the task's list. Each label has a logit and a probability of its own, its sigmoid.
+    Labels in a row are separated by commas, or given as a list; `none` is the empty set. A label is stored as its index
+    in the task's list. Each label has its own logit; its probability is the sigmoid.
     """
 
     Options = MultilabelOptions
@@ -81,7 +83,11 @@ class Multilabel(TaskType):
             found.append(task.fault("labels", "no labels", "List every label a row may have."))
         odd = [label for label in task.labels if label == EMPTY or "," in label or label.startswith("[")]
         found += [
-            task.fault("labels", f"'{label}' cannot be told from a list of labels", "Rename it, here and in the rows.")
+            task.fault(
+                "labels",
+                f"'{label}' looks like a list of labels, or like an empty one",
+                "Rename it, here and in the rows.",
+            )
             for label in odd
         ]
         return found
@@ -105,14 +111,18 @@ class Multilabel(TaskType):
         return self._checked([each.strip() for each in text.split(",")])
 
     def _checked(self, names: Sequence[str]) -> list[str]:
-        """The labels in the task's order; each is declared, and given once."""
+        """The labels in the task's order.
+
+        Raises:
+            RowError: a label is not declared, or is repeated.
+        """
         found = [declared(name, self._index) for name in names]
         for name in found:
             if name not in self._index:
                 place = f"{self.task.name}.labels ({self.task.where('labels')})"
-                told = f"'{name}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(name, self._index)}"
+                unknown = f"'{name}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(name, self._index)}"
                 fix = f"Write {EMPTY} alone for a row without any." if name in (EMPTY, *UNLABELLED) else ""
-                raise RowError("label", told, fix or "Fix the row, or add the label.")
+                raise RowError("label", unknown, fix or "Fix the row, or add the label.")
             if found.count(name) > 1:
                 raise RowError("label", f"'{name}' is given {found.count(name)} times", "Give it once.")
         return sorted(found, key=self._index.__getitem__)
@@ -132,7 +142,7 @@ class Multilabel(TaskType):
         }
 
     def label_counts(self, stored: Any) -> Counter[Any]:
-        """Label → rows that have it, `none` → rows with an empty set, None → rows whose labels are not known."""
+        """Label → number of rows with it, `none` → rows with an empty set, None → unlabelled rows."""
         known = stored.values[stored.values != IGNORED]
         counts = np.bincount(known, minlength=len(self.task.labels))
         found: Counter[Any] = Counter(dict(zip(self.task.labels, counts.tolist(), strict=True)))
@@ -140,11 +150,11 @@ class Multilabel(TaskType):
         return found
 
     def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
-        """`unlabelled` rows, and `counts` by label and of empty sets."""
+        """`unlabelled` rows, and `counts` of each label and of empty sets."""
         return {"unlabelled": counts[None], "counts": {name: counts[name] for name in (*self.task.labels, EMPTY)}}
 
     def counted_labels(self, label: list[str]) -> list[str]:
-        """The labels of a row, or the word for none."""
+        """The labels of a row, or `none` for an empty set."""
         return label or [EMPTY]
 
     # Learner: columns of a batch → labels, logits, loss, divergence.
@@ -161,7 +171,7 @@ class Multilabel(TaskType):
         return head
 
     def collate_labels(self, records: Records) -> Tensor:
-        """[B, C] float32, 1 for the labels of a row; UNKNOWN for rows whose labels are not known."""
+        """[B, C] float32, 1 for the labels of a row, else 0; UNKNOWN for unlabelled rows."""
         stored: Ragged = records["label"]
         labels = torch.zeros(len(stored), self.num_outputs)
         for row in range(len(stored)):
@@ -180,7 +190,7 @@ class Multilabel(TaskType):
         return 0 if batch.labels is None else int((batch.labels >= 0).all(dim=-1).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        """[B]: the mean over labels of the divergence of two yes-or-no predictions, as the loss is a mean over labels.
+        """[B]: the mean over labels of the divergence of two binary predictions, as the loss is a mean over labels.
 
         Args:
             logits_p: [B, C] the predictions compared.
@@ -213,10 +223,10 @@ class Multilabel(TaskType):
         return [name for name, score, threshold in places if score >= threshold]
 
     def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
-        """The records with the labels whose probability is at least the threshold of the label.
+        """The records with the labels whose probability is at least the label's threshold.
 
         Args:
-            records: of a whole split.
+            records: the records of a whole split.
             head: this task's head.
             tune: with `tune_thresholds`, choose the thresholds from these records.
         """
@@ -231,12 +241,12 @@ class Multilabel(TaskType):
         ]
 
     def exported_settings(self, head: nn.Module) -> dict[str, Any]:
-        """`thresholds`: label → the probability from which it is predicted."""
+        """`thresholds`: label → smallest probability with which it is predicted."""
         values = head.get_buffer("thresholds").double().tolist()
         return {"thresholds": dict(zip(self.task.labels, values, strict=True))}
 
     def label_scores(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
-        """F1 of each label, and in how many rows it is right and predicted."""
+        """F1 of each label, and the number of rows that have it and for which it is predicted."""
         right, predicted = (Counter(name for each in records for name in each[key]) for key in ("label", "prediction"))
         return {
             name: {"rows": right[name], "predicted": predicted[name], "F1": value}
@@ -244,7 +254,7 @@ class Multilabel(TaskType):
         }
 
     def mistake(self, record: Record) -> float | None:
-        """The share of the labels that are wrong."""
+        """The share of the task's labels that are predicted wrongly."""
         if record["label"] is None or record["prediction"] == record["label"]:
             return None
         return len({*record["label"]} ^ {*record["prediction"]}) / self.num_outputs
@@ -255,15 +265,15 @@ class Multilabel(TaskType):
 
 
 def _named(row: Sequence[float]) -> list[int] | None:
-    """The places of the labels of a row; None where they are not known."""
+    """The indices of a row's labels; None if they are unknown."""
     return None if row and row[0] < 0 else [place for place, value in enumerate(row) if value == 1.0]
 
 
 def best_threshold(records: Sequence[Record], name: str) -> float:
-    """The threshold on the probability of a label that gives labelled records its highest F1.
+    """The threshold on the probability of a label with the highest F1 on labelled records.
 
-    It is halfway between two neighbouring probabilities; of equally good ones the nearest to 0.5. 0.5 for a label that
-    no record has.
+    It is halfway between two neighbouring probabilities; of equally good ones the nearest to 0.5 is chosen. 0.5 for a
+    label that no record has.
     """
     scored = sorted(((record["scores"][name], name in record["label"]) for record in records), reverse=True)
     total = sum(right for _, right in scored)

@@ -290,8 +290,8 @@ ROWS = [
         "too few columns",
         append(TRAIN_ROWS, "99\tyes_it_is\tonly one text\n"),
         PREPRO,
-        "data/pairs/train.tsv:13: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are split by one "
-        "tab; a text holds none.",
+        "data/pairs/train.tsv:13: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are separated by "
+        "one tab; a text has none.",
     ),
     Case(
         "a label that is none of the task's",
@@ -749,8 +749,8 @@ RESULTS = [
         "rows with other columns",
         nothing,
         "predict runs/first --task pairs --input data/scores/dev.tsv --output o.jsonl",
-        "data/scores/dev.tsv:1: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are split by one tab; "
-        "a text holds none.",
+        "data/scores/dev.tsv:1: 3 columns; 4 expected: id, label, premise, hypothesis. Columns are separated by one "
+        "tab; a text has none.",
     ),
     Case(
         "an input that is not there",

@@ -67,8 +67,8 @@ def test_a_bad_cell_is_refused(cell: Any, told: str) -> None:
     ("more", "told"),
     [
         ({"labels": []}, "news.labels: no labels"),
-        ({"labels": ["a", "b,c"]}, "news.labels: 'b,c' cannot be told from a list"),
-        ({"labels": ["a", "none"]}, "news.labels: 'none' cannot be told"),
+        ({"labels": ["a", "b,c"]}, "news.labels: 'b,c' looks like a list of labels"),
+        ({"labels": ["a", "none"]}, "news.labels: 'none' looks like"),
         ({"threshold": 1.5}, "news.threshold: 1.5: input should be less than 1"),
         ({"threshold": "best"}, "news.threshold: "),
         ({"metrics": ["accuracy"]}, "news.metrics: unknown metric 'accuracy'"),
