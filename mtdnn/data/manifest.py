@@ -131,7 +131,12 @@ def _read(path: Path) -> Manifest:
 
 def stored_block(task: TaskDef) -> dict[str, Any]:
     """The keys of a task block that affect what is stored, as JSON values, and `sha256` of them."""
-    values = json.loads(json.dumps(task.model_dump(mode="json", include=set(STORED_KEYS)), sort_keys=True))
+    from mtdnn.task_types.base import TASK_TYPES  # here, as above
+
+    block = task.model_dump(mode="json", include=set(STORED_KEYS))
+    unstored = TASK_TYPES.get(task.task_type).unstored
+    block["options"] = {key: value for key, value in block["options"].items() if key not in unstored}
+    values = json.loads(json.dumps(block, sort_keys=True))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {**values, "sha256": digest}
 

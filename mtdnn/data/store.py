@@ -55,6 +55,13 @@ class Store:
         ids = [row_id for file in self.files for row_id in file.column("id")]
         return ids if self.chosen is None else [ids[row] for row in self.chosen]
 
+    @property
+    def labels(self) -> Column:
+        """The `label` column of all rows; token ids are not read."""
+        parts = [file.column("label") for file in self.files]
+        rows = np.arange(sum(map(len, self.files))) if self.chosen is None else self.chosen
+        return _joined(parts, rows)
+
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """The columns of the rows with these numbers, in the given order.
 

@@ -30,9 +30,10 @@ UNKNOWN = -1.0
 """The relevance, in a batch, of a padded candidate, or of a candidate in a row without label."""
 
 Loss = Callable[..., "Tensor"]
-"""`loss(logits, labels, mask=None, *, options)` → scalar; `mask` only where rows may have no label."""
+"""`loss(logits, labels, mask=None, *, weights=None, options)` → scalar; `mask` only where rows may have no label, and
+`weights` only where classes have weights."""
 
-LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"), optional=("mask",))
+LOSSES: Registry[Loss] = Registry("loss", takes=("logits", "labels"), optional=("mask", "weights"))
 """The names for `loss:` in a task definition."""
 
 
@@ -40,6 +41,12 @@ class MarginOptions(Options):
     """Options of `pairwise_margin`."""
 
     margin: float = Field(1.0, gt=0, description="Smallest lead of a more relevant candidate, in units of the score.")
+
+
+class SmoothingOptions(Options):
+    """Options of `cross_entropy`."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label spread over all classes; 0: none.")
 
 
 class FocalOptions(Options):
@@ -86,13 +93,23 @@ def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 @LOSSES.register("cross_entropy")
-def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+@takes_options(SmoothingOptions)
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Mean cross entropy of the logits with the given classes, in nats.
 
     Args:
         logits: [B, C] or [B, T, C], float, not normalised.
         labels: [B] or [B, T], long, class numbers; `IGNORED` does not count.
         mask: [B] or [B, T], bool, True = counts; None counts all that are not ignored.
+        weights: [B] or [B, T], factor of each term; the sum is divided by how many count, not by the sum of weights.
+        label_smoothing: see `SmoothingOptions`.
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
     Raises:
@@ -103,8 +120,70 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) ->
     counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
     kept = _wide(logits).masked_fill(~counts.unsqueeze(-1), 0.0)  # so that NaN in padding reaches no gradient
     targets = labels.masked_fill(~counts, IGNORED)
-    total = F.cross_entropy(kept.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORED)
+    total = _weighted_sum(
+        lambda reduction: F.cross_entropy(
+            kept.flatten(0, -2),
+            targets.flatten(),
+            reduction=reduction,
+            ignore_index=IGNORED,
+            label_smoothing=label_smoothing,
+        ),
+        weights,
+    )
     return total / counts.sum().clamp(min=1)
+
+
+def _weighted_sum(terms: Callable[[str], Tensor], weights: Tensor | None) -> Tensor:
+    """The sum of the terms of a loss of PyTorch, each times its weight.
+
+    Args:
+        terms: reduction, "sum" or "none" → the loss.
+        weights: any shape with as many numbers as there are terms; None: 1 each.
+    """
+    return terms("sum") if weights is None else (terms("none") * weights.flatten()).sum()
+
+
+@LOSSES.register("focal")
+@takes_options(FocalOptions)
+def focal(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    gamma: float = 2.0,
+) -> Tensor:
+    """As `cross_entropy`, each term times (1 − p)^γ, p being the probability of the right class.
+
+    Args:
+        logits, labels, mask, weights: as for `cross_entropy`, [B, C] and [B].
+        gamma: γ; 0 is `cross_entropy`.
+    Source: Lin et al. 2017, arXiv 1708.02002, eq. 4; `class_weights` are its α.
+    """
+    counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
+    terms = -_log_softmax(logits, counts).gather(1, labels.masked_fill(~counts, 0).unsqueeze(1)).squeeze(1)
+    terms = _missed(terms, gamma) * terms
+    return masked_mean(terms if weights is None else terms * weights, counts)
+
+
+@LOSSES.register("ordinal")
+def ordinal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weights: Tensor | None = None) -> Tensor:
+    """Mean squared earth mover's distance of the predicted distribution from the right one of ordered classes.
+
+    Σ_k (P(class ≤ k) − [label ≤ k])²: an error costs more the farther it is from the label.
+
+    Args:
+        logits, labels, mask, weights: as for `cross_entropy`, [B, C] and [B]; the classes are in their order.
+    Returns:
+        Scalar, 0 to C − 1.
+    Source: Hou, Yu & Samaras 2016, arXiv 1611.05916, eq. 4 with l = 2.
+    """
+    counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
+    below = _log_softmax(logits, counts).exp().cumsum(dim=-1)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    right = (labels.masked_fill(~counts, 0).unsqueeze(-1) <= classes).to(below.dtype)
+    terms = (below - right).square().sum(dim=-1)
+    return masked_mean(terms if weights is None else terms * weights, counts)
 
 
 @LOSSES.register("soft_cross_entropy")

@@ -97,6 +97,9 @@ class Setup:
         taught = {name: tasks[name] for name in trained}
         chosen, available = train_stores(config, taught, tokenizer)
         stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
+        for name, store in stores.items():
+            if types[name].reads_label_counts:
+                types[name].learn_label_counts(types[name].label_counts(store.labels))
         dev_stores = measured_stores(config, tasks, tokenizer)
         lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
         length = run_length(config, taught, available, lengths)

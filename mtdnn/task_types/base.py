@@ -91,6 +91,7 @@ class Format(Part):
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and can learn from a teacher.
         missing_label_marks: marks for a missing label, in addition to an empty cell and `-`.
         repeats_last: the last column of a row may be repeated; its value is then a list.
+        unstored: keys of `Options` that change nothing stored, so that rows need not be prepared again for them.
         store_format: increased, to more than 2, when `encode` changes: older stores are then refused.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
@@ -105,6 +106,7 @@ class Format(Part):
     soft_labels: ClassVar[bool] = False
     missing_label_marks: ClassVar[tuple[str, ...]] = MISSING_LABEL_MARKS
     repeats_last: ClassVar[bool] = False
+    unstored: ClassVar[tuple[str, ...]] = ()
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]
     sample_rows: ClassVar[tuple[str, str, str]]
@@ -295,7 +297,12 @@ class Format(Part):
 
     def encodes_like(self, other: Format) -> bool:
         """Whether both tasks encode the same row to the same tokens."""
-        return (self.task.max_length, self.options) == (other.task.max_length, other.options)
+        return (self.task.max_length, self.stored_options) == (other.task.max_length, other.stored_options)
+
+    @property
+    def stored_options(self) -> dict[str, Any]:
+        """The keys of this type that change what is stored of a row."""
+        return self.options.model_dump(exclude={*self.unstored})
 
     @abstractmethod
     def stored_label(self, label: Any) -> Any:
@@ -325,6 +332,18 @@ class Learner(Part):
     @abstractmethod
     def num_outputs(self) -> int:
         """C, the size of the head's output."""
+
+    @property
+    def reads_label_counts(self) -> bool:
+        """Whether `learn_label_counts` has to be called before the loss is computed."""
+        return False
+
+    def learn_label_counts(self, counts: Counter[Any]) -> None:
+        """Take how often each label occurs in the rows that are trained on.
+
+        Args:
+            counts: see `Format.label_counts`.
+        """
 
     @cached_property
     def loss_function(self) -> Callable[..., Tensor]:

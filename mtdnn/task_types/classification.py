@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from mtdnn.batch import IGNORED, Batch
+from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import Fault, did_you_mean
+from mtdnn.errors import Fault, did_you_mean, unknown
 from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.rows.example import RowError, declared
@@ -26,13 +29,26 @@ else:
     losses = deferred("mtdnn.networks.losses")
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ClassificationOptions(Options):
+    """Keys specific to classification."""
+
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
+        None, description="Label → factor of its rows' loss. balanced: rows ∕ (labels × its rows). Default: none."
+    )
+
+
 @TASK_TYPES.register("classification")
 class Classification(TaskType):
     """Single-label classification; a label is stored as its index in the task's list."""
 
+    Options = ClassificationOptions
     default_metrics = ("accuracy",)
     default_loss = "cross_entropy"
-    losses = ("cross_entropy",)
+    losses = ("cross_entropy", "focal", "ordinal")
+    unstored = ("class_weights",)
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
         "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature", "average_precision", "balanced_accuracy",
@@ -43,6 +59,7 @@ class Classification(TaskType):
     same_rows = "texts"
     soft_labels = True
     label_dtype = "int64"
+    options: ClassificationOptions
     sample_block = {
         "task_type": "classification",
         "inputs": ["premise", "hypothesis"],
@@ -59,6 +76,8 @@ class Classification(TaskType):
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
         self._index = {label: index for index, label in enumerate(task.labels)}
+        given = self.options.class_weights
+        self._class_weights = [given.get(label, 1.0) for label in task.labels] if isinstance(given, dict) else None
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -69,6 +88,19 @@ class Classification(TaskType):
         if of_two and len(task.labels) > 2:
             fix = f"Use f1_macro or f1_micro; {of_two[0]} is computed for the second of two labels."
             found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
+        return found + cls._weight_faults(task)
+
+    @classmethod
+    def _weight_faults(cls, task: TaskDef) -> list[Fault]:
+        """Weights of labels that the task does not have, or for a loss of one's own that takes none."""
+        weights = task.options.get("class_weights")
+        if weights is None:
+            return []
+        strange = [label for label in weights if label not in task.labels] if isinstance(weights, dict) else []
+        found = [task.fault(f"class_weights.{label}", unknown("label", label, task.labels)) for label in strange]
+        if task.loss is not None and "." in task.loss.name:
+            fix = "Let the loss have weights of its own, as options."
+            found.append(task.fault("class_weights", f"'{task.loss.name}' is a loss of your own", fix))
         return found
 
     def parse_label(self, text: str) -> str:
@@ -95,8 +127,21 @@ class Classification(TaskType):
         """[B] long; IGNORED for rows without a label."""
         return torch.from_numpy(np.ascontiguousarray(records["label"], dtype=np.int64))
 
+    @property
+    def reads_label_counts(self) -> bool:
+        return self.options.class_weights == "balanced"
+
+    def learn_label_counts(self, counts: Counter[Any]) -> None:
+        """Weights that give each label the same sum over the rows, and have a mean of 1; 0 for one without rows."""
+        rows = sum(counts[label] for label in self.task.labels)
+        present = sum(counts[label] > 0 for label in self.task.labels)
+        self._class_weights = [rows / (present * counts[label]) if counts[label] else 0.0 for label in self.task.labels]
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self.loss_function(logits, batch.labels)
+        if self._class_weights is None or batch.labels is None:
+            return self.loss_function(logits, batch.labels)
+        weights = torch.tensor(self._class_weights, device=logits.device)[batch.labels.clamp(min=0)]
+        return self.loss_function(logits, batch.labels, weights=weights)
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """T² · mean cross entropy of softmax(z/T) with the teacher's q, q_c ∝ p_c^(1/T), in nats.

@@ -62,6 +62,7 @@ class Multilabel(TaskType):
     problem_type = "multi_label_classification"
     same_rows = "texts"
     label_dtype = "int64"
+    unstored = ("threshold", "tune_thresholds")
     sample_block = {"task_type": "multilabel", "inputs": ["title", "text"], "labels": ["sport", "politics", "money"]}
     sample_rows = (
         "1\tsport,money\tA transfer\tThe club sold its striker for ten million.",
