@@ -165,7 +165,7 @@ class Page:
         self.name, self.names, self.printed, self.fails = name, {}, "", False
 
     def carry_out(self, blocks):
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        for block, following in zip(blocks, [*blocks[1:], None][: len(blocks)], strict=True):
             self.fails = self.name == "errors.md" and following is not None and following.language == "text"
             getattr(self, f"carry_out_{block.language.strip('{}').replace('-', '_') or 'record'}")(block)
 

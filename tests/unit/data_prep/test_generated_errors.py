@@ -9,8 +9,10 @@ import pytest
 
 from data_prep.label_noise import write_noisy
 from data_prep.rows_out import Row, read_rows
+from data_prep.tune_rows import write_parts
 from data_prep.typos import KINDS, changed, mistyped, with_swapped_words, write_changed
 from mtdnn.errors import DataError
+from mtdnn.rows.subset import write_subset
 from tests.conftest import REPOSITORY
 
 ROWS = 4000
@@ -124,3 +126,20 @@ def test_the_command_lines_write_and_refuse(source: Path, tmp_path: Path) -> Non
         assert f"{out}: {ROWS} rows written" in found.stdout
         refused = subprocess.run([*command, "--rate", "2"], cwd=REPOSITORY, capture_output=True, text=True)
         assert refused.returncode == 2 and refused.stderr == "--rate: 2.0 is no share. Give a number from 0 to 1.\n"
+
+
+def test_rows_to_fit_and_to_tune_share_no_id_and_lose_no_row(source: Path, tmp_path: Path) -> None:
+    with source.open("a") as file:
+        file.write("row-7\tno\ta second row\tof an id\n")
+    reports = write_parts(source, rows=500, seed=1000)
+    fit, tune = ([row.id for row in read_rows(report.path)] for report in reports)
+    assert len(set(tune)) == 500 and not set(fit) & set(tune) and len(fit) + len(tune) == ROWS + 1
+    again = write_subset(source, tmp_path / "again.tsv", seed=1000, rows=500)
+    assert len(set(tune) & set(again.ids.read_text().split())) >= 499  # the same draws, but for the repeated id
+    with pytest.raises(DataError, match=rf"--rows: {ROWS} of {ROWS} ids"):
+        write_parts(source, rows=ROWS, seed=1)
+    command = [sys.executable, "-m", "data_prep.tune_rows", "--input", source, "--rows", "7"]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"{source.parent}/tune.tsv: 7 rows written" in found.stdout
+    refused = subprocess.run([*command, "--rows", "0"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--rows: 0 of" in refused.stderr
