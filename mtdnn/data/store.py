@@ -57,7 +57,7 @@ class Store:
 
     @property
     def labels(self) -> Column:
-        """The `label` column of all rows; token ids are not read."""
+        """The `label` column of all rows; token ids are not loaded."""
         parts = [file.column("label") for file in self.files]
         rows = np.arange(sum(map(len, self.files))) if self.chosen is None else self.chosen
         return _joined(parts, rows)

@@ -18,7 +18,7 @@ from mtdnn.registry import own_words
 KINDS: dict[str, Any] = {"text": str, "list": (list, tuple), "mapping": Mapping}
 
 PREDICTED = {"text": ("text",), "number": ("number",), "list": ("list", "text"), "mapping": ("list",)}
-"""Kind of a label → kinds of prediction that it can be compared with: a mapping is of candidates to relevances."""
+"""Kind of a label → kinds of predictions it can be compared with; a mapping has the relevances of candidates."""
 
 MAX_NUMBER = int(sys.float_info.max)
 
@@ -84,7 +84,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _value_or_none(line: bytes) -> Any:
-    """The value of a line; None if it is not JSON, which is reported with all other lines that are no records."""
+    """The value of a line; None if it is not JSON, which is reported together with other lines that are not records."""
     try:
         return json_value(line, NOWHERE)
     except DataError:
@@ -132,10 +132,10 @@ def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
 
 
 def _bad_kinds(record: Mapping[str, Any], where: Place) -> list[Fault]:
-    """An error for a value that is no label, and for a prediction of another kind than its label."""
+    """An error for a value that cannot be a label, and for a prediction whose kind does not match its label."""
     label, prediction = _kind(record["label"]), _kind(record["prediction"])
     found = [
-        fault(where, key, f"{_shown(record[key])} is no label", "Give a text, a number, a list or a mapping.")
+        fault(where, key, f"{_shown(record[key])} is not a label", "Give a text, a number, a list or a mapping.")
         for key, kind in (("label", label), ("prediction", prediction))
         if kind is None and record[key] is not None
     ]
@@ -146,19 +146,19 @@ def _bad_kinds(record: Mapping[str, Any], where: Place) -> list[Fault]:
 
 
 def _kind(value: object) -> str | None:
-    """`text`, `number`, `list` or `mapping`; None for any other value, and for numbers that no float can hold."""
+    """`text`, `number`, `list` or `mapping`; None for other values, and for numbers too large for a float."""
     if isinstance(value, (int, float)):
         return "number" if _is_number(value) else None
     return next((kind for kind, type_ in KINDS.items() if isinstance(value, type_)), None)
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number within the range of floats: JSON has numbers of any length."""
+    """Whether a value is a number in the range of floats; JSON allows numbers of any length."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_NUMBER)
 
 
 def _shown(value: object) -> str:
-    """Its representation, cut: it may be very long."""
+    """The representation of a value, truncated, as it may be very long."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write numbers of more than 4,300 digits

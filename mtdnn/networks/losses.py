@@ -108,7 +108,7 @@ def cross_entropy(
         logits: [B, C] or [B, T, C], float, not normalised.
         labels: [B] or [B, T], long, class numbers; `IGNORED` does not count.
         mask: [B] or [B, T], bool, True = counts; None counts all that are not ignored.
-        weights: [B] or [B, T], factor of each term; the sum is divided by how many count, not by the sum of weights.
+        weights: [B] or [B, T], factor of each term; the sum is divided by the number of terms, not the sum of weights.
         label_smoothing: see `SmoothingOptions`.
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
@@ -134,11 +134,11 @@ def cross_entropy(
 
 
 def _weighted_sum(terms: Callable[[str], Tensor], weights: Tensor | None) -> Tensor:
-    """The sum of the terms of a loss of PyTorch, each times its weight.
+    """The weighted sum of the terms of a PyTorch loss.
 
     Args:
         terms: reduction, "sum" or "none" → the loss.
-        weights: any shape with as many numbers as there are terms; None: 1 each.
+        weights: any shape with one number per term; None: 1 each.
     """
     return terms("sum") if weights is None else (terms("none") * weights.flatten()).sum()
 
@@ -153,7 +153,7 @@ def focal(
     weights: Tensor | None = None,
     gamma: float = 2.0,
 ) -> Tensor:
-    """As `cross_entropy`, each term times (1 − p)^γ, p being the probability of the right class.
+    """As `cross_entropy`, with each term multiplied by (1 − p)^γ, where p is the probability of the true class.
 
     Args:
         logits, labels, mask, weights: as for `cross_entropy`, [B, C] and [B].
@@ -168,12 +168,12 @@ def focal(
 
 @LOSSES.register("ordinal")
 def ordinal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weights: Tensor | None = None) -> Tensor:
-    """Mean squared earth mover's distance of the predicted distribution from the right one of ordered classes.
+    """Mean squared earth mover's distance between the predicted and the true distribution over ordered classes.
 
-    Σ_k (P(class ≤ k) − [label ≤ k])²: an error costs more the farther it is from the label.
+    Σ_k (P(class ≤ k) − [label ≤ k])²: the loss of an error grows with its distance from the label.
 
     Args:
-        logits, labels, mask, weights: as for `cross_entropy`, [B, C] and [B]; the classes are in their order.
+        logits, labels, mask, weights: as for `cross_entropy`, [B, C] and [B]; classes are numbered in their order.
     Returns:
         Scalar, 0 to C − 1.
     Source: Hou, Yu & Samaras 2016, arXiv 1611.05916, eq. 4 with l = 2.

@@ -27,7 +27,7 @@ from mtdnn.rows.source import (
 BOM = b"\xef\xbb\xbf"
 
 MAX_ROW_BYTES = 16 << 20
-"""Longest row; tokenizers need several hundred bytes per character, and end the process when memory runs out."""
+"""Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TextRows(RowSource):
                 line += block.count(b"\n")
 
     def _refuse_long_rows(self, block: bytes, first: int) -> None:
-        """Raise DataError if a line of a block, whose first line has this number, is longer than a row may be."""
+        """Raise DataError if a line of a block is longer than a row may be; `first` is the number of its first line."""
         if len(block) <= MAX_ROW_BYTES:
             return
         for number, line in enumerate(block.split(b"\n"), first):

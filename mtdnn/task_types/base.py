@@ -91,7 +91,7 @@ class Format(Part):
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and can learn from a teacher.
         missing_label_marks: marks for a missing label, in addition to an empty cell and `-`.
         repeats_last: the last column of a row may be repeated; its value is then a list.
-        unstored: keys of `Options` that change nothing stored, so that rows need not be prepared again for them.
+        unstored: keys of `Options` that do not affect the store; changing them needs no new prepro.
         store_format: increased, to more than 2, when `encode` changes: older stores are then refused.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
@@ -301,7 +301,7 @@ class Format(Part):
 
     @property
     def stored_options(self) -> dict[str, Any]:
-        """The keys of this type that change what is stored of a row."""
+        """The options of this type that affect what is stored of a row."""
         return self.options.model_dump(exclude={*self.unstored})
 
     @abstractmethod
@@ -335,11 +335,11 @@ class Learner(Part):
 
     @property
     def reads_label_counts(self) -> bool:
-        """Whether `learn_label_counts` has to be called before the loss is computed."""
+        """Whether `learn_label_counts` must be called before the loss is computed."""
         return False
 
     def learn_label_counts(self, counts: Counter[Any]) -> None:
-        """Take how often each label occurs in the rows that are trained on.
+        """Set how often each label occurs in the training rows.
 
         Args:
             counts: see `Format.label_counts`.

@@ -92,14 +92,14 @@ class Classification(TaskType):
 
     @classmethod
     def _weight_faults(cls, task: TaskDef) -> list[Fault]:
-        """Weights of labels that the task does not have, or for a loss of one's own that takes none."""
+        """Errors in class_weights: unknown labels, or weights together with the user's own loss, which takes none."""
         weights = task.options.get("class_weights")
         if weights is None:
             return []
         strange = [label for label in weights if label not in task.labels] if isinstance(weights, dict) else []
         found = [task.fault(f"class_weights.{label}", unknown("label", label, task.labels)) for label in strange]
         if task.loss is not None and "." in task.loss.name:
-            fix = "Let the loss have weights of its own, as options."
+            fix = "Give the weights to the loss as its own options."
             found.append(task.fault("class_weights", f"'{task.loss.name}' is a loss of your own", fix))
         return found
 
@@ -132,7 +132,7 @@ class Classification(TaskType):
         return self.options.class_weights == "balanced"
 
     def learn_label_counts(self, counts: Counter[Any]) -> None:
-        """Weights that give each label the same sum over the rows, and have a mean of 1; 0 for one without rows."""
+        """Set weights with the same sum over the rows for each label, and a mean of 1; 0 for a label without rows."""
         rows = sum(counts[label] for label in self.task.labels)
         present = sum(counts[label] > 0 for label in self.task.labels)
         self._class_weights = [rows / (present * counts[label]) if counts[label] else 0.0 for label in self.task.labels]
