@@ -53,7 +53,9 @@ def tests_against_reference(view: StudyView) -> list[Block]:
     return [
         *_section(view, title, ["task", *across, view.compare], main, note=True),
         *shared_starts(view),
-        *_section(view, f"Does the difference depend on {view.across}?", ["task", view.compare, ""], _changes(view)),
+        *_section(
+            view, f"Does the difference depend on {view.across}?", ["task", view.compare, "change"], _changes(view)
+        ),
         *_section(view, "Mean over the tasks", [*across, view.compare], _pooled(view)),
         *over_rows(view),
         *_section(view, other, ["task", "split", *across, view.compare, "metric"], rest),
@@ -83,7 +85,7 @@ def _section(
         "verdict",
     ]
     words = [*range(1, len(names)), len(head) - 1]
-    points = f"{100 * view.margin:g} points"
+    points = f"{100 * view.margin:g} point{'' if view.margin == 0.01 else 's'}"
     told = (
         "Intervals are t intervals; p is that of the paired t-test, corrected over the table by Benjamini and "
         f"Hochberg. Ahead and behind, in bold: corrected p below {SIGNIFICANT}. Equal: two one-sided t-tests exclude a "
@@ -221,7 +223,8 @@ def over_rows(view: StudyView) -> list[Block]:
     head = ["task", *([view.across] if view.across else []), view.compare, f"minus {view.reference}"]
     head += ["95 % interval", "pairs", "rows", "McNemar"]
     told = (
-        "Accuracy over pairs and rows: both are drawn anew, so that the interval also holds for other rows like these. "
+        "Accuracy over pairs and rows: both are drawn anew, so that the interval also holds for other rows like these; "
+        "of fewer than about ten pairs it is too narrow, as that of every bootstrap. "
         "McNemar: in how many pairs the exact test finds a difference between the two models (p below 0.05 after "
         "Holm's correction over the pairs)."
     )
