@@ -1,7 +1,8 @@
 """SuperGLUE as distributed → canonical rows: `python -m data_prep.superglue --input FOLDER --out data`.
 
 FOLDER holds BoolQ, CB, COPA, MultiRC, ReCoRD, RTE, WiC and WSC (those that are there are read), each with train.jsonl,
-val.jsonl and test.jsonl; val becomes dev. The rows are those of `task_defs/superglue.yml`:
+val.jsonl and test.jsonl; val becomes dev. AX-b and AX-g, the diagnostic sets, have one file of their name, which
+becomes test. The rows are those of `task_defs/superglue.yml`:
 
 - COPA: premise, "What was the cause?" or "What happened as a result?", two choices;
 - MultiRC: a row for each answer, with the question before it in the second text; the id is paragraph-question-answer;
@@ -53,6 +54,10 @@ def convert(source: Path, out: Path) -> list[Report]:
             path = source / folder / f"{theirs}.jsonl"
             if path.is_file():
                 reports.append(write_rows(out / task / f"{ours}.tsv", read(path, ours, rows_of)))
+    for folder, (task, rows_of) in DIAGNOSTICS.items():
+        path = source / folder / f"{folder}.jsonl"
+        if path.is_file():
+            reports.append(write_rows(out / task / "test.tsv", read(path, "test", rows_of)))
     if not reports:
         files = "train.jsonl, val.jsonl or test.jsonl"
         raise DataError(f"{source}: none of {', '.join(TASKS)} with {files} is there. Name the folder of these.")
@@ -190,6 +195,11 @@ TASKS: dict[str, tuple[str, Callable[[str, Fields], Rows]]] = {
     "RTE": ("superglue_rte", partial(pair, ("premise", "hypothesis"), ("not_entailment", "entailment"))),
     "WiC": ("wic", wic),
     "WSC": ("wsc", wsc),
+}
+
+DIAGNOSTICS: dict[str, tuple[str, Callable[[str, Fields], Rows]]] = {
+    "AX-b": ("axb", partial(pair, ("sentence1", "sentence2"), ("not_entailment", "entailment"))),
+    "AX-g": ("axg", partial(pair, ("premise", "hypothesis"), ("not_entailment", "entailment"))),
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
-from mtdnn.errors import NOWHERE, ConfigError, Fault, fault, unknown
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault, unknown
 from mtdnn.files import named_file, same_file
 from mtdnn.registry import own_words
 
@@ -236,6 +236,42 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
         chosen_tasks(opened.tasks, names_in(task), key="task")
     export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.save)
     return f"model and tokenizer: {output}"
+
+
+def submit(
+    benchmark: str | None = None,
+    run: str | None = None,
+    *,
+    out: str | None = None,
+    data: str | None = None,
+    checkpoint: str = "best",
+    check: str | None = None,
+) -> str:
+    """Write test predictions as the archive that GLUE's or SuperGLUE's server takes, or check such an archive.
+
+    Args:
+        benchmark: glue or superglue.
+        run: Folder of a run, or several separated by commas; those of one task are averaged.
+        out: The archive, a .zip file.
+        data: Folder made by `mtdnn prepro`. Default: the one each run was trained on.
+        checkpoint: best, last or step-N.
+        check: An archive: report everything in which it differs from the rules; nothing is written.
+    """
+    if check is not None:
+        from mtdnn.runs.submission import archive_faults
+
+        if faults := archive_faults(Path(check)):
+            raise DataError(faults)
+        return f"{check}: as the benchmark wants it"
+    missing = [name for name, value in (("benchmark", benchmark), ("run", run), ("--out", out)) if value is None]
+    if benchmark is None or run is None or out is None:
+        fix = "mtdnn submit glue RUN --out FILE.zip, or mtdnn submit --check FILE.zip."
+        raise ConfigError([fault("", name, "missing", fix) for name in missing])
+    target = output_file(out, suffixes=(".zip",))
+    from mtdnn.runs.submit import submit as submit_runs
+
+    counts = submit_runs(benchmark, names_in(run) or [run], target, data=data, checkpoint=checkpoint)
+    return table([["file", "rows"], *([name, str(count)] for name, count in counts.items())]) + f"\n\narchive: {out}"
 
 
 def names_in(words: str | None) -> list[str] | None:

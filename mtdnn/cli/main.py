@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mtdnn.cli.commands import EXIT_FAULT, check, embed, evaluate, export, predict, prepro, score, tell, train
+from mtdnn.cli.commands import EXIT_FAULT, check, embed, evaluate, export, predict, prepro, score, submit, tell, train
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, printable, unknown
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (check, prepro, train, evaluate, predict, score, embed, export, subset, study, report)
+    for function in (check, prepro, train, evaluate, predict, score, embed, export, submit, subset, study, report)
 }
 
 

@@ -6,6 +6,7 @@ from the fields of RunConfig, whose values `load_run_config` checks together wit
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -40,7 +41,10 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
     parser = _parser(function)
     if function.__name__ == "check":
         parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
-    parser.add_function_arguments(function, as_positional=True)
+    optional = _optional_positionals(function)
+    for name, text in optional.items():
+        parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
+    parser.add_function_arguments(function, as_positional=True, skip=set(optional))
     _add_trust(parser)
     return {name: home_expanded(each) for name, each in vars(_parsed(parser, _spelt_out(function, argv))).items()}
 
@@ -99,6 +103,20 @@ class PrintSchema(Action):
 
 def _parser(function: Callable[..., object], **settings: Any) -> ArgumentParser:
     return ArgumentParser(prog=f"mtdnn {function.__name__}", exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
+    """Arguments that may be given by position or left out, with their lines of the docstring.
+
+    jsonargparse takes only those without a default by position.
+    """
+    lines = (inspect.getdoc(function) or "").splitlines()
+    texts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+    return {
+        each.name: texts.get(each.name, "")
+        for each in inspect.signature(function).parameters.values()
+        if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is not each.empty
+    }
 
 
 def _add_trust(parser: ArgumentParser) -> None:

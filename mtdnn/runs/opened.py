@@ -137,6 +137,11 @@ class Run:
             raise ConfigError(fault("", "split", f"of {', '.join(names)}: {unknown('split', split, known)}"))
         return found
 
+    @_as_opened
+    def records(self, store: Store, task: str) -> list[Record]:
+        """Predictions of a task for the rows of a prepared split of it, in their order."""
+        return self._records(store, [task])[task]
+
     def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
         """Predictions of several tasks for the rows of a store made for the first of them."""
         loader = EvalLoader(

@@ -20,7 +20,7 @@ NAMES = {
     "squad.yml": ["squad1", "squad2"],
     "wikiqa.yml": ["wikiqa"],
     "lm.yml": ["lm"],
-    "superglue.yml": ["boolq", "cb", "copa", "multirc", "record", "superglue_rte", "wic", "wsc"],
+    "superglue.yml": ["boolq", "cb", "copa", "multirc", "record", "superglue_rte", "wic", "wsc", "axb", "axg"],
     "demo.yml": ["demo_sentiment", "demo_nli", "demo_similarity", "demo_target"],
 }
 

@@ -51,6 +51,7 @@ INSTALLS = "installs packages"
 MAKES = "installs packages and takes minutes"
 PROCESSES = "starts several processes; tests/end_to_end/test_distributed.py and test_study_killed.py do"
 CLUSTER = "needs a cluster"
+GLUE = "needs the files of GLUE or SuperGLUE; tests/end_to_end/test_submit.py runs it on rows of its own"
 RUN_GLUE = (
     "python run_glue.py --model_name_or_path ./stand-in --task_name mrpc --do_train --do_eval --max_seq_length 128 "
     "--per_device_train_batch_size 32 --learning_rate 2e-5 --num_train_epochs 3 --output_dir out"
@@ -77,6 +78,13 @@ SHOWN_ONLY = {
     "mtdnn study study.yml --jobs 4": PROCESSES,
     "mtdnn study study.yml --launcher ray --gpus 1": CLUSTER,
     "mtdnn study study.yml --launcher ray --jobs 16": CLUSTER,
+    "python -m data_prep.glue --input glue_data --out data": GLUE,
+    "mtdnn prepro task_defs/glue.yml --data data --encoder ./stand-in --out prepared": GLUE,
+    "mtdnn train --tasks task_defs/glue.yml --data prepared --encoder ./stand-in --output runs/glue": GLUE,
+    "mtdnn submit glue runs/glue --out submission.zip": GLUE,
+    "mtdnn submit glue runs/mtl,runs/rte,runs/stsb-1,runs/stsb-2 --out submission.zip": GLUE,
+    "mtdnn submit superglue runs/superglue --out superglue.zip": GLUE,
+    "mtdnn submit --check submission.zip": GLUE,
     FITTED: "trains on SciTail, which is not here",
     "python -m experiments.smart_ablation.penalty runs/fitted --data prepared": "measures the run before it",
 }

@@ -1,0 +1,127 @@
+"""Trained runs → an archive for the leaderboard of GLUE or SuperGLUE."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtdnn.data.store import open_store
+from mtdnn.errors import DataError, Fault, MtdnnError, fault, keywords_checked
+from mtdnn.metrics.base import Record
+from mtdnn.runs.opened import Run, open_run
+from mtdnn.runs.submission import Choice, File, archive_faults, content, files_of, write_archive
+from mtdnn.training.distillation import averaged
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A task of a run whose test split it can predict."""
+
+    run: Run
+    task: str
+
+
+@keywords_checked()
+def submit(
+    benchmark: str,
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    checkpoint: str = "best",
+) -> dict[str, int]:
+    """Predict every test split of a benchmark, and write the archive that its server takes.
+
+    Each task is answered by the runs that have it; the probabilities of several are averaged. AX is answered by the
+    head of MNLI. The archive is checked before it is written.
+
+    Args:
+        benchmark: glue or superglue.
+        runs: their folders; one multi-task run, or one for each task, or several of some.
+        out: the archive, a .zip file.
+        data: folder made by `mtdnn prepro`; None takes each run's own.
+        checkpoint: best, last or step-N.
+    Returns:
+        File in the archive → its rows.
+    Raises:
+        DataError: everything that is missing or does not fit the benchmark, in one list.
+    """
+    files, opened = files_of(benchmark), [open_run(run, checkpoint=checkpoint) for run in runs]
+    contents, faults, counts = dict[str, str](), list[Fault](), dict[str, int]()
+    for file in files:
+        able = [Answered(run, name) for run in opened if (name := task_for(file, run.tasks))]
+        if not able:
+            fix = f"Add a run with the task '{file.task}'."
+            faults.append(fault(file.name, "", f"no run of {', '.join(map(str, runs))} answers it", fix))
+            continue
+        try:
+            records = predictions(file, able, data)
+            contents[file.name], counts[file.name] = content(file, records), len(records)
+        except MtdnnError as error:
+            faults += error.faults
+    if not faults:
+        faults = _faults_of_texts(contents, Path(out))
+    if faults:
+        raise DataError(faults)
+    write_archive(Path(out), contents)
+    return counts
+
+
+def _faults_of_texts(contents: dict[str, str], out: Path) -> list[Fault]:
+    """What the checker finds in the archive, written next to where it is to be."""
+    trial = out.with_name(f".{out.name}.check")
+    try:
+        write_archive(trial, contents)
+        return archive_faults(trial)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def task_for(file: File, tasks: Iterable[str]) -> str | None:
+    """The task of a run that answers a file: of the same name, or of one that reads alike, such as SST-2 and sst2."""
+    wanted = {_letters(file.task), _letters(file.name.rpartition(".")[0])}
+    return next((name for name in tasks if _letters(name) in wanted), None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def predictions(file: File, able: Sequence[Answered], data: str | Path | None) -> list[Record]:
+    """Records of the file's rows; of several runs, those of their mean probabilities.
+
+    Args:
+        file: of a benchmark.
+        able: the runs that answer it.
+        data: folder of prepared rows; None takes each run's own.
+    Raises:
+        DataError: the split is not prepared, or several runs of a task whose predictions have no mean.
+    """
+    of_runs = [_records(file, each, data) for each in able]
+    if len(of_runs) == 1:
+        return of_runs[0]
+    task_type = able[0].run.model.task_types[able[0].task]
+    if not task_type.soft_labels:
+        found = f"{len(able)} runs answer it, and predictions of {task_type.task.task_type} have no mean"
+        raise DataError(fault(file.name, "", found, "Give one run with this task."))
+    return averaged(of_runs, task_type, places=[str(each.run.folder.path) for each in able])
+
+
+def _records(file: File, answered: Answered, data: str | Path | None) -> list[Record]:
+    """One run's records of the test split, the chosen text of COPA replaced by its number."""
+    run, task = answered.run, answered.run.tasks[answered.task]
+    split = file.split if file.split in task.split_names else "test"
+    store = open_store(Path(data or run.config.data), task, split, tokenizer=run.tokenizer)
+    records = run.records(store, answered.task)
+    if not isinstance(file, Choice):
+        return records
+    names = [json.loads(text) for text in store.take(np.arange(len(store)))["candidate_names"]]
+    return [
+        {**record, "prediction": choices.index(record["prediction"])}
+        for record, choices in zip(records, names, strict=True)
+    ]
