@@ -234,7 +234,8 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
     opened = open_run(run, checkpoint=checkpoint)
     with keys_as_flags("task"):
         chosen_tasks(opened.tasks, names_in(task), key="task")
-    export_task(opened.model, task, folder, save_tokenizer=opened.tokenizer.save)
+    tokenizer = opened.tokenizer
+    export_task(opened.model, task, folder, save_tokenizer=tokenizer.save, pad_token_id=tokenizer.pads_with_id)
     return f"model and tokenizer: {output}"
 
 

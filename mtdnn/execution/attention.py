@@ -34,12 +34,14 @@ class AttentionSettings:
         scale: factor of the scores before the softmax.
         dropout: probability of dropping an attention weight; 0 outside training.
         window: a token attends to tokens less than this many positions away; None: to all of its example.
+        causal: whether a token attends to itself and those before it only.
     """
 
     layout: Layout
     scale: float
     dropout: float
     window: int | None
+    causal: bool = False
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionSettings], Tensor]
@@ -90,8 +92,9 @@ def packed_attention(
     tokens, places = len(packing.index), query.shape[2]
     q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    causal = bool(getattr(module, "is_causal", False))
     attend = choose_attention(query, dropout, dropout_masks)
-    output = attend(q, k, v, AttentionSettings(packing, scale, dropout, sliding_window))
+    output = attend(q, k, v, AttentionSettings(packing, scale, dropout, sliding_window, causal))
     return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
 
 
@@ -135,9 +138,8 @@ def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
     outputs = [query[:0]]
     for group, *parts in zip(groups, *(x.split(sizes) for x in (query, key, value)), strict=True):
         q, k, v = (x.unflatten(0, (group.examples, group.length)).transpose(1, 2) for x in parts)
-        attended = scaled_dot_product_attention(
-            q, k, v, window_mask(group.length, terms.window, q.device), dropout_p=terms.dropout, scale=terms.scale
-        )
+        seen = window_mask(group.length, terms, q.device)
+        attended = scaled_dot_product_attention(q, k, v, seen, dropout_p=terms.dropout, scale=terms.scale)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
@@ -167,7 +169,7 @@ def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: Attention
 
     reach = -1 if terms.window is None else terms.window - 1
     starts, longest = terms.layout.boundaries, max(terms.layout.lengths, default=0)
-    arguments: dict[str, Any] = {"scale": terms.scale, "window_size": (reach, reach)}
+    arguments: dict[str, Any] = {"scale": terms.scale, "window_size": (reach, 0 if terms.causal else reach)}
     return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **arguments))
 
 
@@ -183,7 +185,7 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
     layout = terms.layout
     q, k, v = (layout.unpack(x).transpose(1, 2) for x in (query, key, value))
     seen = layout.unpack(torch.ones_like(layout.index, dtype=torch.bool))[:, None, None, :]
-    band = window_mask(layout.shape[1], terms.window, query.device)
+    band = window_mask(layout.shape[1], terms, query.device)
     if band is not None:
         # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.
         seen = (seen & band) | torch.eye(layout.shape[1], dtype=torch.bool, device=query.device)
@@ -191,18 +193,21 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
     return layout.pack(attended.transpose(1, 2))
 
 
-def window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where two tokens are less than `window` apart; None if all are.
+def window_mask(length: int, terms: AttentionSettings, device: torch.device) -> Tensor | None:
+    """[length, length] bool, True where a token (row) sees another one (column); None if all see each other.
 
     Args:
-        length: tokens of a sequence.
-        window: as in `AttentionSettings`; None: all tokens.
-        device: device of the result.
+        length: number of tokens.
+        terms: whose window and direction count.
+        device: of the result.
     """
-    if window is None or length <= window:
+    window = None if terms.window is None or length <= terms.window else terms.window
+    if window is None and not terms.causal:
         return None
     places = torch.arange(length, device=device)
-    return (places[:, None] - places[None, :]).abs() < window
+    distance = places[:, None] - places[None, :]
+    seen = torch.ones_like(distance, dtype=torch.bool) if window is None else distance.abs() < window
+    return seen & (distance >= 0) if terms.causal else seen
 
 
 class _DroppedAttention(torch.autograd.Function):
@@ -226,7 +231,7 @@ class _DroppedAttention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             parts = _squares((query, key, value, output), squares, heads)
             for bias, square_bits, q, k, v, place in zip(squares.bias, bits, *parts, strict=True):
-                weights = _attention_weights(q, k, bias, terms.window)
+                weights = _attention_weights(q, k, bias, terms)
                 kept = keep_mask(square_bits.view(weights.shape), dropout, weights.dtype).mul_(weights)
                 torch.bmm(kept, v, out=place)
                 saved += [weights, kept]
@@ -276,11 +281,11 @@ def _squares(rows: Sequence[Tensor], squares: Squares, heads: int) -> list[list[
     ]
 
 
-def _attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, window: int | None) -> Tensor:
+def _attention_weights(q: Tensor, k: Tensor, bias: Tensor | None, terms: AttentionSettings) -> Tensor:
     """[examples·A, length, length] softmax of the scores, over real keys inside the window."""
     scores = torch.bmm(q, k.transpose(1, 2))
     by_example = scores if bias is None else scores.unflatten(0, (bias.shape[0], -1))
-    band = window_mask(q.shape[1], window, q.device)
+    band = window_mask(q.shape[1], terms, q.device)
     if band is not None:
         seen = band if bias is None else (band & (bias == 0)) | torch.eye(len(band), dtype=torch.bool)
         # Padding may see no real token inside its window: let it see itself, or NaN reaches the gradient of real keys.

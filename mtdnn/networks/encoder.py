@@ -16,8 +16,14 @@ from typing import cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mtdnn.config.execution import Execution, execution_of
@@ -31,7 +37,9 @@ from mtdnn.networks import adapters
 from mtdnn.networks.adapters import Adapter
 from mtdnn.registry import is_trusted
 from mtdnn.tokens.families import (
+    WITH_OWN_ENCODER,
     first_line,
+    is_causal,
     is_known,
     max_tokens,
     obstacle_to_feeding,
@@ -54,7 +62,7 @@ class Encoder(nn.Module):
     """A pretrained encoder: word embeddings → hidden states.
 
     Args:
-        backbone: a bidirectional encoder as `AutoModel` builds it; its pooler, if it has one, is removed.
+        backbone: an encoder, or a decoder without one, as `AutoModel` builds it; its pooler, if it has one, is removed.
         execution: the speed switches, or a word for the layout: `packed` computes real tokens only, `padded` also
             padding; `auto` packs where the results are equal.
         pooler: `{"weight": [H, H], "bias": [H]}` of a pretrained pooler, for heads that start from it, or None.
@@ -76,6 +84,8 @@ class Encoder(nn.Module):
         super().__init__()
         switches = execution_of(execution)
         self.backbone = backbone
+        if is_causal(backbone.config):
+            backbone.config.use_cache = False  # of keys and values, for tokens to come
         self._position_offset = position_offset(backbone)
         self._refuse_unfit()
         self.hidden_size: int = backbone.config.hidden_size
@@ -359,12 +369,10 @@ def read_config(where: str) -> PretrainedConfig:
 
 
 def refuse_decoders(config: PretrainedConfig, where: str) -> None:
-    """ConfigError for encoder-decoders and for families that only predict the next token."""
-    if getattr(config, "is_encoder_decoder", False):
-        kind = "an encoder-decoder"
-    elif getattr(config, "is_decoder", False) or (
-        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    ):
+    """ConfigError for encoder-decoders whose encoder cannot be had alone, and for encoders set up as decoders."""
+    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_OWN_ENCODER:
+        kind = "an encoder-decoder whose encoder cannot be had alone"
+    elif getattr(config, "is_decoder", False) and not is_causal(config):
         kind = "a decoder"
     else:
         return
@@ -372,11 +380,16 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
     raise ConfigError(fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix))
 
 
+def backbone_class(config: PretrainedConfig) -> type[AutoModel]:
+    """What builds the model of a configuration: of an encoder-decoder, its encoder."""
+    return AutoModelForTextEncoding if config.model_type in WITH_OWN_ENCODER else AutoModel
+
+
 def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
     """The model of a hub name or folder, and the names of pooler weights that are missing in the files."""
     try:
         with no_bars_for_folders(where):
-            backbone, info = AutoModel.from_pretrained(
+            backbone, info = backbone_class(read_config(where)).from_pretrained(
                 where, dtype=dtype, output_loading_info=True, **loading_only_data()
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

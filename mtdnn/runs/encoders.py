@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from transformers import AutoModel
 
 from mtdnn.config.execution import Execution
 from mtdnn.config.json_source import read_json
@@ -21,7 +20,7 @@ from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
-from mtdnn.networks.encoder import Encoder, read_config, recompute_layers
+from mtdnn.networks.encoder import Encoder, backbone_class, read_config, recompute_layers
 from mtdnn.runs.folder import RunFolder
 from mtdnn.training.checkpoint import ENCODER, open_checkpoint, read_weights
 
@@ -108,7 +107,8 @@ def plain_encoder(source: str | EncoderSource, config: RunConfig) -> Encoder:
 def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
     """An encoder of the configuration in a folder, to be filled with weights."""
     with torch.random.fork_rng(devices=[]):
-        backbone = AutoModel.from_config(read_config(str(folder)), dtype=torch.float32)
+        stored = read_config(str(folder))
+        backbone = backbone_class(stored).from_config(stored, dtype=torch.float32)
     if config.gradient_checkpointing:
         recompute_layers(backbone)
     return Encoder(backbone, execution=config.execution)

@@ -16,11 +16,12 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
+from mtdnn.tokens.families import is_causal
 from mtdnn.training.checkpoint import atomic_folder
 
 COUNTERPARTS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 DENSE_LAYERS = ("pooler.dense", "pooler", "classifier.dense", "pre_classifier")
-OUTPUT_LAYERS = ("classifier.out_proj", "classifier")
+OUTPUT_LAYERS = ("classifier.out_proj", "classifier", "score")
 USE_PREDICT = "The head of this family has other layers; use `mtdnn predict`."
 TOLERANCE = 1e-4  # float32 logits after the same operations in another order of summation
 
@@ -31,11 +32,14 @@ class SaveTokenizer(Protocol):
     def __call__(self, folder: Path, *, max_length: int) -> None: ...
 
 
-def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveTokenizer) -> None:
+def export_task(
+    model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveTokenizer, pad_token_id: int | None = None
+) -> None:
     """Write one task's encoder and head as its family's sequence (or token) classification model.
 
     Args:
         save_tokenizer: writes the tokenizer's files into the folder it is given, to cut rows at the task's max_length.
+        pad_token_id: the tokenizer's, or that of a token it pads with in place of one; decoder-only families need it.
         model: encoder and heads.
         task: its name.
         folder: a new one.
@@ -43,7 +47,7 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
         ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
             would differ.
     """
-    exported = classifier(model, task)
+    exported = classifier(model, task, pad_token_id=pad_token_id)
     difference = largest_difference(model, exported, task)
     if not difference <= TOLERANCE:
         found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
@@ -53,11 +57,16 @@ def export_task(model: MultiTaskModel, task: str, folder: Path, *, save_tokenize
         save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
 
 
-def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
+def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = None) -> PreTrainedModel:
     """The family's classification model with the weights of the shared encoder and of the head of a task.
 
     Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
     labels are degrees of relevance, bears none.
+
+    Args:
+        model: encoder and heads.
+        task: its name.
+        pad_token_id: as for `export_task`.
     """
     if task not in model.task_types:
         raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
@@ -67,6 +76,11 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
         found = f"a {type(head).__name__} has no counterpart in transformers"
         raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
+    if is_causal(config):  # whose heads look for the last token that is no padding
+        if pad_token_id is None:
+            fix = "Give the tokenizer a pad token."
+            raise ConfigError(fault(task, "export", "no token to pad with, whose place the head asks for", fix))
+        config.pad_token_id = pad_token_id
     config.num_labels = head.output.out_features
     config.problem_type = model.task_types[task].problem_type
     for key, value in model.task_types[task].exported_settings(head).items():
@@ -82,7 +96,7 @@ def classifier(model: MultiTaskModel, task: str) -> PreTrainedModel:
             found = f"transformers has no {kind.__name__} of '{config.model_type}'"
             raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
     exported.base_model.load_state_dict(model.merged_weights(task), strict=False)
-    if head.counterpart == "sequence":
+    if head.counterpart == "sequence" and head.dense is not None:
         _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
     _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
     return exported
@@ -113,9 +127,15 @@ def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: s
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.encoder.config.vocab_size
     ids = torch.randint(5, vocabulary, (4, 16), generator=generator)
-    batch = Batch(task, {"input_ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}, None, ["0", "1", "2", "3"])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if exported.config.pad_token_id is not None:
+        mask[0, 9:] = False
+        ids = ids.masked_fill(ids == exported.config.pad_token_id, 5 if exported.config.pad_token_id != 5 else 6)
+        ids = ids.masked_fill(~mask, exported.config.pad_token_id)
+    batch = Batch(task, {"input_ids": ids, "mask": mask}, None, ["0", "1", "2", "3"])
     with evaluation_mode(model), torch.inference_mode():
         hidden = model.hidden(batch.to(next(model.parameters()).device))
         ours: Tensor = model.head_of(task)(hidden, batch).cpu()
-        theirs: Tensor = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return float((ours - theirs).abs().max())
+        theirs: Tensor = exported(input_ids=ids, attention_mask=mask.long()).logits
+    different = (ours - theirs).abs()
+    return float(different.max() if different.dim() < 3 else different[mask].max())

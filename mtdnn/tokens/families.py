@@ -30,6 +30,8 @@ AFTER_PADDING = (
 """Families whose positions start after that of the padding token, so that they take fewer tokens than positions."""
 MAYBE_RELATIVE = ("deberta", "deberta-v2")  # whose positions are only relative unless `position_biased_input`
 MPNET_PADDING = 1  # fixed in the model, not read from its configuration
+WITH_OWN_ENCODER = ("t5", "mt5", "umt5")
+"""Encoder-decoders whose encoder transformers has alone. Its configuration does not say any more that they are ones."""
 NEEDED = ("inputs_embeds", "attention_mask")
 NO_TABLE = "it has no plain table of word embeddings"
 FIX = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
@@ -51,7 +53,7 @@ class Family:
 def family_of(config: PretrainedConfig) -> Family:
     """The limits of a configuration's family; for an unknown family, those of its model class."""
     kind, limit = config.model_type, limit_of(config)
-    if getattr(config, "is_encoder_decoder", False):  # refused when the encoder is built
+    if getattr(config, "is_encoder_decoder", False) or kind in WITH_OWN_ENCODER:  # refused when the encoder is built
         return Family(limit)
     if kind in FROM_ZERO:
         return Family(limit)
@@ -68,7 +70,8 @@ def is_causal(config: PretrainedConfig) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(config)
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    predicts_next = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return predicts_next and not is_known(config)  # families that can be both are encoders unless they are asked
 
 
 def is_known(config: PretrainedConfig) -> bool:

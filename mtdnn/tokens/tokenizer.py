@@ -67,6 +67,23 @@ class Tokenizer:
         """The id used for padding; 0 for tokenizers without one, as padding is masked anyway."""
         return int(self.hf.pad_token_id or 0)
 
+    @cached_property
+    def pads_with(self) -> str | None:
+        """The token for padding, or in its place the end of text or the unknown token if no row ends with it.
+
+        A decoder's head in transformers looks for the last token that is no padding.
+        """
+        if self.hf.pad_token is not None:
+            return str(self.hf.pad_token)
+        last = self._one("a")["input_ids"][-1]
+        candidates = (self.hf.eos_token, self.hf.unk_token)
+        return next((each for each in candidates if each and self.hf.convert_tokens_to_ids(each) != last), None)
+
+    @property
+    def pads_with_id(self) -> int | None:
+        """The id of that token."""
+        return None if self.pads_with is None else int(self.hf.convert_tokens_to_ids(self.pads_with))
+
     @property
     def has_segments(self) -> bool:
         """Whether the encoder takes token_type_ids."""
@@ -120,6 +137,8 @@ class Tokenizer:
         """Write its files so that its truncation equals that of `cutting_at(max_length)`."""
         saved = copy.deepcopy(self.hf)
         saved.model_max_length = max_length
+        if saved.pad_token is None and self.pads_with is not None:
+            saved.pad_token = self.pads_with
         if saved.is_fast:  # for those who read tokenizer.json without transformers
             saved.backend_tokenizer.no_padding()
             saved.backend_tokenizer.enable_truncation(max_length, direction=saved.truncation_side)

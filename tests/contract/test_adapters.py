@@ -17,7 +17,7 @@ from mtdnn.config.options import Named
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import ADAPTERS, Adapter, digest, merged
-from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.encoder import Encoder, backbone_class
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.task_types.base import TASK_TYPES
@@ -92,7 +92,8 @@ def stir(module: torch.nn.Module) -> None:
 @pytest.mark.parametrize("adapter", list(ADAPTERS))
 def test_an_adapter_changes_nothing_at_first_and_merges_into_plain_weights(family: str, adapter: str) -> None:
     torch.manual_seed(0)
-    plain = AutoModel.from_config(CONFIGS[family]).eval()
+    config = CONFIGS[family]
+    plain = backbone_class(config).from_config(config).eval()
     encoder = Encoder(copy.deepcopy(plain)).eval()
     ids, mask, types = batch((9, 4))
     untouched = encoder(ids, mask, types)
@@ -103,7 +104,7 @@ def test_an_adapter_changes_nothing_at_first_and_merges_into_plain_weights(famil
     stir(encoder.backbone)
     adapted = encoder(ids, mask, types)
     assert not torch.allclose(adapted, untouched, atol=1e-3)
-    again = AutoModel.from_config(CONFIGS[family]).eval()
+    again = backbone_class(config).from_config(config).eval()
     found = again.load_state_dict(merged(encoder.backbone, "shared"), strict=False)
     assert found.unexpected_keys == [] and all("pooler" in name for name in found.missing_keys)
     torch.testing.assert_close(Encoder(again).eval()(ids, mask, types), adapted, rtol=1e-4, atol=1e-5)

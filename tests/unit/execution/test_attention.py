@@ -38,7 +38,7 @@ def rows(layout: Layout, dtype=torch.float32):
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
 
 
-def one_by_one(query, key, value, lengths, window, kept=None):
+def one_by_one(query, key, value, lengths, window, kept=None, causal=False):
     """Softmax attention of each example alone, written out; `kept` holds a scaled dropout mask per example."""
     outputs, start = [], 0
     for i, length in enumerate(lengths):
@@ -47,6 +47,8 @@ def one_by_one(query, key, value, lengths, window, kept=None):
         if window is not None:
             places = torch.arange(length)
             scores = scores.masked_fill((places[:, None] - places).abs() >= window, -torch.inf)
+        if causal:
+            scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
         weights = scores.softmax(-1) * (1 if kept is None else kept[i])
         outputs.append((weights @ v).transpose(0, 1))
         start += length
@@ -84,14 +86,15 @@ def test_unpacking_gives_back_what_was_packed_and_zeros_at_padding(lengths):
     assert torch.equal(layout.unpack(layout.pack(padded)), padded * mask[..., None])
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("attend", [attend_by_group, attend_unpacked, attend_with_fast_dropout])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES.keys())
-def test_every_example_attends_to_itself_alone(lengths, attend, window):
+def test_every_example_attends_to_itself_alone(lengths, attend, window, causal):
     layout = Layout.of(mask_of(lengths), CPU)
     leaves = rows(layout)
-    found = attend(*leaves, AttentionSettings(layout, SCALE, 0.0, window))
-    assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window), leaves)
+    found = attend(*leaves, AttentionSettings(layout, SCALE, 0.0, window, causal))
+    assert_same_with_gradients(found, one_by_one(*leaves, layout.lengths, window, causal=causal), leaves)
 
 
 def test_examples_of_similar_length_share_a_square_padded_to_the_longest():
@@ -148,9 +151,14 @@ def test_pytorchs_own_dropout_serves_where_the_fast_one_is_not_wanted():
 
 
 def test_a_window_is_needed_only_for_examples_longer_than_it():
-    assert window_mask(3, 3, CPU) is None
-    assert window_mask(3, None, CPU) is None
-    assert window_mask(3, 2, CPU).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+    def mask(window, causal=False):
+        return window_mask(3, AttentionSettings(None, SCALE, 0.0, window, causal), CPU)
+
+    assert mask(3) is None
+    assert mask(None) is None
+    assert mask(2).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+    assert mask(2, causal=True).int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert mask(None, causal=True).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(

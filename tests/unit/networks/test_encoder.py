@@ -11,19 +11,27 @@ from safetensors.torch import load_model, save_model
 from transformers import (
     AlbertConfig,
     AutoModel,
+    BartConfig,
     BertConfig,
+    BertGenerationConfig,
     DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GemmaConfig,
     GPT2Config,
     LayoutLMConfig,
+    LlamaConfig,
+    MistralConfig,
     ModernBertConfig,
     MPNetConfig,
+    MT5Config,
     NomicBertConfig,
+    Qwen3Config,
     RobertaConfig,
     SqueezeBertConfig,
     T5Config,
+    UMT5Config,
     XLMRobertaConfig,
     XLNetConfig,
 )
@@ -31,7 +39,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from mtdnn.config.execution import Execution
 from mtdnn.errors import ConfigError
-from mtdnn.networks.encoder import Encoder, has_token_types, recompute_layers
+from mtdnn.networks.encoder import Encoder, backbone_class, has_token_types, recompute_layers
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import save_encoder
 
@@ -40,6 +48,8 @@ SIZE = {"vocab_size": 60, "max_position_embeddings": 40, "pad_token_id": PAD}
 SHAPE = SIZE | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 SPECIAL = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+CAUSAL = {"num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
+HALF = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 48, "pad_token_id": PAD}
 CONFIGS = {
     "bert": BertConfig(**SHAPE),
     "roberta": RobertaConfig(**SHAPE),
@@ -52,11 +62,20 @@ CONFIGS = {
     ),
     "mpnet": MPNetConfig(**SHAPE),
     "deberta": DebertaConfig(**SHAPE, **DISENTANGLED, type_vocab_size=2),
+    "gpt2": GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=40),
+    "llama": LlamaConfig(**SHAPE, **CAUSAL),
+    "mistral": MistralConfig(**SHAPE, **CAUSAL, sliding_window=4),
+    "qwen3": Qwen3Config(**SHAPE, **CAUSAL),
+    "gemma": GemmaConfig(**SHAPE, **CAUSAL),
+    "t5": T5Config(**HALF),
+    "umt5": UMT5Config(**HALF),
+    "mt5": MT5Config(**HALF),
     "deberta-v2": DebertaV2Config(
         **SHAPE, **DISENTANGLED, type_vocab_size=0, position_buckets=8, position_biased_input=False, share_att_key=True
     ),
 }
-PACKED = ["bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert"]
+DECODERS = ["gpt2", "llama", "mistral", "qwen3", "gemma"]
+PACKED = ["bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert", *DECODERS]
 WAYS = [(family, "padded") for family in CONFIGS] + [(family, "packed") for family in PACKED]
 LENGTHS = {
     "ragged": (17, 3, 9, 3),
@@ -69,7 +88,8 @@ LENGTHS = {
 
 def backbone(family: str, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model = AutoModel.from_config(copy.deepcopy(CONFIGS[family])).eval()
+    config = copy.deepcopy(CONFIGS[family])
+    model = backbone_class(config).from_config(config).eval()
     for parameter in model.parameters():  # biases start at zero and would hide a missing term
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return model
@@ -396,7 +416,11 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "kind"), [(GPT2Config(), "'gpt2' is a decoder"), (T5Config(), "'t5' is an encoder-decoder")]
+    ("config", "kind"),
+    [
+        (BertGenerationConfig(is_decoder=True), "'bert-generation' is a decoder"),
+        (BartConfig(), "'bart' is an encoder-decoder"),
+    ],
 )
 def test_decoders_are_refused_before_their_weights_are_read(tmp_path, config, kind):
     config.save_pretrained(tmp_path)

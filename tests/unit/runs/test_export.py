@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
@@ -47,6 +48,37 @@ def model_of(family: str) -> MultiTaskModel:
 
 def save_nothing(folder: Path, *, max_length: int) -> None:
     (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen3", "gemma"])
+@pytest.mark.parametrize("task", ["nli", "similarity"])
+def test_a_decoder_is_exported_with_the_head_that_reads_its_last_token(tmp_path: Path, family: str, task: str) -> None:
+    model = decoder_of(family)
+    export_task(model, task, tmp_path / "out", save_tokenizer=save_nothing, pad_token_id=3)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    ids = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, 4:] = False
+    ids = ids.masked_fill(~mask, 3)
+    batch = Batch(task, {"input_ids": ids, "mask": mask}, None, ["a", "b", "c"])
+    with torch.inference_mode():
+        theirs = loaded(input_ids=ids, attention_mask=mask.long()).logits
+        torch.testing.assert_close(theirs, model(batch), rtol=1e-4, atol=1e-5)  # float32 sums in another order
+
+
+def decoder_of(family: str) -> MultiTaskModel:
+    torch.manual_seed(0)
+    sizes = {**TINY, "num_key_value_heads": 1, "head_dim": 8}
+    if family == "gpt2":
+        sizes = {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    encoder = Encoder(AutoModel.from_config(AutoConfig.for_model(family, **sizes)))
+    types = {name: TASK_TYPES.get(block["task_type"])(task_def_from(name, block)) for name, block in BLOCKS.items()}
+    return MultiTaskModel(encoder, types).eval()
+
+
+def test_a_decoder_needs_a_token_to_pad_with(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nli: export: no token to pad with.*Give the tokenizer a pad token"):
+        export_task(decoder_of("llama"), "nli", tmp_path / "out", save_tokenizer=save_nothing)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert"])
