@@ -155,9 +155,9 @@ class SmartTuned(Smart):
 
     ε and η are in units of the word embeddings and λ_s = 3: the best of eight settings with 235 rows of SciTail, by a
     margin within the noise of seeds, on the dev rows that it is reported on, which explains about half of the margin.
-    On MRPC and RTE it is not distinguished from plain fine-tuning (`docs/findings.md`). With η = ε the one step ends within the
-    ball: its largest coordinate moves by ε, the others in proportion to the gradient. The paper has η = 100 ε, where
-    nearly every coordinate ends on the rim: another method at the same radius.
+    On MRPC and RTE it is not distinguished from plain fine-tuning (`docs/findings.md`). With η = ε the one step ends
+    within the ball: its largest coordinate moves by ε, the others in proportion to the gradient. The paper has
+    η = 100 ε, where nearly every coordinate ends on the rim: another method at the same radius.
 
     Cost: 8 forward units, 2.67 times a plain step.
     """
