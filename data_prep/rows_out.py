@@ -22,7 +22,7 @@ from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, is_
 UNLABELLED = ""
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
 SURROGATE = re.compile(r"[\ud800-\udfff]")
-EXIT_FAULT = 2  # as of the commands
+EXIT_ERROR = 2  # as of the commands
 
 LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a record of another layout raises: a missing key, a number in place of a list, `int(inf)`, …"""
@@ -245,13 +245,13 @@ def errors_reported() -> Iterator[None]:
         yield
     except MtdnnError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(EXIT_FAULT) from error
+        raise SystemExit(EXIT_ERROR) from error
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else ""
         fix = "Free disk space." if is_full_disk(error) else "Check the path and its permissions."
         found = f"cannot be read or written: {error.strerror or error}"
         print(fault(place, "", found, fix), file=sys.stderr)
-        raise SystemExit(EXIT_FAULT) from error
+        raise SystemExit(EXIT_ERROR) from error
 
 
 def print_reports(reports: Iterable[Report]) -> None:

@@ -27,13 +27,13 @@ def check(
     format: Literal["text", "json", "github"] = "text",
     json: bool = False,
 ) -> str:
-    """Tell every fault of task definitions and of their rows, and what the rows are like.
+    """Check task definitions and their rows: report every error, and counts of the rows.
 
     Args:
         definitions: Task definitions, a YAML file.
         data: Folder of the rows. Without it, only the definitions are checked.
-        encoder: Hub name or folder; its tokenizer gives lengths and the share of cut rows.
-        run: A run's YAML; its mixing gives the number of batches per epoch; its regularizers and teachers are checked.
+        encoder: Hub name or folder; its tokenizer gives lengths and the share of truncated rows.
+        run: A run's YAML; adds the number of batches per epoch, and checks its regularizers and teachers.
         format: text, json (one object, for editors), or github (annotations of a workflow).
         json: The same as --format json.
     """
@@ -41,16 +41,16 @@ def check(
 
     report = check_rows(definitions, data=data, encoder=encoder, run=run)
     if json or format != "text":
-        tell(json_report(report) if json or format == "json" else github_annotations(report))
-        raise SystemExit(EXIT_FAULT if report.faults else 0)
+        print_text(json_report(report) if json or format == "json" else github_annotations(report))
+        raise SystemExit(EXIT_ERROR if report.faults else 0)
     if report.faults:
-        tell(str(report))
+        print_text(str(report))
         raise ConfigError(report.faults)
     return str(report)
 
 
 def json_report(report: Report) -> str:
-    """`{"faults": […], "warnings": […], "tables": {title: lines}}`, what editors and scripts read."""
+    """`{"faults": […], "warnings": […], "tables": {title: lines}}`, for editors and scripts."""
     import json
 
     faults, warnings = ([each.as_dict() for each in kind] for kind in (report.faults, report.warnings))
@@ -59,13 +59,13 @@ def json_report(report: Report) -> str:
 
 
 def github_annotations(report: Report) -> str:
-    """Workflow commands that GitHub shows at the lines of a change, one for each fault and warning."""
+    """Workflow commands that GitHub shows at the lines of a change, one for each error and warning."""
     lines = [github_annotation("error", each) for each in report.faults]
     return "\n".join([*lines, *(github_annotation("warning", each) for each in report.warnings)])
 
 
 def github_annotation(level: str, fault: Fault) -> str:
-    """`::error file=tasks.yml,line=3::mnli.metrics: …`, with what would end a property escaped as GitHub asks."""
+    """`::error file=tasks.yml,line=3::mnli.metrics: …`, with special characters escaped as GitHub requires."""
     place = {"file": fault.place.name, "line": fault.place.line}
     escaped = {
         key: str(value).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
@@ -85,7 +85,7 @@ def prepro(
     workers: int | None = None,
     tasks: str | None = None,
 ) -> str:
-    """Turn rows into token ids on disk; what is there and unchanged is kept.
+    """Convert rows to token ids on disk; unchanged splits are kept.
 
     Args:
         definitions: Task definitions, a YAML file.
@@ -123,7 +123,7 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
         raise SystemExit(128 + stop.signal_number) from None
     except ConfigError as error:
         raise ConfigError([source.placed(each) for each in error.faults]) from error
-    if not results:  # of the processes of a distributed run, the first one tells
+    if not results:  # in a distributed run, only the first process reports
         return ""
     return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
 
@@ -131,14 +131,14 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
 def evaluate(
     run: str, *, tasks: str | None = None, split: str = "dev", checkpoint: str = "best", data: str | None = None
 ) -> str:
-    """Measure a run on a split; predictions and results go to the run's folder.
+    """Evaluate a run on a split; predictions and results are written to the run's folder.
 
     Args:
         run: Folder of the run.
         tasks: Names, separated by commas. Default: all of the run's.
         split: A role (train, dev, test) or the name of a split.
         checkpoint: best, last or step-N.
-        data: Folder made by `mtdnn prepro`. Default: the one the run was trained on.
+        data: Folder made by `mtdnn prepro`. Default: the run's.
     """
     from mtdnn.runs.opened import open_run
 
@@ -150,15 +150,15 @@ def evaluate(
 
 
 def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "best", soft: bool = False) -> str:
-    """Predict rows, labelled or not, with one or several tasks; those that cut rows alike share a pass.
+    """Predict labelled or unlabelled rows with one or several tasks; tasks with the same encoding share a pass.
 
     Args:
         run: Folder of the run; with --soft several, separated by commas.
         task: A task's name, or several separated by commas.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
-        output: Predictions, JSON lines; of several tasks each gets its own, `out.<task>.jsonl`.
+        output: Predictions, JSON lines; for several tasks one file each, `out.<task>.jsonl`.
         checkpoint: best, last or step-N.
-        soft: Write soft labels for `distill`: the mean of the probabilities, or numbers, that the runs predict.
+        soft: Write soft labels for `distill`: the mean of the probabilities, or numbers, predicted by the runs.
     """
     names = names_in(task) or []
     target = output_file(output, suffixes=(".jsonl",), input=input if len(names) == 1 else None)
@@ -171,16 +171,16 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
     else:
         predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
-    told = []
+    written = []
     for name, records in predictions.items():
         path = targets.get(name, target)
         write_records(path, records)
-        told.append(f"{len(records)} predictions of {name}: {path}")
-    return "\n".join(told)
+        written.append(f"{len(records)} predictions of {name}: {path}")
+    return "\n".join(written)
 
 
 def score(predictions: str, *, metrics: str | None = None) -> str:
-    """Compute metrics from a prediction file alone.
+    """Compute metrics from a prediction file.
 
     Args:
         predictions: JSON lines written by `mtdnn predict`, `evaluate` or `train`.
@@ -195,14 +195,14 @@ def score(predictions: str, *, metrics: str | None = None) -> str:
 def embed(
     run: str, *, input: str, output: str, task: str | None = None, pooling: str = "mean", checkpoint: str = "best"
 ) -> str:
-    """Write one vector per row, made by a run's encoder.
+    """Write one vector per row, computed by a run's encoder.
 
     Args:
         run: Folder of the run.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
         output: A .parquet file with columns `id` and `vector`.
-        task: The task whose columns the rows have. Default: the only one, or the first with as many.
-        pooling: mean of the real tokens' hidden states, or first: that of the first token.
+        task: The task whose columns the rows have. Default: the only one, or the first with the same number.
+        pooling: mean of the real tokens' hidden states, or first: the first token's.
         checkpoint: best, last or step-N.
     """
     target = output_file(output, suffixes=(".parquet",), input=input)
@@ -216,7 +216,7 @@ def embed(
 
 
 def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str:
-    """Write encoder and head of one task as a Hugging Face model folder.
+    """Export encoder and head of one task as a Hugging Face model folder.
 
     Args:
         run: Folder of the run.
@@ -281,12 +281,14 @@ def names_in(words: str | None) -> list[str] | None:
 
 
 def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None) -> Path:
-    """A file that can be written, found out before the work that fills it.
+    """The path of an output file, checked before the work starts.
 
     Args:
-        input: a file that is read, and must not be written over.
+        word: the path as given.
+        suffixes: allowed endings.
+        input: a file that is read, and must not be overwritten.
     Raises:
-        ConfigError: another suffix, no folder to write it to, or it is the input.
+        ConfigError: the ending is not allowed, there is no writable folder, or it is the input.
     """
     path = Path(word)
     if path.suffix not in suffixes:
@@ -300,14 +302,14 @@ def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None)
 
 
 def write_vectors(path: Path, ids: Sequence[str], vectors: Any) -> None:
-    """A Parquet file of ids and vectors [n, H], whole or not at all."""
+    """Write a Parquet file of ids and vectors [n, H], atomically."""
     import pyarrow
     import pyarrow.parquet
 
     flat = pyarrow.array(vectors.astype("float32").ravel())
     columns = {"id": list(ids), "vector": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
-    with named_file(path) as beside:
-        pyarrow.parquet.write_table(pyarrow.table(columns), beside)
+    with named_file(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -328,18 +330,18 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def number(value: Any) -> str:
-    """A count as it is, a metric with four decimals."""
+    """A count unchanged, a metric with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-EXIT_UNREAD = 141
-EXIT_FAULT = 2
+EXIT_PIPE_CLOSED = 141
+EXIT_ERROR = 2
 
 
-def tell(text: str) -> None:
-    """Print, and end as other tools do where nobody reads any more, as after `| head -1`."""
+def print_text(text: str) -> None:
+    """Print a text; exit like other tools if the reader has closed the pipe, as after `| head -1`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still held back
-        raise SystemExit(EXIT_UNREAD) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for text that is still buffered
+        raise SystemExit(EXIT_PIPE_CLOSED) from None

@@ -1,4 +1,4 @@
-"""What a command's function found wrong with an argument, reported at the flag that gave it."""
+"""Errors in arguments of a command's function, reported at the flag that gave the argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def keys_as_flags(*keys: str, **renamed: str) -> Iterator[None]:
 
     Args:
         keys: arguments whose flags have the same names.
-        renamed: argument → its flag, where they differ.
+        renamed: argument → its flag, if the names differ.
     """
     flags = {**{key: key for key in keys}, **renamed}
     try:

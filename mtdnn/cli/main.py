@@ -1,6 +1,6 @@
-"""`mtdnn <command> …`: which command is meant, and the exit status.
+"""`mtdnn <command> …`: dispatch to the commands, and the exit status.
 
-Exit status: 0 done, 2 something the user can mend (one line each, without traceback), 128 + signal when stopped.
+Exit status: 0 done, 2 user errors (one line each, without traceback), 128 + signal if stopped by a signal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mtdnn.cli.commands import EXIT_FAULT, check, embed, evaluate, export, predict, prepro, score, submit, tell, train
+from mtdnn.cli.commands import (
+    EXIT_ERROR,
+    check,
+    embed,
+    evaluate,
+    export,
+    predict,
+    prepro,
+    print_text,
+    score,
+    submit,
+    train,
+)
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, printable, unknown
@@ -31,20 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     Args:
-        argv: words after `mtdnn`; None takes the process's own.
+        argv: the words after `mtdnn`; None: those of the process.
     """
     if argv is None:  # processes that this one starts import nothing from the current folder either
         os.environ["PYTHONSAFEPATH"] = "1"
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        tell(overview())
-        return 0 if words else EXIT_FAULT
+        print_text(overview())
+        return 0 if words else EXIT_ERROR
     try:
         with messages_to_stderr():
             dispatch(words[0], words[1:])
     except MtdnnError as error:
         print(error, file=sys.stderr)
-        return EXIT_FAULT
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -53,16 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         place, fix = getattr(error, "filename", None) or "", "Free disk space, then run the same command again."
         print(fault(str(place), "", "no space left on the disk", fix), file=sys.stderr)
-        return EXIT_FAULT
+        return EXIT_ERROR
     return 0
 
 
 def dispatch(name: str, words: Sequence[str]) -> None:
-    """Read the words after the command's name and call its function."""
+    """Parse the words after the command's name and call its function."""
     if name == "--version":
         from importlib.metadata import version
 
-        tell(f"mtdnn {version('mtdnn')}")
+        print_text(f"mtdnn {version('mtdnn')}")
         return
     if name not in COMMANDS:
         raise ConfigError(fault("", "mtdnn", unknown("command", name, COMMANDS), "See mtdnn --help."))
@@ -75,27 +87,27 @@ def dispatch(name: str, words: Sequence[str]) -> None:
     with trusted(arguments.pop("trust")):
         answer = function(**arguments)
     if answer:
-        tell(answer)
+        print_text(answer)
 
 
 def overview() -> str:
     """The commands, one line each."""
     lines = [[f"  {name}", (function.__doc__ or "").split("\n")[0]] for name, function in COMMANDS.items()]
     head = "usage: mtdnn <command> …\n\nFine-tune one shared encoder on many tasks.\n"
-    return f"{head}\n{table(lines)}\n\n`mtdnn <command> --help` tells its arguments."
+    return f"{head}\n{table(lines)}\n\n`mtdnn <command> --help` shows the arguments of a command."
 
 
 class PlainLine(logging.Formatter):
-    """One line a message, whatever names are in it."""
+    """Formats each message as one line, whatever names it contains."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message with control characters shown."""
+        """The message with control characters escaped."""
         return printable(super().format(record))
 
 
 @contextmanager
 def messages_to_stderr() -> Iterator[None]:
-    """What the package logs, from "info" on, goes to stderr as plain lines while a command runs."""
+    """A context in which the package's log, from level "info" on, is written to stderr as plain lines."""
     logger, handler = logging.getLogger("mtdnn"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLine("%(message)s"))
     level = logger.level

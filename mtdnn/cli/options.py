@@ -1,7 +1,7 @@
-"""Words on the command line → arguments of a function, or overrides of a run's YAML.
+"""Command line → arguments of a function, or overrides of a run's YAML.
 
-A command's flags and their help come from the signature and docstring of its function (jsonargparse); those of `train`
-from the fields of RunConfig, whose values `load_run_config` checks together with the file's.
+The flags of a command and their help come from the signature and docstring of its function (jsonargparse); those of
+`train` from the fields of RunConfig, whose values `load_run_config` checks together with the file's.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from mtdnn.errors import ConfigError, did_you_mean, fault, home_expanded
 from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")
-"""The ways to write that a key has no value."""
+"""The ways to write null in YAML."""
 
 
 def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments of `function` as given on the command line, and `trust`; without a default they are positional.
+    """Keyword arguments of `function` from the command line, and `trust`; parameters without default are positional.
 
     Raises:
-        ConfigError: an unknown or missing flag, or a value of the wrong type.
+        ConfigError: a flag is unknown or missing, or a value has the wrong type.
         SystemExit: after --help or --schema.
     """
     parser = _parser(function)
@@ -52,10 +52,10 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
     """`run` (a YAML file or None), `overrides` (dotted key → value), `resume`, `trust`. Raises as `call_arguments`."""
     usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
-    epilog = "mtdnn check --schema run lists the options of regularizers and proximal terms, too."
+    epilog = "mtdnn check --schema run also lists the options of regularizers and proximal terms."
     parser = _parser(function, usage=usage, description=function.__doc__, epilog=epilog)
-    parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run; flags replace what it says.")
-    parser.add_argument("--resume", action="store_true", help="Go on from the newest whole checkpoint.")
+    parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run's YAML file; flags replace its values.")
+    parser.add_argument("--resume", action="store_true", help="Resume from the newest complete checkpoint.")
     _add_trust(parser)
     given: dict[str, str] = {}
     fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
@@ -77,7 +77,7 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
 
 
 class Collect(Action):
-    """Notes a flag's text under its dotted key, apart from the parser's nested result."""
+    """Stores a flag's text under its dotted key, outside the parser's nested result."""
 
     def __init__(self, *, into: dict[str, str], **settings: Any) -> None:
         super().__init__(**{**settings, "default": SUPPRESS})
@@ -88,7 +88,7 @@ class Collect(Action):
 
 
 class PrintSchema(Action):
-    """`--schema tasks` or `--schema run`: print it and stop, as `--help` does."""
+    """`--schema tasks` or `--schema run`: print the schema and exit, as `--help` does."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(nargs="?", const="tasks", default=SUPPRESS, choices=("tasks", "run"), **settings)
@@ -120,9 +120,9 @@ def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
 
 
 def _add_trust(parser: ArgumentParser) -> None:
-    """The flag that every command has."""
-    told = "Import dotted paths that files name, and load pickled weights of an encoder."
-    parser.add_argument("--trust", action="store_true", help=told)
+    """Add the flag `--trust`, which every command has."""
+    text = "Import dotted paths named in files, and load pickled weights of an encoder."
+    parser.add_argument("--trust", action="store_true", help=text)
 
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
@@ -136,7 +136,7 @@ def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
 
 
 def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str]:
-    """`--dry_run` as `--dry_run true`, which the parser asks for."""
+    """The words with `--dry_run` as `--dry_run true`, which the parser needs."""
     switches = {f"--{name}" for name, kind in typing.get_type_hints(function).items() if kind is bool}
     spelt: list[str] = []
     for word, following in zip_longest(argv, argv[1:]):
@@ -149,13 +149,13 @@ def _flags(parser: ArgumentParser) -> list[str]:
 
 
 def _metavar(field: FieldInfo) -> str:
-    """The words a field takes, where it takes no others."""
+    """The allowed words of a field, or VALUE."""
     words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
     return "|".join(map(str, words)) or "VALUE"
 
 
 def _open_keys(argv: Sequence[str], flags: Container[str]) -> list[str]:
-    """Keys such as `regularizer.weight` and `subset.rte.rows`, which are no flags yet."""
+    """Keys such as `regularizer.weight` and `subset.rte.rows`, which are not declared as flags."""
     open_fields = [name for name, field in RunConfig.model_fields.items() if is_open(field)]
     words = [word.removeprefix("--").split("=")[0] for word in argv if word.startswith("--")]
     unknown = (word for word in words if f"--{word}" not in flags)
@@ -163,10 +163,10 @@ def _open_keys(argv: Sequence[str], flags: Container[str]) -> list[str]:
 
 
 def _value(key: str, text: str) -> object:
-    """A flag's text as the value a YAML file would hold: numbers, lists, mappings; paths and names stay text.
+    """A flag's text as the value it would have in a YAML file: numbers, lists, mappings; paths and names stay text.
 
     Raises:
-        ConfigError: it is not YAML, or there is nothing in it, as in `--regularizer "$METHOD"` without a METHOD.
+        ConfigError: it is not YAML, or it is empty, as in `--regularizer "$METHOD"` without a METHOD.
     """
     annotation = RunConfig.model_fields[key].annotation if key in RunConfig.model_fields else None
     members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
@@ -176,12 +176,12 @@ def _value(key: str, text: str) -> object:
         return [name.strip() for name in text.split(",")]
     value = parse_value(text, where=f"--{key}")
     if value is None and text.strip() not in NULLS:
-        raise ConfigError(fault(f"--{key}", "", f"{text!r} is no value", f"Give one{_word_for_off(key)}."))
+        raise ConfigError(fault(f"--{key}", "", f"{text!r} is not a value", f"Give a value{_word_for_off(key)}."))
     return value
 
 
 def _word_for_off(key: str) -> str:
-    """`, or none to turn it off` for a plug-in, `, or null for none` for another key that can do without a value."""
+    """`, or none to turn it off` for a plug-in, `, or null for none` for another optional key."""
     field = dict(fields_of(RunConfig)).get(key)
     if field is None or types.NoneType not in typing.get_args(field.annotation):
         return ""

@@ -1,4 +1,4 @@
-"""The keys of task definitions and runs, as JSON Schema for editors and as the tables of the documentation."""
+"""The keys of task definitions and runs, as JSON Schema for editors and as tables for the documentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_schema() -> dict[str, Any]:
 
 
 def task_schema() -> dict[str, Any]:
-    """JSON Schema of a file of task definitions: names → blocks, the options of every task type among their keys."""
+    """JSON Schema of a file of task definitions: names → blocks, with the options of every task type."""
     from mtdnn.networks.heads import HEADS
     from mtdnn.networks.losses import LOSSES
     from mtdnn.task_types.base import TASK_TYPES
@@ -57,7 +57,7 @@ def task_schema() -> dict[str, Any]:
 
 
 def _list_plug_ins(schema: dict[str, Any], key: str, registry: Registry[Any], kind: type[Named]) -> None:
-    """Let a property be one of the registered names, alone or with that plug-in's own options, or a dotted path."""
+    """Allow for a property: a registered name, alone or with that plug-in's options, or a dotted path."""
     definitions, values = schema["$defs"], schema["properties"][key]
     off = {"type": "null"} in values["anyOf"]
     common, default = kind.model_json_schema()["properties"], kind.model_fields["name"]
@@ -78,26 +78,26 @@ def options_by_name(registry: Registry[Any], kind: type[Named] = Named) -> dict[
     """Registered name → its options.
 
     Args:
-        registry: of its kind.
-        kind: the model of its block, whose fields are no options.
+        registry: the registry of a kind of plug-ins.
+        kind: the model of its block, whose fields are not options.
     """
     common = kind.model_fields
     return {name: options_of(registry, registry.get(name), common) for name in registry}
 
 
 def option_keys(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(dotted key, whose it is and what it means) of every option that registered plug-ins of a run have.
+    """(dotted key, plug-ins and description) of every option of the registered plug-ins of a run.
 
     Args:
-        keys: of the run, such as `optimizer`; regularizers and proximal terms load PyTorch.
+        keys: keys of the run, such as `optimizer`; regularizers and proximal terms load PyTorch.
     """
     for key in keys:
         models = options_by_name(run_registry(key), _named_model(RunConfig, key))
-        told: dict[str, dict[str, list[str]]] = {}
+        meanings: dict[str, dict[str, list[str]]] = {}
         for name, model in models.items():
             for option, field in model.model_fields.items():
-                told.setdefault(option, {}).setdefault(described(field), []).append(name)
-        for option, owners in told.items():
+                meanings.setdefault(option, {}).setdefault(described(field), []).append(name)
+        for option, owners in meanings.items():
             of_all = len(owners) == 1 and len(next(iter(owners.values()))) == len(models)
             parts = (text if of_all else f"{', '.join(names)}: {text}" for text, names in owners.items())
             yield f"{key}.{option}", " ".join(parts)
@@ -110,18 +110,18 @@ def _named_model(model: type[BaseModel], key: str) -> type[Named]:
 
 
 def described(field: FieldInfo) -> str:
-    """The field's description, and its default in brackets where there is one to report."""
+    """The field's description, followed by its default in brackets, if any."""
     default = default_text(field)
     return f"{field.description}{f' [{default}]' if default else ''}"
 
 
 def _described_in_a_line(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the first line of the docstring it describes itself by; the rest is for Python."""
+    """The schema with only the first line of its docstring as description; the rest is for Python."""
     return {**schema, "description": schema["description"].split("\n")[0]}
 
 
 def key_table(model: type[BaseModel], *, without: tuple[str, ...] = ()) -> str:
-    """The keys of a model and of the models in it as a Markdown table: key, values, default, meaning."""
+    """The keys of a model and of nested models as a Markdown table: key, value, default, meaning."""
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, field in fields_of(model):
         if key not in without:
@@ -133,9 +133,9 @@ def key_table(model: type[BaseModel], *, without: tuple[str, ...] = ()) -> str:
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """(dotted key, field) of a model's fields, and of the fields of the models in it; plug-ins keep theirs.
+    """(dotted key, field) of a model's fields and of nested models; options of plug-ins are not included.
 
-    In a mapping of words to models the word is written `<task>`: `subset.<task>.rows`.
+    In a mapping of words to models the word is shown as `<task>`: `subset.<task>.rows`.
     """
     for name, field in model.model_fields.items():
         key, inner = f"{prefix}{field.alias or name}", inner_model(field.annotation)
@@ -152,7 +152,7 @@ def is_open(field: FieldInfo) -> bool:
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The model a field's value is, or may be; None for plain values."""
+    """The model that a field's value is, or may be; None for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     models = (inner_model(member) for member in typing.get_args(annotation))
@@ -160,7 +160,7 @@ def inner_model(annotation: Any) -> type[BaseModel] | None:
 
 
 def default_text(field: FieldInfo) -> str:
-    """A field's default as YAML; empty where it is required, off, a group of fields, or told by the description."""
+    """A field's default as YAML; empty if it is required, off, a group of fields, or given in the description."""
     value = field.default
     if field.is_required() or value in (None, (), {}) or "Default:" in (field.description or ""):
         return ""
@@ -170,7 +170,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def values_in_words(annotation: Any) -> str:
-    """What a field takes, said in words."""
+    """The type of a field in words, for the documentation."""
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return ", ".join(f"`{member}`" for member in members)

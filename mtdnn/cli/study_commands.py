@@ -1,6 +1,6 @@
-"""`mtdnn study | subset | report`: what the command line calls for grids of runs.
+"""The commands `mtdnn study | subset | report`.
 
-The functions return what is to be printed; `cli.py` lists them beside its own.
+The functions return the text to print; `main.py` lists them together with the other commands.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def subset(rows: str, *, out: str, fraction: float | None = None, count: int | None = None, seed: int = 0) -> str:
-    """Copy part of a file of rows, chosen by seed and row ids alone.
+    """Copy part of a file of rows, chosen by seed and row ids.
 
     Args:
         rows: Canonical rows: .tsv or .jsonl.
-        out: The file to write; the ids go beside it, to a file ending in .ids.
-        fraction: Of the rows, rounded down.
+        out: The file to write; the ids are written to a file next to it, ending in .ids.
+        fraction: Fraction of the rows, rounded down.
         count: Number of rows, in place of a fraction.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
     from mtdnn.rows.subset import write_subset
 
@@ -52,7 +52,7 @@ def study(
     dry_run: bool = False,
     rate: float | None = None,
 ) -> str:
-    """Run a grid of runs; what is finished is never run again, so the same command goes on after a kill.
+    """Run a grid of runs; finished runs are never repeated, so the same command resumes after a kill.
 
     Args:
         study: A study, a YAML file.
@@ -101,7 +101,7 @@ def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> st
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C would, so that runs leave a checkpoint."""
+    """A context in which SIGTERM acts like Ctrl-C, so that runs write a checkpoint."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -114,7 +114,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
-    """Cells of a study with their steps, and how long those not finished will take."""
+    """The cells of a study with their steps, and an estimate of the time for those not finished."""
     from mtdnn.study.cells import outcomes
     from mtdnn.study.checks import require_prepared
     from mtdnn.study.size import cell_size, estimated_seconds, finished_size
@@ -136,7 +136,7 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     if seconds is not None:
         time = f"about {duration(seconds)}"
     elif any(sizes[cell.name].units is None for cell in left):
-        time = "unknown, as a regularizer does not tell its cost"
+        time = "unknown, as a regularizer does not declare its cost"
     else:
         time = "unknown until a cell is finished, or with --rate"
     return f"{table(lines, right=True)}\n\n{text}; time of one process after another: {time}"
@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 
 
 def summary_text(grid: Grid, summary: Summary) -> str:
-    """How a study ended, in a line or two."""
+    """The result of a study in one or two lines."""
     parts = [f"{summary.finished} of {summary.cells} cells finished"]
     if summary.before:
         parts.append(f"{summary.before} of them before")
@@ -168,7 +168,7 @@ def summary_text(grid: Grid, summary: Summary) -> str:
 
 
 def broken_lines(summary: Summary) -> list[str]:
-    """Why each broken cell broke, one line each."""
+    """Why each broken cell failed, one line each."""
     from mtdnn.study.scheduler import last_line
 
     return [f"{name}: {last_line(why)}" for name, why in summary.broken.items()]

@@ -1,9 +1,9 @@
-"""How well a model does where annotators agree, and how near it comes to their distribution where they do not.
+"""Accuracy of a model where annotators agree, and its distance from their distribution where they do not.
 
-Five annotators may agree wholly (5/0/0) or hardly (2/2/1). A model that is right on the first and spreads its
-probability on the last has learnt more than the majority label. Source: Jiang et al. 2020, arXiv 1911.03437, figure 2.
-Added here: the cross-entropy at the model's best temperature (Guo et al. 2017, arXiv 1706.04599), since a model that is
-merely less sure of everything is nearer to divided votes without knowing which rows divide them.
+Five annotators may agree completely (5/0/0) or hardly (2/2/1). A model that is correct on the former and spreads its
+probability on the latter has learnt more than the majority label. Source: Jiang et al. 2020, arXiv 1911.03437,
+figure 2. Added here: the cross-entropy at the model's best temperature (Guo et al. 2017, arXiv 1706.04599), since a
+model that is less confident everywhere is closer to divided votes without knowing which rows they belong to.
 """
 
 from __future__ import annotations

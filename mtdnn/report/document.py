@@ -1,4 +1,4 @@
-"""The parts of a report, and how they look as Markdown and as one self-contained HTML page."""
+"""The parts of a report, and their rendering as Markdown and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; a note is set smaller. What stands between backticks is set as code."""
+    """A paragraph; a note is set smaller. Text between backticks is set as code."""
 
     text: str
     note: bool = False
@@ -59,7 +59,7 @@ class Table:
 
     Attributes:
         words, prose: columns of words and of running text, set to the left; prose may wrap.
-        matrix: a small table of shaded places; several stand side by side.
+        matrix: a small table of shaded places; several are set side by side.
     """
 
     head: Sequence[str]
@@ -104,7 +104,7 @@ def row(*texts: str) -> list[Place]:
 
 
 def to_html(document: Document) -> str:
-    """One page that needs nothing else. No text in it, whoever wrote it, is anything but text."""
+    """One page without external files. All text in it is escaped, whoever wrote it."""
     blocks = [(type(block).__name__, block) for block in document.blocks]
     return _page().render(title=document.title, blocks=blocks)
 

@@ -29,7 +29,7 @@ from mtdnn.runs.named import trained_tasks
 from mtdnn.study.statistics import COUNTS
 
 NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "steps")
-"""What the values of a task in the log begin with that are not a regularizer's."""
+"""Prefixes of a task's values in the log that are not those of a regularizer."""
 
 
 TERMS = {
@@ -43,7 +43,7 @@ TERMS = {
     "∇ penalty": "",
     "∇ proximal": "",
 }
-"""Columns of the table of the terms beside the loss, and what the note below says of them."""
+"""Columns of the table of further terms of the loss → their description in the note below it."""
 
 
 def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
@@ -92,16 +92,16 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
 
 
 def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
-    """The tasks a run was trained on; empty where their definitions are not at hand."""
+    """The tasks a run was trained on; empty if their definitions are not available."""
     try:
         tasks = run.read_tasks()
-    except (MtdnnError, OSError):  # a report without them is better than none
+    except (MtdnnError, OSError):  # a report without them is still useful
         return {}
     return trained_tasks(config, tasks)
 
 
 def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
-    """A sentence on the regularizer, the run's and those that tasks have in its place, and on the proximal term.
+    """A sentence on the regularizers, of the run and of single tasks, and on the proximal term.
 
     Empty without either.
     """
@@ -117,7 +117,7 @@ def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
 
 
 def _as_written(named: Named) -> str:
-    """A plug-in as YAML has it on one line, set as code: `smart`, or `{name: smart, weight: 3}`."""
+    """A plug-in as in YAML, on one line, set as code: `smart`, or `{name: smart, weight: 3}`."""
     if not named.options:
         return f"`{named.name}`"
     written = {"name": named.name, **named.options}
@@ -134,14 +134,14 @@ def _results(results: Mapping[str, Mapping]) -> list[Heading | Table | Text]:
             names |= {name: None for name in values if name not in COUNTS}
             metrics = [f"{name} {scales[name].shown(value)}" for name, value in values.items() if name not in COUNTS]
             lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
-    caption = "Rates and correlations in percent, all else as it is."
+    caption = "Rates and correlations in percent, other values unchanged."
     blocks: list[Heading | Table | Text] = [Heading("Results")]
     blocks.append(Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3]))
     return [*blocks, *unknown_scales_note(scales.unknown(names))]
 
 
 def _dev_curves(folder: Path, scales: Scales) -> list[Heading | Picture]:
-    """Each task's main dev metric over the run, where it was measured more than once; without labels it never is."""
+    """Each task's main dev metric over the run, if it was evaluated more than once."""
     panels = []
     for task, splits in read_curves(folder).dev.items():
         found = {split: [name for name in metrics if name not in COUNTS] for split, metrics in splits.items()}
@@ -160,7 +160,7 @@ def _dev_curves(folder: Path, scales: Scales) -> list[Heading | Picture]:
 
 
 def _terms(folder: Path) -> list[Heading | Table | Text]:
-    """What the log tells last of each task's regularizer and of the proximal term; nothing of a run without them."""
+    """The last values in the log of each task's regularizer and of the proximal term; empty for a run without them."""
     tasks = {task: _last_terms(values) for task, values in read_curves(folder).losses.items()}
     found = {column for terms in tasks.values() for column in terms}
     if not found:
@@ -168,14 +168,14 @@ def _terms(folder: Path) -> list[Heading | Table | Text]:
     columns = [*(column for column in TERMS if column in found), *sorted(found - TERMS.keys())]
     lines = [row(task, *(terms.get(column, "–") for column in columns)) for task, terms in tasks.items() if terms]
     told = " ".join(TERMS[column] for column in columns if TERMS.get(column))
-    note = f"The last value of each in the log; a dash where it has none. {told}"
+    note = f"The last value of each in the log; a dash if there is none. {told}"
     words = [1] if columns[0] == "method" else []
     table = Table(["task", *columns], lines, words=words)
     return [Heading("Regularizer and proximal term"), table, Text(note, note=True)]  # a caption would scroll with it
 
 
 def _last_terms(values: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, str]:
-    """Column → text, from one task's values in the log; empty where it has neither a regularizer nor the other term."""
+    """Column → text, from one task's values in the log; empty without a regularizer and a proximal term."""
     last = {name: points[-1][1] for name, points in values.items()}
     method = next((first for name in last if (first := name.partition(".")[0]) not in NO_METHOD), "")
     if not method and "proximal" not in last:
@@ -200,7 +200,7 @@ def _is_share(column: str) -> bool:
 
 
 def _with_shares(values: Mapping[str, float]) -> dict[str, float]:
-    """The values, with the norms of the terms' gradients as shares of their sum; without them where one is alone."""
+    """The values, with the norms of the terms' gradients as shares of their sum; left out for a single term."""
     norms = {name: value for name, value in values.items() if name.startswith("gradient.")}
     total = sum(norms.values()) if len(norms) > 1 else 0.0
     shares = {name: value / total for name, value in norms.items()} if total else {}

@@ -1,4 +1,4 @@
-"""Numbers → SVG pictures by matplotlib, with ink that takes the colour of the page around them."""
+"""Numbers → SVG pictures by matplotlib, in the text colour of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#010203"  # stands for the colour of the page's text, see `_svg`
+INK = "#010203"  # a placeholder for the colour of the page's text, see `_svg`
 COLORS = ("#3b82c4", "#e07b39", "#2f9e77", "#c2559d", "#8a6fd1", "#b8922a", "#d1495b", "#5b8c99")
 """Distinct on white and on black, and for most colour-blind readers; further lines start again with dashes."""
 

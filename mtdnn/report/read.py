@@ -33,7 +33,7 @@ class Curves:
     """A run's log as curves.
 
     Attributes:
-        losses: task → name in the log (`task`, `smart`, and what is told about them, `smart.…`) → [(step, value)].
+        losses: task → name in the log (`task`, `smart`, and further values, `smart.…`) → [(step, value)].
         dev: task → split → metric → [(step, value)].
     """
 
@@ -45,7 +45,7 @@ Numbers = dict[str, float]
 
 
 class LogRecord(TypedDict):
-    """A line of log.jsonl, as far as curves look at it."""
+    """A line of log.jsonl, with the fields used by curves."""
 
     step: int
     train: NotRequired[dict[str, Numbers]]
@@ -53,10 +53,10 @@ class LogRecord(TypedDict):
 
 
 def read_curves(run: Path) -> Curves:
-    """The curves in a run's log.jsonl; empty where there is none.
+    """The curves in a run's log.jsonl; empty if there is none.
 
     Raises:
-        DataError: a line is no record of a log.
+        DataError: a line is not a log record.
     """
     curves = Curves({}, {})
     for record in _log_records(run / "log.jsonl"):
@@ -72,13 +72,13 @@ def read_curves(run: Path) -> Curves:
 
 
 def _log_records(path: Path) -> Iterator[LogRecord]:
-    """The lines of a log; a last one that was cut short is passed over, as a resumed run forgets it."""
+    """The lines of a log; an incomplete last line is skipped, as a resumed run removes it."""
     if path.exists():
         yield from (record for _, record in json_lines(path, LogRecord, fix="Remove this line.", cut_last=True))
 
 
 def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
-    """(task, split) → file of every split whose predictions a run holds."""
+    """(task, split) → prediction file, for every split predicted by a run."""
     found = {}
     for path in sorted(RunFolder(run).predictions.glob("*.jsonl")):
         task, _, split = path.stem.partition(".")
@@ -87,10 +87,10 @@ def prediction_files(run: Path) -> dict[tuple[str, str], Path]:
 
 
 def types_of_tasks(run: Path) -> dict[str, TaskType]:
-    """Task → its type, which knows the labels and what is a mistake; without those whose code is not at hand."""
+    """Task → its type, which knows the labels and the mistakes; without types whose code is not available."""
     try:
         tasks = RunFolder(run).read_tasks()
-    except (MtdnnError, OSError):  # a report without them is better than none
+    except (MtdnnError, OSError):  # a report without them is still useful
         return {}
     found = {}
     for name, task in tasks.items():
@@ -102,14 +102,14 @@ def types_of_tasks(run: Path) -> dict[str, TaskType]:
 
 
 def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
-    """[label][prediction] → rows; answers that are no single labels, as of another task's records, are not counted."""
+    """[label][prediction] → rows; predictions that are not single labels are not counted."""
     pairs = ((record["label"], record["prediction"]) for record in records)
     counts = Counter(pair for pair in pairs if all(isinstance(answer, str) for answer in pair))
     return [[counts[label, prediction] for prediction in labels] for label in labels]
 
 
 def most_frequent_share(records: Iterable[Record], labels: Sequence[str]) -> float | None:
-    """Accuracy of always giving the most frequent of the labels; None where no record has one of them."""
+    """Accuracy of always predicting the most frequent label; None if no record has a label."""
     given = [record["label"] for record in records if record["label"] in labels]
     return Counter(given).most_common(1)[0][1] / len(given) if given else None
 
@@ -132,7 +132,7 @@ class Mistake:
 
 
 def worst(runs: Sequence[Sequence[Record]], count: int, *, told_by: Teller) -> list[Mistake]:
-    """The rows that most runs got wrong, and among them those got wrong most surely.
+    """The rows that most runs predicted wrongly, the most confident errors first.
 
     Args:
         runs: records of the same split, one list per run.
@@ -150,7 +150,7 @@ def worst(runs: Sequence[Sequence[Record]], count: int, *, told_by: Teller) -> l
 
 
 def _mistake(row_id: str, records: Sequence[Record], teller: Teller) -> Mistake | None:
-    """What went wrong with one row; None when nothing did."""
+    """The errors of all runs on one row; None if there are none."""
     sizes = [(record["prediction"], size) for record in records if (size := teller.mistake(record)) is not None]
     if not sizes:
         return None
@@ -181,12 +181,12 @@ def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str,
         if manifest is None:
             return {}
         wanted, found = set(ids), {}
-        columns = RowColumns(("id", "label", *definition.inputs), repeats_last=True)  # as the choices of a row do
+        columns = RowColumns(("id", "label", *definition.inputs), repeats_last=True)  # as for the choices of a row
         for row in read_rows(manifest.source["path"], columns):
             if isinstance(row, Row) and row.values["id"] in wanted:
                 found[row.values["id"]] = {name: _joined(row.values[name]) for name in definition.inputs}
         return found
-    except (MtdnnError, OSError, KeyError):  # a report without texts is better than none
+    except (MtdnnError, OSError, KeyError):  # a report without texts is still useful
         return {}
 
 

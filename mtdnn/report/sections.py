@@ -28,7 +28,7 @@ LOSS_POINTS = 120  # of a curve; longer ones are averaged in equal stretches
 
 
 def unknown_scales_note(names: Sequence[str]) -> list[Text]:
-    """A note on metrics of which nobody knows whether larger is better; nothing without any."""
+    """A note on metrics of unknown direction; empty without any."""
     if not names:
         return []
     note = (
@@ -41,7 +41,7 @@ def unknown_scales_note(names: Sequence[str]) -> list[Text]:
 def is_loss(name: str) -> bool:
     """Whether a value of a task in the log is a loss: `task`, `proximal`, or a regularizer's name.
 
-    The others are the count of steps, the norm of the whole gradient, and what is told about a loss, `smart.…` or
+    The others are the count of steps, the norm of the whole gradient, and further values of a loss, `smart.…` or
     `gradient.…`.
     """
     return name not in ("steps", "gradient_norm") and "." not in name
@@ -100,7 +100,7 @@ def confusion_section(
 
 
 def label_section(splits: Mapping[tuple[str, str], Sequence[Record]], types: Mapping[str, TaskType]) -> list[Block]:
-    """A table of how well each label is predicted, for each split of a task with sets of labels.
+    """A table of scores per label, for each split of a task with sets of labels.
 
     Args:
         splits: (task, split) → its records.
@@ -167,7 +167,7 @@ def _no_agreement(
     labels: Mapping[str, Sequence[str]],
     votes: int,
 ) -> str:
-    """Why there is nothing to show."""
+    """The reason why there is nothing to show."""
     runs = [records for of_labels in tasks.values() for each in of_labels.values() for records in each if records]
     if not runs:
         return "Nothing to show: no predictions of a classification into labels."
@@ -245,7 +245,7 @@ def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
 def worst_section(
     splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], types: Mapping[str, TaskType], *, count: int
 ) -> list[Block]:
-    """The rows that most runs got wrong, with their texts where the rows are at hand.
+    """The rows that most runs predicted wrongly, with their texts if the rows are available.
 
     Args:
         splits: (task, split) → folder of a run → its records.
@@ -276,6 +276,6 @@ def worst_section(
         return []
     note = (
         "Off by: the probability given to the wrong label, or the distance from the right number, mean over the runs "
-        f"that got the row wrong. Texts end after {MAX_CHARACTERS} characters at most; a slash stands between choices."
+        f"that got the row wrong. Texts end after {MAX_CHARACTERS} characters; choices are separated by a slash."
     )
     return [Heading("Worst errors"), Text(note, note=True), *blocks]

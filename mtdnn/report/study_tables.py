@@ -1,4 +1,4 @@
-"""The tables and curves of a study's report, from what `study_view` has read."""
+"""The tables and curves of a study's report, from a `StudyView`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _table(
 
 
 def _best(means: Mapping[str, float], scale: Scale) -> set[str]:
-    """The labels of the best mean; several where they tie, none of a metric of unknown direction."""
+    """The labels of the best mean; several if they are equal, none for a metric of unknown direction."""
     if scale.direction == "unknown":
         return set()
     best = max(means.values(), key=scale.gain)
@@ -103,7 +103,7 @@ def _place(entry: Entry | None, best: Collection[str], floors: Mapping[str, floa
 
 
 def _mean(entry: Entry) -> str:
-    """`87.5 ± 5.9 (2)`, or a dash where every run diverged."""
+    """`87.5 ± 5.9 (2)`, or a dash if every run diverged."""
     spread, scale = entry.spread, entry.scale
     if not spread.count:
         return "–"
@@ -113,7 +113,7 @@ def _mean(entry: Entry) -> str:
 
 
 def overview(view: StudyView) -> list[Block]:
-    """All tasks in one table, as papers have it, and the same as a picture."""
+    """All tasks in one table, as in papers, and as a picture."""
     tasks = list(dict.fromkeys(entry.task for entry in view.main))
     heads = [f"{task}: {view.first[task][1]}" for task in tasks]
     floors = {task: floor_of(view, task, view.first[task][0]) for task in tasks}
@@ -127,7 +127,7 @@ def overview(view: StudyView) -> list[Block]:
         "Large dots: means; bars: 95 % t intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
     )
-    told = "Rates and correlations in percent; all else as it is."
+    told = "Rates and correlations in percent; other values unchanged."
     return [
         Heading("Results"),
         _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),
@@ -136,7 +136,7 @@ def overview(view: StudyView) -> list[Block]:
 
 
 def other_metrics(view: StudyView) -> list[Block]:
-    """Metrics and splits beside the main ones."""
+    """Metrics and splits other than the main ones."""
     rest = [entry for entry in view.table if (entry.split, entry.metric) != view.first[entry.task]]
     if not rest:
         return []
@@ -149,7 +149,7 @@ def other_metrics(view: StudyView) -> list[Block]:
 
 
 def starting_points(view: StudyView) -> list[Block]:
-    """Main metrics of the stages that are not compared: what the others start from."""
+    """Main metrics of the stages that are not compared, from which the others start."""
     lines = [line for line in view.lines if view.compare not in line.axes and line.metric not in COUNTS]
     main = main_metrics(lines)
     lines = [line for line in lines if line.value is None or line.metric == main[line.task]]

@@ -223,8 +223,8 @@ def over_rows(view: StudyView) -> list[Block]:
     head = ["task", *([view.across] if view.across else []), view.compare, f"minus {view.reference}"]
     head += ["95 % interval", "pairs", "rows", "McNemar"]
     told = (
-        "Accuracy over pairs and rows: both are drawn anew, so that the interval also holds for other rows like these; "
-        "of fewer than about ten pairs it is too narrow, as that of every bootstrap. "
+        "Accuracy over pairs and rows: both are resampled, so that the interval also holds for other rows like these; "
+        "for fewer than about ten pairs it is too narrow, as with every bootstrap. "
         "McNemar: in how many pairs the exact test finds a difference between the two models (p below 0.05 after "
         "Holm's correction over the pairs)."
     )

@@ -1,4 +1,4 @@
-"""The folder of a study as its report sees it: lines, tables' places, representative runs and their predictions."""
+"""The folder of a study as read for its report: lines, tables' places, representative runs and their predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mtdnn.task_types.base import TaskType
 
 @dataclass
 class StudyView:
-    """A study as the report sees it.
+    """A study as read for its report.
 
     Attributes:
         lines: of results.csv.
@@ -84,7 +84,7 @@ class StudyView:
 
 
 def read_study(folder: Path) -> StudyView:
-    """What the folder of a study holds."""
+    """The content of a study's folder."""
     plan = read_plan(folder)
     lines = read_csv(folder / "results.csv")
     if not any(line.value is not None for line in lines):
@@ -168,7 +168,7 @@ def representatives(view: StudyView) -> dict[tuple[str, str], Path]:
 
 
 def which_runs(view: StudyView) -> str:
-    """Which runs stand for all."""
+    """The note on the representative runs."""
     return (
         f"first run of each at {view.across} {view.columns[-1]}" if view.across and view.main else "first run of each"
     )

@@ -27,12 +27,12 @@ def write_report(
         annotators: a file of labels of several annotators, `id<TAB>labels joined by commas`; adds a section by their
             agreement.
         worst: how many rows are shown with their texts among the worst errors.
-        trust: the folder may name code by dotted paths, which is imported; without it, tasks of such a type are left
+        trust: allow dotted paths in the folder's files, which import code; without it, tasks of such a type are left
             out of confusions and errors.
     Returns:
         The paths of report.md and report.html.
     Raises:
-        DataError: the folder holds neither a run nor a study with results, or cannot be written.
+        DataError: the folder contains neither a run nor a study with results, or cannot be written.
 
     Example:
         >>> import mtdnn
@@ -53,7 +53,7 @@ def write_report(
 
 
 def write_document(document: Document, folder: Path) -> tuple[Path, Path]:
-    """Write a document as report.md, its pictures beside it, and as report.html.
+    """Write a document as report.md with its pictures next to it, and as report.html.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -62,7 +62,7 @@ def write_document(document: Document, folder: Path) -> tuple[Path, Path]:
         return _written(document, folder)
     except OSError as error:
         found = f"the report cannot be written: {error.strerror or error}"
-        fix = "Make the folder writable, make room, or report a copy of it."
+        fix = "Make the folder writable, free disk space, or report a copy of it."
         raise DataError(fault(str(error.filename or folder), "", found, fix)) from error
 
 

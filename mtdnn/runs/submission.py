@@ -193,7 +193,7 @@ def write_archive(path: Path, contents: Mapping[str, str]) -> None:
 def archive_faults(path: Path) -> list[Fault]:
     """Everything in which an archive differs from what its benchmark's server takes; empty for a sound one.
 
-    The benchmark is told by the files: GLUE's end in .tsv, SuperGLUE's in .jsonl.
+    The benchmark follows from the files: GLUE's end in .tsv, SuperGLUE's in .jsonl.
     """
     try:
         with zipfile.ZipFile(path) as archive:

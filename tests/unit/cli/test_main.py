@@ -147,15 +147,15 @@ def test_a_value_that_is_no_yaml_is_told_by_its_flag():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--regularizer", ""], "--regularizer: '' is no value. Give one, or none to turn it off."),
-        (["--regularizer="], "--regularizer: '' is no value. Give one, or none to turn it off."),
-        (["--proximal", "  "], "--proximal: '  ' is no value. Give one, or none to turn it off."),
-        (["--mixing", ""], "--mixing: '' is no value. Give one."),
-        (["--clip_norm", ""], "--clip_norm: '' is no value. Give one, or null for none."),
-        (["--optimizer.head_lr", ""], "--optimizer.head_lr: '' is no value. Give one, or null for none."),
-        (["--optimizer.lr", ""], "--optimizer.lr: '' is no value. Give one."),
-        (["--regularizer.weight", ""], "--regularizer.weight: '' is no value. Give one."),
-        (["--subset.rte.rows", "# all"], "--subset.rte.rows: '# all' is no value. Give one."),
+        (["--regularizer", ""], "--regularizer: '' is not a value. Give a value, or none to turn it off."),
+        (["--regularizer="], "--regularizer: '' is not a value. Give a value, or none to turn it off."),
+        (["--proximal", "  "], "--proximal: '  ' is not a value. Give a value, or none to turn it off."),
+        (["--mixing", ""], "--mixing: '' is not a value. Give a value."),
+        (["--clip_norm", ""], "--clip_norm: '' is not a value. Give a value, or null for none."),
+        (["--optimizer.head_lr", ""], "--optimizer.head_lr: '' is not a value. Give a value, or null for none."),
+        (["--optimizer.lr", ""], "--optimizer.lr: '' is not a value. Give a value."),
+        (["--regularizer.weight", ""], "--regularizer.weight: '' is not a value. Give a value."),
+        (["--subset.rte.rows", "# all"], "--subset.rte.rows: '# all' is not a value. Give a value."),
     ],
 )
 def test_a_flag_with_nothing_in_it_is_refused(words, told):
