@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.json_source import json_value, raw_lines
-from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, is_full_disk, printable
+from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, printable, shortened, system_fault
 
 UNLABELLED = ""
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 EXIT_ERROR = 2  # as of the commands
+MAX_HEADER_CHARACTERS = 300  # of the header, in messages
 
 LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a record of another layout raises: a missing key, a number in place of a list, `int(inf)`, …"""
@@ -179,7 +180,7 @@ def read_columns(
     header = next(lines, (1, ""))[1].split("\t")
     missing = [column for column in columns if column not in header]
     if missing:
-        found = f"no column {missing[0]!r}; the columns are {shortened(', '.join(header))}"
+        found = f"no column {missing[0]!r}; the columns are {shortened(', '.join(header), MAX_HEADER_CHARACTERS)}"
         raise DataError(fault(Place(str(path), 1), "", found, "Check that this is the file as distributed."))
     places = [header.index(column) for column in columns]
     more = [header.index(column) for column in optional if column in header]
@@ -201,11 +202,6 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         except DataError:  # counted by the converter, as one bad line must not end the file
             value = None
         yield number, value if isinstance(value, dict) else None
-
-
-def shortened(text: str, length: int = 300) -> str:
-    """The text, or its beginning and `…` if it is longer."""
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def find_input(folder: Path, names: Sequence[str]) -> Path | None:
@@ -246,11 +242,11 @@ def errors_reported() -> Iterator[None]:
     except MtdnnError as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from error
-    except OSError as error:
-        place = error.filename if isinstance(error.filename, str) else ""
-        fix = "Free disk space." if is_full_disk(error) else "Check the path and its permissions."
-        found = f"cannot be read or written: {error.strerror or error}"
-        print(fault(place, "", found, fix), file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        found = system_fault(error, "data_prep")
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from error
 
 

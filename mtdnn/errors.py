@@ -264,3 +264,38 @@ def is_full_disk(error: BaseException) -> bool:
     message = str(error)
     words = ("PytorchStreamWriter", "unexpected pos", "iostream error", *(f"(os error {number})" for number in numbers))
     return any(word in message for word in words)
+
+
+SYSTEM_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EBUSY, errno.ESTALE),
+)
+"""Errors that only the user can mend: a path, a permission, a limit, a disk. A missing file is not one of them."""
+
+MAX_PLACE_CHARACTERS = 200
+
+
+def system_fault(error: BaseException, place: str) -> Fault | None:
+    """The record of an error of the system: a full disk, a path that cannot be used, memory that ran out; else None.
+
+    Args:
+        error: any exception.
+        place: where it was raised if the error names no file, such as the command.
+    """
+    name = getattr(error, "filename", None)
+    where = shortened(printable(name), MAX_PLACE_CHARACTERS) if isinstance(name, str) else place
+    if is_full_disk(error):
+        return fault(where, "", "no space left on the disk", "Free disk space, then run the same command again.")
+    is_explained = isinstance(name, str) or getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS and is_explained:
+        found = f"cannot be read or written: {error.strerror}"
+        return fault(where, "", found, "Check the path, its permissions and the limits of open files.")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error):
+        fix = "Give fewer or shorter rows, a smaller batch_size or max_tokens, or more memory."
+        return fault(place, "", "memory ran out", fix)
+    return None
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and `…` if it is longer."""
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -27,7 +27,7 @@ from mtdnn.cli.commands import (
 )
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, MtdnnError, fault, is_full_disk, printable, unknown
+from mtdnn.errors import ConfigError, MtdnnError, fault, printable, system_fault, unknown
 
 if TYPE_CHECKING:
     pass
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        if not is_full_disk(error):
+        found = system_fault(error, f"mtdnn {words[0]}")
+        if found is None:
             raise
-        place, fix = getattr(error, "filename", None) or "", "Free disk space, then run the same command again."
-        print(fault(str(place), "", "no space left on the disk", fix), file=sys.stderr)
+        print(found, file=sys.stderr)
         return EXIT_ERROR
     return 0
 

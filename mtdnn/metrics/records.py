@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any
 
 from mtdnn.config.json_source import json_value, raw_lines
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, keywords_checked
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, keywords_checked, shortened
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured
 from mtdnn.registry import own_words
@@ -163,7 +163,7 @@ def _shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python does not write numbers of more than 4,300 digits
         text = "a number of thousands of digits"
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
+    return shortened(text, MAX_SHOWN_CHARACTERS)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mtdnn.config.json_source import json_value
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 
 PART_BYTES = 1 << 20
+MAX_NAMES_CHARACTERS = 500  # of the names of columns, in messages
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
 
 
@@ -99,7 +100,7 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
     missing = [name for name in needed if name not in present]
     if not missing:
         return ""
-    return f"no column '{missing[0]}'; present: {', '.join(map(str, present))}"
+    return f"no column '{missing[0]}'; present: {shortened(', '.join(map(str, present)), MAX_NAMES_CHARACTERS)}"
 
 
 def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | None) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from mtdnn.rows.source import (
 
 BOM = b"\xef\xbb\xbf"
 
+CSV_FIX = "Close the quotes, and double quotes inside texts."
+
 MAX_ROW_BYTES = 16 << 20
 """Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
 
@@ -202,20 +204,34 @@ class CsvRows(TextRows):
                 yield Part(start, taken[0], first)
 
     def header(self) -> tuple[int, list[str]]:
-        """Line number of the header, the first line that is not blank, and the column names in it."""
+        """Line number of the header, the first line that is not blank, and the column names in it.
+
+        Raises:
+            DataError: it is not CSV.
+        """
         with self.path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), 1):
                 self._refuse_long_rows(raw, number)
                 line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
                 if line.strip():
-                    return number, next(_cells([line]), [])
+                    return number, self._names(line, number)
         return 1, []
+
+    def _names(self, line: str, number: int) -> list[str]:
+        try:
+            names: list[str] = next(_cells([line]), [])
+        except csv.Error as error:
+            raise DataError(fault(Place(self.place, number), "", f"not CSV: {error}", CSV_FIX)) from error
+        return names
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         found = super().faults(columns)
         if found:
             return found
-        number, names = self.header()
+        try:
+            number, names = self.header()
+        except DataError as error:
+            return list(error.faults)
         repeated = [name for name in columns.names if names.count(name) > 1]
         if repeated:
             message = f"{names.count(repeated[0])} columns are named '{repeated[0]}'"
@@ -238,9 +254,7 @@ class CsvRows(TextRows):
                     yield self._row(cells, header, Place(self.place, number), columns)
                 number = part.first + reader.line_num
         except csv.Error as error:
-            yield fault(
-                Place(self.place, number), "", f"not CSV: {error}", "Close the quotes, and double quotes inside texts."
-            )
+            yield fault(Place(self.place, number), "", f"not CSV: {error}", CSV_FIX)
 
     def _row(self, cells: list[str], header: list[str], where: Place, columns: RowColumns) -> Row | Fault:
         if len(cells) != len(header):

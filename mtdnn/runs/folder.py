@@ -143,8 +143,8 @@ class RunFolder:
             if name not in known or known[name].model_dump() != task.model_dump()
         ]
         if faults:
-            advice = "A resumed run must go on as it began. Undo the change, or give another --output."
-            raise ConfigError([*faults, advice])
+            found, fix = "a resumed run must continue as it began", "Undo the changes, or give another --output."
+            raise ConfigError([*faults, fault(str(self.path), "output", found, fix)])
 
     def require_no_other_run(self, *, resume: bool) -> None:
         """ConfigError when the folder holds a run that is not to be resumed."""

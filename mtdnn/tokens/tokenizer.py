@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from mtdnn.config.json_source import checked
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
-from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.errors import ConfigError, Fault, Place, fault
 from mtdnn.tokens.families import Family, family_of, unsupported_family
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
@@ -242,6 +244,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
 
     Raises:
         ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
+        DataError: a setting of the tokenizer has another type.
     """
     encoder = str(encoder)
     refuse_missing_folder(encoder)
@@ -255,6 +258,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
         found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
         raise ConfigError(fault("", "encoder", found, fix)) from error
+    _require_settings(hf, encoder)
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(
             _missing_tokenizer(Path(encoder))
@@ -263,6 +267,21 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     if config is not None and family.obstacle is not None:
         raise ConfigError(unsupported_family(encoder, config, family.obstacle))
     return Tokenizer(encoder, hf, family.max_tokens)
+
+
+class Settings(TypedDict):
+    """What is read from a tokenizer besides its vocabulary; transformers takes any value for these."""
+
+    model_max_length: float
+    model_input_names: list[str]
+    padding_side: Literal["left", "right"]
+    truncation_side: Literal["left", "right"]
+
+
+def _require_settings(hf: PreTrainedTokenizerBase, encoder: str) -> None:
+    """Raise DataError for a setting of another type, as in a damaged `tokenizer_config.json`."""
+    values = {name: getattr(hf, name, None) for name in Settings.__annotations__}
+    checked(values, Settings, Place(encoder), "Save the tokenizer again, or correct its tokenizer_config.json.")
 
 
 def _without_torch(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -309,3 +310,50 @@ def test_an_answer_that_nobody_reads_ends_quietly(words):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+# -- errors of the system ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO])
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, number):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), "runs/first/x.json")
+
+    monkeypatch.setitem(COMMANDS, "score", refused)
+    monkeypatch.setattr("mtdnn.cli.options.call_arguments", lambda *_: {"trust": False})
+    assert main(["score", "x"]) == 2
+    assert capsys.readouterr().err == (
+        f"runs/first/x.json: cannot be read or written: {os.strerror(number)}. "
+        "Check the path, its permissions and the limits of open files.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")]
+)
+def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, error):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "score", refused)
+    monkeypatch.setattr("mtdnn.cli.options.call_arguments", lambda *_: {"trust": False})
+    assert main(["score", "x"]) == 2
+    assert capsys.readouterr().err.startswith("mtdnn score: memory ran out. Give fewer or shorter rows, ")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no such file", "x"), ValueError("ours")])
+def test_what_may_be_our_own_mistake_keeps_its_traceback(monkeypatch, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "score", broken)
+    monkeypatch.setattr("mtdnn.cli.options.call_arguments", lambda *_: {"trust": False})
+    with pytest.raises(type(error)):
+        main(["score", "x"])
+
+
+def test_a_path_that_is_too_long_is_one_line(capsys):
+    assert main(["export", "run", "--task", "nli", "--output", "x" * 5000]) == 2
+    told = capsys.readouterr().err
+    assert "File name too long" in told and len(told) < 500

@@ -370,6 +370,14 @@ def test_a_row_longer_than_memory_allows_is_refused(tmp_path, monkeypatch, name)
         list(rows_of(path).parts(size=4))
 
 
+@pytest.mark.parametrize("header", ["id,te\rxt", "id,'" + "x" * 2000])
+def test_a_header_that_is_not_csv_is_refused(tmp_path, monkeypatch, header):
+    monkeypatch.setattr("mtdnn.rows.text.MAX_ROW_BYTES", 1000)
+    path = written(tmp_path / "train.csv", f"{header}\n1,a\n")
+    with pytest.raises(DataError, match=r"train.csv:1: (not CSV: .* Close the quotes|a row of more than)"):
+        list(read_rows(path, RowColumns(("id", "text"))))
+
+
 def test_a_quoted_text_longer_than_a_row_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mtdnn.rows.text.MAX_ROW_BYTES", 1000)
     path = written(tmp_path / "train.csv", 'id,text\n1,"' + "many lines\n" * 200)
