@@ -270,13 +270,13 @@ SYSTEM_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EBUSY, errno.ESTALE),
 )
-"""Errors that only the user can mend: a path, a permission, a limit, a disk. A missing file is not one of them."""
+"""System errors that only the user can fix: paths, permissions, limits, disks. A missing file is not one of them."""
 
 MAX_PLACE_CHARACTERS = 200
 
 
 def system_fault(error: BaseException, place: str) -> Fault | None:
-    """The record of an error of the system: a full disk, a path that cannot be used, memory that ran out; else None.
+    """The record of a system error: a full disk, an unusable path, or lack of memory; None for any other error.
 
     Args:
         error: any exception.

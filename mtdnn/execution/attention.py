@@ -34,7 +34,7 @@ class AttentionSettings:
         scale: factor of the scores before the softmax.
         dropout: probability of dropping an attention weight; 0 outside training.
         window: a token attends to tokens less than this many positions away; None: to all of its example.
-        causal: whether a token attends to itself and those before it only.
+        causal: whether a token attends only to itself and earlier tokens.
     """
 
     layout: Layout
@@ -194,12 +194,12 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
 
 
 def window_mask(length: int, terms: AttentionSettings, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where a token (row) sees another one (column); None if all see each other.
+    """[length, length] bool, True where a token (row) attends to another one (column); None if all attend to all.
 
     Args:
         length: number of tokens.
-        terms: whose window and direction count.
-        device: of the result.
+        terms: settings with the window and the direction.
+        device: device of the result.
     """
     window = None if terms.window is None or length <= terms.window else terms.window
     if window is None and not terms.causal:

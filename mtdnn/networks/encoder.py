@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         switches = execution_of(execution)
         self.backbone = backbone
         if is_causal(backbone.config):
-            backbone.config.use_cache = False  # of keys and values, for tokens to come
+            backbone.config.use_cache = False  # keys and values are only needed for generation
         self._position_offset = position_offset(backbone)
         self._refuse_unfit()
         self.hidden_size: int = backbone.config.hidden_size
@@ -369,9 +369,9 @@ def read_config(where: str) -> PretrainedConfig:
 
 
 def refuse_decoders(config: PretrainedConfig, where: str) -> None:
-    """ConfigError for encoder-decoders whose encoder cannot be had alone, and for encoders set up as decoders."""
+    """Raise ConfigError for encoder-decoders without a separate encoder, and for encoders configured as decoders."""
     if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_OWN_ENCODER:
-        kind = "an encoder-decoder whose encoder cannot be had alone"
+        kind = "an encoder-decoder without a separate encoder"
     elif getattr(config, "is_decoder", False) and not is_causal(config):
         kind = "a decoder"
     else:
@@ -381,7 +381,7 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
 
 
 def backbone_class(config: PretrainedConfig) -> type[AutoModel]:
-    """What builds the model of a configuration: of an encoder-decoder, its encoder."""
+    """The class that builds the model of a configuration; for an encoder-decoder, its encoder."""
     return AutoModelForTextEncoding if config.model_type in WITH_OWN_ENCODER else AutoModel
 
 

@@ -207,7 +207,7 @@ class CsvRows(TextRows):
         """Line number of the header, the first line that is not blank, and the column names in it.
 
         Raises:
-            DataError: it is not CSV.
+            DataError: the header is not CSV.
         """
         with self.path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), 1):

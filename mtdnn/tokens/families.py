@@ -31,7 +31,7 @@ AFTER_PADDING = (
 MAYBE_RELATIVE = ("deberta", "deberta-v2")  # whose positions are only relative unless `position_biased_input`
 MPNET_PADDING = 1  # fixed in the model, not read from its configuration
 WITH_OWN_ENCODER = ("t5", "mt5", "umt5")
-"""Encoder-decoders whose encoder transformers has alone. Its configuration does not say any more that they are ones."""
+"""Encoder-decoders with a separate encoder class in transformers, whose configuration is not an encoder-decoder's."""
 NEEDED = ("inputs_embeds", "attention_mask")
 NO_TABLE = "it has no plain table of word embeddings"
 FIX = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
@@ -71,7 +71,7 @@ def is_causal(config: PretrainedConfig) -> bool:
 
     kind = type(config)
     predicts_next = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    return predicts_next and not is_known(config)  # families that can be both are encoders unless they are asked
+    return predicts_next and not is_known(config)  # families that can be both are used as encoders
 
 
 def is_known(config: PretrainedConfig) -> bool:

@@ -73,7 +73,7 @@ class Tokenizer:
     def pads_with(self) -> str | None:
         """The token for padding, or in its place the end of text or the unknown token if no row ends with it.
 
-        A decoder's head in transformers looks for the last token that is no padding.
+        A decoder's head in transformers looks for the last token that is not padding.
         """
         if self.hf.pad_token is not None:
             return str(self.hf.pad_token)
@@ -83,7 +83,7 @@ class Tokenizer:
 
     @property
     def pads_with_id(self) -> int | None:
-        """The id of that token."""
+        """The id of `pads_with`."""
         return None if self.pads_with is None else int(self.hf.convert_tokens_to_ids(self.pads_with))
 
     @property
@@ -270,7 +270,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
 
 
 class Settings(TypedDict):
-    """What is read from a tokenizer besides its vocabulary; transformers takes any value for these."""
+    """The settings of a tokenizer that are used; transformers accepts any value for them."""
 
     model_max_length: float
     model_input_names: list[str]
@@ -279,7 +279,7 @@ class Settings(TypedDict):
 
 
 def _require_settings(hf: PreTrainedTokenizerBase, encoder: str) -> None:
-    """Raise DataError for a setting of another type, as in a damaged `tokenizer_config.json`."""
+    """Raise DataError for a setting of the wrong type, as in a damaged `tokenizer_config.json`."""
     values = {name: getattr(hf, name, None) for name in Settings.__annotations__}
     checked(values, Settings, Place(encoder), "Save the tokenizer again, or correct its tokenizer_config.json.")
 
