@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdnn.config.tasks import Source
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     OPTIONAL,
@@ -34,6 +34,15 @@ MAX_COLUMNS = 10_000  # of a .csv without declared columns; pandas converts colu
 NO_NUMBER = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")  # in columns of numbers
 
 
+PARQUET_ERRORS = (OSError, ValueError, OverflowError, NotImplementedError, KeyError, TypeError)
+"""What pyarrow raises for damaged pages; its own exceptions are subclasses of these."""
+
+MAX_ERROR_CHARACTERS = 200
+
+MAX_EXPANSION = 500  # a column's size when read, relative to its size in the file; texts have at most 50
+SMALL_COLUMN_BYTES = 4 << 20
+
+
 @dataclass(frozen=True)
 class ParquetRows(RowSource):
     """Rows of a Parquet file; a part is some of its row groups, or a slice of a large one."""
@@ -52,12 +61,24 @@ class ParquetRows(RowSource):
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.ParquetFile(self.path, memory_map=True)
+            file = pyarrow.parquet.ParquetFile(self.path, memory_map=True)
+            self._refuse_expanding(file.metadata)
+            return file
         except pyarrow.ArrowInvalid as error:
             found = f"not a Parquet file: {error}"
             raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
         except OSError as error:
             raise DataError(unreadable_fault(self.place, error)) from error
+
+    def _refuse_expanding(self, metadata: Any) -> None:
+        """Raise DataError for a column that becomes absurdly larger when it is read: a kilobyte can hold gigabytes."""
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for column in map(group.column, range(group.num_columns)):
+                stored, expanded = column.total_compressed_size, column.total_uncompressed_size
+                if expanded > SMALL_COLUMN_BYTES and expanded > MAX_EXPANSION * max(stored, 1):
+                    found = f"expands from {stored} bytes to {expanded >> 20} MiB"
+                    fix = "Check its texts; one of them is repeated or padded."
+                    raise DataError(fault(self.place, column.path_in_schema, found, fix))
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0
@@ -86,8 +107,12 @@ class ParquetRows(RowSource):
         reader = self._readers.pop() if self._readers else None  # of this process: parts are mostly consecutive
         if reader is None or reader.columns != columns:
             reader = _SequentialReader(self._open(), columns)
-        for number, values in reader.rows(part):
-            yield Row(named_values(values, columns, number), Place(self.place, number))
+        try:
+            for number, values in reader.rows(part):
+                yield Row(named_values(values, columns, number), Place(self.place, number))
+        except PARQUET_ERRORS as error:
+            found = f"damaged: {shortened(str(error), MAX_ERROR_CHARACTERS)}"
+            raise DataError(fault(self.place, "", found, "Write the file again.")) from error
         self._readers[:] = [reader]
 
 

@@ -378,6 +378,28 @@ def test_a_header_that_is_not_csv_is_refused(tmp_path, monkeypatch, header):
         list(read_rows(path, RowColumns(("id", "text"))))
 
 
+def test_a_damaged_page_of_a_parquet_file_is_refused(tmp_path):
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1", "2"], "text": ["a", "b"]}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36  # the header of the first page
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train.parquet: damaged: .* Write the file again\."):
+        list(read_rows(path, RowColumns(("id", "text"))))
+
+
+def test_a_parquet_file_that_expands_to_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "train.parquet"
+    rows = {"id": [str(number) for number in range(1000)], "text": ["x" * (8 << 20)] * 1000}  # 8 GB as Python texts
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), [rows["text"][0]])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": rows["id"], "text": text}), path, compression="zstd", dictionary_pagesize_limit=1 << 30
+    )
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match=r"train.parquet: text: expands from \d+ bytes to 8 MiB\. Check its texts"):
+        list(read_rows(path, RowColumns(("id", "text"))))
+
+
 def test_a_quoted_text_longer_than_a_row_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mtdnn.rows.text.MAX_ROW_BYTES", 1000)
     path = written(tmp_path / "train.csv", 'id,text\n1,"' + "many lines\n" * 200)
