@@ -1,6 +1,6 @@
 """One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits.
 
-That of a task with a `token` head is for `AutoModelForTokenClassification`.
+A task with a `token` head is exported for `AutoModelForTokenClassification`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # float32 logits after the same operations in another order of
 
 
 class SaveTokenizer(Protocol):
-    """What writes a tokenizer's files into a folder; see `mtdnn.tokens.tokenizer.Tokenizer.save`."""
+    """Writes a tokenizer's files into a folder; see `mtdnn.tokens.tokenizer.Tokenizer.save`."""
 
     def __call__(self, folder: Path, *, max_length: int) -> None: ...
 
@@ -44,13 +44,13 @@ def export_task(
         task: its name.
         folder: a new one.
     Raises:
-        ConfigError: the model has no such task, the task's head or the encoder's family no such layout, or the logits
-            would differ.
+        ConfigError: the model has no such task, transformers has no counterpart of the task's head or of the encoder's
+            family, or the logits would differ.
     """
     exported = classifier(model, task, pad_token_id=pad_token_id)
     difference = largest_difference(model, exported, task)
     if not difference <= TOLERANCE:
-        found = f"{type(exported).__name__} gives other logits (by up to {difference:.1e})"
+        found = f"{type(exported).__name__} returns other logits (differing by up to {difference:.1e})"
         raise ConfigError(fault(task, "export", found, USE_PREDICT))
     with atomic_folder(folder) as partial:
         exported.save_pretrained(partial)
@@ -103,7 +103,7 @@ def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = N
 
 
 def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -> nn.Linear:
-    """The linear layer that stands at one of these places, of the shape of ours."""
+    """The linear layer of the shape of ours under one of these names."""
     for parent in (exported, exported.base_model):
         for name in names:
             try:

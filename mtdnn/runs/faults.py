@@ -1,4 +1,4 @@
-"""All that is wrong with what a run's configuration names, found before anything is built."""
+"""Errors in what a run's configuration names, found before anything is built."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from mtdnn.training.distillation import teacher_faults
 
 
 def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder: str | None = None) -> list[Fault]:
-    """What `check` reports of the tasks' regularizers: names, options, task types, sizes too small to be held.
+    """Errors of the tasks' regularizers, for `check`: names, options, task types, sizes too small to be resolved.
 
     Args:
-        encoder: hub name or folder in place of the run's; its word embeddings tell which sizes numbers can hold.
+        encoder: hub name or folder in place of the run's; its word embeddings decide which sizes can be resolved.
         tasks: name → definition.
         config: the run.
     """
@@ -46,15 +46,14 @@ def resolution_faults(
     encoder: Encoder,
     precision: RunPrecision,
 ) -> list[Fault]:
-    """Sizes of the chosen regularizers that the numbers of their passes cannot hold, with the places they are given
-    at.
+    """Sizes of the chosen regularizers that the precision of their passes cannot resolve, with their places.
 
     Args:
         chosen: task → its regularizer.
         tasks: name → definition.
         config: the run.
         encoder: of the run.
-        precision: numbers the run computes with.
+        precision: the precision of the run.
     """
     methods = {name: each for name, each in chosen.items() if each is not None}
     if not methods:
@@ -74,9 +73,9 @@ def resolution_faults(
 
 
 def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
-    """What `check` tells of the teachers of the tasks: files that cannot be used."""
+    """Errors of the tasks' teachers, for `check`: files of soft labels that cannot be used."""
     faults: list[Fault] = []
-    for task in taught(tasks, config).values():
+    for task in with_teachers(tasks, config).values():
         if task.distill is not None:
             faults += block_faults(task) or teacher_faults(TASK_TYPES.get(task.task_type)(task))
     return list(dict.fromkeys(faults))

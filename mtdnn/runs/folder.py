@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, who may write it, and what made it."""
+"""The folder of a run: its paths, who may write it, and its provenance."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from mtdnn.runs.plug_ins import resolved
 PACKAGES = ("mtdnn", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
 
 WRITTEN = ("results.json", "log.jsonl", "timing.jsonl", "checkpoints", "best", "last", "predictions", "subset")
-"""What a run writes to its folder once its run.yml lies there."""
+"""What a run writes to its folder after its run.yml."""
 
 FREE_TO_CHANGE = frozenset(
     {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
     | {"log_gradients"}
 )
-"""Fields that a resumed run may hold otherwise than before: they decide where and how fast, not what is computed."""
+"""Fields that may change when a run is resumed: they decide where and how fast it runs, not what is computed."""
 
 
 def _of_tasks(results: dict[str, Any]) -> dict[str, Any]:
-    """Results whose tasks hold numbers: task → split → metric → number; names that begin with `_` hold other things."""
+    """Results of tasks: task → split → metric → number; names that begin with `_` are for other data."""
     for task, splits in results.items():
         for split, values in splits.items() if not task.startswith("_") else ():
             if not isinstance(values, dict) or not all(isinstance(each, (int, float)) for each in values.values()):
-                raise ValueError(f"'{task}.{split}' holds no metrics")
+                raise ValueError(f"'{task}.{split}' has no metrics")
     return results
 
 
@@ -63,7 +63,7 @@ class RunFolder:
         self.prepared = self.path / "prepared"
 
     def checkpoint(self, name: str) -> Path:
-        """`best` and `last` lie in the run's folder, `step-N` below `checkpoints`.
+        """Folder of a checkpoint: `best` and `last` are in the run's folder, `step-N` in `checkpoints`.
 
         Raises:
             ConfigError: another name.
@@ -73,33 +73,33 @@ class RunFolder:
         return self.checkpoints / name if name.startswith("step-") else self.path / name
 
     def write_subset_ids(self, task: str, ids: Sequence[str]) -> None:
-        """Keep the ids of the rows a task is trained on, one a line, where `subset` has chosen them."""
+        """Write the ids of the rows that `subset` chose for a task, one per line."""
         path = self.path / "subset" / f"{task}.ids"
         path.parent.mkdir(exist_ok=True)
         write_text(path, "".join(f"{row_id}\n" for row_id in ids))
 
     def prediction_file(self, task: str, split: str) -> Path:
-        """Where the predictions of a split lie."""
+        """File of the predictions of a split."""
         return self.predictions / f"{task}.{split}.jsonl"
 
     def claim(self, config: RunConfig, tasks: Mapping[str, TaskDef], *, resume: bool) -> None:
-        """Make the folder this run's own.
+        """Make the folder the folder of this run.
 
         Args:
             config: the run.
             tasks: name → definition.
             resume: continue from the newest whole checkpoint.
         Raises:
-            ConfigError: it already holds a run, or files that are no run's and would be overwritten, or, with `resume`,
-                a run of another configuration or other tasks.
+            ConfigError: it already contains a run, or other files that would be overwritten, or, with `resume`, a run
+                with another configuration or other tasks.
             DataError: it cannot be written.
         """
         self.require_no_other_run(resume=resume)
         if self.config_file.exists():
-            self._refuse_changes(config, tasks)
+            self._require_same_settings(config, tasks)
             return
         definitions = tasks_to_yaml(tasks)
-        self._refuse_foreign_files(definitions)
+        self._require_no_foreign_files(definitions)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.tasks_file, definitions)
@@ -112,33 +112,33 @@ class RunFolder:
             ) from error
 
     def remove_leftovers(self) -> None:
-        """Remove what killed commands left half-written in the folders of this run."""
+        """Remove the partial files of killed commands in the folders of this run."""
         for folder in (self.path, self.predictions, self.checkpoints, self.path / "subset"):
             remove_leftovers(folder)
 
-    def _refuse_foreign_files(self, definitions: str) -> None:
-        """ConfigError where no run.yml is and something bears a name that this run would write to.
+    def _require_no_foreign_files(self, definitions: str) -> None:
+        """ConfigError if there is no run.yml, but another file that this run would overwrite.
 
-        A run killed before its run.yml was written leaves these very definitions and nothing more.
+        A run killed before its run.yml was written leaves only these definitions.
         """
         found = [name for name in WRITTEN if (self.path / name).exists()]
         if self.tasks_file.exists() and self.tasks_file.read_bytes() != definitions.encode():
             found.insert(0, self.tasks_file.name)
         if found:
-            what = f"holds no run.yml but {', '.join(found)}, which training would write over"
+            what = f"has no run.yml, but {', '.join(found)}, which training would overwrite"
             raise ConfigError(fault(str(self.path), "output", what, "Give another --output."))
 
-    def _refuse_changes(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
+    def _require_same_settings(self, config: RunConfig, tasks: Mapping[str, TaskDef]) -> None:
         before, now = resolved(self.read_config()).model_dump(), resolved(config).model_dump()
         fixed = [key for key in now if key not in FREE_TO_CHANGE]
         faults = [
-            fault(str(self.config_file), place, f"the run began with {first!r}, now it is {second!r}")
+            fault(str(self.config_file), place, f"the run started with {first!r}, now it is {second!r}")
             for key in fixed
             for place, first, second in _differences(key, before[key], now[key])
         ]
         known = self.read_tasks()
         faults += [
-            fault(str(self.tasks_file), name, "the run began with another definition of this task")
+            fault(str(self.tasks_file), name, "the run started with another definition of this task")
             for name, task in tasks.items()
             if name not in known or known[name].model_dump() != task.model_dump()
         ]
@@ -147,20 +147,20 @@ class RunFolder:
             raise ConfigError([*faults, fault(str(self.path), "output", found, fix)])
 
     def require_no_other_run(self, *, resume: bool) -> None:
-        """ConfigError when the folder holds a run that is not to be resumed."""
+        """ConfigError when the folder contains a run and `resume` is false."""
         if self.config_file.exists() and not resume:
             fix = "Give --resume to continue it, or another --output."
-            raise ConfigError(fault(str(self.path), "output", "already holds a run", fix))
+            raise ConfigError(fault(str(self.path), "output", "already contains a run", fix))
 
     def read_config(self) -> RunConfig:
         """The run's configuration.
 
         Raises:
-            ConfigError: this is no run's folder.
+            ConfigError: this is not the folder of a run.
         """
         if not self.config_file.is_file():
             fix = "Give the `output` folder of `mtdnn train`."
-            raise ConfigError(fault(str(self.path), "", "holds no run (there is no run.yml)", fix))
+            raise ConfigError(fault(str(self.path), "", "contains no run (there is no run.yml)", fix))
         source = read_yaml(self.config_file)
         return run_config_of(replace(source, value=without_unused(with_execution(source.value))))
 
@@ -168,7 +168,7 @@ class RunFolder:
         """The task definitions the run was made with.
 
         Raises:
-            ConfigError: every fault of the file.
+            ConfigError: every error in the file.
         """
         source = read_yaml(self.tasks_file)
         blocks = task_defs_in(replace(source, value=with_loss_options(source.value)))
@@ -177,7 +177,7 @@ class RunFolder:
         return blocks.tasks
 
     def read_results(self) -> dict[str, Any]:
-        """task → split → metric → value, `_run` and `_made_by`, what made them; empty before the first evaluation.
+        """task → split → metric → value, with provenance in `_run` and `_made_by`; empty before the first evaluation.
 
         Raises:
             DataError: the file is damaged.
@@ -197,10 +197,10 @@ class RunFolder:
         step: int,
         checkpoint: str,
     ) -> dict[str, Any]:
-        """Add results to `results.json`, with which checkpoint and code they come from.
+        """Add results to `results.json`, with the checkpoint and code they come from.
 
         `_run` is about the latest evaluation, `_made_by` about each split's numbers, which may be of earlier ones;
-        `_metrics` says how the values of each metric compare.
+        `_metrics` has the scale of each metric.
 
         Args:
             results: task → split → metric → value.
@@ -231,7 +231,7 @@ def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """The commit of the source checkout, if it is one, and versions of what decides numbers."""
+    """The commit of the source checkout, if any, and the versions of the packages that decide results."""
     made_by = {"commit": commit(), "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -242,7 +242,7 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout this code lies in, `+changes` when it has uncommitted ones, or `unknown`."""
+    """The commit of the checkout of this code, `+changes` when it has uncommitted ones, or `unknown`."""
     where = Path(__file__).resolve().parent
     try:
         head = _git(where, "rev-parse", "--short=12", "HEAD")
@@ -257,7 +257,7 @@ def _git(where: Path, *words: str) -> str:
 
 
 def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, value before, value now) of what differs, as deep down as both sides are mappings."""
+    """(dotted key, value before, value now) of each difference, down to where one side is no mapping."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(f"{place}.{key}", before.get(key), now.get(key))

@@ -1,4 +1,4 @@
-"""What a call of `train` is given: a run, its file or keywords, and definitions and rows that are in memory."""
+"""Arguments of a call of `train` → a run, with the definitions and rows that are in memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class GivenRun:
     """A run as it was given.
 
     Attributes:
-        config: names files for all that it needs; those of what is in memory are in its own folder.
-        tasks: the definitions that are in memory; None where `config.tasks` names their file.
-        rows: the rows that are in memory, to be prepared in `config.data`; None where it names prepared ones.
+        config: the run; paths of what is in memory are in its own folder.
+        tasks: definitions in memory; None if `config.tasks` names their file.
+        rows: rows in memory, to be prepared in `config.data`; None if it names prepared rows.
     """
 
     config: RunConfig
@@ -39,7 +39,7 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
         options: fields of RunConfig laid over it, dots for keys within them; `tasks` may be a mapping as for
             `load_task_defs`, `data` one of rows as for `prepare`.
     Raises:
-        ConfigError: every fault of the configuration, or of definitions in memory.
+        ConfigError: every error in the configuration, or in definitions in memory.
     """
     in_memory = {key: options[key] for key in ("tasks", "data") if isinstance(options.get(key), Mapping)}
     config = _config(run, {**options, **dict.fromkeys(in_memory, "")})
@@ -63,5 +63,5 @@ def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> R
 
 
 def _of_call(found: Fault) -> Fault:
-    """A fault of an option, which a command would give as a flag, at the call."""
+    """The fault with the call as its place, if it is about an option."""
     return found.within(CALL) if found.place.flags and not found.place.name else found

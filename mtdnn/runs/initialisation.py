@@ -32,29 +32,33 @@ def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str
         tasks: name → definition.
         source: the run's `encoder`.
     Raises:
-        ConfigError: `init_head` without an earlier run, or naming what that run does not have.
+        ConfigError: `init_head` without an earlier run, or with a task or label that run does not have.
     """
     if isinstance(source, str):
         for task in tasks.values():
             if task.init_head is not None:
                 fix = "Give `encoder: {run: folder of an earlier run}`."
                 raise ConfigError(task.fault("init_head", "there is no earlier run to take a head from", fix))
-        start_lm_heads(model, source)
+        init_lm_heads(model, source)
         return
     run = RunFolder(source.run)
     checkpoint, known = run.checkpoint(source.checkpoint), run.read_tasks()
     for name, task in tasks.items():
         if task.init_head is not None:
-            start_head(model, task, known, checkpoint)
+            init_head_from(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads:
             if has_same_head(task, known[name]):
                 model.heads[name].load_state_dict(head_weights(checkpoint, known[name]))
             else:
-                logger.info("%s: a new head: its labels or the kind of its head are others than in %s", name, run.path)
+                logger.info(
+                    "%s: starts with a new head: its labels or kind of head differ from those in %s",
+                    name,
+                    run.path,
+                )
 
 
 def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
-    """Weights of the head that answers a task of an earlier run: its own, or another task's."""
+    """Weights of the head that a task of an earlier run uses: its own, or another task's."""
     return read_weights(checkpoint, f"heads.{task.head_of or task.name}.")
 
 
@@ -64,10 +68,10 @@ def has_same_head(task: TaskDef, other: TaskDef) -> bool:
     return task.labels == other.labels and ours == theirs
 
 
-def start_lm_heads(model: MultiTaskModel, place: str) -> None:
-    """Start heads for masked words from the one the encoder was pretrained with, where its files hold it.
+def init_lm_heads(model: MultiTaskModel, place: str) -> None:
+    """Initialise heads for masked words with the encoder's pretrained head, if its files contain one.
 
-    A new head over a pretrained encoder would first spoil what the encoder knows.
+    Training a new head would first degrade the pretrained encoder.
     """
     heads = [head for head in model.heads.values() if isinstance(head, MaskedLMHead)]
     pretrained = pretrained_lm_head(place) if heads else None
@@ -75,13 +79,13 @@ def start_lm_heads(model: MultiTaskModel, place: str) -> None:
         if pretrained is not None:
             head.start_from(pretrained)
         else:
-            logger.info("%s holds no output layer for masked words; a new one is learnt", place)
+            logger.info("%s contains no output layer for masked words; a new one is trained", place)
 
 
 def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
     """Weights of the output layer for masked words in the files of an encoder, named as `MaskedLMHead` has them.
 
-    Every family has BERT's layout under names of its own: a dense layer, a normalisation, and a bias per token.
+    Every family has BERT's layout under its own names: a dense layer, a normalisation, and a bias per token.
     """
     try:
         with no_bars_for_folders(place):
@@ -103,22 +107,22 @@ def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
     return found
 
 
-def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef], checkpoint: Path) -> None:
-    """Start one head from another task's: all layers below the output, and the output rows of mapped labels.
+def init_head_from(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef], checkpoint: Path) -> None:
+    """Initialise a head from another task's: all layers below the output, and the output rows of mapped labels.
 
     Args:
         known: the tasks of the earlier run.
         checkpoint: of the earlier run.
         model: encoder and heads.
-        task: whose head starts.
+        task: the task of the head.
     Raises:
-        ConfigError: the source task, a label of either side, or the layout of the head is not there.
+        ConfigError: the source task or a label is unknown, or the layouts of the heads differ.
     """
     init = task.init_head
     if init is None or init.from_ not in known:
         raise ConfigError(task.fault("init_head.from", unknown("task", init.from_ if init else "", known)))
     theirs = known[init.from_]
-    refuse_unknown_labels(task, theirs)
+    require_known_labels(task, theirs)
     weights = head_weights(checkpoint, theirs)
     head = model.heads[task.name]
     for name, value in head.state_dict().items():
@@ -135,8 +139,8 @@ def start_head(model: MultiTaskModel, task: TaskDef, known: Mapping[str, TaskDef
             raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has another shape at {name}"))
 
 
-def refuse_unknown_labels(task: TaskDef, theirs: TaskDef) -> None:
-    """ConfigError for every label in the map of `init_head` that one of the two tasks does not have."""
+def require_known_labels(task: TaskDef, theirs: TaskDef) -> None:
+    """ConfigError for every label in the map of `init_head` that its task does not have."""
     mapped = task.init_head.labels if task.init_head is not None else {}
     sides = [(word, task.labels) for word in mapped] + [(word, theirs.labels) for word in mapped.values()]
     faults = [

@@ -1,6 +1,7 @@
-"""How long a run is: rows of each task, the order of their batches, updates. The one place, without PyTorch.
+"""The length of a run: rows of each task, order of their batches, optimizer steps. Needs no PyTorch.
 
-`check` asks with the rows it has read, a study with those of the manifests, `train` with its stores.
+The one place that computes it: for `check` from the rows it has read, for a study from the manifests, for `train` from
+its stores.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunLength:
-    """What a run will go through.
+    """The length of a run.
 
     Attributes:
         rows: task → rows it trains on.
         sampler: the order of the tasks' batches.
         steps: optimizer steps.
-        epochs: passes that these steps are, as the run's mixing counts them.
+        epochs: these steps in epochs of the run's mixing.
     """
 
     rows: Mapping[str, int]
@@ -44,7 +45,7 @@ class RunLength:
 
     @classmethod
     def of(cls, config: RunConfig, sampler: Sampler) -> RunLength:
-        """`max_steps`, or the steps of the epochs, a last fraction rounded up."""
+        """`max_steps`, or the steps of all epochs; those of a fraction of an epoch are rounded up."""
         if config.max_steps is not None:
             return cls(sampler.sizes, sampler, config.max_steps, config.max_steps / sampler.num_steps(0))
         whole = int(config.epochs)
@@ -59,7 +60,7 @@ def run_length(
     available: Mapping[str, int],
     lengths: Mapping[str, np.ndarray] | None = None,
 ) -> RunLength:
-    """How long a run is. Arguments and errors are those of `run_sampler`."""
+    """The length of a run; arguments and errors as in `run_sampler`."""
     return RunLength.of(config, run_sampler(config, tasks, available, lengths))
 
 
@@ -73,12 +74,12 @@ def run_sampler(
 
     Args:
         config: its `subset`, `mixing`, `batch_size`, `max_tokens`, `group_by_length`, `seed`, `epochs`, `max_steps`.
-        tasks: those it trains on.
-        available: task → train rows there are.
-        lengths: task → [rows trained on], tokens of each; needed with `max_tokens`, and to group by length.
+        tasks: the tasks it trains on.
+        available: task → number of train rows.
+        lengths: task → [rows trained on], tokens of each; needed for `max_tokens`, and to group by length.
     Raises:
-        ConfigError: a subset that leaves no row or asks for more than there are; options the mixing does not take; a
-            row longer than `max_tokens`.
+        ConfigError: a subset with no row or more rows than there are; options the mixing does not have; a row longer
+            than `max_tokens`.
     """
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
@@ -98,17 +99,17 @@ def run_sampler(
 
 
 def needs_lengths(config: RunConfig) -> bool:
-    """Whether batches depend on the rows' lengths; grouping alone changes which rows share a batch, not how many."""
+    """Whether batches depend on the rows' lengths; grouping changes which rows share a batch, not how many."""
     return config.max_tokens is not None or config.group_by_length is not None
 
 
 def training_rows(config: RunConfig, task: TaskDef, available: int) -> int:
-    """How many of a task's train rows a run trains on: what `max_rows` and then the run's subset leave.
+    """Number of a task's train rows that a run uses, after `max_rows` and the run's subset.
 
     Args:
         config: its `subset`.
         task: its `max_rows`.
-        available: train rows there are.
+        available: number of train rows.
     """
     kept = min(available, task.max_rows or available)
     part = config.subset.get(task.name)
@@ -118,7 +119,7 @@ def training_rows(config: RunConfig, task: TaskDef, available: int) -> int:
 
 
 def rows_trained_on(config: RunConfig, task: TaskDef, ids: Sequence[str]) -> np.ndarray:
-    """[rows], the numbers of the rows that `training_rows` counts: the same ones in every run.
+    """[rows], indices of the rows that `training_rows` counts: the same in every run.
 
     Args:
         config: its `subset`.
@@ -150,12 +151,12 @@ def train_part(store: Store, config: RunConfig, task: TaskDef) -> Store:
 
 
 def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Mapping[str, int]) -> list[Fault]:
-    """Subsets that leave no row, or ask for more rows than there are; keys are those of the run's YAML.
+    """Errors of subsets with no row, or with more rows than there are; keys as in the run's YAML.
 
     Args:
         config: its `subset`.
-        tasks: those it trains on.
-        available: task → train rows there are; tasks that are not in it are passed over.
+        tasks: the tasks it trains on.
+        available: task → train rows there are; other tasks are skipped.
     """
     found = []
     for name in (name for name in config.subset if name in tasks and available.get(name)):
@@ -167,7 +168,7 @@ def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Ma
 
 
 def prepared_sampler(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Sampler:
-    """The order of the batches of a run on its prepared rows; their lengths are read only where batches depend on them.
+    """The order of a run's batches on its prepared rows; lengths are read only if batches depend on them.
 
     Raises:
         ConfigError: see `run_sampler`.
@@ -182,7 +183,7 @@ def prepared_sampler(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Sampler
 
 
 def prepared_rows(config: RunConfig, task: TaskDef) -> int:
-    """Train rows of a task in the run's prepared data, by their manifests.
+    """Number of train rows of a task in the run's prepared data, from the manifests.
 
     Raises:
         DataError: a split is not prepared.
@@ -214,7 +215,7 @@ def prepared_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows that a run trains on, told from others by `key`."""
+    """The rows that a run trains on, identified by `key`."""
 
     config: RunConfig = field(compare=False)
     task: TaskDef = field(compare=False)
@@ -223,6 +224,6 @@ class _Part:
 
 @lru_cache(maxsize=64)
 def _lengths_once(part: _Part) -> np.ndarray:
-    """Of a part that several cells of a study train on, read once; not to be modified."""
+    """Lengths of a part, read once for all cells of a study; do not modify them."""
     store = open_store(part.config.data, part.task, part.task.splits["train"])
     return train_part(store, part.config, part.task).lengths

@@ -1,4 +1,4 @@
-"""Rows in memory that a run predicts: encoded rows that never touch the disk, and the task they belong to."""
+"""Rows in memory for prediction: encoded rows without a file, and the task they belong to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryStore:
-    """Encoded rows that never touch the disk; to a loader the same as a `Store`."""
+    """Encoded rows in memory, with the interface of a `Store` for loaders."""
 
     columns: dict[str, Any]
 
@@ -40,7 +40,7 @@ class MemoryStore:
         return list(self.columns["id"])
 
     def take(self, rows: np.ndarray) -> dict[str, Column]:
-        """The columns of the rows with these numbers, in their order."""
+        """The columns of the rows with these indices, in this order."""
         return {name: _chosen(column, rows) for name, column in self.columns.items()}
 
 
@@ -51,16 +51,16 @@ def _chosen(column: Column, rows: np.ndarray) -> Column:
 
 
 Rows: TypeAlias = "str | Path | Sequence[Sequence[str]] | Sequence[Mapping[str, Any]] | Dataset | DataFrame"
-"""A file of rows in any known format, the texts of each row, or rows with named columns in memory."""
+"""A file of rows in a known format, the texts of each row, or rows with named columns in memory."""
 
 
 def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
-    """The task whose rows these are: the only one, or the first with as many columns as the first row has.
+    """The task of these rows: the only one, or the first with as many columns as the first row.
 
-    Formats with named columns, and no rows at all, are taken for the first task's.
+    Formats with named columns, and empty input, count as the first task's.
 
     Raises:
-        ConfigError: no task has so many.
+        ConfigError: no task has this number of columns.
     """
     in_file, first = isinstance(rows, (str, Path)), next(iter(task_types))
     count = _num_columns(rows)
@@ -73,12 +73,12 @@ def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:
             return name
     counts = [f"{name}: {len(names)}{' or more' if name in open_ended else ''}" for name, names in columns.items()]
     what = "columns" if in_file else "texts"
-    found = f"{count} {what} in a row; the run's tasks take other numbers ({', '.join(counts)})"
-    raise ConfigError(fault("", "rows", found, "Name the task whose columns they have."))
+    found = f"{count} {what} in a row; the run's tasks have other numbers ({', '.join(counts)})"
+    raise ConfigError(fault("", "rows", found, "Name the task of these rows."))
 
 
 def _num_columns(rows: Rows) -> int | None:
-    """Columns of the first row of a .tsv, or the number of its texts; None where columns have names."""
+    """Number of columns of the first row of a .tsv, or of its texts; None if columns have names."""
     if is_table(rows):
         return None
     if not isinstance(rows, (str, Path)):

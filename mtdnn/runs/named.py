@@ -1,4 +1,4 @@
-"""What a run's configuration names: the tasks it has and trains, and their regularizers."""
+"""What a run's configuration names: its tasks, the tasks it trains on, and their regularizers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_tasks(
 
     Args:
         config: the run.
-        definitions: those it chooses from; None reads the file it names.
+        definitions: the definitions it chooses from; None = those in its file.
     Raises:
         ConfigError: see `task_faults`.
     """
@@ -31,7 +31,7 @@ def run_tasks(
         raise ConfigError(faults)
     trained = trained_tasks(config, known)
     followers = {name: task for name, task in known.items() if task.head_of in trained}
-    return taught({**trained, **followers}, config), list(trained)
+    return with_teachers({**trained, **followers}, config), list(trained)
 
 
 def trained_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
@@ -41,13 +41,13 @@ def trained_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, 
 
 
 def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collection[str] = ()) -> list[Fault]:
-    """What is wrong with the tasks that a run names: `train`, `select_by`, `subset` or `distill` names none of its, or
-    there is no dev split for what chooses the best checkpoint, or the end.
+    """Errors in the tasks that a run names: unknown names in `train`, `select_by`, `subset` or `distill`, or no dev
+    split for `select_by` or early stopping.
 
     Args:
         config: the run.
         known: the definitions it chooses from.
-        unread: names of further definitions, of which nothing is known.
+        unread: names of further definitions that could not be read.
     """
     trainable = [name for name, task in known.items() if task.trainable]
     names = list(dict.fromkeys(config.train or trainable))
@@ -58,21 +58,21 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
         faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
     measured = [name for name in names if name in unread or (name in known and known[name].splits.get("dev"))]
     if config.select_by in names and config.select_by not in measured:
-        fix = f"Give it one, or choose among: {', '.join(['mean', *measured])}."
+        fix = f"Add one, or choose among: {', '.join(['mean', *measured])}."
         faults.append(fault("", "select_by", f"'{config.select_by}' has no dev split", fix))
     if config.early_stopping is not None and names and not measured:
-        fix = "Give a task one, or leave early_stopping out."
-        faults.append(fault("", "early_stopping", "no task has a dev split to look at", fix))
+        fix = "Add one to a task, or remove early_stopping."
+        faults.append(fault("", "early_stopping", "no task has a dev split to measure", fix))
     for key, named in (("subset", config.subset), ("distill", config.distill)):
-        strange = [name for name in named if name not in (*names, *unread)]
-        faults += [fault("", key, unknown("task", name, names)) for name in strange]
+        unknown_names = [name for name in named if name not in (*names, *unread)]
+        faults += [fault("", key, unknown("task", name, names)) for name in unknown_names]
     if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
     return faults
 
 
-def taught(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
-    """The tasks with the run's soft labels in place of their own."""
+def with_teachers(tasks: Mapping[str, TaskDef], config: RunConfig) -> dict[str, TaskDef]:
+    """The tasks, with the soft labels that the run names instead of their own."""
     soft = {name: {"distill": each} for name, each in config.distill.items()}
     return {name: task.model_copy(update=soft.get(name)) for name, task in tasks.items()}
 
@@ -101,8 +101,8 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
         task_type = _type_of(task)
         found += [] if task_type is None else kind.type_faults(task_type, where, key)
         if kind.moves_within_step and config.accumulate > 1:
-            told = f"{kind.name} moves the optimizer within a step, but accumulate is {config.accumulate}"
-            found.append(fault(where, key, told, "Use accumulate: 1, or another regularizer."))
+            wrong = f"{kind.name} updates the weights within a step, but accumulate is {config.accumulate}"
+            found.append(fault(where, key, wrong, "Use accumulate: 1, or another regularizer."))
         faults += found
         chosen[name] = None if found else kind(**named.options)
     if faults:
@@ -111,7 +111,7 @@ def regularizers_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str
 
 
 def _type_of(task: TaskDef) -> type[TaskType] | None:
-    """The type of a task; None of a block that names no type, which is reported elsewhere."""
+    """The type of a task; None if its type is unknown, which is reported elsewhere."""
     try:
         return TASK_TYPES.get(task.task_type)
     except ConfigError:

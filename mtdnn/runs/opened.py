@@ -1,4 +1,4 @@
-"""A trained model with its tasks: measure it on prepared splits, let it predict and embed rows."""
+"""A trained model with its tasks: evaluates prepared splits, predicts and embeds rows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Run:
     Attributes:
         folder: of the run.
         checkpoint: best, last or step-N.
-        step: optimizer steps behind the weights.
+        step: optimizer steps of the weights.
         tasks: names.
         autocast: context of the run's precision.
         trust: its folder may name code.
@@ -89,9 +89,9 @@ class Run:
         """Metrics of prepared splits; predictions and `results.json` go to the run's folder.
 
         Args:
-            tasks: names; None takes all.
-            split: a role (dev, test, train), the name of a split, or None for all prepared dev and test splits.
-            data: folder made by `mtdnn prepro`; None takes the run's.
+            tasks: names; None = all.
+            split: a role (dev, test, train), the name of a split, or None = all prepared dev and test splits.
+            data: folder made by `mtdnn prepro`; None = the run's.
         Raises:
             ConfigError: an unknown task, or no task has such a split.
             DataError: there is no such folder, or a split in it is not prepared for this tokenizer and task block.
@@ -101,7 +101,7 @@ class Run:
         if not prepared.is_dir():
             place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
             found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
-            raise DataError(fault(place, key, found, "Give --data with the folder that mtdnn prepro made."))
+            raise DataError(fault(place, key, found, "Give --data the folder that mtdnn prepro wrote."))
         results: Results = {}
         for name, each in self._splits(names, split, prepared):
             store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
@@ -120,7 +120,7 @@ class Run:
         return results
 
     def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:
-        """(task, split) pairs to measure; with None, of the dev and test splits those that lie there."""
+        """(task, split) pairs to measure; with None, the dev and test splits that are prepared."""
         found = []
         for name in names:
             roles = self.tasks[name].splits
@@ -152,18 +152,18 @@ class Run:
     @keywords_checked()
     @_as_opened
     def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
-        """Prediction records of one or several tasks; those whose rows are encoded alike share a pass of the encoder.
+        """Prediction records of one or several tasks; tasks with the same encoding share a pass of the encoder.
 
         Args:
             tasks: their names.
             rows: a file with the first task's columns, labelled or not; a `datasets.Dataset`, a pandas DataFrame or a
                 list of dicts with these; or texts: `[(premise, hypothesis), …]`. Labels are the first task's.
         Raises:
-            ConfigError: an unknown task, or tasks that take different inputs.
+            ConfigError: an unknown task, or tasks with different inputs.
             DataError: every bad row, with its place.
         """
         names = self._known([tasks] if isinstance(tasks, str) else tasks)
-        self._refuse_unlike_inputs(names)
+        self._require_same_inputs(names)
         found: dict[str, list[Record]] = {}
         for group in self._encoded_alike(names):
             with self._store(group[0], rows, columns_of=names[0]) as store:
@@ -171,7 +171,7 @@ class Run:
         return {name: found[name] for name in names}
 
     def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The tasks in groups whose rows become the same tokens."""
+        """The tasks, in groups that encode rows to the same tokens."""
         groups: list[list[str]] = []
         types = self.model.task_types
         for name in names:
@@ -182,26 +182,26 @@ class Run:
                 alike.append(name)
         return groups
 
-    def _refuse_unlike_inputs(self, names: Sequence[str]) -> None:
+    def _require_same_inputs(self, names: Sequence[str]) -> None:
         first = self.tasks[names[0]]
         for name in names[1:]:
             task = self.tasks[name]
             if not self.model.task_types[first.name].predicts_with(self.model.task_types[name]):
-                found = f"'{name}' takes {len(task.inputs)} texts as {task.task_type}, '{first.name}' other ones"
-                raise ConfigError(fault("", "task", found, "Predict tasks of the same inputs together."))
+                found = f"'{name}' has {len(task.inputs)} texts as {task.task_type}, '{first.name}' has others"
+                raise ConfigError(fault("", "task", found, "Predict only tasks with the same inputs together."))
             if task.inputs != first.inputs and sorted(task.inputs) == sorted(first.inputs):
-                orders = f"'{name}' takes {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
-                raise ConfigError(fault("", "task", orders, "Predict tasks of another order apart."))
+                orders = f"'{name}' has {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
+                raise ConfigError(fault("", "task", orders, "Predict tasks with another order of inputs separately."))
 
     @keywords_checked()
     @_as_opened
     def embed(self, rows: Rows, *, task: str | None = None, pooling: str = "mean") -> tuple[list[str], np.ndarray]:
-        """Ids of the rows and [rows, H] float32, one vector for each.
+        """Ids of the rows, and [rows, H] float32, one vector per row.
 
         Args:
             rows: as for `predict`.
-            task: whose columns the rows have; None takes the run's only task, or the first with as many columns.
-            pooling: mean = of the hidden states of a row's real tokens; first = of its first token alone.
+            task: the task of the rows; None = the run's only task, or the first with as many columns.
+            pooling: mean = mean of the hidden states of a row's real tokens; first = hidden state of its first token.
         Raises:
             ConfigError, DataError: as `predict`; or an unknown word for pooling.
         """
@@ -220,7 +220,7 @@ class Run:
             return store.ids, vectors
 
     def _pooled(self, batch: Batch, pooling: str) -> np.ndarray:
-        """[B, H]: a row of several sequences has the mean over the tokens of all, or the first token of the first."""
+        """[B, H]: for a row of several sequences the mean over all their tokens, or the first token of the first."""
         hidden, rows = self.model.hidden(batch).float(), batch.row_of_sequence
         if pooling == "first":
             starts = torch.searchsorted(rows, torch.arange(len(batch), device=rows.device))
@@ -248,10 +248,10 @@ class Run:
     def _store(
         self, task: str, rows: Rows, *, columns_of: str | None = None
     ) -> AbstractContextManager[Store | MemoryStore]:
-        """The rows, encoded for a task: those with columns by way of a temporary folder, texts in memory.
+        """The rows, encoded for a task: rows with columns through a temporary folder, texts in memory.
 
         Args:
-            columns_of: the task whose columns, and labels, a file has; None: `task` itself.
+            columns_of: the task of the columns and labels; None = `task`.
         """
         if isinstance(rows, (str, Path)):
             return self._stored_rows(task, rows_of(rows), columns_of or task)
@@ -275,7 +275,9 @@ class Run:
         for number, texts in enumerate(rows):
             if isinstance(texts, str) or len(texts) != len(task_def.inputs):
                 expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
-                faults.append(fault(f"row {number}", "", f"{texts!r} is no sequence of texts", expected))
+                faults.append(
+                    fault(f"row {number}", "", f"{texts!r} is not a sequence of texts of this task", expected)
+                )
                 continue
             values: dict[str, Any] = dict(zip(task_def.inputs, texts, strict=True))
             try:
@@ -331,9 +333,9 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
 def soft_predictions(
     folders: Sequence[str | Path], tasks: Sequence[str], rows: Rows, *, checkpoint: str = "best"
 ) -> dict[str, list[Record]]:
-    """Prediction records that hold the mean of what several runs predict, for each task: soft labels for `distill`.
+    """Prediction records with the mean of several runs' predictions, for each task: soft labels for `distill`.
 
-    The runs are opened one after another. Labels are read by the task of the first of them.
+    The runs are opened one after another. Labels are read by the first run's task.
 
     Args:
         folders: of one or several runs that have the tasks.
@@ -341,7 +343,7 @@ def soft_predictions(
         tasks: names.
     Raises:
         ConfigError: as `open_run`, or a task's type has no soft labels.
-        DataError: as `Run.predict`, or a run's predictions are not of the same labels.
+        DataError: as `Run.predict`, or the runs' labels differ.
     """
     types: dict[str, TaskType] = {}
     found: dict[str, list[list[Record]]] = {task: [] for task in tasks}

@@ -1,4 +1,4 @@
-"""Words of a run's configuration → its parts: task types, model, train rows, sampler, proximal term, plan."""
+"""A run's configuration → its parts: task types, model, train rows, sampler, proximal term, plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[st
     """Each task seen through its type, bound to the tokenizer.
 
     Raises:
-        ConfigError: every fault of every definition.
+        ConfigError: every error in every definition.
     """
     require_valid_tasks(tasks, tokenizer)
     types = {name: TASK_TYPES.get(task.task_type)(task) for name, task in tasks.items()}
@@ -41,8 +41,8 @@ def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[st
 def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
     """The context of a run's forward passes.
 
-    PyTorch's own rather than accelerate's, whose precision is one for the whole process: runs of different precision
-    may follow one another in a notebook or a study.
+    It is PyTorch's own, since accelerate has one precision per process, and runs of different precision may follow one
+    another in a notebook or a study.
     """
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
@@ -58,14 +58,14 @@ def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiT
 def train_stores(
     config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer
 ) -> tuple[dict[str, Store], dict[str, int]]:
-    """Task → the training rows that `max_rows` and `subset` leave; and how many there are without them.
+    """Task → the train rows after `max_rows` and `subset`; and task → their number without these.
 
     Args:
         config: the run.
         tasks: name → definition.
         tokenizer: of the run's encoder.
     Raises:
-        ConfigError: a subset that leaves no row, or asks for more than there are.
+        ConfigError: a subset with no row, or with more rows than there are.
         DataError: rows that are not prepared for this tokenizer and these tasks.
     """
     whole = {
@@ -80,7 +80,7 @@ def train_stores(
 def measured_stores(
     config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer
 ) -> dict[tuple[str, str], Store]:
-    """(task, split) → rows of every dev split; the test splits that are there, measured at the end, are only opened.
+    """(task, split) → rows of every dev split; prepared test splits, measured at the end, are only verified.
 
     Args:
         config: the run.

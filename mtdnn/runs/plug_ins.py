@@ -43,10 +43,10 @@ def plug_in_faults(config: RunConfig) -> list[Fault]:
 
 
 def checked_run(source: YamlSource) -> RunConfig:
-    """The run in a document, the options of its plug-ins checked too.
+    """The run in a document, with the options of its plug-ins checked.
 
     Raises:
-        ConfigError: every fault, with its place.
+        ConfigError: every error, with its place.
     """
     config = run_config_of(source)
     if faults := plug_in_faults(config):
@@ -55,9 +55,9 @@ def checked_run(source: YamlSource) -> RunConfig:
 
 
 def resolved(config: RunConfig, keys: Sequence[str] = KEYS) -> RunConfig:
-    """The run with every option of its registered plug-ins, those that it leaves out at their defaults.
+    """The run with every option of its registered plug-ins, missing ones at their defaults.
 
-    Plug-ins named by a dotted path, and those with an option that is refused, stay as they are given.
+    Plug-ins named by a dotted path, and those with invalid options, are left unchanged.
     """
     full = {}
     for key, given in _named(config, keys):
@@ -70,6 +70,6 @@ def resolved(config: RunConfig, keys: Sequence[str] = KEYS) -> RunConfig:
 
 
 def _named(config: RunConfig, keys: Sequence[str]) -> Iterator[tuple[str, Named]]:
-    """(key, plug-in) of those that are not turned off."""
+    """(key, plug-in) of the plug-ins that are not turned off."""
     chosen = ((key, getattr(config, key)) for key in keys)
     return ((key, given) for key, given in chosen if given is not None)

@@ -1,4 +1,4 @@
-"""From where a run resumes, and whether it is still the run that its checkpoints were trained as."""
+"""The checkpoint a run resumes from, and whether the run is still the one its checkpoints were trained with."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from mtdnn.training.checkpoint import (
 logger = logging.getLogger(__name__)
 
 PLACES = frozenset({"tasks", "data"})
-"""Fields of a run that say where something is; whether it is the same is found out from what is there."""
+"""Fields of a run that are paths; what they name is compared by content."""
 
 
 def is_finished(folder: RunFolder) -> bool:
-    """Whether training has come to its end and all that it leaves is there: `last`, written only then, and `best`."""
+    """Whether training has finished: `last`, written only then, and `best` are whole."""
     return all(damage(recover(folder.checkpoint(name))) is None for name in ("last", "best"))
 
 
 def resume_point(folder: RunFolder) -> Path | None:
-    """The newest whole `step-N` from which training writes all that the folder lacks; None: from the start.
+    """The newest whole `step-N` from which training writes all that the folder lacks; None = the start.
 
-    Where `best` is missing or damaged that is one from before its step, see `restore_best`.
+    If `best` is missing or damaged, it is one from before the step of `best`; see `restore_best`.
     """
     newest = newest_whole(folder.checkpoints)
     best_step = _lost_best(folder, newest)
@@ -51,10 +51,10 @@ def resume_point(folder: RunFolder) -> Path | None:
 
 
 def restore_best(folder: RunFolder) -> None:
-    """Write a `best` that is missing or damaged from another checkpoint of its step, or let training write it again.
+    """Restore a missing or damaged `best` from another checkpoint of its step, or else let training write it again.
 
-    The second takes `last` away: a run without it is not finished, and training from `resume_point` on writes both,
-    with the same weights as before.
+    For the latter `last` is removed: the run is then not finished, and training from `resume_point` writes both, with
+    the same weights as before.
     """
     newest, last = newest_whole(folder.checkpoints), folder.checkpoint("last")
     best_step = _lost_best(folder, newest)
@@ -78,7 +78,7 @@ def _lost_best(folder: RunFolder, newest: Path | None) -> int:
 
 
 def settings_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint states of the run that trains it: the fields that decide what is computed, and the tasks."""
+    """What a checkpoint stores of its run: the fields that decide what is computed, and the tasks."""
     left_out = set(FREE_TO_CHANGE | PLACES)
     run = resolved(config).model_dump(mode="json", by_alias=True, exclude=left_out)
     return run, {name: task.model_dump(mode="json", by_alias=True) for name, task in tasks.items()}
@@ -87,16 +87,16 @@ def settings_of(config: RunConfig, tasks: Mapping[str, TaskDef]) -> tuple[dict[s
 def require_same_run(
     checkpoint: Path, config: RunConfig, tasks: Mapping[str, TaskDef], rows: Mapping[str, TaskRows]
 ) -> None:
-    """Find out whether a run is the one that a checkpoint was trained as. Older checkpoints do not state all of it.
+    """Require that a run has the settings its checkpoint was trained with, as far as the checkpoint stores them.
 
     Args:
-        checkpoint: a whole one of the run's folder.
+        checkpoint: a whole checkpoint of the run's folder.
         config: the run that resumes from it.
         tasks: name → definition.
         rows: task → its train rows.
     Raises:
         ConfigError: run.yml or the definitions were edited since.
-        DataError: the train rows are others than those the checkpoint has learnt from.
+        DataError: the train rows differ from those the checkpoint was trained on.
     """
     state = read_state(checkpoint)
     edited = list(_edited(state, checkpoint, config, tasks))
@@ -122,8 +122,8 @@ def _edited(state: State, checkpoint: Path, config: RunConfig, tasks: Mapping[st
 
 
 def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, value before, value now) of what differs; keys that the checkpoint does not state are passed over,
-    as those that a later version adds."""
+    """(dotted key, value before, value now) of each difference; keys that the checkpoint does not have are skipped,
+    since a later version may have added them."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before:
             yield from _differences(f"{place}.{key}", before[key], now.get(key))
@@ -135,6 +135,6 @@ def _changed_rows(state: State, checkpoint: Path, config: RunConfig, rows: Mappi
     before = state.get("rows", {})
     for name in (name for name in rows if name in before and before[name] != rows[name]):
         counts = f"{before[name]['rows']} then, {rows[name]['rows']} now"
-        found = f"the train rows are others than those {checkpoint} has learnt from ({counts})"
+        found = f"the train rows differ from those {checkpoint} was trained on ({counts})"
         fix = "Undo the change and run mtdnn prepro again, or give another --output."
         yield fault(str(Path(config.data) / name), "", found, fix)

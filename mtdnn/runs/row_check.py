@@ -1,4 +1,4 @@
-"""Task definitions and their rows → every fault in one report, and what the rows are like."""
+"""Task definitions and their rows → every error in one report, and statistics of the rows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TextTable:
 
 @dataclass
 class SplitFacts:
-    """What the rows of a split are like; bad rows do not count.
+    """Statistics of the rows of a split; rows with errors do not count.
 
     Attributes:
         roles: train, dev, test.
@@ -62,10 +62,10 @@ class SplitFacts:
         words_without_token: words that no token stands for.
         counts: of labels that are words, or of the words in labels that are lists.
         numbers: of labels that are numbers, to four digits.
-        lengths: of each row: tokens, cut to max_length, when a tokenizer was given, else words between spaces.
+        lengths: of each row: tokens, truncated to max_length, if a tokenizer is given, else words between spaces.
         texts: a hash of each row's texts.
-        ids: of the rows, where they decide which of them a run trains on and how long these are.
-        whole: whether no row had a fault.
+        ids: of the rows, if they decide which rows a run trains on and how long these are.
+        whole: whether no row had an error.
     """
 
     task: TaskDef
@@ -93,11 +93,11 @@ class Report:
     """The outcome of a check.
 
     Attributes:
-        faults: what has to be mended, one line each with file:line.
-        warnings: what may be meant so.
-        splits: facts of every split that could be read.
+        faults: the errors, with file:line.
+        warnings: what may be intended.
+        splits: statistics of every split that could be read.
         lengths_in: "tokens" or "words".
-        batches: task → batches in the first epoch under the run's mixing; empty where not all rows are known.
+        batches: task → batches in the first epoch under the run's mixing; empty if not all rows are known.
         length: of the run, if one is given and its rows are known.
         tasks: name → definition, of the blocks that could be read.
     """
@@ -111,7 +111,7 @@ class Report:
     tasks: Mapping[str, TaskDef] = field(default_factory=dict)
 
     def tables(self) -> list[TextTable]:
-        """Rows and lengths, labels, and batches of an epoch; those that there is something to say in."""
+        """Tables of rows and lengths, of labels, and of batches in an epoch; empty ones are left out."""
         tables = [self._rows(), self._labels(), self._batches()]
         return [table for table in tables if len(table.lines) > 1]
 
@@ -147,14 +147,14 @@ class Report:
         return TextTable("Training", lines)
 
     def __str__(self) -> str:
-        """Warnings and tables; the faults are for the caller to raise."""
+        """Warnings and tables; the caller reports the errors."""
         parts = ["\n".join(f"warning: {line}" for line in self.warnings)] if self.warnings else []
         parts += [f"{each.title}\n{indent(table(each.lines), '  ')}" for each in self.tables()]
-        return "\n\n".join(parts) if parts else "no fault found" if not self.faults else ""
+        return "\n\n".join(parts) if parts else "no errors found" if not self.faults else ""
 
 
 def _in_order(facts: SplitFacts) -> list[tuple[str, int]]:
-    """Labels as the task declares them, with those that never come; otherwise the most frequent first."""
+    """Labels in the task's order, including those that never occur; otherwise the most frequent first."""
     if facts.task.labels and facts.counts:
         return [(label, facts.counts[label]) for label in facts.task.labels]
     return facts.counts.most_common()
@@ -171,18 +171,18 @@ def check(
     num_workers: int | None = None,
     trust: bool = False,
 ) -> Report:
-    """A report on task definitions, their rows, and what a run names: every fault, and what the rows are like.
+    """A report on task definitions, their rows, and a run: every error, and statistics of the rows.
 
     Args:
         tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
         data: folder of the rows, or task → split → rows in memory, as for `prepare`; without it only the definitions,
             and rows of a `source`, are checked.
-        encoder: hub name or folder, for lengths in tokens; by default that of `run`, if one is given.
-        run: a run, or its YAML: its mixing gives the batches of an epoch, its regularizers and teachers are checked.
-        num_workers: processes; None takes one per core.
         trust: the files may name code by dotted paths, which is imported.
+        encoder: hub name or folder, for lengths in tokens; None = that of `run`, if given.
+        run: a run, or its YAML file: batches of an epoch are counted, regularizers and teachers are checked.
+        num_workers: processes; None = one per core.
     Returns:
-        The report: `faults`, `warnings`, facts of every split; as text, its tables.
+        The report: `faults`, `warnings`, statistics of every split; as text, its tables.
     Raises:
         ConfigError: a file cannot be read as a whole.
 
@@ -215,7 +215,7 @@ def check(
 
 
 def _or_fault(make: Callable[[], T], faults: list[Fault]) -> T | None:
-    """What the function makes; None, and its errors among the others, when it refuses."""
+    """The function's result; on an error None, and its errors are added to `faults`."""
     try:
         return make()
     except ConfigError as error:
@@ -224,14 +224,14 @@ def _or_fault(make: Callable[[], T], faults: list[Fault]) -> T | None:
 
 
 def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
-    """The document of a run; of none, and of one made in Python, a document that gives no places."""
+    """The document of a run; for no run, or one made in Python, a document without places."""
     if isinstance(run, (str, Path)):
         return run_source(run)
     return YamlSource(path="", value={"tasks": "", "data": "", "output": "", "encoder": ""})
 
 
 def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: str | None) -> list[Fault]:
-    """Faults of what the sound tasks learn by: regularizers, teachers. PyTorch is loaded only if there are any."""
+    """Errors of the tasks' regularizers and teachers. PyTorch is loaded only if there are any."""
     of_run = config.regularizer or config.distill
     if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
         return []
@@ -249,14 +249,14 @@ def report_on(
     run: RunConfig | None = None,
     num_workers: int | None = None,
 ) -> Report:
-    """A report on tasks and their rows. Nothing is written; of every row twenty bytes are kept in memory.
+    """A report on tasks and their rows. Nothing is written; twenty bytes per row are kept in memory.
 
     Args:
         tasks: name → definition.
         data: folder of the rows, or rows in memory.
         tokenizer: of the run's encoder.
-        run: what decides how many batches an epoch has; None takes the defaults.
-        num_workers: processes; None: one per core.
+        run: decides how many batches an epoch has; None = the defaults.
+        num_workers: processes; None = one per core.
     """
     report = Report(lengths_in="words" if tokenizer is None else "tokens", tasks=tasks)
     sound = {}
@@ -277,7 +277,7 @@ def report_on(
 
 
 def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Fault]:
-    """Why the run could not choose its best checkpoint by the mean over its tasks; blocks with faults are left out."""
+    """Errors if the run cannot select its best checkpoint by the mean over its tasks; invalid blocks are left out."""
     trained = trained_tasks(run, tasks).keys()
     chosen = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
     measured = [task for task in chosen if not block_faults(task)]
@@ -287,7 +287,7 @@ def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Faul
 
 @dataclass(frozen=True)
 class PartFacts:
-    """What the rows of a part are like, and its faults; see `SplitFacts`."""
+    """Statistics and errors of the rows of a part; see `SplitFacts`."""
 
     faults: list[Fault]
     num_faults: int
@@ -310,7 +310,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids:
         job: a split of a task to prepare.
         part: consecutive rows of the split.
         tokenizer: of the run's encoder.
-        keep_ids: tasks whose rows' ids are kept as texts.
+        keep_ids: tasks whose row ids are kept as text.
     """
     found = list(job.examples(part))
     faults = [each for each in found if isinstance(each, Fault)]
@@ -335,7 +335,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids:
 
 
 def _lengths(job: Job, examples: list[Example], tokenizer: Tokenizer | None) -> tuple[np.ndarray, int, list[str]]:
-    """[rows] tokens, how many rows are cut, and words without a token; without a tokenizer [rows] words, and none."""
+    """[rows] tokens, number of truncated rows, and words without a token; without a tokenizer [rows] words, 0, none."""
     if tokenizer is None or not examples:
         words = (sum(len(text.split()) for text in example.texts) for example in examples)
         return np.fromiter(words, np.int32, len(examples)), 0, []
@@ -351,7 +351,7 @@ def _hashes(texts: Iterator[str]) -> np.ndarray:
 def _inspect(
     jobs: list[Job], tokenizer: Tokenizer | None, report: Report, run: RunConfig | None, num_workers: int | None
 ) -> None:
-    """Add the facts and the faults of every split."""
+    """Add the statistics and errors of every split."""
     parts = [job.parts() for job in jobs]
     work = partial(inspect_part, keep_ids=_chosen_by_length(jobs, run))
     found: dict[int, list[PartFacts]] = {}
@@ -368,7 +368,7 @@ def _inspect(
 
 
 def _chosen_by_length(jobs: Sequence[Job], run: RunConfig | None) -> frozenset[str]:
-    """The tasks of which the run trains on a part, chosen by ids, and has batches by the lengths of that part."""
+    """The tasks of which the run trains on a part chosen by ids, with batches that depend on its lengths."""
     if run is None or run.max_tokens is None:
         return frozenset()
     return frozenset(job.task.name for job in jobs if job.task.max_rows or job.task.name in run.subset)
@@ -398,7 +398,7 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
     counts: Counter[str] = sum((facts.counts for facts in train), Counter())
     absent = [label for label in task.labels if counts and not counts[label]]
     if absent:
-        yield task.fault("labels", f"no train row has the label '{absent[0]}'", "It cannot be learnt.")
+        yield task.fault("labels", f"no train row has the label '{absent[0]}'", "The model cannot learn it.")
     seen = np.unique(np.concatenate([facts.texts for facts in train])) if train else np.empty(0, np.uint64)
     for facts in splits:
         if "dev" in facts.roles and facts.unlabelled:
@@ -412,7 +412,10 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
             word, count = facts.words_without_token.most_common(1)[0]
             found = f"no token stands for {facts.words_without_token.total()} words, {word!r} ({count}) most often"
             yield fault(
-                facts.name, task.inputs[0], found, "They are not learnt; the encoder's tokenizer leaves them out."
+                facts.name,
+                task.inputs[0],
+                found,
+                "They are ignored, since the encoder's tokenizer drops them.",
             )
         overlap = int(np.isin(facts.texts, seen).sum()) if facts not in train else 0
         if overlap:
@@ -421,24 +424,24 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
 
 
 def _add_length(tasks: Mapping[str, TaskDef], run: RunConfig | None, report: Report) -> None:
-    """The batches of each task in the first epoch and the steps of the run, by the sampler that training uses.
+    """Add the batches of each task in the first epoch and the steps of the run, by the sampler that training uses.
 
-    Counted are the rows that were read, or, where none was, those prepared for the run.
+    The rows that were read are counted or, if none were, the rows prepared for the run.
 
     Args:
-        tasks: those whose blocks have no fault.
-        run: None takes the defaults, and counts no steps.
-        report: has the facts of the rows; takes what is found.
+        tasks: those whose blocks have no error.
+        run: None = the defaults, and no steps are counted.
+        report: has the statistics of the rows; the results are added to it.
     """
     config = run or RunConfig(tasks="", data="", output="", encoder="")
-    taught = trained_tasks(config, report.tasks)
-    splits = {name: _train_splits(task, report) for name, task in taught.items()}
+    trained = trained_tasks(config, report.tasks)
+    splits = {name: _train_splits(task, report) for name, task in trained.items()}
     sampler = None
     try:
         if any(splits.values()):
-            sampler = _sampler_of(taught, splits, config, report)
-        elif run is not None and taught and taught.keys() <= tasks.keys():
-            sampler = prepared_sampler(run, taught)
+            sampler = _sampler_of(trained, splits, config, report)
+        elif run is not None and trained and trained.keys() <= tasks.keys():
+            sampler = prepared_sampler(run, trained)
     except ConfigError as error:
         report.faults += error.faults
     except DataError:  # nothing is prepared yet
@@ -449,33 +452,33 @@ def _add_length(tasks: Mapping[str, TaskDef], run: RunConfig | None, report: Rep
 
 
 def _train_splits(task: TaskDef, report: Report) -> list[SplitFacts]:
-    """The facts of a task's train splits, in the order in which they are trained on; empty unless all were read."""
+    """Statistics of a task's train splits, in training order; empty unless all were read."""
     facts = {each.split: each for each in report.splits if each.task is task}
     names = task.splits["train"]
     return [facts[name] for name in names] if all(name in facts for name in names) else []
 
 
 def _sampler_of(
-    taught: Mapping[str, TaskDef], splits: Mapping[str, list[SplitFacts]], config: RunConfig, report: Report
+    trained: Mapping[str, TaskDef], splits: Mapping[str, list[SplitFacts]], config: RunConfig, report: Report
 ) -> Sampler | None:
-    """The order of the batches of a run on the rows that were read; None where those of some task are not known.
+    """The order of a run's batches on the rows that were read; None if a task's rows are not known.
 
     Raises:
         ConfigError: see `run_sampler`.
     """
     known = {name: found for name, found in splits.items() if found and all(each.whole for each in found)}
     available = {name: sum(each.rows for each in found) for name, found in known.items()}
-    if faults := subset_faults(config, taught, available):
+    if faults := subset_faults(config, trained, available):
         raise ConfigError(faults)
-    if len(known) < len(taught):
+    if len(known) < len(trained):
         return None
     if config.max_tokens is None:
-        return run_sampler(config, taught, available)
+        return run_sampler(config, trained, available)
     if report.lengths_in != "tokens":
         report.warnings.append(fault("", "max_tokens", "batches are counted only with a tokenizer", "Give --encoder."))
         return None
-    lengths = {name: _lengths_trained_on(taught[name], found, config) for name, found in known.items()}
-    return run_sampler(config, taught, available, lengths)
+    lengths = {name: _lengths_trained_on(trained[name], found, config) for name, found in known.items()}
+    return run_sampler(config, trained, available, lengths)
 
 
 def _lengths_trained_on(task: TaskDef, splits: list[SplitFacts], config: RunConfig) -> np.ndarray:

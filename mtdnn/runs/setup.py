@@ -81,9 +81,9 @@ class Setup:
 
         Args:
             config: the run.
-            definitions: its task definitions; None reads the file it names.
+            definitions: its task definitions; None = those in its file.
         Raises:
-            ConfigError, DataError: whatever the run could not be carried out with.
+            ConfigError, DataError: any error in the configuration or the prepared rows.
         """
         accelerator = Accelerator()
         tasks, trained = run_tasks(config, definitions)
@@ -94,15 +94,15 @@ class Setup:
         main_metrics = {name: types[name].metric_names[0] for name in measured_tasks}
         if faults := selection_faults(main_metrics, config.select_by):
             raise ConfigError(faults)
-        taught = {name: tasks[name] for name in trained}
-        chosen, available = train_stores(config, taught, tokenizer)
+        trained_defs = {name: tasks[name] for name in trained}
+        chosen, available = train_stores(config, trained_defs, tokenizer)
         stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
         for name, store in stores.items():
             if types[name].reads_label_counts:
                 types[name].learn_label_counts(types[name].label_counts(store.labels))
         dev_stores = measured_stores(config, tasks, tokenizer)
         lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
-        length = run_length(config, taught, available, lengths)
+        length = run_length(config, trained_defs, available, lengths)
         plan = build_plan(config, length)
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
@@ -129,7 +129,7 @@ class Setup:
         )
 
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train in the run's folder, from its newest whole checkpoint when resumed.
+        """Train in the run's folder, from its newest whole checkpoint if resumed.
 
         Args:
             folder: of the run.
@@ -159,7 +159,7 @@ class Setup:
                 recorder.close()
 
     def require_same_run(self, folder: RunFolder) -> None:
-        """Find out whether this is the run that the checkpoints in its folder were trained as.
+        """Require that the run has the settings that the checkpoints in its folder were trained with.
 
         Raises:
             ConfigError, DataError: see `resumption.require_same_run`.
@@ -179,11 +179,11 @@ class Setup:
     def trainer(
         self, folder: RunFolder, recorder: Recorder | None = None, on_step: OnStep = lambda progress, means: None
     ) -> Trainer:
-        """The trainer of this run, at its first step; what it saves goes to `folder`.
+        """The trainer of this run, before its first step; it saves to `folder`.
 
         Args:
             folder: of the run.
-            recorder: writes log and timing; None: nothing is written.
+            recorder: writes log and timing; None = nothing is written.
             on_step: called after each step.
         """
         config, encoder = self.config, self.model.encoder

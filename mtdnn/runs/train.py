@@ -39,17 +39,17 @@ def train(
     """Train one encoder on the tasks of a run, and measure its best checkpoint.
 
     Args:
-        run: a configuration, or its YAML file; None takes the options alone.
+        run: a configuration, or its YAML file; None = the options alone.
         resume: continue from the newest whole checkpoint in the run's folder, or from the start when there is none; a
             finished run is only evaluated.
         progress: show a bar on standard error.
         trust: files may name code by dotted paths, which is imported; `options` may do so anyway.
-        options: fields of `RunConfig`, laid over what `run` says: `epochs=3`, `optimizer={"lr": 3e-5}`,
+        options: fields of `RunConfig` that replace those of `run`: `epochs=3`, `optimizer={"lr": 3e-5}`,
             `**{"optimizer.lr": 3e-5}`. `tasks` may be a mapping from names to `TaskDef` or blocks; the run's folder
-            then has a tasks.yml of them, and `open_run` needs nothing else. `data`, a folder made by `prepare`, may be
-            a mapping from tasks to splits to rows, as for `prepare`: they are first prepared in the run's folder.
+            then has a tasks.yml of them, and `open_run` needs no other file. `data`, a folder made by `prepare`, may be
+            a mapping from tasks to splits to rows, as for `prepare`; they are first prepared in the run's folder.
     Returns:
-        What `results.json` holds: task → split → metric → value; empty on other processes than the first.
+        The content of `results.json`: task → split → metric → value; empty on other processes than the first.
     Raises:
         ConfigError, DataError: before anything is written; run.yml, tasks and rows of a resumed run may not change.
         NonFiniteLoss, Interrupted: see `Trainer.train`.
@@ -106,7 +106,7 @@ def _trained(given: GivenRun, *, resume: bool, progress: bool) -> dict[str, Any]
 def _prepare_rows(
     given: GivenRun, rows: Mapping[str, Mapping[str, Any]], folder: RunFolder, *, resume: bool, progress: bool
 ) -> None:
-    """Prepare rows that are in memory in the run's folder, by the first process, unless that holds another run."""
+    """Prepare rows in memory in the run's folder, by the first process, unless it contains another run."""
     folder.require_no_other_run(resume=resume)
     config, accelerator = given.config, Accelerator()
     tasks, _ = run_tasks(config, given.tasks)

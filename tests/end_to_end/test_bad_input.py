@@ -650,16 +650,16 @@ RUNS = [
         "--train: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
     ),
     Case(
-        "a folder that already holds a run",
+        "a folder that already contains a run",
         nothing,
         "train run.yml",
-        "runs/first: output: already holds a run. Give --resume to continue it, or another --output.",
+        "runs/first: output: already contains a run. Give --resume to continue it, or another --output.",
     ),
     Case(
         "a resumed run that is another one",
         nothing,
         "train run.yml --resume --optimizer.lr 1",
-        "runs/first/run.yml: optimizer.lr: the run began with 0.001, now it is 1.0\nA resumed run must go on",
+        "runs/first/run.yml: optimizer.lr: the run started with 0.001, now it is 1.0\nA run must resume with the",
     ),
     Case(
         "a run that starts from no run",
@@ -679,7 +679,7 @@ RESULTS = [
         "a folder without a run",
         nothing,
         "evaluate data",
-        "data: holds no run (there is no run.yml). Give the `output` folder of `mtdnn train`.",
+        "data: contains no run (there is no run.yml). Give the `output` folder of `mtdnn train`.",
     ),
     Case(
         "a checkpoint cut short",
@@ -725,7 +725,7 @@ RESULTS = [
         "a folder of prepared rows that is not there",
         nothing,
         "evaluate runs/first --data elsewhere",
-        "/elsewhere. Give --data with the folder that mtdnn prepro made.",
+        "/elsewhere. Give --data the folder that mtdnn prepro wrote.",
     ),
     Case(
         "a split that is not there",
@@ -768,7 +768,7 @@ RESULTS = [
         "tasks of different inputs",
         nothing,
         "predict runs/first --task pairs,scores --input data/pairs/dev.tsv --output o.jsonl",
-        "task: 'scores' takes 1 texts as regression, 'pairs' other ones. Predict tasks of the same inputs together.",
+        "task: 'scores' has 1 texts as regression, 'pairs' has others. Predict only tasks with the same inputs",
     ),
     Case(
         "predictions written over their rows",

@@ -207,7 +207,7 @@ def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
     assert of_run == given_ones
     assert run.config.tasks == "runs/of_memory/tasks.yml"
     assert mtdnn.train(tasks=tasks, output="runs/of_memory", resume=True, **given)["rte"] == results["rte"]
-    with pytest.raises(mtdnn.ConfigError, match="the run began with another definition of this task"):
+    with pytest.raises(mtdnn.ConfigError, match="the run started with another definition of this task"):
         changed = {**tasks, "rte": rte.model_copy(update={"dropout": 0.3})}
         mtdnn.train(tasks=changed, output="runs/of_memory", resume=True, **given)
 
@@ -243,7 +243,7 @@ def test_rows_in_memory_do_not_touch_the_folder_of_another_run(inside):
     before = {path: path.stat().st_mtime_ns for path in Path("runs/kept").rglob("*")}
     others = tables()
     others["rte"]["train"].pop()
-    with pytest.raises(mtdnn.ConfigError, match="runs/kept: output: already holds a run"):
+    with pytest.raises(mtdnn.ConfigError, match="runs/kept: output: already contains a run"):
         mtdnn.train(**given, data=others, output="runs/kept")
     others["rte"]["dev"][2]["label"] = "perhaps"
     with pytest.raises(mtdnn.DataError) as caught:
@@ -259,7 +259,7 @@ def test_a_run_with_changed_rows_in_memory_is_not_resumed(inside):
     shutil.rmtree("runs/resumed/last")  # as after a kill
     rows = tables()
     rows["rte"]["train"][0]["label"] = "not_entailment"
-    with pytest.raises(mtdnn.DataError, match=r"the train rows are others than those .* has learnt from"):
+    with pytest.raises(mtdnn.DataError, match=r"the train rows differ from those .* was trained on"):
         mtdnn.train(**given, data=rows, output="runs/resumed", resume=True)
     mtdnn.train(**given, data=tables(), output="runs/resumed", resume=True)
     assert losses("runs/resumed") == losses("runs/first")

@@ -128,7 +128,7 @@ def test_a_finished_run_is_not_trained_again_even_without_checkpoints_of_its_ste
     again = train(config, resume=True, progress=False)
     assert {task: again[task] for task in results} == results
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with pytest.raises(ConfigError, match="already contains a run"):
         train(config, progress=False)
 
 
@@ -146,9 +146,7 @@ def test_a_run_is_not_resumed_on_other_rows(demo: Demo, tmp_path: Path) -> None:
     rows.write_text("".join(before.splitlines(keepends=True)[1:]), encoding="utf-8")
     prepare(task, data=data, encoder=demo.encoder, out=prepared, num_workers=1)
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    told = (
-        r"prepared/demo_nli: the train rows are others than those .*step-3 has learnt from \(20 then, 20 now\)\. Undo"
-    )
+    told = r"prepared/demo_nli: the train rows differ from those .*step-3 was trained on \(20 then, 20 now\)\. Undo"
     with pytest.raises(DataError, match=told):
         train(config, resume=True, progress=False)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files

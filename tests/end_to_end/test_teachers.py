@@ -90,7 +90,7 @@ def test_a_student_stopped_and_resumed_equals_the_unbroken_one(demo: Demo, folde
     assert all(torch.equal(first[name], second[name]) for name in first)
     changed = student(demo, folder, "resumed")
     changed["distill"]["demo_nli"]["weight"] = 0.6
-    with pytest.raises(ConfigError, match=r"distill\.demo_nli\.weight: the run began with 0\.7, now it is 0\.6"):
+    with pytest.raises(ConfigError, match=r"distill\.demo_nli\.weight: the run started with 0\.7, now it is 0\.6"):
         train(load_run_config(None, changed), resume=True, progress=False)
 
 

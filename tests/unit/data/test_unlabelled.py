@@ -97,9 +97,9 @@ def test_numbers_that_are_all_minus_one_are_pointed_out(project):
     project.rows("like/dev", ["a\t-1\tA.", "b\t-1.0\tC."])
     warned = [str(each) for each in check(project.definitions, data=project.data, num_workers=1).warnings]
     assert (
-        "like/dev: label: every one of 2 is -1, as the hub writes it where there is none. "
-        "Leave them empty, else metrics are computed from them."
+        "like/dev: label: all 2 are -1, which the hub uses for missing labels. "
+        "Leave them empty, or metrics are computed from them."
     ) in warned
     project.rows("like/dev", ["a\t-1\tA.", "b\t2\tC."])
     warned = [str(each) for each in check(project.definitions, data=project.data, num_workers=1).warnings]
-    assert not [line for line in warned if "as the hub writes it" in line]
+    assert not [line for line in warned if "which the hub uses for missing labels" in line]

@@ -38,10 +38,10 @@ def test_a_task_answered_by_another_s_head_comes_with_it_and_is_not_trained(task
         ({"train": ["nil"]}, "train: unknown task 'nil'; known: nli, bare. Did you mean 'nli'?"),
         ({"train": ["hard"]}, "train: unknown task 'hard'; known: nli, bare."),
         ({"select_by": "hard"}, "select_by: unknown task 'hard'; known: mean, nli, bare."),
-        ({"select_by": "bare"}, "select_by: 'bare' has no dev split. Give it one, or choose among: mean, nli."),
+        ({"select_by": "bare"}, "select_by: 'bare' has no dev split. Add one, or choose among: mean, nli."),
         (
             {"train": ["bare"], "early_stopping.patience": 2},
-            "early_stopping: no task has a dev split to look at. Give a task one, or leave early_stopping out.",
+            "early_stopping: no task has a dev split to measure. Add one to a task, or remove early_stopping.",
         ),
         ({"subset.nil.rows": 3}, "subset: unknown task 'nil'; known: nli, bare. Did you mean 'nli'?"),
     ],
@@ -56,7 +56,7 @@ def test_a_method_whose_optimizer_moves_within_a_step_is_refused_where_a_batch_h
     (tmp_path / "tasks.yml").write_text(TASKS)
     given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
     told = (
-        r"regularizer: free_at moves the optimizer within a step, but accumulate is 2\. Use accumulate: 1, or another"
+        r"regularizer: free_at updates the weights within a step, but accumulate is 2\. Use accumulate: 1, or another"
     )
     for name, accumulate in [("free_at", 1), ("free_lb", 2)]:
         config = load_run_config(None, {**given, "regularizer": name, "accumulate": accumulate})

@@ -58,7 +58,7 @@ def test_a_run_is_read_back_equal_with_its_makers_named(config: RunConfig, tasks
 def test_a_folder_that_holds_a_run_is_not_taken(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)
-    with pytest.raises(ConfigError, match=r"already holds a run\. Give --resume to continue it, or another --output\."):
+    with pytest.raises(ConfigError, match=r"already contains a run\. Give --resume to continue it, or another --"):
         folder.claim(config, tasks, resume=False)
 
 
@@ -70,7 +70,7 @@ def test_files_that_are_no_run_s_are_not_written_over(
     folder = RunFolder(config.output)
     folder.path.mkdir()
     (folder.path / name).write_text("# mine\n")
-    with pytest.raises(ConfigError, match=rf"run: output: holds no run\.yml but {name}, which training would"):
+    with pytest.raises(ConfigError, match=rf"run: output: has no run\.yml, but {name}, which training would"):
         folder.claim(config, tasks, resume=resume)
     assert {path.name: path.read_text() for path in folder.path.iterdir()} == {name: "# mine\n"}
 
@@ -90,13 +90,13 @@ def test_a_resumed_run_may_not_change_what_is_computed(config: RunConfig, tasks:
     folder.claim(config, tasks, resume=False)
     folder.claim(config.model_copy(update={"threads": 2}), tasks, resume=True)
     changed = config.model_copy(update={"seed": 5})
-    with pytest.raises(ConfigError, match="seed: the run began with 1, now it is 5"):
+    with pytest.raises(ConfigError, match="seed: the run started with 1, now it is 5"):
         folder.claim(changed, tasks, resume=True)
     faster = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": 1.0})})
-    with pytest.raises(ConfigError, match=r"optimizer\.lr: the run began with 5e-05, now it is 1\.0"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: the run started with 5e-05, now it is 1\.0"):
         folder.claim(faster, tasks, resume=True)
     other = {"rte": task_def_from("rte", {**BLOCK, "dropout": 0.5})}
-    with pytest.raises(ConfigError, match="rte: the run began with another definition"):
+    with pytest.raises(ConfigError, match="rte: the run started with another definition"):
         folder.claim(config, other, resume=True)
 
 
@@ -124,5 +124,5 @@ def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks
 
 
 def test_a_folder_without_a_run_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no run \(there is no run.yml\)"):
+    with pytest.raises(ConfigError, match=r"contains no run \(there is no run.yml\)"):
         RunFolder(tmp_path).read_config()

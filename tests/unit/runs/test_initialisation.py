@@ -13,7 +13,7 @@ from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
-from mtdnn.runs.initialisation import has_same_head, start_head
+from mtdnn.runs.initialisation import has_same_head, init_head_from
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.checkpoint import WEIGHTS
 
@@ -42,7 +42,7 @@ def started(folder: Path, theirs: MultiTaskModel, block: dict[str, Any], **init:
     save_model(theirs, str(folder / WEIGHTS))
     ours = model_of(2, ours={**block, "init_head": init})
     task = ours.task_types["ours"].task
-    start_head(ours, task, {name: kind.task for name, kind in theirs.task_types.items()}, folder)
+    init_head_from(ours, task, {name: kind.task for name, kind in theirs.task_types.items()}, folder)
     return task, ours
 
 

@@ -11,7 +11,7 @@ from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
-from mtdnn.runs.initialisation import pretrained_lm_head, start_lm_heads
+from mtdnn.runs.initialisation import init_lm_heads, pretrained_lm_head
 from mtdnn.task_types.masked_lm import MaskedLM
 
 TINY = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -44,7 +44,7 @@ def test_the_scores_of_hidden_words_are_those_of_the_pretrained_model(tmp_path: 
     theirs.save_pretrained(tmp_path)
     encoder = Encoder.from_pretrained(tmp_path)
     model = MultiTaskModel(encoder, {"lm": MaskedLM(task_def_from("lm", {"task_type": "masked_lm"}))}).eval()
-    start_lm_heads(model, str(tmp_path))
+    init_lm_heads(model, str(tmp_path))
     ids = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(1))
     whole = torch.ones_like(ids, dtype=torch.bool)
     batch = Batch("lm", {"input_ids": ids, "mask": whole}, None, ["a", "b", "c"], {"hidden": whole})

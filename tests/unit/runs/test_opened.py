@@ -48,8 +48,8 @@ def test_rows_of_no_task_are_told_with_the_numbers_of_columns(tmp_path):
     with pytest.raises(ConfigError) as caught:
         task_of(path, chosen("classification", "ranking"))
     assert str(caught.value) == (
-        "rows: 3 columns in a row; the run's tasks take other numbers (classification: 4, ranking: 5 or more). "
-        "Name the task whose columns they have."
+        "rows: 3 columns in a row; the run's tasks have other numbers (classification: 4, ranking: 5 or more). "
+        "Name the task of these rows."
     )
     with pytest.raises(ConfigError, match=r"rows: 3 texts in a row; .* \(classification: 2, masked_lm: 1\)"):
         task_of([("a", "b", "c")], chosen("classification", "masked_lm"))

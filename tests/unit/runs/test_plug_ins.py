@@ -134,7 +134,7 @@ def test_a_run_folder_holds_only_the_options_of_the_chosen_names(places, tmp_pat
     assert set(written["optimizer"]) == {"name", "lr", "head_lr", "weight_decay", "layer_decay", "momentum"}
     assert written["schedule"] == {"name": "linear", "warmup": 0.1}
     folder.claim(RunConfig(**config.model_dump() | {"schedule": {"warmup": 0.1}}), {}, resume=True)
-    with pytest.raises(ConfigError, match=r"optimizer\.momentum: the run began with 0\.0, now it is 0\.9"):
+    with pytest.raises(ConfigError, match=r"optimizer\.momentum: the run started with 0\.0, now it is 0\.9"):
         folder.claim(
             RunConfig(**config.model_dump() | {"optimizer": {"name": "sgd", "momentum": 0.9}}), {}, resume=True
         )

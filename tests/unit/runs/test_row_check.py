@@ -178,7 +178,7 @@ def test_max_length_faults_and_unknown_tasks_of_a_run_are_told(project, encoder,
 
 def test_without_data_only_the_definitions_are_checked(project):
     report = check(project.definitions)
-    assert (report.faults, str(report)) == ([], "no fault found")
+    assert (report.faults, str(report)) == ([], "no errors found")
     with pytest.raises(ConfigError, match="cannot be read"):
         check(project.data / "none.yml")
 

@@ -126,7 +126,7 @@ def test_check_warns_of_words_that_no_token_stands_for(project, tmp_path):
     project.rows("tags/dev", ["1\tO B-X\tA kite"])
     found = check(project.definitions, data=project.data, encoder=tmp_path / "encoder", num_workers=1)
     assert [str(each) for each in found.warnings if "no token" in str(each)] == [
-        "tags/train: tokens: no token stands for 3 words, '\\u200b' (2) most often. "
-        "They are not learnt; the encoder's tokenizer leaves them out."
+        "tags/train: tokens: 3 words have no token, '\\u200b' (2) most often. "
+        "They are ignored, since the encoder's tokenizer drops them."
     ]
     assert np.sum([facts.words_without_token.total() for facts in found.splits]) == 3

@@ -141,8 +141,8 @@ def test_soft_labels_reach_the_batch_by_row_id_and_teachers_are_averaged(project
     first = soft_file(tmp_path / "a.jsonl", {"n3": 0.5, "more": 0.1, "n1": 0.25, "n2": 1.0})
     second = soft_file(tmp_path / "b.jsonl", {"n1": 0.75, "n2": 0.0, "n3": 0.5})
     store, task_type = student(project, first, second)
-    taught = with_soft_labels(store, task_type)
-    batch = collate(taught.take(np.array([2, 0, 1])), task_type, pad_token_id=0)
+    with_teachers = with_soft_labels(store, task_type)
+    batch = collate(with_teachers.take(np.array([2, 0, 1])), task_type, pad_token_id=0)
     assert batch.row_ids == ["n3", "n1", "n2"]
     assert batch.extras["soft"].dtype == torch.float32
     assert batch.extras["soft"].tolist() == [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
@@ -154,8 +154,8 @@ def test_soft_labels_reach_the_batch_by_row_id_and_teachers_are_averaged(project
 
 def test_numbers_reach_the_batch(project: Project, tmp_path: Path) -> None:
     path = soft_file(tmp_path / "a.jsonl", {"l2": {"prediction": 1.5, "scores": {}}, "l1": {"prediction": 3}})
-    taught = with_soft_labels(*student(project, path, name="like"))
-    assert taught.take(np.array([0, 1]))["soft"].tolist() == [[3.0], [1.5]]
+    with_teachers = with_soft_labels(*student(project, path, name="like"))
+    assert with_teachers.take(np.array([0, 1]))["soft"].tolist() == [[3.0], [1.5]]
 
 
 def test_only_the_rows_that_are_trained_on_need_soft_labels(project: Project, tmp_path: Path) -> None:
