@@ -1,8 +1,8 @@
-"""What a study's folder knows of each cell: is it finished, broken, or at work somewhere?
+"""The state of each cell in a study's folder: finished, broken, or running somewhere.
 
-`cells/<name>/` holds `run/` (the run's own folder) and beside it `outcome.json` (written last; a cell with a whole one
-of the same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start and end) and `lock`. The
-lock is held by the process at work: the system lets go of it when that process ends, however it ends, so a killed study
+`cells/<name>/` contains `run/` (the run's own folder), `outcome.json` (written last; a cell with a whole one of the
+same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start and end) and `lock`. The
+process that runs the cell has the lock; the system releases it when that process ends in any way, so a killed study
 leaves nothing to clean up.
 """
 
@@ -38,7 +38,7 @@ Outcome = dict[str, Any]
 
 
 class OutcomeFile(TypedDict):
-    """What every outcome.json holds, and the types of what it may hold."""
+    """The keys of outcome.json and their types."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -54,17 +54,17 @@ RunCell = Callable[[Cell], Outcome]
 
 
 class Diverged(Exception):
-    """A run whose loss left the numbers: an outcome that a further attempt would only repeat."""
+    """A run with a loss that is not finite; a further attempt would only repeat it."""
 
 
 def read_outcome(cell: Cell) -> Outcome | None:
-    """What a finished cell found; None when it is not finished, or was run with other settings."""
+    """The outcome of a finished cell; None if it is not finished, or was run with other settings."""
     outcome = read_outcome_file(cell.folder / "outcome.json")
     return outcome if outcome is not None and outcome["fingerprint"] == cell.fingerprint else None
 
 
 def read_outcome_file(path: Path) -> Outcome | None:
-    """What an outcome.json holds; None where there is none, or it is damaged: such a cell is run again."""
+    """The content of an outcome.json; None if it is missing or damaged: such a cell is run again."""
     try:
         return _read(path)
     except OSError:  # there is none, or a folder above is a file
@@ -76,7 +76,7 @@ def _read(path: Path) -> Outcome | None:
     try:
         return dict(read_json(path, OutcomeFile, fix=""))
     except DataError as error:
-        logger.warning("%s; the cell counts as not finished", error)
+        logger.warning("%s; the cell is treated as not finished", error)
         return None
 
 
@@ -90,7 +90,7 @@ def read_error(cell: Cell) -> str | None:
 
 
 def error_stamp(cell: Cell) -> int | None:
-    """When the last attempt broke, to tell an old error from a new one; None when it did not."""
+    """When the last attempt broke, to distinguish an old error from a new one; None when it did not."""
     try:
         return (cell.folder / "error.txt").stat().st_mtime_ns
     except OSError:
@@ -99,7 +99,7 @@ def error_stamp(cell: Cell) -> int | None:
 
 @contextmanager
 def locked(cell: Cell) -> Iterator[bool]:
-    """True inside while this process alone works on the cell; False when another one does.
+    """Lock the cell for the block: yields True, or False when another process has the lock.
 
     Raises:
         DataError: the file system has no locks.
@@ -112,7 +112,7 @@ def locked(cell: Cell) -> Iterator[bool]:
 
 @contextmanager
 def writing_results(folder: Path) -> Iterator[None]:
-    """Inside, this process alone writes the results of a study; waits until those before it are done.
+    """Lock the results of a study for the block; waits for the processes before it.
 
     Raises:
         DataError: the file system has no locks.
@@ -123,11 +123,11 @@ def writing_results(folder: Path) -> Iterator[None]:
 
 
 def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
-    """Run a cell unless it is finished or someone else is at it; its outcome or its error is then on disk."""
+    """Run a cell unless it is finished or another process runs it; writes its outcome or its error to disk."""
     with locked(cell) as ours:
         if not ours:
             return "busy"
-        if read_outcome(cell) is not None:  # finished while we looked for work
+        if read_outcome(cell) is not None:  # finished since it was chosen
             return "finished"
         _note(cell, "start")
         started = time.perf_counter()
@@ -154,9 +154,9 @@ def _outcome(cell: Cell, run_cell: RunCell) -> Outcome:
 
 
 def write_error(cell: Cell, error: BaseException | str) -> None:
-    """Say why a cell broke: what a user can mend in its own words, the rest with a traceback."""
-    told = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
-    write_text(cell.folder / "error.txt", f"{error}\n" if isinstance(error, MtdnnError) else f"{told.rstrip()}\n")
+    """Write why a cell broke: a user error as its message, any other error with a traceback."""
+    text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
+    write_text(cell.folder / "error.txt", f"{error}\n" if isinstance(error, MtdnnError) else f"{text.rstrip()}\n")
 
 
 def _note(cell: Cell, event: str) -> None:

@@ -1,4 +1,4 @@
-"""What the cells of a study lack, found out before they run, and which of the finished ones had other rows."""
+"""Checks of a study's cells before they run, and which finished cells had other rows."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from mtdnn.study.size import measured_tasks, tasks_of
 
 
 def require_prepared(cell: Cell) -> None:
-    """Find out before a cell is trained that what its stage's `evaluate` names can be measured afterwards.
+    """Require, before a cell is trained, that the splits in its stage's `evaluate` can be measured afterwards.
 
     Raises:
-        ConfigError: a word that is no role and no split of its tasks.
+        ConfigError: a word that is neither a role nor a split of its tasks.
         DataError: a split that is not prepared, or damaged.
     """
-    tasks, strange, faults = measured_tasks(cell), [], []
-    fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or take it out of `evaluate`."
+    tasks, unknown_words, faults = measured_tasks(cell), [], []
+    fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or remove it from `evaluate`."
     for word in cell.evaluate:
         found = [(task.name, split) for task in tasks.values() for split in _splits_of(task, word)]
         if not found:
             known = sorted({each for task in tasks.values() for each in (*task.splits, *task.split_names)})
-            strange.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
+            unknown_words.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
         for folder in (Path(cell.config.data) / name / split for name, split in found):
             if (manifest := read_manifest(folder)) is None:
-                faults.append(fault(str(folder), "", f"is not prepared, and evaluate: {word} asks for it", fix))
+                faults.append(fault(str(folder), "", f"is not prepared, but evaluate: {word} needs it", fix))
             elif (damage := manifest.damage(folder / DATA_FILE)) is not None:
-                broken = f"damaged: {damage}, and evaluate: {word} asks for it"
+                broken = f"damaged: {damage}, but evaluate: {word} needs it"
                 faults.append(fault(str(folder / DATA_FILE), "", broken, fix))
-    if strange:
-        raise ConfigError(strange)
+    if unknown_words:
+        raise ConfigError(unknown_words)
     if faults:
         raise DataError(faults)
 
 
 def require_known_splits(grid: Grid) -> None:
-    """Find out whether every word in a stage's `evaluate` is a role or a split of some task of the stage.
+    """Require that every word in a stage's `evaluate` is a role or a split of a task of the stage.
 
     Raises:
-        ConfigError: those that are not, with their lines.
+        ConfigError: the words that are not, with their lines.
     """
     faults = []
     for name, stage in grid.study.stages.items():
@@ -68,16 +68,16 @@ def require_known_splits(grid: Grid) -> None:
 
 
 def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Find out, before anything is run, which plug-ins and options of the cells to be run no run can have.
+    """Require, before any cell runs, that the plug-ins of the cells to run and their options are valid.
 
     Raises:
-        ConfigError: each fault once, with the first cell that has it.
+        ConfigError: each error once, with the first cell that has it.
     """
     found, faults, of_tasks = outcomes(cells), dict[Fault, Fault](), dict[int, list[Fault]]()
     for cell in (cell for cell in cells if cell.name not in found):
         tasks, config = tasks_of(cell), cell.config
         of_cell = plug_in_faults(config)
-        for task in tasks.values():  # which cells share, as they share files
+        for task in tasks.values():  # shared by the cells with the same file
             if id(task) not in of_tasks:
                 of_tasks[id(task)] = block_faults(task)
             of_cell += of_tasks[id(task)]
@@ -92,12 +92,12 @@ def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
 
 
 def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Find out, before anything is run, which cells to be run name tasks, subsets or a mixing that no run can have.
+    """Require, before any cell runs, that tasks, subsets and mixing of the cells to run are valid.
 
-    Cells whose rows are not prepared are looked at without them.
+    Cells whose rows are not prepared are checked without them.
 
     Raises:
-        ConfigError: each fault once, with the first cell that has it.
+        ConfigError: each error once, with the first cell that has it.
     """
     found, faults = outcomes(cells), dict[Fault, Fault]()
     for cell in (cell for cell in cells if cell.name not in found):
@@ -108,7 +108,7 @@ def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
 
 
 def _length_faults(cell: Cell) -> tuple[Fault, ...]:
-    """Why a run on the prepared rows has no length; nothing where they are not prepared."""
+    """Errors in the length of a run on the prepared rows; empty if they are not prepared."""
     try:
         prepared_sampler(cell.config, tasks_of(cell))
     except ConfigError as error:
@@ -119,27 +119,27 @@ def _length_faults(cell: Cell) -> tuple[Fault, ...]:
 
 
 def require_runnable(cells: Sequence[Cell]) -> None:
-    """Find out, before anything is written, that none of the cells still to be run could be: rows that are
-    not prepared, no such encoder. Where only some of them lack something, the others are run.
+    """Require, before anything is written, that at least one of the cells to run can run: its rows are prepared and
+    its encoder exists. The cells that cannot run break later, without the others.
 
     Raises:
-        MtdnnError: what they lack, each fault once.
+        MtdnnError: no cell can run; each error once.
     """
     found = outcomes(cells)
     left = [cell for cell in cells if cell.name not in found]
     encoders: dict[str, tuple[Fault, ...]] = {}
-    hopeless: dict[str, tuple[Fault, ...]] = {}
+    not_runnable: dict[str, tuple[Fault, ...]] = {}
     for cell in left:
-        stuck = next((need for need in cell.needs if need in hopeless), None)
-        lacking = hopeless[stuck] if stuck else _lacking(cell, encoders)
+        blocked_by = next((need for need in cell.needs if need in not_runnable), None)
+        lacking = not_runnable[blocked_by] if blocked_by else _lacking(cell, encoders)
         if lacking:
-            hopeless[cell.name] = lacking
-    if left and len(hopeless) == len(left):
-        raise MtdnnError(list(dict.fromkeys(line for lines in hopeless.values() for line in lines)))
+            not_runnable[cell.name] = lacking
+    if left and len(not_runnable) == len(left):
+        raise MtdnnError(list(dict.fromkeys(line for lines in not_runnable.values() for line in lines)))
 
 
 def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault, ...]:
-    """What a cell needs and is not there; `encoders` keeps what was found out about each."""
+    """Errors about what a cell needs and does not have; `encoders` caches those of each encoder."""
     try:
         prepared_sampler(cell.config, tasks_of(cell))
         require_prepared(cell)
@@ -168,12 +168,12 @@ def _encoder_faults(cell: Cell) -> tuple[Fault, ...]:
 
 
 def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:
-    """Those of a role, or the one of that name, if the task has it."""
+    """The splits of a role, or the split of that name, if the task has it."""
     return task.splits.get(word, (word,) if word in task.split_names else ())
 
 
 def stored_rows(cell: Cell) -> dict[str, str]:
-    """`task/split` → SHA-256 of the rows it was prepared from, of every split that decides the cell's numbers."""
+    """`task/split` → SHA-256 of the rows it was prepared from, of every split that decides the cell's results."""
     found = {}
     for task in measured_tasks(cell).values():
         names = (split for word in ("train", "dev", *cell.evaluate) for split in _splits_of(task, word))
@@ -185,8 +185,8 @@ def stored_rows(cell: Cell) -> dict[str, str]:
 
 
 def of_other_rows(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    """Finished cell → the splits whose rows are others by now than those it had, or the tasks where they are more or
-    fewer: that is all a cell finished by an earlier version can tell. What is not prepared any more is passed over."""
+    """Finished cell → the splits whose rows have changed since; for a cell finished by an earlier version the tasks
+    whose number of rows has changed. What is no longer prepared is skipped."""
     found: dict[str, list[str]] = {}
     by_name = {cell.name: cell for cell in cells}
     for name, outcome in outcomes(cells).items():

@@ -1,4 +1,4 @@
-"""The words of a study's YAML: stages, axes, cases, what the report compares."""
+"""The keys of a study's YAML: stages, axes, cases, and what the report compares."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Options = dict[str, Any]
 class Case(Frozen):
     """Run options for some cells of a stage only."""
 
-    when: dict[str, Words] = Field(description="Axis → value names; a cell is meant when all its values are listed.")
-    run: Options = Field({}, description="Run options laid over those of the axes.")
+    when: dict[str, Words] = Field(description="Axis → value names; applies to the cells whose values are all listed.")
+    run: Options = Field({}, description="Run options that replace those of the axes.")
 
 
 class Stage(Frozen):
     """Runs of one kind."""
 
-    run: Options = Field({}, description="Run options of every cell, laid over the study's.")
+    run: Options = Field({}, description="Run options of every cell; they replace the study's.")
     axes: dict[str, list[Any] | dict[str, Options | None]] = Field(
         description="Axis → values: a list (the axis is then a run option), or value name → run options."
     )
     labels: dict[str, str] = Field({}, description="Columns of results.csv that are the same in every cell.")
     skip: list[dict[str, Words]] = Field([], description="Combinations left out: axis → value names.")
     cases: list[Case] = Field([], description="Run options for some combinations.")
-    evaluate: Words = Field((), description="Roles or splits measured after training, besides the dev splits.")
+    evaluate: Words = Field((), description="Roles or splits measured after training, in addition to the dev splits.")
     keep: Literal["weights", "results"] = Field(
         "weights", description="results: a finished cell's checkpoints are removed; no other stage may start from it."
     )
@@ -49,8 +49,10 @@ class Stage(Frozen):
 class ReportConfig(Frozen):
     """What the tables and pictures of a study compare."""
 
-    compare: str = Field(description="Axis whose values are the lines of the tables and of the pictures.")
-    reference: str | None = Field(None, description="Value of that axis every other is tested against. Default: first.")
+    compare: str = Field(description="Axis whose values are the rows of the tables and the lines of the pictures.")
+    reference: str | None = Field(
+        None, description="Value of that axis the others are tested against. Default: the first."
+    )
     across: str | None = Field(None, description="Axis of the columns, and of the learning curve. Default: none.")
     repeats: Words = Field(
         ("seed",), description="Axes that repeat a run, the outermost first: its values are the units of the tests."
@@ -74,7 +76,7 @@ class Study(Frozen):
     variables: dict[str, Any] = Field({}, description="${name} → value; null must be given as --name.")
     run: Options = Field({}, description="Run options of every cell; dotted keys as on the command line of `train`.")
     stages: dict[str, Stage] = Field(description="Name → runs. A later stage may start from runs of an earlier one.")
-    report: ReportConfig | None = Field(None, description="Default: every axis value on its own.")
+    report: ReportConfig | None = Field(None, description="Default: every axis value separately.")
 
     @field_validator("stages")
     @classmethod
@@ -86,7 +88,7 @@ class Study(Frozen):
 
 
 def value_names(values: Sequence[Any] | Mapping[str, Any]) -> list[str]:
-    """What the values of an axis are called in names, tables and results.csv."""
+    """The names of an axis's values in cell names, tables and results.csv."""
     return [name_of_value(value) for value in values]
 
 

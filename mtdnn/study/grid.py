@@ -1,4 +1,4 @@
-"""A study with the cells it consists of, and what its folder says about them."""
+"""A study and its cells, and the description of them in its folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Cell:
 
     Attributes:
         name: `<stage>/<values>-<hash>`, also its folder below `cells`.
-        axes: axis → value name, in the order of the YAML; the stage's labels among them.
+        axes: axis → value name, in the order of the YAML, including the stage's labels.
         config: the run, resolved; its output is `<folder>/run`.
-        task_file: text of the task definitions, where options of a task are an axis; None uses the file as it is.
-        definitions: name → every task that the run's file of definitions holds.
-        needs: names of the cells this one starts from.
+        task_file: text of the task definitions, if options of a task are an axis; None = the file is unchanged.
+        definitions: name → every task in the run's file of definitions.
+        needs: names of the cells that this cell starts from.
         evaluate, keep: as in the stage.
     """
 
@@ -53,7 +53,7 @@ class Cell:
 
 @dataclass
 class Grid:
-    """A study with the cells it consists of, in the order they can be run, and the document they stand in."""
+    """A study and its cells, in an order in which they can run, and the document that defines them."""
 
     study: Study
     cells: list[Cell]
@@ -103,7 +103,7 @@ class PlannedReport(TypedDict):
 
 
 class PlannedStudy(TypedDict):
-    """The study in study.json, as far as its report looks at it."""
+    """The study in study.json, as far as its report reads it."""
 
     report: NotRequired[PlannedReport | None]
 
@@ -117,12 +117,12 @@ class Plan(TypedDict):
 
 
 def read_plan(folder: Path) -> Plan:
-    """What a study's folder says about itself.
+    """The content of a study's study.json.
 
     Raises:
         DataError: there is no study.json, or it is damaged.
     """
-    path, fix = folder / "study.json", "Run mtdnn study again: it writes this file anew."
+    path, fix = folder / "study.json", "Run mtdnn study again, which writes this file."
     try:
         plan: Plan = read_json(path, Plan, fix=fix)
     except FileNotFoundError as error:
@@ -131,7 +131,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def write_study_files(grid: Grid) -> None:
-    """What the folder of a study says about itself: `study.json` for the report, and each cell's own task file."""
+    """Write `study.json`, for the report, and each cell's own task file."""
     grid.folder.mkdir(parents=True, exist_ok=True)
     plan = {
         "study": grid.study.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Where the cells of a study are run: in this process, in processes beside it, or on a Ray cluster."""
+"""Launchers of a study's cells: this process, further processes, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 LAUNCHERS = ("here", "local", "ray")
 
 STOP_SECONDS = 60.0
-"""How long a process may take to leave a checkpoint when the study is stopped."""
+"""How long a process may take to write a checkpoint when the study is stopped."""
 
 
 class Here:
     """Runs cells one by one in this process: for notebooks and tests.
 
     Args:
-        run_cell: what runs a cell.
+        run_cell: function that runs a cell.
     """
 
     def __init__(self, run_cell: RunCell) -> None:
@@ -44,11 +44,11 @@ class Here:
         return self._next is None
 
     def start(self, cell: Cell) -> None:
-        """Note the cell; `wait` runs it."""
+        """Store the cell; `wait` runs it."""
         self._next = cell
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
-        """The cell noted, run."""
+        """Run the stored cell."""
         if self._next is None:
             time.sleep(seconds)
             return []
@@ -56,15 +56,15 @@ class Here:
         return [(cell, run_cell_once(cell, self.run_cell))]
 
     def close(self) -> None:
-        """Nothing runs any more."""
+        """Drop the stored cell."""
         self._next = None
 
 
 class Processes:
     """Runs cells in processes of this machine, each of which takes one cell after another.
 
-    A process that dies (out of memory, say) takes only its own cell with it; a new one takes its place. When the study
-    itself is killed, its processes end at once, so that a study started again finds the cells free.
+    A process that dies (out of memory, say) breaks only its own cell, and a new one replaces it. When the study itself
+    is killed, its processes end at once, so that a restarted study finds the cells unlocked.
 
     Args:
         run_cell: a function of a module, as it is sent to other processes.
@@ -79,7 +79,7 @@ class Processes:
         self._busy: list[_Worker] = []
 
     def has_room(self) -> bool:
-        """Whether a process is free, or may be started."""
+        """Whether a process is idle, or may be started."""
         return len(self._busy) < self.jobs
 
     def start(self, cell: Cell) -> None:
@@ -95,7 +95,7 @@ class Processes:
         return _Worker(self.run_cell, threads=threads_each(self.jobs), gpu=gpu)
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
-        """Cells that have ended, once there is one."""
+        """The cells that have ended; waits for one."""
         if not self._busy:
             time.sleep(seconds)
             return []
@@ -113,7 +113,7 @@ class Processes:
         """Ask every process to stop, and wait until it has."""
         workers = [*self._idle, *self._busy]
         for worker in self._busy:
-            worker.process.terminate()  # SIGTERM: the run leaves a checkpoint to go on from
+            worker.process.terminate()  # SIGTERM: the run writes a checkpoint to resume from
         for worker in self._idle:
             worker.connection.close()
         for worker in workers:
@@ -124,7 +124,7 @@ class Processes:
 
 
 class _Worker:
-    """One process and the cell it is at."""
+    """One process and the cell it runs."""
 
     def __init__(self, run_cell: RunCell, *, threads: int | None, gpu: str | None) -> None:
         context, self.gpu = get_context("spawn"), gpu
@@ -140,7 +140,7 @@ class _Worker:
         self.connection.send(cell)
 
     def take(self) -> tuple[Cell, Status]:
-        """The cell and how it ended; broken when the process died over it."""
+        """The cell and how it ended; broken if the process died."""
         if self.cell is None:
             raise RuntimeError("this process was given no cell")
         try:
@@ -160,7 +160,7 @@ def _death(exit_code: int | None) -> str:
 
 
 def threads_each(jobs: int) -> int | None:
-    """Threads for each of several processes; None where the environment decides, or there is one process."""
+    """Threads of each of several processes; None if the environment sets them, or there is one process."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, usable_cores() // jobs)
@@ -178,7 +178,7 @@ def _serve(connection: Connection, run_cell: RunCell, threads: int | None, gpu: 
             cell: Cell = connection.recv()
         except EOFError:
             return
-        _talk_to(cell)
+        _redirect_output(cell)
         connection.send(run_cell_once(cell, run_cell))
 
 
@@ -190,8 +190,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _talk_to(cell: Cell) -> None:
-    """Send what this process prints and logs to `output.txt` of the cell."""
+def _redirect_output(cell: Cell) -> None:
+    """Append what this process prints and logs to `output.txt` of the cell."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -232,7 +232,7 @@ def require_launchable(launcher: str, *, jobs: int, gpus: float) -> None:
 class Ray:
     """Runs cells on a Ray cluster, or on a local Ray when there is none.
 
-    Every machine of the cluster must see the study's folder, the prepared rows and the encoder under the same paths.
+    Every machine of the cluster must have the study's folder, the prepared rows and the encoder under the same paths.
 
     Args:
         run_cell: what runs a cell.
@@ -261,11 +261,11 @@ class Ray:
         return len(self._running) < self.jobs
 
     def start(self, cell: Cell) -> None:
-        """Hand the cell to Ray."""
+        """Submit the cell to Ray."""
         self._running[self._remote.remote(cell, self.run_cell, is_trusted())] = cell
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
-        """Cells that have ended, once there is one."""
+        """The cells that have ended; waits for one."""
         if not self._running:
             time.sleep(seconds)
             return []
@@ -282,7 +282,7 @@ class Ray:
         return ended
 
     def close(self) -> None:
-        """Cancel what still runs; it goes on from its checkpoint next time."""
+        """Cancel the running cells; they resume from their checkpoints next time."""
         for handle in self._running:
             self._ray.cancel(handle, force=True)
         self._running = {}

@@ -37,11 +37,11 @@ def load_study(
         path: the file.
         output: folder of the study, in place of the file's.
         variables: values of the file's variables by name, as in `${data}`; `${here}`, the folder of the file, is always
-            there.
+            defined.
     Returns:
         The study and its cells, each with its axes and its run, in an order in which they can be run.
     Raises:
-        ConfigError: every fault found, with the file's line or the cell's name.
+        ConfigError: every error, with the file's line or the cell's name.
 
     Example:
         >>> import mtdnn
@@ -71,7 +71,7 @@ def _declared(source: YamlSource) -> Options:
 
 
 def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
-    """Name → value; a name that is not declared, or that nobody gave, is a fault."""
+    """Name → value; ConfigError for a name that is not declared, or has no value."""
     faults = []
     for name in given:
         if name not in declared:
@@ -87,7 +87,7 @@ def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[s
 
 
 def _with_named_values(stages: Any) -> Any:
-    """The stages with every value name a text, where YAML read a number: `fraction: {0.01: …}`."""
+    """The stages with every value name as text, also where YAML read a number: `fraction: {0.01: …}`."""
     if not isinstance(stages, dict):
         return stages
     named = {}
@@ -105,7 +105,7 @@ def _texts(values: Mapping[Any, Any]) -> Options:
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """`value` with every ${name} replaced; alone in a text it keeps its type. Unknown names stay as they are."""
+    """`value` with every ${name} replaced; as the whole text it keeps its type. Unknown names are left unchanged."""
     if isinstance(value, dict):
         return {_filled(key, values): _filled(inner, values) for key, inner in value.items()}
     if isinstance(value, list):
@@ -119,7 +119,7 @@ def _filled(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 class _Expansion:
-    """The cells of a study; collects every fault before it raises."""
+    """The cells of a study; collects every error before it raises."""
 
     def __init__(self, study: Study, source: YamlSource, variables: Options) -> None:
         self.study, self.source, self.variables = study, source, variables
@@ -138,14 +138,14 @@ class _Expansion:
             raise ConfigError(list(dict.fromkeys(self.faults)))
         cells = [cell for stage in self._by_stage.values() for cell in stage]
         if not cells:
-            raise ConfigError(fault(self.source.path, "stages", "no cell is left", "Look at `skip`."))
+            raise ConfigError(fault(self.source.path, "stages", "no cell is left", "Check `skip`."))
         return cells
 
     def _check_axis_names(self, name: str, stage: Stage) -> None:
         for axis in {**stage.axes, **stage.labels}:
             if axis in (*FIXED, *SCALE):
                 where = self.source.where(("stages", name, "axes", axis))
-                self.faults.append(fault(where, axis, "is a column that every results.csv has", "Rename the axis."))
+                self.faults.append(fault(where, axis, "is already a column of results.csv", "Rename the axis."))
         groups: list[tuple[KeyPath, Mapping[str, tuple[str, ...]]]]
         groups = [(("skip", number), rule) for number, rule in enumerate(stage.skip)]
         groups += [(("cases", number, "when"), case.when) for number, case in enumerate(stage.cases)]
@@ -168,7 +168,7 @@ class _Expansion:
                     self.faults.append(fault(where, key, f"the value '{word}' is given twice", "Remove one."))
 
     def _check_report(self) -> None:
-        """What the report compares must be there: axes of any stage, and a value of the compared one."""
+        """Require that what the report compares exists: axes of any stage, and a value of the compared axis."""
         report, stages = self.study.report, self.study.stages.values()
         if report is None:
             return
@@ -182,13 +182,13 @@ class _Expansion:
             named += [("repeats", axis) for axis in report.repeats]
         for key, axis in named:
             if axis is not None and axis not in known:
-                self._refuse_report(key, unknown("axis", axis, known))
+                self._add_report_fault(key, unknown("axis", axis, known))
         values = [word for stage in stages for word in value_names(stage.axes.get(report.compare, ()))]
         values += [stage.labels[report.compare] for stage in stages if report.compare in stage.labels]
         if report.compare in known and report.reference is not None and report.reference not in values:
-            self._refuse_report("reference", unknown(f"value of '{report.compare}'", report.reference, values))
+            self._add_report_fault("reference", unknown(f"value of '{report.compare}'", report.reference, values))
 
-    def _refuse_report(self, key: str, found: str) -> None:
+    def _add_report_fault(self, key: str, found: str) -> None:
         self.faults.append(fault(self.source.where(("report", key)), f"report.{key}", found))
 
     def _stage_cells(self, name: str, stage: Stage) -> Iterator[Cell]:
@@ -197,8 +197,8 @@ class _Expansion:
             axes = dict(zip(stage.axes, (value for value, _ in combination), strict=True))
             if any(_matches(rule, axes) for rule in stage.skip):
                 continue
-            options = _laid_over(self.study.run, stage.run, *(options for _, options in combination))
-            options = _laid_over(options, *(case.run for case in stage.cases if _matches(case.when, axes)))
+            options = _merged(self.study.run, stage.run, *(options for _, options in combination))
+            options = _merged(options, *(case.run for case in stage.cases if _matches(case.when, axes)))
             try:
                 yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
             except ConfigError as error:
@@ -241,15 +241,15 @@ class _Expansion:
         return {**options, "encoder": {**encoder, "run": str(cell.run_folder)}}, [cell]
 
     def _find(self, wanted: Mapping[str, Any], axes: Mapping[str, str]) -> Cell:
-        """The one cell of an earlier stage with the wanted values; an axis not named takes this cell's own value,
+        """The cell of an earlier stage with the wanted values; an axis that is not named has this cell's own value,
         unless the earlier stage has only one."""
         earlier = self._by_stage.get(str(wanted.get("stage")))
         if earlier is None:
             raise ConfigError(fault("", "encoder.run", unknown("stage", str(wanted.get("stage")), self._by_stage)))
         stage = self.study.stages[str(wanted["stage"])]
-        strange = [axis for axis in wanted if axis != "stage" and axis not in stage.axes]
-        if strange:
-            raise ConfigError(fault("", "encoder.run", unknown("axis", strange[0], stage.axes)))
+        unknown_axes = [axis for axis in wanted if axis != "stage" and axis not in stage.axes]
+        if unknown_axes:
+            raise ConfigError(fault("", "encoder.run", unknown("axis", unknown_axes[0], stage.axes)))
         values = {axis: value_names(stage.axes[axis]) for axis in stage.axes}
         chosen = {
             axis: name_of_value(wanted[axis]) if axis in wanted else known[0] if len(known) == 1 else axes.get(axis)
@@ -259,19 +259,19 @@ class _Expansion:
         if not found:
             open_axes = [axis for axis, value in chosen.items() if value is None]
             if open_axes:
-                several = f"stage '{wanted['stage']}' has several values of '{open_axes[0]}', and this cell none"
-                fix = f"Write which: {open_axes[0]}: {' or '.join(values[open_axes[0]])}."
+                several = f"stage '{wanted['stage']}' has several values of '{open_axes[0]}', and this cell has none"
+                fix = f"Give one: {open_axes[0]}: {' or '.join(values[open_axes[0]])}."
                 raise ConfigError(fault("", "encoder.run", several, fix))
-            told = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
+            named = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
             near = "".join(did_you_mean(str(value), values[axis]) for axis, value in chosen.items())
-            raise ConfigError(fault("", "encoder.run", f"stage '{wanted['stage']}' has no cell {told}", near.strip()))
+            raise ConfigError(fault("", "encoder.run", f"stage '{wanted['stage']}' has no cell {named}", near.strip()))
         if stage.keep == "results":
-            fix = f"Write keep: weights in stage '{wanted['stage']}'."
+            fix = f"Set keep: weights in stage '{wanted['stage']}'."
             raise ConfigError(fault("", "encoder.run", f"the weights of {found[0].name} are not kept", fix))
         return found[0]
 
     def _defined(self, path: str, text: str | None) -> dict[str, TaskDef]:
-        """The tasks of a file of definitions, or of its text where options changed it; what is wrong is noted once."""
+        """The tasks of a file of definitions, or of its text if options changed it; errors are collected once."""
         if (path, text) not in self._definitions:
             source = self._sources[path] if text is None else parse_yaml(text, path=path)
             blocks = task_defs_in(source)
@@ -280,7 +280,7 @@ class _Expansion:
         return self._definitions[path, text]
 
     def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
-        """The task blocks that decide this run, and the text of a file that holds them where options changed one."""
+        """The task blocks that decide this run, and the text of a task file if options changed one."""
         if config.tasks not in self._sources:
             self._sources[config.tasks] = read_yaml(config.tasks)
         blocks = dict(self._sources[config.tasks].value)
@@ -289,9 +289,11 @@ class _Expansion:
             if task not in blocks:
                 raise ConfigError(fault("", key, unknown("task", task, blocks)))
             blocks[task] = {**blocks[task], option: value}
-        strange = [task for task in config.train or () if task not in blocks]
-        if strange:
-            raise ConfigError(fault("", "train", unknown("task", strange[0], blocks), f"They are in {config.tasks}."))
+        unknown_tasks = [task for task in config.train or () if task not in blocks]
+        if unknown_tasks:
+            raise ConfigError(
+                fault("", "train", unknown("task", unknown_tasks[0], blocks), f"They are in {config.tasks}.")
+            )
         trained = config.train or tuple(blocks)
         used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
         text = dump_yaml(blocks) if overrides else None
@@ -302,8 +304,8 @@ def _matches(rule: Mapping[str, Sequence[str]], axes: Mapping[str, str]) -> bool
     return all(axes[axis] in words for axis, words in rule.items())
 
 
-def _laid_over(*layers: Mapping[str, Any]) -> Options:
-    """Later layers over earlier ones; a key given again moves to the end, and clears what was set below it before."""
+def _merged(*layers: Mapping[str, Any]) -> Options:
+    """The layers merged, later ones first; a repeated key moves to the end, and removes keys set below it before."""
     options: Options = {}
     for layer in layers:
         for key, value in layer.items():
@@ -314,12 +316,12 @@ def _laid_over(*layers: Mapping[str, Any]) -> Options:
 
 
 def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evaluate: Sequence[str]) -> str:
-    """Hash of all that decides a cell's numbers; not of where the cell lies.
+    """Hash of all that decides a cell's results, without the cell's folder.
 
-    Files count by the paths they are given by: the same rows or encoder under another path make another cell. Task
-    definitions count by what is in them, and a cell that this one starts from by its own hash. What is None is off, and
-    left out: an option that a later version adds leaves the cells finished before as they are. So does an option that
-    an earlier version wrote out though it was not used.
+    Files are identified by their paths: the same rows or encoder under another path make another cell. Task definitions
+    are identified by their content, and a cell that this one starts from by its own hash. None means off and is left
+    out, so that an option added by a later version does not change the hash. Neither does an option that an earlier
+    version stored though it was not used.
     """
     given = resolved(config, ("optimizer", "schedule")).model_dump(mode="json", exclude_none=True)
     run = {key: value for key, value in with_unused(given).items() if key not in FREE_TO_CHANGE}

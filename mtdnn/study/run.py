@@ -1,4 +1,4 @@
-"""A study, by its file or as a grid → its finished cells and results.csv: what `mtdnn study` does."""
+"""A study, as a file or a grid → its finished cells and results.csv; `mtdnn study` calls it."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ def run_study(
     progress: bool = True,
     trust: bool = False,
 ) -> Summary:
-    """Run every cell of a study that is not finished; the same call after a kill continues where it was.
+    """Run every cell of a study that is not finished; the same call resumes a killed study.
 
     Args:
         study: a study's YAML, or the grid that `load_study` made of one.
         output: folder of the study, in place of the file's; not with a grid.
         variables: values of the file's variables by name, as in `${data}`; not with a grid.
-        stages: names of the stages whose cells are run; None runs all.
-        jobs: cells at a time, of local and ray.
+        stages: names of the stages to run; None = all.
+        jobs: cells at a time, for local and ray.
         launcher: here = one after another in this process, as in a notebook; local = processes on this machine; ray =
             a Ray cluster, or a local Ray.
         gpus: GPUs of each cell, for ray; at most 1.
         progress: show a bar on standard error.
         trust: the files may name code by dotted paths, which is imported.
     Returns:
-        How many cells are finished, and which diverged or broke; `results.csv` is in the study's folder.
+        The number of finished cells, and which diverged or broke; `results.csv` is in the study's folder.
     Raises:
-        ConfigError: every fault of the file, or of what its cells name.
-        DataError: no cell could be run, as rows are not prepared or there is no such encoder.
+        ConfigError: every error in the file, or in what its cells name.
+        DataError: no cell can run, since rows are not prepared or the encoder does not exist.
 
     Example:
         >>> import mtdnn
@@ -72,7 +72,7 @@ def run_study(
         given = [name for name, value in (("output", output), ("variables", variables)) if value is not None]
         if given:
             raise ConfigError(
-                [fault("run_study()", name, "is part of the grid", "Give load_study it.") for name in given]
+                [fault("run_study()", name, "is part of the grid", "Give it to load_study.") for name in given]
             )
         grid = study
     else:
@@ -83,10 +83,10 @@ def run_study(
 
 
 def checked_cells(grid: Grid, stages: Sequence[str] | None = None) -> list[Cell]:
-    """The cells of the named stages, or all, after a look at what they name; finished ones of other rows are logged.
+    """The cells of the named stages, or all, after checks; finished cells with other rows are logged.
 
     Raises:
-        ConfigError: see `chosen_cells`; or a split, a task, a size, a plug-in or an option that no run can have.
+        ConfigError: see `chosen_cells`; or an invalid split, task, size, plug-in or option.
     """
     require_known_splits(grid)
     cells = chosen_cells(grid, stages)
@@ -101,7 +101,7 @@ def chosen_cells(grid: Grid, stages: Sequence[str] | None) -> list[Cell]:
     """The cells of the named stages, or all.
 
     Raises:
-        ConfigError: a name is not among them, or a stage needs one that is left out and not finished.
+        ConfigError: a name is unknown, or a stage starts from runs of one that is left out and not finished.
     """
     if stages is None:
         return grid.cells
@@ -112,15 +112,15 @@ def chosen_cells(grid: Grid, stages: Sequence[str] | None) -> list[Cell]:
     needed = [cell for cell in grid.cells if cell.name in needs and cell.stage not in stages]
     found = outcomes(needed)
     for name in dict.fromkeys(cell.stage for cell in needed if cell.name not in found):
-        told = f"'{name}' is left out, and others start from runs of it that are not finished"
-        faults.append(fault("", "stages", told, "Add it."))
+        found_open = f"'{name}' is left out, but other stages start from its runs that are not finished"
+        faults.append(fault("", "stages", found_open, "Add it."))
     if faults:
         raise ConfigError(faults)
     return cells
 
 
 def train_cell(cell: Cell) -> Outcome:
-    """Carry out the run of a cell, from its newest checkpoint if it was begun before, and measure it."""
+    """Train the run of a cell, from its newest checkpoint if there is one, and measure it."""
     from mtdnn.runs.folder import RunFolder
     from mtdnn.runs.opened import open_run
     from mtdnn.runs.train import train
@@ -138,8 +138,8 @@ def train_cell(cell: Cell) -> Outcome:
     for split in cell.evaluate:
         open_run(cell.run_folder).evaluate(None, split=split)
     results = RunFolder(cell.run_folder).read_results()
-    told = {"rows": dict(size.rows), "stored_rows": rows, "steps": size.steps, "examples": size.examples}
-    return {"results": results, **told}
+    facts = {"rows": dict(size.rows), "stored_rows": rows, "steps": size.steps, "examples": size.examples}
+    return {"results": results, **facts}
 
 
 def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
@@ -151,12 +151,12 @@ def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
 
 
 def changed_rows_lines(cells: Sequence[Cell]) -> list[Fault]:
-    """Which finished cells were run on other rows than those prepared now, one line for each set of splits."""
+    """Warnings about finished cells that were run on other rows than those prepared now, one per set of splits."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     by_name = {cell.name: cell for cell in cells}
     for name, changed in of_other_rows(cells).items():
         groups.setdefault(tuple(changed), []).append(by_name[name])
-    fix = "They are not run again: remove the folders of these cells for that, or put the rows under another path."
+    fix = "They are not run again. To run them again, remove the folders of these cells, or give the rows another path."
     lines = []
     for places, group in groups.items():
         found = f"the rows have changed since these cells were finished: {', '.join(cell.name for cell in group)}"

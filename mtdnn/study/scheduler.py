@@ -1,7 +1,7 @@
-"""A grid of runs → results.csv: every cell once, whatever is killed, on as many processes as wanted.
+"""A grid of runs → results.csv: every cell runs once, also after kills, on one or more processes.
 
-Several studies may work on one folder at the same time, on one machine or on several that share a file system: what is
-finished is on disk, and who works on what is settled by locks.
+Several studies may run on one folder at the same time, on one machine or on several that share a file system: finished
+cells are on disk, and running cells are locked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mtdnn.study.table import Line, lines_of, to_csv
 logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 1.0
-"""How long to wait before asking again for a cell that another study works on."""
+"""How long to wait before another try at a cell that another study runs."""
 
 
 class Launcher(Protocol):
@@ -37,10 +37,10 @@ class Launcher(Protocol):
         """Begin to run a cell."""
 
     def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
-        """Cells that have ended, once there is one, or none after so many seconds."""
+        """The cells that have ended; waits for one, at most so many seconds."""
 
     def close(self) -> None:
-        """Stop what still runs, leaving it so that it can go on later."""
+        """Stop the running cells so that they can resume later."""
 
 
 @dataclass
@@ -48,11 +48,11 @@ class Summary:
     """How a study ended.
 
     Attributes:
-        cells: cells asked for; all below are of them.
-        finished, before: cells finished by now, and how many of them before this call.
-        diverged: finished cells whose loss left the numbers.
-        broken: cell → why, its first line the last one of the error.
-        blocked: cell → the broken or diverged cell it would start from.
+        cells: number of requested cells; all fields below are about these.
+        finished, before: number of finished cells, and how many of them finished before this call.
+        diverged: finished cells whose loss was not finite.
+        broken: cell → the text of its error.
+        blocked: cell → the broken or diverged cell it starts from.
     """
 
     cells: int = 0
@@ -64,12 +64,12 @@ class Summary:
 
 
 def run_cells(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = None, progress: bool = True) -> Summary:
-    """Run every cell that is not finished, and write `results.csv`, which tells of the whole grid.
+    """Run every cell that is not finished, and write `results.csv` of the whole grid.
 
-    Cells that broke in an earlier call are tried again, once; the others go on without them.
+    Cells that broke in an earlier call are tried again once; the others run without them.
 
     Args:
-        cells: those to run, and with them all that they start from and is not finished. Default: the whole grid.
+        cells: the cells to run, including the unfinished cells they start from. Default: the whole grid.
         grid: the study's cells.
         launcher: starts cells and waits for them.
         progress: whether to show a bar on standard error.
@@ -86,7 +86,7 @@ def run_cells(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = 
 
 
 def _show(bar: tqdm, scheduler: _Scheduler) -> None:
-    """Bring the bar up to date; in a file, unlike on a screen, only when there is news."""
+    """Update the bar; in a file, unlike on a screen, only after a change."""
     done = len(scheduler.finished) - bar.n
     if done == 0 and not sys.stderr.isatty():
         return
@@ -98,7 +98,7 @@ def _show(bar: tqdm, scheduler: _Scheduler) -> None:
 
 
 class _Scheduler:
-    """Which cell comes next."""
+    """Chooses the next cells to run, and records how they end."""
 
     def __init__(self, grid: Grid, launcher: Launcher, cells: Sequence[Cell]) -> None:
         self.grid, self.launcher, self.cells = grid, launcher, list(cells)
@@ -106,7 +106,7 @@ class _Scheduler:
         found = outcomes(self.cells)
         self.finished = set(found)
         for cell in self.cells:
-            if cell.name in found and cell.keep == "results":  # a kill may have come before, or while, they went
+            if cell.name in found and cell.keep == "results":  # a killed call may not have removed them
                 remove_weights(cell.run_folder)
         self.diverged = {name for name, outcome in found.items() if outcome["outcome"] == "diverged"}
         self.before = len(self.finished)
@@ -120,7 +120,7 @@ class _Scheduler:
         self.not_before: dict[str, float] = {}
 
     def run(self, show: Callable[[], None]) -> None:
-        """Until every cell is finished, broken or blocked."""
+        """Run until every cell is finished, broken or blocked."""
         while open_cells := self._open_cells():
             for cell in open_cells:
                 if self.launcher.has_room() and self._is_ready(cell):
@@ -132,20 +132,20 @@ class _Scheduler:
         show()
 
     def _open_cells(self) -> list[Cell]:
-        """Cells still to be seen to, those of an earlier stage first."""
+        """Cells that are not finished, broken or blocked; those of earlier stages first."""
         self._block()
         done = self.finished | self.broken.keys() | self.blocked.keys()
         return [cell for cell in self.cells if cell.name not in done]
 
     def _block(self) -> None:
-        """Set aside the cells that start from a broken, diverged or blocked one."""
+        """Mark the cells that start from a broken, diverged or blocked cell as blocked."""
         for cell in self.cells:
-            stuck = [name for name in cell.needs if name in self.broken.keys() | self.blocked.keys() | self.diverged]
-            if stuck and cell.name not in self.blocked and cell.name not in self.finished:
-                self.blocked[cell.name] = self.blocked.get(stuck[0], stuck[0])
+            failed = [name for name in cell.needs if name in self.broken.keys() | self.blocked.keys() | self.diverged]
+            if failed and cell.name not in self.blocked and cell.name not in self.finished:
+                self.blocked[cell.name] = self.blocked.get(failed[0], failed[0])
 
     def _is_ready(self, cell: Cell) -> bool:
-        """Whether it can be started now; looks at the disk, as another study may have ended it."""
+        """Whether it can be started now; reads the disk, since another study may have finished it."""
         if cell.name in self.running or not (self.finished | self.finished_elsewhere).issuperset(cell.needs):
             return False
         if time.monotonic() < self.not_before.get(cell.name, 0.0):
@@ -160,7 +160,7 @@ class _Scheduler:
         return cell.name in self.broken
 
     def _note_outcome(self, cell: Cell) -> bool:
-        """Whether the cell is finished, by what lies on disk."""
+        """Whether the cell is finished, by its files on disk."""
         outcome = read_outcome(cell)
         if outcome is None:
             return False
@@ -170,7 +170,7 @@ class _Scheduler:
         return True
 
     def _take(self, cell: Cell, status: Status) -> None:
-        """Note how a cell ended."""
+        """Record how a cell ended."""
         self.running.discard(cell.name)
         if status == "busy":
             self.not_before[cell.name] = time.monotonic() + BUSY_SECONDS
@@ -178,7 +178,7 @@ class _Scheduler:
             self._note_outcome(cell)
             write_results(self.grid)
         else:
-            self.broken[cell.name] = read_error(cell) or "it left no error"
+            self.broken[cell.name] = read_error(cell) or "no error was recorded"
             logger.error("%s is broken: %s", cell.name, last_line(self.broken[cell.name]))
 
     def summary(self) -> Summary:
@@ -194,7 +194,7 @@ class _Scheduler:
 
 
 def last_line(text: str) -> str:
-    """What an error says in short."""
+    """The last line of an error."""
     lines = text.strip().splitlines()
     return lines[-1] if lines else ""
 
@@ -212,10 +212,10 @@ def result_lines(cells: Sequence[Cell]) -> list[Line]:
 
 
 def write_results(grid: Grid) -> None:
-    """Write `results.csv` of what is finished, by whatever call.
+    """Write `results.csv` of all finished cells.
 
-    Looking and writing go together under a lock, so that of two studies at work on other cells none puts back a file
-    from before the other's last cell.
+    Reading and writing are under one lock, so that of two running studies neither overwrites the file with one that
+    lacks the other's last cell.
     """
     with writing_results(grid.folder):
         write_text(grid.folder / "results.csv", to_csv(result_lines(grid.cells), grid.axes))

@@ -1,4 +1,4 @@
-"""How large the cells of a study are, and how long they will take."""
+"""The size of a study's cells, and an estimate of their time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
 
 PLAIN_UNITS, PROXIMAL_UNITS = 3.0, 1.0
-"""Cost of a step in forward passes (forward 1, backward 2): of a plain step, and what a proximal term adds."""
+"""Cost in forward passes (forward 1, backward 2) of a plain step, and the cost that a proximal term adds."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a cell will compute.
+    """The size of a cell.
 
     Attributes:
         rows: task → training rows.
         steps: optimizer steps.
-        examples: rows in all steps together.
-        units: forward passes of one row, over all examples; None where a regularizer does not tell its cost.
+        examples: number of rows over all steps.
+        units: forward passes of one row, over all examples; None if a regularizer does not define its cost.
     """
 
     rows: Mapping[str, int]
@@ -38,14 +38,14 @@ def cell_size(cell: Cell) -> Size:
     """The size of a cell, from the manifests of the prepared rows.
 
     Raises:
-        ConfigError: a subset or a mixing that no run can have.
+        ConfigError: an invalid subset or mixing.
         DataError: a task's training rows are not prepared.
     """
     return run_size(cell.config, tasks_of(cell))
 
 
 def finished_size(cell: Cell, outcome: Outcome) -> Size:
-    """The size of a finished cell; by its outcome alone, its cost unknown, where its rows are not prepared any more."""
+    """The size of a finished cell; from its outcome, with unknown cost, if its rows are no longer prepared."""
     try:
         return cell_size(cell)
     except MtdnnError:
@@ -59,13 +59,13 @@ def tasks_of(cell: Cell) -> dict[str, TaskDef]:
 
 
 def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
-    """The definitions of the tasks a cell has results of: those it trains on, and those their heads answer."""
+    """The definitions of the tasks a cell has results for: those it trains on, and those that use their heads."""
     trained = tasks_of(cell)
     return trained | {name: task for name, task in cell.definitions.items() if task.head_of in trained}
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
-    """The size of a run on these tasks; examples as if each epoch had those of the first, as most strategies' have."""
+    """The size of a run on these tasks; every epoch is taken to have as many examples as the first."""
     length = RunLength.of(config, prepared_sampler(config, tasks))
     turns = length.sampler.batches_per_task(0)
     # Batches differ in size, the last of a pass at least: rows of a pass over its batches is the mean.
@@ -79,12 +79,12 @@ def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
 
 
 def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:
-    """Forward passes that a training row of each task costs; None where a regularizer does not tell.
+    """Cost of a training row of each task in forward passes; None if a regularizer does not define its cost.
 
-    Loads PyTorch, but only where there is a regularizer.
+    Loads PyTorch only if there is a regularizer.
 
     Raises:
-        ConfigError: a regularizer is not known, or an option of it.
+        ConfigError: a regularizer or one of its options is unknown.
     """
     added = PROXIMAL_UNITS if config.proximal is not None else 0.0
     if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
@@ -92,7 +92,7 @@ def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, floa
     methods = regularizers_of(config, tasks)
     try:
         costs = {name: method.cost if method and method.weight else PLAIN_UNITS for name, method in methods.items()}
-    except NotImplementedError:  # a class from elsewhere
+    except NotImplementedError:  # a class of a user
         return None
     return {name: cost + added for name, cost in costs.items()}
 
@@ -100,14 +100,13 @@ def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, floa
 def estimated_seconds(
     cells: Sequence[Cell], sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome], *, rate: float | None = None
 ) -> float | None:
-    """Time that cells not finished yet will take, one after another; None when nothing tells how fast they go, or a
-    cell's cost is not known.
+    """Time of the unfinished cells, one after another; None if their speed or a cell's cost is not known.
 
     Args:
         rate: training examples per second of a plain step. Default: that of the finished cells, weighted by time.
         cells: those to run.
         sizes: cell → its size.
-        outcomes: cell → what it found.
+        outcomes: cell → its outcome.
     """
     per_unit = 1 / (rate * PLAIN_UNITS) if rate else _measured(sizes, outcomes)
     left = [sizes[cell.name].units for cell in cells if cell.name not in outcomes]

@@ -13,9 +13,9 @@ from mtdnn.study.table import Line
 MARGIN = 0.01
 """Differences below count as none where a metric is shown in percent: one point."""
 
-SAME = 1e-12  # numbers this near to each other, relative to their size, differ by rounding alone
+SAME = 1e-12  # numbers with a smaller relative difference differ by rounding alone
 INNER = "\x1f"  # between the names of nested repeats
-COUNTS = ("rows",)  # reported beside metrics, but not one
+COUNTS = ("rows",)  # reported with the metrics, but not a metric
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Spread:
     """Values of repeated runs.
 
     Attributes:
-        mean: NaN of no values.
-        std: sample standard deviation (n − 1); None of fewer than two values.
-        low, high: 95 % t interval of the mean; None of fewer than two values.
+        mean: NaN without values.
+        std: sample standard deviation (n − 1); None for fewer than two values.
+        low, high: 95 % t interval of the mean; None for fewer than two values.
     """
 
     count: int
@@ -37,12 +37,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method minus the reference, over runs that share their seed.
+    """A method minus the reference, over runs with the same seed.
 
     Attributes:
         difference: spread of the differences, run by run.
-        t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None of fewer than two pairs,
-            and t_p also of differences that are all the same, as they have no spread to test against.
+        t_p, wilcoxon_p: two-sided p of the paired t-test and of Wilcoxon's signed ranks; None for fewer than two
+            pairs, and t_p also for differences that are all equal, since they have no spread.
         equivalence_p: of two one-sided t-tests against a margin; None without one, or of fewer than two pairs.
         by_unit: unit → difference.
     """
@@ -56,17 +56,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entry:
-    """One place in a table: a method on one metric of one split of one task, over its repeats.
+    """One cell of a table: a method on one metric of one split of one task, over its repeats.
 
     Attributes:
         scale: of the metric.
-        label: value of the compared axis, with the values of further axes that vary beside it.
-        across: value of the axis of the columns; empty without one.
+        label: value of the compared axis, with the values of other axes that vary too.
+        across: value of the axis of the columns; empty without such an axis.
         values: repeat → value of a run; see `repeat_of`.
         spread: over the units: the outermost repeats, of each the mean of its runs.
         train_rows: mean number of training rows; None where unknown.
-        comparison: against the reference; None for the reference itself, or where they share no repeat.
-        diverged: runs whose loss left the numbers; they are not in `values`.
+        comparison: with the reference; None for the reference itself, or without a common repeat.
+        diverged: number of runs whose loss was not finite; they are not in `values`.
     """
 
     task: str
@@ -100,7 +100,7 @@ def spread(values: Sequence[float]) -> Spread:
 def compared(
     values: Mapping[str, float], reference: Mapping[str, float], *, margin: float | None = None
 ) -> Comparison | None:
-    """`values` minus `reference` over the repeats both have; None when they share none.
+    """`values` minus `reference` over their common repeats; None without any.
 
     Args:
         values: repeat → value.
@@ -134,12 +134,12 @@ def entries(
     margin: float = MARGIN,
     best_over: Sequence[str] = (),
 ) -> list[Entry]:
-    """Every place of a study's tables, in the order in which the lines first name them.
+    """Every entry of a study's tables, in the order of the lines.
 
     Args:
         compare: axis whose values are compared; lines of stages without it are left out.
-        reference: its value the others are tested against. Default: the first.
-        across: axis whose values are not mixed, such as the fraction.
+        reference: the value that the others are tested against. Default: the first.
+        across: axis of the columns, such as the fraction.
         repeats: axes the mean is taken over, the outermost first. Its values are the units: of each the mean over the
             inner axes is taken, and intervals and tests are over these means.
         margin: differences below count as none, of metrics that are shown in percent.
@@ -178,7 +178,7 @@ def _groups(lines: Iterable[Line], key: Callable[[Line], tuple]) -> dict[tuple, 
 def _keys(places: Iterable[tuple], measured: Iterable[tuple]) -> Iterator[tuple]:
     """(task, label, column, split, metric) of every entry.
 
-    A place of which all runs diverged has no metric of its own: it gets every one that its task has elsewhere.
+    If all runs of an entry diverged it has no metric of its own, and gets every metric of its task.
     """
     of_task: dict[str, dict[tuple, None]] = {}
     of_place: dict[tuple, list[tuple]] = {}
@@ -229,14 +229,14 @@ def _with_comparison(entry: Entry, reference: Entry | None, margin: float) -> En
 
 
 def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | None]) -> Callable[[Line], str]:
-    """What each line is called: its value of the compared axis, and of every other axis that varies beside it.
+    """The label of each line: its value of the compared axis, and of every other axis that varies too.
 
-    An axis that only tells the tasks apart (`data_set`) adds nothing, and neither do those in `hidden`.
+    An axis that has one value per task (`data_set`) adds nothing, and neither do those in `hidden`.
 
     Args:
         lines: of results.csv.
         compare: axis whose values are compared.
-        hidden: axes that are shown otherwise.
+        hidden: axes that are not part of the label.
     """
     seen: dict[tuple[str, str, str], set[str]] = {}
     for line in lines:
@@ -255,8 +255,8 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
 
 
 def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:
-    """The lines whose tuned axes have the values that are best: those of whose runs the smallest share diverged, and
-    among these the best by each task's main metric on its first split, which is its dev split.
+    """The lines whose tuned axes have their best values: those with the smallest share of diverged runs, and among
+    these the best by each task's main metric on its first split, which is its dev split.
 
     Args:
         lines: of results.csv.
@@ -281,7 +281,7 @@ def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_ove
 
 
 def _rank(runs: Sequence[Line]) -> tuple[float, float]:
-    """What a tuned value is chosen by, larger is better: the share of its runs that finished, then their mean."""
+    """Rank of a tuned value, larger is better: the share of its runs that finished, then their mean."""
     finished = [line for line in runs if line.value is not None]
     mean = sum(line.value or 0.0 for line in finished) / max(1, len(finished))
     return len(finished) / len(runs), finished[0].scale.gain(mean) if finished else 0.0
@@ -292,7 +292,7 @@ def _place(line: Line, compare: str, across: str | None) -> tuple:
 
 
 def main_metrics(lines: Sequence[Line]) -> dict[str, str]:
-    """Task → its main metric, the first of its lines."""
+    """Task → its main metric, the first in its lines."""
     found: dict[str, str] = {}
     for line in lines:
         if line.metric and line.metric not in COUNTS:
@@ -301,7 +301,7 @@ def main_metrics(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def no_better_than_chance(entry: Entry, floor: float) -> int:
-    """How many runs ended at or below `floor`, the metric of always giving the most frequent label.
+    """Number of runs at or below `floor`, the metric of always predicting the most frequent label.
 
     Source: Mosbach et al. 2021, arXiv 2006.04884, who count such runs as failed.
     """

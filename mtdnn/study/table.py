@@ -1,6 +1,6 @@
 """results.csv: one line per cell, task, split and metric, with the study's axes as columns.
 
-Nothing in it depends on the clock, on the machine or on the order in which cells were run. A text that a spreadsheet
+Nothing in it depends on the clock, on the machine or on the order in which cells ran. A text that a spreadsheet
 would take for a formula has a `'` before it, which `read_csv` removes.
 """
 
@@ -22,18 +22,18 @@ FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a text begins that spreadsheets take for a formula, or that was such a text and has been guarded."""
 
 SCALE = ("direction", "percent")
-"""Columns that every study has, the first versions without the last two; no axis may have one of these names."""
+"""Columns of every study (`direction` and `percent` are missing in old files); no axis may have one of these names."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One number.
+    """One value of a metric.
 
     Attributes:
-        axes: axis → value name; an axis its stage does not have is missing.
-        outcome: finished, or diverged: then split and metric are empty and the value is None.
+        axes: axis → value name, of the axes of its stage.
+        outcome: finished, or diverged, with empty split and metric and a value of None.
         scale: of the metric.
-        train_rows: training rows of that task in that run; None where it was not trained on.
+        train_rows: training rows of the task in the run; None if the run was not trained on it.
         run: folder of the run, relative to the study's.
     """
 
@@ -52,15 +52,15 @@ class Line:
 def lines_of(
     stage: str, axes: Mapping[str, str], outcome: Mapping[str, Any], *, run: str, lost: Sequence[str] = ()
 ) -> Iterator[Line]:
-    """The lines of one finished cell, by task; a diverged one has a line for each task in `lost`.
+    """The lines of one finished cell, by task; a diverged cell has a line for each task in `lost`.
 
-    A task's splits come in the order of its results, which is that of their roles: what is tuned and shown first is the
-    dev split, whatever its name. Of a split's metrics the main one comes first.
+    A task's splits are in the order of its results, which is that of their roles: the dev split, on which axes are
+    tuned, is first. Of a split's metrics the main one is first.
 
     Args:
         stage: name of the stage.
         axes: axis → value name.
-        outcome: what the cell found.
+        outcome: the cell's outcome.
         run: folder of the run.
         lost: tasks of a run that diverged.
     """
@@ -117,7 +117,7 @@ def read_csv(path: Path) -> list[Line]:
     """The lines of a results.csv.
 
     Raises:
-        DataError: no such file, or it is something else.
+        DataError: the file does not exist, or is no results.csv.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -151,7 +151,7 @@ def _line(record: Mapping[str, str]) -> Line:
 
 
 def _scale(record: Mapping[str, str]) -> Scale:
-    """The scale in a line; of a line of an earlier version that which this version knows for the metric's name."""
+    """The scale in a line; for a line of an earlier version, this version's scale of the metric."""
     direction, percent = record.get("direction"), record.get("percent")
     stored = {"direction": direction, "range": [None, None], "percent": percent == "True"}
     return Scales({record["metric"]: stored} if direction else {})[record["metric"]]

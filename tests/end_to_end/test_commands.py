@@ -140,7 +140,7 @@ def test_tasks_that_take_the_texts_in_another_order_are_predicted_apart(world, t
     with pytest.raises(ConfigError) as caught:
         open_run(tmp_path / "run").predict(["demo_nli", "demo_target"], world / "data/demo_nli/dev.tsv")
     assert str(caught.value) == (
-        "task: 'demo_target' takes hypothesis, premise and 'demo_nli' premise, hypothesis. "
+        "task: 'demo_target' has hypothesis, premise and 'demo_nli' premise, hypothesis. "
         "Predict tasks with another order of inputs separately."
     )
 

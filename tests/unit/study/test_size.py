@@ -124,8 +124,8 @@ def test_a_method_that_tells_no_cost_leaves_the_time_unknown(demo: Demo) -> None
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("test", r"demo_nli/blind: is not prepared, and evaluate: test asks for it. Run mtdnn prepro .* first"),
-        ("blind", r"demo_nli/blind: is not prepared, and evaluate: blind asks for it."),
+        ("test", r"demo_nli/blind: is not prepared, but evaluate: test needs it. Run mtdnn prepro .* first"),
+        ("blind", r"demo_nli/blind: is not prepared, but evaluate: blind needs it."),
         ("tset", r"stages.only: evaluate: unknown split 'tset'; known: .* Did you mean 'test'\?"),
     ],
 )

@@ -224,7 +224,7 @@ def test_a_number_in_yaml_may_name_a_value(tmp_path: Path) -> None:
     [
         ({"axes": {"seed": [1], "optimiser.lr": [1e-3]}}, "optimiser"),
         ({"axes": {"seed": []}}, "the axis 'seed' has no value"),
-        ({"axes": {"seed": [1], "task": {"a": None}}}, "task: is a column that every results.csv has"),
+        ({"axes": {"seed": [1], "task": {"a": None}}}, "task: is already a column of results.csv"),
         ({"axes": {"seed": [1]}, "skip": [{"sed": ["1"]}]}, "unknown axis 'sed'; known: seed. Did you mean 'seed'?"),
         ({"axes": {"seed": [1]}, "skip": [{"seed": ["2"]}]}, "unknown value '2'; known: 1."),
         ({"axes": {"seed": [1]}, "run": {"train": ["rtee"]}}, "train: unknown task 'rtee'; known: mrpc, rte."),
@@ -346,7 +346,7 @@ def test_a_call_for_some_stages_runs_no_others(tmp_path: Path) -> None:
 def test_a_stage_runs_alone_once_what_it_starts_from_is_finished(tmp_path: Path) -> None:
     grid = grid_of(tmp_path)
     with pytest.raises(
-        ConfigError, match="'multi_task' is left out, and others start from runs of it that are not fin"
+        ConfigError, match="'multi_task' is left out, but other stages start from its runs that are not fin"
     ):
         chosen_cells(grid, ["fine_tune"])
     run_cells(grid, Here(score_of_seed), cells=chosen_cells(grid, ["multi_task"]), progress=False)
@@ -366,8 +366,8 @@ def test_a_start_that_could_be_one_of_several_runs_is_told(tmp_path: Path) -> No
     stages["multi_task"]["axes"]["epochs"] = [2, 3]
     with pytest.raises(ConfigError) as caught:
         grid_of(tmp_path, stages=stages)
-    assert "encoder.run: stage 'multi_task' has several values of 'epochs', and this cell none. " in str(caught.value)
-    assert "Write which: epochs: 2 or 3." in str(caught.value)
+    assert "encoder.run: stage 'multi_task' has several values of 'epochs', and this cell has none" in str(caught.value)
+    assert "Give one: epochs: 2 or 3." in str(caught.value)
 
 
 def test_names_of_which_there_are_none_are_told_as_such(tmp_path: Path) -> None:
