@@ -82,7 +82,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def refuse_other_settings(config: RunConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise where accelerate is told to do what the run does not, so that nothing is ignored.
+    """Raise if accelerate is set to do what a run does not, so that no setting is ignored.
 
     Args:
         config: the run.

@@ -14,7 +14,7 @@ from mtdnn.errors import ConfigError, Fault
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
 from mtdnn.runs.encoders import build_encoder
-from mtdnn.runs.named import named_regularizer, regularizers_of, taught
+from mtdnn.runs.named import named_regularizer, regularizers_of, with_teachers
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
 

@@ -63,5 +63,5 @@ def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> R
 
 
 def _of_call(found: Fault) -> Fault:
-    """The fault with the call as its place, if it is about an option."""
+    """The error with the call as its place, if it is about an option."""
     return found.within(CALL) if found.place.flags and not found.place.name else found

@@ -22,8 +22,8 @@ from mtdnn.training.checkpoint import read_weights
 logger = logging.getLogger(__name__)
 
 
-def start_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
-    """Fill heads from those of an earlier run: of the same task with `heads: keep`, or as `init_head` says.
+def init_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
+    """Initialise heads from an earlier run: from the same task with `heads: keep`, or as `init_head` defines.
 
     Without an earlier run, heads for masked words start from the encoder's own.
 
@@ -63,7 +63,7 @@ def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
 
 
 def has_same_head(task: TaskDef, other: TaskDef) -> bool:
-    """Whether two definitions give heads of one layout and meaning; options change no shapes."""
+    """Whether two definitions have heads of the same layout and meaning; options change no shapes."""
     ours, theirs = (TASK_TYPES.get(each.task_type).head_named(each).name for each in (task, other))
     return task.labels == other.labels and ours == theirs
 

@@ -299,11 +299,11 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
     Args:
         folder: of the run: the `output` it was trained with.
         checkpoint: best, last or step-N.
-        trust: the folder may name code by dotted paths, which is imported; without it, that of strangers runs nothing.
+        trust: the folder may name code by dotted paths, which is imported; without it, a folder from elsewhere runs no code.
     Returns:
         The run, with `evaluate`, `predict` and `embed`, and its `tasks`, `config`, `model` and `tokenizer`.
     Raises:
-        ConfigError: the folder holds no run, or the checkpoint has another name.
+        ConfigError: the folder contains no run, or the name of the checkpoint is unknown.
         DataError: the checkpoint is missing or damaged, or the encoder of its adapter is.
 
     Example:

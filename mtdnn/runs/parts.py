@@ -18,7 +18,7 @@ from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.runs.encoders import build_encoder
-from mtdnn.runs.initialisation import start_heads
+from mtdnn.runs.initialisation import init_heads
 from mtdnn.runs.length import RunLength, subset_faults, train_part
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -48,10 +48,10 @@ def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], Abstrac
 
 
 def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiTaskModel:
-    """The model a run starts from: encoder, new heads, and heads started from an earlier run's."""
+    """The model a run starts from: encoder, new heads, and heads initialised from an earlier run."""
     own_heads = [name for name, each in task_types.items() if each.task.head_of is None]
     model = MultiTaskModel(build_encoder(config, own_heads), task_types, seed=config.seed)
-    start_heads(model, {name: each.task for name, each in task_types.items()}, config.encoder)
+    init_heads(model, {name: each.task for name, each in task_types.items()}, config.encoder)
     return model
 
 

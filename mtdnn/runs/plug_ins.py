@@ -37,7 +37,7 @@ def run_registry(key: str) -> Registry[Any]:
 
 
 def plug_in_faults(config: RunConfig) -> list[Fault]:
-    """Names that lead nowhere, keys that the named plug-in does not have and values it refuses, by the run's keys."""
+    """Errors of unknown names, unknown keys and invalid values of plug-ins, by the run's keys."""
     faults = [each for key, given in _named(config, KEYS) for each in named_faults(run_registry(key), given, key)]
     return faults + adapter_faults(config.adapter, freeze_encoder=config.freeze_encoder)
 

@@ -59,8 +59,8 @@ class SplitFacts:
     Attributes:
         roles: train, dev, test.
         unlabelled, truncated: rows.
-        words_without_token: words that no token stands for.
-        counts: of labels that are words, or of the words in labels that are lists.
+        words_without_token: words without a token.
+        counts: of labels that are words, or of the words in list labels.
         numbers: of labels that are numbers, to four digits.
         lengths: of each row: tokens, truncated to max_length, if a tokenizer is given, else words between spaces.
         texts: a hash of each row's texts.
@@ -406,11 +406,11 @@ def _warnings(task: TaskDef, splits: list[SplitFacts]) -> Iterator[Fault]:
                 facts.name, "label", f"{facts.unlabelled} of {facts.rows} dev rows have none", "They are not measured."
             )
         if facts.numbers.keys() == {-1.0} and facts.rows > 1:
-            found = f"every one of {facts.numbers.total()} is -1, as the hub writes it where there is none"
-            yield fault(facts.name, "label", found, "Leave them empty, else metrics are computed from them.")
+            found = f"all {facts.numbers.total()} are -1, which the hub uses for missing labels"
+            yield fault(facts.name, "label", found, "Leave them empty, or metrics are computed from them.")
         if facts.words_without_token:
             word, count = facts.words_without_token.most_common(1)[0]
-            found = f"no token stands for {facts.words_without_token.total()} words, {word!r} ({count}) most often"
+            found = f"{facts.words_without_token.total()} words have no token, {word!r} ({count}) most often"
             yield fault(
                 facts.name,
                 task.inputs[0],

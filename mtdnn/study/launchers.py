@@ -67,7 +67,7 @@ class Processes:
     is killed, its processes end at once, so that a restarted study finds the cells unlocked.
 
     Args:
-        run_cell: a function of a module, as it is sent to other processes.
+        run_cell: function that runs a cell, at the top level of a module, since it is sent to other processes.
         jobs: processes; the cores are divided among them, and each has a GPU to itself as long as there are enough.
         gpus: names as in CUDA_VISIBLE_DEVICES; None: those that this process sees.
     """
@@ -167,7 +167,7 @@ def threads_each(jobs: int) -> int | None:
 
 
 def _serve(connection: Connection, run_cell: RunCell, threads: int | None, gpu: str | None) -> None:
-    """Run cells as they come, until the study ends the connection or dies."""
+    """Run cells as they arrive, until the study closes the connection or dies."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -218,7 +218,7 @@ def require_launchable(launcher: str, *, jobs: int, gpus: float) -> None:
     if launcher not in LAUNCHERS:
         faults.append(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
     if jobs < 1:
-        faults.append(fault("", "jobs", f"{jobs} is no number of processes", "Give 1 or more."))
+        faults.append(fault("", "jobs", f"{jobs} is not a valid number of processes", "Give 1 or more."))
     if gpus and launcher != "ray":
         fix = "A local study gives each of its jobs a GPU of those it sees."
         faults.append(fault("", "gpus", "is for the launcher ray", fix))
@@ -235,8 +235,8 @@ class Ray:
     Every machine of the cluster must have the study's folder, the prepared rows and the encoder under the same paths.
 
     Args:
-        run_cell: what runs a cell.
-        jobs: cells at a time; None lets Ray's resources decide.
+        run_cell: function that runs a cell.
+        jobs: cells at a time; None = as many as Ray has CPUs.
         gpus: GPUs of each cell, at most 1; a part of one is shared with other cells.
     Raises:
         ConfigError: ray is not installed.

@@ -130,7 +130,7 @@ def read_csv(path: Path) -> list[Line]:
         raise DataError(fault(f"{path}:1", "", f"no column '{missing[0]}'", "Give a results.csv of `mtdnn study`."))
     texts = [{_unguarded(name): _unguarded(cell) for name, cell in record.items()} for record in records]
     if strange := next((record["run"] for record in texts if not _is_within(record["run"])), None):
-        found, fix = f"{strange!r} is no run within this study", "Run `mtdnn study` again: it writes this file anew."
+        found, fix = f"{strange!r} is no run within this study", "Run `mtdnn study` again, which writes this file."
         raise DataError(fault(str(path), "run", found, fix))
     return [_line(record) for record in texts]
 

@@ -30,7 +30,7 @@ def test_faults_of_arguments_get_their_flags_and_others_stay_as_they_are():
             "--gpus: 4 GPUs for each cell, which uses one. Give 1, or a part of one for cells that share it; --jobs "
             "says how many run at a time.",
         ),
-        ("--jobs 0 --dry_run", "--jobs: 0 is no number of processes. Give 1 or more."),
+        ("--jobs 0 --dry_run", "--jobs: 0 is not a valid number of processes. Give 1 or more."),
     ],
 )
 def test_a_study_names_the_flag_that_is_wrong(words, line, project, encoder, tmp_path, monkeypatch, capsys):
