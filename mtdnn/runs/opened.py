@@ -299,7 +299,7 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
     Args:
         folder: of the run: the `output` it was trained with.
         checkpoint: best, last or step-N.
-        trust: the folder may name code by dotted paths, which is imported; without it, a folder from elsewhere runs no code.
+        trust: the folder may name code by dotted paths, which is imported; without it, the folder runs no code.
     Returns:
         The run, with `evaluate`, `predict` and `embed`, and its `tasks`, `config`, `model` and `tokenizer`.
     Raises:
