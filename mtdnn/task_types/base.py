@@ -301,8 +301,8 @@ class Format(Part):
 
     @property
     def stored_options(self) -> dict[str, Any]:
-        """The options of this type that affect what is stored of a row."""
-        return self.options.model_dump(exclude={*self.unstored})
+        """The options that change what is stored of a row and are not at their defaults."""
+        return self.options.model_dump(exclude={*self.unstored}, exclude_defaults=True)
 
     @abstractmethod
     def stored_label(self, label: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -16,8 +18,9 @@ from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean, unknown
 from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
-from mtdnn.rows.example import RowError, declared
-from mtdnn.task_types.base import TASK_TYPES, TaskType, label_faults, wrong_answer
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.task_types.base import TASK_TYPES, TaskType, Teller, TokenizeBatch, label_faults, wrong_answer
+from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +40,10 @@ class ClassificationOptions(Options):
 
     class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
         None, description="Label → factor of its rows' loss. balanced: rows ∕ (labels × its rows). Default: none."
+    )
+
+    row_weights: bool = Field(
+        False, description="Rows have a column `weight` after the label: a factor of their loss; an empty one is 1."
     )
 
 
@@ -93,15 +100,44 @@ class Classification(TaskType):
     @classmethod
     def _weight_faults(cls, task: TaskDef) -> list[Fault]:
         """Errors in class_weights: unknown labels, or weights together with the user's own loss, which takes none."""
-        weights = task.options.get("class_weights")
-        if weights is None:
+        weights, of_rows = task.options.get("class_weights"), task.options.get("row_weights", False)
+        if of_rows and "weight" in task.inputs:
+            return [task.fault("row_weights", "'weight' names an input, too", "Give the input another name.")]
+        if weights is None and not of_rows:
             return []
         strange = [label for label in weights if label not in task.labels] if isinstance(weights, dict) else []
         found = [task.fault(f"class_weights.{label}", unknown("label", label, task.labels)) for label in strange]
         if task.loss is not None and "." in task.loss.name:
             fix = "Give the weights to the loss as its own options."
-            found.append(task.fault("class_weights", f"'{task.loss.name}' is a loss of your own", fix))
+            key = "row_weights" if weights is None else "class_weights"
+            found.append(task.fault(key, f"'{task.loss.name}' is a loss of your own", fix))
         return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if not self.options.row_weights:
+            return super().columns
+        return ("id", "label", "weight", *self.task.inputs)
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        example = super().read(values)
+        if not self.options.row_weights:
+            return example
+        return replace(example, values={**example.values, "weight": weight_in(values.get("weight", ""))})
+
+    def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
+        columns = super().encode(examples, tokenize)
+        if self.options.row_weights:
+            columns["weight"] = np.array([example.values["weight"] for example in examples], dtype=np.float32)
+        return columns
+
+    def predicts_with(self, other: Teller) -> bool:
+        """As for every type; rows with weights have a column that other tasks do not read."""
+        return self._has_weights(self) == self._has_weights(other) and super().predicts_with(other)
+
+    @staticmethod
+    def _has_weights(task_type: Teller) -> bool:
+        return bool(task_type.task.options.get("row_weights", False))
 
     def parse_label(self, text: str) -> str:
         text = declared(text, self._index)
@@ -137,10 +173,27 @@ class Classification(TaskType):
         present = sum(counts[label] > 0 for label in self.task.labels)
         self._class_weights = [rows / (present * counts[label]) if counts[label] else 0.0 for label in self.task.labels]
 
+    def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
+        """The batch with its labels [B] and, where rows have weights, `weights` [B] among its extras.
+
+        Args:
+            batch: without labels.
+            records: columns of its rows.
+            seed: not used.
+        """
+        batch = super().complete(batch, records, seed=seed)
+        if not self.options.row_weights:
+            return batch
+        weights = torch.from_numpy(np.ascontiguousarray(records["weight"], dtype=np.float32))
+        return replace(batch, extras={**batch.extras, "weights": weights})
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        if self._class_weights is None or batch.labels is None:
+        weights = batch.extras.get("weights")
+        if self._class_weights is not None and batch.labels is not None:
+            of_labels = torch.tensor(self._class_weights, device=logits.device)[batch.labels.clamp(min=0)]
+            weights = of_labels if weights is None else of_labels * weights
+        if weights is None:
             return self.loss_function(logits, batch.labels)
-        weights = torch.tensor(self._class_weights, device=logits.device)[batch.labels.clamp(min=0)]
         return self.loss_function(logits, batch.labels, weights=weights)
 
     def soft_loss(self, logits: Tensor, soft: Tensor, batch: Batch, *, temperature: float) -> Tensor:
@@ -211,3 +264,23 @@ class Classification(TaskType):
                 batch.row_ids, probabilities.argmax(-1).tolist(), labels, probabilities.tolist(), strict=True
             )
         ]
+
+
+def weight_in(cell: Any) -> float:
+    """The weight in a cell; 1 for an empty one.
+
+    Raises:
+        RowError: it is not a finite number ≥ 0.
+    """
+    text = str(cell).strip()
+    if text in UNLABELLED:
+        return 1.0
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise RowError(
+            "weight", f"'{text}' is not a number", "Give a factor of the row's loss, such as 0.5."
+        ) from error
+    if not (math.isfinite(value) and value >= 0):
+        raise RowError("weight", f"'{text}' is not a finite number ≥ 0", "Give a factor such as 0.5.")
+    return value

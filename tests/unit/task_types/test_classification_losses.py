@@ -6,6 +6,7 @@ Numbers are PyTorch's, scikit-learn's or worked by hand.
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,17 @@ from torch import Tensor
 
 import mtdnn
 from mtdnn.batch import IGNORED, Batch
+from mtdnn.cli.main import main
 from mtdnn.config.tasks import task_def_from
+from mtdnn.data.collate import collate
 from mtdnn.data.manifest import stored_block
+from mtdnn.data.prepro import prepare
+from mtdnn.data.store import open_store
 from mtdnn.networks.losses import cross_entropy, focal, ordinal
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.task_types.classification import Classification
 from tests.conftest import Demo
+from tests.reference.project import WORDS, Project, save_encoder
 
 LABELS = torch.tensor([0, 2, IGNORED, 1, 2])
 
@@ -130,3 +136,35 @@ def test_a_run_counts_the_labels_of_the_rows_it_trains_on(demo: Demo, tmp_path: 
     present = sum(count > 0 for count in counts)
     expected = [20 / (present * count) if count else 0 for count in counts]
     assert setup.model.task_types["demo_nli"]._class_weights == pytest.approx(expected)
+
+
+def test_weights_of_rows_are_read_stored_and_multiply_the_loss(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.define(
+        "nli: {task_type: classification, labels: [a, b], max_length: 16, row_weights: true, class_weights: {b: 3},"
+        " splits: {train: train}}\n"
+    )
+    project.rows("nli/train", ["1\ta\t0.5\tA red kite.", "2\tb\t\tA boat.", "3\tb\t2\tThe barn."])
+    encoder = save_encoder(tmp_path / "encoder", WORDS)
+    prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1)
+    task = project.tasks["nli"]
+    task_type, store = Classification(task), open_store(project.out, task, "train")
+    found = collate(store.take(np.arange(3)), task_type, pad_token_id=0, seed=0)
+    assert found.extras["weights"].tolist() == [0.5, 1, 2]
+    scores = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
+    rows = torch.nn.functional.cross_entropy(scores, torch.tensor([0, 1, 1]), reduction="none")
+    torch.testing.assert_close(task_type.loss(scores, found), (rows * torch.tensor([0.5, 3, 6])).mean())
+    assert not task_type.predicts_with(made(labels=["a", "b"])) and task_type.predicts_with(Classification(task))
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"), [("heavy", "'heavy' is not a number"), ("-2", "'-2' is not a finite number")]
+)
+def test_check_refuses_a_bad_weight_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str, told: str
+) -> None:
+    project = Project(tmp_path)
+    project.define("nli: {task_type: classification, labels: [a, b], row_weights: true, splits: {train: train}}\n")
+    project.rows("nli/train", ["1\ta\t1\tA red kite.", f"2\tb\t{cell}\tA boat."])
+    assert main(["check", str(project.definitions), "--data", str(project.data)]) == 2
+    assert f"train.tsv:2: weight: {told}" in capsys.readouterr().err
