@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "adapters": ["peft>=0.18"],
+        "balance": ["torchjd[cagrad,quadprog-projector]>=0.18"],
         "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",

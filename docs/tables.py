@@ -6,6 +6,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a test fails w
 import re
 from pathlib import Path
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.cli.schema import key_table, options_by_name
 from mtdnn.config.options import Named
 from mtdnn.config.run import OptimizerConfig, RunConfig
@@ -89,6 +90,8 @@ TABLES = {
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "mixing options": lambda: options(SAMPLERS),
+    "balance": lambda: described(BALANCERS, "how the tasks of a step are combined"),
+    "balance options": lambda: options(BALANCERS),
     "optimizers": lambda: described(OPTIMIZERS, "update rule"),
     "optimizer options": lambda: options(OPTIMIZERS, OptimizerConfig),
     "schedules": lambda: described(SCHEDULES, "learning rate over the run"),

@@ -120,6 +120,14 @@ class RunConfig(Finite):
     freeze_encoder: bool = Field(False, description="Train the heads only.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
     mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")
+    tasks_per_step: int | Literal["all"] = Field(1, description="Tasks that a step has a batch of: a number, or all.")
+    balance: NamedOrWord = Field(
+        Named(name="fixed"), description="How the tasks of a step are combined, with its options."
+    )
+    log_conflicts: int = Field(0, ge=0, description="Steps between two lines of gradients' cosines by task; 0: off.")
+    log_affinity: int = Field(
+        0, ge=0, description="Steps between two measurements of what a step on one task does to the others; 0: off."
+    )
     optimizer: Annotated[OptimizerConfig, BeforeValidator(named, json_schema_input_type=str | OptimizerConfig)] = Field(
         OptimizerConfig(), description="Update rule, with its options."
     )
@@ -145,6 +153,13 @@ class RunConfig(Finite):
         if names == ():
             raise ValueError("is empty; leave it out to train on all tasks")
         return names
+
+    @field_validator("tasks_per_step")
+    @classmethod
+    def _positive_number(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("not a number of tasks; give at least 1, or all")
+        return value
 
     @field_validator("evaluate_every", "checkpoint_every")
     @classmethod

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class TrainLoader:
-    """The steps of each epoch; a step is a batch of one task, as a tuple of the parts it is computed in.
+    """The steps of each epoch; a step is a batch of one task, or of each of several, as a tuple of their parts.
 
     Args:
         stores: training rows of each task of the sampler.
@@ -69,13 +69,13 @@ class TrainLoader:
         """The steps of the epoch from number `step` on, equal to those of a full iteration."""
         epoch = self.sampler.epoch
         steps = (
-            self._parts(each, derive_seed(self.seed, "rows", epoch, number))
-            for number, each in enumerate(self.sampler.steps_from(step), step)
+            tuple(part for each in update for part in self._parts(each, derive_seed(self.seed, "rows", epoch, number)))
+            for number, update in enumerate(self.sampler.updates_from(step), step)
         )
         return ahead(steps, self.prefetch) if self.prefetch else steps
 
     def _parts(self, step: Step, seed: int) -> tuple[Batch, ...]:
-        """This process's rows of a step, in nearly equal parts, the same number on every process.
+        """This process's rows of one task of a step, in nearly equal parts, the same number on every process.
 
         All processes have to take part in every reduction of gradients, and some regularizers need one per part. If a
         process has no row for a part, it gets the step's first row without its label, which counts in no mean.

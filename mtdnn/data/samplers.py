@@ -1,8 +1,9 @@
 """The order of training: the task of each step, and its rows. One class per strategy.
 
-A step is one batch of one task. Each task goes through its rows pass by pass, in a new shuffled order each pass; a
-strategy only chooses the tasks. The plan of an epoch depends only on (seed, epoch, sizes), so that a resumed run
-continues exactly, and every process of a distributed run has the same task at the same step.
+A step is one batch of one task or, with `tasks_per_step`, one of each of several. Each task goes through its rows pass
+by pass, in a new shuffled order each pass; a strategy only chooses the tasks. The plan of an epoch depends only on
+(seed, epoch, sizes), so that a resumed run continues exactly, and every process of a distributed run has the same tasks
+at the same step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,13 +19,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mtdnn.config.options import NoOptions, Options
 from mtdnn.data.row_stream import RowStream
+from mtdnn.data.updates import Updates, grouped, single
 from mtdnn.errors import ConfigError, fault
 from mtdnn.registry import Registry
 from mtdnn.seeding import numpy_generator
 
 
 class Step(NamedTuple):
-    """One batch of one task.
+    """One batch of one task: a whole update, or its part of one.
 
     Args:
         task: name of the task.
@@ -46,6 +49,7 @@ class Sampler(ABC):
         num_epochs, max_steps: length of the run, for strategies that change during it; steps take precedence.
         lengths: tokens of each row of each task, for the next two.
         max_tokens, group_by_length: see `RowStream`.
+        tasks_per_step: the most tasks that a step has a batch of; "all" = the number of tasks.
         options: the strategy's options.
     Raises:
         ConfigError: an option is unknown or invalid, or the strategy cannot be used with these tasks or this length.
@@ -54,6 +58,8 @@ class Sampler(ABC):
     Options: ClassVar[type[Options]] = NoOptions
     whole_passes = True
     """Whether an epoch is one pass over every task; otherwise each task continues where the previous epoch ended."""
+    one_task_a_step: ClassVar[bool] = False
+    """Whether the strategy excludes steps of several tasks."""
 
     def __init__(
         self,
@@ -66,10 +72,16 @@ class Sampler(ABC):
         lengths: Mapping[str, np.ndarray] | None = None,
         max_tokens: int | None = None,
         group_by_length: int | None = None,
+        tasks_per_step: int | Literal["all"] = 1,
         **options: Any,
     ) -> None:
         if not sizes:
             raise ConfigError(fault("", "train", "no task to train on", "Name one with a train split."))
+        self.tasks_per_step = len(sizes) if tasks_per_step == "all" else tasks_per_step
+        if self.tasks_per_step > 1 and self.one_task_a_step:
+            found = f"{self.tasks_per_step} tasks, but this mixing trains one task after another"
+            raise ConfigError(fault("", "tasks_per_step", found, "Give 1, or choose another mixing."))
+        self._updates: dict[int, Updates] = {}
         self.sizes, self.tasks, self.seed = dict(sizes), tuple(sizes), seed
         self.num_epochs, self.max_steps = num_epochs, max_steps
         self.epoch = 0
@@ -98,14 +110,29 @@ class Sampler(ABC):
 
     @abstractmethod
     def turns(self, epoch: int) -> np.ndarray:
-        """[steps of the epoch]: for each step the number of its task."""
+        """[batches of the epoch]: for each batch the number of its task."""
+
+    def num_batches(self, epoch: int) -> int:
+        """The exact number of batches of that epoch."""
+        return sum(self._pass_sizes(epoch))
 
     def num_steps(self, epoch: int) -> int:
         """The exact number of steps of that epoch."""
-        return sum(self._pass_sizes(epoch))
+        return self.num_batches(epoch) if self.tasks_per_step == 1 else len(self.updates(epoch).sizes)
+
+    def updates(self, epoch: int) -> Updates:
+        """The turns of that epoch, and how many of them each step takes."""
+        if self.tasks_per_step == 1:
+            return single(self.turns(epoch))
+        if epoch not in self._updates:
+            earlier = [known for known in self._updates if known != epoch - 1]
+            for known in earlier:
+                del self._updates[known]
+            self._updates[epoch] = grouped(self.turns(epoch), self.tasks_per_step)
+        return self._updates[epoch]
 
     def batches_per_task(self, epoch: int) -> dict[str, int]:
-        """Task → its number of steps in that epoch."""
+        """Task → its number of batches in that epoch."""
         counts = np.bincount(self.turns(epoch), minlength=len(self.tasks))
         return dict(zip(self.tasks, counts.tolist(), strict=True))
 
@@ -120,14 +147,20 @@ class Sampler(ABC):
         return self.steps_from(0)
 
     def steps_from(self, step: int) -> Iterator[Step]:
+        """The batches of the current epoch from step number `step` on, one after another."""
+        return (batch for update in self.updates_from(step) for batch in update)
+
+    def updates_from(self, step: int) -> Iterator[tuple[Step, ...]]:
         """The steps of the current epoch from number `step` on, equal to those of a full iteration.
 
-        Starting takes about as long as planning the whole epoch, whatever the step.
+        Each is a tuple of batches of different tasks. Starting takes about as long as planning the whole epoch,
+        whatever the step.
         """
-        turns, epoch = self.turns(self.epoch), self.epoch
-        if not 0 <= step <= len(turns):
-            raise ValueError(f"step {step} of epoch {epoch}, which has {len(turns)} steps")
-        done = np.bincount(turns[:step], minlength=len(self.tasks))
+        (turns, sizes), epoch = self.updates(self.epoch), self.epoch
+        if not 0 <= step <= len(sizes):
+            raise ValueError(f"step {step} of epoch {epoch}, which has {len(sizes)} steps")
+        passed = int(sizes[:step].sum())
+        done = np.bincount(turns[:passed], minlength=len(self.tasks))
         if not self.whole_passes:
             done += sum(np.bincount(self.turns(before), minlength=len(self.tasks)) for before in range(epoch))
         first_pass = epoch if self.whole_passes else 0
@@ -135,8 +168,9 @@ class Sampler(ABC):
             stream.batches_from(count, first_pass=first_pass)
             for stream, count in zip(self.streams, done.tolist(), strict=True)
         ]
-        for number in turns[step:].tolist():
-            yield Step(self.tasks[number], next(batches[number]))
+        coming = iter(turns[passed:].tolist())
+        for size in sizes[step:].tolist():
+            yield tuple(Step(self.tasks[number], next(batches[number])) for number in islice(coming, size))
 
     def _pass_sizes(self, epoch: int) -> list[int]:
         """[tasks]: batches in one pass over each task; with `max_tokens` the number varies slightly between passes."""
@@ -150,7 +184,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     "mixing",
     base=lambda: Sampler,
     takes=("sizes", "batch_sizes"),
-    keywords=("seed", "num_epochs", "max_steps", "lengths", "max_tokens", "group_by_length"),
+    keywords=("seed", "num_epochs", "max_steps", "lengths", "max_tokens", "group_by_length", "tasks_per_step"),
 )
 """The names for `mixing:` in a run."""
 
@@ -219,7 +253,7 @@ class RoundRobin(Sampler):
         owner = np.repeat(np.arange(len(counts)), counts)
         return owner[np.argsort(np.concatenate([np.arange(count) for count in counts]), kind="stable")]
 
-    def num_steps(self, epoch: int) -> int:
+    def num_batches(self, epoch: int) -> int:
         counts = self._pass_sizes(epoch)
         if self.exhausted == "drop":
             return sum(counts)
@@ -242,12 +276,14 @@ class Proportional(Sampler):
 class Sequential(Sampler):
     """One task after another, in the order of `train`; every row exactly once per epoch."""
 
+    one_task_a_step = True
+
     def turns(self, epoch: int) -> np.ndarray:
         return np.repeat(np.arange(len(self.tasks)), self._pass_sizes(epoch))
 
 
 class Weighted(Sampler):
-    """Draws a task at each step; an epoch has as many steps as one pass over all tasks has batches."""
+    """Draws a task for each batch; an epoch has as many batches as one pass over all tasks."""
 
     whole_passes = False
 
@@ -257,7 +293,7 @@ class Weighted(Sampler):
 
     def turns(self, epoch: int) -> np.ndarray:
         generator = self._generator(epoch)
-        return generator.choice(len(self.tasks), size=self.num_steps(epoch), p=self.probabilities(epoch))
+        return generator.choice(len(self.tasks), size=self.num_batches(epoch), p=self.probabilities(epoch))
 
     def _powers_of_sizes(self, exponent: float) -> np.ndarray:
         """[tasks]: rows to the power of the exponent, scaled to sum to 1."""
@@ -311,7 +347,8 @@ class Annealed(Weighted):
     Options = AnnealedOptions
 
     def prepare(self) -> None:
-        epochs = self.num_epochs if self.max_steps is None else self.max_steps / self.num_steps(0)
+        steps = -(-self.num_batches(0) // self.tasks_per_step)  # at least; more where a task is drawn that often
+        epochs = self.num_epochs if self.max_steps is None else self.max_steps / steps
         if epochs is None:
             raise ConfigError(fault("", "mixing", "annealed needs the length of the run", "Give `epochs`."))
         self.last_epoch = max(int(np.ceil(epochs)) - 1, 1)
@@ -352,7 +389,7 @@ class MainRatio(Sampler):
         extra = passes * np.array(others) + generator.multivariate_hypergeometric(others, rest)
         return generator.permutation(np.repeat(np.arange(len(self.tasks)), [main, *extra.tolist()]))
 
-    def num_steps(self, epoch: int) -> int:
+    def num_batches(self, epoch: int) -> int:
         main = self._pass_sizes(epoch)[0]
         return main + self._extra(main)
 

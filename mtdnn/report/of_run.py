@@ -28,7 +28,7 @@ from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import trained_tasks
 from mtdnn.study.statistics import COUNTS
 
-NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "steps")
+NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "balance", "steps")
 """Prefixes of a task's values in the log that are not those of a regularizer."""
 
 

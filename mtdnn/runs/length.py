@@ -73,7 +73,8 @@ def run_sampler(
     """The order of a run's batches.
 
     Args:
-        config: its `subset`, `mixing`, `batch_size`, `max_tokens`, `group_by_length`, `seed`, `epochs`, `max_steps`.
+        config: its `subset`, `mixing`, `tasks_per_step`, `batch_size`, `max_tokens`, `group_by_length`, `seed`,
+            `epochs`, `max_steps`.
         tasks: the tasks it trains on.
         available: task → number of train rows.
         lengths: task → [rows trained on], tokens of each; needed for `max_tokens`, and to group by length.
@@ -94,6 +95,7 @@ def run_sampler(
         lengths=lengths,
         max_tokens=config.max_tokens,
         group_by_length=config.group_by_length if lengths is not None else None,
+        tasks_per_step=config.tasks_per_step,
         **config.mixing.options,
     )
 

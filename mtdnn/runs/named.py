@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.config.options import Named, named_faults
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs
@@ -68,6 +69,36 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
         faults += [fault("", key, unknown("task", name, names)) for name in unknown_names]
     if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
+    return faults + balance_faults(config, [*names, *(name for name in unread if name not in names)])
+
+
+def balance_faults(config: RunConfig, tasks: Sequence[str]) -> list[Fault]:
+    """What is wrong with `balance`, `tasks_per_step`, `log_conflicts` and `log_affinity`.
+
+    Args:
+        config: the run.
+        tasks: names of the tasks trained on.
+    """
+    if faults := named_faults(BALANCERS, config.balance, "balance"):
+        return faults
+    kind, several = BALANCERS.get(config.balance.name), config.tasks_per_step != 1
+    faults = kind.faults(config.balance.options, tasks)
+    if isinstance(config.tasks_per_step, int) and config.tasks_per_step > len(tasks) > 0:
+        found = f"{config.tasks_per_step} tasks, but the run has {len(tasks)}"
+        faults.append(fault("", "tasks_per_step", found, f"Give 1 to {len(tasks)}, or all."))
+    fix = "Set tasks_per_step to 2 or more, or to all."
+    if kind.needs_several and not several:
+        found = f"{kind.name} compares the tasks of a step, but tasks_per_step is 1"
+        faults.append(fault("", "balance", found, fix))
+    for key in ("log_conflicts", "log_affinity"):
+        if getattr(config, key) and not several:
+            faults.append(fault("", key, "compares the tasks of a step, but tasks_per_step is 1", fix))
+        if getattr(config, key) and config.freeze_encoder:
+            found = "compares gradients of shared weights, but freeze_encoder leaves none to train"
+            faults.append(fault("", key, found, "Leave it out, or set freeze_encoder: false."))
+    if config.freeze_encoder and (kind.acts == "together" or kind.needs_norms):
+        found = f"{kind.name} compares gradients of shared weights, but freeze_encoder leaves none to train"
+        faults.append(fault("", "balance", found, "Use fixed, or set freeze_encoder: false."))
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mtdnn.balancing.base import BALANCERS, Balancer
+from mtdnn.balancing.fixed import Fixed
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
@@ -23,6 +26,8 @@ from mtdnn.runs.length import RunLength, subset_faults, train_part
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[str, TaskType]:
@@ -116,6 +121,21 @@ def build_proximal(named: Named | None, model: MultiTaskModel, steps: int) -> Pr
     return None if named is None else PROXIMAL.get(named.name)(model, total_steps=steps, **named.options)
 
 
+def build_balancer(config: RunConfig, task_types: Mapping[str, TaskType], device: torch.device) -> Balancer:
+    """How the tasks of an update are combined; a run of one task has nothing to balance, and adds its losses up.
+
+    Args:
+        config: the run.
+        task_types: those that it trains on.
+        device: where the model is.
+    """
+    kind = BALANCERS.get(config.balance.name)
+    if len(task_types) == 1 and kind is not Fixed:
+        logger.info("balance: %s has one task and nothing to balance; fixed is used", config.balance.name)
+        return Fixed({name: each.logits_of for name, each in task_types.items()}, device=device)
+    return kind({name: each.logits_of for name, each in task_types.items()}, device=device, **config.balance.options)
+
+
 def build_plan(config: RunConfig, length: RunLength) -> Plan:
     """When a run logs, evaluates, saves and stops."""
     stopping = config.early_stopping
@@ -125,6 +145,8 @@ def build_plan(config: RunConfig, length: RunLength) -> Plan:
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
         log_gradients=config.log_gradients,
+        log_conflicts=config.log_conflicts,
+        log_affinity=config.log_affinity,
         patience=None if stopping is None else stopping.patience,
         min_delta=0.0 if stopping is None else stopping.min_delta,
     )

@@ -1,10 +1,11 @@
-"""The plug-ins that a run names: mixing, optimizer, schedule, adapter, regularizer, proximal; each with its options."""
+"""The plug-ins that a run names, from mixing and balance to regularizer and proximal; each with its options."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.config.options import Named, named_faults, options_of
 from mtdnn.config.run import RunConfig, run_config_of
 from mtdnn.config.yaml_source import YamlSource
@@ -14,7 +15,7 @@ from mtdnn.networks.adapters import ADAPTERS, adapter_faults
 from mtdnn.registry import Registry
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
 
-LIGHT_KEYS = ("mixing", "optimizer", "schedule", "adapter")
+LIGHT_KEYS = ("mixing", "balance", "optimizer", "schedule", "adapter")
 """The keys of a run whose plug-ins load no PyTorch."""
 
 KEYS = (*LIGHT_KEYS, "regularizer", "proximal")
@@ -31,7 +32,7 @@ def run_registry(key: str) -> Registry[Any]:
 
         return PROXIMAL
     light: dict[str, Registry[Any]] = {
-        "mixing": SAMPLERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "adapter": ADAPTERS
+        "mixing": SAMPLERS, "balance": BALANCERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "adapter": ADAPTERS
     }  # fmt: skip
     return light[key]
 

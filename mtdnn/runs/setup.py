@@ -27,6 +27,7 @@ from mtdnn.runs.length import needs_lengths, run_length
 from mtdnn.runs.named import regularizers_of, run_tasks
 from mtdnn.runs.parts import (
     autocast_of,
+    build_balancer,
     build_model,
     build_plan,
     build_proximal,
@@ -197,6 +198,10 @@ class Setup:
             layer_of=encoder.layer_of,
             num_layers=encoder.num_layers,
         )
+        trained = {name: self.model.task_types[name] for name in self.train_stores}
+        balancer = build_balancer(config, trained, self.accelerator.device)
+        if learned := balancer.parameters():
+            groups.append({"params": learned, "lr": balancer.lr, "weight_decay": 0.0})
         optimizer = build_optimizer(rule.name, groups, lr=rule.lr, **rule.options)
         schedule, num_steps = config.schedule, self.plan.total_steps
         return Trainer(
@@ -210,6 +215,8 @@ class Setup:
             evaluate=self._evaluate,
             save=partial(self._save, folder),
             recorder=recorder,
+            balancer=balancer,
+            seed=config.seed,
             clip_norm=config.clip_norm,
             on_step=on_step,
         )

@@ -83,10 +83,12 @@ class LossWatch:
         self.named: dict[str, Tensor] = {}
         self.moves = 0
         self._copies: list[Tensor] = []
+        self._since_move: list[Tensor] = []
         self._events: list[torch.cuda.Event] = []
 
     def observe(self, loss: Tensor) -> None:
         """Copy a loss to the host, without waiting for it."""
+        self._since_move.append(loss.detach())
         if loss.device.type != "cuda":
             self._copies.append(loss.detach())
             return
@@ -96,6 +98,11 @@ class LossWatch:
         event.record()
         self._copies.append(copy)
         self._events.append(event)
+
+    def take_total(self) -> Tensor:
+        """The sum of the losses seen since the last call, on their device."""
+        total, self._since_move = torch.stack(self._since_move).sum(), []
+        return total
 
     def add(self, named: Mapping[str, Tensor]) -> None:
         """Add the named values of one part, weighted so that the parts sum to the step's values."""
@@ -123,11 +130,13 @@ class LossWatch:
     def _require(self, value: float, name: str, parts: Sequence[Batch], step: int) -> None:
         if math.isfinite(value):
             return
+        tasks = list(dict.fromkeys(f"'{part.task}'" for part in parts))
+        named = f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}"
         ids = [row_id for part in parts for row_id in part.row_ids]
         shown = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
         times = "once" if self.moves == 1 else f"{self.moves} times"
         moved = f"have moved {times} within this step" if self.moves else "have not moved"
         raise NonFiniteLoss(
-            f"step {step + 1}: task '{parts[0].task}': {name} is {value}; rows {shown}. The weights {moved}; "
+            f"step {step + 1}: {named}: {name} is {value}; rows {shown}. The weights {moved}; "
             "lower the learning rate or the regularizer's weight, or look at these rows."
         )

@@ -109,6 +109,24 @@ class Objective:
                 proximal = None
             yield shared
 
+    def tells_label_loss(self, task: str) -> bool:
+        """Whether the "task" value of `parts` is the loss of the rows as they are, not of changed ones."""
+        method = self._method(task)
+        return method is None or type(method).losses is Regularizer.losses
+
+    def label_loss(self, batch: Batch, *, step: int, part: int = 0) -> Tensor:
+        """The task's loss of a batch, a scalar without gradient, with the dropout masks of that step and part.
+
+        Args:
+            batch: the rows, as the collator made them.
+            step: optimizer steps done before the one whose masks are wanted.
+            part: which of the parts of the step's batch it is.
+        """
+        method = self._method(batch.task)
+        forward_pass = self._forward_pass(batch, step, part, "run" if method is None else method.precision)
+        with torch.no_grad():
+            return forward_pass.loss(forward_pass.logits)
+
     def _method(self, task: str) -> Regularizer | None:
         """The task's regularizer when it applies at this step."""
         method = self.regularizers.get(task)

@@ -39,6 +39,7 @@ class Plan:
         evaluate_every, checkpoint_every: steps, "epoch" or "never".
         log_every: steps.
         log_gradients: also log, once per task and line, the gradient norm of each loss term; costs one more pass.
+        log_conflicts, log_affinity: steps between two measurements of how the tasks of a step agree; 0 = never.
         patience: evaluations without a rise of more than `min_delta` after which the run stops; None = never.
     """
 
@@ -47,5 +48,7 @@ class Plan:
     checkpoint_every: Every = "epoch"
     log_every: int = 10
     log_gradients: bool = False
+    log_conflicts: int = 0
+    log_affinity: int = 0
     patience: int | None = None
     min_delta: float = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from typing_extensions import TypedDict
 from mtdnn.config.json_source import checked, json_value, raw_lines
 from mtdnn.errors import NOWHERE, DataError
 from mtdnn.files import write_text
+from mtdnn.training.combination import Conflicts
 
 
 class Recorder:
@@ -68,6 +70,14 @@ class Recorder:
         if score is not None:
             self._events.add_scalar("run/score", score, step)
         self._since = (time.perf_counter(), step)
+
+    def conflicts(self, step: int, found: Conflicts) -> None:
+        """One line of how the gradients of an update's tasks agree."""
+        self._write(self.log, {"step": step, "conflicts": asdict(found)})
+
+    def affinity(self, step: int, found: Mapping[str, Mapping[str, float]]) -> None:
+        """One line of affinities: task → task → by what share a step on the first lowers the loss of the second."""
+        self._write(self.log, {"step": step, "affinity": found})
 
     def _scalars(self, prefix: str, groups: Mapping[str, Mapping[str, float]], step: int) -> None:
         for group, values in groups.items():

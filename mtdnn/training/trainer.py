@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -13,20 +14,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mtdnn.balancing.base import Balancer
+from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
+from mtdnn.training.affinity import affinities
+from mtdnn.training.combination import Combination, Conflicts, Move, totals
 from mtdnn.training.evaluation import Results
-from mtdnn.training.meter import LossWatch, Meter
-from mtdnn.training.objective import Objective
+from mtdnn.training.meter import Meter
+from mtdnn.training.objective import LossPart, Objective
 from mtdnn.training.plan import Every, Plan, Progress
 from mtdnn.training.recorder import Recorder
 from mtdnn.training.signals import Interrupted, stop_signals
+from mtdnn.training.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 
 class Steps(Protocol):
-    """The steps of an epoch; each is a batch of one task, split into the parts that are computed one by one."""
+    """The steps of an epoch; each is a batch of one task, or of each of several, split into parts."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
@@ -46,6 +52,8 @@ class Trainer:
             labels) the last weights are the best, and there is no early stopping.
         save: writes a checkpoint of the given kind: "best" and "last" have weights only, "step" all
             that a resumed run needs.
+        balancer: combines the tasks of a step; None: the sum of their losses.
+        seed: of what the balancer draws.
         clip_norm: largest norm of the gradient over all weights; None = no clipping.
         on_step: called after each step with the progress and, if a line was logged, the tasks' mean losses.
     """
@@ -63,6 +71,8 @@ class Trainer:
         evaluate: Callable[[], tuple[Results, float | None]],
         save: Callable[[Literal["best", "last", "step"], Trainer], None],
         recorder: Recorder | None = None,
+        balancer: Balancer | None = None,
+        seed: int = 1,
         clip_norm: float | None = 1.0,
         on_step: OnStep = lambda progress, means: None,
     ) -> None:
@@ -71,7 +81,13 @@ class Trainer:
         self.plan, self.evaluate, self.save, self.recorder = plan, evaluate, save, recorder
         self.clip_norm, self.on_step = clip_norm, on_step
         self.progress, self.meter = Progress(), Meter()
-        self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        self.balancer = balancer or Fixed({name: each.logits_of for name, each in model.task_types.items()})
+        self._reduce = None if accelerator.num_processes == 1 else partial(accelerator.reduce, reduction="sum")
+        self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
+        learned = {id(each) for each in self.balancer.parameters()}
+        groups = [group for group in optimizer.param_groups if not learned.intersection(map(id, group["params"]))]
+        self._parameters = [each for group in groups for each in group["params"]]
+        self._is_of_model = [any(group is each for each in groups) for group in optimizer.param_groups]
 
     def train(self) -> Progress:
         """Run to the end of the plan, or until early stopping.
@@ -117,35 +133,95 @@ class Trainer:
         return self.progress.step >= self.plan.total_steps or out_of_patience
 
     def train_step(self, parts: Sequence[Batch]) -> None:
-        """One update from one batch, computed in parts whose weighted gradients sum to that of the whole batch."""
-        step, watch = self.progress.step, LossWatch()
-        gradients = self._measured_gradients(parts)
-        for index, (batch, row_share, label_share) in enumerate(self._shares(parts)):
-            batch = batch.to(self.accelerator.device)
-            for part in self.objective.parts(
-                batch, step=step, part=index, row_share=row_share, label_share=label_share
-            ):
-                watch.observe(part.loss)
-                part.loss.backward()
-                watch.add(part.named)
-                if part.then_update:
-                    self._update(watch, parts)
-        norm = self._update(watch, parts)
+        """One update from a batch of each of its tasks, computed in parts whose weighted sum is the whole batch."""
+        update = Turn.of(parts)
+        gradients = {turn.task: self._measured_gradients(turn.parts) for turn in update}
+        norm: dict[str, Tensor] = {}
+        for turn in update:
+            turn.coming = self._loss_parts(turn)
+            if self.balancer.measures_again and not self.objective.tells_label_loss(turn.task):
+                turn.plain_loss = self._label_loss(turn)
+        while waiting := [turn for turn in update if not turn.ended]:
+            norm = self._move_by(waiting, update)
         self.scheduler.step()
+        again = {turn.task: self._label_loss(turn) for turn in update if self.balancer.measures_again}
         self.objective.after_step()
-        self.meter.add(parts[0].task, {**self._summed_over_ranks(watch.named), **norm, **gradients})
+        for turn in update:
+            values = {**totals(turn.watch.named, self._reduce), **norm, **turn.weight, **gradients[turn.task]}
+            self.meter.add(turn.task, values)
         self._advance()
+        losses = {turn.task: turn.loss for turn in update if turn.loss is not None}
+        self.balancer.after_step(losses, again, epoch_ended=self.progress.epoch_step == 0)
 
-    def _update(self, watch: LossWatch, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Update the weights with the accumulated gradient, and clear it; returns its norm."""
-        self._sum_over_ranks()
-        watch.require_finite(parts, self.progress.step)
+    def _loss_parts(self, turn: Turn) -> Iterator[LossPart]:
+        """The losses of a task's batch, part after part, each to be sent backward before the next is asked for."""
+        step = self.progress.step
+        for index, (batch, row_share, label_share) in enumerate(self._shares(turn.parts)):
+            batch = batch.to(self.accelerator.device)
+            yield from self.objective.parts(batch, step=step, part=index, row_share=row_share, label_share=label_share)
+
+    def _move_by(self, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
+        """Send the tasks backward, up to where one asks for a move, and let the optimizer move; the gradient's norm."""
+        conflicts, affinity = self._measures(self.plan.log_conflicts), self._measures(self.plan.log_affinity)
+        measured = (conflicts or affinity) and len(waiting) > 1
+        move = self.combination.begin([turn.task for turn in waiting], keep=measured)
+        for turn in waiting:
+            with self.combination.going_backward(move, turn.task, partial(self._weighting_loss, turn)) as factor:
+                turn.go_backward(factor)
+        for turn in waiting:
+            turn.watch.require_finite(turn.parts, self.progress.step)
+        if affinity and measured:
+            self._record_affinity(move, waiting)
+        products = self.combination.finish(move, self.progress.step)
+        if conflicts and products is not None and self.recorder is not None:
+            self.recorder.conflicts(self.progress.step + 1, Conflicts.of(move.tasks, products))
+        return self._move(move, waiting, update)
+
+    def _move(self, move: Move, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
+        """Let the optimizer move by the combined gradient, which is then used up; the norm it had."""
         norm = self._clip()
-        watch.require_finite_gradient(norm, parts, self.progress.step)
+        parts = [part for turn in update for part in turn.parts]
+        waiting[0].watch.require_finite_gradient(norm, parts, self.progress.step)
+        losses = move.losses or self._losses_of(waiting)
+        self.balancer.before_move(losses, move.norms)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        watch.moves += 1
+        for turn in update:
+            turn.watch.moves += 1
+        for turn in waiting:
+            if turn.task in losses:
+                turn.add_loss(losses[turn.task])
+            if turn.task in move.weights:
+                turn.weight = {"balance.weight": move.weights[turn.task]}
         return norm
+
+    def _record_affinity(self, move: Move, waiting: Sequence[Turn]) -> None:
+        """Log what a step on each task would do to the losses of the others."""
+        found = affinities(
+            self.combination.shared,
+            move.kept,
+            lambda: {turn.task: self._label_loss(turn) for turn in waiting},
+            self.optimizer,
+        )
+        if self.recorder is not None:
+            self.recorder.affinity(self.progress.step + 1, found)
+
+    def _weighting_loss(self, turn: Turn) -> Tensor:
+        """The label loss of a task that has gone backward, over all ranks."""
+        if turn.plain_loss is not None:
+            return turn.plain_loss
+        return totals({"task": turn.watch.named["task"]}, self._reduce)["task"]
+
+    def _label_loss(self, turn: Turn) -> Tensor:
+        """The label loss of a task's batch with the weights as they are and the step's dropout masks, over all ranks.
+
+        Costs a forward pass.
+        """
+        step, total = self.progress.step, torch.zeros((), device=self.accelerator.device)
+        for index, (batch, _, label_share) in enumerate(self._shares(turn.parts)):
+            batch = batch.to(self.accelerator.device)
+            total = total + label_share * self.objective.label_loss(batch, step=step, part=index)
+        return totals({"task": total}, self._reduce)["task"]
 
     def _measured_gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """At a task's first step since the last log line, the gradient norms of its terms, over the first part of its
@@ -157,36 +233,26 @@ class Trainer:
         return {f"gradient.{name}": norm for name, norm in norms.items()}
 
     def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
-        """Each part with its share of the rows and of the labels of the step, over all ranks."""
+        """Each part with its share of the rows and of the labels of the task's batch, over all ranks."""
         task_type = self.model.task_types[parts[0].task]
         rows = [0 if part.is_placeholder else len(part) for part in parts]
         labels = [task_type.label_count(part) for part in parts]
         all_rows, all_labels = sum(rows), sum(labels)
         if self.accelerator.num_processes > 1:
-            totals = torch.tensor([all_rows, all_labels], device=self.accelerator.device)
-            all_rows, all_labels = self.accelerator.reduce(totals, reduction="sum").tolist()
+            counts = torch.tensor([all_rows, all_labels], device=self.accelerator.device)
+            all_rows, all_labels = self.accelerator.reduce(counts, reduction="sum").tolist()
         for part, row_count, label_count in zip(parts, rows, labels, strict=True):
             yield part, row_count / max(all_rows, 1), label_count / max(all_labels, 1)
 
-    def _sum_over_ranks(self) -> None:
-        """Sum gradients over the processes of a distributed run.
+    def _losses_of(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
+        """Task → L_i of the movement, over all ranks; {} for a balancer that has no use for it."""
+        if type(self.balancer) is Fixed:
+            return {}
+        return totals({turn.task: turn.watch.take_total() for turn in turns}, self._reduce)
 
-        The model is not wrapped in DistributedDataParallel: a step runs several forward passes, a different head each
-        time, and several backward passes for some regularizers, none of which its hooks allow. Shares already divide
-        by the totals over all ranks, so that the sum is the gradient of the whole batch.
-        """
-        if self.accelerator.num_processes == 1:
-            return
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
-
-    def _summed_over_ranks(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values of the whole batch: the sum of every process's share."""
-        if self.accelerator.num_processes == 1:
-            return dict(named)
-        total = self.accelerator.reduce(torch.stack(list(named.values())), reduction="sum")
-        return dict(zip(named, total.unbind(), strict=True))
+    def _measures(self, every: int) -> bool:
+        """Whether the step at hand is one of each `every`-th."""
+        return every > 0 and (self.progress.step + 1) % every == 0
 
     def _clip(self) -> dict[str, Tensor]:
         """Clip the gradient; returns its norm before clipping, under its name in the log."""
@@ -221,7 +287,8 @@ class Trainer:
         for task, values in self.objective.diagnostics().items():
             means.setdefault(task, {}).update(values)
         if self.recorder is not None:
-            rate = max(float(each) for each in self.scheduler.get_last_lr())
+            rates = zip(self.scheduler.get_last_lr(), self._is_of_model, strict=True)
+            rate = max(float(each) for each, of_model in rates if of_model)
             self.recorder.train(self.progress.step, means, {"epoch": self.progress.epoch, "lr": rate})
         return means
 
@@ -247,6 +314,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "objective": self.objective.state_dict(),
+            "balancer": self.balancer.state_dict(),
             "default_generator": torch.get_rng_state(),
         }
 
@@ -258,4 +326,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.objective.load_state_dict(state["objective"])
+        if state.get("balancer"):
+            self.balancer.load_state_dict(state["balancer"])
         torch.set_rng_state(state["default_generator"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.cli.schema import fields_of
 from mtdnn.config.options import Named, Options, named_faults, options_of
 from mtdnn.config.run import OptimizerConfig, ScheduleConfig
@@ -16,6 +17,7 @@ from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
 
 KINDS = {
+    "balance": (BALANCERS, Named),
     "mixing": (SAMPLERS, Named),
     "optimizer": (OPTIMIZERS, OptimizerConfig),
     "schedule": (SCHEDULES, ScheduleConfig),

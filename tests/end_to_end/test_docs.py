@@ -65,6 +65,7 @@ FITTED = (
 SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
     "pip install 'mtdnn[ray]'": INSTALLS,
+    "pip install 'mtdnn[balance]'": INSTALLS,
     "make demo": MAKES,
     "make test": MAKES,
     "make docs": MAKES,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mtdnn.config.options import Named, named_faults
 from mtdnn.data.row_stream import RowStream, shard
 from mtdnn.data.samplers import SAMPLERS, Sampler, even_turns
+from mtdnn.data.updates import grouped
 from mtdnn.errors import ConfigError
 
 EVERY_ROW_ONCE = [
@@ -316,3 +317,56 @@ def test_an_epoch_of_millions_of_rows_is_planned_in_seconds() -> None:
     one = sampler("round_robin", {}, {"sizes": sizes, "batch_sizes": {"a": 32, "b": 32}, "seed": 0})
     step = next(one.steps_from(len(one) - 1))  # the last step: resuming costs no more than starting
     assert len(step.rows) > 0 and step.rows.dtype == np.int64
+
+
+SEVERAL = [each for each in ALL if each[0] != "sequential"]
+
+
+def updates_of(of: Sampler, epoch: int = 0, start: int = 0) -> list[list[tuple[str, list[int]]]]:
+    of.set_epoch(epoch)
+    return [[(step.task, step.rows.tolist()) for step in update] for update in of.updates_from(start)]
+
+
+@pytest.mark.parametrize(("name", "options"), SEVERAL)
+@given(arguments=tasks(), epoch=st.integers(0, 2), most=st.sampled_from([2, 3, "all"]), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_several_tasks_a_step_change_which_batches_meet_and_nothing_else(
+    name: str, options: dict[str, Any], arguments: dict[str, Any], epoch: int, most: Any, data: st.DataObject
+) -> None:
+    """The same batches of every task in the same order, each task once in a step, entered anywhere."""
+    one, several, again = (sampler(name, options, {**arguments, "tasks_per_step": count}) for count in (1, most, most))
+    whole, alone = updates_of(several, epoch), plan(one, epoch)
+    limit = len(arguments["sizes"]) if most == "all" else most
+    assert len(several) == several.num_steps(epoch) == len(whole)
+    for update in whole:
+        names = [task for task, _ in update]
+        assert 1 <= len(names) <= limit and len(set(names)) == len(names)
+    for task in arguments["sizes"]:
+        assert [rows for update in whole for name, rows in update if name == task] == [
+            rows for name, rows in alone if name == task
+        ]
+    assert several.batches_per_task(epoch) == one.batches_per_task(epoch)
+    step = data.draw(st.integers(0, len(whole)))
+    assert updates_of(again, epoch, start=step) == whole[step:]
+
+
+@given(turns=st.lists(st.integers(0, 6), min_size=1, max_size=150), most=st.integers(2, 7))
+@settings(max_examples=300, deadline=None)
+def test_turns_are_grouped_into_as_few_updates_as_tasks_and_their_number_allow(turns: list[int], most: int) -> None:
+    found = grouped(np.array(turns), most)
+    assert Counter(found.turns.tolist()) == Counter(turns)
+    assert found.sizes.min() >= 1 and found.sizes.max() <= most
+    assert len(found.sizes) == max(-(-len(turns) // most), max(Counter(turns).values()))
+
+
+def test_a_small_task_is_spread_over_the_updates_of_a_large_one() -> None:
+    arguments = {"sizes": {"a": 90, "b": 10}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0, "tasks_per_step": "all"}
+    whole = updates_of(sampler("round_robin", {}, arguments))
+    assert len(whole) == 90
+    with_b = [number for number, update in enumerate(whole) if len(update) == 2]
+    assert len(with_b) == 10 and set(np.diff(with_b).tolist()) <= {8, 9, 10}
+
+
+def test_task_after_task_has_no_step_of_several() -> None:
+    with pytest.raises(ConfigError, match=r"tasks_per_step: 2 tasks, but this mixing trains one task after another"):
+        sampler("sequential", {}, {**TWO, "tasks_per_step": "all"})

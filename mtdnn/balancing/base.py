@@ -1,0 +1,193 @@
+"""What a way to balance tasks is: it weights the losses of an update, or combines the gradients of its tasks.
+
+An update holds a batch of each of several tasks; K is the number of tasks in it, which may be fewer than the run has.
+L_i is the whole loss of task i: label loss, its `weight` in the definition, penalties. PyTorch is loaded when a
+balancer is made, so that `check` and `--help` know names and options without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mtdnn.balancing.gramian import gramian, weighted_sum
+from mtdnn.config.options import NoOptions, Options
+from mtdnn.deferred import deferred
+from mtdnn.errors import Fault, fault
+from mtdnn.registry import Registry
+from mtdnn.task_types.base import LogitsOf
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = deferred("torch")
+
+BALANCERS: Registry[type[Balancer]] = Registry(
+    "balance", base=lambda: Balancer, own=("name",), takes=("tasks",), keywords=("device",)
+)
+"""The words for `balance:` in a run."""
+
+Gradient = Sequence["Tensor | None"]
+"""Of one task, by shared weight; None for a weight that it does not touch."""
+
+
+class Balancer:
+    """Says how the tasks of an update are combined; this base adds their losses up.
+
+    Class attributes:
+        name: the registered name.
+        Options: checked by pydantic.
+        acts: before = the weight of a loss is known before its backward pass; after = it depends on the loss's value,
+            and the gradient is multiplied afterwards; together = gradients of the shared weights are combined once all
+            tasks have gone backward, while every head keeps its own gradient.
+        needs_several: whether updates of one task leave it nothing to do.
+        needs_norms: whether `before_move` gets the norms of the gradients at the last shared layer.
+        measures_again: whether `after_step` gets the losses of the same batches after the step, a forward pass each.
+        packages: modules it imports that mtdnn does not need otherwise.
+    Args:
+        tasks: those of the run → what their logits belong to.
+        device: where the weights are.
+        options: the method's own.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = NoOptions
+    acts: ClassVar[Literal["before", "after", "together"]] = "before"
+    needs_several: ClassVar[bool] = True
+    needs_norms: ClassVar[bool] = False
+    measures_again: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, tasks: Mapping[str, LogitsOf], *, device: torch.device | str = "cpu", **options: Any) -> None:
+        self.tasks, self.device = dict(tasks), device
+        self.options: Any = self.Options(**options)
+
+    @classmethod
+    def faults(cls, options: Mapping[str, Any], tasks: Sequence[str]) -> list[Fault]:
+        """What `check` reports of options that depend on the tasks of the run, and of packages that are missing.
+
+        Args:
+            options: as given in the run.
+            tasks: names of the tasks trained on.
+        """
+        missing = [name for name in cls.packages if find_spec(name) is None]
+        if not missing:
+            return []
+        found = f"{cls.name} needs {', '.join(missing)}, not installed"
+        return [fault("", "balance", found, "Run: pip install 'mtdnn[balance]'.")]
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate of `parameters`."""
+        return float(self.options.lr)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Weights that it learns, for the run's optimizer; their gradients are set by `before_move`."""
+        return []
+
+    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Task → factor of its loss in this update, a scalar without gradient; {} = all 1.
+
+        Args:
+            tasks: those of the update.
+        """
+        return {}
+
+    def weight_after(self, task: str, tasks: Sequence[str], loss: Tensor) -> Tensor:
+        """Factor of the gradient of a task, a scalar, where it `acts` after the backward pass.
+
+        Args:
+            task: the one that has gone backward.
+            tasks: those of the update.
+            loss: its label loss.
+        """
+        raise NotImplementedError
+
+    def common_factor(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> Tensor:
+        """Factor of the sum of the gradients that `weight_after` has weighted, a scalar.
+
+        Args:
+            tasks: those of the update.
+            losses: task → label loss.
+        """
+        raise NotImplementedError
+
+    def combine(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
+        """One gradient from those of K ≥ 2 tasks; may overwrite them.
+
+        Args:
+            gradients: float32, of each task of the update by shared weight.
+        Returns:
+            The gradient by shared weight; and [K] the weights it is the weighted sum with, None where it is none.
+        """
+        raise NotImplementedError
+
+    def before_move(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+        """All gradients are there: set those of `parameters`.
+
+        Args:
+            losses: task of the update → L_i, not weighted by this method, over all processes.
+            norms: task → norm of the gradient of its weighted loss at the last shared layer, where `needs_norms`.
+        """
+
+    def after_step(
+        self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor], *, epoch_ended: bool = False
+    ) -> None:
+        """The optimizer has moved.
+
+        Args:
+            losses: task of the update → L_i; the label loss where it `measures_again`.
+            again: task → label loss of the same batch with the new weights, where it `measures_again`.
+            epoch_ended: this was the last step of an epoch.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from what `state_dict` gave."""
+
+
+class GradientBalancer(Balancer):
+    """A method whose combined gradient is Σ w_i g_i, with weights w that depend on the inner products of the g_i.
+
+    Costs a backward pass per task, as `fixed` does, and memory for the shared weights' gradient of each task.
+    """
+
+    acts = "together"
+
+    def combine(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
+        products = gramian(gradients)
+        weights = self.task_weights(products)
+        return weighted_sum(gradients, weights), weights
+
+    def task_weights(self, products: Tensor) -> Tensor:
+        """[K] float64 on the host: the weights of the tasks' gradients.
+
+        Args:
+            products: [K, K] float64 on the host, g_i·g_j of the gradients.
+        """
+        raise NotImplementedError
+
+
+class GramianBalancer(GradientBalancer):
+    """A gradient method by one of TorchJD's weightings, all of which are the same for s·g_i, s > 0, as for g_i.
+
+    The products are divided by their trace first: TorchJD takes gradients of a norm below 1e-2 for zero otherwise.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("torchjd",)
+
+    def task_weights(self, products: Tensor) -> Tensor:
+        size = products.diagonal().sum()
+        if not (size > 0 and size.isfinite()):  # what is not finite is found and reported by the norm of the gradient
+            return torch.full((len(products),), 1 / len(products), dtype=products.dtype)
+        weights: Tensor = self.weighting()(products / size)
+        return weights
+
+    def weighting(self) -> Any:
+        """TorchJD's weighting: [K, K] products → [K] weights."""
+        raise NotImplementedError

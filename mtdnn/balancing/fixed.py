@@ -1,0 +1,47 @@
+"""Losses added up, each with a weight that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from mtdnn.balancing.base import BALANCERS, Balancer
+from mtdnn.config.options import Options
+from mtdnn.deferred import deferred
+from mtdnn.errors import Fault, fault, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred("torch")
+
+
+class FixedOptions(Options):
+    """Options of `fixed`."""
+
+    weights: dict[str, float] = Field({}, description="Task → factor of its loss. Default: 1 for every task.")
+
+
+@BALANCERS.register("fixed")
+class Fixed(Balancer):
+    """Σ_i w_i L_i, with w_i = 1 unless given.
+
+    Cost: a forward and a backward pass per task; no memory beyond that of one task.
+    """
+
+    name = "fixed"
+    Options = FixedOptions
+    needs_several = False
+
+    @classmethod
+    def faults(cls, options: Mapping[str, Any], tasks: Sequence[str]) -> list[Fault]:
+        given = options.get("weights")
+        strange = [name for name in given if name not in tasks] if isinstance(given, Mapping) else []
+        return [fault("", "balance.weights", unknown("task", name, tasks)) for name in strange]
+
+    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        given = self.options.weights
+        return {task: torch.tensor(given[task], device=self.device) for task in tasks if task in given}
