@@ -13,6 +13,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.records import read_records
+from mtdnn.report.balance import balance_section
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
 from mtdnn.report.read import prediction_files, read_curves, types_of_tasks
@@ -74,6 +75,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_dev_curves(folder, Scales(results.get(SCALES))),
         *loss_section({"": [folder]}),
         *_terms(folder),
+        *balance_section(folder),
     )
     records = {place: read_records(path) for place, path in prediction_files(folder).items()}
     types = types_of_tasks(folder)

@@ -44,12 +44,36 @@ class Curves:
 Numbers = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How the tasks of a run agree, by the lines of its log.
+
+    Attributes:
+        tasks: names, in the order they first come.
+        cosines: (task, other) → the cosine of their gradients at each logged step.
+        affinities: (task, other) → by what share a step on the first lowered the loss of the second.
+    """
+
+    tasks: list[str]
+    cosines: dict[tuple[str, str], list[float]]
+    affinities: dict[tuple[str, str], list[float]]
+
+
+class ConflictsRecord(TypedDict):
+    """Tasks, and the cosine of each pair's gradients."""
+
+    tasks: list[str]
+    cosine: list[list[float]]
+
+
 class LogRecord(TypedDict):
     """A line of log.jsonl, with the fields used by curves."""
 
     step: int
     train: NotRequired[dict[str, Numbers]]
     evaluation: NotRequired[dict[str, dict[str, Numbers]]]
+    conflicts: NotRequired[ConflictsRecord]
+    affinity: NotRequired[dict[str, Numbers]]
 
 
 def read_curves(run: Path) -> Curves:
@@ -69,6 +93,28 @@ def read_curves(run: Path) -> Curves:
                     found = curves.dev.setdefault(task, {}).setdefault(split, {})
                     found.setdefault(name, []).append((record["step"], value))
     return curves
+
+
+def read_agreement(run: Path) -> Agreement:
+    """The conflicts and affinities in a run's log.jsonl; empty if there are none.
+
+    Raises:
+        DataError: a line is not a log record.
+    """
+    found = Agreement([], {}, {})
+    tasks = dict[str, None]()
+    for record in _log_records(run / "log.jsonl"):
+        if "conflicts" in record:
+            names, rows = record["conflicts"]["tasks"], record["conflicts"]["cosine"]
+            tasks |= dict.fromkeys(names)
+            for task, row in zip(names, rows, strict=True):
+                for other, value in zip(names, row, strict=True):
+                    found.cosines.setdefault((task, other), []).append(value)
+        for task, others in record.get("affinity", {}).items():
+            tasks |= dict.fromkeys([task])
+            for other, value in others.items():
+                found.affinities.setdefault((task, other), []).append(value)
+    return Agreement(list(tasks), found.cosines, found.affinities)
 
 
 def _log_records(path: Path) -> Iterator[LogRecord]:

@@ -1,0 +1,40 @@
+"""The report's tables of conflicts and affinities, and its picture of weights, from a log written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mtdnn.report.balance import balance_section
+from mtdnn.report.document import Heading, Picture, Table
+
+LINES = [
+    {"step": 1, "train": {"a": {"task": 1.0, "balance.weight": 0.5}, "b": {"task": 2.0, "balance.weight": 1.5}}},
+    {"step": 1, "conflicts": {"tasks": ["a", "b"], "cosine": [[1.0, -0.5], [-0.5, 1.0]], "norm": [1.0, 2.0]}},
+    {"step": 2, "conflicts": {"tasks": ["a", "b"], "cosine": [[1.0, 0.1], [0.1, 1.0]], "norm": [1.0, 2.0]}},
+    {"step": 2, "conflicts": {"tasks": ["b", "c"], "cosine": [[1.0, 0.3], [0.3, 1.0]], "norm": [1.0, 2.0]}},
+    {"step": 3, "affinity": {"a": {"a": 0.02, "b": -0.01}, "b": {"a": 0.004, "b": 0.03}}},
+    {"step": 3, "train": {"a": {"task": 1.0, "balance.weight": 0.6}, "b": {"task": 2.0, "balance.weight": 1.4}}},
+]
+
+
+def test_conflicts_affinities_and_weights_are_shown(tmp_path: Path) -> None:
+    """Mean of −0.5 and 0.1 is −0.2, one of two below 0; a pair never seen together has a dash."""
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    blocks = balance_section(tmp_path)
+    headings = [block.text for block in blocks if isinstance(block, Heading)]
+    assert headings == ["Conflicts between tasks", "Affinities between tasks", "Weights of the tasks"]
+    conflicts, affinities = (block for block in blocks if isinstance(block, Table))
+    assert [[place.text for place in line] for line in conflicts.rows] == [
+        ["a", "–", "-0.20 (50)", "–"],
+        ["b", "-0.20 (50)", "–", "0.30 (0)"],
+        ["c", "–", "0.30 (0)", "–"],
+    ]
+    assert [place.text for place in affinities.rows[0]] == ["a", "+2", "-1", "–"]
+    (picture,) = (block for block in blocks if isinstance(block, Picture))
+    assert picture.svg.startswith("<svg") or "<svg" in picture.svg
+
+
+def test_a_run_that_logged_none_of_it_has_no_such_section(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "train": {"a": {"task": 1.0}}}) + "\n")
+    assert balance_section(tmp_path) == []
