@@ -177,10 +177,10 @@ def check(
         tasks: a YAML file of task definitions, or task name → `TaskDef` or block.
         data: folder of the rows, or task → split → rows in memory, as for `prepare`; without it only the definitions,
             and rows of a `source`, are checked.
-        trust: the files may name code by dotted paths, which is imported.
         encoder: hub name or folder, for lengths in tokens; None = that of `run`, if given.
         run: a run, or its YAML file: batches of an epoch are counted, regularizers and teachers are checked.
         num_workers: processes; None = one per core.
+        trust: allow dotted paths in the files, which import code.
     Returns:
         The report: `faults`, `warnings`, statistics of every split; as text, its tables.
     Raises:
