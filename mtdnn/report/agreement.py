@@ -99,8 +99,8 @@ def by_agreement(
 
 
 def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
-    """How many annotators most rows have, of those with two or more (one agrees with itself); the larger of equally
-    frequent numbers, 0 where there are no such rows."""
+    """The most frequent number of annotators of a row, of two or more (one agrees with itself); the larger of equally
+    frequent numbers, 0 without such rows."""
     counts = Counter(len(given) for given in annotators.values() if len(given) > 1)
     return max(counts, key=lambda votes: (counts[votes], votes), default=0)
 

@@ -18,7 +18,7 @@ PAGE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Heading:
-    """A section, or with level 3 a part of one. Its text is shown as it is, like that of places and captions."""
+    """A section, or with level 3 a part of one. Its text is shown verbatim, like that of places and captions."""
 
     text: str
     level: int = 2
@@ -182,7 +182,7 @@ MARKS = re.compile(
     """,
     re.VERBOSE,
 )
-"""What means something in Markdown."""
+"""Characters with a meaning in Markdown."""
 
 
 def _escaped(text: str) -> str:
@@ -192,5 +192,5 @@ def _escaped(text: str) -> str:
 
 
 def standing_alone(svg: str) -> str:
-    """The SVG as a file of its own: dark ink on a white ground, readable in either mode."""
+    """The SVG as a separate file: dark lines on white, readable in light and dark mode."""
     return svg.replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)

@@ -37,7 +37,7 @@ TERMS = {
     "method": "",
     "penalty": "Penalty: the regularizer's, without its weight.",
     "perturbation": "Perturbation: its root mean square, in units of the embeddings'.",
-    "clipped": "Clipped: the share of its coordinates that the limit has cut, in percent.",
+    "clipped": "Clipped: the share of its coordinates clipped by the limit, in percent.",
     "proximal": "Proximal: the proximal term, without its factor.",
     "drift": "Drift: ‖θ − θ̃‖/‖θ̃‖, the distance of the weights θ from the teacher's θ̃.",
     "∇ task": "∇: the norm of each weighted term's gradient, as a share of the sum of these norms, in percent.",
@@ -51,7 +51,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
     """The report of one run.
 
     Args:
-        folder: of the run or study.
+        folder: of the run.
         annotators: row id → the annotators' labels.
         worst: how many of the worst errors to show.
     Raises:
@@ -60,7 +60,9 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
     run = RunFolder(folder)
     config, results = run.read_config(), run.read_results()
     if not results:
-        raise DataError(fault(str(folder), "", "has no results yet", "Let `mtdnn train` finish, or evaluate it."))
+        raise DataError(
+            fault(str(folder), "", "has no results yet", "Let `mtdnn train` finish, or run `mtdnn evaluate`.")
+        )
     made_by = results.get("_run", {})
     start = config.encoder.run if isinstance(config.encoder, EncoderSource) else config.encoder
     length = f"{config.max_steps} steps" if config.max_steps else f"{config.epochs:g} epochs"
@@ -69,7 +71,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         Text(
             f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
             f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
-            f"`{made_by.get('commit', 'unknown')}`.{_beside_the_loss(config, _trained_tasks(run, config))}"
+            f"`{made_by.get('commit', 'unknown')}`.{_added_terms(config, _trained_tasks(run, config))}"
         ),
         *_results(results),
         *_dev_curves(folder, Scales(results.get(SCALES))),
@@ -102,7 +104,7 @@ def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
     return trained_tasks(config, tasks)
 
 
-def _beside_the_loss(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
+def _added_terms(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
     """A sentence on the regularizers, of the run and of single tasks, and on the proximal term.
 
     Empty without either.

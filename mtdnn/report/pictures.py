@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # a placeholder for the colour of the page's text, see `_svg`
 COLORS = ("#3b82c4", "#e07b39", "#2f9e77", "#c2559d", "#8a6fd1", "#b8922a", "#d1495b", "#5b8c99")
-"""Distinct on white and on black, and for most colour-blind readers; further lines start again with dashes."""
+"""Distinct on white and on black, and for most colour-blind readers; further lines repeat them with dashes."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a report reads from the folder of a run: curves, predictions, and the texts of rows. Needs no torch."""
+"""Reads the folder of a run for its report: curves, predictions, and texts of rows. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class Mistake:
     """A row that runs got wrong.
 
     Attributes:
-        size: probability given to the wrong label, or distance from the right number; mean over the runs.
-        wrong, runs: how many of how many runs got it wrong.
+        size: probability of the wrong label, or distance from the right number; mean over the runs.
+        wrong, runs: number of runs that got it wrong, and number of all runs.
     """
 
     row_id: str
@@ -182,7 +182,7 @@ def worst(runs: Sequence[Sequence[Record]], count: int, *, told_by: Teller) -> l
 
     Args:
         runs: records of the same split, one list per run.
-        count: at most so many.
+        count: largest number of rows.
         told_by: the type of their task.
     """
     by_row: dict[str, list[Record]] = {}
@@ -211,8 +211,8 @@ def _mistake(row_id: str, records: Sequence[Record], teller: Teller) -> Mistake 
 
 
 def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Row id → input → its text, choices one after another; read from the file the rows were prepared from, and empty
-    where it is not at hand.
+    """Row id → input → its text, choices one after another; read from the file the rows were prepared from; empty if
+    that cannot be read.
 
     Args:
         run: folder of the run.
@@ -241,7 +241,7 @@ def _joined(value: Any) -> str:
 
 
 def shortened(text: str, length: int = MAX_CHARACTERS) -> str:
-    """The text, or its beginning up to a word's end and `…`, when it is longer than so many characters."""
+    """The text; if longer than `length` characters, its beginning up to the end of a word, and `…`."""
     if len(text) <= length:
         return text
     start, space, _ = text[:length].rpartition(" ")

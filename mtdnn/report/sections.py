@@ -1,4 +1,4 @@
-"""Sections that the report of a run and that of a study share: tables and pictures from predictions and logs."""
+"""Sections of the reports of both a run and a study: tables and pictures from predictions and logs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def unknown_scales_note(names: Sequence[str]) -> list[Text]:
     if not names:
         return []
     note = (
-        f"Whether larger is better is not known of {', '.join(names)}: the results do not say it and this version does "
-        "not have the metric. Its values are shown as they are, and none is called the best."
+        f"Whether larger is better is unknown for {', '.join(names)}: the results do not state it, and this version "
+        "does not have the metric. The values are shown unchanged, and none is marked as the best."
     )
     return [Text(note, note=True)]
 
@@ -84,7 +84,7 @@ def confusion_section(
     Args:
         splits: (task, split) → label of a run → its records.
         labels: task → its labels whose confusions count, in order; empty or absent: none do.
-        of: which runs these are.
+        of: description of these runs.
     """
     blocks: list[Block] = []
     for (task, split), runs in splits.items():
@@ -186,7 +186,7 @@ def _no_agreement(
 
 @dataclass(frozen=True)
 class Agreements:
-    """One pattern of votes over several runs."""
+    """Results of one pattern of votes, over several runs."""
 
     rows: Agreement
     accuracy: Spread

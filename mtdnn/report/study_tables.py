@@ -13,9 +13,7 @@ from mtdnn.report.study_view import StudyView, encoder_of, floor_of
 from mtdnn.study.statistics import COUNTS, SAME, Entry, main_metrics, no_better_than_chance
 from mtdnn.study.table import Line
 
-BOLD = (
-    "Bold: the best mean of its column, each of them where several are equal; whether chance explains it is not asked."
-)
+BOLD = "Bold: the best mean of its column, each of them where several are equal; without a test against chance."
 
 
 def task_across(view: StudyView, task: str) -> list[Block]:

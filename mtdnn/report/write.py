@@ -1,4 +1,4 @@
-"""The folder of a run or of a study → report.md and one self-contained report.html. Needs no torch."""
+"""The folder of a run or of a study → report.md and one self-contained report.html. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_report(
         document = run_document(folder, annotators=votes, worst=worst)
     else:
         fix = "Give the folder of a run or of a study."
-        raise DataError(fault(str(folder), "", "holds neither run.yml nor study.json", fix))
+        raise DataError(fault(str(folder), "", "contains neither run.yml nor study.json", fix))
     return write_document(document, folder)
 
 

@@ -217,7 +217,7 @@ def test_the_last_of_each_terms_diagnostics_stand_in_a_table(tmp_path: Path) -> 
     ) in text
     assert "| nli | smart | 3.14e-10 | 0.0001 | 75 | 0.25 | 0.049 | 75 | 18.8 | 6.25 |\n" in text
     assert "| rte | r_drop | 1.5 | – | – | 0.25 | 0.049 | – | – | – |\n" in text
-    assert "Clipped: the share of its coordinates that the limit has cut, in percent." in text
+    assert "Clipped: the share of its coordinates clipped by the limit, in percent." in text
 
 
 def test_the_table_of_terms_has_only_columns_with_a_value(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 BLEU = {"strange_metrics.bleu": {"direction": "maximize", "range": [0, 100], "percent": False}}
-UNKNOWN = "Whether larger is better is not known of strange_metrics.bleu"
+UNKNOWN = "Whether larger is better is unknown for strange_metrics.bleu"
 
 
 @pytest.mark.parametrize("scales", [BLEU, {}, {"strange_metrics.bleu": {"direction": "up", "range": 3}}])
@@ -504,7 +504,7 @@ def test_annotators_that_add_nothing_are_told_why(tmp_path: Path, votes: dict[st
 
 
 def test_a_folder_that_is_neither_or_has_no_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds neither run.yml nor study.json"):
+    with pytest.raises(DataError, match=r"contains neither run.yml nor study.json"):
         write_report(tmp_path)
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=tmp_path)
