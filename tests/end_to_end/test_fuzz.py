@@ -26,6 +26,7 @@ import pytest
 from data_prep import cs224n, glue, snli, squad, superglue
 from data_prep.rows_out import run as run_converter
 from mtdnn.cli.main import main
+from mtdnn.errors import printable
 from mtdnn.files import LEFTOVER, file_sha256
 from mtdnn.study.run import run_study
 from tests.reference.damage import TEXTS, damaged
@@ -251,7 +252,7 @@ def has_place(line: str, words: list[str]) -> bool:
     """Whether a message starts with a file, a folder, a flag or a command, and says something about it."""
     place, _, found = line.partition(": ")
     named = place.startswith("--") or "/" in place or PLACE.match(place) is not None
-    return len(found) > 10 and (named or line.startswith(tuple(f"{word}: " for word in words)))
+    return len(found) > 10 and (named or line.startswith(tuple(f"{printable(word)}: " for word in words)))
 
 
 def check(seed: int, number: int, sound: Path, folder: Path) -> None:
