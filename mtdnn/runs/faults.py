@@ -10,10 +10,12 @@ import torch
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
-from mtdnn.errors import ConfigError, Fault
+from mtdnn.errors import ConfigError, Fault, MtdnnError
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
-from mtdnn.runs.encoders import build_encoder
+from mtdnn.runs.encoders import build_encoder, checkpoint_of
+from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.initialisation import init_head_faults
 from mtdnn.runs.named import named_regularizer, regularizers_of, with_teachers
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
@@ -70,6 +72,22 @@ def resolution_faults(
             precision=replace(precision, of_logits=not TASK_TYPES.get(tasks[name].task_type).float32_logits),
         )
     return list(dict.fromkeys(faults))
+
+
+def source_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
+    """Errors of the earlier run that encoder and heads start from, for `check`: missing, or without what is named.
+
+    Args:
+        tasks: name → definition.
+        config: the run.
+    """
+    if isinstance(config.encoder, str):
+        return init_head_faults(tasks, None)
+    try:
+        checkpoint_of(config.encoder)
+        return init_head_faults(tasks, RunFolder(config.encoder.run).read_tasks())
+    except MtdnnError as error:
+        return list(error.faults)
 
 
 def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:

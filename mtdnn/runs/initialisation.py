@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import ConfigError, unknown
+from mtdnn.errors import ConfigError, Fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
 from mtdnn.networks.heads import MaskedLMHead
@@ -34,15 +34,14 @@ def init_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str 
     Raises:
         ConfigError: `init_head` without an earlier run, or with a task or label that run does not have.
     """
+    known = {} if isinstance(source, str) else RunFolder(source.run).read_tasks()
+    if faults := init_head_faults(tasks, None if isinstance(source, str) else known):
+        raise ConfigError(faults)
     if isinstance(source, str):
-        for task in tasks.values():
-            if task.init_head is not None:
-                fix = "Give `encoder: {run: folder of an earlier run}`."
-                raise ConfigError(task.fault("init_head", "there is no earlier run to take a head from", fix))
         init_lm_heads(model, source)
         return
     run = RunFolder(source.run)
-    checkpoint, known = run.checkpoint(source.checkpoint), run.read_tasks()
+    checkpoint = run.checkpoint(source.checkpoint)
     for name, task in tasks.items():
         if task.init_head is not None:
             init_head_from(model, task, known, checkpoint)
@@ -119,10 +118,11 @@ def init_head_from(model: MultiTaskModel, task: TaskDef, known: Mapping[str, Tas
         ConfigError: the source task or a label is unknown, or the layouts of the heads differ.
     """
     init = task.init_head
-    if init is None or init.from_ not in known:
-        raise ConfigError(task.fault("init_head.from", unknown("task", init.from_ if init else "", known)))
+    if init is None:
+        raise ValueError(f"{task.name} has no init_head")
+    if faults := init_head_faults({task.name: task}, known):
+        raise ConfigError(faults)
     theirs = known[init.from_]
-    require_known_labels(task, theirs)
     weights = head_weights(checkpoint, theirs)
     head = model.heads[task.name]
     for name, value in head.state_dict().items():
@@ -139,12 +139,32 @@ def init_head_from(model: MultiTaskModel, task: TaskDef, known: Mapping[str, Tas
             raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has another shape at {name}"))
 
 
-def require_known_labels(task: TaskDef, theirs: TaskDef) -> None:
-    """ConfigError for every label in the map of `init_head` that its task does not have."""
+def init_head_faults(tasks: Mapping[str, TaskDef], known: Mapping[str, TaskDef] | None) -> list[Fault]:
+    """Errors in `init_head`: no earlier run, an unknown task of it, labels that one of the two tasks does not have.
+
+    Args:
+        tasks: name → definition.
+        known: tasks of the earlier run; None: there is none.
+    """
+    faults: list[Fault] = []
+    for task in tasks.values():
+        init = task.init_head
+        if init is None:
+            continue
+        if known is None:
+            fix = "Give `encoder: {run: folder of an earlier run}`."
+            faults.append(task.fault("init_head", "there is no earlier run to take a head from", fix))
+        elif init.from_ not in known:
+            faults.append(task.fault("init_head.from", unknown("task", init.from_, known)))
+        else:
+            faults += _label_faults(task, known[init.from_])
+    return faults
+
+
+def _label_faults(task: TaskDef, theirs: TaskDef) -> list[Fault]:
+    """An error for every label in the map of `init_head` that its task does not have."""
     mapped = task.init_head.labels if task.init_head is not None else {}
     sides = [(word, task.labels) for word in mapped] + [(word, theirs.labels) for word in mapped.values()]
-    faults = [
+    return [
         task.fault("init_head.labels", unknown("label", word, labels)) for word, labels in sides if word not in labels
     ]
-    if faults:
-        raise ConfigError(faults)

@@ -207,6 +207,7 @@ def check(
     faults += report.faults
     if given is not None:
         faults += task_faults(given, blocks.tasks, blocks.others) + _selection_faults(blocks.tasks, given)
+        faults += _source_faults(blocks.tasks, given)
     faults += _training_faults(blocks.tasks, usable, None if encoder is None else str(encoder))
     faults += [] if config is None else plug_in_faults(config)
     report.faults = list(dict.fromkeys([*of_arguments, *map(source.placed, faults)]))
@@ -239,6 +240,16 @@ def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: s
 
     chosen = trained_tasks(config, tasks)
     return objective_faults(chosen, config, encoder=encoder) + soft_label_faults(chosen, config)
+
+
+def _source_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
+    """Errors of the earlier run that a run starts from. PyTorch is loaded only if it is asked for one."""
+    chosen = trained_tasks(config, tasks)
+    if isinstance(config.encoder, str) and not any(task.init_head for task in chosen.values()):
+        return []
+    from mtdnn.runs.faults import source_faults
+
+    return source_faults(chosen, config)
 
 
 def report_on(
