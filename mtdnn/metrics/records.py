@@ -79,8 +79,25 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         DataError: there is no such file, or a line is not a record or has scores or relevances that are not numbers;
             with file:line.
     """
-    numbered = ((number, _value_or_none(line)) for number, line in raw_lines(Path(path)) if line.strip())
-    return checked_records(numbered, place=str(path))
+    return list(RecordFiles(path))
+
+
+class RecordFiles:
+    """The prediction records of JSON lines files, read again line by line by each loop over them, never all at once.
+
+    A loop raises DataError as `read_records` does. False if there is no record.
+    """
+
+    def __init__(self, *paths: str | Path) -> None:
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[Record]:
+        for path in self.paths:
+            lines = ((number, _value_or_none(line)) for number, line in raw_lines(Path(path)) if line.strip())
+            yield from _checked(lines, place=str(path))
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 def _value_or_none(line: bytes) -> Any:
@@ -100,19 +117,23 @@ def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[
     Raises:
         DataError: a value is not a record, or has scores or relevances that are not numbers.
     """
-    records: list[Record] = []
+    return list(_checked(numbered, place=place))
+
+
+def _checked(numbered: Iterable[tuple[int, Any]], *, place: str) -> Iterator[Record]:
+    """The records up to the first that has an error; then DataError with the errors of all."""
     faults: list[Fault] = []
     for number, record in numbered:
+        where = Place(place, number)
         if isinstance(record, Mapping) and {"id", "prediction", "label"} <= record.keys():
-            records.append(dict(record))
-            place_of_record = Place(place, number)
-            faults += list(_bad_values(record, place_of_record)) or _bad_kinds(record, place_of_record)
+            faults += list(_bad_values(record, where)) or _bad_kinds(record, where)
         else:
             expected = 'Expected {"id": …, "prediction": …, "label": …}.'
-            faults.append(fault(Place(place, number), "", "not a prediction record", expected))
+            faults.append(fault(where, "", "not a prediction record", expected))
+        if not faults:
+            yield dict(record)
     if faults:
         raise DataError(faults)
-    return records
 
 
 def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:

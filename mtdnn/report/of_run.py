@@ -12,7 +12,7 @@ from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.base import SCALES, Scales
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.balance import balance_section
 from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
@@ -79,17 +79,17 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
         *_terms(folder),
         *balance_section(folder),
     )
-    records = {place: read_records(path) for place, path in prediction_files(folder).items()}
+    records = {place: RecordFiles(path) for place, path in prediction_files(folder).items()}
     types = types_of_tasks(folder)
     labels = {task: task_type.confusion_labels for task, task_type in types.items()}
     document.add(*confusion_section({place: {"": found} for place, found in records.items()}, labels))
     document.add(*label_section(records, types))
     if annotators:
-        by_task: dict[str, list[dict]] = {}
+        paths: dict[str, list[str | Path]] = {}
         for (task, _), found in records.items():
             if labels.get(task):
-                by_task.setdefault(task, []).extend(found)
-        of_tasks = {task: {task: [found]} for task, found in by_task.items()}
+                paths.setdefault(task, []).extend(found.paths)
+        of_tasks = {task: {task: [RecordFiles(*each)]} for task, each in paths.items()}
         document.add(*agreement_section(of_tasks, annotators, labels))
     document.add(*worst_section({place: {folder: found} for place, found in records.items()}, types, count=worst))
     return document

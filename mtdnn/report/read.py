@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -147,7 +149,7 @@ def types_of_tasks(run: Path) -> dict[str, TaskType]:
     return found
 
 
-def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
+def confusion(records: Iterable[Record], labels: Sequence[str]) -> list[list[int]]:
     """[label][prediction] → rows; predictions that are not single labels are not counted."""
     pairs = ((record["label"], record["prediction"]) for record in records)
     counts = Counter(pair for pair in pairs if all(isinstance(answer, str) for answer in pair))
@@ -156,8 +158,8 @@ def confusion(records: Sequence[Record], labels: Sequence[str]) -> list[list[int
 
 def most_frequent_share(records: Iterable[Record], labels: Sequence[str]) -> float | None:
     """Accuracy of always predicting the most frequent label; None if no record has a label."""
-    given = [record["label"] for record in records if record["label"] in labels]
-    return Counter(given).most_common(1)[0][1] / len(given) if given else None
+    counts = Counter(record["label"] for record in records if record["label"] in labels)
+    return counts.most_common(1)[0][1] / counts.total() if counts else None
 
 
 @dataclass(frozen=True)
@@ -177,22 +179,32 @@ class Mistake:
     runs: int
 
 
-def worst(runs: Sequence[Sequence[Record]], count: int, *, told_by: Teller) -> list[Mistake]:
+def worst(runs: Sequence[Iterable[Record]], count: int, *, told_by: Teller) -> list[Mistake]:
     """The rows that most runs predicted wrongly, the most confident errors first.
 
     Args:
-        runs: records of the same split, one list per run.
+        runs: records of the same split, from each run.
         count: largest number of rows.
         told_by: the type of their task.
     """
-    by_row: dict[str, list[Record]] = {}
-    for records in runs:
-        for record in records:
-            if record["label"] is not None:
-                by_row.setdefault(str(record["id"]), []).append(record)
-    found = (_mistake(row_id, records, told_by) for row_id, records in by_row.items())
-    mistakes = [mistake for mistake in found if mistake is not None]
-    return sorted(mistakes, key=lambda each: (-each.wrong / each.runs, -each.size, each.row_id))[:count]
+    found = (_mistake(str(records[0]["id"]), records, told_by) for records in _by_row(runs))
+    mistakes = (mistake for mistake in found if mistake is not None)
+    return heapq.nsmallest(count, mistakes, key=lambda each: (-each.wrong / each.runs, -each.size, each.row_id))
+
+
+def _by_row(runs: Sequence[Iterable[Record]]) -> Iterator[list[Record]]:
+    """The labelled records of each row, from all runs; row by row if the runs have the same rows in the same order."""
+    apart: dict[str, list[Record]] = {}
+    for records in zip_longest(*runs):
+        given = [record for record in records if record is not None]
+        labelled = [record for record in given if record["label"] is not None]
+        if not apart and len(given) == len(runs) and len({str(record["id"]) for record in given}) == 1:
+            if labelled:
+                yield labelled
+            continue
+        for record in labelled:
+            apart.setdefault(str(record["id"]), []).append(record)
+    yield from apart.values()
 
 
 def _mistake(row_id: str, records: Sequence[Record], teller: Teller) -> Mistake | None:

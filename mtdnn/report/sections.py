@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[Point]:
 
 
 def confusion_section(
-    splits: Mapping[tuple[str, str], Mapping[str, Sequence[Record]]],
+    splits: Mapping[tuple[str, str], Mapping[str, Iterable[Record]]],
     labels: Mapping[str, Sequence[str]],
     *,
     of: str = "",
@@ -99,7 +99,7 @@ def confusion_section(
     return [Heading("Confusion matrices"), Text(note, note=True), *blocks]
 
 
-def label_section(splits: Mapping[tuple[str, str], Sequence[Record]], types: Mapping[str, TaskType]) -> list[Block]:
+def label_section(splits: Mapping[tuple[str, str], Iterable[Record]], types: Mapping[str, TaskType]) -> list[Block]:
     """A table of scores per label, for each split of a task with sets of labels.
 
     Args:
@@ -108,8 +108,10 @@ def label_section(splits: Mapping[tuple[str, str], Sequence[Record]], types: Map
     """
     blocks: list[Block] = []
     for (task, split), records in splits.items():
+        if task not in types or type(types[task]).label_scores is TaskType.label_scores:  # nothing to read them for
+            continue
         labelled = labelled_records(records)
-        found = types[task].label_scores(labelled) if task in types and labelled else {}
+        found = types[task].label_scores(labelled) if labelled else {}
         columns = list(next(iter(found.values()), {}))
         rows = [row(name, *(_number(values[each]) for each in columns)) for name, values in found.items()]
         if rows:
@@ -131,7 +133,7 @@ def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str], caption: str)
 
 
 def agreement_section(
-    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]],
+    tasks: Mapping[str, Mapping[str, Sequence[Iterable[Record]]]],
     annotators: Mapping[str, Sequence[str]],
     labels: Mapping[str, Sequence[str]],
 ) -> list[Block]:
@@ -162,7 +164,7 @@ def agreement_section(
 
 
 def _no_agreement(
-    tasks: Mapping[str, Mapping[str, Sequence[Sequence[Record]]]],
+    tasks: Mapping[str, Mapping[str, Sequence[Iterable[Record]]]],
     annotators: Mapping[str, Sequence[str]],
     labels: Mapping[str, Sequence[str]],
     votes: int,
@@ -196,7 +198,7 @@ class Agreements:
 
 
 def _agreements(
-    runs: Sequence[Sequence[Record]], annotators: Mapping[str, Sequence[str]], labels: Sequence[str]
+    runs: Sequence[Iterable[Record]], annotators: Mapping[str, Sequence[str]], labels: Sequence[str]
 ) -> dict[str, Agreements]:
     """Pattern → its numbers over the runs."""
     groups: dict[str, list[Agreement]] = {}
@@ -243,7 +245,7 @@ def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
 
 
 def worst_section(
-    splits: Mapping[tuple[str, str], Mapping[Path, Sequence[Record]]], types: Mapping[str, TaskType], *, count: int
+    splits: Mapping[tuple[str, str], Mapping[Path, Iterable[Record]]], types: Mapping[str, TaskType], *, count: int
 ) -> list[Block]:
     """The rows that most runs predicted wrongly, with their texts if the rows are available.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.read import most_frequent_share, types_of_tasks
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import read_outcome_file
@@ -150,7 +150,7 @@ def floor_of(view: StudyView, task: str, split: str) -> float | None:
     for line in view.compared:
         path = RunFolder(view.folder / line.run).prediction_file(task, split)
         if line.task == task and path.exists():
-            return most_frequent_share(read_records(path), view.labels.get(task, ()))
+            return most_frequent_share(RecordFiles(path), view.labels.get(task, ()))
     return None
 
 
@@ -190,11 +190,11 @@ def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dic
         split = view.first.get(task, ("", ""))[0]
         path = RunFolder(run).prediction_file(task, split)
         if path.exists():
-            found.setdefault((task, split), {})[label] = read_records(path)
+            found.setdefault((task, split), {})[label] = RecordFiles(path)
     return found
 
 
-def records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
+def records_of_runs(view: StudyView) -> dict[str, dict[str, list[RecordFiles]]]:
     """Task → label → records of all splits, of each compared run at the last column."""
     columns = view.columns
     runs: dict[tuple[str, str], list[str]] = {}
@@ -202,13 +202,12 @@ def records_of_runs(view: StudyView) -> dict[str, dict[str, list[Any]]]:
         if not view.across or line.axes.get(view.across) == columns[-1]:
             folders = runs.setdefault((line.task, line.axes[view.compare]), [])
             folders += [line.run] if line.run not in folders else []
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, dict[str, list[RecordFiles]]] = {}
     for (task, label), folders in runs.items():
         for folder in folders:
             paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
-            records = [record for path in paths for record in read_records(path)]
             if view.labels.get(task):
-                found.setdefault(task, {}).setdefault(label, []).append(records)
+                found.setdefault(task, {}).setdefault(label, []).append(RecordFiles(*paths))
     return found
 
 
@@ -220,5 +219,5 @@ def all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
         if view.first.get(line.task, ("",))[0] == line.split:
             path = RunFolder(view.folder / line.run).prediction_file(*place)
             if path.exists() and view.folder / line.run not in found.get(place, {}):
-                found.setdefault(place, {})[view.folder / line.run] = read_records(path)
+                found.setdefault(place, {})[view.folder / line.run] = RecordFiles(path)
     return found

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
@@ -619,3 +620,29 @@ def test_a_damaged_prediction_file_is_told_with_its_line(tmp_path: Path) -> None
     path.write_text(path.read_text()[:-20])
     with pytest.raises(DataError, match=r"nli.dev.jsonl:12: not a prediction record"):
         write_report(run)
+
+
+def test_a_report_of_ten_times_as_many_rows_takes_no_more_memory(tmp_path: Path) -> None:
+    """20,000 records take 12 MB as objects; what Python allocates is traced, confusions and worst errors included."""
+    peaks, found = [], records(7)
+    for rows in (2000, 20_000):
+        run = tmp_path / f"run-{rows}"
+        write_run(run, right=7, rows_of=tmp_path)
+        lines = (json.dumps(found[row % 12] | {"id": f"r{row}"}) + "\n" for row in range(rows))
+        with (run / "predictions" / "nli.dev.jsonl").open("w") as file:
+            file.writelines(lines)
+        tracemalloc.start()
+        markdown, _ = write_report(run)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert "Confusion matrices" in markdown.read_text() and "Worst errors" in markdown.read_text()
+    assert peaks[1] < peaks[0] + 1_000_000
+
+
+def test_the_worst_errors_of_runs_with_other_rows_are_told_by_row_too() -> None:
+    """Read row by row as far as the rows are the same ones; the rest is gathered by id."""
+    first, second = records(0), records(0)
+    task = Classification(task_def_from("nli", TASKS["nli"]))
+    same = worst([first, second], 12, told_by=task)
+    assert worst([first, [second[5], *second[:5], *second[6:]]], 12, told_by=task) == same
+    assert sorted(each.runs for each in worst([first, second[:6]], 12, told_by=task)) == [1] * 6 + [2] * 6
