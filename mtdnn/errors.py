@@ -272,6 +272,9 @@ SYSTEM_ERRORS = (
 )
 """System errors that only the user can fix: paths, permissions, limits, disks. A missing file is not one of them."""
 
+NO_DESCRIPTORS = (os.strerror(errno.EMFILE), f"(os error {errno.EMFILE})", f"(os error {errno.ENFILE})")
+"""How Python, the loader of shared libraries and libraries written in Rust report that no file can be opened."""
+
 MAX_PLACE_CHARACTERS = 200
 
 
@@ -290,6 +293,9 @@ def system_fault(error: BaseException, place: str) -> Fault | None:
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS and is_explained:
         found = f"cannot be read or written: {error.strerror}"
         return fault(where, "", found, "Check the path, its permissions and the limits of open files.")
+    if any(words in str(error) for words in NO_DESCRIPTORS):
+        fix = "Raise the limit (`ulimit -n`) or close other programs, then run the same command again."
+        return fault(place, "", "no file descriptors left", fix)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error):
         fix = "Give fewer or shorter rows, a smaller batch_size or max_tokens, or more memory."
         return fault(place, "", "memory ran out", fix)

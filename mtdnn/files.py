@@ -23,8 +23,11 @@ from mtdnn.errors import DataError, fault
 
 T = TypeVar("T")
 
-LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)")
-"""Name of the temporary file or folder that will become `name`; the host is a hash, as host names may hold anything."""
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)(?:-(?P<start>\d+))?")
+"""Name of the temporary file or folder that will become `name`; the host is a hash, as host names may hold anything.
+
+A container that is started again gives its processes the same ids as before: when one was started tells it apart.
+"""
 
 ABANDONED_AFTER_SECONDS = 24 * 3600
 """Age after which a temporary file of another host counts as abandoned; processes of this host can be looked up."""
@@ -32,7 +35,16 @@ ABANDONED_AFTER_SECONDS = 24 * 3600
 
 def temporary_path(path: Path) -> Path:
     """Where this process writes the future content of `path`: in the same folder, so that a rename is enough."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}")
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_start_of(os.getpid())}")
+
+
+def _start_of(process: int) -> int:
+    """When a process of this host was started, in ticks since the host was; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _host() -> str:
@@ -55,7 +67,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
     """Whether nobody will finish it: its process on this host has ended, or another host left it unchanged for long."""
     if found["host"] == _host():
-        return not _is_alive(int(found["process"]))
+        process = int(found["process"])
+        return not _is_alive(process) or (found["start"] or "0") not in ("0", str(_start_of(process)))
     with suppress(OSError):
         return time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS
     return False
@@ -125,6 +138,13 @@ def flush(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush every file below a folder to the disk, and the names of them: what is done before it gets its own name."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
 
 
 def file_sha256(path: Path) -> str:

@@ -30,7 +30,7 @@ from mtdnn.data.staging import (
     split_folder,
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
-from mtdnn.files import file_sha256, sole_writer
+from mtdnn.files import file_sha256, flush_folder, sole_writer
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import RowSource
@@ -264,6 +264,7 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fa
         return faults
     split.writer.close(wanted.source["sha256"])
     described(wanted, split.counts, job, split.writer.folder).write(split.writer.folder)
+    flush_folder(split.writer.folder)
     split.writer.folder.rename(split_folder(staging, job))
     return []
 

@@ -11,6 +11,7 @@ from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, read_manifest
 from mtdnn.errors import DataError, Fault, fault, is_full_disk
+from mtdnn.files import flush
 
 STAGING = ".staging"
 
@@ -76,6 +77,7 @@ def promote(out: Path, job: Job) -> None:
     if place.exists():
         place.rename(old)
     staged.rename(place)
+    flush(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

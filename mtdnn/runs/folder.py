@@ -21,7 +21,7 @@ from mtdnn.config.run import RunConfig, run_config_of
 from mtdnn.config.tasks import TaskDef, task_defs_in
 from mtdnn.config.yaml_source import dump_yaml, read_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
-from mtdnn.files import remove_leftovers, write_text
+from mtdnn.files import exclusive, remove_leftovers, write_text
 from mtdnn.metrics.base import SCALES, Scale
 from mtdnn.runs.plug_ins import resolved
 
@@ -207,18 +207,22 @@ class RunFolder:
             scales: metric → its scale.
             seed, step, checkpoint: of the weights.
         """
-        merged = self.read_results()
         run = {"seed": seed, "step": step, "checkpoint": checkpoint, **provenance()}
-        makers = merged.pop("_made_by", {})
+        with exclusive(self.path / ".results.lock", wait=True):  # of two evaluations at once, neither loses its numbers
+            merged = self._merged(results, run, {name: scale.as_json() for name, scale in scales.items()})
+            write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+        return merged
+
+    def _merged(self, results: Mapping[str, Any], run: dict[str, Any], scales: dict[str, Any]) -> dict[str, Any]:
+        """What results.json holds with these results added, its keys in the same order every time."""
+        merged = self.read_results()
+        makers, known = merged.pop("_made_by", {}), merged.pop(SCALES, {})
         merged.pop("_run", None)
         for task, splits in results.items():
             merged[task] = {**merged.get(task, {}), **splits}
             maker = {key: run[key] for key in ("checkpoint", "step", "commit")}
             makers[task] = {**makers.get(task, {}), **dict.fromkeys(splits, maker)}
-        known = {**merged.pop(SCALES, {}), **{name: scale.as_json() for name, scale in scales.items()}}
-        merged = {**merged, "_run": run, "_made_by": makers, SCALES: known}  # in the same order every time
-        write_text(self.results_file, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
-        return merged
+        return {**merged, "_run": run, "_made_by": makers, SCALES: {**known, **scales}}
 
 
 def tasks_to_yaml(tasks: Mapping[str, TaskDef]) -> str:
@@ -247,7 +251,7 @@ def commit() -> str:
     try:
         head = _git(where, "rev-parse", "--short=12", "HEAD")
         return f"{head}+changes" if _git(where, "status", "--porcelain", "--", ".") else head
-    except (OSError, subprocess.CalledProcessError):
+    except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):  # no git, or no checkout
         return "unknown"
 
 

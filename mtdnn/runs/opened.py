@@ -319,13 +319,15 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
     run = RunFolder(folder)
     config, tasks = run.read_config(), run.read_tasks()
     path = open_checkpoint(run.checkpoint(checkpoint))
+    step = int(read_state(path)["step"])
     tokenizer = load_tokenizer(path / ENCODER)
     encoder = stored_encoder(path, config)
     model = MultiTaskModel(encoder, task_types_of(tasks, tokenizer))
     refuse_other_poolings(model, path, run.tasks_file)
     load_weights(path, model, left_out=model.frozen_weights())
+    if read_state(path)["step"] != step:
+        raise DataError(fault(str(path), "", "replaced while it was read", "Run the same command again."))
     device = Accelerator().device
-    step = int(read_state(path)["step"])
     model, autocast = model.to(device).eval(), autocast_of(config, device)
     return Run(run, checkpoint, step, config, tasks, model, tokenizer, device, autocast, trust=is_trusted())
 

@@ -76,6 +76,8 @@ def _read(path: Path) -> Outcome | None:
     try:
         return dict(read_json(path, OutcomeFile, fix=""))
     except DataError as error:
+        if isinstance(error.__cause__, OSError):  # it is there, and cannot be read now: no open file is left, say
+            raise
         logger.warning("%s; the cell is treated as not finished", error)
         return None
 

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,16 @@ from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
-from mtdnn.files import file_sha256, flush, read_once, remove_folder, remove_leftovers, temporary_path
+from mtdnn.files import (
+    exclusive,
+    file_sha256,
+    flush,
+    flush_folder,
+    read_once,
+    remove_folder,
+    remove_leftovers,
+    temporary_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +44,9 @@ WEIGHTS = "model.safetensors"
 TRAINING = "training.pt"
 STATE = "state.json"
 ENCODER = "encoder"
+
+REPLACED_AFTER_SECONDS = 5
+"""How long a trainer may take, at most, between the two renames that replace a checkpoint."""
 
 SaveEncoder = Callable[[Path], None]
 
@@ -104,8 +117,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        for path in files_below(partial):
-            flush(path)
+        flush_folder(partial)
         _replace(partial, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_full_disk(error):
@@ -175,11 +187,23 @@ def open_checkpoint(folder: Path) -> Path:
     Raises:
         DataError: it is missing or damaged.
     """
-    recover(folder)
+    if not folder.exists() and _backup(folder).exists():
+        _wait_for(folder)
     found = damage(folder) if folder.is_dir() else "there is no such checkpoint"
     if found is not None:
         raise DataError(fault(str(folder), "", found, f"{_others(folder)}"))
     return folder
+
+
+def _wait_for(folder: Path) -> None:
+    """Put back a checkpoint that a killed trainer left between two renames, or wait until a living one is done."""
+    with exclusive(folder.parent / ".lock", wait=False) as ours:
+        if ours:
+            recover(folder)
+    for _ in range(REPLACED_AFTER_SECONDS * 20):
+        if folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _others(folder: Path) -> str:
@@ -293,7 +317,11 @@ def load_weights(folder: Path, model: nn.Module, *, left_out: Collection[str] = 
                 raise RuntimeError(f"one of the two has no '{strange[0]}'")
         else:
             load_model(model, str(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except OSError as error:
+        found = f"cannot be read: {_first_line(error)}"
+        fix = "If a run is being trained here, run the same command again."
+        raise DataError(fault(str(folder / WEIGHTS), "", found, fix)) from error
+    except (RuntimeError, SafetensorError) as error:
         found = f"weights do not fit this model: {_first_line(error)}"
         raise DataError(fault(str(folder), "", found, "The encoder or the tasks differ from the run's.")) from error
 

@@ -7,6 +7,7 @@ Nothing in `log.jsonl` depends on the clock: the log of a resumed run equals tha
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,6 +35,8 @@ class Recorder:
         self.log, self.timing = folder / "log.jsonl", folder / "timing.jsonl"
         for path in (self.log, self.timing):
             drop_after(path, step)
+        self._hook = threading.excepthook
+        threading.excepthook = self._on_thread_error
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._since = (time.perf_counter(), step)
 
@@ -88,9 +91,17 @@ class Recorder:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
+    def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread: it raises its error again where the next event is written."""
+        if not type(args.thread).__module__.startswith("tensorboard"):
+            self._hook(args)
+
     def close(self) -> None:
         """Flush and close the TensorBoard events."""
-        self._events.close()
+        try:
+            self._events.close()
+        finally:
+            threading.excepthook = self._hook
 
 
 def drop_after(path: Path, step: int) -> None:

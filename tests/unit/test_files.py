@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mtdnn import files
 from mtdnn.errors import DataError
 from mtdnn.files import (
     exclusive,
+    flush_folder,
     named_file,
     remove_folder,
     remove_leftovers,
@@ -19,10 +22,13 @@ from mtdnn.files import (
 )
 
 
-def left_by(process, path):
+def left_by(process, path, *, start=None):
     """What a process with that number, of this host, would have left half-written."""
-    left = temporary_path(path)
-    return left.with_name(left.name.replace(f"-{os.getpid()}", f"-{process}"))
+    left, own = temporary_path(path), f"-{os.getpid()}-{files._start_of(os.getpid())}"
+    assert left.name.endswith(own)
+    return left.with_name(
+        f"{left.name.removesuffix(own)}-{process}-{files._start_of(process) if start is None else start}"
+    )
 
 
 @pytest.fixture
@@ -52,6 +58,49 @@ def test_the_next_writer_of_a_file_removes_what_a_killed_one_left_and_nothing_el
     assert set(os.listdir(tmp_path)) == names
     remove_leftovers(tmp_path)
     assert set(os.listdir(tmp_path)) == {"a.txt", others.name, ".a.txt.notes"}
+
+
+def test_a_process_that_only_has_the_number_of_a_killed_one_does_not_keep_what_that_left(tmp_path):
+    """As in a container that is started again, where the same program gets the same number."""
+    mine, before = left_by(os.getpid(), tmp_path / "a.txt"), left_by(os.getpid(), tmp_path / "b.txt", start=5)
+    for each in (mine, before):
+        each.write_text("half")
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == [mine.name]
+
+
+def test_names_of_the_first_versions_are_known(tmp_path):
+    left = temporary_path(tmp_path / "best")
+    old = left.with_name(left.name.rpartition("-")[0])
+    old.mkdir()
+    remove_leftovers(tmp_path)
+    assert old.exists()  # its process is this one
+    old.rename(old.with_name(old.name.replace(f"-{os.getpid()}", "-4000000")))
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_gets_its_name_by_a_rename_is_on_the_disk_before(tmp_path, monkeypatch):
+    """Otherwise a loss of power may leave a name without its content."""
+    synced, sync, replace = [], os.fsync, os.replace
+
+    def note_sync(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def checked_replace(source, target, **keywords):
+        assert Path(source).name in synced
+        replace(source, target, **keywords)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", checked_replace)
+    write_text(tmp_path / "a.txt", "whole")
+    assert len(synced) == 1
+    (tmp_path / "store" / "inner").mkdir(parents=True)
+    (tmp_path / "store" / "inner" / "rows").write_text("rows")
+    synced.clear()
+    flush_folder(tmp_path / "store")
+    assert synced == ["inner", "rows", "store"]
 
 
 def test_what_another_host_left_goes_after_a_day(tmp_path):

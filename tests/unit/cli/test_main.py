@@ -218,6 +218,20 @@ def test_a_full_disk_is_told_with_its_place(command, capsys):
     assert told == "runs/a/best: no space left on the disk. Free disk space, then run the same command again.\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("libx.so: cannot open shared object file: Too many open files"), "no file descriptors left."),
+        (RuntimeError("I/O error: Too many open files (os error 24)"), "no file descriptors left. Raise the limit"),
+    ],
+)
+def test_files_that_libraries_cannot_open_are_one_line(command, capsys, error, said):
+    command(fails(error))
+    assert main(["sample"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"mtdnn sample: {said}") and printed.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ZeroDivisionError(), TypeError("ours")])
 def test_what_cannot_be_explained_keeps_its_traceback(command, error):
     command(fails(error))

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from mtdnn.errors import DataError
@@ -69,6 +71,20 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path, model: nn.
     save(tmp_path / "best", model)
     (tmp_path / "best").rename(tmp_path / ".best.before")
     assert checkpoint.open_checkpoint(tmp_path / "best") == tmp_path / "best"
+
+
+def test_a_checkpoint_that_a_trainer_is_replacing_is_waited_for(tmp_path: Path, model: nn.Module) -> None:
+    """Put back by a reader, it would be in the way of the new one."""
+    save(tmp_path / "best", model)
+    (tmp_path / "best").rename(tmp_path / ".best.before")
+    save(tmp_path / ".new", model, step=2)
+    with FileLock(tmp_path / ".lock"):
+        trainer = threading.Timer(0.3, (tmp_path / ".new").rename, [tmp_path / "best"])
+        trainer.start()
+        assert checkpoint.open_checkpoint(tmp_path / "best") == tmp_path / "best"
+        trainer.join()
+    assert checkpoint.read_state(tmp_path / "best")["step"] == 2
+    assert (tmp_path / ".best.before").exists()
 
 
 def test_only_the_newest_are_kept_and_leftovers_removed(tmp_path: Path, model: nn.Module) -> None:

@@ -1,7 +1,13 @@
 """The log of a resumed run is that of an unbroken one."""
 
+import errno
 import json
+import threading
+import time
 from pathlib import Path
+
+import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mtdnn.training.recorder import Recorder, drop_after
 
@@ -35,3 +41,22 @@ def test_no_line_of_the_log_depends_on_the_clock(tmp_path: Path) -> None:
     keys = {key for line in (tmp_path / "log.jsonl").read_text().splitlines() for key in json.loads(line)}
     assert keys == {"step", "train", "lr", "evaluation", "score"}
     assert json.loads((tmp_path / "timing.jsonl").read_text().splitlines()[-1])["seconds_per_step"] > 0
+
+
+def test_an_error_in_tensorboard_s_thread_is_raised_here_without_a_traceback_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hook = threading.excepthook
+    recorder = Recorder(tmp_path)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        for step in range(1, 200):
+            recorder.train(step, {"rte": {"task": 1.0}}, {"lr": 0.1})
+            time.sleep(0.01)
+    with pytest.raises(OSError, match="No space left"):
+        recorder.close()
+    assert capsys.readouterr().err == ""
+    assert threading.excepthook is hook
