@@ -1,7 +1,10 @@
 """What used to be found out only after training is found out before it, and what is lost is written again."""
 
 import gc
+import itertools
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from mtdnn.cli.main import main
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs import train as train_module
 from mtdnn.training.trainer import Trainer
-from tests.reference.small_world import contents, make_world, succeed
+from tests.reference.small_world import PREPRO, contents, make_world, succeed
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,20 @@ def test_a_best_that_nothing_holds_any_more_is_trained_again(trained):
 def _is_same_again(name):
     """All but times, which TensorBoard's events hold too."""
     return not name.startswith("tensorboard") and name != "timing.jsonl"
+
+
+def test_a_clock_that_is_set_back_changes_nothing(trained, monkeypatch):
+    """All files are from the year 2100 when the run is resumed in 2001, and time runs backwards from then on."""
+    before = {name: content for name, content in contents(Path("run")).items() if _is_same_again(name)}
+    for name in ("last", "best", "checkpoints/step-6"):
+        shutil.rmtree(Path("run", name))
+    for path in Path(".").rglob("*"):
+        os.utime(path, (4_102_444_800, 4_102_444_800))
+    seconds = itertools.count(1_000_000_000, -1)
+    monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+    assert succeed(PREPRO).count("(unchanged)") == 5
+    succeed("train run.yml --resume")
+    assert {name: content for name, content in contents(Path("run")).items() if _is_same_again(name)} == before
 
 
 def live():
