@@ -80,8 +80,8 @@ def test_r3f_measures_its_noise() -> None:
 
 def test_adversarial_climbs_the_label_loss() -> None:
     # the residual 2 grows by α·‖w‖₂ = 0.5 a step: (2 + 0.5)² = 6.25, (2 + 1)² = 9
-    assert losses_of(Adversarial(steps=1, eta=0.1, start=0))[0]["task"] == pytest.approx(6.25)
-    assert losses_of(Adversarial(steps=2, eta=0.1, start=0))[0]["task"] == pytest.approx(9.0)
+    assert losses_of(Adversarial(steps=1, eta=0.1, start=0, epsilon=None))[0]["task"] == pytest.approx(6.25)
+    assert losses_of(Adversarial(steps=2, eta=0.1, start=0, epsilon=None))[0]["task"] == pytest.approx(9.0)
 
 
 def test_adversarial_stays_in_its_ball() -> None:
@@ -91,7 +91,7 @@ def test_adversarial_stays_in_its_ball() -> None:
 
 def test_a_share_of_the_adversarial_loss_leaves_the_rest_to_the_clean_one() -> None:
     # 0.25·6.25 + 0.75·4
-    assert losses_of(Adversarial(steps=1, eta=0.1, start=0, weight=0.25))[0]["task"] == pytest.approx(4.5625)
+    assert losses_of(Adversarial(steps=1, eta=0.1, start=0, epsilon=None, weight=0.25))[0]["task"] == pytest.approx(4.5625)
 
 
 def test_free_lb_averages_the_losses_on_the_way() -> None:
