@@ -91,7 +91,8 @@ def test_adversarial_stays_in_its_ball() -> None:
 
 def test_a_share_of_the_adversarial_loss_leaves_the_rest_to_the_clean_one() -> None:
     # 0.25·6.25 + 0.75·4
-    assert losses_of(Adversarial(steps=1, eta=0.1, start=0, epsilon=None, weight=0.25))[0]["task"] == pytest.approx(4.5625)
+    method = Adversarial(steps=1, eta=0.1, start=0, epsilon=None, weight=0.25)
+    assert losses_of(method)[0]["task"] == pytest.approx(4.5625)
 
 
 def test_free_lb_averages_the_losses_on_the_way() -> None:
