@@ -14,7 +14,7 @@ version = release = installed_version("mtdnn")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 source_suffix = {".md": "markdown"}
-include_patterns = ["docs/*.md", "experiments/*/README.md", "benchmarks/README.md", "[A-Z]*.md"]
+include_patterns = ["docs/*.md", "experiments/*/README.md", "experiments/*.md", "benchmarks/README.md", "[A-Z]*.md"]
 exclude_patterns = [".*", "build", "demo", "mtdnn", "tests"]  # folders that need not be searched
 
 myst_heading_anchors = 3
