@@ -70,7 +70,7 @@ class Manifest:
             if self.block[key] != wanted.block[key]:
                 found.append(f"its {key} was {_shown(self.block[key])}, now {_shown(wanted.block[key])}")
         if wanted.source and self.source["sha256"] != wanted.source["sha256"]:
-            found.append(f"its rows in {self.source['path']} have changed")
+            found.append(f"its rows in {wanted.source['path']} have changed")
         return found
 
     def damage(self, file: Path) -> str | None:
@@ -124,6 +124,7 @@ def _read(path: Path) -> Manifest:
     manifest = replace(manifest, block=without_margin(manifest.block))
     lacking = [key for key in STORED_KEYS if key not in manifest.block]
     lacking += [key for key in ("encoder", "sha256") if key not in manifest.tokenizer]
+    lacking += ["source.sha256"] if "sha256" not in manifest.source else []
     if lacking:
         raise DataError(fault(str(path), lacking[0], "is missing", fix))
     return manifest

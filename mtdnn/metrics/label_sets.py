@@ -19,7 +19,13 @@ def has_sets(record: Record, labels: Sequence[str]) -> bool:
     scores, sets = record.get("scores"), (record["label"], record.get("prediction"))
     if not isinstance(scores, Mapping) or not scores:
         return False
-    return all(isinstance(each, list) and len(set(each)) == len(each) and set(each) <= scores.keys() for each in sets)
+    return all(
+        isinstance(each, list)
+        and all(isinstance(name, str) for name in each)
+        and len(set(each)) == len(each)
+        and set(each) <= scores.keys()
+        for each in sets
+    )
 
 
 SETS = Demand(

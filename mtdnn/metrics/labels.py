@@ -148,12 +148,17 @@ def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 @metric("weighted_kappa", NAMES, range=CORRELATION)
 def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
-    """Cohen's κ with quadratic weights: an error counts by its squared distance in the order of the labels."""
+    """Cohen's κ with quadratic weights: an error counts by its squared distance in the order of the labels.
+
+    0 where it is undefined: no prediction is one of the labels.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     gold, guessed = predictions_and_labels(records)
     if len({*gold, *guessed}) == 1:
         return 1.0
+    if labels and set(gold).isdisjoint(labels) | set(guessed).isdisjoint(labels):
+        return 0.0
     return float(cohen_kappa_score(gold, guessed, labels=list(labels) or None, weights="quadratic"))
 
 

@@ -95,4 +95,7 @@ def value_names(values: Sequence[Any] | Mapping[str, Any]) -> list[str]:
 def name_of_value(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    except TypeError:  # keys or values that JSON does not have; the run they are for refuses them
+        return str(value)

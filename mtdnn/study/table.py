@@ -113,6 +113,9 @@ def _is_number(text: str) -> bool:
         return False
 
 
+REWRITE = "Run `mtdnn study` again, which writes this file."
+
+
 def read_csv(path: Path) -> list[Line]:
     """The lines of a results.csv.
 
@@ -125,14 +128,22 @@ def read_csv(path: Path) -> list[Line]:
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
         raise DataError(fault(str(path), "", found, "Run `mtdnn study` first.")) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(fault(str(path), "", f"damaged: {error}", REWRITE)) from error
     missing = [name for name in FIXED if records and name not in records[0]]
     if missing:
         raise DataError(fault(f"{path}:1", "", f"no column '{missing[0]}'", "Give a results.csv of `mtdnn study`."))
+    if uneven := next(
+        (number for number, record in enumerate(records, 2) if None in {*record, *record.values()}), None
+    ):
+        raise DataError(fault(f"{path}:{uneven}", "", "damaged: its cells are not those of the header", REWRITE))
     texts = [{_unguarded(name): _unguarded(cell) for name, cell in record.items()} for record in records]
     if strange := next((record["run"] for record in texts if not _is_within(record["run"])), None):
-        found, fix = f"{strange!r} is no run within this study", "Run `mtdnn study` again, which writes this file."
-        raise DataError(fault(str(path), "run", found, fix))
-    return [_line(record) for record in texts]
+        raise DataError(fault(str(path), "run", f"{strange!r} is no run within this study", REWRITE))
+    try:
+        return [_line(record) for record in texts]
+    except ValueError as error:
+        raise DataError(fault(str(path), "", f"damaged: {error}", REWRITE)) from error
 
 
 def _is_within(run: str) -> bool:

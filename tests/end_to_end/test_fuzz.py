@@ -33,7 +33,7 @@ from tests.reference.damage import TEXTS, damaged
 from tests.reference.small_world import PREPRO, make_world, succeed
 
 CASES = 300
-PLACE = re.compile(r"\S+\.\w+(:\d+)?$|data_prep$|mtdnn|encoder$")
+PLACE = re.compile(r"\S+\.\w+(:\d+)?$|data_prep$|mtdnn|encoder$|(task|split|checkpoint)$")
 SECONDS = 60
 CONVERTERS = {"snli": snli, "squad": squad, "superglue": superglue, "cs224n": cs224n, "glue": glue}
 

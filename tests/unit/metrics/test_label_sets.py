@@ -99,3 +99,8 @@ def test_average_precision_equals_scikit_learn() -> None:
     assert compute(["average_precision"], single(["no"], ["no"], ("no", "yes")), ("no", "yes")) == {
         "average_precision": 0.0
     }
+
+
+def test_weighted_kappa_of_words_that_are_no_labels_is_zero() -> None:
+    records = [{"id": "1", "prediction": "c", "label": "a"}, {"id": "2", "prediction": "d", "label": "b"}]
+    assert compute(["weighted_kappa"], records, ["a", "b"]) == {"weighted_kappa": 0.0}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,19 @@ def test_a_run_outside_of_the_study_is_refused(tmp_path: Path, run: str) -> None
     (tmp_path / "results.csv").write_text(to_csv([line_of("a", run=run)], ["method"]), encoding="utf-8")
     with pytest.raises(DataError, match="is no run within this study"):
         read_csv(tmp_path / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: b"\xff\xfe" + content, "results.csv: damaged: 'utf-8' codec"),
+        (lambda content: content.replace(b"dev", b'"dev', 1), "results.csv:2: damaged: its cells are not those of"),
+        (lambda content: content.replace(b",8,", b",eight,"), "results.csv: damaged: invalid literal for int"),
+        (lambda content: content + b"one,two\n", "results.csv:3: damaged: its cells are not those of the header. Run"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(damage(to_csv([line_of("a")], ["method"]).encode()))
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_csv(path)
