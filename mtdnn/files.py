@@ -26,7 +26,7 @@ T = TypeVar("T")
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)(?:-(?P<start>\d+))?")
 """Name of the temporary file or folder that will become `name`; the host is a hash, as host names may hold anything.
 
-A container that is started again gives its processes the same ids as before: when one was started tells it apart.
+A container that is started again gives its processes the same ids as before: the start time distinguishes it.
 """
 
 ABANDONED_AFTER_SECONDS = 24 * 3600

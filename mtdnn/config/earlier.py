@@ -50,12 +50,17 @@ def _block_without_unused(key: str, block: Any) -> Any:
     return {name: value for name, value in block.items() if name in kept}
 
 
+ADDED: dict[str, Any] = {"tasks_per_step": 1, "balance": {"name": "fixed"}, "log_conflicts": 0, "log_affinity": 0}
+"""Keys that these versions did not have, with the values at which a run is as it was without them."""
+
+
 def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a run as an earlier version wrote them; the hashes of finished cells were computed from these."""
     written = {
         key: {**OPTIONS[key], **block} if key in OPTIONS and block["name"] in USED[key] else block
         for key, block in run.items()
     }
+    written = {key: value for key, value in written.items() if key not in ADDED or value != ADDED[key]}
     switches = written.get("execution")
     if isinstance(switches, Mapping):
         written |= {key: switches[name] for name, key in SWITCHES.items()}

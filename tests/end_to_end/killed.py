@@ -37,7 +37,7 @@ def main(config: str, point: str) -> None:
     elif kind == "writing":
         die_at_call(checkpoint, "file_sha256", int(number))
     elif kind == "renaming":
-        die_at_call(checkpoint, "_take_place", int(number))
+        die_at_call(checkpoint, "_replace", int(number))
     elif kind == "asked" and os.environ.get("RANK") == "1":
         die_at_call(Trainer, "_after_step", int(number), by=signal.SIGTERM)
     train(load_run_config(config), progress=False)

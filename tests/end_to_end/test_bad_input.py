@@ -659,7 +659,7 @@ RUNS = [
         "a resumed run that is another one",
         nothing,
         "train run.yml --resume --optimizer.lr 1",
-        "runs/first/run.yml: optimizer.lr: the run started with 0.001, now it is 1.0\nA run must resume with the",
+        "runs/first/run.yml: optimizer.lr: the run started with 0.001, now it is 1.0\nruns/first: output: a resumed",
     ),
     Case(
         "a run that starts from no run",
@@ -822,7 +822,7 @@ RESULTS = [
         "labels that fit no metric",
         write("o.jsonl", b'{"id": "1", "prediction": 1.0, "label": "a"}\n'),
         "score o.jsonl",
-        "o.jsonl: no metric can be computed from its 1 labelled predictions. Name one to see what it needs.",
+        "o.jsonl:1: prediction: 1.0, where the label is a text. Give a text.",
     ),
     Case(
         "a metric that does not fit",

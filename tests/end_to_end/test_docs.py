@@ -51,6 +51,7 @@ INSTALLS = "installs packages"
 MAKES = "installs packages and takes minutes"
 PROCESSES = "starts several processes; tests/end_to_end/test_distributed.py and test_study_killed.py do"
 CLUSTER = "needs a cluster"
+OUR_TESTS = "is part of these tests"
 GLUE = "needs the files of GLUE or SuperGLUE; tests/end_to_end/test_submit.py runs it on rows of its own"
 RUN_GLUE = (
     "python run_glue.py --model_name_or_path ./stand-in --task_name mrpc --do_train --do_eval --max_seq_length 128 "
@@ -86,6 +87,8 @@ SHOWN_ONLY = {
     "mtdnn submit glue runs/mtl,runs/rte,runs/stsb-1,runs/stsb-2 --out submission.zip": GLUE,
     "mtdnn submit superglue runs/superglue --out superglue.zip": GLUE,
     "mtdnn submit --check submission.zip": GLUE,
+    "python -m pytest tests/end_to_end/test_fuzz.py": OUR_TESTS,
+    "python -m pytest tests/end_to_end/test_fuzz.py -m slow": OUR_TESTS,
     FITTED: "trains on SciTail, which is not here",
     "python -m experiments.smart_ablation.penalty runs/fitted --data prepared": "measures the run before it",
 }
@@ -310,6 +313,9 @@ OF_VERSION_4 = "overwrite_output_dir warmup_ratio group_by_length"
 
 def read_python(words):
     """A script of the repository has the flags; run_glue.py of transformers, its own and those of TrainingArguments."""
+    if words[:2] == ["-m", "pytest"]:
+        assert all((REPOSITORY / word).exists() for word in words[2:] if word.endswith(".py")), words
+        return
     if words[0] != "run_glue.py":
         script = (
             REPOSITORY.joinpath(*words[1].split(".")).with_suffix(".py") if words[0] == "-m" else REPOSITORY / words[0]
