@@ -13,7 +13,7 @@ FOLDERS = ("data_prep", "experiments", "benchmarks", "docs", "tests")
 SCRIPTS = sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
 PATTERNS = ("*.md", "docs/*.md", "*/README.md", "*/*/README.md")
 PAGES = sorted(path for pattern in PATTERNS for path in REPOSITORY.glob(pattern))
-PATH = re.compile(r"\b(?:mtdnn|data_prep|experiments|benchmarks|docs|task_defs)/[\w/.-]+\.(?:py|yml|md|svg)\b")
+PATH = re.compile(r"(?<![\w/])(?:mtdnn|data_prep|experiments|benchmarks|docs|task_defs)/[\w/.-]+\.(?:py|yml|md|svg)\b")
 
 
 def imported(path):
