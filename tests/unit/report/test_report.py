@@ -74,7 +74,7 @@ def write_rows(folder: Path) -> Path:
         "split": "dev",
         "tokenizer": {"encoder": "tiny", "sha256": "0"},
         "block": dict.fromkeys(STORED_KEYS),
-        "source": {"path": str(source)},
+        "source": {"path": str(source), "sha256": "0"},
     }
     (place / "manifest.json").write_text(json.dumps(manifest))
     return folder / "prepared"
