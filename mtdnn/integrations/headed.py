@@ -206,21 +206,18 @@ class Answers:
             batch: the rows.
             symmetric: both directions; False: KL(q‖p) alone. Not used by regression.
         """
-        mask = batch.mask.to(logits_p.device)
-        problem = self._problem(batch)
+        mask, problem = batch.mask.to(logits_p.device), self._problem(batch)
         if problem == NUMBERS:
             return losses.masked_mean_per_example((logits_p - logits_q).square())
-        scale, counts = 1.0, None
+        if problem == SEVERAL_LABELS:
+            return losses.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
         if self.kind == SPAN:
-            scale, padding = 2.0, ~mask.unsqueeze(1)
-            logits_p, logits_q = (x.masked_fill(padding, -torch.inf) for x in (logits_p, logits_q))
-        elif self.kind == TOKEN:
+            p, q = (x.masked_fill(~mask.unsqueeze(1), -torch.inf) for x in (logits_p, logits_q))
+            return 2 * losses.divergence_per_example(p, q, symmetric=symmetric)
+        counts = None
+        if self.kind == TOKEN:
             counts = mask if batch.labels is None else mask & (batch.labels != IGNORED)
-        elif problem == SEVERAL_LABELS:  # each label is one of two: σ(z) and softmax(z, 0) are the same
-            logits_p, logits_q = (torch.stack([x, torch.zeros_like(x)], dim=-1) for x in (logits_p, logits_q))
-        if symmetric:
-            return scale * losses.symmetric_kl_per_example(logits_p, logits_q, counts)
-        return scale * losses.kl_per_example(logits_q, logits_p, counts)
+        return losses.divergence_per_example(logits_p, logits_q, counts, symmetric=symmetric)
 
     def _problem(self, batch: Batch) -> str | None:
         """The configuration's `problem_type`; without one, what transformers infers from the labels."""

@@ -76,9 +76,7 @@ def lora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float,
         family: `model_type` of the encoder.
         rank, alpha, dropout: see `LowRankOptions`.
     """
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_listed(targets))  # type: ignore[arg-type]
+    return _low_rank(targets, rank=rank, alpha=alpha, dropout=dropout)
 
 
 @ADAPTERS.register("dora")
@@ -91,6 +89,12 @@ def dora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float,
         family: `model_type` of the encoder.
         rank, alpha, dropout: see `LowRankOptions`.
     """
+    return _low_rank(targets, rank=rank, alpha=alpha, dropout=dropout, use_dora=True)
+
+
+def _low_rank(
+    targets: Sequence[str] | None, *, rank: int, alpha: float, dropout: float, use_dora: bool = False
+) -> PeftConfig:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -98,7 +102,7 @@ def dora(targets: Sequence[str] | None, *, family: str, rank: int, alpha: float,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
         target_modules=_listed(targets),
-        use_dora=True,
+        use_dora=use_dora,
     )
 
 

@@ -378,14 +378,29 @@ def _same_shape(first: Tensor, second: Tensor) -> None:
         raise ValueError(f"shapes differ: {list(first.shape)} and {list(second.shape)}")
 
 
-def divergence_per_example(logits_p: Tensor, logits_q: Tensor, *, symmetric: bool) -> Tensor:
+def divergence_per_example(
+    logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None, *, symmetric: bool
+) -> Tensor:
     """[B]: KL(p‖q) + KL(q‖p) of each example, or KL(q‖p) alone, in nats.
 
     Args:
-        logits_p, logits_q: as for `symmetric_kl_per_example`.
+        logits_p, logits_q, mask: as for `symmetric_kl_per_example`.
         symmetric: whether both directions count.
     """
-    return symmetric_kl_per_example(logits_p, logits_q) if symmetric else kl_per_example(logits_q, logits_p)
+    if symmetric:
+        return symmetric_kl_per_example(logits_p, logits_q, mask)
+    return kl_per_example(logits_q, logits_p, mask)
+
+
+def binary_divergence_per_example(logits_p: Tensor, logits_q: Tensor, *, symmetric: bool) -> Tensor:
+    """[B]: the mean over labels of the divergence of two binary predictions; σ(z) is the softmax of (z, 0).
+
+    Args:
+        logits_p, logits_q: [B, C], one logit per label.
+        symmetric: whether both directions count.
+    """
+    both = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (logits_p, logits_q))
+    return divergence_per_example(*both, symmetric=symmetric)
 
 
 @LOSSES.register("listwise")

@@ -10,6 +10,8 @@ import json
 import math
 import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,35 +183,49 @@ def _paragraphs(answers: Mapping[tuple[int, ...], Any]) -> Iterator[dict[str, An
         yield {"idx": paragraph, "passage": {"questions": listed}}
 
 
-def write_archive(path: Path, contents: Mapping[str, str]) -> None:
-    """A zip archive of the texts by name, the same bytes every time; whole or not at all."""
-    with whole_file(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in contents.items():
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, text)
+def write_archive(path: Path, contents: Mapping[str, str], *, checked: bool = False) -> None:
+    """Write a zip archive of the texts by name, the same bytes every time; whole or not at all.
+
+    Args:
+        path: of the archive.
+        contents: file → its text.
+        checked: write nothing in which `archive_faults` finds an error.
+    Raises:
+        DataError: everything that it finds.
+    """
+    with whole_file(path) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in contents.items():
+                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, text)
+        if checked and (faults := archive_faults(partial, place=str(path))):
+            raise DataError(faults)
 
 
-def archive_faults(path: Path) -> list[Fault]:
+def archive_faults(path: Path, *, place: str | None = None) -> list[Fault]:
     """Everything in which an archive differs from what its benchmark's server takes; empty for a sound one.
 
     The benchmark follows from the files: GLUE's end in .tsv, SuperGLUE's in .jsonl.
+
+    Args:
+        path: of the archive.
+        place: its name in messages; None: the path.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _faults_within(path, archive)
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+            return _faults_within(place or str(path), archive)
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         return [fault(str(path), "", f"no readable zip archive ({error})", "Write it with `mtdnn submit`.")]
 
 
-def _faults_within(path: Path, archive: zipfile.ZipFile) -> list[Fault]:
+def _faults_within(place: str, archive: zipfile.ZipFile) -> list[Fault]:
     names = [entry.filename for entry in archive.infolist()]
     files = GLUE if any(name.endswith(".tsv") for name in names) else SUPERGLUE
     known = {file.name: file for file in files}
     missing = [name for name in known if name not in names]
-    faults = [fault(str(path), name, "missing", "Predict this task too.") for name in missing]
+    faults = [fault(place, name, "missing", "Predict this task too.") for name in missing]
     for entry in archive.infolist():
-        place = str(path)
         if entry.filename not in known:
             fix = "Put the files at the top of the archive." if "/" in entry.filename else "Remove it."
             faults.append(fault(place, entry.filename, "not a file of this benchmark", fix))
@@ -308,8 +324,8 @@ def _count_faults(file: File, numbers: Sequence[int]) -> Iterator[Fault]:
     """Rows that are missing, too many, or in another order. The numbers of ReCoRD's queries are its own."""
     if len(numbers) != file.rows:
         yield fault(file.name, "", f"{len(numbers)} rows", f"Expected {file.rows}, the rows of the test split.")
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
+    twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
+    if twice is not None:
         yield fault(file.name, "", f"row {twice} occurs twice", "Give each row once.")
     elif list(numbers) != sorted(numbers):
         yield fault(file.name, "", "rows in another order", "Sort them by their number.")

@@ -14,7 +14,7 @@ from mtdnn.data.store import open_store
 from mtdnn.errors import DataError, Fault, MtdnnError, fault, keywords_checked
 from mtdnn.metrics.base import Record
 from mtdnn.runs.opened import Run, open_run
-from mtdnn.runs.submission import Choice, File, archive_faults, content, files_of, write_archive
+from mtdnn.runs.submission import Choice, File, content, files_of, write_archive
 from mtdnn.training.distillation import averaged
 
 
@@ -64,22 +64,10 @@ def submit(
             contents[file.name], counts[file.name] = content(file, records), len(records)
         except MtdnnError as error:
             faults += error.faults
-    if not faults:
-        faults = _faults_of_texts(contents, Path(out))
     if faults:
         raise DataError(faults)
-    write_archive(Path(out), contents)
+    write_archive(Path(out), contents, checked=True)
     return counts
-
-
-def _faults_of_texts(contents: dict[str, str], out: Path) -> list[Fault]:
-    """What the checker finds in the archive, written next to where it is to be."""
-    trial = out.with_name(f".{out.name}.check")
-    try:
-        write_archive(trial, contents)
-        return archive_faults(trial)
-    finally:
-        trial.unlink(missing_ok=True)
 
 
 def task_for(file: File, tasks: Iterable[str]) -> str | None:

@@ -199,8 +199,7 @@ class Multilabel(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        both = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (logits_p, logits_q))
-        return losses.divergence_per_example(*both, symmetric=symmetric)
+        return losses.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
 
     # Teller: logits → records, and what reports need of them.
 
