@@ -19,11 +19,11 @@ from mtdnn.batch import Batch
 from mtdnn.config.options import Named, NoOptions, Options, named_faults, option_faults, options_of
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import ConfigError, Fault, unknown
+from mtdnn.errors import ConfigError, Fault, did_you_mean, unknown
 from mtdnn.metrics.base import METRICS, Record, metric_of
 from mtdnn.networks.head_options import HEAD_OPTIONS, READS_PAIRS
 from mtdnn.registry import Registry
-from mtdnn.rows.example import MISSING_LABEL_MARKS, UNLABELLED, Example, RowError
+from mtdnn.rows.example import MISSING_LABEL_MARKS, UNLABELLED, Example, RowError, declared
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Format(Part):
         self.task = task
         self.options = self.Options.model_validate(task.options)
         self.metric_names = task.metrics or self.default_metrics
+        self._index = {label: index for index, label in enumerate(task.labels)}
         self.tokenizer: PreTrainedTokenizerBase | None = None
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -202,6 +203,22 @@ class Format(Part):
             for option, name in of_losses.items()
         }
         return [replace(each, fix=fixes.get(each.key, each.fix)) for each in found]
+
+    def _declared_label(self, text: str, fix: str = "Fix the row, or add the label.") -> str:
+        """The label as the task declares it.
+
+        Args:
+            text: of the row.
+            fix: what to do where there is no such label.
+        Raises:
+            RowError: the task has no such label.
+        """
+        label = declared(text, self._index)
+        if label not in self._index:
+            place = f"{self.task.name}.labels ({self.task.where('labels')})"
+            known = f"{', '.join(self.task.labels)}.{did_you_mean(label, self._index)}"
+            raise RowError("label", f"'{label}' is not in {place}: {known}", fix)
+        return label
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import Fault, did_you_mean, unknown
+from mtdnn.errors import Fault, unknown
 from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
-from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, Teller, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.ragged import Column, Records
 
@@ -82,7 +82,6 @@ class Classification(TaskType):
 
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
-        self._index = {label: index for index, label in enumerate(task.labels)}
         given = self.options.class_weights
         self._class_weights = [given.get(label, 1.0) for label in task.labels] if isinstance(given, dict) else None
 
@@ -140,12 +139,7 @@ class Classification(TaskType):
         return bool(task_type.task.options.get("row_weights", False))
 
     def parse_label(self, text: str) -> str:
-        text = declared(text, self._index)
-        if text not in self._index:
-            place = f"{self.task.name}.labels ({self.task.where('labels')})"
-            found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"
-            raise RowError("label", found, "Fix the row, or add the label.")
-        return text
+        return self._declared_label(text)
 
     def stored_label(self, label: str | None) -> int:
         return IGNORED if label is None else self._index[label]

@@ -73,10 +73,6 @@ class Multilabel(TaskType):
 
     # Format: rows → columns of the prepared store, without PyTorch.
 
-    def __init__(self, task: TaskDef) -> None:
-        super().__init__(task)
-        self._index = {label: index for index, label in enumerate(task.labels)}
-
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
         found = super().faults(task) + label_faults(task)

@@ -18,8 +18,8 @@ from mtdnn.batch import Batch
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import Fault, did_you_mean
-from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, refuse_beyond_32_bits
+from mtdnn.errors import Fault
+from mtdnn.rows.example import UNLABELLED, Example, RowError, refuse_beyond_32_bits
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -73,10 +73,6 @@ class Ranking(TaskType):
     options: Any
 
     # Format: rows → columns of the prepared store, without PyTorch.
-
-    def __init__(self, task: TaskDef) -> None:
-        super().__init__(task)
-        self._index = {label: index for index, label in enumerate(task.labels)}
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -156,12 +152,7 @@ class Ranking(TaskType):
 
     def parse_label(self, text: str) -> float:
         if self._index:
-            text = declared(text, self._index)
-            if text not in self._index:
-                place = f"{self.task.name}.labels ({self.task.where('labels')})"
-                found = f"'{text}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(text, self._index)}"
-                raise RowError("label", found, "Fix the row, or add the label.")
-            return float(self._index[text])
+            return float(self._index[self._declared_label(text)])
         try:
             value = float(text)
         except ValueError as error:

@@ -82,7 +82,6 @@ class SequenceLabeling(TaskType):
 
     def __init__(self, task: TaskDef) -> None:
         super().__init__(task)
-        self._index = {label: index for index, label in enumerate(task.labels)}
         self._default_tag = "O" if "O" in self._index else task.labels[0]
         if not task.metrics and not all(map(is_entity_tag, task.labels)):  # parts of speech
             self.metric_names = ("token_accuracy",)
