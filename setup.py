@@ -47,6 +47,7 @@ setup(
             "pytest>=8",
             "ruff>=0.6",
             "seqeval>=1.2",
+            "torchjd[cagrad,quadprog-projector]>=0.18",
             "types-PyYAML",
             "types-tqdm",
         ],
