@@ -152,9 +152,9 @@ def _markdown(block: Block, pictures: str) -> str:
         case Text(text, _):
             return text
         case Picture(name, _, caption):
-            told = _escaped(caption)
-            alternative = re.sub(r"[][]", r"\\\g<0>", told)
-            return f"![{alternative}]({pictures}/{name}.svg)\n\n{told}"
+            explanation = _escaped(caption)
+            alternative = re.sub(r"[][]", r"\\\g<0>", explanation)
+            return f"![{alternative}]({pictures}/{name}.svg)\n\n{explanation}"
         case Table():
             return _markdown_table(block)
 

@@ -114,9 +114,9 @@ def _added_terms(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
         own = None if task.regularizer_off else task.regularizer or config.regularizer
         if own != config.regularizer:
             methods.append(f"of `{name}` {'none' if own is None else _as_written(own)}")
-    told = [f"regularizer {', '.join(methods)}"] if methods else []
-    told += [] if config.proximal is None else [f"proximal term {_as_written(config.proximal)}"]
-    sentence = "; ".join(told)
+    explanation = [f"regularizer {', '.join(methods)}"] if methods else []
+    explanation += [] if config.proximal is None else [f"proximal term {_as_written(config.proximal)}"]
+    sentence = "; ".join(explanation)
     return f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
@@ -171,8 +171,8 @@ def _terms(folder: Path) -> list[Heading | Table | Text]:
         return []
     columns = [*(column for column in TERMS if column in found), *sorted(found - TERMS.keys())]
     lines = [row(task, *(terms.get(column, "–") for column in columns)) for task, terms in tasks.items() if terms]
-    told = " ".join(TERMS[column] for column in columns if TERMS.get(column))
-    note = f"The last value of each in the log; a dash if there is none. {told}"
+    explanation = " ".join(TERMS[column] for column in columns if TERMS.get(column))
+    note = f"The last value of each in the log; a dash if there is none. {explanation}"
     words = [1] if columns[0] == "method" else []
     table = Table(["task", *columns], lines, words=words)
     return [Heading("Regularizer and proximal term"), table, Text(note, note=True)]  # a caption would scroll with it

@@ -65,10 +65,12 @@ def _about(view: StudyView) -> list[Block]:
     made_by = [outcome["results"].get("_run", {}) for outcome in finished if outcome["results"]]
     commits = {each.get("commit", "unknown") for each in made_by}
     hours = sum(outcome.get("seconds", 0.0) for outcome in finished) / 3600
-    told = f"{len(finished)} of {len(view.cells)} cells finished, {diverged} of them diverged; {hours:.1f} h of runs."
-    told = f"{told} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
+    explanation = (
+        f"{len(finished)} of {len(view.cells)} cells finished, {diverged} of them diverged; {hours:.1f} h of runs."
+    )
+    explanation = f"{explanation} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
     if not view.main:
-        return [Text(told)]
+        return [Text(explanation)]
     axes = "` and `".join(view.repeats[1:])
     inner = f"; each is the mean of the runs that differ in `{axes}` alone" if axes else ""
     method = (
@@ -76,4 +78,4 @@ def _about(view: StudyView) -> list[Block]:
         f"Intervals are 95 % t intervals of the mean; tests are paired by `{view.repeats[0]}` against "
         f"`{view.reference}`."
     )
-    return [Text(told), Text(method, note=True)]
+    return [Text(explanation), Text(method, note=True)]

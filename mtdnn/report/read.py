@@ -21,7 +21,7 @@ from mtdnn.metrics.base import Record
 from mtdnn.rows.places import read_rows
 from mtdnn.rows.source import Row, RowColumns
 from mtdnn.runs.folder import RunFolder
-from mtdnn.task_types.base import TASK_TYPES, TaskType, Teller
+from mtdnn.task_types.base import TASK_TYPES, Predictor, TaskType
 
 logger = logging.getLogger(__name__)
 
@@ -179,15 +179,15 @@ class Mistake:
     runs: int
 
 
-def worst(runs: Sequence[Iterable[Record]], count: int, *, told_by: Teller) -> list[Mistake]:
+def worst(runs: Sequence[Iterable[Record]], count: int, *, task_type: Predictor) -> list[Mistake]:
     """The rows that most runs predicted wrongly, the most confident errors first.
 
     Args:
         runs: records of the same split, from each run.
         count: largest number of rows.
-        told_by: the type of their task.
+        task_type: the type of their task.
     """
-    found = (_mistake(str(records[0]["id"]), records, told_by) for records in _by_row(runs))
+    found = (_mistake(str(records[0]["id"]), records, task_type) for records in _by_row(runs))
     mistakes = (mistake for mistake in found if mistake is not None)
     return heapq.nsmallest(count, mistakes, key=lambda each: (-each.wrong / each.runs, -each.size, each.row_id))
 
@@ -207,15 +207,15 @@ def _by_row(runs: Sequence[Iterable[Record]]) -> Iterator[list[Record]]:
     yield from apart.values()
 
 
-def _mistake(row_id: str, records: Sequence[Record], teller: Teller) -> Mistake | None:
+def _mistake(row_id: str, records: Sequence[Record], task_type: Predictor) -> Mistake | None:
     """The errors of all runs on one row; None if there are none."""
-    sizes = [(record["prediction"], size) for record in records if (size := teller.mistake(record)) is not None]
+    sizes = [(record["prediction"], size) for record in records if (size := task_type.mistake(record)) is not None]
     if not sizes:
         return None
     return Mistake(
         row_id,
-        label=teller.shown([records[0]["label"]]),
-        prediction=teller.shown([prediction for prediction, _ in sizes]),
+        label=task_type.shown([records[0]["label"]]),
+        prediction=task_type.shown([prediction for prediction, _ in sizes]),
         size=sum(size for _, size in sizes) / len(sizes),
         wrong=len(sizes),
         runs=len(records),

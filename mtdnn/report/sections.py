@@ -153,14 +153,14 @@ def agreement_section(
     votes = usual_votes(annotators)
     if not blocks:
         return [Heading("Agreement of the annotators"), Text(_no_agreement(tasks, annotators, labels, votes))]
-    told = (
+    explanation = (
         f"Rows that {votes} annotators voted on, by how their votes fall on the labels. Accuracy counts a prediction "
         "as right when no label has more votes; cross-entropy is that of the model's probabilities to the votes, in "
         "nats, as they are and at the temperature T that brings it to its least over all rows: what is left then is no "
         "matter of being more or less sure of everything. Means over the runs; lines on the bars: 95 % t "
         "intervals."
     )
-    return [Heading("Agreement of the annotators"), Text(told), *blocks]
+    return [Heading("Agreement of the annotators"), Text(explanation), *blocks]
 
 
 def _no_agreement(
@@ -256,7 +256,7 @@ def worst_section(
     """
     blocks: list[Block] = []
     for (task, split), runs in splits.items():
-        mistakes = worst(list(runs.values()), count, told_by=types[task]) if task in types else []
+        mistakes = worst(list(runs.values()), count, task_type=types[task]) if task in types else []
         if not mistakes:
             continue
         texts = row_texts(next(iter(runs)), task, split, [mistake.row_id for mistake in mistakes])

@@ -125,10 +125,10 @@ def overview(view: StudyView) -> list[Block]:
         "Large dots: means; bars: 95 % t intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
     )
-    told = "Rates and correlations in percent; other values unchanged."
+    explanation = "Rates and correlations in percent; other values unchanged."
     return [
         Heading("Results"),
-        _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=told, floors=floors),
+        _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=explanation, floors=floors),
         Picture("overview", interval_panels(panels, name="overview"), caption),
     ]
 

@@ -86,14 +86,14 @@ def _section(
     ]
     words = [*range(1, len(names)), len(head) - 1]
     points = f"{100 * view.margin:g} point{'' if view.margin == 0.01 else 's'}"
-    told = (
+    explanation = (
         "Intervals are t intervals; p is that of the paired t-test, corrected over the table by Benjamini and "
         f"Hochberg. Ahead and behind, in bold: corrected p below {SIGNIFICANT}. Equal: two one-sided t-tests exclude a "
         f"difference of {points}. Open: neither; then the number of pairs that would find {points} with a chance of "
         "80 %, at the spread found here. The t-test has no p where all differences are the same; with n pairs "
         "Wilcoxon's p cannot be below 2/2ⁿ."
     )
-    return [Heading(title), Table(head, lines, words=words), *([Text(told, note=True)] if note else [])]
+    return [Heading(title), Table(head, lines, words=words), *([Text(explanation, note=True)] if note else [])]
 
 
 def _line(finding: Finding, corrected: float | None, margin: float) -> list[Place]:
@@ -189,15 +189,15 @@ def shared_starts(view: StudyView) -> list[Block]:
         for start in needs.get(name, []):
             place = starts.setdefault((line.axes[view.compare], line.axes.get(view.across or "", "")), {})
             place.setdefault(start, set()).add(line.axes.get(view.repeats[0], ""))
-    told: dict[str, str] = {}
+    shared: dict[str, str] = {}
     for (label, _), of_start in starts.items():
         most = max(len(found) for found in of_start.values())
         if most > 1:
-            told.setdefault(label, f"{label} ({most} from one run, {len(of_start)} such runs)")
-    if not told:
+            shared.setdefault(label, f"{label} ({most} from one run, {len(of_start)} such runs)")
+    if not shared:
         return []
     text = (
-        f"Repeats that start from the same run of an earlier stage: {'; '.join(told.values())}. They are no "
+        f"Repeats that start from the same run of an earlier stage: {'; '.join(shared.values())}. They are no "
         "independent evidence about that stage: the intervals and p above hold for these runs of it alone. To compare "
         "ways of training that stage, run it with several seeds and name their axis first in `repeats`."
     )
@@ -222,14 +222,14 @@ def over_rows(view: StudyView) -> list[Block]:
         return []
     head = ["task", *([view.across] if view.across else []), view.compare, f"minus {view.reference}"]
     head += ["95 % interval", "pairs", "rows", "McNemar"]
-    told = (
+    explanation = (
         "Accuracy over pairs and rows: both are resampled, so that the interval also holds for other rows like these; "
         "for fewer than about ten pairs it is too narrow, as with every bootstrap. "
         "McNemar: in how many pairs the exact test finds a difference between the two models (p below 0.05 after "
         "Holm's correction over the pairs)."
     )
     words = [1, 2] if view.across else [1]
-    return [Heading("Over runs and rows"), Table(head, lines, words=words), Text(told, note=True)]
+    return [Heading("Over runs and rows"), Table(head, lines, words=words), Text(explanation, note=True)]
 
 
 def _right_rows(view: StudyView) -> dict[tuple[str, str, str], dict[str, dict[str, bool]]]:

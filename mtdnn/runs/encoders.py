@@ -160,8 +160,8 @@ def refuse_other_base(encoder: Encoder, checkpoint: Path) -> None:
         return
     place = base.encoder if isinstance(base.encoder, str) else base.encoder.run
     found = f"its adapter was trained over other weights than those that are now at '{place}'"
-    told = f"SHA-256 {base.sha256[:12]}… then, {(encoder.base_sha256 or 'none')[:12]}… now"
-    raise DataError(fault(str(checkpoint), "", f"{found} ({told})", "Put the earlier ones back."))
+    hashes = f"SHA-256 {base.sha256[:12]}… then, {(encoder.base_sha256 or 'none')[:12]}… now"
+    raise DataError(fault(str(checkpoint), "", f"{found} ({hashes})", "Put the earlier ones back."))
 
 
 def _settled_adapter(config: RunConfig, before: EncoderParts, tasks: tuple[str, ...]) -> Adapter | None:

@@ -448,7 +448,7 @@ class Learner(Part):
         """
 
 
-class Teller(Part):
+class Predictor(Part):
     """Logits → prediction records, and what reports, exports and joint predictions need of them.
 
     Class attributes:
@@ -508,7 +508,7 @@ class Teller(Part):
         """
         return {}
 
-    def predicts_with(self, other: Teller) -> bool:
+    def predicts_with(self, other: Predictor) -> bool:
         """Whether rows of this task can be used for the other one: the same number of texts, read in the same way."""
         alike = type(other) is type(self) or (self.same_rows is not None and self.same_rows == other.same_rows)
         return alike and len(other.task.inputs) == len(self.task.inputs)
@@ -525,7 +525,7 @@ class Teller(Part):
         return Counter(map(str, answers)).most_common(1)[0][0]
 
 
-class TaskType(Format, Learner, Teller):
+class TaskType(Format, Learner, Predictor):
     """One task with its type: rows → labels → loss → predictions.
 
     The trainer, the collator, evaluation, reports and regularizers call these methods; none depends on a specific type.

@@ -19,7 +19,7 @@ from mtdnn.errors import Fault, unknown
 from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.rows.example import UNLABELLED, Example, RowError
-from mtdnn.task_types.base import TASK_TYPES, TaskType, Teller, TokenizeBatch, label_faults, wrong_answer
+from mtdnn.task_types.base import TASK_TYPES, Predictor, TaskType, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
@@ -130,12 +130,12 @@ class Classification(TaskType):
             columns["weight"] = np.array([example.values["weight"] for example in examples], dtype=np.float32)
         return columns
 
-    def predicts_with(self, other: Teller) -> bool:
+    def predicts_with(self, other: Predictor) -> bool:
         """As for every type; rows with weights have a column that other tasks do not read."""
         return self._has_weights(self) == self._has_weights(other) and super().predicts_with(other)
 
     @staticmethod
-    def _has_weights(task_type: Teller) -> bool:
+    def _has_weights(task_type: Predictor) -> bool:
         return bool(task_type.task.options.get("row_weights", False))
 
     def parse_label(self, text: str) -> str:
@@ -214,7 +214,7 @@ class Classification(TaskType):
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def soft_label(self, record: Mapping[str, Any]) -> list[float]:
         """The probability of each label, in the order of this task's labels."""

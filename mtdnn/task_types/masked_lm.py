@@ -254,7 +254,7 @@ class MaskedLM(TaskType):
         sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tokens in the order of the text; `scores` is for `perplexity`."""

@@ -197,7 +197,7 @@ class Multilabel(TaskType):
         """
         return losses.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of names in the task's order; `scores` the probability of each label."""

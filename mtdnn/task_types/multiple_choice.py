@@ -117,7 +117,7 @@ class MultipleChoice(Ranking):
             for first, second, choice in texts
         ]
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
         """`prediction`: the text of the best choice; `label`: that of the correct one, or a list with `several`.

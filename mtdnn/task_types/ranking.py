@@ -268,7 +268,7 @@ class Ranking(TaskType):
             return losses.symmetric_kl_per_example(logits_p, logits_q)
         return losses.kl_per_example(logits_q, logits_p)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction`: candidate names, the best first; `label`: name → relevance; `scores`: name → probability."""

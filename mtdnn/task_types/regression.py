@@ -120,7 +120,7 @@ class Regression(TaskType):
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         return losses.squared_difference(logits_p, logits_q)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def soft_label(self, record: Mapping[str, Any]) -> list[float]:
         """The teacher's number."""

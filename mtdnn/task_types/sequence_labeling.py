@@ -220,7 +220,7 @@ class SequenceLabeling(TaskType):
         sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tags, one per word; a word without a token gets the tag "O"."""

@@ -251,7 +251,7 @@ class Span(TaskType):
         sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
         return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
 
-    # Teller: logits → records, and what reports need of them.
+    # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` is the answer's text, "" for none; `answers` the best answers; `label` the accepted texts.

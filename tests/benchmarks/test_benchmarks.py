@@ -39,7 +39,7 @@ def test_every_round_runs_all_ways_and_begins_with_another():
     assert rounds == {"a": [4, 9], "b": [5, 7], "c": [6, 8]}
 
 
-def test_numbers_are_told_as_a_median_with_its_spread():
+def test_numbers_are_reported_as_a_median_with_its_spread():
     assert median_and_spread([3.0, 1.0, 2.0]) == "2.00 (1.00–3.00)"
     assert median_and_spread([1234.5], 0) == "1,234"
     assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
@@ -107,7 +107,7 @@ def test_batches_for_memory_are_full_and_the_same_in_every_process():
     np.testing.assert_equal(memory.random_batches(10, 4, steps=1), batches[:1])
 
 
-def test_memory_is_told_relative_to_the_plain_loop():
+def test_memory_is_reported_relative_to_the_plain_loop():
     mebibyte = 2**20
     rounds = {
         "plain": [{"before": 100 * mebibyte, "peak": 300 * mebibyte}],
@@ -117,7 +117,7 @@ def test_memory_is_told_relative_to_the_plain_loop():
     assert lines[2].split() == ["mtdnn", "100", "150", "0.50", "50", "0.25"]
 
 
-def test_prepro_is_told_relative_to_the_tokenizer_and_to_fewer_rows():
+def test_prepro_is_reported_relative_to_the_tokenizer_and_to_fewer_rows():
     few = {"tokenizers": [(2.0, 2**20)], "prepro": [(1.0, 2**22)]}
     assert prepro.report(few, 100).splitlines()[-1] == "prepro / tokenizers: 2.00"
     many = {"prepro": [(12.0, 2**23)]}
@@ -180,7 +180,7 @@ def test_an_epoch_takes_its_tokens_at_the_median_rate():
     assert line.split() == ["plain", "3", "4.0", "50", "32.4%", "10.0", "3"]
 
 
-def test_the_table_of_training_tells_memory_where_there_is_any():
+def test_the_table_of_training_reports_memory_where_there_is_any():
     rounds = {"plain float32": [train_throughput.Speed(10, 100, 1.0)]}
     rates = {"float32": 6e4, "bf16": 1.0}
     assert train_throughput.report(rounds, 10, rates).splitlines()[1].split()[-2:] == ["1.00", "10%"]

@@ -41,6 +41,6 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in STUDIES}), ids=lambda path: path.name)
-def test_a_study_tells_what_it_is_and_how_to_run_it(folder: Path) -> None:
+def test_a_study_reports_what_it_is_and_how_to_run_it(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"{folder.name}/{path.name}" in text for path in STUDIES if path.parent == folder)

@@ -209,13 +209,13 @@ def test_a_metric_is_refused_by_check_or_can_be_computed(name: str, more: dict[s
     records = case.predictions(case.model(), tune=True)
     assert case.kind.faults(case.task) == []
     for metric in case.kind.metrics:
-        told = case.kind.faults(case.task.model_copy(update={"metrics": (metric,)}))
+        found = case.kind.faults(case.task.model_copy(update={"metrics": (metric,)}))
         if metric == "question_exact_match":  # which asks something of ids, and so of rows
             records = [{**record, "id": f"text-1-{number}"} for number, record in enumerate(records)]
-        if not told:
+        if not found:
             assert set(measured(records, [metric], task_type.task.labels)) == {metric, "rows"}
         else:
-            (fault,) = told
+            (fault,) = found
             assert str(fault).startswith(("task: task.metrics: ", "task: task.several: "))
 
 

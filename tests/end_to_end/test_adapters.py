@@ -145,7 +145,7 @@ def test_another_pooling_than_a_checkpoint_was_trained_with_is_refused(run: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("adapter: lorra", r"run.yml:2: adapter: unknown adapter 'lorra'.*Did you mean 'lora'"),
         ("adapter: {name: lora, rank: 0}", r"run.yml:2: adapter.rank: .*greater than or equal to 1"),
@@ -155,10 +155,10 @@ def test_another_pooling_than_a_checkpoint_was_trained_with_is_refused(run: Path
     ],
 )
 def test_check_refuses_a_bad_adapter_with_its_line(
-    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, reported: str
 ) -> None:
     path = tmp_path / "run.yml"
     path.write_text(f"tasks: {demo.tasks}\n{text}\ndata: {demo.prepared}\nencoder: {demo.encoder}\noutput: out\n")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reported):
         train(path)
     assert main(["check", str(demo.tasks), "--run", str(path), "--data", str(demo.data)]) == 2

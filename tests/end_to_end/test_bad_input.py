@@ -112,13 +112,13 @@ class Case:
         name: what is bad.
         spoil: makes it so, in the world that is the current folder.
         command: words after `mtdnn`, in one text or, where one holds a space, in a list.
-        told: what must be among the lines told.
+        reported: what must be among the lines reported.
     """
 
     name: str
     spoil: object
     command: str | list[str]
-    told: str
+    reported: str
 
 
 class ForPairs(Regularizer):
@@ -835,14 +835,14 @@ CASES = [*DEFINITIONS, *ROWS, *RUNS, *RESULTS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_input_is_told_and_nothing_is_lost(case, world, capsys):
+def test_a_bad_input_is_reported_and_nothing_is_lost(case, world, capsys):
     case.spoil()
     before = files_below(world)
     words = case.command.split() if isinstance(case.command, str) else case.command
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert case.told in told
-    assert "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert case.reported in reported
+    assert "Traceback" not in reported
     assert files_below(world) == before
 
 
@@ -872,13 +872,13 @@ def files_no_larger_than(size):
         ("embed runs/first --input data/pairs/dev.tsv --output v.parquet", 300, ""),
     ],
 )
-def test_a_full_disk_is_told_and_the_same_command_works_once_there_is_room(world, capsys, command, size, place):
+def test_a_full_disk_is_reported_and_the_same_command_works_once_there_is_room(world, capsys, command, size, place):
     before = files_below(world)
     with files_no_larger_than(size):
         status = main(command.split())
-    told = capsys.readouterr().err
-    assert status == 2, told
-    assert place in told.splitlines()[-1] and "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert status == 2, reported
+    assert place in reported.splitlines()[-1] and "Traceback" not in reported
     assert before.items() <= files_below(world).items()
     again = " --resume" if command.startswith("train") else ""
     assert main((command + again).split()) == 0
@@ -899,8 +899,8 @@ def test_faults_of_definitions_and_rows_come_in_one_report(world, capsys, comman
     append(TRAIN_ROWS, "99\tmaybe\ta\tb\n98\tyes_it_is\t\tb\n")()
     before = files_below(world)
     assert main(command.split()) == 2
-    told = capsys.readouterr().err.splitlines()
-    places = [line.split(": ")[0] for line in told if line.startswith(("tasks.yml", "data"))]
+    reported = capsys.readouterr().err.splitlines()
+    places = [line.split(": ")[0] for line in reported if line.startswith(("tasks.yml", "data"))]
     of_scores = [] if "--tasks" in command else ["tasks.yml:10"]
     assert places == ["tasks.yml:12", *of_scores, f"{TRAIN_ROWS}:13", f"{TRAIN_ROWS}:14"]
     assert files_below(world) == before

@@ -55,11 +55,11 @@ def records(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def test_check_tells_rows_labels_and_batches(answer):
-    told = answer(CHECK)
-    assert "demo_nli/train" in told and "2400" in told
-    assert "contradiction" in told
-    assert ["demo_target", "4"] in [line.split() for line in told.splitlines()]  # 120 rows in batches of 32
+def test_check_reports_rows_labels_and_batches(answer):
+    reported = answer(CHECK)
+    assert "demo_nli/train" in reported and "2400" in reported
+    assert "contradiction" in reported
+    assert ["demo_target", "4"] in [line.split() for line in reported.splitlines()]  # 120 rows in batches of 32
 
 
 def test_a_second_prepro_changes_nothing(answer, world):
@@ -89,20 +89,20 @@ def test_every_reported_metric_can_be_scored_from_its_predictions(answer, world)
         names = [name for name in reported if name != "rows"]
         path = world / "run" / "predictions" / f"{task}.dev.jsonl"
         assert compute(names, records(path)) == {name: reported[name] for name in names}
-        told = dict(line.split() for line in answer(f"score {path} --metrics {','.join(names)}").splitlines())
-        assert told == {**{name: f"{reported[name]:.4f}" for name in names}, "rows": str(reported["rows"])}
+        printed = dict(line.split() for line in answer(f"score {path} --metrics {','.join(names)}").splitlines())
+        assert printed == {**{name: f"{reported[name]:.4f}" for name in names}, "rows": str(reported["rows"])}
 
 
 def test_evaluate_gives_the_results_of_the_run_again(answer, world):
     before = json.loads((world / "run" / "results.json").read_text())
-    told = answer("evaluate run --tasks demo_nli --split dev")
+    reported = answer("evaluate run --tasks demo_nli --split dev")
     assert json.loads((world / "run" / "results.json").read_text())["demo_nli"] == before["demo_nli"]
-    assert f"{before['demo_nli']['dev']['accuracy']:.4f}" in told
+    assert f"{before['demo_nli']['dev']['accuracy']:.4f}" in reported
 
 
 def test_several_tasks_are_predicted_in_one_command_and_only_the_first_has_labels(answer, world):
-    told = answer("predict run --task demo_nli,demo_target --input data/demo_nli/dev.tsv --output out.jsonl")
-    assert told.splitlines() == [
+    reported = answer("predict run --task demo_nli,demo_target --input data/demo_nli/dev.tsv --output out.jsonl")
+    assert reported.splitlines() == [
         "400 predictions of demo_nli: out.demo_nli.jsonl",
         "400 predictions of demo_target: out.demo_target.jsonl",
     ]
@@ -160,11 +160,11 @@ def test_rows_without_labels_get_the_same_predictions(answer, world):
 
 
 def test_embed_writes_one_vector_per_row(answer):
-    told = answer("embed run --input data/demo_nli/dev.tsv --output vectors.parquet")
+    reported = answer("embed run --input data/demo_nli/dev.tsv --output vectors.parquet")
     read = pyarrow.parquet.read_table("vectors.parquet")
     assert read["id"].to_pylist() == [f"dev-{number}" for number in range(400)]
     assert np.isfinite(np.stack(read["vector"].to_pylist())).all()
-    assert told.startswith("400 vectors of ")
+    assert reported.startswith("400 vectors of ")
 
 
 def test_an_exported_model_gives_the_same_probabilities(answer, world):

@@ -98,8 +98,8 @@ def test_its_prepared_rows_are_unchanged_to_prepro(old, caplog):
             )
             == 0
         )
-    told = [line for line in caplog.messages if "rows" in line and "no rows for this split" not in line]
-    assert len(told) == 4 and all(line.endswith("(unchanged)") for line in told)
+    reported = [line for line in caplog.messages if "rows" in line and "no rows for this split" not in line]
+    assert len(reported) == 4 and all(line.endswith("(unchanged)") for line in reported)
     assert {path: time for path, time in files_of("prepared").items() if path.name != ".lock"} == before
 
 

@@ -107,11 +107,11 @@ def test_token_segment_and_label_ids_are_those_it_documents(folder: Path, task: 
         assert columns["label"].tolist() == pytest.approx([LABELS[task][number]])
 
 
-def test_check_tells_each_translated_key_once(folder: Path, capsys) -> None:
+def test_check_reports_each_translated_key_once(folder: Path, capsys) -> None:
     assert main(["check", str(folder / "glue_task_def.yml"), "--data", str(folder / "data")]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if " is read as " in line]
-    assert f"{folder}/glue_task_def.yml: single.dropout_p: 0.05 is read as dropout: 0.05" in told
-    assert len(told) == len(set(told))
+    reported = [line for line in capsys.readouterr().err.splitlines() if " is read as " in line]
+    assert f"{folder}/glue_task_def.yml: single.dropout_p: 0.05 is read as dropout: 0.05" in reported
+    assert len(reported) == len(set(reported))
 
 
 def test_rows_of_squad_are_read_as_its_preparation_writes_them(folder: Path, tmp_path: Path, capsys) -> None:

@@ -99,7 +99,7 @@ def test_a_mean_over_tasks_with_a_metric_without_a_range_is_refused_by_check_and
     values = {**demo.run_values(tmp_path / "run", tasks=str(tasks), select_by="mean"), "optimizer": {"lr": 1e-3}}
     values.pop("optimizer.lr")
     run.write_text(yaml.safe_dump(values))
-    told = (
+    reported = (
         f": select_by: mean, but {module}.half of demo_nli has no range to compare it with others. "
         "Give select_by: a task's name, or a range to the metric: @metric(…, range=(0, 100))."
     )
@@ -108,11 +108,11 @@ def test_a_mean_over_tasks_with_a_metric_without_a_range_is_refused_by_check_and
     for command in (["check", str(tasks), "--run", str(run)], ["train", str(run)]):
         assert main(command) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "select_by" in line]
-        assert line.startswith(str(run)) and line.endswith(told)
+        assert line.startswith(str(run)) and line.endswith(reported)
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "reported"),
     [
         (
             "{}.bare",
@@ -121,9 +121,9 @@ def test_a_mean_over_tasks_with_a_metric_without_a_range_is_refused_by_check_and
         ("{}.halve", "demo_nli.metrics: cannot import metric 'own_metrics.halve'"),
     ],
 )
-def test_a_path_that_leads_to_no_metric_is_told_by_check(
-    demo: Demo, module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+def test_a_path_that_leads_to_no_metric_is_reported_by_check(
+    demo: Demo, module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, reported: str
 ) -> None:
     tasks = tasks_with(demo, tmp_path / "tasks.yml", ["accuracy", word.format(module)])
     assert main(["check", str(tasks)]) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err

@@ -209,7 +209,7 @@ def test_its_options_are_checked_as_ours_are(site, tmp_path, project):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         ("one = 1\nraise RuntimeError('no luck')\n", "{file}:2: RuntimeError: no luck"),
         (
@@ -224,14 +224,14 @@ def test_its_options_are_checked_as_ours_are(site, tmp_path, project):
         ),
     ],
 )
-def test_a_broken_package_is_an_error_of_ours_that_names_it(site, project, code, told):
+def test_a_broken_package_is_an_error_of_ours_that_names_it(site, project, code, reported):
     install(site, "broken_of_test", code, package="Broken.Plug-ins")
     done = python(site, "-m", "mtdnn", "check", str(project.definitions))
     file = site / "broken_of_test.py"
     assert (done.returncode, done.stderr) == (
         2,
         f"package Broken.Plug-ins: its entry point 'plug_ins = broken_of_test' cannot be imported: "
-        f"{told.format(file=file)}. Update the package, or uninstall it.\n",
+        f"{reported.format(file=file)}. Update the package, or uninstall it.\n",
     )
     assert python(site, "-m", "mtdnn", "--help").returncode == 0
 

@@ -146,8 +146,8 @@ def test_a_run_is_not_resumed_on_other_rows(demo: Demo, tmp_path: Path) -> None:
     rows.write_text("".join(before.splitlines(keepends=True)[1:]), encoding="utf-8")
     prepare(task, data=data, encoder=demo.encoder, out=prepared, num_workers=1)
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    told = r"prepared/demo_nli: the train rows differ from those .*step-3 was trained on \(20 then, 20 now\)\. Undo"
-    with pytest.raises(DataError, match=told):
+    reported = r"prepared/demo_nli: the train rows differ from those .*step-3 was trained on \(20 then, 20 now\)\. Undo"
+    with pytest.raises(DataError, match=reported):
         train(config, resume=True, progress=False)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     rows.write_text(before, encoding="utf-8")
@@ -169,8 +169,8 @@ def test_gradients_that_are_logged_change_nothing_but_the_log(demo: Demo, unbrok
 
 def test_a_folder_that_another_process_trains_in_is_left_alone(demo: Demo, tmp_path: Path) -> None:
     values = demo.run_values(tmp_path / "run", train=["demo_nli"], max_steps=2)
-    told = "run: another mtdnn train is writing here"
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(DataError, match=told):
+    reported = "run: another mtdnn train is writing here"
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(DataError, match=reported):
         train(load_run_config(None, values), resume=True, progress=False)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     train(load_run_config(None, values), progress=False)

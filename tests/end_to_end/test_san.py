@@ -98,7 +98,7 @@ def test_heads_of_an_earlier_run_are_kept_where_they_are_of_the_same_kind(values
     assert isinstance(model.heads["a_classification"], PooledHead)
 
 
-def test_texts_in_memory_are_told_apart_too(values: dict[str, Any]) -> None:
+def test_texts_in_memory_are_distinguished_too(values: dict[str, Any]) -> None:
     run = open_run(values["output"])
     pairs = [("Rain.", "It rained all night."), ("It rained all night.", "Rain.")]
     scores = [record["scores"] for record in run.predict("a_classification", pairs)["a_classification"]]

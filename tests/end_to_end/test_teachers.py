@@ -118,7 +118,7 @@ def test_weight_0_is_the_run_without_soft_labels_and_a_block_does_what_the_run_d
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (
             "--distill.demo_nli.from {short}",
@@ -131,7 +131,7 @@ def test_weight_0_is_the_run_without_soft_labels_and_a_block_does_what_the_run_d
     ],
 )
 def test_faults_of_the_user_are_status_2_and_leave_no_run(
-    demo: Demo, folder: Path, capsys: pytest.CaptureFixture[str], words: str, told: str
+    demo: Demo, folder: Path, capsys: pytest.CaptureFixture[str], words: str, reported: str
 ) -> None:
     places = {"short": folder / "short.jsonl", "other": folder / "one.demo_similarity.jsonl"}
     lines = (folder / "one.demo_nli.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -140,12 +140,12 @@ def test_faults_of_the_user_are_status_2_and_leave_no_run(
         f"--tasks {demo.tasks} --data {demo.prepared} --encoder {demo.encoder} --output {folder}/none --train demo_nli"
     )
     assert main(["train", *run.split(), *words.format(**places).split()]) == 2
-    assert told.format(**places) in capsys.readouterr().err
+    assert reported.format(**places) in capsys.readouterr().err
     assert not (folder / "none").exists()
 
 
 @pytest.mark.parametrize(
-    ("distill", "told"),
+    ("distill", "reported"),
     [
         ({"demo_nli": {"from": "{folder}/one.demo_nli.jsonl"}}, []),
         ({"demo_nli": {"from": "{folder}/none.jsonl"}}, ["{folder}/none.jsonl: cannot be read: "]),
@@ -160,16 +160,16 @@ def test_faults_of_the_user_are_status_2_and_leave_no_run(
     ],
 )
 def test_check_reads_the_files_of_soft_labels(
-    demo: Demo, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], distill: Any, told: list[str]
+    demo: Demo, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], distill: Any, reported: list[str]
 ) -> None:
     (folder / "broken.jsonl").write_text("[]\n", encoding="utf-8")
     rest = f"tasks: {demo.tasks}\ndata: {demo.prepared}\n"
     block = yaml.safe_dump({"distill": distill}).replace("{folder}", str(folder))
     (tmp_path / "run.yml").write_text(f"{rest}{block}encoder: {demo.encoder}\noutput: none\n", encoding="utf-8")
-    assert main(["check", str(demo.tasks), "--run", str(tmp_path / "run.yml")]) == (2 if told else 0)
+    assert main(["check", str(demo.tasks), "--run", str(tmp_path / "run.yml")]) == (2 if reported else 0)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) >= len(told)
-    for expected in told:
+    assert len(lines) >= len(reported)
+    for expected in reported:
         assert any(expected.replace("{folder}", str(folder)) in line for line in lines), lines
 
 

@@ -128,9 +128,11 @@ def test_a_task_file_names_code_only_where_it_is_trusted(
     for words in (check, prepro, ["train", str(run)]):
         if key == "regularizer" and words[0] == "prepro":
             continue  # rows are prepared without one
-        told = refusal(capsys, words)
-        assert f"{tasks}:{line}: demo_nli.{key}: " in told and f"'{path}' is code that would be imported" in told
-        assert "add --trust, or trust=True in Python" in told
+        reported = refusal(capsys, words)
+        assert (
+            f"{tasks}:{line}: demo_nli.{key}: " in reported and f"'{path}' is code that would be imported" in reported
+        )
+        assert "add --trust, or trust=True in Python" in reported
         assert not imported.exists()
     assert main([*check, "--trust"]) == 0
     assert imported.exists() and not is_trusted()
@@ -147,8 +149,10 @@ def test_a_run_names_code_only_where_it_is_trusted(
     run = run_file(demo, tmp_path, **{key: IN_RUNS[key]})
     path = IN_RUNS[key]["name"] if isinstance(IN_RUNS[key], dict) else IN_RUNS[key]
     for words in (["train", str(run)], ["check", str(demo.tasks), "--run", str(run)]):
-        told = refusal(capsys, words)
-        assert f"{run}:" in told and f"'{path}' is code that would be imported" in told and "--trust" in told
+        reported = refusal(capsys, words)
+        assert (
+            f"{run}:" in reported and f"'{path}' is code that would be imported" in reported and "--trust" in reported
+        )
     with pytest.raises(mtdnn.ConfigError, match="trust=True"):
         mtdnn.train(run, progress=False)
     assert not imported.exists()
@@ -175,8 +179,8 @@ def test_the_folder_of_a_stranger_s_run_is_opened_without_its_code(
         ["embed", str(run), "--input", rows, "--output", str(tmp_path / "out.parquet")],
         ["export", str(run), "--task", "demo_nli", "--output", str(tmp_path / "exported")],
     ):
-        told = refusal(capsys, words)
-        assert f"{run}/tasks.yml:" in told and "'strange." in told and "--trust" in told
+        reported = refusal(capsys, words)
+        assert f"{run}/tasks.yml:" in reported and "'strange." in reported and "--trust" in reported
         assert not imported.exists()
     assert main(["report", str(run)]) == 0
     assert not imported.exists()
@@ -211,8 +215,8 @@ def test_a_study_trusts_its_axes_and_the_processes_of_its_cells_alike(
         "stages": {"only": {"axes": {"method": {"strange": {"regularizer": "strange.RDrop"}}}}},
     }
     path = written(tmp_path / "study.yml", study)
-    told = refusal(capsys, ["study", str(path)])
-    assert "'strange.RDrop' is code that would be imported" in told and not imported.exists()
+    reported = refusal(capsys, ["study", str(path)])
+    assert "'strange.RDrop' is code that would be imported" in reported and not imported.exists()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(imported.parent), str(REPOSITORY))))
     assert main(["study", str(path), "--trust"]) == 0
     assert imported.exists()
@@ -242,8 +246,8 @@ def test_pickled_weights_of_an_encoder_are_loaded_only_where_they_are_trusted(
     (encoder / "model.safetensors").unlink()
     torch.save(model.state_dict(), encoder / "pytorch_model.bin")
     run = run_file(demo, tmp_path, encoder=str(encoder))
-    told = refusal(capsys, ["train", str(run)])
-    assert "weights cannot be loaded" in told and "pytorch_model.bin" in told and "add --trust" in told
+    reported = refusal(capsys, ["train", str(run)])
+    assert "weights cannot be loaded" in reported and "pytorch_model.bin" in reported and "add --trust" in reported
     assert main(["train", str(run), "--trust"]) == 0
 
 
@@ -282,11 +286,11 @@ def test_control_characters_of_rows_and_names_are_shown_and_not_sent(
     shown = capsys.readouterr()
     assert f"{SHOWN}: 3 (100.0%)" in shown.out
     written(tasks, {"colours": {**block, "splits": {"train": "train", "dev": "dev"}}})
-    told = refusal(capsys, ["check", str(tasks), "--data", str(rows.parent)])
-    assert len([line for line in told.splitlines() if "x1bblue" in line]) == 1
+    reported = refusal(capsys, ["check", str(tasks), "--data", str(rows.parent)])
+    assert len([line for line in reported.splitlines() if "x1bblue" in line]) == 1
     monkeypatch.setattr("mtdnn.cli.main.COMMANDS", {"check": _logs})
     assert main(["check"]) == 0
-    for text in (*shown, told, capsys.readouterr().err):
+    for text in (*shown, reported, capsys.readouterr().err):
         assert not {"\x1b", "\x9b", "\u202e"} & set(text)
 
 

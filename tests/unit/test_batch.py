@@ -15,7 +15,7 @@ def test_a_batch_moves_to_a_device_without_its_mask():
     assert batch.extras["sequences"].device.type == "meta"
 
 
-def test_the_second_text_is_told_on_the_device_of_the_segments():
+def test_the_second_text_is_reported_on_the_device_of_the_segments():
     mask = torch.tensor([[True, True], [True, False]])
     inputs = {"input_ids": torch.zeros(2, 2, dtype=torch.long), "mask": mask}
     batch = Batch("rte", inputs, None, ["a", "b"], extras={"segments": torch.tensor([[0, 1], [1, 1]])})

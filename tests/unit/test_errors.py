@@ -38,7 +38,7 @@ def test_empty_parts_leave_no_punctuation_behind(parts, line):
     assert str(fault(*parts)) == line
 
 
-def test_several_faults_are_one_error_told_line_by_line():
+def test_several_faults_are_one_error_reported_line_by_line():
     error = ConfigError(["first", "second"])
     assert error.lines == ("first", "second")
     assert str(error) == "first\nsecond"
@@ -86,7 +86,7 @@ def test_an_unknown_word_lists_the_known_ones():
         RuntimeError("basic_ios::clear: iostream error"),  # torch 2.13, to a file of limited size
     ],
 )
-def test_a_full_disk_is_known_whoever_tells_it(error):
+def test_a_full_disk_is_known_whoever_reports_it(error):
     assert is_full_disk(error)
 
 

@@ -44,7 +44,7 @@ def test_a_second_object_of_the_same_name_is_refused(colours):
         colours.register("red")("OTHER")
 
 
-def test_an_unknown_name_is_told_with_its_place_and_the_known_names(colours):
+def test_an_unknown_name_is_reported_with_its_place_and_the_known_names(colours):
     with pytest.raises(ConfigError) as caught:
         colours.get("bluue", where="a.yml:3", key="paint")
     assert str(caught.value) == "a.yml:3: paint: unknown colour 'bluue'; known: blue, red. Did you mean 'blue'?"
@@ -57,7 +57,7 @@ def test_a_dotted_name_is_imported(colours):
 
 
 @pytest.mark.parametrize("path", ["no_such_module_anywhere.Red", "pathlib.NoSuchThing"])
-def test_a_dotted_name_that_leads_nowhere_is_told(colours, path):
+def test_a_dotted_name_that_leads_nowhere_is_reported(colours, path):
     with pytest.raises(ConfigError, match=rf"a.yml:3: cannot import colour '{path}': .*Known by name: blue, red"):
         colours.get(path, where="a.yml:3")
 
@@ -140,7 +140,7 @@ def test_a_dotted_name_of_the_right_kind_is_taken(shapes):
         (f"{__name__}.stone", f"an object of the class {__name__}.Stone"),
     ],
 )
-def test_a_dotted_name_of_another_kind_is_told_with_what_is_expected(shapes, path, what):
+def test_a_dotted_name_of_another_kind_is_reported_with_what_is_expected(shapes, path, what):
     expected = f"a class derived from {__name__}.Shape"
     assert told_of(shapes, path) == f"a.yml:3: it: '{path}' is {what}; expected {expected}. Known by name: square."
 
@@ -148,7 +148,7 @@ def test_a_dotted_name_of_another_kind_is_told_with_what_is_expected(shapes, pat
 @pytest.mark.parametrize(
     ("name", "lacking"), [("Shape", "name, area or outline, corners"), ("Blob", "area or outline, corners")]
 )
-def test_a_class_that_lacks_what_all_have_is_told_with_what_it_lacks(shapes, name, lacking):
+def test_a_class_that_lacks_what_all_have_is_reported_with_what_it_lacks(shapes, name, lacking):
     found = f"'{__name__}.{name}' does not define {lacking}; every shape has to"
     assert told_of(shapes, f"{__name__}.{name}") == f"a.yml:3: it: {found}. Known by name: square."
 
@@ -168,7 +168,7 @@ def test_a_function_that_takes_other_arguments_is_refused():
 
 
 @pytest.mark.parametrize("path", [".Red", "...", "pathlib."])
-def test_a_dotted_name_with_nothing_beside_a_dot_is_told(colours, path):
+def test_a_dotted_name_of_nothing_but_a_dot_is_reported(colours, path):
     found = "a name before or after a dot is missing; expected package.module.Name. Add it."
     assert told_of(colours, path) == f"a.yml:3: it: cannot import colour '{path}': {found} Known by name: blue, red."
 
@@ -183,12 +183,12 @@ def test_a_dotted_name_with_nothing_beside_a_dot_is_told(colours, path):
         ("import sys\nsys.no_such_thing\n", 2, "AttributeError: module 'sys' has no attribute 'no_such_thing'"),
     ],
 )
-def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatch, code, line, raised):
+def test_a_module_that_fails_is_reported_with_its_line(colours, tmp_path, monkeypatch, code, line, raised):
     (tmp_path / "broken_plug_in.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     found = f"cannot import colour 'broken_plug_in.Red': {tmp_path / 'broken_plug_in.py'}:{line}: {raised}"
-    told = told_of(colours, "broken_plug_in.Red")
-    assert told == f"a.yml:3: it: {found}. Fix the module. Known by name: blue, red."
+    reported = told_of(colours, "broken_plug_in.Red")
+    assert reported == f"a.yml:3: it: {found}. Fix the module. Known by name: blue, red."
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,6 @@ def test_a_module_that_fails_is_told_with_its_line(colours, tmp_path, monkeypatc
         ("json.LogitNorm", "module 'json' has no attribute 'LogitNorm'", "Check the path."),
     ],
 )
-def test_what_is_not_there_is_told_with_what_to_do(colours, path, missing, fix):
-    told = told_of(colours, path)
-    assert told == f"a.yml:3: it: cannot import colour '{path}': {missing}. {fix} Known by name: blue, red."
+def test_what_is_not_there_is_reported_with_what_to_do(colours, path, missing, fix):
+    reported = told_of(colours, path)
+    assert reported == f"a.yml:3: it: cannot import colour '{path}': {missing}. {fix} Known by name: blue, red."

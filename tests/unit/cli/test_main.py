@@ -62,7 +62,7 @@ def test_a_name_that_looks_like_a_number_stays_a_name():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ([], "mtdnn sample: the following arguments are required: run. See mtdnn sample --help."),
         (["a", "--tasks"], "mtdnn sample: argument --tasks: expected one argument. See mtdnn sample --help."),
@@ -72,22 +72,24 @@ def test_a_name_that_looks_like_a_number_stays_a_name():
         ),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(words, told):
-    assert fault_of(call_arguments, sample, words) == told
+def test_wrong_flags_are_reported_in_one_line(words, reported):
+    assert fault_of(call_arguments, sample, words) == reported
 
 
-def test_a_value_of_the_wrong_type_is_told_in_one_line():
-    told = fault_of(call_arguments, sample, ["a", "--workers", "many"])
-    assert told.startswith("mtdnn sample: ") and "workers" in told and "many" in told and "\n" not in told
+def test_a_value_of_the_wrong_type_is_reported_in_one_line():
+    reported = fault_of(call_arguments, sample, ["a", "--workers", "many"])
+    assert (
+        reported.startswith("mtdnn sample: ") and "workers" in reported and "many" in reported and "\n" not in reported
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_tells_its_arguments(name, capsys):
+def test_every_command_reports_its_arguments(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])
     assert stopped.value.code == 0
-    told = capsys.readouterr().out
-    assert f"usage: mtdnn {name}" in told and "Annotated" not in told
+    reported = capsys.readouterr().out
+    assert f"usage: mtdnn {name}" in reported and "Annotated" not in reported
 
 
 # -- flags of a run ------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def overrides(*words):
     return run_arguments(COMMANDS["train"], words)["overrides"]
 
 
-def test_a_run_file_and_flags_are_told_apart():
+def test_a_run_file_and_flags_are_distinguished():
     found = run_arguments(COMMANDS["train"], ["run.yml", "--resume", "--optimizer.lr", "3e-5"])
     assert found == {"run": "run.yml", "resume": True, "trust": False, "overrides": {"optimizer.lr": 3e-5}}
 
@@ -135,18 +137,18 @@ def test_a_plug_in_and_its_options_may_come_in_any_order():
     assert config.mixing.name == "temperature"
 
 
-def test_a_misspelt_key_of_a_run_is_told_with_the_nearest():
-    told = fault_of(run_arguments, COMMANDS["train"], ["--optimzer.lr", "1"])
-    assert told.endswith("See mtdnn train --help. Did you mean '--optimizer.lr'?")
+def test_a_misspelt_key_of_a_run_is_reported_with_the_nearest():
+    reported = fault_of(run_arguments, COMMANDS["train"], ["--optimzer.lr", "1"])
+    assert reported.endswith("See mtdnn train --help. Did you mean '--optimizer.lr'?")
 
 
-def test_a_value_that_is_no_yaml_is_told_by_its_flag():
-    told = fault_of(run_arguments, COMMANDS["train"], ["--mixing", "{name: x"])
-    assert told == "--mixing: '{name: x' is not valid YAML. Put it in quotes if it is text."
+def test_a_value_that_is_no_yaml_is_reported_by_its_flag():
+    reported = fault_of(run_arguments, COMMANDS["train"], ["--mixing", "{name: x"])
+    assert reported == "--mixing: '{name: x' is not valid YAML. Put it in quotes if it is text."
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--regularizer", ""], "--regularizer: '' is not a value. Give a value, or none to turn it off."),
         (["--regularizer="], "--regularizer: '' is not a value. Give a value, or none to turn it off."),
@@ -159,8 +161,8 @@ def test_a_value_that_is_no_yaml_is_told_by_its_flag():
         (["--subset.rte.rows", "# all"], "--subset.rte.rows: '# all' is not a value. Give a value."),
     ],
 )
-def test_a_flag_with_nothing_in_it_is_refused(words, told):
-    assert fault_of(overrides, *words) == told
+def test_a_flag_with_nothing_in_it_is_refused(words, reported):
+    assert fault_of(overrides, *words) == reported
 
 
 @pytest.mark.parametrize("word", ["null", "~", " null "])
@@ -211,11 +213,11 @@ def test_an_interruption_is_status_130(command, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_full_disk_is_told_with_its_place(command, capsys):
+def test_a_full_disk_is_reported_with_its_place(command, capsys):
     command(fails(OSError(errno.ENOSPC, "No space left on device", "runs/a/best")))
     assert main(["sample"]) == 2
-    told = capsys.readouterr().err
-    assert told == "runs/a/best: no space left on the disk. Free disk space, then run the same command again.\n"
+    reported = capsys.readouterr().err
+    assert reported == "runs/a/best: no space left on the disk. Free disk space, then run the same command again.\n"
 
 
 @pytest.mark.parametrize(
@@ -246,8 +248,8 @@ def test_an_unknown_command_names_the_nearest(capsys):
 
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"\n  {name} " in told for name in COMMANDS)
+    reported = capsys.readouterr().out
+    assert all(f"\n  {name} " in reported for name in COMMANDS)
 
 
 def test_no_words_at_all_are_a_fault_that_shows_the_help(capsys):
@@ -256,10 +258,10 @@ def test_no_words_at_all_are_a_fault_that_shows_the_help(capsys):
 
 
 def test_what_the_package_logs_goes_to_stderr_while_a_command_runs(command, capsys):
-    command(lambda: logging.getLogger("mtdnn.somewhere").info("told"))
+    command(lambda: logging.getLogger("mtdnn.somewhere").info("reported"))
     assert main(["sample"]) == 0
-    assert capsys.readouterr().err == "told\n"
-    logging.getLogger("mtdnn.somewhere").info("not told")
+    assert capsys.readouterr().err == "reported\n"
+    logging.getLogger("mtdnn.somewhere").info("not reported")
     assert capsys.readouterr().err == ""
 
 
@@ -280,15 +282,15 @@ def test_names_are_separated_by_commas():
 
 
 def test_an_output_that_cannot_be_written_is_found_out_before_the_work(tmp_path):
-    def told(name):
+    def reported(name):
         with pytest.raises(ConfigError) as caught:
             output_file(str(tmp_path / name), suffixes=(".jsonl",))
         return str(caught.value)
 
     (tmp_path / "folder.jsonl").mkdir()
-    assert "does not end in .jsonl. Rename it." in told("out.json")
-    assert "there is no writable folder" in told("none/out.jsonl")
-    assert "is a folder. Choose another place." in told("folder.jsonl")
+    assert "does not end in .jsonl. Rename it." in reported("out.json")
+    assert "there is no writable folder" in reported("none/out.jsonl")
+    assert "is a folder. Choose another place." in reported("folder.jsonl")
     assert output_file(str(tmp_path / "out.jsonl"), suffixes=(".jsonl",)) == tmp_path / "out.jsonl"
 
 
@@ -369,5 +371,5 @@ def test_what_may_be_our_own_mistake_keeps_its_traceback(monkeypatch, error):
 
 def test_a_path_that_is_too_long_is_one_line(capsys):
     assert main(["export", "run", "--task", "nli", "--output", "x" * 5000]) == 2
-    told = capsys.readouterr().err
-    assert "File name too long" in told and len(told) < 500
+    reported = capsys.readouterr().err
+    assert "File name too long" in reported and len(reported) < 500

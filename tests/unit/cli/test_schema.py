@@ -41,7 +41,7 @@ def test_every_field_has_a_description():
         assert [key for key, field in fields_of(model) if not field.description] == []
 
 
-def test_a_table_tells_key_values_default_and_meaning():
+def test_a_table_reports_key_values_default_and_meaning():
     class Inner(BaseModel):
         rate: float = Field(0.5, description="Of change.")
 
@@ -105,10 +105,10 @@ def test_the_schema_lists_the_options_of_each_plug_in_and_no_others():
 
 
 def test_the_help_says_whose_an_option_is():
-    told = dict(option_keys(["optimizer", "schedule"]))
-    assert told["optimizer.betas"] == "adamax, adamw, radam: Decay of the two moments. [[0.9, 0.999]]"
-    assert told["optimizer.momentum"].startswith("sgd: ")
-    assert set(told) == {
+    reported = dict(option_keys(["optimizer", "schedule"]))
+    assert reported["optimizer.betas"] == "adamax, adamw, radam: Decay of the two moments. [[0.9, 0.999]]"
+    assert reported["optimizer.momentum"].startswith("sgd: ")
+    assert set(reported) == {
         *("optimizer.betas", "optimizer.eps", "optimizer.momentum"),
         *("schedule.warmup", "schedule.power", "schedule.cut_fraction", "schedule.ratio"),
     }

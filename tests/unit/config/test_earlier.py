@@ -41,7 +41,7 @@ def test_what_a_user_writes_is_left_to_be_refused():
         assert without_unused({"optimizer": block}) == {"optimizer": block}
 
 
-def test_a_run_yml_of_a_run_is_told_from_a_user_s_file(tmp_path):
+def test_a_run_yml_of_a_run_is_distinguished_from_a_user_s_file(tmp_path):
     block = ", ".join(f"{key}: {value}" for key, value in LINEAR.items())
     text = f"tasks: t\ndata: d\noutput: o\nencoder: e\nschedule: {{{block}}}\n"
     ours, theirs = tmp_path / "run.yml", tmp_path / "mine.yml"

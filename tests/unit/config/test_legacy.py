@@ -1,4 +1,4 @@
-"""The original toolkit's task definitions give the same tasks as ours; every odd key is told."""
+"""The original toolkit's task definitions give the same tasks as ours; every odd key is reported."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def glue_file(folder: Path) -> Path:
     return path
 
 
-def test_a_file_of_that_toolkit_is_told_from_one_of_ours():
+def test_a_file_of_that_toolkit_is_distinguished_from_one_of_ours():
     assert is_legacy({"t": PAIR})
     assert not is_legacy({"t": {"task_type": "classification", "labels": ["a", "b"]}})
     assert not is_legacy(None) and not is_legacy([PAIR]) and not is_legacy({"t": None})
@@ -104,9 +104,9 @@ def test_an_empty_dropout_is_that_of_a_block_without_one(tmp_path):
 
 def test_every_translated_or_meaningless_key_has_one_remark():
     _, remarks = only(split_names=["train", "dev"])
-    told = [remark.split(":")[0] for remark in remarks]
+    reported = [remark.split(":")[0] for remark in remarks]
     same_here = {"labels", "n_class"}  # the labels are taken as they are, and there are n_class of them
-    assert sorted(told) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
+    assert sorted(reported) == sorted(f"t.{key}" for key in [*PAIR, "split_names"] if key not in same_here)
     assert "t.metric_meta: ['ACC'] is read as metrics: ['accuracy']" in remarks
     distill = (
         "t.kd_loss: has no effect on its own; `distill: {from: FILE}` learns from what `mtdnn predict --soft` writes"
@@ -222,7 +222,7 @@ def test_a_san_task_is_one_that_its_type_takes(tmp_path):
     assert task.head.name == "san" and block_faults(task) == []
 
 
-def test_a_task_without_counterpart_is_left_out_and_told():
+def test_a_task_without_counterpart_is_left_out_and_reported():
     blocks, remarks = translate({"a": block(), "b": block(data_format="ClozeChoice", task_type="ClozeChoice")})
     assert list(blocks) == ["a"]
     assert "b: ClozeChoice has no counterpart here; the task is left out" in remarks
@@ -233,7 +233,7 @@ def test_nothing_left_is_a_fault():
         translate({"b": block(task_type="SeqenceGeneration")})
 
 
-def test_all_unreadable_blocks_are_told_at_once():
+def test_all_unreadable_blocks_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         translate({"a": block(data_format="PremiseOnlyy"), "b": block(labels=None, n_class="two")})
     first, second = caught.value.lines

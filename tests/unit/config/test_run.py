@@ -104,11 +104,11 @@ def test_a_run_does_not_change(run):
         ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
     ],
 )
-def test_a_fault_of_a_flag_is_told_by_the_flag(run, overrides, line):
+def test_a_fault_of_a_flag_is_reported_by_the_flag(run, overrides, line):
     assert faults_of(run, overrides)[0].startswith(line)
 
 
-def test_all_faults_of_a_file_are_told_with_their_lines(run):
+def test_all_faults_of_a_file_are_reported_with_their_lines(run):
     run.write_text(RUN.replace("1e-4", "fast").replace("encoder", "encodr") + "checkpoint_every: -5\n")
     assert [line.split(": ")[0] for line in faults_of(run, {})] == ["run.yml", "run.yml:6", "run.yml:9", "run.yml:4"]
 
@@ -120,14 +120,14 @@ def test_a_key_below_a_number_is_refused(run):
     ]
 
 
-def test_without_a_file_missing_keys_are_told():
+def test_without_a_file_missing_keys_are_reported():
     assert faults_of(None, {"tasks": "t.yml", "data": "d", "output": "o"}) == [
         "command line: encoder: is missing. Add it."
     ]
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "reported"),
     [
         ("optimizer.lr", float("inf"), "--optimizer.lr: inf: input should be a finite number"),
         ("optimizer.head_lr", float("inf"), "--optimizer.head_lr: inf: input should be a finite number"),
@@ -138,10 +138,10 @@ def test_without_a_file_missing_keys_are_told():
         ("train", [], "--train: []: is empty; leave it out to train on all tasks"),
     ],
 )
-def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, told: str) -> None:
+def test_numbers_out_of_range_and_no_tasks_are_refused(key: str, value: object, reported: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_run_config(None, {"tasks": "t", "data": "d", "output": "o", "encoder": "e", key: value})
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_a_word_of_execution_is_its_layout_and_flags_change_one_switch(tmp_path):

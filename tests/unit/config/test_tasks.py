@@ -77,7 +77,7 @@ def test_every_key_knows_its_line(tmp_path):
     assert str(task.fault("loss", "unknown")) == f"{tmp_path}/tasks.yml:2: mnli.loss: unknown"
 
 
-def test_a_task_made_in_python_is_told_by_its_name():
+def test_a_task_made_in_python_is_reported_by_its_name():
     task = TaskDef(name="a", task_type="classification")
     assert str(task.fault("loss", "unknown")) == "a: a.loss: unknown"
 
@@ -184,7 +184,7 @@ def test_a_fault_has_its_line(tmp_path, text, line):
     assert line in faults_of(tmp_path, text)
 
 
-def test_faults_of_all_blocks_are_told_at_once(tmp_path):
+def test_faults_of_all_blocks_are_reported_at_once(tmp_path):
     text = "a:\n  task_type: classification\n  dropout: 2\nb:\n  task_type: regression\n  weight: -1\n  max_length: 1\n"
     assert [line.split(":")[1] for line in faults_of(tmp_path, text)] == ["3", "6", "7"]
 

@@ -40,7 +40,7 @@ def test_every_key_knows_its_line():
     assert str(source.where(("b", "c", 1))) == "a.yml:5"
 
 
-def test_a_key_that_is_not_there_stands_where_its_parent_stands():
+def test_a_key_that_is_not_there_has_the_place_of_its_parent():
     source = parse_yaml("a: 1\nb:\n  c: 2\n", path="a.yml")
     assert str(source.where(("b", "missing"))) == "a.yml:2"
     assert str(source.where(("missing",))) == "a.yml"
@@ -78,19 +78,19 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
         (b"a: 1\nb: \x01\n", "a.yml:2: character '\\x01' is not allowed in YAML. Remove it."),
     ],
 )
-def test_a_file_that_is_no_mapping_is_told(tmp_path, content, message):
+def test_a_file_that_is_no_mapping_is_reported(tmp_path, content, message):
     (tmp_path / "a.yml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "a.yml")
     assert message in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(ConfigError, match=r"none.yml: cannot be read: No such file or directory. Check the path."):
         read_yaml(tmp_path / "none.yml")
 
 
-def test_every_fault_of_a_document_is_told_with_its_line():
+def test_every_fault_of_a_document_is_reported_with_its_line():
     assert faults_of("nam: x\ninner:\n  rate: -1\n  rat: 2\nsizes:\n  - 1\n  - two\n") == [
         "a.yml: name: is missing. Add it.",
         "a.yml:3: inner.rate: -1: input should be greater than 0",
@@ -110,23 +110,23 @@ def test_every_fault_of_a_document_is_told_with_its_line():
     ],
 )
 def test_a_mapping_or_list_is_shown_if_it_is_short(value, shown):
-    (told,) = faults_of(f"name: {value}\n")
-    assert told == f"a.yml:1: name: {shown}input should be a valid string"
+    (reported,) = faults_of(f"name: {value}\n")
+    assert reported == f"a.yml:1: name: {shown}input should be a valid string"
 
 
-def test_a_missing_option_is_told_without_what_it_is_missing_from():
+def test_a_missing_option_is_reported_without_what_it_is_missing_from():
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate({"sizes": [1]})
     assert [refusal(detail) for detail in caught.value.errors()] == ["field required"]
 
 
-def test_in_a_union_only_the_member_that_fits_the_value_is_told():
+def test_in_a_union_only_the_member_that_fits_the_value_is_reported():
     assert faults_of("name: x\neither: {rat: 2}\n") == [
         "a.yml:2: either.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?"
     ]
 
 
-def test_a_value_given_as_a_flag_is_told_by_the_flag():
+def test_a_value_given_as_a_flag_is_reported_by_the_flag():
     source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, {("name",): 1}, flags=[("inner", "rate")])
     with pytest.raises(ConfigError) as caught:
         validated(Outer, source.value, source)
@@ -148,7 +148,7 @@ def test_a_value_given_as_a_flag_is_told_by_the_flag():
         ("other", "a.yml"),
     ],
 )
-def test_a_key_that_flags_gave_a_part_of_is_told_by_them(key, place):
+def test_a_key_that_flags_gave_a_part_of_is_reported_by_them(key, place):
     lines = {("penalty",): 2, ("penalty", "weight"): 3}
     flags = [("penalty", "size", "relative"), ("sampler", "tau"), ("sampler", "rate")]
     assert str(YamlSource("a.yml", {}, lines, flags).where(tuple(key.split(".")))) == place
@@ -181,7 +181,7 @@ def test_a_value_alone_is_read_as_in_a_file(text, value):
     assert parse_value(text, where="--key") == value
 
 
-def test_a_value_alone_that_is_no_yaml_is_told():
+def test_a_value_alone_that_is_no_yaml_is_reported():
     with pytest.raises(ConfigError, match=r"--key: '\[a' is not valid YAML. Put it in quotes if it is text."):
         parse_value("[a", where="--key")
 

@@ -185,7 +185,7 @@ def test_a_label_that_is_no_finite_number_is_refused(project, encoder, label):
     assert faults_of(project, encoder)[0].startswith(f"like/train.tsv:1: label: '{label}' is not a")
 
 
-def test_duplicate_ids_are_told_with_both_lines(project, encoder):
+def test_duplicate_ids_are_reported_with_both_lines(project, encoder):
     project.rows("nli/dev", ["d1\tno_\tA.\tB.", "d2\tno_\tA.\tB.", "d1\tyes_\tC.\tD."])
     found = faults_of(project, encoder)
     assert found == ["nli/dev.tsv:3: id: 'd1' is also the id of nli/dev.tsv:1. Rename one of them."]
@@ -335,13 +335,13 @@ def test_sigkill_in_the_middle_loses_nothing_and_leaves_no_process(project, enco
     assert not (project.out / ".staging").exists()
 
 
-def test_a_second_prepro_into_the_same_folder_is_told_to_wait(project, encoder):
+def test_a_second_prepro_into_the_same_folder_is_reported_to_wait(project, encoder):
     project.out.mkdir()
     with FileLock(project.out / ".lock"), pytest.raises(DataError, match="another mtdnn prepro is writing here"):
         prepared(project, encoder)
 
 
-def test_an_encoder_folder_without_tokenizer_is_told(project, encoder, tmp_path):
+def test_an_encoder_folder_without_tokenizer_is_reported(project, encoder, tmp_path):
     (tmp_path / "model").mkdir()
     shutil.copy(encoder / "config.json", tmp_path / "model")
     with pytest.raises(ConfigError) as caught:
@@ -390,7 +390,7 @@ def test_a_tokenizer_written_in_python_gives_what_it_gives_by_itself(tmp_path):
     assert [plain.decode(ids) for ids in second] == ["The lake.</s>", "B.</s>"]
 
 
-def test_pairs_are_told_apart_where_the_tokenizer_does_not(project, encoder, tmp_path):
+def test_pairs_are_distinguished_where_the_tokenizer_does_not(project, encoder, tmp_path):
     bare = load_tokenizer(save_encoder(tmp_path / "bare", WORDS, segments=False))
     rows = [("A kite. [SEP] A", "The lake."), ("The boat sails slowly, slowly, slowly", "A kite flies, over")]
     columns, wanted = bare.cutting_at(12)(rows), load_tokenizer(encoder).cutting_at(12)(rows)
@@ -400,7 +400,7 @@ def test_pairs_are_told_apart_where_the_tokenizer_does_not(project, encoder, tmp
     assert "segments" not in bare.cutting_at(12)([("A kite.",)])
 
 
-def test_a_store_from_before_pairs_were_told_apart_is_made_anew(project, tmp_path):
+def test_a_store_from_before_pairs_were_distinguished_is_made_anew(project, tmp_path):
     bare = save_encoder(tmp_path / "bare", WORDS, segments=False)
     made = prepared(project, bare)
     assert (made["nli"]["train"].store_format, made["like"]["train"].store_format) == (2, 1)

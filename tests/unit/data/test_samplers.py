@@ -100,7 +100,7 @@ def test_every_row_of_every_task_comes_exactly_once_an_epoch(
 @pytest.mark.parametrize(("name", "options"), GOING_ON)
 @given(arguments=tasks())
 @settings(max_examples=15, deadline=None)
-def test_a_task_that_goes_on_has_no_row_a_second_time_before_all_have_come(
+def test_a_task_that_resumes_has_no_row_a_second_time_before_all_have_come(
     name: str, options: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
     one = sampler(name, options, arguments)

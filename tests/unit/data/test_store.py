@@ -136,12 +136,12 @@ def test_a_store_of_another_tokenizer_is_refused_with_the_command_that_mends_it(
 )
 def test_a_store_of_another_task_block_is_refused_naming_the_key(ready, encoder, change, message):
     ready.define(ready.definitions.read_text().replace(*change))
-    told = refused(ready, load_tokenizer(encoder))
-    assert message in told
-    assert f"Run: mtdnn prepro {ready.definitions} --data {ready.data}" in told
+    reported = refused(ready, load_tokenizer(encoder))
+    assert message in reported
+    assert f"Run: mtdnn prepro {ready.definitions} --data {ready.data}" in reported
 
 
-def test_missing_and_damaged_splits_are_told(ready, encoder):
+def test_missing_and_damaged_splits_are_reported(ready, encoder):
     tokenizer = load_tokenizer(encoder)
     assert "nli/test: this split is not prepared. Run: mtdnn prepro" in refused(ready, tokenizer, "test")
     path = ready.out / "nli/train/data-00000-of-00001.arrow"

@@ -107,7 +107,7 @@ def test_similarity_score_counts_what_is_shared(first, second, score):
 
 @pytest.mark.parametrize("world", [EVERYDAY, SCIENCE])
 @pytest.mark.parametrize("wanted", demo.CHANGES)
-def test_a_hypothesis_stands_in_the_wanted_relation(world, wanted):
+def test_a_hypothesis_is_in_the_wanted_relation(world, wanted):
     rng = random.Random(1)
     for _ in range(200):
         premise = demo.draw_clause(world, rng)

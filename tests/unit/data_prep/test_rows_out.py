@@ -35,7 +35,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_rows(tmp_path / "dev.tsv", rows())
     assert [path.name for path in tmp_path.iterdir()] == ["dev.tsv"]
-    assert (tmp_path / "dev.tsv").read_text() == "1\ta\told\n"
+    assert (tmp_path / "dev.tsv").read_text() == "1\ta\reported\n"
 
 
 def test_a_split_of_nothing_is_refused(tmp_path):
@@ -72,7 +72,7 @@ def test_columns_are_found_by_name_and_optional_ones_may_be_missing(tmp_path):
     ]
 
 
-def test_lines_that_hold_no_object_are_told(tmp_path):
+def test_lines_that_hold_no_object_are_reported(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n[1]\n{"a"\n')
     assert list(read_objects(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (3, None), (4, None)]
 

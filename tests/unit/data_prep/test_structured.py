@@ -46,7 +46,7 @@ def test_tags_in_either_scheme_become_iob2(tags, expected):
     assert conll.iob2(tags) == expected
 
 
-def test_a_conll_line_without_a_tag_is_told_with_its_place(tmp_path):
+def test_a_conll_line_without_a_tag_is_reported_with_its_place(tmp_path):
     put(tmp_path / "train.txt", "Ada I-PER\nBirch\n")
     with pytest.raises(DataError, match=r"train.txt:2: 'Birch' has no tag"):
         conll.convert(tmp_path, tmp_path / "out")
@@ -210,7 +210,7 @@ def test_a_superglue_label_that_is_none_is_dropped_not_taken_for_no(tmp_path):
     assert got(tmp_path / "out", "cb", "test")[0][1] == ""
 
 
-def test_a_folder_without_files_is_told(tmp_path):
+def test_a_folder_without_files_is_reported(tmp_path):
     for converter in (conll, squad, superglue):
         with pytest.raises(DataError, match="is there"):
             converter.convert(tmp_path, tmp_path / "out")

@@ -128,7 +128,7 @@ def bert():
 
 
 @onednn
-def test_an_encoder_multiplies_as_it_is_told(quick):
+def test_an_encoder_multiplies_as_it_is_reported(quick):
     ids, mask = torch.randint(50, (4, 9)), torch.ones(4, 9, dtype=torch.bool)
     found = {}
     for word in ("fast", "torch"):

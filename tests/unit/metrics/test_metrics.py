@@ -263,7 +263,7 @@ def test_scales_are_read_back_and_names_are_never_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         (35.2, r"bleu: 35\.2 is outside its range, 0 to 1\. Declare its range: @metric"),
         (-1e-3, r"bleu: -0\.001 is outside its range"),
@@ -272,13 +272,13 @@ def test_scales_are_read_back_and_names_are_never_imported() -> None:
     ],
 )
 def test_a_value_outside_the_range_a_metric_declares_is_refused(
-    monkeypatch: pytest.MonkeyPatch, value: float, told: str
+    monkeypatch: pytest.MonkeyPatch, value: float, reported: str
 ) -> None:
     monkeypatch.setitem(METRICS._known, "bleu", Metric("bleu", lambda records, labels: value, NAMES, range=RATE))
-    if not told:
+    if not reported:
         assert compute(["bleu"], [named("yes", "yes")]) == {"bleu": value}
         return
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         compute(["bleu"], [named("yes", "yes")])
 
 

@@ -1,4 +1,4 @@
-"""Prediction files: what was written is read, and what is no record is told with its line."""
+"""Prediction files: what was written is read, and what is no record is reported with its line."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_records(tmp_path / "rte.dev.jsonl") == RECORDS
 
 
-def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
+def test_every_line_that_is_no_record_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rte.dev.jsonl"
     path.write_text('{"id": "1"}\n\n{"id": "2", "prediction": 1, "label": 1}\n{"id": "3", "predic', encoding="utf-8")
     with pytest.raises(DataError) as caught:
@@ -27,7 +27,7 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ('"prediction": ["a"], "label": {"a": "much"}', "label: 'much' for 'a' is not a number. Give a number."),
         ('"prediction": [["a"]], "label": {"a": 1}', "prediction: ['a'] is not a candidate name. Give names only."),
@@ -52,10 +52,10 @@ def test_every_line_that_is_no_record_is_told(tmp_path: Path) -> None:
         (f'"prediction": "a", "label": {"9" * 10_000}', "not a prediction record."),
     ],
 )
-def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, told: str) -> None:
+def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, reported: str) -> None:
     path = tmp_path / "rte.dev.jsonl"
     path.write_text(f'{{"id": "1", "prediction": "a", "label": "a"}}\n{{"id": "2", {line}}}\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
         score(path)
-    assert str(caught.value).startswith(f"{path}:2: {told}")
+    assert str(caught.value).startswith(f"{path}:2: {reported}")
     assert len(str(caught.value)) < 500

@@ -182,11 +182,11 @@ def test_a_question_is_right_when_all_its_answers_are(tmp_path):
     assert compute(["question_exact_match"], [*OPTIONS, unlabelled]) == {"question_exact_match": 0.5}
     path = tmp_path / "multirc.dev.jsonl"
     write_records(path, OPTIONS)
-    told = score(path)
-    assert told["question_exact_match"] == 0.5 and told["rows"] == 6
+    reported = score(path)
+    assert reported["question_exact_match"] == 0.5 and reported["rows"] == 6
 
 
-def test_questions_need_ids_that_tell_them_apart():
+def test_questions_need_ids_that_distinguish_them():
     rows = [{**each, "id": f"dev-{number}"} for number, each in enumerate(OPTIONS)]
     with pytest.raises(DataError, match=r"question_exact_match: row 'dev-0'.* ids `paragraph-question-answer`"):
         compute(["question_exact_match"], rows)
@@ -222,7 +222,7 @@ def test_map_and_ndcg_are_those_of_scikit_learn():
     assert compute(["map", "ndcg"], records) == pytest.approx({"map": np.mean(averages), "ndcg": np.mean(gains)})
 
 
-def test_records_of_another_kind_are_told_by_id():
+def test_records_of_another_kind_are_reported_by_id():
     with pytest.raises(DataError, match=r"row '0'.*It needs a ranked list of candidates"):
         compute(["map"], records_of(["yes"], ["no"]))
     assert applicable(records_of([["O"]], [["B-PER"]])) == [

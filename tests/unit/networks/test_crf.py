@@ -76,7 +76,7 @@ def test_the_best_tags_are_those_of_the_best_chain(potentials):
     assert greedy != expected  # or else this would not tell Viterbi from choosing word by word
 
 
-def test_what_lies_at_other_tokens_is_never_read(potentials):
+def test_what_is_at_other_tokens_is_never_read(potentials):
     spoilt = potentials.masked_fill(~COUNTS[..., None, None], torch.nan).requires_grad_()
     labels = torch.where(COUNTS, 1, IGNORED)
     loss = mean_negative_log_likelihood(spoilt, labels)

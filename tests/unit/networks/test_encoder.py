@@ -368,7 +368,7 @@ def test_weights_cut_out_of_a_larger_tensor_can_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./encodr", "/tmp/no/such/encoder", "~/encodr", "runs/first/encodr", "encodr/"])
-def test_a_path_that_is_no_folder_is_told_as_such(name):
+def test_a_path_that_is_no_folder_is_reported_as_such(name):
     for load in (Encoder.from_pretrained, load_tokenizer):
         with pytest.raises(ConfigError) as caught:
             load(name)
@@ -377,7 +377,7 @@ def test_a_path_that_is_no_folder_is_told_as_such(name):
         )
 
 
-def test_a_name_that_may_be_a_path_is_told_to_be_no_folder():
+def test_a_name_that_may_be_a_path_is_reported_to_be_no_folder():
     for load in (Encoder.from_pretrained, load_tokenizer):
         with pytest.raises(ConfigError, match="there is no folder of this name, and on the hub: "):
             load("no-such/encoder")

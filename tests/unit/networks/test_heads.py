@@ -18,7 +18,7 @@ def test_the_pooled_head_is_dense_activation_output_on_the_first_token() -> None
     torch.testing.assert_close(head(hidden, BATCH), by_hand)
 
 
-def test_a_pretrained_pooler_starts_the_dense_layer_unless_told_otherwise() -> None:
+def test_a_pretrained_pooler_starts_the_dense_layer_unless_configured_otherwise() -> None:
     pooler = {"weight": torch.randn(8, 8), "bias": torch.randn(8)}
     taken, left = PooledHead(8, 3, dropout=0.1), PooledHead(8, 3, dropout=0.1, dense="random")
     before = left.dense.weight.clone()

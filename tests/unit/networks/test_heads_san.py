@@ -100,7 +100,7 @@ def test_neither_padding_nor_the_order_of_tokens_nor_other_rows_matter() -> None
     torch.testing.assert_close(head(hidden[1:], batch_of(ROWS[1:])), expected[1:])
 
 
-def test_premise_and_hypothesis_are_told_by_segments_where_the_encoder_has_none() -> None:
+def test_premise_and_hypothesis_are_distinguished_by_segments_where_the_encoder_has_none() -> None:
     head, batch = made(), batch_of()
     hidden = hidden_of(batch)
     assert torch.equal(head(hidden, batch_of(name="segments")), head(hidden, batch))
@@ -144,7 +144,7 @@ BLOCK = {"task_type": "classification", "inputs": ["premise", "hypothesis"], "la
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "reported"),
     [
         ({"name": "san", "turns": 0}, "t.head.turns: 0: input should be greater than or equal to 1"),
         ({"name": "san", "prediction_dropout": 1}, "t.head.prediction_dropout: 1: input should be less than 1"),
@@ -153,9 +153,9 @@ BLOCK = {"task_type": "classification", "inputs": ["premise", "hypothesis"], "la
         ({"name": "pooled", "activation": "sine"}, "t.head.activation: 'sine': input should be 'tanh'"),
     ],
 )
-def test_bad_options_are_refused(head: dict[str, Any], told: str) -> None:
+def test_bad_options_are_refused(head: dict[str, Any], reported: str) -> None:
     (found,) = map(str, block_faults(task_def_from("t", {**BLOCK, "head": head})))
-    assert told in found
+    assert reported in found
 
 
 def test_a_task_of_single_texts_is_refused_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

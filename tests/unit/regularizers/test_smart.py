@@ -136,10 +136,10 @@ def test_precision_run_with_too_small_a_size_is_refused_with_the_smallest_that_w
     (found,) = map(str, method.precision_faults("run.yml:9", "regularizer", **place))
     assert found.startswith("run.yml:9: regularizer.precision: run: moves of ")
     assert found.endswith("Use precision: auto, or larger sizes.")
-    told = found.partition("that works is ")[2].split()[0]
-    enough = {**options, **dict.fromkeys(names, told)}
+    reported = found.partition("that works is ")[2].split()[0]
+    enough = {**options, **dict.fromkeys(names, reported)}
     assert kind(**enough, precision="run").precision_faults("", "", **place) == []
-    smaller = {**options, **dict.fromkeys(names, float(told) / 1.2)}  # more than one of the second digit
+    smaller = {**options, **dict.fromkeys(names, float(reported) / 1.2)}  # more than one of the second digit
     assert kind(**smaller, precision="run").precision_faults("", "", **place) != []
 
 
@@ -156,7 +156,7 @@ def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "reported"),
     [
         ("smart", {}, ["epsilon 1e-05", "eta 0.001", "noise 1e-05"]),
         ("smart", {"projection": "none"}, ["eta 0.001", "noise 1e-05"]),
@@ -164,14 +164,14 @@ def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode:
     ],
 )
 def test_only_sizes_that_are_used_are_announced(
-    caplog: Any, name: str, options: dict[str, Any], told: list[str]
+    caplog: Any, name: str, options: dict[str, Any], reported: list[str]
 ) -> None:
     with caplog.at_level(logging.INFO):
         prepared(name, **options)
-    assert caplog.messages[0].startswith(f"{name}: {', '.join(told)}; word embeddings have root mean square ")
+    assert caplog.messages[0].startswith(f"{name}: {', '.join(reported)}; word embeddings have root mean square ")
 
 
-def test_an_ascent_that_starts_where_the_gradient_is_zero_is_told(caplog: Any) -> None:
+def test_an_ascent_that_starts_where_the_gradient_is_zero_is_reported(caplog: Any) -> None:
     with caplog.at_level(logging.INFO):
         prepared("smart", noise=0)
         assert "noise is 0" in caplog.messages[-1]

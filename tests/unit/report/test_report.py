@@ -138,7 +138,7 @@ def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_t
 
 
 @pytest.mark.parametrize(
-    ("terms", "own", "told"),
+    ("terms", "own", "reported"),
     [
         ({}, None, ""),
         ({"regularizer": "none"}, "none", ""),
@@ -162,7 +162,7 @@ def test_the_report_of_a_run_has_its_numbers_curves_matrix_and_worst_rows_with_t
     ],
 )
 def test_the_header_names_the_regularizer_and_the_proximal_term(
-    tmp_path: Path, terms: dict[str, Any], own: Any, told: str
+    tmp_path: Path, terms: dict[str, Any], own: Any, reported: str
 ) -> None:
     run = tmp_path / "run"
     places = {"tasks": "tasks.yml", "data": "prepared", "output": str(run), "encoder": "tiny", "train": ["nli"]}
@@ -171,7 +171,7 @@ def test_the_header_names_the_regularizer_and_the_proximal_term(
     another = {**task, "regularizer": "vat"}  # which the run is not trained on
     tasks = {"nli": {**task, **({"regularizer": own} if own else {})}, "another": another}
     (run / "tasks.yml").write_text(yaml.safe_dump(tasks))
-    assert f"commit `abc1234`.{told}\n" in write_report(run)[0].read_text(encoding="utf-8")
+    assert f"commit `abc1234`.{reported}\n" in write_report(run)[0].read_text(encoding="utf-8")
 
 
 def test_the_header_names_what_the_run_has_where_the_tasks_are_not_at_hand(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_dev_split_without_labels_has_no_curve(tmp_path: Path) -> None:
         assert ("## Dev metrics" in write_report(run)[0].read_text(encoding="utf-8")) == labelled
 
 
-def test_the_page_stands_alone_and_suits_light_and_dark(curve_study: Path) -> None:
+def test_the_page_is_self_contained_and_suits_light_and_dark(curve_study: Path) -> None:
     text = (curve_study / "report.html").read_text(encoding="utf-8")
     addresses = set(re.findall(r"(?:src|href)=\"([^\"#]+)\"", text))
     assert not addresses
@@ -275,7 +275,7 @@ def test_the_lines_that_tie_for_the_best_are_all_bold_and_the_table_says_what_bo
     assert "Bold: the best mean of its column, each of them where several are equal" in text
 
 
-def test_pictures_beside_the_markdown_are_whole_svg_files(curve_study: Path) -> None:
+def test_pictures_next_to_the_markdown_are_whole_svg_files(curve_study: Path) -> None:
     text = (curve_study / "report.md").read_text(encoding="utf-8")
     named = re.findall(r"\]\((report_pictures/[^)]+)\)", text)
     assert named
@@ -291,7 +291,7 @@ def test_without_columns_all_tasks_stand_in_one_table(tmp_path: Path) -> None:
     assert "| nli | mt-dnn, fraction 1.0 | +20.8 |" in text  # 12/12 twice, minus 9/12 and 10/12
 
 
-def test_a_method_whose_runs_all_diverge_stands_in_the_tables(tmp_path: Path) -> None:
+def test_a_method_whose_runs_all_diverge_is_in_the_tables(tmp_path: Path) -> None:
     for name, across in (("columns", "fraction"), ("tasks", None)):
         (tmp_path / name).mkdir()
         folder = write_study(
@@ -427,7 +427,7 @@ def test_multi_task_runs_show_the_difference_to_the_task_trained_alone(tmp_path:
 
 @pytest.mark.parametrize("across", [None, "fraction"])
 @pytest.mark.parametrize("outcome", ["finished", "diverged"])
-def test_the_report_of_a_first_stage_alone_tells_what_there_is(
+def test_the_report_of_a_first_stage_alone_has_what_there_is(
     tmp_path: Path, across: str | None, outcome: str
 ) -> None:
     (tmp_path / "tasks.yml").write_text(yaml.safe_dump({**TASKS, "rte": TASKS["nli"]}))
@@ -500,7 +500,7 @@ def test_annotators_need_not_be_five(tmp_path: Path) -> None:
         ({"r1": ["Yes", "No"]}, "every row has a vote for a label that is none of the task's: `no`, `yes`."),
     ],
 )
-def test_annotators_that_add_nothing_are_told_why(tmp_path: Path, votes: dict[str, list[str]], why: str) -> None:
+def test_annotators_that_add_nothing_are_reported_why(tmp_path: Path, votes: dict[str, list[str]], why: str) -> None:
     assert f"## Agreement of the annotators\n\nNothing to show: {why}" in report_with_votes(tmp_path, votes)
 
 
@@ -514,7 +514,7 @@ def test_a_folder_that_is_neither_or_has_no_results_is_refused(tmp_path: Path) -
         write_report(run)
 
 
-def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=tmp_path)
     (run / "report_pictures").write_text("")  # in the way of the folder; root may write anywhere
@@ -583,13 +583,13 @@ def test_confusion_counts_rows_by_label_and_prediction() -> None:
 
 
 def test_the_worst_rows_are_those_most_runs_get_wrong_then_the_surest() -> None:
-    found = worst([records(9), records(10)], 3, told_by=Classification(task_def_from("nli", TASKS["nli"])))
+    found = worst([records(9), records(10)], 3, task_type=Classification(task_def_from("nli", TASKS["nli"])))
     assert [(each.row_id, each.wrong, each.runs) for each in found] == [("r11", 2, 2), ("r10", 2, 2), ("r9", 1, 2)]
 
 
 def test_numbers_are_worst_where_they_are_farthest_off() -> None:
     rows = [{"id": name, "prediction": value, "label": 1.0} for name, value in (("a", 1.1), ("b", 3.0), ("c", 0.5))]
-    found = worst([rows], 2, told_by=Regression(task_def_from("likeness", {"task_type": "regression"})))
+    found = worst([rows], 2, task_type=Regression(task_def_from("likeness", {"task_type": "regression"})))
     assert [(each.row_id, each.size) for each in found] == [("b", 2.0), ("c", 0.5)]
 
 
@@ -600,7 +600,7 @@ def test_curves_are_read_from_the_log(tmp_path: Path) -> None:
     assert curves.dev["nli"]["dev"]["accuracy"] == [(5, 0.25), (10, 0.5)]
 
 
-def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is_told(tmp_path: Path) -> None:
+def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is_reported(tmp_path: Path) -> None:
     write_run(tmp_path / "run", right=9, rows_of=tmp_path)
     log = tmp_path / "run" / "log.jsonl"
     whole = read_curves(tmp_path / "run")
@@ -613,7 +613,7 @@ def test_a_last_line_of_the_log_that_was_cut_short_is_passed_over_and_another_is
         read_curves(tmp_path / "run")
 
 
-def test_a_damaged_prediction_file_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_damaged_prediction_file_is_reported_with_its_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=tmp_path)
     path = run / "predictions" / "nli.dev.jsonl"
@@ -639,10 +639,10 @@ def test_a_report_of_ten_times_as_many_rows_takes_no_more_memory(tmp_path: Path)
     assert peaks[1] < peaks[0] + 1_000_000
 
 
-def test_the_worst_errors_of_runs_with_other_rows_are_told_by_row_too() -> None:
+def test_the_worst_errors_of_runs_with_other_rows_are_reported_by_row_too() -> None:
     """Read row by row as far as the rows are the same ones; the rest is gathered by id."""
     first, second = records(0), records(0)
     task = Classification(task_def_from("nli", TASKS["nli"]))
-    same = worst([first, second], 12, told_by=task)
-    assert worst([first, [second[5], *second[:5], *second[6:]]], 12, told_by=task) == same
-    assert sorted(each.runs for each in worst([first, second[:6]], 12, told_by=task)) == [1] * 6 + [2] * 6
+    same = worst([first, second], 12, task_type=task)
+    assert worst([first, [second[5], *second[:5], *second[6:]]], 12, task_type=task) == same
+    assert sorted(each.runs for each in worst([first, second[:6]], 12, task_type=task)) == [1] * 6 + [2] * 6

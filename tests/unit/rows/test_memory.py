@@ -166,7 +166,7 @@ def test_no_rows_are_refused(holder):
     assert len(source.sha256()) == 64
 
 
-def test_bad_rows_of_a_list_are_told_by_their_numbers():
+def test_bad_rows_of_a_list_are_reported_by_their_numbers():
     rows = [ROWS[0], ("yes", "A.", "B."), {"premise": "A."}, {"premise": "A.", "hypothesis": "\ud83d"}]
     source = table_rows(rows, place="rows['rte']['train']")
     found = [row for part in source.parts() for row in source.read(part, COLUMNS) if isinstance(row, Fault)]
@@ -179,6 +179,6 @@ def test_bad_rows_of_a_list_are_told_by_their_numbers():
     ]
 
 
-def test_tables_are_told_from_texts():
+def test_tables_are_distinguished_from_texts():
     assert all(is_table(HOLDERS[holder](ROWS)) for holder in HOLDERS)
     assert not any(map(is_table, ([("A.", "B.")], [], "rows.tsv", [["A."]])))

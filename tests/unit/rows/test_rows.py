@@ -54,7 +54,7 @@ def test_quotes_mean_nothing_in_tsv(tmp_path):
     assert values(path, TEXT) == [("1", "yes", '"open'), ("2", "no", "B")]
 
 
-def test_a_wrong_number_of_columns_is_told_with_its_line(tmp_path):
+def test_a_wrong_number_of_columns_is_reported_with_its_line(tmp_path):
     path = written(tmp_path / "train.tsv", "1\tyes\tA\n2\tno\n\n4\tno\tB\tC\n")
     assert values(path, TEXT)[1:] == [
         f"{path}:2: 2 columns; 3 expected: id, label, text. Columns are separated by one tab; a text has none. "
@@ -115,10 +115,10 @@ def test_jsonl_takes_named_values_and_numbers(tmp_path):
         ('{"id": 1, "text": "\\ud83d"}', "an unpaired surrogate"),
     ],
 )
-def test_a_bad_jsonl_line_is_told_with_its_place(tmp_path, line, message):
+def test_a_bad_jsonl_line_is_reported_with_its_place(tmp_path, line, message):
     path = written(tmp_path / "train.jsonl", '{"id": 0, "text": "A"}\n' + line + "\n")
-    told = values(path, TEXT)[1]
-    assert told.startswith(f"{path}:2: {message}")
+    reported = values(path, TEXT)[1]
+    assert reported.startswith(f"{path}:2: {message}")
 
 
 def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
@@ -167,9 +167,9 @@ def test_a_single_column_may_hold_an_empty_text(tmp_path):
 
 def test_csv_faults_name_the_line(tmp_path):
     path = written(tmp_path / "train.csv", 'id,label,text\n1,yes,a,b\n2,no,"open\n')
-    told = values(path, TEXT)
-    assert told[0].startswith(f"{path}:2: 4 columns; the header has 3: id, label, text")
-    assert told[1].startswith(f"{path}:3: not CSV: unexpected end of data")
+    reported = values(path, TEXT)
+    assert reported[0].startswith(f"{path}:2: 4 columns; the header has 3: id, label, text")
+    assert reported[1].startswith(f"{path}:3: not CSV: unexpected end of data")
     old = written(tmp_path / "old.csv", "id,label,text\n1,yes,a\n2,no,b\rc\n3,no,d\n")
     assert next(row for row in values(old, TEXT) if isinstance(row, str)).startswith(f"{old}:3: not CSV: new-line")
 
@@ -179,7 +179,7 @@ def test_a_cell_of_a_csv_may_be_long(tmp_path):
     assert values(written(tmp_path / "train.csv", f"id,label,text\n1,yes,{text}\n"), TEXT) == [("1", "yes", text)]
 
 
-def test_a_missing_column_is_told_once_with_those_present(tmp_path):
+def test_a_missing_column_is_reported_once_with_those_present(tmp_path):
     path = written(tmp_path / "train.csv", "id,label,sentence\n1,yes,a\n2,no,b\n")
     with pytest.raises(DataError, match=r"train.csv:1: no column 'text'; present: id, label, sentence"):
         list(read_rows(path, TEXT))
@@ -324,7 +324,7 @@ def test_both_layouts_and_all_endings_are_found(tmp_path, name):
     assert find_split(tmp_path, "rte", "train") == path
 
 
-def test_a_missing_split_tells_where_it_was_looked_for_and_what_is_there(tmp_path):
+def test_a_missing_split_reports_where_it_was_looked_for_and_what_is_there(tmp_path):
     written(tmp_path / "rte" / "valid.tsv", "x")
     with pytest.raises(DataError) as caught:
         find_split(tmp_path, "rte", "dev")
@@ -410,7 +410,7 @@ def test_a_quoted_text_longer_than_a_row_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "train.jsonl", "train.csv", "train.txt", "train.parquet"])
-def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
+def test_a_file_that_may_not_be_read_is_reported(tmp_path, name, monkeypatch):
     path = written(tmp_path / name, "text\n")
 
     def refuse(*arguments, **settings):
@@ -423,7 +423,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, name, monkeypatch):
     assert caught.value.lines[0] == (f"{path}: cannot be read: Permission denied. Check its permissions, and its disk.")
 
 
-def test_a_file_in_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypatch):
+def test_a_file_in_a_folder_that_may_not_be_searched_is_reported(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 

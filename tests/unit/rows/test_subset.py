@@ -69,7 +69,7 @@ def test_the_choice_never_changes_between_versions() -> None:
     assert chosen_rows([f"r{number}" for number in range(20)], 5, seed=1).tolist() == [1, 3, 4, 15, 19]
 
 
-def test_too_few_rows_are_told_with_both_numbers() -> None:
+def test_too_few_rows_are_reported_with_both_numbers() -> None:
     with pytest.raises(DataError, match="a subset of 3 rows was asked for, and there are 2"):
         chosen_rows(["a", "b"], 3, seed=1)
     with pytest.raises(DataError, match="a subset of 0 rows"):
@@ -113,7 +113,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("out", "told"),
+    ("out", "reported"),
     [
         ("s.tsv", r"'.*s\.tsv' would overwrite '.*s\.tsv'\. Name another file\."),
         ("./other/../s.tsv", "would overwrite"),
@@ -123,12 +123,12 @@ def rows(tmp_path: Path) -> Path:
         ("taken.tsv", r"'.*taken\.ids', the ids file, exists and does not belong to a subset in"),
     ],
 )
-def test_a_subset_writes_over_nothing_but_an_earlier_one(tmp_path: Path, rows: Path, out: str, told: str) -> None:
+def test_a_subset_writes_over_nothing_but_an_earlier_one(tmp_path: Path, rows: Path, out: str, reported: str) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "link.tsv").symlink_to(rows)
     (tmp_path / "taken.ids").write_text("mine\n")
     before = {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
-    with pytest.raises(ConfigError, match=rf"--out: .*{told}"):
+    with pytest.raises(ConfigError, match=rf"--out: .*{reported}"):
         write_subset(rows, tmp_path / out, seed=0, fraction=0.1)
     assert {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -140,7 +140,7 @@ def test_an_earlier_subset_is_replaced_with_its_ids(tmp_path: Path, rows: Path) 
     assert [line.split("\t")[0] for line in out.read_text().splitlines()] == (tmp_path / "part.ids").read_text().split()
 
 
-def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
+def test_a_subset_that_cannot_be_written_is_reported(rows: Path) -> None:
     with pytest.raises(
         DataError, match=r"^/proc/q\.ids: cannot be written: .*\. Free disk space, or choose another path\."
     ):
@@ -148,7 +148,7 @@ def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--count", "21"], "--count: 21 of 20 rows. Give 1 to 20."),
         (["--count", "0"], "--count: 0 of 20 rows. Give 1 to 20."),
@@ -156,8 +156,8 @@ def test_a_subset_that_cannot_be_written_is_told(rows: Path) -> None:
     ],
 )
 def test_a_size_that_no_subset_has_is_refused_with_those_that_some_have(
-    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str], words: list[str], reported: str
 ) -> None:
     assert main(["subset", str(rows), "--out", str(tmp_path / "part.tsv"), *words]) == 2
-    assert capsys.readouterr().err.strip() == told
+    assert capsys.readouterr().err.strip() == reported
     assert not (tmp_path / "part.tsv").exists()

@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY, Demo
 PLACES = {"tasks": "t", "data": "d", "encoder": "e", "output": "o"}
 
 
-def told(environment: dict[str, str], **values: Any) -> list[str]:
+def reported(environment: dict[str, str], **values: Any) -> list[str]:
     return [str(each) for each in setting_faults(RunConfig(**PLACES, **values), environment)]
 
 
@@ -43,7 +43,7 @@ def told(environment: dict[str, str], **values: Any) -> list[str]:
     ],
 )
 def test_what_a_run_does_not_do_is_refused_with_what_to_write(variable: str, value: str, run: str, fix: str) -> None:
-    (line,) = told({f"ACCELERATE_{variable}": value})
+    (line,) = reported({f"ACCELERATE_{variable}": value})
     assert line.startswith(f"ACCELERATE_{variable}: '{value}' is not taken from accelerate: {run}")
     assert fix in line
 
@@ -59,7 +59,7 @@ def test_what_a_run_does_not_do_is_refused_with_what_to_write(variable: str, val
     ],
 )
 def test_what_a_run_does_anyway_is_no_error(variable: str, value: str, values: dict[str, Any]) -> None:
-    assert told({f"ACCELERATE_{variable}": value}, **values) == []
+    assert reported({f"ACCELERATE_{variable}": value}, **values) == []
 
 
 def test_what_accelerate_sets_by_itself_is_no_error() -> None:
@@ -69,8 +69,8 @@ def test_what_accelerate_sets_by_itself_is_no_error() -> None:
         "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False", "ACCELERATE_USE_CPU": "True", "ACCELERATE_USE_FSDP": "false",
     }  # fmt: skip
     for values in ({}, {"precision": "bf16", "accumulate": 2, "compile": True}):
-        assert told(plain, **values) == []
-        assert told({name: "1" if "STEPS" in name else "" for name in SETTINGS}, **values) == []
+        assert reported(plain, **values) == []
+        assert reported({name: "1" if "STEPS" in name else "" for name in SETTINGS}, **values) == []
 
 
 def test_training_is_refused_before_anything_is_written(

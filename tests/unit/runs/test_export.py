@@ -134,7 +134,7 @@ def test_the_one_score_of_a_ranking_task_with_two_labels_is_no_label() -> None:
         ("pairs", "pairs: export: a SanHead has no counterpart in transformers"),
     ],
 )
-def test_what_cannot_be_exported_is_told(tmp_path: Path, task: str, message: str) -> None:
+def test_what_cannot_be_exported_is_reported(tmp_path: Path, task: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         export_task(model_of("bert"), task, tmp_path / "out", save_tokenizer=save_nothing)
     assert not (tmp_path / "out").exists()

@@ -46,7 +46,7 @@ def test_a_task_answered_by_another_s_head_comes_with_it_and_is_not_trained(task
         ({"subset.nil.rows": 3}, "subset: unknown task 'nil'; known: nli, bare. Did you mean 'nli'?"),
     ],
 )
-def test_what_it_cannot_have_is_told(tasks_of, values, expected):
+def test_what_it_cannot_have_is_reported(tasks_of, values, expected):
     with pytest.raises(ConfigError) as caught:
         tasks_of(**values)
     assert expected in str(caught.value)
@@ -55,18 +55,18 @@ def test_what_it_cannot_have_is_told(tasks_of, values, expected):
 def test_a_method_whose_optimizer_moves_within_a_step_is_refused_where_a_batch_has_parts(tmp_path):
     (tmp_path / "tasks.yml").write_text(TASKS)
     given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
-    told = (
+    reported = (
         r"regularizer: free_at updates the weights within a step, but accumulate is 2\. Use accumulate: 1, or another"
     )
     for name, accumulate in [("free_at", 1), ("free_lb", 2)]:
         config = load_run_config(None, {**given, "regularizer": name, "accumulate": accumulate})
         regularizers_of(config, load_task_defs(config.tasks))
     config = load_run_config(None, {**given, "regularizer": "free_at", "accumulate": 2})
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reported):
         regularizers_of(config, load_task_defs(config.tasks))
 
 
-def test_every_fault_of_a_regularizer_is_told_at_once(tmp_path):
+def test_every_fault_of_a_regularizer_is_reported_at_once(tmp_path):
     (tmp_path / "tasks.yml").write_text(TASKS)
     given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
     config = load_run_config(None, {**given, "regularizer": {"name": "smart", "weight": -1, "foo": 2, "norm": "l1"}})

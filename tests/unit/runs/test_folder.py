@@ -123,6 +123,6 @@ def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks
     assert makers["dev"]["commit"] == merged["_run"]["commit"]
 
 
-def test_a_folder_without_a_run_is_told_apart(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"contains no run \(there is no run.yml\)"):
         RunFolder(tmp_path).read_config()

@@ -86,7 +86,9 @@ def test_scores_between_tags_are_left_new(tmp_path: Path) -> None:
         (TWO, {"from": "ner"}, "ours.init_head.from: the head of 'ner' has no dense.weight"),
     ],
 )
-def test_what_is_not_there_is_told(tmp_path: Path, block: dict[str, Any], init: dict[str, Any], message: str) -> None:
+def test_what_is_not_there_is_reported(
+    tmp_path: Path, block: dict[str, Any], init: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         started(tmp_path, model_of(1, nli=NLI, ner=TAGS), block, **init)
     assert message in str(caught.value)

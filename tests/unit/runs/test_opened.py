@@ -42,7 +42,7 @@ def test_named_columns_are_taken_for_the_first_tasks(tmp_path):
     assert task_of(tmp_path / "rows.csv", chosen("masked_lm", "ranking")) == "masked_lm"
 
 
-def test_rows_of_no_task_are_told_with_the_numbers_of_columns(tmp_path):
+def test_rows_of_no_task_are_reported_with_the_numbers_of_columns(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("1\t-\ta\n")
     with pytest.raises(ConfigError) as caught:

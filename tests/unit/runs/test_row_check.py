@@ -21,7 +21,7 @@ def checked(project, **settings):
     return check(project.definitions, data=project.data, num_workers=1, **settings)
 
 
-def test_sound_tasks_have_no_fault_and_their_numbers_are_told(project):
+def test_sound_tasks_have_no_fault_and_their_numbers_are_reported(project):
     report = checked(project)
     assert report.faults == []
     rows = table(report, "Rows")
@@ -51,12 +51,12 @@ def test_faults_of_definitions_and_rows_come_together(project, encoder):
     )
     project.rows("nli/train", ["n1\tyes_\tA.\tB.", "n2\tperhaps\tA.\tB.", "n1\tno_\tC.\tD."])
     (project.data / "like/dev.tsv").unlink()
-    told = "\n".join(map(str, checked(project).faults))
-    assert "tasks.yml:11: bad.task_type: unknown task type 'classifcation'" in told
-    assert "tasks.yml:14: worse.dropot: unknown key 'dropot'" in told and "Did you mean 'dropout'?" in told
-    assert "nli/train.tsv:2: label: 'perhaps' is not in nli.labels" in told
-    assert f"nli/train.tsv:3: id: 'n1' is also the id of {project.data}/nli/train.tsv:1" in told
-    assert "like/dev: no rows for this split" in told
+    reported = "\n".join(map(str, checked(project).faults))
+    assert "tasks.yml:11: bad.task_type: unknown task type 'classifcation'" in reported
+    assert "tasks.yml:14: worse.dropot: unknown key 'dropot'" in reported and "Did you mean 'dropout'?" in reported
+    assert "nli/train.tsv:2: label: 'perhaps' is not in nli.labels" in reported
+    assert f"nli/train.tsv:3: id: 'n1' is also the id of {project.data}/nli/train.tsv:1" in reported
+    assert "like/dev: no rows for this split" in reported
 
 
 FORM_AND_TYPE = """
@@ -113,21 +113,21 @@ def test_errors_of_a_run_and_a_missing_encoder_hide_none_of_the_rows(project, tm
     project.rows("nli/train", ["n1\tperhaps\tA.\tB."])
     run = tmp_path / "run.yml"
     run.write_text("tasks: t\ndata: d\noutput: o\nencoder: /nowhere\nepochs: -1\n")
-    told = [str(each) for each in checked(project, run=run, encoder="/none").faults]
-    assert told[0] == "encoder: there is no folder '/none'. Check the path, or give a Hugging Face hub name."
-    assert told[1].startswith(f"{run}:5: epochs: -1")
-    assert "nli/train.tsv:1: label: 'perhaps' is not in nli.labels" in told[2]
+    reported = [str(each) for each in checked(project, run=run, encoder="/none").faults]
+    assert reported[0] == "encoder: there is no folder '/none'. Check the path, or give a Hugging Face hub name."
+    assert reported[1].startswith(f"{run}:5: epochs: -1")
+    assert "nli/train.tsv:1: label: 'perhaps' is not in nli.labels" in reported[2]
     run.write_text("tasks: t\ndata: d\noutput: o\nencoder: /nowhere\nregularizer: smart-tuned\n")
-    told = [str(each) for each in checked(project, run=run).faults]
-    assert told[0].startswith(f"{run}:4: encoder: there is no folder '/nowhere'.") and len(told) == 2
+    reported = [str(each) for each in checked(project, run=run).faults]
+    assert reported[0].startswith(f"{run}:4: encoder: there is no folder '/nowhere'.") and len(reported) == 2
 
 
 def test_a_block_that_yaml_cannot_hold_does_not_hide_the_rows_of_others(project):
     project.define(project.definitions.read_text() + "broken:\n  task_type: regression\n  dropout: 3\n")
     project.rows("nli/train", ["n2\tperhaps\tA.\tB."])
-    told = list(map(str, checked(project).faults))
-    assert "tasks.yml:12: broken.dropout" in told[0]
-    assert "nli/train.tsv:1: label: 'perhaps'" in told[1]
+    reported = list(map(str, checked(project).faults))
+    assert "tasks.yml:12: broken.dropout" in reported[0]
+    assert "nli/train.tsv:1: label: 'perhaps'" in reported[1]
 
 
 def test_dev_rows_with_the_texts_of_train_rows_are_counted(project):
@@ -166,13 +166,13 @@ def test_batches_per_epoch_are_those_of_the_sampler(project, tmp_path, mixing):
     assert sum(report.batches.values()) == len(sampler)
 
 
-def test_max_length_faults_and_unknown_tasks_of_a_run_are_told(project, encoder, tmp_path):
+def test_max_length_faults_and_unknown_tasks_of_a_run_are_reported(project, encoder, tmp_path):
     run = tmp_path / "run.yml"
     run.write_text("tasks: t\ndata: d\noutput: o\nencoder: {run: r}\ntrain: [nli, lik]\n")
     project.define(project.definitions.read_text().replace("max_length: 12", "max_length: 99"))
-    told = "\n".join(map(str, checked(project, encoder=str(encoder), run=run).faults))
-    assert f"like.max_length: 99 tokens; {encoder} takes at most 64" in told
-    assert "train: unknown task 'lik'; known: nli" in told
+    reported = "\n".join(map(str, checked(project, encoder=str(encoder), run=run).faults))
+    assert f"like.max_length: 99 tokens; {encoder} takes at most 64" in reported
+    assert "train: unknown task 'lik'; known: nli" in reported
 
 
 def test_without_data_only_the_definitions_are_checked(project):

@@ -38,7 +38,7 @@ def archive(path, **texts):
     return path
 
 
-def told(path):
+def reported(path):
     return [str(each) for each in archive_faults(path)]
 
 
@@ -144,7 +144,7 @@ def test_a_sound_archive_has_nothing_to_report_and_is_the_same_bytes_every_time(
 )
 def test_each_deviation_of_a_table_is_named(tmp_path, monkeypatch, text, found):
     small(monkeypatch, "glue", RTE=2)
-    assert any(found in line for line in told(archive(tmp_path / "a.zip", **{"RTE.tsv": text})))
+    assert any(found in line for line in reported(archive(tmp_path / "a.zip", **{"RTE.tsv": text})))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_each_deviation_of_a_table_is_named(tmp_path, monkeypatch, text, found):
 )
 def test_each_deviation_of_a_json_file_is_named(tmp_path, monkeypatch, line, found):
     small(monkeypatch, "superglue", WiC=1)
-    lines = told(archive(tmp_path / "a.zip", **{"WiC.jsonl": f"{line}\n"}))
+    lines = reported(archive(tmp_path / "a.zip", **{"WiC.jsonl": f"{line}\n"}))
     assert lines == [] if not found else any(found in each for each in lines)
 
 
@@ -170,10 +170,10 @@ def test_a_nested_file_counts_its_answers(tmp_path, monkeypatch):
     small(monkeypatch, "superglue", MultiRC=2)
     answers = [{"idx": 0, "label": 1}, {"idx": 1, "label": 0}]
     line = {"idx": 0, "passage": {"questions": [{"idx": 0, "answers": answers}]}}
-    assert told(archive(tmp_path / "a.zip", **{"MultiRC.jsonl": json.dumps(line)})) == []
+    assert reported(archive(tmp_path / "a.zip", **{"MultiRC.jsonl": json.dumps(line)})) == []
     answers.pop()
-    assert "1 rows" in told(archive(tmp_path / "b.zip", **{"MultiRC.jsonl": json.dumps(line)}))[0]
-    assert "MultiRC.jsonl:1" in told(archive(tmp_path / "c.zip", **{"MultiRC.jsonl": '{"idx": 0}'}))[0]
+    assert "1 rows" in reported(archive(tmp_path / "b.zip", **{"MultiRC.jsonl": json.dumps(line)}))[0]
+    assert "MultiRC.jsonl:1" in reported(archive(tmp_path / "c.zip", **{"MultiRC.jsonl": '{"idx": 0}'}))[0]
 
 
 def test_files_that_are_missing_strange_twice_or_in_a_folder_are_named(tmp_path, monkeypatch):
@@ -183,14 +183,14 @@ def test_files_that_are_missing_strange_twice_or_in_a_folder_are_named(tmp_path,
     with zipfile.ZipFile(path, "w") as file, pytest.warns(UserWarning, match="Duplicate"):
         for name in ("sub/WNLI.tsv", "notes.txt", "RTE.tsv", "RTE.tsv"):
             file.writestr(name, good)
-    lines = told(path)
+    lines = reported(path)
     assert any("WNLI.tsv: missing" in line for line in lines)
     assert any("sub/WNLI.tsv: not a file of this benchmark. Put the files at the top" in line for line in lines)
     assert any("notes.txt: not a file of this benchmark. Remove it." in line for line in lines)
     assert sum("RTE.tsv: in the archive twice" in line for line in lines) == 2
 
 
-def test_what_is_no_archive_is_told_without_a_traceback(tmp_path, capsys):
+def test_what_is_no_archive_is_reported_without_a_traceback(tmp_path, capsys):
     damaged = archive(tmp_path / "a.zip", **{"RTE.tsv": "index\tprediction\n" * 100})
     data = bytearray(damaged.read_bytes())
     data[40] ^= 0xFF
@@ -201,7 +201,7 @@ def test_what_is_no_archive_is_told_without_a_traceback(tmp_path, capsys):
     latin = archive(tmp_path / "b.zip", **{"RTE.tsv": "index\tprediction\n"})
     with zipfile.ZipFile(latin, "w") as file:
         file.writestr("RTE.tsv", "é".encode("latin-1"))
-    assert any("RTE.tsv: not UTF-8" in line for line in told(latin))
+    assert any("RTE.tsv: not UTF-8" in line for line in reported(latin))
 
 
 def test_a_task_is_found_by_the_benchmarks_own_name_too():

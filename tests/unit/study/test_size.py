@@ -116,23 +116,25 @@ def test_a_row_costs_what_its_tasks_own_method_does(
 
 
 @pytest.mark.usefixtures("files_may_name_code")
-def test_a_method_that_tells_no_cost_leaves_the_time_unknown(demo: Demo) -> None:
+def test_a_method_that_reports_no_cost_leaves_the_time_unknown(demo: Demo) -> None:
     config, tasks = run_of(demo, train=PAIR, regularizer=f"{__name__}.Silent")
     assert run_size(config, tasks).units is None
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "reported"),
     [
         ("test", r"demo_nli/blind: is not prepared, but evaluate: test needs it. Run mtdnn prepro .* first"),
         ("blind", r"demo_nli/blind: is not prepared, but evaluate: blind needs it."),
         ("tset", r"stages.only: evaluate: unknown split 'tset'; known: .* Did you mean 'test'\?"),
     ],
 )
-def test_what_cannot_be_measured_is_told_before_the_run(demo: Demo, tmp_path: Path, word: str, told: str) -> None:
+def test_what_cannot_be_measured_is_reported_before_the_run(
+    demo: Demo, tmp_path: Path, word: str, reported: str
+) -> None:
     cell = cell_that_evaluates(demo, tmp_path, word)
     for attempt in (lambda: train_cell(cell), lambda: plan_of([cell])):
-        with pytest.raises(MtdnnError, match=told):
+        with pytest.raises(MtdnnError, match=reported):
             attempt()
     assert not cell.run_folder.exists()
 
@@ -172,7 +174,7 @@ def made_up_score(cell: Cell) -> dict[str, Any]:
     return {"results": {task: {"dev": {"accuracy": 0.5}} for task in cell.config.train or ()}, "rows": {}}
 
 
-def test_a_split_that_no_task_of_a_stage_has_is_told_with_its_line(demo: Demo, tmp_path: Path) -> None:
+def test_a_split_that_no_task_of_a_stage_has_is_reported_with_its_line(demo: Demo, tmp_path: Path) -> None:
     path = write_small_study(demo, tmp_path)
     path.write_text(path.read_text().replace("only:", "only:\n    evaluate: tset"))
     with pytest.raises(MtdnnError, match=r"study.yml:\d+: stages.only.evaluate: unknown split 'tset'; known: dev, "):
@@ -180,14 +182,14 @@ def test_a_split_that_no_task_of_a_stage_has_is_told_with_its_line(demo: Demo, t
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_a_misspelt_option_of_one_cell_is_told_before_any_runs(demo: Demo, tmp_path: Path, dry_run: bool) -> None:
+def test_a_misspelt_option_of_one_cell_is_reported_before_any_runs(demo: Demo, tmp_path: Path, dry_run: bool) -> None:
     path = write_small_study(demo, tmp_path)
     typo = "{regularizer: {name: smart, epsilonn: 1}, proximal: {name: momentum, mu: -1}}"
     path.write_text(path.read_text().replace("axes:", f"axes:\n      method: {{plain: {{}}, wrong: {typo}}}"))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         study(str(path), dry_run=dry_run)
     values = r"study.yml: only \(method wrong, train \[\"demo_nli\"\]\): "
-    option, mu = told.value.lines
+    option, mu = reported.value.lines
     assert re.search(values + "regularizer.epsilonn: unknown key 'epsilonn'; .* Did you mean 'epsilon'", option)
     assert re.search(values + "proximal.mu: -1: ", mu)
     assert not (tmp_path / "study").exists()
@@ -221,16 +223,16 @@ def test_finished_cells_whose_rows_have_changed_are_named_and_not_run_again(
     values = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**values, "rows": values["rows"] + 1, "source": {"sha256": "f" * 64}}))
     assert "2 of 2 cells finished, 2 of them before" in study(str(path), data=data)
-    (told,) = caplog.messages
+    (reported,) = caplog.messages
     place = "demo_nli" if before else "demo_nli/train"
-    assert f"{data}: {place}: the rows have changed since these cells were finished: {cells[0].name}." in told
-    assert cells[1].name not in told
+    assert f"{data}: {place}: the rows have changed since these cells were finished: {cells[0].name}." in reported
+    assert cells[1].name not in reported
 
 
 def test_a_dry_run_shows_finished_cells_whose_rows_are_not_prepared_any_more(demo: Demo, tmp_path: Path) -> None:
     path = write_small_study(demo, tmp_path)
-    told = {"rows": {"demo_nli": 60}, "steps": 8, "examples": 120}
-    run_cells(load_study(path, variables={"data": "gone"}), Here(lambda cell: {**made_up_score(cell), **told}))
+    reported = {"rows": {"demo_nli": 60}, "steps": 8, "examples": 120}
+    run_cells(load_study(path, variables={"data": "gone"}), Here(lambda cell: {**made_up_score(cell), **reported}))
     lines = study(str(path), data="gone", dry_run=True).splitlines()
     assert [line.split()[1:] for line in lines[1:3]] == [["60", "8", "120", "finished"]] * 2
     assert lines[-1].startswith("2 cells, 0 to run, 0 examples")
@@ -241,19 +243,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ({"data": "nosuch"}, r"nosuch/demo_nli/train: is not prepared. Run mtdnn prepro"),
         ({"encoder": "./nosuch"}, r"encoder: there is no folder './nosuch'"),
     ],
 )
 def test_a_call_none_of_whose_cells_can_run_writes_nothing(
-    demo: Demo, tmp_path: Path, given: dict[str, Any], told: str
+    demo: Demo, tmp_path: Path, given: dict[str, Any], reported: str
 ) -> None:
     path = write_small_study(demo, tmp_path)
     run_cells(load_study(path), Here(made_up_score), progress=False)
     before = files_of(tmp_path / "study")
-    with pytest.raises(MtdnnError, match=told):
+    with pytest.raises(MtdnnError, match=reported):
         study(str(path), **given)
     assert files_of(tmp_path / "study") == before
 

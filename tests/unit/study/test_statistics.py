@@ -149,7 +149,7 @@ def test_runs_no_better_than_the_most_frequent_label_are_counted() -> None:
     assert no_better_than_chance(found, 0.53) == 2
 
 
-def test_axes_that_vary_beside_the_compared_one_are_told_apart() -> None:
+def test_axes_that_vary_in_addition_to_the_compared_one_are_distinguished() -> None:
     lines = [line(0.5, init="a", lr="1e-5", seed="1"), line(0.7, init="a", lr="1e-4", seed="1")]
     assert [entry.label for entry in entries(lines, compare="init")] == ["a, lr 1e-5", "a, lr 1e-4"]
 

@@ -277,7 +277,7 @@ def test_variables_that_are_no_mapping_are_refused(tmp_path: Path, variables: An
         load_study(a_study(tmp_path, variables=variables))
 
 
-def test_a_variable_nobody_gave_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_variable_nobody_gave_is_reported_with_its_line(tmp_path: Path) -> None:
     path = a_study(tmp_path, variables={"encoder": None})
     with pytest.raises(ConfigError, match=r"study.yml:\d+: variables.encoder: no value. Give --encoder."):
         load_study(path)
@@ -361,7 +361,7 @@ def test_a_stage_that_runs_alone_is_blocked_by_a_diverged_run_of_another(tmp_pat
     assert (summary.cells, summary.finished, len(summary.blocked)) == (8, 4, 4)
 
 
-def test_a_start_that_could_be_one_of_several_runs_is_told(tmp_path: Path) -> None:
+def test_a_start_that_could_be_one_of_several_runs_is_reported(tmp_path: Path) -> None:
     stages = yaml.safe_load(a_study(tmp_path).read_text())["stages"]
     stages["multi_task"]["axes"]["epochs"] = [2, 3]
     with pytest.raises(ConfigError) as caught:
@@ -370,7 +370,7 @@ def test_a_start_that_could_be_one_of_several_runs_is_told(tmp_path: Path) -> No
     assert "Give one: epochs: 2 or 3." in str(caught.value)
 
 
-def test_names_of_which_there_are_none_are_told_as_such(tmp_path: Path) -> None:
+def test_names_of_which_there_are_none_are_reported_as_such(tmp_path: Path) -> None:
     stages = {"only": {"axes": {"seed": [1]}, "run": {"encoder": {"run": {"stage": "first"}}}}}
     with pytest.raises(ConfigError, match=r"unknown stage 'first'; there is none here$"):
         grid_of(tmp_path, stages=stages)
@@ -560,7 +560,7 @@ def test_ray_runs_the_same_cells_to_the_same_results(tmp_path: Path) -> None:
     assert (other.folder / "results.csv").read_bytes() == (grid.folder / "results.csv").read_bytes()
 
 
-def test_ray_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"ray is not installed. Install it with: pip install 'mtdnn\[ray\]'"):
         Ray(score_of_seed)

@@ -72,7 +72,7 @@ def test_numbers_in_lists_are_tags_relevances_and_choices(tmp_path):
     assert labels_of(path, CHOICE) == [[0.0, 1.0]]
 
 
-def test_a_number_that_is_no_label_is_told_as_it_stands(tmp_path):
+def test_a_number_that_is_no_label_is_reported_as_it_is(tmp_path):
     path = jsonl(tmp_path, {"text": "a", "label": 2.0})
     assert labels_of(path, WORDS) == [
         f"{path}:1: label: '2.0' is not in t.labels (t): 0, 1. Fix the row, or add the label."
@@ -115,7 +115,7 @@ def test_rows_are_not_joined_by_a_list(tmp_path):
     assert labels_of(path, block) == [f"{path}:1: question: a list; expected a text. Give a text.", None]
 
 
-def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
+def test_ids_that_are_lists_and_come_twice_are_reported(tmp_path):
     path = jsonl(tmp_path, {"id": [1], "text": "a"}, {"id": [1], "text": "b"})
     job = Job(task_def_from("t", {"task_type": "regression"}), "dev", rows_of(path), "allowed")
     assert list(map(str, job.duplicates({id_hash("[1]")}))) == [
@@ -136,8 +136,8 @@ def test_ids_that_are_lists_and_come_twice_are_told(tmp_path):
 @pytest.mark.parametrize("name", ["classification", "ranking"])
 def test_labels_that_no_row_can_have_are_refused(name, label, found):
     kind = TASK_TYPES.get(name)
-    told = list(map(str, kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))))
-    assert told == [f"t: t.labels: {found}. Rename it, here and in the rows."]
+    reported = list(map(str, kind.faults(task_def_from("t", {**kind.sample_block, "labels": [label, "+"]}))))
+    assert reported == [f"t: t.labels: {found}. Rename it, here and in the rows."]
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])

@@ -98,7 +98,7 @@ def test_given_weights_are_by_label_and_1_for_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         ({"class_weights": {"d": 1}}, "nli.class_weights.d: unknown label 'd'; known: a, b, c"),
         ({"class_weights": {"a": -1}}, "greater than or equal to 0"),
@@ -109,10 +109,10 @@ def test_given_weights_are_by_label_and_1_for_the_others() -> None:
         ({"loss": {"name": "ordinal", "gamma": 2}}, "It is an option of "),
     ],
 )
-def test_bad_values_are_refused(more: dict[str, Any], told: str) -> None:
+def test_bad_values_are_refused(more: dict[str, Any], reported: str) -> None:
     task = task_def_from("nli", {"task_type": "classification", "labels": ["a", "b", "c"], **more})
     faults = Classification.faults(task)
-    assert any(told in str(each) for each in faults), faults
+    assert any(reported in str(each) for each in faults), faults
 
 
 def test_rows_need_not_be_prepared_again_for_other_weights_and_tasks_of_both_share_a_pass() -> None:
@@ -158,13 +158,13 @@ def test_weights_of_rows_are_read_stored_and_multiply_the_loss(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"), [("heavy", "'heavy' is not a number"), ("-2", "'-2' is not a finite number")]
+    ("cell", "reported"), [("heavy", "'heavy' is not a number"), ("-2", "'-2' is not a finite number")]
 )
 def test_check_refuses_a_bad_weight_with_its_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: str, reported: str
 ) -> None:
     project = Project(tmp_path)
     project.define("nli: {task_type: classification, labels: [a, b], row_weights: true, splits: {train: train}}\n")
     project.rows("nli/train", ["1\ta\t1\tA red kite.", f"2\tb\t{cell}\tA boat."])
     assert main(["check", str(project.definitions), "--data", str(project.data)]) == 2
-    assert f"train.tsv:2: weight: {told}" in capsys.readouterr().err
+    assert f"train.tsv:2: weight: {reported}" in capsys.readouterr().err

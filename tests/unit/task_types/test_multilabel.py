@@ -1,4 +1,4 @@
-"""Sets of labels: how they are written, learned, told apart by thresholds, and exported."""
+"""Sets of labels: how they are written, learned, reported apart by thresholds, and exported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_set_is_written_with_commas_or_as_a_list_and_none_is_the_empty_one(cel
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "reported"),
     [
         ("mony", r"'mony' is not in news.labels .*Did you mean 'money'"),
         ("money,none", r"'none' is not in .*Write none alone for a row without any"),
@@ -58,13 +58,13 @@ def test_a_set_is_written_with_commas_or_as_a_list_and_none_is_the_empty_one(cel
         (["war", "war"], r"'war' is given 2 times; Give it once|'war' is given 2 times.*Give it once"),
     ],
 )
-def test_a_bad_cell_is_refused(cell: Any, told: str) -> None:
-    with pytest.raises(RowError, match=told):
+def test_a_bad_cell_is_refused(cell: Any, reported: str) -> None:
+    with pytest.raises(RowError, match=reported):
         made().read({"id": "1", "text": "A text.", "label": cell})
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         ({"labels": []}, "news.labels: no labels"),
         ({"labels": ["a", "b,c"]}, "news.labels: 'b,c' looks like a list of labels"),
@@ -75,9 +75,9 @@ def test_a_bad_cell_is_refused(cell: Any, told: str) -> None:
         ({"loss": "cross_entropy"}, "news.loss: unknown loss 'cross_entropy'"),
     ],
 )
-def test_a_bad_block_is_refused(more: dict[str, Any], told: str) -> None:
+def test_a_bad_block_is_refused(more: dict[str, Any], reported: str) -> None:
     faults = Multilabel.faults(task_def_from("news", {**BLOCK, **more}))
-    assert any(told in str(fault) for fault in faults), faults
+    assert any(reported in str(fault) for fault in faults), faults
 
 
 def test_check_reports_a_bad_row_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

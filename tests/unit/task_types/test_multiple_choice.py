@@ -68,7 +68,7 @@ def test_a_text_without_the_placeholder_is_refused(make):
         make(CLOZE, [ROW])
 
 
-def test_options_that_do_not_go_together_are_told():
+def test_options_that_do_not_go_together_are_reported():
     def faults(**changes):
         return [each.key for each in MultipleChoice.faults(task_def_from("task", {**COPA, **changes}))]
 

@@ -88,7 +88,7 @@ def test_every_word_of_a_long_text_counts_in_exactly_one_window(make, overlap):
     assert batch.extras["sequences"].tolist() == [len(batch.mask) - 1, 1]
 
 
-def test_a_word_counts_where_most_stands_around_it(make):
+def test_a_word_counts_where_most_is_around_it(make):
     words = [f"{letter}" for letter in "abcdefghijklmnop"]
     made = make({**BLOCK, "max_length": 10, "overlap": 4}, [("1", " ".join("O" * 16), " ".join(words))])
     first, second = (row[row != NO_WORD].tolist() for row in made.batch().extras["words"][:2])
@@ -106,7 +106,7 @@ def test_predictions_of_windows_are_put_together_word_by_word(make):
     assert record["label"] == ["O"] * 40
 
 
-def test_a_word_that_no_token_stands_for_is_told_the_tag_o(make):
+def test_a_word_that_no_token_is_for_is_reported_the_tag_o(make):
     made = make(BLOCK, [("1", "B-PER B-LOC B-PER", "Ada \u200b Ada")])
     record = made.type.predict(torch.tensor([0.0, 1, 0, 0]).expand(1, made.batch().mask.shape[1], 4), made.batch())[0]
     assert record["prediction"] == ["B-PER", "O", "B-PER"] and record["label"] == ["B-PER", "B-LOC", "B-PER"]

@@ -119,7 +119,7 @@ def test_the_positions_of_an_answer_stand_for_its_characters(make, answer):
     assert len(batch.labels) > 5
 
 
-def test_an_answer_that_no_window_holds_is_told_and_learnt_as_none(make):
+def test_an_answer_that_no_window_holds_is_reported_and_learnt_as_none(make):
     made = make(BLOCK, [row("1", LONG, LONG[10:120])])
     assert made.columns["truncated"].tolist() == [True]
     assert made.batch().labels.abs().sum() == 0

@@ -53,7 +53,7 @@ def test_every_character_but_spaces_is_some_tokens(steps, trim):
 
 
 @pytest.mark.parametrize("steps", LATE.values(), ids=LATE.keys())
-def test_a_trimmed_token_stands_for_what_its_untrimmed_twin_does(steps):
+def test_a_trimmed_token_represents_what_its_untrimmed_twin_does(steps):
     """The untrimmed tokenizer is never late, but counts the spaces it makes as the character that follows."""
     late, early = byte_level(steps, texts=TEXTS), byte_level(steps, trim=False, texts=TEXTS)
     for text in TEXTS:
@@ -119,7 +119,7 @@ def test_answers_read_back_whole(steps):
             assert first > 0 and found.strip() == word
 
 
-def test_check_warns_of_words_that_no_token_stands_for(project, tmp_path):
+def test_check_warns_of_words_without_a_token(project, tmp_path):
     save_encoder(tmp_path / "encoder", WORDS)
     project.define("tags: {task_type: sequence_labeling, inputs: [tokens], labels: [O, B-X], max_length: 16}\n")
     project.rows("tags/train", ["1\tO B-X O O\tA red \u200b kite", "2\tO O B-X\t\u200b boat \u00ad"])

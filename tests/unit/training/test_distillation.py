@@ -169,7 +169,7 @@ ALL = {"n1": 0.5, "n2": 0.5, "n3": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("scores", "told"),
+    ("scores", "reported"),
     [
         (
             {"n1": 0.5},
@@ -190,14 +190,16 @@ ALL = {"n1": 0.5, "n2": 0.5, "n3": 0.5}
         ),
     ],
 )
-def test_bad_soft_labels_are_told_by_row(project: Project, tmp_path: Path, scores: dict[str, Any], told: str) -> None:
+def test_bad_soft_labels_are_reported_by_row(
+    project: Project, tmp_path: Path, scores: dict[str, Any], reported: str
+) -> None:
     path = soft_file(tmp_path / "soft.jsonl", scores)
     with pytest.raises(DataError) as caught:
         with_soft_labels(*student(project, path))
-    assert caught.value.lines == (told.format(path=path),)
+    assert caught.value.lines == (reported.format(path=path),)
 
 
-def test_more_bad_soft_labels_are_told(project: Project, tmp_path: Path) -> None:
+def test_more_bad_soft_labels_are_reported(project: Project, tmp_path: Path) -> None:
     path = soft_file(tmp_path / "soft.jsonl", {f"n{number}": OTHER for number in range(9)})
     with pytest.raises(DataError) as caught:
         with_soft_labels(*student(project, path))
@@ -233,7 +235,7 @@ def test_records_of_several_teachers_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "reported"),
     [
         (
             {"task_type": "span", "inputs": ["c", "q"]},
@@ -242,6 +244,6 @@ def test_records_of_several_teachers_are_averaged() -> None:
         ({"task_type": "regression", "distill": {"from": "f", "temperature": 2}}, "t.distill.temperature: a number"),
     ],
 )
-def test_tasks_that_cannot_are_told_at_check(block: dict[str, Any], told: str) -> None:
+def test_tasks_that_cannot_are_reported_at_check(block: dict[str, Any], reported: str) -> None:
     (found,) = map(str, block_faults(task_def_from("t", {"distill": {"from": "f"}, **block})))
-    assert told in found
+    assert reported in found

@@ -93,7 +93,7 @@ def test_a_method_that_needs_no_clean_pass_runs_none() -> None:
     assert len(calls) == 3
 
 
-def test_beside_several_backward_passes_the_bregman_term_is_a_part_of_its_own() -> None:
+def test_with_several_backward_passes_the_bregman_term_is_a_part_of_its_own() -> None:
     model, batch = make_model(), make_batch()
     objective = Objective(model, {"nli": FreeLB(steps=2)}, Momentum(make_model(seed=5), total_steps=10), seed=1)
     names = [set(part.named) for part in objective.parts(batch, step=0) if part.loss.backward() is None]
@@ -194,17 +194,17 @@ def test_ranks_draw_different_masks_but_the_same_noise_for_the_same_row() -> Non
     assert values[0]["smart"] == values[1]["smart"]
 
 
-def test_diagnostics_tell_of_the_tasks_seen_since_the_last_call() -> None:
+def test_diagnostics_cover_the_tasks_seen_since_the_last_call() -> None:
     model = make_model()
     objective = Objective(model, {"nli": Smart(**SIZES)}, Vanilla(model, total_steps=9, inner_steps=2), seed=1)
     assert objective.diagnostics() == {}
     train(model, objective, [make_batch("nli"), make_batch("similarity")])
-    told = objective.diagnostics()
-    assert told.keys() == {"nli", "similarity"}
-    assert told["nli"].keys() == {"smart.perturbation", "smart.clipped", "proximal.drift"}
-    assert 0 < told["nli"]["smart.perturbation"] <= 0.02 / model.encoder.embedding_rms()
-    assert 0 < told["nli"]["smart.clipped"] < 1
-    assert told["similarity"] == {"proximal.drift": 0.0}  # the teacher has just taken the model over
+    reported = objective.diagnostics()
+    assert reported.keys() == {"nli", "similarity"}
+    assert reported["nli"].keys() == {"smart.perturbation", "smart.clipped", "proximal.drift"}
+    assert 0 < reported["nli"]["smart.perturbation"] <= 0.02 / model.encoder.embedding_rms()
+    assert 0 < reported["nli"]["smart.clipped"] < 1
+    assert reported["similarity"] == {"proximal.drift": 0.0}  # the teacher has just taken the model over
     assert objective.diagnostics() == {}
 
 

@@ -286,6 +286,8 @@ def test_what_is_no_optimizer_is_refused(path: str) -> None:
 
 
 def test_a_value_that_only_the_rule_itself_refuses_is_reported_by_its_name() -> None:
-    told = r"optimizer: torch\.optim\.NAdam rejects its options: Invalid beta parameter at index 0: 2\. Change them\."
-    with pytest.raises(ConfigError, match=told):
+    reported = (
+        r"optimizer: torch\.optim\.NAdam rejects its options: Invalid beta parameter at index 0: 2\. Change them\."
+    )
+    with pytest.raises(ConfigError, match=reported):
         optimizer_of("torch.optim.NAdam", nn.Parameter(torch.zeros(1)), betas=(2, 0.9))

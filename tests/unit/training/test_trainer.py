@@ -74,7 +74,7 @@ def test_small_rises_that_add_up_to_a_larger_one_renew_patience() -> None:
     assert (progress.patience_score, progress.without_rise, progress.step) == (0.815, 2, 5)
 
 
-def test_a_checkpoint_without_a_score_of_patience_goes_on_with_the_best_one() -> None:
+def test_a_checkpoint_without_a_score_of_patience_resumes_with_the_best_one() -> None:
     trainer = trainer_of(make_model(), scores=[0.8, 0.7])
     trainer.train()
     state = trainer.state_dict()
@@ -93,8 +93,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move() -
     model.heads["nli"].output.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = weights_of(model)
     rows = ", ".join(make_batch().row_ids)
-    told = rf"step 1: task 'nli': the norm of the gradient is (inf|nan); rows {rows}\. The weights have not moved; "
-    with pytest.raises(NonFiniteLoss, match=told):
+    reported = rf"step 1: task 'nli': the norm of the gradient is (inf|nan); rows {rows}\. The weights have not moved; "
+    with pytest.raises(NonFiniteLoss, match=reported):
         trainer_of(model).train()
     assert all(torch.equal(*pair) for pair in zip(before, weights_of(model), strict=True))
 
