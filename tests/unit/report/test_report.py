@@ -427,9 +427,7 @@ def test_multi_task_runs_show_the_difference_to_the_task_trained_alone(tmp_path:
 
 @pytest.mark.parametrize("across", [None, "fraction"])
 @pytest.mark.parametrize("outcome", ["finished", "diverged"])
-def test_the_report_of_a_first_stage_alone_has_what_there_is(
-    tmp_path: Path, across: str | None, outcome: str
-) -> None:
+def test_the_report_of_a_first_stage_alone_has_what_there_is(tmp_path: Path, across: str | None, outcome: str) -> None:
     (tmp_path / "tasks.yml").write_text(yaml.safe_dump({**TASKS, "rte": TASKS["nli"]}))
     train = {"train": ["nli"]}
     axes = {"method": {"single": None, "mt": {"encoder": {"run": {"stage": "base", "seed": 1}}}}}
