@@ -6,7 +6,7 @@ PIP_FLAGS ?=
 # Without compiling every module of every package beforehand, which would take most of the time.
 PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint docs floors clean
+.PHONY: demo test lint docs floors wheel clean
 
 demo: .venv/installed
 	.venv/bin/python -m experiments.demo.run --out demo
@@ -45,6 +45,10 @@ floors: .floors/installed
 	.floors/bin/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c .floors/constraints.txt torch
 	.floors/bin/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c .floors/constraints.txt --editable '.[dev]'
 	touch $@
+
+# The wheel alone in an environment of its own, from converting rows to predicting them, outside the repository.
+wheel:
+	PYTHON=$(PYTHON) PIP_FLAGS="$(PIP_FLAGS)" bash .ci/wheel
 
 clean:
 	rm -rf .venv .floors demo build

@@ -11,8 +11,19 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["mtdnn", "mtdnn.*"]),
-    package_data={"mtdnn": ["py.typed"], "mtdnn.report": ["*.jinja"]},
+    # A wheel has the task definitions and the converters within the package; see mtdnn/config/shipped.py.
+    packages=[*find_packages(include=["mtdnn", "mtdnn.*"]), "mtdnn.task_defs", "mtdnn.data_prep"],
+    package_dir={"mtdnn.task_defs": "task_defs", "mtdnn.data_prep": "data_prep"},
+    package_data={"mtdnn": ["py.typed"], "mtdnn.report": ["*.jinja"], "mtdnn.task_defs": ["*.yml"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.11",
@@ -38,6 +49,7 @@ setup(
     extras_require={
         "adapters": ["peft>=0.18"],
         "balance": ["torchjd[cagrad,quadprog-projector]>=0.18"],
+        "completion": ["shtab>=1.7"],
         "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",
@@ -47,6 +59,7 @@ setup(
             "pytest>=8",
             "ruff>=0.6",
             "seqeval>=1.2",
+            "shtab>=1.7",
             "torchjd[cagrad,quadprog-projector]>=0.18",
             "types-PyYAML",
             "types-tqdm",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtdnn.cli.flags import keys_as_flags
+from mtdnn.cli.verbosity import shows_progress
 from mtdnn.columns import table
 from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault, unknown
 from mtdnn.files import named_file, same_file
@@ -30,7 +31,7 @@ def check(
     """Check task definitions and their rows: report every error, and counts of the rows.
 
     Args:
-        definitions: Task definitions, a YAML file.
+        definitions: Task definitions: a YAML file, or a name of `mtdnn list tasks`.
         data: Folder of the rows. Without it, only the definitions are checked.
         encoder: Hub name or folder; its tokenizer gives lengths and the share of truncated rows.
         run: A run's YAML; adds the number of batches per epoch, and checks its regularizers and teachers.
@@ -88,7 +89,7 @@ def prepro(
     """Convert rows to token ids on disk; unchanged splits are kept.
 
     Args:
-        definitions: Task definitions, a YAML file.
+        definitions: Task definitions: a YAML file, or a name of `mtdnn list tasks`.
         data: Folder of the rows; not needed by tasks with a `source`.
         encoder: Hub name or folder of the encoder whose tokenizer is used.
         out: Folder of the prepared rows.
@@ -97,14 +98,13 @@ def prepro(
     """
     from mtdnn.data.prepro import prepare
 
+    only, progress = names_in(tasks), shows_progress()
     with keys_as_flags(only="tasks"):
-        prepare(
-            definitions, data=data, encoder=encoder, out=out, only=names_in(tasks), num_workers=workers, progress=True
-        )
+        prepare(definitions, data=data, encoder=encoder, out=out, only=only, num_workers=workers, progress=progress)
     return f"prepared rows: {out}"
 
 
-def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str:
+def train(run: str | None, *, resume: bool, json: bool, overrides: Mapping[str, Any]) -> str:
     """Train one encoder on the tasks of a run."""
     from mtdnn.config.run import run_source
     from mtdnn.runs.plug_ins import checked_run
@@ -117,7 +117,7 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
 
     try:
         with own_words(overrides):
-            results = train_run(config, resume=resume)
+            results = train_run(config, resume=resume, progress=shows_progress())
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None
@@ -125,11 +125,19 @@ def train(run: str | None, *, resume: bool, overrides: Mapping[str, Any]) -> str
         raise ConfigError([source.placed(each) for each in error.faults]) from error
     if not results:  # in a distributed run, only the first process reports
         return ""
+    if json:
+        return as_json(results)
     return f"{results_table(results)}\n\nbest checkpoint, results and predictions: {config.output}"
 
 
 def evaluate(
-    run: str, *, tasks: str | None = None, split: str = "dev", checkpoint: str = "best", data: str | None = None
+    run: str,
+    *,
+    tasks: str | None = None,
+    split: str = "dev",
+    checkpoint: str = "best",
+    data: str | None = None,
+    json: bool = False,
 ) -> str:
     """Evaluate a run on a split; predictions and results are written to the run's folder.
 
@@ -139,12 +147,15 @@ def evaluate(
         split: A role (train, dev, test) or the name of a split.
         checkpoint: best, last or step-N.
         data: Folder made by `mtdnn prepro`. Default: the run's.
+        json: Print task → split → metric → value as JSON.
     """
     from mtdnn.runs.opened import open_run
 
     opened = open_run(run, checkpoint=checkpoint)
     prepared = None if data is None else Path(data)
     results = opened.evaluate(names_in(tasks), split=split, data=prepared)
+    if json:
+        return as_json(results)
     folder = opened.folder
     return f"{results_table(results)}\n\npredictions: {folder.predictions}\nresults: {folder.results_file}"
 
@@ -179,17 +190,18 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     return "\n".join(written)
 
 
-def score(predictions: str, *, metrics: str | None = None) -> str:
+def score(predictions: str, *, metrics: str | None = None, json: bool = False) -> str:
     """Compute metrics from a prediction file.
 
     Args:
         predictions: JSON lines written by `mtdnn predict`, `evaluate` or `train`.
         metrics: Names, separated by commas. Default: all that can be computed from the file.
+        json: Print metric → value as JSON.
     """
     from mtdnn.metrics.records import score as score_records
 
     values = score_records(predictions, metrics=names_in(metrics) or ())
-    return table([[name, number(value)] for name, value in values.items()])
+    return as_json(values) if json else table([[name, number(value)] for name, value in values.items()])
 
 
 def embed(
@@ -273,6 +285,13 @@ def submit(
 
     counts = submit_runs(benchmark, names_in(run) or [run], target, data=data, checkpoint=checkpoint)
     return table([["file", "rows"], *([name, str(count)] for name, count in counts.items())]) + f"\n\narchive: {out}"
+
+
+def as_json(values: object) -> str:
+    """Plain values as indented JSON, for scripts."""
+    import json
+
+    return json.dumps(values, ensure_ascii=False, indent=1)
 
 
 def names_in(words: str | None) -> list[str] | None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from mtdnn.cli.commands import (
     EXIT_ERROR,
@@ -25,17 +25,31 @@ from mtdnn.cli.commands import (
     submit,
     train,
 )
+from mtdnn.cli.package_commands import completion_script, convert, run_converter
+from mtdnn.cli.package_commands import list as list_names
 from mtdnn.cli.study_commands import report, study, subset
+from mtdnn.cli.verbosity import current_level, verbosity, without_verbosity
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, printable, system_fault, unknown
 
-if TYPE_CHECKING:
-    pass
-
 EXIT_INTERRUPTED = 130
+
+
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
+    """Print a script that completes commands and flags: mtdnn completion bash > FILE, then source FILE.
+
+    Args:
+        shell: bash, zsh or tcsh.
+    """
+    return completion_script(COMMANDS, shell)
+
+
 COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (check, prepro, train, evaluate, predict, score, embed, export, submit, subset, study, report)
+    for function in (
+        *(check, prepro, train, evaluate, predict, score, embed, export, submit, subset, study, report),
+        *(list_names, convert, completion),
+    )
 }
 
 
@@ -47,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:  # processes that this one starts import nothing from the current folder either
         os.environ["PYTHONSAFEPATH"] = "1"
-    words = list(sys.argv[1:] if argv is None else argv)
+    words, level = without_verbosity(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print_text(overview())
         return 0 if words else EXIT_ERROR
     try:
-        with messages_to_stderr():
+        with verbosity(level), messages_to_stderr():
             dispatch(words[0], words[1:])
     except MtdnnError as error:
         print(error, file=sys.stderr)
@@ -82,6 +96,9 @@ def dispatch(name: str, words: Sequence[str]) -> None:
     from mtdnn.registry import trusted
 
     function = COMMANDS[name]
+    if function is convert and words and not words[0].startswith("-"):  # its flags are the converter's
+        run_converter(words[0], words[1:])
+        return
     read = run_arguments if function is train else call_arguments
     arguments = read(function, words)
     with trusted(arguments.pop("trust")):
@@ -94,7 +111,11 @@ def overview() -> str:
     """The commands, one line each."""
     lines = [[f"  {name}", (function.__doc__ or "").split("\n")[0]] for name, function in COMMANDS.items()]
     head = "usage: mtdnn <command> …\n\nFine-tune one shared encoder on many tasks.\n"
-    return f"{head}\n{table(lines)}\n\n`mtdnn <command> --help` shows the arguments of a command."
+    tail = [
+        "`mtdnn <command> --help` shows the arguments of a command, `mtdnn --version` the version.",
+        "-q: no progress and no messages; -v: also details.",
+    ]
+    return "\n".join([head, table(lines), "", *tail])
 
 
 class PlainLine(logging.Formatter):
@@ -107,12 +128,12 @@ class PlainLine(logging.Formatter):
 
 @contextmanager
 def messages_to_stderr() -> Iterator[None]:
-    """A context in which the package's log, from level "info" on, is written to stderr as plain lines."""
+    """A context in which the package's log, from the level of `-q` and `-v` on, is written to stderr as plain lines."""
     logger, handler = logging.getLogger("mtdnn"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLine("%(message)s"))
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(current_level())
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from jsonargparse import SUPPRESS, ArgumentParser
 from pydantic.fields import FieldInfo
 
 from mtdnn.cli.schema import described, fields_of, inner_model, is_open, option_keys
+from mtdnn.cli.verbosity import VERBOSITY_FLAGS
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
@@ -38,6 +39,12 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
         ConfigError: a flag is unknown or missing, or a value has the wrong type.
         SystemExit: after --help or --schema.
     """
+    parser = _call_parser(function)
+    return {name: home_expanded(each) for name, each in vars(_parsed(parser, _spelt_out(function, argv))).items()}
+
+
+def _call_parser(function: Callable[..., object]) -> ArgumentParser:
+    """The parser of a command's flags."""
     parser = _parser(function)
     if function.__name__ == "check":
         parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
@@ -45,19 +52,42 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
     for name, text in optional.items():
         parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
     parser.add_function_arguments(function, as_positional=True, skip=set(optional))
-    _add_trust(parser)
-    return {name: home_expanded(each) for name, each in vars(_parsed(parser, _spelt_out(function, argv))).items()}
+    _add_common(parser)
+    return parser
+
+
+def command_parser(function: Callable[..., object]) -> ArgumentParser:
+    """The parser of a command, for shell completion."""
+    return _run_parser(function, (), {}) if function.__name__ == "train" else _call_parser(function)
 
 
 def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
-    """`run` (a YAML file or None), `overrides` (dotted key → value), `resume`, `trust`. Raises as `call_arguments`."""
+    """`run` (a YAML file or None), `overrides` (dotted key → value), `resume`, `json`, `trust`.
+
+    Raises as `call_arguments`.
+    """
+    given: dict[str, str] = {}
+    parser = _run_parser(function, argv, given)
+    found = _parsed(parser, argv)
+    overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
+    return {
+        "run": home_expanded(found["run"]),
+        "resume": found["resume"],
+        "json": found["json"],
+        "trust": found["trust"],
+        "overrides": overrides,
+    }
+
+
+def _run_parser(function: Callable[..., object], argv: Sequence[str], given: dict[str, str]) -> ArgumentParser:
+    """The parser of a run's flags, which collects their texts in `given`."""
     usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
     epilog = "mtdnn check --schema run also lists the options of regularizers and proximal terms."
     parser = _parser(function, usage=usage, description=function.__doc__, epilog=epilog)
     parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run's YAML file; flags replace its values.")
     parser.add_argument("--resume", action="store_true", help="Resume from the newest complete checkpoint.")
-    _add_trust(parser)
-    given: dict[str, str] = {}
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON.")
+    _add_common(parser)
     fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
     flags = [(key, _metavar(field), described(field)) for key, field in fields.items()]
     flags += [(key, "VALUE", text) for key, text in option_keys(LIGHT_KEYS)]
@@ -66,14 +96,7 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
         parser.add_argument(f"--{key}", action=Collect, into=given, metavar=metavar, help=text.replace("%", "%%"))
     for key in _open_keys(argv, _flags(parser)):
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
-    found = _parsed(parser, argv)
-    overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
-    return {
-        "run": home_expanded(found["run"]),
-        "resume": found["resume"],
-        "trust": found["trust"],
-        "overrides": overrides,
-    }
+    return parser
 
 
 class Collect(Action):
@@ -119,10 +142,12 @@ def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
     }
 
 
-def _add_trust(parser: ArgumentParser) -> None:
-    """Add the flag `--trust`, which every command has."""
+def _add_common(parser: ArgumentParser) -> None:
+    """Add the flags that every command has; `main` has taken out those of verbosity before a command is parsed."""
     text = "Import dotted paths named in files, and load pickled weights of an encoder."
     parser.add_argument("--trust", action="store_true", help=text)
+    for flags, text in VERBOSITY_FLAGS.values():
+        parser.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
 
 
 def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from mtdnn.cli.commands import as_json
 from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
 from mtdnn.errors import MtdnnError
@@ -51,6 +52,7 @@ def study(
     gpus: float = 0.0,
     dry_run: bool = False,
     rate: float | None = None,
+    json: bool = False,
 ) -> str:
     """Run a grid of runs; finished runs are never repeated, so the same command resumes after a kill.
 
@@ -66,6 +68,7 @@ def study(
         gpus: GPUs of each cell, for ray; at most 1.
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
+        json: Print the numbers of cells and the file of results as JSON.
     """
     from mtdnn.study.launchers import require_launchable
     from mtdnn.study.load import load_study
@@ -82,7 +85,7 @@ def study(
             summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
-    return summary_text(grid, summary)
+    return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)
 
 
 def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:
@@ -165,6 +168,18 @@ def summary_text(grid: Grid, summary: Summary) -> str:
         if cells
     ]
     return f"{', '.join(parts)}\nresults: {grid.folder / 'results.csv'}"
+
+
+def summary_values(grid: Grid, summary: Summary) -> dict[str, object]:
+    """The result of a study as plain values: how many cells, names of those without results, the file of results."""
+    return {
+        "cells": summary.cells,
+        "finished": summary.finished,
+        "before": summary.before,
+        "diverged": [*summary.diverged],
+        "blocked": [*summary.blocked],
+        "results": str(grid.folder / "results.csv"),
+    }
 
 
 def broken_lines(summary: Summary) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from mtdnn.config import legacy
 from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields
+from mtdnn.config.shipped import definitions_file
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, Place, fault, home_expanded, keywords_checked, unknown
 
@@ -196,8 +197,8 @@ def load_task_defs(definitions: Definitions) -> dict[str, TaskDef]:
     """Task definitions; each block is checked on its own.
 
     Args:
-        definitions: a YAML file, in our schema or the original toolkit's; or a mapping from task names to such blocks
-            or to `TaskDef`.
+        definitions: a YAML file, in our schema or the original toolkit's; the name of one that comes with the package,
+            such as `glue`; or a mapping from task names to such blocks or to `TaskDef`.
     Returns:
         Task name → TaskDef, in the order of the file.
     Raises:
@@ -255,7 +256,7 @@ def read_task_defs(definitions: Definitions) -> Blocks:
     """
     if isinstance(definitions, Mapping):
         return task_defs_in(YamlSource("tasks", dict(definitions)), in_memory=True)
-    return task_defs_in(read_yaml(definitions))
+    return task_defs_in(read_yaml(definitions_file(definitions)))
 
 
 def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mtdnn.config.earlier import with_unused
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
+from mtdnn.config.shipped import definitions_file
 from mtdnn.config.tasks import TaskDef, task_defs_in
 from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
@@ -282,7 +283,7 @@ class _Expansion:
     def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
         """The task blocks that decide this run, and the text of a task file if options changed one."""
         if config.tasks not in self._sources:
-            self._sources[config.tasks] = read_yaml(config.tasks)
+            self._sources[config.tasks] = read_yaml(definitions_file(config.tasks))
         blocks = dict(self._sources[config.tasks].value)
         for key, value in overrides.items():
             task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]

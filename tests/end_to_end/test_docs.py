@@ -83,6 +83,8 @@ SHOWN_ONLY = {
     "python -m data_prep.glue --input glue_data --out data": GLUE,
     "mtdnn prepro task_defs/glue.yml --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn train --tasks task_defs/glue.yml --data prepared --encoder ./stand-in --output runs/glue": GLUE,
+    "mtdnn convert glue --input glue_data --out data": GLUE,
+    "mtdnn prepro glue --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn submit glue runs/glue --out submission.zip": GLUE,
     "mtdnn submit glue runs/mtl,runs/rte,runs/stsb-1,runs/stsb-2 --out submission.zip": GLUE,
     "mtdnn submit superglue runs/superglue --out superglue.zip": GLUE,
@@ -286,7 +288,9 @@ def read(words):
         SystemExit, ConfigError: a flag that it does not have.
     """
     name, rest = words[0], words[1:]
-    if name == "mtdnn":
+    if rest[:1] == ["convert"]:
+        read_python(["-m", f"data_prep.{rest[1]}", *rest[2:]])
+    elif name == "mtdnn":
         function = COMMANDS[rest[0]]
         (run_arguments if function.__name__ == "train" else call_arguments)(function, rest[1:])
     elif name in READERS:

@@ -101,7 +101,13 @@ def overrides(*words):
 
 def test_a_run_file_and_flags_are_distinguished():
     found = run_arguments(COMMANDS["train"], ["run.yml", "--resume", "--optimizer.lr", "3e-5"])
-    assert found == {"run": "run.yml", "resume": True, "trust": False, "overrides": {"optimizer.lr": 3e-5}}
+    assert found == {
+        "run": "run.yml",
+        "resume": True,
+        "json": False,
+        "trust": False,
+        "overrides": {"optimizer.lr": 3e-5},
+    }
 
 
 @pytest.mark.parametrize(
