@@ -30,35 +30,59 @@ PROXIMAL: Registry[type[Proximal]] = Registry(
 )
 
 
-class ProximalOptions(Options):
-    """Options every proximal term has."""
-
-    mu: float = Field(1.0, ge=0, description="μ, factor of the term; 0 turns it off.")
-    inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two updates of the teacher.")
-
-
 class PartOfRun(Options):
     """A number of optimizer steps, as a fraction of the run's."""
 
     fraction: float = Field(description="Of the run's optimizer steps.")
 
+    def steps(self, total_steps: int) -> float:
+        """The fraction of a run of `total_steps`, in optimizer steps."""
+        return self.fraction * total_steps
 
-def _half_life(value: object) -> float | PartOfRun:
-    """A number above 0, or `{fraction: number}` above 0."""
+
+def _steps_or_part(value: object) -> float | PartOfRun:
+    """A finite number, or `{fraction: number}`."""
     if isinstance(value, PartOfRun):
         return value
     part = isinstance(value, Mapping) and set(value) == {"fraction"}
     number = value["fraction"] if part else value  # type: ignore[index]
     try:
-        steps = float(number)  # type: ignore[arg-type]
+        steps = math.nan if isinstance(number, bool) else float(number)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         steps = math.nan
-    if isinstance(number, bool) or not (math.isfinite(steps) and steps > 0):
-        raise ValueError("expected a number of optimizer steps above 0, or {fraction: number} of the run's")
     return PartOfRun(fraction=steps) if part else steps
 
 
+def _half_life(value: object) -> float | PartOfRun:
+    """A number above 0, or `{fraction: number}` above 0."""
+    found = _steps_or_part(value)
+    number = found.fraction if isinstance(found, PartOfRun) else found
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("expected a number of optimizer steps above 0, or {fraction: number} of the run's")
+    return found
+
+
+def _start(value: object) -> float | PartOfRun:
+    """A whole number from 0, or `{fraction: number}` from 0 up to but not including 1."""
+    found = _steps_or_part(value)
+    valid = 0 <= found.fraction < 1 if isinstance(found, PartOfRun) else found >= 0 and found.is_integer()
+    if not valid:
+        raise ValueError("expected a whole number of optimizer steps, or {fraction: number below 1} of the run's")
+    return found
+
+
 HalfLife = Annotated[float | PartOfRun, BeforeValidator(_half_life)]
+Start = Annotated[float | PartOfRun, BeforeValidator(_start)]
+
+
+class ProximalOptions(Options):
+    """Options every proximal term has."""
+
+    mu: float = Field(1.0, ge=0, description="μ, factor of the term; 0 turns it off.")
+    inner_steps: int = Field(1, ge=1, description="S, optimizer steps between two updates of the teacher.")
+    start_after: Start = Field(
+        0, description="Optimizer steps without the term; the teacher then starts as the model of that moment."
+    )
 
 
 class MomentumOptions(ProximalOptions):
@@ -113,10 +137,11 @@ class Proximal:
     """D_Breg = mean_i ℓ_s(f(x_i; θ), f(x_i; θ̃)), the teacher θ̃ in evaluation mode and without gradient.
 
     Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model, with which it shares the weights that are
-    frozen. Cost: 1 forward unit.
+    frozen. With `start_after` it starts later, so that a new head has learnt something before the model is kept near it;
+    until then the term is 0 and costs nothing. Cost: 1 forward unit.
 
     Args:
-        model: the teacher starts as a copy of it.
+        model: the teacher starts as a copy of it, or as what becomes of it in `start_after` steps.
         total_steps: optimizer steps of the run.
     """
 
@@ -129,9 +154,15 @@ class Proximal:
         self.teacher = Teacher(model)
 
     @property
+    def start(self) -> int:
+        """Optimizer steps before the teacher starts; a fraction of the run is rounded down."""
+        given = self.options.start_after
+        return int(given.steps(self.total_steps) if isinstance(given, PartOfRun) else given)
+
+    @property
     def weight(self) -> float:
-        """μ; 0 = off."""
-        return float(self.options.mu)
+        """μ, and 0 before the teacher starts; 0 = off."""
+        return float(self.options.mu) if self.steps_done >= self.start else 0.0
 
     def beta(self, update: int) -> float:
         """β of the teacher's update after optimizer step `update`, counted from 1."""
@@ -143,9 +174,12 @@ class Proximal:
         return forward_pass.divergence(forward_pass.logits, reference).mean()
 
     def after_step(self, model: nn.Module) -> None:
-        """Update the teacher every S steps; called after each optimizer step."""
+        """Update the teacher every S steps from its start; called after each optimizer step."""
         self.steps_done += 1
-        if self.steps_done % self.options.inner_steps == 0:
+        since = self.steps_done - self.start
+        if since == 0:
+            self.teacher.move(model, 1.0)
+        elif since > 0 and since % self.options.inner_steps == 0:
             self.teacher.move(model, 1.0 - self.beta(self.steps_done))
 
     def drift(self, model: nn.Module) -> Tensor:
@@ -186,7 +220,7 @@ class Momentum(Proximal):
     def half_life(self) -> float | None:
         """In optimizer steps; None where β is given."""
         given = self.options.half_life
-        return given.fraction * self.total_steps if isinstance(given, PartOfRun) else given
+        return given.steps(self.total_steps) if isinstance(given, PartOfRun) else given
 
     def beta(self, update: int) -> float:
         if self.half_life is not None:

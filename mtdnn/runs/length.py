@@ -45,13 +45,30 @@ class RunLength:
 
     @classmethod
     def of(cls, config: RunConfig, sampler: Sampler) -> RunLength:
-        """`max_steps`, or the steps of all epochs; those of a fraction of an epoch are rounded up."""
+        """`max_steps`, or the steps of all epochs; those of a fraction of an epoch are rounded up.
+
+        Raises:
+            ConfigError: the proximal term would start after the last step.
+        """
         if config.max_steps is not None:
-            return cls(sampler.sizes, sampler, config.max_steps, config.max_steps / sampler.num_steps(0))
-        whole = int(config.epochs)
-        steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
-        total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
-        return cls(sampler.sizes, sampler, total, whole + (total - steps) / last)
+            total, epochs = config.max_steps, config.max_steps / sampler.num_steps(0)
+        else:
+            whole = int(config.epochs)
+            steps, last = sum(sampler.num_steps(epoch) for epoch in range(whole)), sampler.num_steps(whole)
+            total = max(1, steps + math.ceil((config.epochs - whole) * last - 1e-9))
+            epochs = whole + (total - steps) / last
+        if faults := _start_faults(config, total):
+            raise ConfigError(faults)
+        return cls(sampler.sizes, sampler, total, epochs)
+
+
+def _start_faults(config: RunConfig, steps: int) -> list[Fault]:
+    """A proximal term that a run of so many steps never has; its other options are checked where it is built."""
+    start = config.proximal.options.get("start_after", 0) if config.proximal is not None else 0
+    if isinstance(start, bool) or not isinstance(start, int | float) or start < steps:
+        return []
+    found = f"{start:g} steps, and the run has {steps}: the term would never act"
+    return [fault("", "proximal.start_after", found, "Give fewer, or {fraction: number below 1}, or remove proximal.")]
 
 
 def run_length(

@@ -453,13 +453,13 @@ def _add_length(tasks: Mapping[str, TaskDef], run: RunConfig | None, report: Rep
             sampler = _sampler_of(trained, splits, config, report)
         elif run is not None and trained and trained.keys() <= tasks.keys():
             sampler = prepared_sampler(run, trained)
+        if sampler is not None:
+            report.batches = sampler.batches_per_task(0)
+            report.length = None if run is None else RunLength.of(run, sampler)
     except ConfigError as error:
         report.faults += error.faults
     except DataError:  # nothing is prepared yet
         pass
-    if sampler is not None:
-        report.batches = sampler.batches_per_task(0)
-        report.length = None if run is None else RunLength.of(run, sampler)
 
 
 def _train_splits(task: TaskDef, report: Report) -> list[SplitFacts]:

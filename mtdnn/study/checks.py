@@ -11,7 +11,7 @@ from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.length import prepared_rows, prepared_sampler, training_rows
+from mtdnn.runs.length import RunLength, prepared_rows, prepared_sampler, training_rows
 from mtdnn.runs.named import task_faults
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
@@ -110,7 +110,7 @@ def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
 def _length_faults(cell: Cell) -> tuple[Fault, ...]:
     """Errors in the length of a run on the prepared rows; empty if they are not prepared."""
     try:
-        prepared_sampler(cell.config, tasks_of(cell))
+        RunLength.of(cell.config, prepared_sampler(cell.config, tasks_of(cell)))
     except ConfigError as error:
         return error.faults
     except DataError:
@@ -141,7 +141,7 @@ def require_runnable(cells: Sequence[Cell]) -> None:
 def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault, ...]:
     """Errors about what a cell needs and does not have; `encoders` caches those of each encoder."""
     try:
-        prepared_sampler(cell.config, tasks_of(cell))
+        RunLength.of(cell.config, prepared_sampler(cell.config, tasks_of(cell)))
         require_prepared(cell)
     except MtdnnError as error:
         return error.faults

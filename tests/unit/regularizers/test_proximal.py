@@ -80,6 +80,42 @@ def test_beta_and_half_life_exclude_each_other() -> None:
         assert "half_life: " in str(found) and "above 0, or {fraction: number} of the run's" in str(found)
 
 
+@pytest.mark.parametrize("start_after", [3, {"fraction": 0.15}])
+def test_a_late_teacher_starts_as_the_model_of_that_step(start_after: int | dict[str, float]) -> None:
+    """15 % of 20 steps are 3: no term before, the model of step 3 then, β = ¾ of the way back from there."""
+    model = make_model()
+    proximal = Momentum(model, total_steps=20, start_after=start_after, beta=0.75, beta_late=0.75)
+    weights = []
+    for _ in range(3):
+        weights.append(proximal.weight)
+        nudge(model, 1.0)
+        proximal.after_step(model)
+    assert weights == [0.0, 0.0, 0.0] and proximal.weight == 1.0
+    assert proximal.drift(model) == 0.0
+    at_start = first_weight(model)
+    nudge(model, 1.0)
+    proximal.after_step(model)
+    assert first_weight(proximal.teacher.module) == pytest.approx(at_start + 0.25)
+
+
+def test_a_late_teacher_moves_every_s_steps_from_its_start() -> None:
+    model = make_model()
+    proximal, moves = Vanilla(model, total_steps=20, start_after=1, inner_steps=2), []
+    for _ in range(5):
+        before = first_weight(proximal.teacher.module)
+        nudge(model)
+        proximal.after_step(model)
+        moves.append(first_weight(proximal.teacher.module) != before)
+    assert moves == [True, False, True, False, True]
+
+
+def test_a_start_that_is_no_number_of_steps_is_refused() -> None:
+    for start_after in (-1, 0.5, "late", True, {"fraction": 1}, {"fraction": -0.1}, {"part": 0.1}):
+        named = Named(name="vanilla", start_after=start_after)
+        (found,) = named_faults(PROXIMAL, named, "proximal", where="run.yml:3")
+        assert "start_after: " in str(found) and "whole number of optimizer steps, or {fraction: " in str(found)
+
+
 def test_momentum_moves_by_one_minus_beta_of_the_way_also_the_first_time() -> None:
     # AveragedModel copies the model at its first update, which must not be ours
     model = make_model()

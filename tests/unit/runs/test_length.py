@@ -132,6 +132,11 @@ def test_check_dry_run_and_training_agree(
             "mixing: main_ratio",
             "mixing: main_ratio has no task to add to 'demo_nli'.",
         ),
+        (
+            "proximal: {name: momentum, start_after: 6}",
+            "proximal.start_after: 6 steps, and the run has 6: the term would never act. Give fewer, or "
+            "{fraction: number below 1}, or remove proximal.",
+        ),
     ],
     ids=lambda words: words.split(":")[0],
 )
