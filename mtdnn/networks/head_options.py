@@ -43,7 +43,7 @@ class SanOptions(HeadOptions):
 HEAD_OPTIONS: dict[str, type[HeadOptions]] = {
     "pooled": PooledOptions,
     "san": SanOptions,
-    **dict.fromkeys(("token", "crf", "span", "masked_lm"), HeadOptions),
+    **dict.fromkeys(("token", "crf", "span", "masked_lm", "hybrid"), HeadOptions),
 }
 """Registered head → its options."""
 

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from mtdnn.batch import NO_WORD, Batch
+from mtdnn.batch import IGNORED, NO_WORD, Batch
 from mtdnn.execution.products import Linear, linear
 from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
 from mtdnn.registry import Registry
 from mtdnn.tokens.families import is_causal
+
+NO_TOKENS = -100.0
+"""log P of a candidate without tokens."""
 
 HEADS: Registry[type[Head]] = Registry(
     "head",
@@ -59,12 +62,14 @@ class Head(nn.Module):
         Options: the options, a pydantic model.
         min_texts: smallest number of texts in a row.
         between_labels: weights that `init_head` does not copy, as they are specific to the labels.
+        starts_new: weights that start new where the head that `init_head` names has none of that name.
         counterpart: the kind of transformers' classification model with the same layers: of sequences or of tokens.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
     min_texts: ClassVar[int] = 1
     between_labels: ClassVar[tuple[str, ...]] = ()
+    starts_new: ClassVar[tuple[str, ...]] = ()
     counterpart: ClassVar[Counterpart] = None
 
 
@@ -370,6 +375,76 @@ class MaskedLMHead(Head):
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [M, V] of hidden states [M, H]."""
+        return self.words(hidden)
+
+    def words(self, hidden: Tensor) -> Tensor:
+        """Logits [M, V] of hidden states [M, H]."""
         output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
         multiply = linear if isinstance(self.dense, Linear) else nn.functional.linear  # as the encoder's layers do
         return multiply(output, self._tied[0].weight, self.bias)
+
+
+@HEADS.register("hybrid")
+class HybridHead(MaskedLMHead):
+    """The layers of `masked_lm`, and a bilinear similarity of a candidate and a pronoun: cᵀ W p.
+
+    c and p are sums of hidden states, over the tokens of the candidate and of the pronoun, weighted by the softmax of
+    the scaled product with the state of the first token, for c after a linear layer.
+
+    Args:
+        hidden_size: H.
+        word_embeddings: those of the encoder.
+        dropout: probability, of c and p; the language model has none, as BERT's.
+        options: see `HeadOptions`.
+    Source: He et al. 2019, arXiv 1907.11983, section 2; the authors' `hnn/src/apps/hnn_model.py`.
+    """
+
+    starts_new = ("query.weight", "similarity.weight")
+    between_labels = ("threshold",)
+
+    def __init__(
+        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
+    ) -> None:
+        super().__init__(hidden_size, word_embeddings, **options)
+        self.sum_dropout = nn.Dropout(dropout)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.similarity = nn.Linear(hidden_size, hidden_size, bias=False)
+        initialize((self.query, self.similarity), self.Options(**options).initializer_std)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """[N / 2, 2]: log P and similarity of each candidate, from hidden states [N, T, H].
+
+        The batch's sequences are, by turns, a text with masks and a text with a candidate, see `Coreference.encode`.
+        """
+        words = self.log_probabilities(hidden[0::2], batch.extras["targets"][0::2])
+        return torch.stack([words, self.similarities(hidden[1::2], batch.extras["roles"][1::2])], dim=-1)
+
+    def log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """[N]: the mean over a sequence's masks of the log probability of the token under it; NO_TOKENS without one.
+
+        Args:
+            hidden: [N, T, H].
+            targets: [N, T] ids of the tokens under the masks; IGNORED elsewhere.
+        """
+        scored = targets != IGNORED
+        logits = self.words(hidden[scored])
+        terms = -nn.functional.cross_entropy(logits.float(), targets[scored], reduction="none")
+        rows = torch.arange(len(targets), device=targets.device).unsqueeze(1).expand_as(targets)[scored]
+        counts = scored.sum(dim=1)
+        means = terms.new_zeros(len(targets)).index_add(0, rows, terms) / counts.clamp(min=1)
+        return torch.where(counts > 0, means, NO_TOKENS)
+
+    def similarities(self, hidden: Tensor, roles: Tensor) -> Tensor:
+        """[N]: cᵀ W p of each sequence.
+
+        Args:
+            hidden: [N, T, H].
+            roles: [N, T], 1 = a token of the pronoun, 2 = of the candidate.
+        """
+        first = hidden[:, 0]
+        scale = hidden.shape[-1] ** -0.5
+        p, c = (
+            attended(hidden, (hidden @ state.unsqueeze(-1)).squeeze(-1) * scale, roles == role)
+            for state, role in ((first, 1), (self.query(first), 2))
+        )
+        return (self.similarity(self.sum_dropout(c)) * self.sum_dropout(p)).sum(dim=-1)

@@ -49,6 +49,13 @@ class SmoothingOptions(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label spread over all classes; 0: none.")
 
 
+class HybridOptions(Options):
+    """Options of `hybrid`."""
+
+    gamma: float = Field(10.0, gt=0, description="γ, factor of the scores before the softmax over candidates.")
+    margin: float = Field(0.6, ge=0, description="β, added to the scores of wrong candidates, whose range is 0 to 1.")
+
+
 class FocalOptions(Options):
     """Options of the focal losses."""
 
@@ -435,3 +442,47 @@ def pairwise_margin(logits: Tensor, labels: Tensor, *, margin: float) -> Tensor:
     loss = (margin - (scores.unsqueeze(2) - scores.unsqueeze(1))).clamp(min=0).masked_fill(~better, 0.0)
     per_row = loss.sum(dim=(1, 2)) / better.sum(dim=(1, 2)).clamp(min=1)
     return masked_mean(per_row, (labels > 0).any(dim=1))
+
+
+def hybrid_scores(logits: Tensor) -> Tensor:
+    """[…]: ½ (P + σ(similarity)), the score of a candidate by the hybrid network, from 0 to 1.
+
+    Args:
+        logits: […, 2], log P of its tokens in the pronoun's place, and its similarity to the pronoun.
+    Source: He et al. 2019, arXiv 1907.11983, section 2.
+    """
+    wide = _wide(logits)
+    return (wide[..., 0].exp() + torch.sigmoid(wide[..., 1])) / 2
+
+
+@LOSSES.register("hybrid")
+@takes_options(HybridOptions)
+def hybrid(logits: Tensor, labels: Tensor, *, gamma: float = 10.0, margin: float = 0.6) -> Tensor:
+    """Mean over labelled rows of the sum of three losses: of the language model, the similarity, and both together.
+
+        −log P(right) + ½ [−log σ(s_right) − mean over wrong of log σ(−s_wrong)]
+        − log Σ_possible softmax(γ (score + β · [not possible]))
+
+    The terms of the right candidate are of rows where exactly one candidate is possible; the last one is 0 for a row
+    with a single candidate.
+
+    Args:
+        logits: [B, K, 2], as for `hybrid_scores`; any values without a candidate.
+        labels: [B, K], 1 = can be the antecedent, 0 = cannot, UNKNOWN = no label or no candidate.
+        gamma, margin: γ and β.
+    Source: He et al. 2019, arXiv 1907.11983, section 3.2; weights of the terms as in the authors' script.
+    """
+    known, possible, wrong = labels >= 0, labels > 0, labels == 0
+    wide = _wide(logits).masked_fill(~known.unsqueeze(-1), 0.0)
+    right = possible & (possible.sum(dim=1, keepdim=True) == 1)
+    words = -wide[..., 0].masked_fill(~right, 0.0).sum(dim=1)
+    alike = -F.logsigmoid(wide[..., 1]).masked_fill(~right, 0.0).sum(dim=1)
+    unlike = masked_mean_per_example(-F.logsigmoid(-wide[..., 1]), wrong)
+    shifted = gamma * (hybrid_scores(wide) + margin * wrong)
+    compared = known.sum(dim=1) > possible.sum(dim=1)  # else every candidate is possible
+    compared &= possible.any(dim=1)
+    lowest = torch.finfo(shifted.dtype).min
+    of_all = shifted.masked_fill(~known, lowest).logsumexp(dim=1)
+    of_possible = shifted.masked_fill(~possible, lowest).logsumexp(dim=1)
+    together = (of_all - of_possible).masked_fill(~compared, 0.0)
+    return masked_mean(words + (alike + unlike) / 2 + together, known.any(dim=1))

@@ -128,6 +128,8 @@ def init_head_from(model: MultiTaskModel, task: TaskDef, known: Mapping[str, Tas
     for name, value in head.state_dict().items():
         if name in getattr(head, "between_labels", ()):
             continue
+        if name not in weights and name in getattr(head, "starts_new", ()):
+            continue
         if name not in weights:
             raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has no {name}"))
         if name.startswith("output."):

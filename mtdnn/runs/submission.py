@@ -44,6 +44,7 @@ class File:
         labels: the benchmark's words; empty for a number, or for a text.
         rows: of the official test split.
         words: our label → theirs, where they differ.
+        others: tasks that answer it where a run does not have `task`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class File:
     labels: tuple[str, ...] = ()
     split: str = "test"
     words: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
 
     def answer(self, prediction: Any) -> Any:
         """A prediction in the benchmark's words.
@@ -103,7 +105,7 @@ GLUE = (
     File("MNLI-mm.tsv", "mnli", 9_847, THREE_WAY, "test_mismatched"),
     File("QNLI.tsv", "qnli", 5_463, TWO_WAY),
     File("RTE.tsv", "rte", 3_000, TWO_WAY),
-    File("WNLI.tsv", "wnli", 146, BINARY),
+    File("WNLI.tsv", "wnli", 146, BINARY, others=("wnli_pronoun",)),
     File("AX.tsv", "ax", 1_104, THREE_WAY),
 )
 SUPERGLUE = (
@@ -114,7 +116,14 @@ SUPERGLUE = (
     Text("ReCoRD.jsonl", "record", 10_000),
     File("RTE.jsonl", "superglue_rte", 3_000, TWO_WAY),
     File("WiC.jsonl", "wic", 1_400, ("false", "true"), words=YES_NO),
-    File("WSC.jsonl", "wsc", 146, ("False", "True"), words=(("no", "False"), ("yes", "True"))),
+    File(
+        "WSC.jsonl",
+        "wsc",
+        146,
+        ("False", "True"),
+        words=(("no", "False"), ("yes", "True")),
+        others=("wsc_pronoun",),
+    ),
     File("AX-b.jsonl", "axb", 1_104, TWO_WAY),
     File("AX-g.jsonl", "axg", 356, TWO_WAY),
 )

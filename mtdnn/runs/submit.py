@@ -71,9 +71,13 @@ def submit(
 
 
 def task_for(file: File, tasks: Iterable[str]) -> str | None:
-    """The task of a run that answers a file: of the same name, or of one that reads alike, such as SST-2 and sst2."""
-    wanted = {_letters(file.task), _letters(file.name.rpartition(".")[0])}
-    return next((name for name in tasks if _letters(name) in wanted), None)
+    """The task of a run that answers a file: of the same name, of one that reads alike (SST-2 and sst2), or another."""
+    names = list(tasks)
+    for wanted in ({file.task, file.name.rpartition(".")[0]}, {*file.others}):
+        letters = {_letters(each) for each in wanted}
+        if found := next((name for name in names if _letters(name) in letters), None):
+            return found
+    return None
 
 
 def _letters(name: str) -> str:

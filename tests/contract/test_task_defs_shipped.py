@@ -21,6 +21,7 @@ NAMES = {
     "wikiqa.yml": ["wikiqa"],
     "lm.yml": ["lm"],
     "superglue.yml": ["boolq", "cb", "copa", "multirc", "record", "superglue_rte", "wic", "wsc", "axb", "axg"],
+    "pronouns.yml": ["wnli_pronoun", "wsc_pronoun", "dpr", "wsc273", "pdp"],
     "demo.yml": ["demo_sentiment", "demo_nli", "demo_similarity", "demo_target"],
 }
 

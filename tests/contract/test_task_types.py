@@ -38,6 +38,7 @@ from mtdnn.training.objective import Objective
 CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "classification": [{}, {"labels": ["entailment", "neutral", "contradiction"]}],
+    "coreference": [{}, {"labels": ["0", "1"], "metrics": ["f1"]}],
     "multiple_choice": [{"metrics": ["accuracy"]}, {"metrics": ["span_f1"], "several": True}],
     "sequence_labeling": [{}, {"labels": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "VERB"]}],
 }

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_prep import anli, cs224n, snli, squad, superglue
+from data_prep import anli, cs224n, pronouns, snli, squad, superglue
 from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, run, write_rows
 from mtdnn.errors import DataError
 
@@ -35,7 +35,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_rows(tmp_path / "dev.tsv", rows())
     assert [path.name for path in tmp_path.iterdir()] == ["dev.tsv"]
-    assert (tmp_path / "dev.tsv").read_text() == "1\ta\reported\n"
+    assert (tmp_path / "dev.tsv").read_text() == "1\ta\told\n"
 
 
 def test_a_split_of_nothing_is_refused(tmp_path):
@@ -117,6 +117,10 @@ HOSTILE = [
         "0 rows written",
     ),
     (superglue, "MultiRC/val.jsonl", '{"passage": {"questions": [{"idx": 1, "answers": ["x"]}]}}', "0 rows written"),
+    (pronouns, "WSC/val.jsonl", '{"text": "x", "target": {"span2_text": "x", "span2_index": 1e999}}', "0 rows written"),
+    (pronouns, "WSCollection.xml", "<" * 1000, "WSCollection.xml: no XML"),
+    (pronouns, "WNLI/dev.tsv", "index\tsentence1\n", "dev.tsv:1: no column 'sentence2'"),
+    (pronouns, "wnli/dev.tsv", "1\t0\n", "dev.tsv:1: 2 columns; expected id, label and texts"),
     (anli, "R1/dev.jsonl", '{"uid": "\\ud800", "context": "c", "hypothesis": "h", "label": "n"}', "0 rows written"),
     (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\tcaf\xe9\t0\n", "ids-sst-dev.csv:2: not UTF-8"),
     (cs224n, "ids-sst-dev.csv", b"\tid\n", "ids-sst-dev.csv:1: no column 'sentence'. Check that"),

@@ -210,3 +210,13 @@ def test_a_task_is_found_by_the_benchmarks_own_name_too():
     assert task_for(FILES["MNLI-m.tsv"], ["mnli"]) == "mnli"
     assert task_for(RTE_JSON, ["rte"]) == "rte" and task_for(RTE_JSON, ["superglue_rte"]) == "superglue_rte"
     assert task_for(FILES["CoLA.tsv"], ["rte"]) is None
+
+
+def test_pronouns_answer_wnli_and_wsc_where_no_other_task_does():
+    """Predictions of `coreference` with labels are words of the benchmarks."""
+    assert task_for(FILES["WNLI.tsv"], ["rte", "wnli_pronoun"]) == "wnli_pronoun"
+    assert task_for(FILES["WNLI.tsv"], ["wnli_pronoun", "wnli"]) == "wnli"
+    assert task_for(FILES["WSC.jsonl"], ["wsc-pronoun"]) == "wsc-pronoun"
+    assert task_for(FILES["WSC.jsonl"], ["wnli_pronoun", "pdp"]) is None
+    assert content(FILES["WNLI.tsv"], records("1", "0")) == "index\tprediction\n0\t1\n1\t0\n"
+    assert content(FILES["WSC.jsonl"], records("no")) == '{"idx": 0, "label": "False"}\n'
