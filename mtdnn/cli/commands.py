@@ -98,6 +98,8 @@ def prepro(
     """
     from mtdnn.data.prepro import prepare
 
+    if workers is not None and workers < 1:
+        raise ConfigError(fault("--workers", "", f"{workers} processes", "Give 1 or more."))
     only, progress = names_in(tasks), shows_progress()
     with keys_as_flags(only="tasks"):
         prepare(definitions, data=data, encoder=encoder, out=out, only=only, num_workers=workers, progress=progress)
@@ -121,8 +123,8 @@ def train(run: str | None, *, resume: bool, json: bool, overrides: Mapping[str, 
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from None
-    except ConfigError as error:
-        raise ConfigError([source.placed(each) for each in error.faults]) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)([source.placed(each) for each in error.faults]) from error
     if not results:  # in a distributed run, only the first process reports
         return ""
     if json:
@@ -244,8 +246,7 @@ def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str
     from mtdnn.runs.opened import open_run
 
     opened = open_run(run, checkpoint=checkpoint)
-    with keys_as_flags("task"):
-        chosen_tasks(opened.tasks, names_in(task), key="task")
+    chosen_tasks(opened.tasks, names_in(task), key="task")
     tokenizer = opened.tokenizer
     export_task(opened.model, task, folder, save_tokenizer=tokenizer.save, pad_token_id=tokenizer.pads_with_id)
     return f"model and tokenizer: {output}"

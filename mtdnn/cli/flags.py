@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mtdnn.errors import ConfigError, Fault, Place
+from mtdnn.errors import ConfigError, DataError, Fault, Place
+
+
+def flags_of(function: Callable[..., object]) -> dict[str, str]:
+    """Key of an error → flag, for every argument of a command that is given as a flag.
+
+    `task` is the key of an unknown task; its flag is --tasks where a command accepts several.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    flags = {each.name: each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    return {**({"task": "tasks"} if "tasks" in flags else {}), **flags}
 
 
 @contextmanager
-def keys_as_flags(*keys: str, **renamed: str) -> Iterator[None]:
+def keys_as_flags(**flags: str) -> Iterator[None]:
     """`stages: unknown stage …` becomes `--stages: unknown stage …`.
 
     Args:
-        keys: arguments whose flags have the same names.
-        renamed: argument → its flag, if the names differ.
+        flags: key → flag.
     """
-    flags = {**{key: key for key in keys}, **renamed}
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError([_at_flag(each, flags) for each in error.faults]) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)([_at_flag(each, flags) for each in error.faults]) from error
 
 
 def _at_flag(found: Fault, flags: dict[str, str]) -> Fault:

@@ -92,6 +92,7 @@ def dispatch(name: str, words: Sequence[str]) -> None:
         return
     if name not in COMMANDS:
         raise ConfigError(fault("", "mtdnn", unknown("command", name, COMMANDS), "See mtdnn --help."))
+    from mtdnn.cli.flags import flags_of, keys_as_flags
     from mtdnn.cli.options import call_arguments, run_arguments
     from mtdnn.registry import trusted
 
@@ -101,7 +102,7 @@ def dispatch(name: str, words: Sequence[str]) -> None:
         return
     read = run_arguments if function is train else call_arguments
     arguments = read(function, words)
-    with trusted(arguments.pop("trust")):
+    with trusted(arguments.pop("trust")), keys_as_flags(**flags_of(function)):
         answer = function(**arguments)
     if answer:
         print_text(answer)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from mtdnn.cli.commands import as_json
 from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import ConfigError, MtdnnError, fault
 
 if TYPE_CHECKING:
     from mtdnn.study.grid import Cell, Grid
@@ -34,7 +34,7 @@ def subset(rows: str, *, out: str, fraction: float | None = None, count: int | N
     """
     from mtdnn.rows.subset import write_subset
 
-    with keys_as_flags("fraction", rows="count"):
+    with keys_as_flags(rows="count"):
         written = write_subset(Path(rows), Path(out), seed=seed, fraction=fraction, rows=count)
     return f"{written.size} of {written.num_rows} rows: {written.rows}\nids: {written.ids}"
 
@@ -77,12 +77,11 @@ def study(
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
     names = None if stages is None else stages.split(",")
-    with keys_as_flags("stages", "jobs", "gpus"):
-        if dry_run:
-            require_launchable(launcher, jobs=jobs, gpus=gpus)
-            return plan_of(checked_cells(grid, names), rate=rate)
-        with stopped_by_sigterm():
-            summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)
+    if dry_run:
+        require_launchable(launcher, jobs=jobs, gpus=gpus)
+        return plan_of(checked_cells(grid, names), rate=rate)
+    with stopped_by_sigterm():
+        summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)
@@ -98,6 +97,8 @@ def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> st
     """
     from mtdnn.report.write import write_report
 
+    if worst < 0:
+        raise ConfigError(fault("--worst", "", f"{worst} rows", "Give 0 or more."))
     written = write_report(folder, annotators=annotators or None, worst=worst)
     return "\n".join(str(path) for path in written)
 

@@ -33,6 +33,13 @@ MAX_NODES = 200_000
 MAX_DEPTH = 64
 """Deepest nesting of lists and mappings."""
 
+NO_MAPPING_FIX = "Write lines of `key: value`."
+
+SYNTAX_FIX = "Check the indentation, colons, brackets and quotes of this line and the one before."
+
+MAX_WHOLE_NUMBER = 2**63 - 1
+"""Largest whole number: counts become numbers of 64 bits in NumPy and PyTorch."""
+
 VALUE_ERRORS = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
 """What PyYAML raises for values that are valid YAML but have no Python value: `!!int ''`, `2020-02-31`, …"""
 
@@ -49,7 +56,10 @@ class Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """The value of a node; raises a ConstructorError with its line if there is no such Python value."""
         try:
-            return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+            value = super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+            if isinstance(value, int) and abs(value) > MAX_WHOLE_NUMBER:
+                raise ValueError("a whole number of more than 64 bits")
+            return value
         except VALUE_ERRORS as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
@@ -159,7 +169,7 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     if node is None:
         raise ConfigError(fault(path, "", "the file is empty", "A mapping of keys to values is expected."))
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(fault(Place(path, 1), "", "not a mapping of keys to values"))
+        raise ConfigError(fault(Place(path, 1), "", "not a mapping of keys to values", NO_MAPPING_FIX))
     _refuse_unsupported(node, path)
     lines: dict[KeyPath, int] = {}
     faults: list[Fault] = []
@@ -233,7 +243,7 @@ def _unsupported(node: yaml.Node, depth: int) -> tuple[str, str] | None:
 def _yaml_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        fix = "Put the value in quotes." if isinstance(error.__cause__, VALUE_ERRORS) else ""
+        fix = "Put the value in quotes." if isinstance(error.__cause__, VALUE_ERRORS) else SYNTAX_FIX
         return fault(Place(path, line), "", f"not valid YAML: {error.problem}", fix)
     position = getattr(error, "position", 0)
     found = f"character {text[position : position + 1]!r} is not allowed in YAML"

@@ -207,7 +207,7 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
         DataError: no record has a label, a metric cannot be computed from a record (its id is reported), or a value is
             outside the range of its metric.
     """
-    metrics = {name: metric_of(name) for name in names}
+    metrics = {name: metric_of(name, key="metrics") for name in names}
     labelled = labelled_records(records)
     if metrics and not labelled:
         found = f"none of the {len(records)} predictions has a label"

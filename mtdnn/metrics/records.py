@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -55,8 +56,17 @@ def score(
         place, records = str(predictions), read_records(predictions)
     else:
         place, records = "predictions", checked_records(enumerate(predictions, 1), place="predictions")
-    with own_words(list(metrics)):
+    with own_words(list(metrics)), placed_at(place):
         return _scored(place, records, list(metrics), labels)
+
+
+@contextmanager
+def placed_at(place: str) -> Iterator[None]:
+    """A context in which what metrics find in records is reported at the place of the records."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError([each if each.place else each.at(Place(place)) for each in error.faults]) from error
 
 
 def _scored(place: str, records: Sequence[Record], metrics: list[str], labels: Sequence[str]) -> dict[str, float]:

@@ -6,12 +6,12 @@ two one-sided tests exclude a difference of the margin; *open* otherwise, with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mtdnn.metrics.base import Record, Scale
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.document import Block, Heading, Place, Table, Text, row
 from mtdnn.report.study_view import StudyView, in_order
 from mtdnn.runs.folder import RunFolder
@@ -243,12 +243,11 @@ def _right_rows(view: StudyView) -> dict[tuple[str, str, str], dict[str, dict[st
             continue
         path = RunFolder(view.folder / line.run).prediction_file(line.task, line.split)
         if path.exists():
-            records = read_records(path)
-            found.setdefault(place, {})[repeat_of(line, view.repeats)] = _right(records)
+            found.setdefault(place, {})[repeat_of(line, view.repeats)] = _right(RecordFiles(path))
     return found
 
 
-def _right(records: Sequence[Record]) -> dict[str, bool]:
+def _right(records: Iterable[Record]) -> dict[str, bool]:
     return {str(each["id"]): each["prediction"] == each["label"] for each in records if each["label"] is not None}
 
 

@@ -16,11 +16,19 @@ from typing import Any, ClassVar
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, Place, did_you_mean, fault
-from mtdnn.rows.source import PART_BYTES, Part, Row, RowColumns, RowSource, missing_columns, named_values
+from mtdnn.rows.source import (
+    PART_BYTES,
+    RENAME_COLUMN,
+    Part,
+    Row,
+    RowColumns,
+    RowSource,
+    missing_columns,
+    named_values,
+)
 from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, equal_parts
 
 EXPECTED = "Give a datasets.Dataset, a pandas DataFrame or a list of dicts."
-RENAME = "Rename the column, or name it in the task's `inputs`."
 
 
 def rows_in_memory(task: TaskDef, split: str, rows: Mapping[str, Any]) -> RowSource:
@@ -115,7 +123,7 @@ class FrameRows(TableRows):
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         missing = missing_columns(columns.needed, list(map(str, self.table.columns)))
-        return super().faults(columns) + ([fault(self.place, "", missing, RENAME)] if missing else [])
+        return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
     @cached_property
     def _whole(self) -> set[str]:
@@ -135,7 +143,7 @@ class FrameRows(TableRows):
 class DatasetRows(HubRows):
     """Rows of a `datasets.Dataset` in memory; class numbers are read as class names."""
 
-    column_fix: ClassVar[str] = RENAME
+    column_fix: ClassVar[str] = RENAME_COLUMN
 
     def sha256(self) -> str:
         """Hash of the content: the library's fingerprint may depend on how the rows were made."""
@@ -149,7 +157,7 @@ def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
     if not isinstance(record, Mapping):
         return fault(where, "", f"a {type(record).__name__}; expected a dict of columns", EXPECTED)
     if missing := missing_columns(columns.needed, list(record)):
-        return fault(where, "", missing, RENAME)
+        return fault(where, "", missing, RENAME_COLUMN)
     values = named_values(record, columns, where.line)
     broken = [name for name, value in values.items() if not _is_text(value)]
     if broken:

@@ -32,7 +32,7 @@ def rows_of(path: str | Path) -> RowSource:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         found = unknown("ending", path.suffix, SUFFIXES)
-        raise DataError(fault(str(path), "", found))
+        raise DataError(fault(str(path), "", found, "Rename the file."))
     if not _is_file(path):
         raise DataError(fault(str(path), "", "no such file", "Check the path."))
     return FORMATS[path.suffix](path)
@@ -105,12 +105,12 @@ def _with_suffixes(place: Path) -> list[Path]:
 def _files_found(data: Path, task: str) -> str:
     """What to do about a missing split: the message lists what the folder has instead."""
     if not data.is_dir():
-        return f"There is no folder {data}."
+        return f"There is no folder {data}. Check the path."
     there = [*(data / task).glob("*.*"), *data.glob(f"{task}_*.*")]
     names = sorted(path.relative_to(data).as_posix() for path in there if path.suffix in SUFFIXES)
     if names:
         return f"There are: {', '.join(names)}. Rename a file, or name its split in the task's `splits`."
-    return f"{data} has no files for task '{task}'."
+    return f"{data} has no files for task '{task}'. Add them, or remove the task."
 
 
 def read_rows(path: str | Path, columns: RowColumns) -> Iterator[Row | Fault]:

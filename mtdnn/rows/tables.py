@@ -16,6 +16,7 @@ from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     OPTIONAL,
     PART_BYTES,
+    RENAME_COLUMN,
     Part,
     Row,
     RowColumns,
@@ -101,7 +102,7 @@ class ParquetRows(RowSource):
             missing = missing_columns(columns.needed, self._open().schema_arrow.names)
         except DataError as error:
             return list(error.faults)
-        return super().faults(columns) + ([fault(self.place, "", missing)] if missing else [])
+        return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         reader = self._readers.pop() if self._readers else None  # of this process: parts are mostly consecutive

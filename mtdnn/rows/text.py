@@ -15,6 +15,7 @@ from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     PART_BYTES,
+    RENAME_COLUMN,
     Part,
     Row,
     RowColumns,
@@ -151,7 +152,7 @@ class JsonlRows(LineRows):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
         missing = missing_columns(columns.needed, list(values))
         if missing:
-            return fault(where, "", missing)
+            return fault(where, "", missing, RENAME_COLUMN)
         return Row(named_values(values, columns, where.line), where)
 
 
@@ -237,7 +238,7 @@ class CsvRows(TextRows):
             message = f"{names.count(repeated[0])} columns are named '{repeated[0]}'"
             return [fault(Place(self.place, number), "", message, "Rename all but one.")]
         missing = missing_columns(columns.needed, names)
-        return [fault(Place(self.place, number), "", missing)] if missing else []
+        return [fault(Place(self.place, number), "", missing, RENAME_COLUMN)] if missing else []
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         of_header, header = self.header()

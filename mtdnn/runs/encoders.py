@@ -7,6 +7,7 @@ else; the frozen weights are found by the name they were read by, and known by t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.config.json_source import read_json
 from mtdnn.config.options import Frozen, Named
 from mtdnn.config.run import EncoderSource, RunConfig
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import NOWHERE, ConfigError, DataError, fault
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
@@ -52,8 +53,17 @@ def encoder_place(source: str | EncoderSource) -> str:
 
 
 def checkpoint_of(source: EncoderSource) -> Path:
-    """The whole checkpoint of an earlier run that a run starts from."""
-    return open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint))
+    """The whole checkpoint of an earlier run that a run starts from.
+
+    Raises:
+        ConfigError: another name than those of checkpoints.
+        DataError: it is missing or damaged, at the key `encoder.run`.
+    """
+    try:
+        return open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint))
+    except DataError as error:
+        found = [replace(each, place=NOWHERE, found=f"{each.place}: {each.found}") for each in error.faults]
+        raise DataError([replace(each, key="encoder.run") for each in found]) from error
 
 
 def build_encoder(config: RunConfig, tasks: Sequence[str] = ()) -> Encoder:

@@ -22,7 +22,7 @@ from mtdnn.data.prepro import prepare_rows
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
 from mtdnn.metrics.base import Record, measured, metric_of
-from mtdnn.metrics.records import write_records
+from mtdnn.metrics.records import placed_at, write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.registry import is_trusted, trusted, trusting
@@ -106,9 +106,11 @@ class Run:
         for name, each in self._splits(names, split, prepared):
             store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
             records = self._records(store, [name])[name]
-            write_records(self.folder.prediction_file(name, each), records)
+            written = self.folder.prediction_file(name, each)
+            write_records(written, records)
             task_type = self.model.task_types[name]
-            results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
+            with placed_at(str(written)):
+                results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
         words = {word for name in results for word in self.model.task_types[name].metric_names}
         self.folder.write_results(
             results,

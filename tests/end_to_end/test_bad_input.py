@@ -209,7 +209,8 @@ DEFINITIONS = [
         "a merge of what is no mapping",
         append("tasks.yml", "  <<: 3\n"),
         CHECK,
-        "tasks.yml:12: not valid YAML: expected a mapping or list of mappings for merging, but found scalar",
+        "tasks.yml:12: not valid YAML: expected a mapping or list of mappings for merging, but found scalar. Check the "
+        "indentation, colons, brackets and quotes of this line and the one before.",
     ),
     Case(
         "values within values without end",
@@ -276,7 +277,8 @@ DEFINITIONS = [
         "definitions that are no YAML",
         append("tasks.yml", "other: [1, 2\n"),
         CHECK,
-        "tasks.yml:13: not valid YAML: expected ',' or ']', but got '<stream end>'",
+        "tasks.yml:13: not valid YAML: expected ',' or ']', but got '<stream end>'. Check the indentation, colons, "
+        "brackets and quotes of this line and the one before.",
     ),
     Case(
         "no such file of definitions",
@@ -383,7 +385,7 @@ ROWS = [
         nothing,
         PREPRO.replace("data data", "data daat"),
         "looked for daat/pairs/train.tsv, daat/pairs_train.tsv (or .jsonl, .csv, .parquet, .txt). There is no folder "
-        "daat.",
+        "daat. Check the path.",
     ),
     Case(
         "an encoder that is not there",
@@ -665,7 +667,13 @@ RUNS = [
         "a run that starts from no run",
         nothing,
         TRAIN + " --encoder.run runs/none",
-        "runs/none/best: there is no such checkpoint. Train first.",
+        "--encoder.run: runs/none/best: there is no such checkpoint. Train first.",
+    ),
+    Case(
+        "a run whose file names no run to start from",
+        replace("run.yml", "encoder: encoder", "encoder: {run: runs/none}"),
+        TRAIN,
+        "run.yml:3: encoder.run: runs/none/best: there is no such checkpoint. Train first.",
     ),
     Case(
         "no run at all",
@@ -713,7 +721,7 @@ RESULTS = [
         "a checkpoint of another run by its path",
         nothing,
         "predict runs/first --checkpoint ../first/best --task pairs --input data/pairs/dev.tsv --output o.jsonl",
-        "checkpoint: unknown checkpoint '../first/best'; known: best, last, step-N.",
+        "--checkpoint: unknown checkpoint '../first/best'; known: best, last, step-N.",
     ),
     Case(
         "prepared rows that are elsewhere",
@@ -731,19 +739,19 @@ RESULTS = [
         "a split that is not there",
         nothing,
         "evaluate runs/first --split trian",
-        "split: of pairs, scores: unknown split 'trian'; known: dev, train. Did you mean 'train'?",
+        "--split: of pairs, scores: unknown split 'trian'; known: dev, train. Did you mean 'train'?",
     ),
     Case(
         "a role that no task has a split for",
         nothing,
         "evaluate runs/first --split test",
-        "split: of pairs, scores: unknown split 'test'; known: dev, train.",
+        "--split: of pairs, scores: unknown split 'test'; known: dev, train.",
     ),
     Case(
         "a task the run does not know",
         nothing,
         "evaluate runs/first --tasks pair",
-        "task: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
+        "--tasks: unknown task 'pair'; known: pairs, scores. Did you mean 'pairs'?",
     ),
     Case(
         "rows with other columns",
@@ -768,7 +776,7 @@ RESULTS = [
         "tasks of different inputs",
         nothing,
         "predict runs/first --task pairs,scores --input data/pairs/dev.tsv --output o.jsonl",
-        "task: 'scores' has 1 texts as regression, 'pairs' has others. Predict only tasks with the same inputs",
+        "--task: 'scores' has 1 texts as regression, 'pairs' has others. Predict only tasks with the same inputs",
     ),
     Case(
         "predictions written over their rows",
@@ -828,7 +836,25 @@ RESULTS = [
         "a metric that does not fit",
         nothing,
         "score runs/first/predictions/pairs.dev.jsonl --metrics pearson",
-        "declared. It needs finite numbers as prediction and as label.",
+        "runs/first/predictions/pairs.dev.jsonl: pearson: row '0': prediction ",
+    ),
+    Case(
+        "a metric that is not known",
+        nothing,
+        "score runs/first/predictions/pairs.dev.jsonl --metrics all",
+        "--metrics: unknown metric 'all'; known: accuracy, ",
+    ),
+    Case(
+        "a number of rows below 0",
+        nothing,
+        "report runs/first --worst -1",
+        "--worst: -1 rows. Give 0 or more.",
+    ),
+    Case(
+        "no process to prepare rows",
+        nothing,
+        PREPRO.replace("--workers 1", "--workers 0"),
+        "--workers: 0 processes. Give 1 or more.",
     ),
 ]
 CASES = [*DEFINITIONS, *ROWS, *RUNS, *RESULTS]

@@ -201,7 +201,7 @@ def test_its_options_are_checked_as_ours_are(site, tmp_path, project):
     done = python(site, "-m", "mtdnn", "check", str(project.definitions), "--run", "run.yml")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "x/best: there is no such checkpoint. Train first.",
+        "run.yml:3: encoder.run: x/best: there is no such checkpoint. Train first.",
         "run.yml:10: optimizer.facto: unknown key 'facto'; known: name, lr, head_lr, weight_decay, layer_decay, factor."
         " Did you mean 'factor'?",
         "run.yml:11: schedule.flor: unknown key 'flor'; known: name, floor. Did you mean 'floor'?",

@@ -1,10 +1,12 @@
 """What a function finds wrong with an argument is reported at the flag that gave it."""
 
+import inspect
+
 import pytest
 
-from mtdnn.cli.flags import keys_as_flags
-from mtdnn.cli.main import main
-from mtdnn.errors import ConfigError, fault
+from mtdnn.cli.flags import flags_of, keys_as_flags
+from mtdnn.cli.main import COMMANDS, main
+from mtdnn.errors import ConfigError, DataError, fault
 
 STUDY = """\
 output: study
@@ -15,9 +17,18 @@ stages: {first: {axes: {seed: [1]}}}
 
 def test_faults_of_arguments_get_their_flags_and_others_stay_as_they_are():
     found = [fault("", "only", "names no task", "Name one."), fault("a.yml", "only", "bad"), fault("", "data", "bad")]
-    with pytest.raises(ConfigError) as caught, keys_as_flags(only="tasks"):
-        raise ConfigError(found)
-    assert caught.value.lines == ("--tasks: names no task. Name one.", "a.yml: only: bad", "data: bad")
+    for kind in (ConfigError, DataError):
+        with pytest.raises(kind) as caught, keys_as_flags(only="tasks"):
+            raise kind(found)
+        assert caught.value.lines == ("--tasks: names no task. Name one.", "a.yml: only: bad", "data: bad")
+
+
+def test_every_argument_that_a_command_takes_as_a_flag_is_the_key_of_its_own_flag():
+    assert flags_of(COMMANDS["predict"])["task"] == "task"
+    assert flags_of(COMMANDS["evaluate"]) | {"task": "tasks"} == flags_of(COMMANDS["evaluate"])
+    for function in COMMANDS.values():
+        keywords = inspect.getfullargspec(function).kwonlyargs
+        assert {name: name for name in keywords}.items() <= flags_of(function).items()
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,11 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: " + "[" * 100 + "]" * 100, "a.yml:1: more than 64 nested lists or mappings. Flatten them."),
         ("a: " + "[" * 5000 + "]" * 5000, "a.yml: values are nested too deeply. Flatten them."),
         ("a: !!int ''\n", "a.yml:1: not valid YAML: "),
+        (
+            "a: 1\nb: 9223372036854775808\n",
+            "a.yml:2: not valid YAML: a whole number of more than 64 bits. Put the value",
+        ),
+        (f"a: -1{'0' * 9000}\n", "a.yml:1: not valid YAML: Exceeds the limit"),
         ("a: 1\nb: !!bool maybe\n", "a.yml:2: not valid YAML: 'maybe'. Put the value in quotes."),
         ("a: !!set {b}\n", "a.yml:1: the tag !!set is not supported. Write the value without a tag."),
         ("a: !!python/name:os.system\n", "a.yml:1: the tag !!python/name:os.system is not supported."),
@@ -242,7 +247,12 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(WORDS, WORDS | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.lists(WORDS)))
+@given(
+    st.dictionaries(
+        WORDS,
+        WORDS | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | st.lists(WORDS),
+    )
+)
 def test_what_is_written_is_read_back(value):
     """Names, labels and numbers, among them words that YAML takes for numbers, dates and truth values."""
     if value:

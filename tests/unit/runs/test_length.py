@@ -208,7 +208,9 @@ def test_lengths_in_words_give_no_batches_by_tokens(several: Path, demo: Demo) -
     run = RunConfig(**{**values, "encoder": {"run": "runs/earlier"}})
     report = check(several / "tasks.yml", data=several / "data", run=run, num_workers=1)
     assert (report.batches, report.length) == ({}, None)
-    assert [each.found for each in report.faults] == ["there is no such checkpoint"]  # of the earlier run
+    assert [each.found for each in report.faults] == [
+        "runs/earlier/best: there is no such checkpoint"
+    ]  # of the earlier run
     assert "max_tokens: batches are counted only with a tokenizer. Give --encoder." in map(str, report.warnings)
 
 
