@@ -10,6 +10,7 @@ from mtdnn.balancing.base import BALANCERS
 from mtdnn.cli.schema import key_table, options_by_name
 from mtdnn.config.options import Named
 from mtdnn.config.run import OptimizerConfig, RunConfig
+from mtdnn.config.splits import CutFile
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.networks.adapters import ADAPTERS
@@ -87,6 +88,7 @@ TABLES = {
     "head options": lambda: options(HEADS),
     "losses": lambda: described(LOSSES, "what training minimizes"),
     "loss options": lambda: options(LOSSES),
+    "cut keys": lambda: key_table(CutFile),
     "run keys": lambda: key_table(RunConfig),
     "mixing": lambda: described(SAMPLERS, "order of the batches"),
     "mixing options": lambda: options(SAMPLERS),

@@ -184,4 +184,6 @@ def values_in_words(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(values_in_words(member) for member in members if member is not type(None)))
     if isinstance(annotation, type) and issubclass(annotation, Named):
         return "word or mapping"
+    if hasattr(annotation, "written_as"):
+        return "words or mapping"
     return {str: "word", int: "whole number", float: "number", bool: "true, false"}.get(annotation, "mapping")

@@ -13,40 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator
 
 from mtdnn.config import legacy
 from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields
 from mtdnn.config.shipped import definitions_file
+from mtdnn.config.splits import ROLES, Cut, SplitNames, with_cuts
+from mtdnn.config.words import Words, WordToWord
 from mtdnn.config.yaml_source import KeyPath, YamlSource, read_yaml, validated
 from mtdnn.errors import ConfigError, Fault, Place, fault, home_expanded, keywords_checked, unknown
 
 logger = logging.getLogger(__name__)
-
-
-def _tuple_of_words(value: object) -> object:
-    """A tuple of words from one word, a number (labels such as 0 and 1) or a list of them.
-
-    YAML reads an unquoted `yes` or `off` as a boolean; the word cannot be recovered, so a boolean is an error.
-    """
-    items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_word(item) for item in items)
-
-
-def _word(item: object) -> object:
-    if isinstance(item, bool):
-        raise ValueError("YAML reads yes/no/on/off/true/false without quotes as booleans; put the word in quotes")
-    return str(item) if isinstance(item, (int, float)) else item
-
-
-def _words_to_words(value: object) -> object:
-    """As `_tuple_of_words`, for the keys and values of a mapping of labels."""
-    return {_word(key): _word(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-Word = str | int | float
-Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words, json_schema_input_type=Word | list[Word])]
-WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_schema_input_type=dict[str, Word])]
 
 
 class Source(Frozen):
@@ -105,8 +82,12 @@ class TaskDef(Frozen):
     inputs: Words = Field(("text",), description="Names of the text columns, in order.")
     labels: Words = Field((), description="Label names; their order is the order of the logits.")
     metrics: Words = Field((), description="Reported metrics, the main one first. Default: by task type.")
-    splits: dict[str, Words] = Field(
-        {"train": ("train",), "dev": ("dev",)}, description="Role (train, dev, test) → names of the splits."
+    splits: dict[str, SplitNames] = Field(
+        {"train": SplitNames(("train",)), "dev": SplitNames(("dev",))},
+        description="Role (train, dev, test) → names of the splits, or a part of one file.",
+    )
+    columns: dict[str, str] = Field(
+        {}, description="Our name → the file's, for columns named differently in .csv, .jsonl and .parquet."
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before the output layer; 0 turns it off.")
     loss: NamedOrWord | None = Field(None, description="With its options. Default: by task type.")
@@ -141,19 +122,25 @@ class TaskDef(Frozen):
 
     @field_validator("splits")
     @classmethod
-    def _known_roles(cls, splits: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _known_roles(cls, splits: dict[str, SplitNames]) -> dict[str, SplitNames]:
         for role, names in splits.items():
-            if role not in ("train", "dev", "test"):
-                raise ValueError(f"unknown role '{role}'; known: train, dev, test")
-            for name in names:
+            if role not in ROLES:
+                raise ValueError(f"unknown role '{role}'; known: {', '.join(ROLES)}")
+            files = () if names.given is None else (names.given.file or names.given.rest or "",)
+            for name in (*names, *files):
                 if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
                     raise ValueError(f"{name!r} cannot name a split, as it names a folder; give a name without '/'")
-        return splits
+        return with_cuts(splits)
 
     @property
     def split_names(self) -> tuple[str, ...]:
         """The splits of all roles, each once."""
         return tuple(dict.fromkeys(name for names in self.splits.values() for name in names))
+
+    @property
+    def cuts(self) -> dict[str, Cut]:
+        """Split → the rows of a file that it has, for splits that are cut from one."""
+        return {name: cut for names in self.splits.values() for name, cut in names.cuts.items()}
 
     @property
     def trainable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -374,21 +375,27 @@ def refusal(detail: ErrorDetails) -> str:
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:
-    """The keys of a pydantic location that are in the file: without the names of union members."""
+    """The keys of a pydantic location that are in the file: without the names of union members, ours being `<name>`."""
     path: KeyPath = ()
     for part in loc:
+        if str(part).startswith("<"):
+            continue
         if not path or not source.value or source.holds((*keys, *path, part)):
             path = (*path, part)
     return path
 
 
 def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Field names of the model at `path` below `model`; follows fields that are models or optional models."""
-    for part in path:
+    """Field names of the model at `path` below `model`; follows fields that are models, optional models, mappings of
+    words to models, and types that are `written_as` a model."""
+    parts = iter(path)
+    for part in parts:
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
         inner = [item for item in (annotation, *getattr(annotation, "__args__", ())) if isinstance(item, type)]
-        models = [item for item in inner if issubclass(item, BaseModel)]
+        models = [each for item in inner if issubclass(each := getattr(item, "written_as", item), BaseModel)]
         if not models:
             return []
         model = models[0]
+        if typing.get_origin(annotation) is dict:
+            next(parts, None)
     return list(model.model_fields)

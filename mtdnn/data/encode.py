@@ -64,7 +64,7 @@ class Job:
     @property
     def columns(self) -> RowColumns:
         """The columns that its rows must have."""
-        return RowColumns(self.task_type.columns, self.task_type.repeats_last)
+        return RowColumns(self.task_type.columns, self.task_type.repeats_last, self.task.columns)
 
     def parts(self) -> list[Part]:
         """The parts of its rows; a single part for a task that joins rows across the file."""

@@ -9,16 +9,29 @@ from typing import Any
 
 from mtdnn.config.tasks import PartialBlock, TaskDef
 from mtdnn.data.encode import Job
-from mtdnn.data.manifest import Manifest, mtdnn_version, store_format, stored_block
+from mtdnn.data.manifest import Manifest, mtdnn_version, read_with, store_format, stored_block
 from mtdnn.errors import ConfigError, DataError, Fault
+from mtdnn.rows.cut import CutRows, FileOrder
 from mtdnn.rows.places import Data, open_split
+from mtdnn.rows.source import RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 KEYS_WITHOUT_TYPE = frozenset(
-    ("splits", "dropout", "weight", "batch_size", "max_rows", "regularizer", "head_of", "init_head", "source")
+    (
+        "splits",
+        "columns",
+        "dropout",
+        "weight",
+        "batch_size",
+        "max_rows",
+        "regularizer",
+        "head_of",
+        "init_head",
+        "source",
+    )
 )
 """Keys of a block that do not depend on the task type."""
 
@@ -87,9 +100,10 @@ def readable_jobs(
     jobs: list[Job] = []
     faults: list[Fault] = []
     for task in tasks.values():
+        files: dict[str, FileOrder] = {}
         for split in task.split_names:
             try:
-                rows = open_split(task, split, data)
+                rows = _open_split(task, split, data, files)
             except DataError as error:
                 if split in optional_splits(task):
                     for each in error.faults:
@@ -98,11 +112,34 @@ def readable_jobs(
                     faults += error.faults
                 continue
             job = Job(task, split, rows, "required" if split in task.splits.get("train", ()) else "allowed")
-            found = rows.faults(job.columns)
+            found = _unnamed_faults(task, rows) + rows.faults(job.columns)
             faults += found
             if not found:
                 jobs.append(job)
-    return jobs, faults
+    return jobs, list(dict.fromkeys(faults))
+
+
+def _open_split(task: TaskDef, split: str, data: Data, files: dict[str, FileOrder]) -> RowSource:
+    """The rows of a split, which may be cut from a file; `files` has those that splits of the task were cut from.
+
+    Raises:
+        DataError: as `open_split`.
+    """
+    cut = task.cuts.get(split)
+    if cut is None:
+        return open_split(task, split, data)
+    if cut.file not in files:
+        unit = _type_of(task)(task).group_by or "id"
+        files[cut.file] = FileOrder(open_split(task, cut.file, data), cut, unit=unit)
+    return CutRows(files[cut.file], cut)
+
+
+def _unnamed_faults(task: TaskDef, rows: RowSource) -> list[Fault]:
+    """An error if the task renames columns of a file that has no names of columns."""
+    if not task.columns or rows.has_names:
+        return []
+    found = f"renames columns, and {rows.place} has no header: its columns are known by their order"
+    return [task.fault("columns", found, "Remove the key, or give .csv, .jsonl or .parquet.")]
 
 
 def optional_splits(task: TaskDef) -> set[str]:
@@ -124,6 +161,7 @@ def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
         source["in_memory"] = True
     else:
         source["data"] = None if data is None else str(data)
+    source |= read_with(job.task, job.split)
     return Manifest(
         task=job.task.name,
         split=job.split,

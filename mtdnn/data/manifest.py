@@ -28,6 +28,10 @@ STORED_KEYS = ("task_type", "inputs", "labels", "max_length", "source", "options
 """The keys of a task block that affect what is stored; a change of any other key needs no new prepro."""
 
 
+READ_WITH = ("cut", "columns")
+"""The keys of a manifest's source that say which part of a file was read, and what its columns were named there."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a prepared split was made from, and counts of its rows.
@@ -36,7 +40,7 @@ class Manifest:
         task, split: their names.
         tokenizer: `encoder` (as given) and `sha256` of its tokenizer.
         block: the task's keys that affect what is stored, and `sha256` of them.
-        source: `path` and `sha256` of the rows, and `data`, the given folder, or `in_memory`.
+        source: `path` and `sha256` of the rows, and `data`, the given folder, or `in_memory`; and see `read_with`.
         rows, truncated_rows: number of rows.
         bytes, sha256: size and digest of the Arrow file, to detect damage; stores of the first versions have no digest.
         labels: unlabelled rows, and counts by name or quartiles, by task type.
@@ -69,7 +73,10 @@ class Manifest:
         for key in STORED_KEYS:
             if self.block[key] != wanted.block[key]:
                 found.append(f"its {key} was {_shown(self.block[key])}, now {_shown(wanted.block[key])}")
-        if wanted.source and self.source["sha256"] != wanted.source["sha256"]:
+        for key in READ_WITH:
+            if self.source.get(key) != wanted.source.get(key):
+                found.append(f"its {key} was {_shown(self.source.get(key))}, now {_shown(wanted.source.get(key))}")
+        if "sha256" in wanted.source and self.source["sha256"] != wanted.source["sha256"]:
             found.append(f"its rows in {wanted.source['path']} have changed")
         return found
 
@@ -140,6 +147,18 @@ def stored_block(task: TaskDef) -> dict[str, Any]:
     values = json.loads(json.dumps(block, sort_keys=True))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {**values, "sha256": digest}
+
+
+def read_with(task: TaskDef, split: str) -> dict[str, Any]:
+    """What of a task decides how the file of a split is read, under the keys `READ_WITH`; unused ones are left out.
+
+    Args:
+        task: the task's definition.
+        split: name of the split.
+    """
+    cut = task.cuts.get(split)
+    values = {"cut": None if cut is None else cut.as_json(), "columns": dict(task.columns)}
+    return {key: value for key, value in values.items() if value}
 
 
 def length_summary(counts: Mapping[int, int]) -> dict[str, float]:

@@ -33,7 +33,7 @@ from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
 from mtdnn.files import file_sha256, flush_folder, sole_writer
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
-from mtdnn.rows.source import RowSource
+from mtdnn.rows.source import OPTIONAL, RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def prepare_rows(
     labels: str = "allowed",
     num_workers: int = 1,
 ) -> Manifest:
-    """Prepare the rows of one source as a split in `folder`, which is created here.
+    """Prepare the rows of one source as a split in `folder`, which is created here; `id` and `label` may be missing.
 
     Args:
         rows: the source of the rows.
@@ -139,7 +139,9 @@ def prepare_rows(
     Raises:
         DataError: rows are invalid; reports every error, and nothing is written.
     """
-    job = Job(task, folder.name, rows, labels)
+    present = rows.names() if task.columns else ()
+    renamed = {ours: name for ours, name in task.columns.items() if ours not in OPTIONAL or name in present}
+    job = Job(task.model_copy(update={"columns": renamed}), folder.name, rows, labels)
     faults = job.rows.faults(job.columns)
     if faults:
         raise DataError(faults)

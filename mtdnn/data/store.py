@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitFile
-from mtdnn.data.manifest import Manifest, read_manifest, store_format, stored_block
+from mtdnn.data.manifest import Manifest, read_manifest, read_with, store_format, stored_block
 from mtdnn.errors import DataError, Fault, fault
 from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -158,7 +158,7 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
         split=split,
         tokenizer=made_with,
         block=stored_block(task),
-        source={},
+        source=read_with(task, split),
         store_format=manifest.store_format if tokenizer is None else store_format(task, tokenizer),
     )
     different = manifest.differences(wanted)

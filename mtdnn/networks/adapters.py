@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from mtdnn.config.options import Named, Options, option_values, options_of, takes_options
-from mtdnn.config.tasks import Words
+from mtdnn.config.words import Words
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.registry import Registry

@@ -102,6 +102,10 @@ class TableRows(RowSource):
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         yield from equal_parts(len(self.table), size)
 
+    def names(self) -> list[str]:
+        first = next(self.records(0, 1), None) if len(self.table) else None
+        return list(map(str, first)) if isinstance(first, Mapping) else []
+
     def sha256(self) -> str:
         return content_sha256(self.records(0, len(self.table)))
 

@@ -69,11 +69,13 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
     Args:
         data: folder of the rows.
         task: name of the task.
-        split: name of the split.
+        split: name of the split, or of a file in `data` with its ending.
     Raises:
         DataError: there is no such file, or more than one.
     """
     data = Path(data)
+    if Path(split).suffix in SUFFIXES:
+        return data / split
     places = [data / task / split, data / f"{task}_{split}"]
     found = [path for place in places for path in _with_suffixes(place) if _is_file(path)]
     if len(found) == 1:

@@ -9,8 +9,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 from mtdnn.config.json_source import json_value
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
@@ -49,15 +49,21 @@ class RowColumns:
     Attributes:
         names: names of the columns; in a file without a header also their order.
         repeats_last: the last column may be repeated, or contain a list; its value is always a list.
+        renamed: our column → its name in formats with named columns, where that differs.
     """
 
     names: tuple[str, ...]
     repeats_last: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def theirs(self, name: str) -> str:
+        """The name of one of our columns in a format with named columns."""
+        return self.renamed.get(name, name)
 
     @property
     def needed(self) -> list[str]:
-        """The columns that a format with named columns must have."""
-        return [name for name in self.names if name not in OPTIONAL]
+        """The columns, by their names there, that a format with named columns must have."""
+        return [self.theirs(name) for name in self.names if name not in OPTIONAL or name in self.renamed]
 
 
 class RowSource(ABC):
@@ -65,9 +71,11 @@ class RowSource(ABC):
 
     Attributes:
         place: path or data set name, for messages.
+        has_names: its columns have names, and are not known by their order.
     """
 
     place: str
+    has_names: ClassVar[bool] = True
 
     @abstractmethod
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
@@ -80,6 +88,10 @@ class RowSource(ABC):
     @abstractmethod
     def sha256(self) -> str:
         """Hash of the content, to detect changes."""
+
+    def names(self) -> list[str]:
+        """The names of its columns, in JSON lines those of the first row; empty if they have none."""
+        return []
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         """Errors of the source as a whole: it is empty, or lacks a column."""
@@ -112,8 +124,8 @@ def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | N
         columns: the needed columns.
         number: number of the row, from 1.
     """
-    named = {name: _as_text(values.get(name)) for name in columns.names}
-    if "id" in columns.names and is_missing(values.get("id")):
+    named = {name: _as_text(values.get(columns.theirs(name))) for name in columns.names}
+    if "id" in columns.names and is_missing(values.get(columns.theirs("id"))):
         named["id"] = str(number)
     if columns.repeats_last:
         named[columns.names[-1]] = _as_list(named[columns.names[-1]])

@@ -55,11 +55,10 @@ def _least_fraction(num_rows: int) -> str:
 
 
 def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
-    """[size]: numbers of the chosen rows, in ascending order.
+    """[size]: numbers of the chosen rows, in ascending order: the first ones of `hashed_order`.
 
-    Each row has a hash of (seed, id), and the rows with the smallest hashes are chosen. So a subset is contained in
-    every larger one with the same seed, whatever the order of the rows and the name of the data set. The second row
-    with a repeated id is hashed as "second of that id".
+    So a subset is contained in every larger one with the same seed, whatever the order of the rows and the name of the
+    data set.
 
     Args:
         ids: ids of the rows.
@@ -73,13 +72,38 @@ def chosen_rows(ids: Sequence[str], size: int, *, seed: int) -> np.ndarray:
     if not 0 < size <= len(ids):
         found = f"a subset of {size} rows was asked for, and there are {len(ids)}"
         raise DataError(fault("", "subset", found, f"Give 1 to {len(ids)}." if len(ids) else "Add rows."))
+    chosen: np.ndarray = np.sort(hashed_order(ids, seed=seed)[:size]).astype(np.int64)
+    return chosen
+
+
+def hashed_order(ids: Sequence[str], *, seed: int, strata: Sequence[str] | None = None) -> np.ndarray:
+    """[rows]: numbers of the rows in the order of their hashes of (seed, id), from which parts of a data set are cut.
+
+    The second row with a repeated id is hashed as "second of that id".
+
+    Args:
+        ids: ids of the rows.
+        seed: seed of the hashes.
+        strata: a label of each row; its rows are then spread evenly over the order, so that in any part of it each
+            label has its share, to one row. None: the hashes alone decide.
+    """
+    import numpy as np
+
     seen: Counter[str] = Counter()
     draws = np.empty(len(ids), dtype=np.uint64)
     for row, row_id in enumerate(ids):
         draws[row] = _draw(seed, row_id, seen[row_id])
         seen[row_id] += 1
-    chosen: np.ndarray = np.sort(np.argsort(draws, kind="stable")[:size]).astype(np.int64)
-    return chosen
+    order: np.ndarray = np.argsort(draws, kind="stable")
+    if strata is None:
+        return order
+    sizes, before = Counter(strata), Counter[str]()
+    places = np.empty(len(ids))
+    for row in order.tolist():
+        places[row] = (before[strata[row]] + 0.5) / sizes[strata[row]]
+        before[strata[row]] += 1
+    spread: np.ndarray = np.lexsort((draws, places))
+    return spread
 
 
 def _draw(seed: int, row_id: str, occurrence: int) -> int:

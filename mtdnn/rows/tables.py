@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -94,6 +94,9 @@ class ParquetRows(RowSource):
         if start < stop:
             yield Part(start, stop, start + 1)
 
+    def names(self) -> list[str]:
+        return list(self._open().schema_arrow.names)
+
     def sha256(self) -> str:
         return file_sha256(self.path)
 
@@ -127,7 +130,7 @@ class _SequentialReader:
     def __init__(self, file: Any, columns: RowColumns) -> None:
         self.columns = columns
         self._file = file
-        self._wanted = [name for name in columns.names if name in file.schema_arrow.names]
+        self._wanted = [name for name in map(columns.theirs, columns.names) if name in file.schema_arrow.names]
         self._starts = list(
             accumulate(_rows_in_groups(file), initial=0)
         )  # first row of each group, then the number of rows
@@ -176,15 +179,23 @@ class HubRows(RowSource):
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         yield from equal_parts(len(self.dataset), size)
 
+    def names(self) -> list[str]:
+        return list(self.dataset.column_names)
+
     def sha256(self) -> str:
         """The fingerprint of the `datasets` library for this content."""
         return str(self.dataset._fingerprint)
 
     def faults(self, columns: RowColumns) -> list[Fault]:
-        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
-        asked = [name for ours, name in theirs.items() if ours in self.renamed or ours not in OPTIONAL]
+        theirs = self._theirs(columns)
+        renamed = {*self.renamed, *columns.renamed}
+        asked = [name for ours, name in theirs.items() if ours in renamed or ours not in OPTIONAL]
         missing = missing_columns(asked, self.dataset.column_names)
         return super().faults(columns) + ([fault(self.place, "", missing, self.column_fix)] if missing else [])
+
+    def _theirs(self, columns: RowColumns) -> dict[str, str]:
+        """Our column → theirs: as the data set's source renames it, or else as the task does."""
+        return {ours: self.renamed.get(ours, columns.theirs(ours)) for ours in columns.names}
 
     @cached_property
     def _class_names(self) -> dict[str, list[str]]:
@@ -193,7 +204,7 @@ class HubRows(RowSource):
         return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
-        theirs = {ours: self.renamed.get(ours, ours) for ours in columns.names}
+        theirs, named_as_ours = self._theirs(columns), replace(columns, renamed={})
         present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
         chosen = self.dataset.select_columns(present)
         number = part.first
@@ -202,7 +213,7 @@ class HubRows(RowSource):
             for values in zip(*block.values(), strict=True):
                 named = {name: self._named(name, value) for name, value in zip(block, values, strict=True)}
                 ours = {ours: named.get(name) for ours, name in theirs.items()}
-                yield Row(named_values(ours, columns, number), Place(self.place, number))
+                yield Row(named_values(ours, named_as_ours, number), Place(self.place, number))
                 number += 1
 
     def _named(self, column: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ import csv
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ class LineRows(TextRows):
 class TsvRows(LineRows):
     """Rows of a .tsv file: tab-separated, no header, no quoting."""
 
+    has_names = False
+
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault:
         cells: list[Any] = line.split("\t")
         names = columns.names
@@ -139,6 +142,16 @@ class TsvRows(LineRows):
 class JsonlRows(LineRows):
     """Rows of a .jsonl file: one JSON object per line; blank lines are skipped."""
 
+    def names(self) -> list[str]:
+        for part in self.parts():
+            for number, line in self.lines(part):
+                if isinstance(line, str) and line.strip():
+                    with suppress(DataError):
+                        values = json_value(line, Place(self.place, number))
+                        return list(values) if isinstance(values, dict) else []
+                    return []
+        return []
+
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         if not line.strip():
             return None
@@ -158,6 +171,8 @@ class JsonlRows(LineRows):
 
 class PlainRows(TextRows):
     """Rows of a .txt file: one row per line that is not empty; its id is the line number."""
+
+    has_names = False
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         texts = [name for name in columns.names if name != "id"]
@@ -218,6 +233,9 @@ class CsvRows(TextRows):
                     return number, self._names(line, number)
         return 1, []
 
+    def names(self) -> list[str]:
+        return self.header()[1]
+
     def _names(self, line: str, number: int) -> list[str]:
         try:
             names: list[str] = next(_cells([line]), [])
@@ -233,7 +251,7 @@ class CsvRows(TextRows):
             number, names = self.header()
         except DataError as error:
             return list(error.faults)
-        repeated = [name for name in columns.names if names.count(name) > 1]
+        repeated = [name for name in map(columns.theirs, columns.names) if names.count(name) > 1]
         if repeated:
             message = f"{names.count(repeated[0])} columns are named '{repeated[0]}'"
             return [fault(Place(self.place, number), "", message, "Rename all but one.")]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from mtdnn.config.options import Frozen, PathText
-from mtdnn.config.tasks import Words
+from mtdnn.config.words import Words
 
 Options = dict[str, Any]
 

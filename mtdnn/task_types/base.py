@@ -91,6 +91,7 @@ class Format(Part):
         soft_labels: whether it has `soft_label`, `soft_record` and `soft_loss`, and can learn from a teacher.
         missing_label_marks: marks for a missing label, in addition to an empty cell and `-`.
         repeats_last: the last column of a row may be repeated; its value is then a list.
+        stratifies: rows have classes, so that a file can be cut into parts in which each has the same share.
         unstored: keys of `Options` that do not affect the store; changing them needs no new prepro.
         store_format: increased, to more than 2, when `encode` changes: older stores are then refused.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
@@ -106,6 +107,7 @@ class Format(Part):
     soft_labels: ClassVar[bool] = False
     missing_label_marks: ClassVar[tuple[str, ...]] = MISSING_LABEL_MARKS
     repeats_last: ClassVar[bool] = False
+    stratifies: ClassVar[bool] = False
     unstored: ClassVar[tuple[str, ...]] = ()
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]
@@ -136,7 +138,8 @@ class Format(Part):
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
         """Every error that this type finds in the block, with its place; empty if the block is valid."""
-        return cls.key_faults(task) + cls._pair_faults(task)
+        found = cls.key_faults(task)
+        return found + cls._pair_faults(task) + ([] if found else cls._row_faults(task))
 
     @classmethod
     def key_faults(cls, task: TaskDef) -> list[Fault]:
@@ -186,6 +189,21 @@ class Format(Part):
             return []
         found = f"'{name}' needs pairs of texts, and the rows have 1 text ({task.inputs[0]})"
         return [task.fault("head", found, f"Name a second column in `inputs`, or use head: {cls.heads[0]}.")]
+
+    @classmethod
+    def _row_faults(cls, task: TaskDef) -> list[Fault]:
+        """Errors in how rows are read: columns that the type does not have, and parts by label without labels."""
+        found = []
+        if task.columns:
+            known = cls(task).columns
+            strange = [name for name in task.columns if name not in known]
+            found += [task.fault(f"columns.{name}", unknown("column", name, known)) for name in strange]
+        if task.columns and task.source is not None:
+            found.append(task.fault("columns", "the rows come from `source`", "Name them under source.columns."))
+        if any(cut.stratify for cut in task.cuts.values()) and not cls.stratifies:
+            what = f"{task.task_type} has no classes that could have the same share in each part"
+            found.append(task.fault("splits", what, "Remove `stratify`."))
+        return found
 
     @classmethod
     def _option_faults(cls, task: TaskDef) -> list[Fault]:

@@ -64,6 +64,7 @@ class Classification(TaskType):
     heads = ("pooled", "san")
     problem_type = "single_label_classification"
     same_rows = "texts"
+    stratifies = True
     soft_labels = True
     label_dtype = "int64"
     options: ClassificationOptions

@@ -61,6 +61,7 @@ class Multilabel(TaskType):
     logits_of = "labels"
     problem_type = "multi_label_classification"
     same_rows = "texts"
+    stratifies = True
     label_dtype = "int64"
     unstored = ("threshold", "tune_thresholds")
     sample_block = {"task_type": "multilabel", "inputs": ["title", "text"], "labels": ["sport", "politics", "money"]}
