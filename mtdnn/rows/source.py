@@ -17,7 +17,7 @@ from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 
 PART_BYTES = 1 << 20
 MAX_NAMES_CHARACTERS = 500  # of the names of columns, in messages
-RENAME_COLUMN = "Rename the column, or name it in the task's `inputs`."
+RENAME_COLUMN = "Rename the column, or name it in the task's `columns`."
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
 
 

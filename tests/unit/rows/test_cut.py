@@ -216,7 +216,10 @@ def test_a_renamed_column_that_is_missing_or_has_no_header_is_refused(tmp_path):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "train.csv").write_text("text,label\nA boat.,x\n")
     _, faults = readable_jobs(tasks_with({"train": "train"}, columns={"label": "stars"}), tmp_path)
-    assert [str(line) for line in faults] == [f"{tmp_path}/t/train.csv:1: no column 'stars'; present: text, label"]
+    assert [str(line) for line in faults] == [
+        f"{tmp_path}/t/train.csv:1: no column 'stars'; present: text, label. "
+        "Rename the column, or name it in the task's `columns`."
+    ]
     (tmp_path / "t" / "train.csv").rename(tmp_path / "t" / "train.tsv")
     _, faults = readable_jobs(tasks_with({"train": "train"}, columns={"label": "stars"}), tmp_path)
     assert "has no header: its columns are known by their order" in str(faults[0])

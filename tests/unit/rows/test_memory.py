@@ -153,7 +153,7 @@ def test_a_table_without_a_column_is_refused_as_a_whole(holder):
     (found,) = held(holder, [{"premis": "A.", "hypothesis": "B."}]).faults(COLUMNS)
     assert str(found) == (
         "rows['rte']['train']: no column 'premise'; present: premis, hypothesis. "
-        "Rename the column, or name it in the task's `inputs`."
+        "Rename the column, or name it in the task's `columns`."
     )
 
 
@@ -174,7 +174,7 @@ def test_bad_rows_of_a_list_are_reported_by_their_numbers():
         "rows['rte']['train']:2: a tuple; expected a dict of columns. "
         "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",
         "rows['rte']['train']:3: no column 'hypothesis'; present: premise. "
-        "Rename the column, or name it in the task's `inputs`.",
+        "Rename the column, or name it in the task's `columns`.",
         "rows['rte']['train']:4: hypothesis: an unpaired surrogate ('\\ud8…' alone). Give both halves of the pair.",
     ]
 

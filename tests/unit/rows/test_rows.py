@@ -155,7 +155,7 @@ def test_blank_lines_of_named_columns_are_no_rows_and_count_as_lines(tmp_path):
     path = written(tmp_path / "train.jsonl", '\n{"text": "a"}\r\n\r\n {"tex": "b"}\n  \n{"text": "c"}\n\n')
     assert values(path, TEXT) == [
         ("2", "", "a"),
-        f"{path}:4: no column 'text'; present: tex. Rename the column, or name it in the task's `inputs`.",
+        f"{path}:4: no column 'text'; present: tex. Rename the column, or name it in the task's `columns`.",
         ("6", "", "c"),
     ]
 
