@@ -16,6 +16,9 @@ from mtdnn.config.json_source import json_value
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 
 PART_BYTES = 1 << 20
+MAX_ROW_BYTES = 16 << 20
+"""Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
+
 MAX_NAMES_CHARACTERS = 500  # of the names of columns, in messages
 RENAME_COLUMN = "Rename the column, or name it in the task's `columns`."
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
@@ -106,6 +109,11 @@ def unreadable_fault(place: str, error: OSError) -> Fault:
     """The error of a file that exists but cannot be read."""
     found = f"cannot be read: {error.strerror or error}"
     return fault(place, "", found, "Check its permissions, and its disk.")
+
+
+def long_row_fault(where: Place) -> Fault:
+    """The error of a row that is too long to be tokenized."""
+    return fault(where, "", f"a row of more than {MAX_ROW_BYTES >> 20} MiB", "Split it into several rows.")
 
 
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mtdnn.config.tasks import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 from mtdnn.files import file_sha256
+from mtdnn.rows.arrow_values import expanded_size, largest_dictionary, text_size, texts_in_lists, values_of
 from mtdnn.rows.source import (
+    MAX_ROW_BYTES,
     OPTIONAL,
     PART_BYTES,
     RENAME_COLUMN,
@@ -21,6 +23,7 @@ from mtdnn.rows.source import (
     Row,
     RowColumns,
     RowSource,
+    long_row_fault,
     missing_columns,
     named_values,
     unreadable_fault,
@@ -35,13 +38,19 @@ MAX_COLUMNS = 10_000  # of a .csv without declared columns; pandas converts colu
 NO_NUMBER = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")  # in columns of numbers
 
 
-PARQUET_ERRORS = (OSError, ValueError, OverflowError, NotImplementedError, KeyError, TypeError)
+PARQUET_ERRORS = (OSError, ValueError, OverflowError, NotImplementedError, LookupError, TypeError)
 """What pyarrow raises for damaged pages; its own exceptions are subclasses of these."""
 
 MAX_ERROR_CHARACTERS = 200
 
-MAX_EXPANSION = 500  # a column's size when read, relative to its size in the file; texts have at most 50
-SMALL_COLUMN_BYTES = 4 << 20
+BATCH_BYTES = 64 << 20
+"""Size of the rows decoded at once, by what the file states of its pages; a row that is larger is decoded alone."""
+
+MAX_EXPANSION = 100
+"""A column's size when read, relative to its size in the file; texts have at most 50."""
+
+ANY_EXPANSION_BYTES = 256 << 20
+"""What a column of a row group, or the rows of a file, may expand to however small the file is."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +71,29 @@ class ParquetRows(RowSource):
         import pyarrow.parquet
 
         try:
-            file = pyarrow.parquet.ParquetFile(self.path, memory_map=True)
-            self._refuse_expanding(file.metadata)
-            return file
+            metadata = pyarrow.parquet.read_metadata(self.path, memory_map=True)
+            shared = texts_in_lists(metadata)
+            self._refuse_expanding(metadata, shared)
+            return pyarrow.parquet.ParquetFile(self.path, memory_map=True, metadata=metadata, read_dictionary=shared)
         except pyarrow.ArrowInvalid as error:
             found = f"not a Parquet file: {error}"
             raise DataError(fault(self.place, "", found, "Check how it was written.")) from error
         except OSError as error:
             raise DataError(unreadable_fault(self.place, error)) from error
 
-    def _refuse_expanding(self, metadata: Any) -> None:
-        """Raise DataError for a column that becomes absurdly larger when it is read: a kilobyte can hold gigabytes."""
+    def _refuse_expanding(self, metadata: Any, in_lists: Container[str]) -> None:
+        """Raise DataError for a column of a row group that would fill the memory: a kilobyte can hold gigabytes."""
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for column in map(group.column, range(group.num_columns)):
-                stored, expanded = column.total_compressed_size, column.total_uncompressed_size
-                if expanded > SMALL_COLUMN_BYTES and expanded > MAX_EXPANSION * max(stored, 1):
-                    found = f"expands from {stored} bytes to {expanded >> 20} MiB"
-                    fix = "Check its texts; one of them is repeated or padded."
-                    raise DataError(fault(self.place, column.path_in_schema, found, fix))
+                path = column.path_in_schema
+                expanded = expanded_size(column, in_lists=path in in_lists)
+                self._refuse_expansion(column.total_compressed_size, expanded, column=path)
+
+    def _refuse_expansion(self, stored: int, expanded: int, *, column: str = "") -> None:
+        if expanded > ANY_EXPANSION_BYTES and expanded > MAX_EXPANSION * max(stored, 1):
+            found = f"expands from {stored} bytes to {expanded >> 20} MiB or more"
+            fix = "Check its texts; one of them is repeated or padded."
+            raise DataError(fault(self.place, column, found, fix))
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         step, start, stop = max(1, size * ROWS_PER_PART // PART_BYTES), 0, 0
@@ -110,10 +124,15 @@ class ParquetRows(RowSource):
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         reader = self._readers.pop() if self._readers else None  # of this process: parts are mostly consecutive
         if reader is None or reader.columns != columns:
-            reader = _SequentialReader(self._open(), columns)
+            reader = _SequentialReader(self._open(), columns, self.path)
         try:
             for number, values in reader.rows(part):
-                yield Row(named_values(values, columns, number), Place(self.place, number))
+                size = text_size(values)
+                reader.characters += size
+                self._refuse_expansion(reader.file_bytes, reader.characters)
+                where = Place(self.place, number)
+                long = size > MAX_ROW_BYTES
+                yield long_row_fault(where) if long else Row(named_values(values, columns, number), where)
         except PARQUET_ERRORS as error:
             found = f"damaged: {shortened(str(error), MAX_ERROR_CHARACTERS)}"
             raise DataError(fault(self.place, "", found, "Write the file again.")) from error
@@ -124,21 +143,30 @@ class _SequentialReader:
     """Reads parts of a Parquet file; if the parts are in order, no row group is decoded twice.
 
     A row group can only be decoded from its start. The last decoded batch is kept, so that the next part continues
-    there.
+    there. Memory: one page of each column, and one batch of `BATCH_BYTES` or a single row.
+
+    Attributes:
+        characters: of the texts of all rows read.
+        file_bytes: size of the file.
     """
 
-    def __init__(self, file: Any, columns: RowColumns) -> None:
+    def __init__(self, file: Any, columns: RowColumns, path: Path) -> None:
         self.columns = columns
+        self.characters = 0
+        self.file_bytes = path.stat().st_size
         self._file = file
         self._wanted = [name for name in map(columns.theirs, columns.names) if name in file.schema_arrow.names]
         self._starts = list(
             accumulate(_rows_in_groups(file), initial=0)
         )  # first row of each group, then the number of rows
+        with path.open("rb") as opened:
+            largest = max(largest_dictionary(opened, file.metadata), _largest_mean_row(file.metadata))
+        self._rows_at_once = max(1, min(ROWS_READ_AT_ONCE, BATCH_BYTES // largest))
         self._go_to_group(0)
 
     def _go_to_group(self, group: int) -> None:
         groups = list(range(group, self._file.num_row_groups))
-        self._batches = self._file.iter_batches(ROWS_READ_AT_ONCE, row_groups=groups, columns=self._wanted)
+        self._batches = self._file.iter_batches(self._rows_at_once, row_groups=groups, columns=self._wanted)
         self._first = self._starts[group]  # number, from 0, of the first row of the last decoded batch
         self._batch: Any = ()
 
@@ -151,10 +179,19 @@ class _SequentialReader:
             first, behind = max(self._first, part.start), self._first + len(self._batch)
             if behind > first:
                 chosen = self._batch.slice(first - self._first, part.stop - first)
-                yield from enumerate(chosen.to_pylist(), first + 1)
+                names, columns = chosen.schema.names, map(values_of, chosen.columns)
+                rows = zip(*columns, strict=True) if names else ((),) * len(chosen)
+                for number, values in enumerate(rows, first + 1):
+                    yield number, dict(zip(names, values, strict=True))
             if behind >= part.stop:
                 return
             self._first, self._batch = behind, next(self._batches)
+
+
+def _largest_mean_row(metadata: Any) -> int:
+    """Bytes of a row of all columns, in the row group where rows are the longest on average; at least 1."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return max([1, *(group.total_byte_size // max(1, group.num_rows) for group in groups)])
 
 
 def _rows_in_groups(file: Any) -> list[int]:

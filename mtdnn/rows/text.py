@@ -15,12 +15,14 @@ from mtdnn.config.json_source import json_value
 from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
+    MAX_ROW_BYTES,
     PART_BYTES,
     RENAME_COLUMN,
     Part,
     Row,
     RowColumns,
     RowSource,
+    long_row_fault,
     missing_columns,
     named_values,
     unreadable_fault,
@@ -29,9 +31,6 @@ from mtdnn.rows.source import (
 BOM = b"\xef\xbb\xbf"
 
 CSV_FIX = "Close the quotes, and double quotes inside texts."
-
-MAX_ROW_BYTES = 16 << 20
-"""Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class TextRows(RowSource):
             return
         for number, line in enumerate(block.split(b"\n"), first):
             if len(line) > MAX_ROW_BYTES:
-                found = f"a row of more than {MAX_ROW_BYTES >> 20} MiB"
-                raise DataError(fault(Place(self.place, number), "", found, "Split it into several rows."))
+                raise DataError(long_row_fault(Place(self.place, number)))
 
     def sha256(self) -> str:
         return file_sha256(self.path)
