@@ -137,7 +137,7 @@ class Proximal:
     """D_Breg = mean_i ℓ_s(f(x_i; θ), f(x_i; θ̃)), the teacher θ̃ in evaluation mode and without gradient.
 
     Every S optimizer steps θ̃ ← (1−β)θ + βθ̃. It starts as a copy of the model, with which it shares the weights that are
-    frozen. With `start_after` it starts later, so that a new head has learnt something before the model is kept near it;
+    frozen. With `start_after` it starts later, when a new head has learnt something before the model is kept near it;
     until then the term is 0 and costs nothing. Cost: 1 forward unit.
 
     Args:

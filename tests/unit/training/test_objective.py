@@ -100,10 +100,11 @@ def test_with_several_backward_passes_the_bregman_term_is_a_part_of_its_own() ->
     assert names == [{"proximal"}, {"task"}, {"task"}]
 
 
+METHODS = [None, Smart(**SIZES), Adversarial(), FreeLB(), RDrop()]
+
+
 @pytest.mark.parametrize("task", ["nli", "similarity"])
-@pytest.mark.parametrize(
-    "method", [None, Smart(**SIZES), Adversarial(), FreeLB(), RDrop()], ids=lambda each: getattr(each, "name", "none")
-)
+@pytest.mark.parametrize("method", METHODS, ids=lambda each: getattr(each, "name", "none"))
 def test_parts_of_a_batch_add_up_to_the_whole_batch(task: str, method: Regularizer | None) -> None:
     model, batch = make_model(), make_batch(task, rows=6)
     if task == "nli":
