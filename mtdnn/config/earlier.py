@@ -50,7 +50,13 @@ def _block_without_unused(key: str, block: Any) -> Any:
     return {name: value for name, value in block.items() if name in kept}
 
 
-ADDED: dict[str, Any] = {"tasks_per_step": 1, "balance": {"name": "fixed"}, "log_conflicts": 0, "log_affinity": 0}
+ADDED: dict[str, Any] = {
+    "tasks_per_step": 1,
+    "balance": {"name": "fixed"},
+    "log_conflicts": 0,
+    "also_evaluate": [],
+    "log_affinity": 0,
+}
 """Keys that these versions did not have, with the values at which a run is as it was without them."""
 
 

@@ -101,6 +101,9 @@ class RunConfig(Finite):
         str | EncoderSource, BeforeValidator(path_as_text, json_schema_input_type=str | EncoderSource)
     ] = Field(description="Hub name, local folder, or {run: folder of an earlier run}.")
     train: Words | None = Field(None, description="Tasks to train on. Default: all with a train split.")
+    also_evaluate: Words = Field(
+        (), description="Tasks not trained on, measured with their heads in the encoder's run. Default: none."
+    )
     subset: dict[str, Subset] = Field({}, description="Task → part of its training rows. Default: all.")
     distill: dict[str, Distill] = Field({}, description="Task → soft labels, in place of the definition's.")
     seed: int = Field(1, ge=0, description="Seed of every random draw of the run.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import ConfigError, Fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
 from mtdnn.networks.heads import MaskedLMHead
@@ -22,7 +22,13 @@ from mtdnn.training.checkpoint import read_weights
 logger = logging.getLogger(__name__)
 
 
-def init_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str | EncoderSource) -> None:
+def init_heads(
+    model: MultiTaskModel,
+    tasks: Mapping[str, TaskDef],
+    source: str | EncoderSource,
+    *,
+    untrained: Sequence[str] = (),
+) -> None:
     """Initialise heads from an earlier run: from the same task with `heads: keep`, or as `init_head` defines.
 
     Without an earlier run, heads for masked words start from the encoder's own.
@@ -31,11 +37,14 @@ def init_heads(model: MultiTaskModel, tasks: Mapping[str, TaskDef], source: str 
         model: encoder and heads.
         tasks: name → definition.
         source: the run's `encoder`.
+        untrained: tasks whose heads must be those of the earlier run.
     Raises:
-        ConfigError: `init_head` without an earlier run, or with a task or label that run does not have.
+        ConfigError: `init_head` without an earlier run, or with a task or label that run does not have; no head there
+            for a task that is not trained.
     """
     known = {} if isinstance(source, str) else RunFolder(source.run).read_tasks()
-    if faults := init_head_faults(tasks, None if isinstance(source, str) else known):
+    faults = init_head_faults(tasks, None if isinstance(source, str) else known)
+    if faults := faults + kept_head_faults(tasks, known, untrained):
         raise ConfigError(faults)
     if isinstance(source, str):
         init_lm_heads(model, source)
@@ -139,6 +148,26 @@ def init_head_from(model: MultiTaskModel, task: TaskDef, known: Mapping[str, Tas
             value.copy_(weights[name])
         else:
             raise ConfigError(task.fault("init_head.from", f"the head of '{init.from_}' has another shape at {name}"))
+
+
+def kept_head_faults(
+    tasks: Mapping[str, TaskDef], known: Mapping[str, TaskDef], untrained: Sequence[str]
+) -> list[Fault]:
+    """Errors in `also_evaluate`: tasks without the same head in the earlier run, so that theirs would be random.
+
+    Args:
+        tasks: name → definition.
+        known: tasks of the earlier run.
+        untrained: names of the tasks of `also_evaluate`.
+    """
+    faults: list[Fault] = []
+    for name in untrained:
+        if name not in known:
+            faults.append(fault("", "also_evaluate", unknown("task of the encoder's run", name, known)))
+        elif not has_same_head(tasks[name], known[name]):
+            found = f"the encoder's run has other labels or another kind of head for '{name}'"
+            faults.append(fault("", "also_evaluate", found, "Give the definition that it was trained with."))
+    return faults
 
 
 def init_head_faults(tasks: Mapping[str, TaskDef], known: Mapping[str, TaskDef] | None) -> list[Fault]:

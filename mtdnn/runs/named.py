@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run_tasks(
     config: RunConfig, definitions: Mapping[str, TaskDef] | None = None
 ) -> tuple[dict[str, TaskDef], list[str]]:
-    """The tasks of a run, and the names of those it trains on; the others are evaluated with another task's head.
+    """The tasks of a run, and the names of those it trains on; the others are only measured.
 
     Args:
         config: the run.
@@ -30,9 +30,7 @@ def run_tasks(
     known = load_task_defs(config.tasks) if definitions is None else definitions
     if faults := task_faults(config, known):
         raise ConfigError(faults)
-    trained = trained_tasks(config, known)
-    followers = {name: task for name, task in known.items() if task.head_of in trained}
-    return with_teachers({**trained, **followers}, config), list(trained)
+    return with_teachers(measured_tasks(config, known), config), list(trained_tasks(config, known))
 
 
 def trained_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
@@ -41,9 +39,33 @@ def trained_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, 
     return {name: known[name] for name in names if name in known and known[name].trainable}
 
 
+def measured_tasks(config: RunConfig, known: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """The tasks that a run has results for: those it trains on, those of `also_evaluate`, and those with their heads.
+
+    Args:
+        config: the run.
+        known: the definitions it chooses from.
+    """
+    trained = trained_tasks(config, known)
+    kept = {name: known[name] for name in config.also_evaluate if name in known}
+    followers = {name: task for name, task in known.items() if task.head_of in (*trained, *kept)}
+    return {**trained, **kept, **followers}
+
+
+def selecting_tasks(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """The measured tasks whose mean selects the best checkpoint: all but those of `also_evaluate`.
+
+    Args:
+        config: the run.
+        tasks: those it measures.
+    """
+    kept = set(config.also_evaluate)
+    return {name: task for name, task in tasks.items() if not {name, task.head_of} & kept}
+
+
 def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collection[str] = ()) -> list[Fault]:
-    """Errors in the tasks that a run names: unknown names in `train`, `select_by`, `subset` or `distill`, or no dev
-    split for `select_by` or early stopping.
+    """Errors in the tasks that a run names: unknown names in `train`, `also_evaluate`, `select_by`, `subset` or
+    `distill`, or no dev split for `select_by` or early stopping.
 
     Args:
         config: the run.
@@ -69,7 +91,36 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
         faults += [fault("", key, unknown("task", name, names)) for name in unknown_names]
     if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
+    faults += also_evaluate_faults(config, known, trained=names, unread=unread)
     return faults + balance_faults(config, [*names, *(name for name in unread if name not in names)])
+
+
+def also_evaluate_faults(
+    config: RunConfig, known: Mapping[str, TaskDef], *, trained: Collection[str], unread: Collection[str]
+) -> list[Fault]:
+    """What is wrong with `also_evaluate`, before the encoder's run is read.
+
+    Args:
+        config: the run.
+        known: the definitions it chooses from.
+        trained: names of the tasks it trains on.
+        unread: names of further definitions that could not be read.
+    """
+    key, faults = "also_evaluate", []
+    if config.also_evaluate and (isinstance(config.encoder, str) or config.encoder.heads != "keep"):
+        fix = "Give encoder: {run: folder of the run that trained them, heads: keep}."
+        faults.append(fault("", key, "tasks that this run does not train have no head to start from", fix))
+    for name in (name for name in config.also_evaluate if name not in unread):
+        if name not in known:
+            faults.append(fault("", key, unknown("task", name, [each for each in known if each not in trained])))
+        elif name in trained:
+            faults.append(fault("", key, f"this run trains on '{name}'", "Remove it here, or leave it out of `train`."))
+        elif known[name].head_of is not None:
+            fix = f"Name {known[name].head_of}; {name} is then measured too."
+            faults.append(fault("", key, f"'{name}' has no head of its own", fix))
+        elif not known[name].splits.get("dev"):
+            faults.append(fault("", key, f"'{name}' has no dev split to measure", "Add one to its `splits`."))
+    return faults
 
 
 def balance_faults(config: RunConfig, tasks: Sequence[str]) -> list[Fault]:

@@ -56,7 +56,8 @@ def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiT
     """The model a run starts from: encoder, new heads, and heads initialised from an earlier run."""
     own_heads = [name for name, each in task_types.items() if each.task.head_of is None]
     model = MultiTaskModel(build_encoder(config, own_heads), task_types, seed=config.seed)
-    init_heads(model, {name: each.task for name, each in task_types.items()}, config.encoder)
+    tasks = {name: each.task for name, each in task_types.items()}
+    init_heads(model, tasks, config.encoder, untrained=config.also_evaluate)
     return model
 
 

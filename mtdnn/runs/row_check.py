@@ -36,7 +36,7 @@ from mtdnn.runs.length import (
     subset_faults,
     training_rows,
 )
-from mtdnn.runs.named import task_faults, trained_tasks
+from mtdnn.runs.named import measured_tasks, selecting_tasks, task_faults, trained_tasks
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -244,7 +244,7 @@ def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: s
 
 def _source_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:
     """Errors of the earlier run that a run starts from. PyTorch is loaded only if it is asked for one."""
-    chosen = trained_tasks(config, tasks)
+    chosen = measured_tasks(config, tasks)
     if isinstance(config.encoder, str) and not any(task.init_head for task in chosen.values()):
         return []
     from mtdnn.runs.faults import source_faults
@@ -289,9 +289,8 @@ def report_on(
 
 def _selection_faults(tasks: Mapping[str, TaskDef], run: RunConfig) -> list[Fault]:
     """Errors if the run cannot select its best checkpoint by the mean over its tasks; invalid blocks are left out."""
-    trained = trained_tasks(run, tasks).keys()
-    chosen = [task for task in tasks.values() if task.splits.get("dev") and {task.name, task.head_of} & trained]
-    measured = [task for task in chosen if not block_faults(task)]
+    chosen = selecting_tasks(run, measured_tasks(run, tasks)).values()
+    measured = [task for task in chosen if task.splits.get("dev") and not block_faults(task)]
     main = {task.name: TASK_TYPES.get(task.task_type)(task).metric_names[0] for task in measured}
     return selection_faults(main, run.select_by)
 

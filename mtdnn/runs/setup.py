@@ -24,7 +24,7 @@ from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
 from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.length import needs_lengths, run_length
-from mtdnn.runs.named import regularizers_of, run_tasks
+from mtdnn.runs.named import regularizers_of, run_tasks, selecting_tasks
 from mtdnn.runs.parts import (
     autocast_of,
     build_balancer,
@@ -91,8 +91,8 @@ class Setup:
         regularizers = regularizers_of(config, {name: tasks[name] for name in trained})
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
-        measured_tasks = [name for name, task in tasks.items() if task.splits.get("dev")]
-        main_metrics = {name: types[name].metric_names[0] for name in measured_tasks}
+        selecting = [name for name, task in selecting_tasks(config, tasks).items() if task.splits.get("dev")]
+        main_metrics = {name: types[name].metric_names[0] for name in selecting}
         if faults := selection_faults(main_metrics, config.select_by):
             raise ConfigError(faults)
         trained_defs = {name: tasks[name] for name in trained}
@@ -234,8 +234,9 @@ class Setup:
             )
             values = measured(found[name], task_type.metric_names, task_type.task.labels)
             results.setdefault(name, {})[split] = values
-        main_metrics = {name: self.model.task_types[name].metric_names for name in results}
-        return results, selection_score(results, main_metrics, self.config.select_by)
+        selecting = {name: results[name] for name in selecting_tasks(self.config, self.tasks) if name in results}
+        main_metrics = {name: self.model.task_types[name].metric_names for name in selecting}
+        return results, selection_score(selecting, main_metrics, self.config.select_by)
 
     def _save(self, folder: RunFolder, kind: Literal["best", "last", "step"], trainer: Trainer) -> None:
         """Write a checkpoint from the first process."""

@@ -16,7 +16,7 @@ from mtdnn.runs.named import task_faults
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, cell_place
-from mtdnn.study.size import measured_tasks, tasks_of
+from mtdnn.study.size import measured_by, tasks_of
 
 
 def require_prepared(cell: Cell) -> None:
@@ -26,7 +26,7 @@ def require_prepared(cell: Cell) -> None:
         ConfigError: a word that is neither a role nor a split of its tasks.
         DataError: a split that is not prepared, or damaged.
     """
-    tasks, unknown_words, faults = measured_tasks(cell), [], []
+    tasks, unknown_words, faults = measured_by(cell), [], []
     fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or remove it from `evaluate`."
     for word in cell.evaluate:
         found = [(task.name, split) for task in tasks.values() for split in _splits_of(task, word)]
@@ -57,7 +57,7 @@ def require_known_splits(grid: Grid) -> None:
             continue
         cells = (cell for cell in grid.cells if cell.stage == name)
         kinds = {(cell.task_file or cell.config.tasks, cell.config.train): cell for cell in cells}
-        tasks = [task for cell in kinds.values() for task in measured_tasks(cell).values()]
+        tasks = [task for cell in kinds.values() for task in measured_by(cell).values()]
         known = sorted({word for task in tasks for word in (*task.splits, *task.split_names)})
         where = grid.source.where(("stages", name, "evaluate"))
         for word in stage.evaluate:
@@ -175,7 +175,7 @@ def _splits_of(task: TaskDef, word: str) -> tuple[str, ...]:
 def stored_rows(cell: Cell) -> dict[str, str]:
     """`task/split` → SHA-256 of the rows it was prepared from, of every split that decides the cell's results."""
     found = {}
-    for task in measured_tasks(cell).values():
+    for task in measured_by(cell).values():
         names = (split for word in ("train", "dev", *cell.evaluate) for split in _splits_of(task, word))
         for split in dict.fromkeys(names):
             manifest = read_manifest(Path(cell.config.data) / task.name / split)

@@ -295,8 +295,8 @@ class _Expansion:
             raise ConfigError(
                 fault("", "train", unknown("task", unknown_tasks[0], blocks), f"They are in {config.tasks}.")
             )
-        trained = config.train or tuple(blocks)
-        used = {task: block for task, block in blocks.items() if task in trained or block.get("head_of") in trained}
+        named = (*(config.train or blocks), *config.also_evaluate)
+        used = {task: block for task, block in blocks.items() if task in named or block.get("head_of") in named}
         text = dump_yaml(blocks) if overrides else None
         return used, text
 

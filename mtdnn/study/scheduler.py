@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mtdnn.files import write_text
 from mtdnn.study.cells import Status, error_stamp, outcomes, read_error, read_outcome, remove_weights, writing_results
 from mtdnn.study.grid import Cell, Grid, write_study_files
-from mtdnn.study.size import measured_tasks
+from mtdnn.study.size import measured_by
 from mtdnn.study.table import Line, lines_of, to_csv
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def result_lines(cells: Sequence[Cell]) -> list[Line]:
     for cell in cells:
         if cell.name in found:
             run = cell.run_folder.relative_to(cell.folder.parent.parent.parent).as_posix()
-            lost = tuple(measured_tasks(cell)) if found[cell.name]["outcome"] == "diverged" else ()
+            lost = tuple(measured_by(cell)) if found[cell.name]["outcome"] == "diverged" else ()
             lines += lines_of(cell.stage, cell.axes, found[cell.name], run=run, lost=lost)
     return lines
 

@@ -9,7 +9,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import MtdnnError
 from mtdnn.runs.length import RunLength, prepared_sampler
-from mtdnn.runs.named import regularizers_of, trained_tasks
+from mtdnn.runs.named import measured_tasks, regularizers_of, trained_tasks
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
 
@@ -58,10 +58,9 @@ def tasks_of(cell: Cell) -> dict[str, TaskDef]:
     return trained_tasks(cell.config, cell.definitions)
 
 
-def measured_tasks(cell: Cell) -> dict[str, TaskDef]:
-    """The definitions of the tasks a cell has results for: those it trains on, and those that use their heads."""
-    trained = tasks_of(cell)
-    return trained | {name: task for name, task in cell.definitions.items() if task.head_of in trained}
+def measured_by(cell: Cell) -> dict[str, TaskDef]:
+    """The definitions of the tasks a cell has results for."""
+    return measured_tasks(cell.config, cell.definitions)
 
 
 def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
