@@ -6,13 +6,17 @@ PIP_FLAGS ?=
 # Without compiling every module of every package beforehand, which would take most of the time.
 PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+# A process for each core with one thread each; tests of a file share its fixtures and so a process.
+PARALLEL := -n logical --dist loadfile
+
 .PHONY: demo test lint docs floors wheel clean
 
 demo: .venv/installed
 	.venv/bin/python -m experiments.demo.run --out demo
 
 test: .venv/installed
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest
+	$(OFFLINE) .venv/bin/python -m pytest $(PARALLEL)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -37,7 +41,7 @@ docs: .venv/installed_docs
 
 # The tests once with the lowest versions that setup.py allows, in an environment of their own. PIP_FLAGS as above.
 floors: .floors/installed
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false .floors/bin/python -m pytest
+	$(OFFLINE) .floors/bin/python -m pytest $(PARALLEL)
 
 .floors/installed: setup.py benchmarks/floors.py
 	$(PYTHON) -m venv --clear .floors

@@ -57,6 +57,7 @@ setup(
             "peft>=0.18",
             "psutil>=5.9",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "seqeval>=1.2",
             "shtab>=1.7",
