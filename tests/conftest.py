@@ -61,6 +61,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return paths
 
 
+@pytest.fixture(scope="session")
+def demo_run(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with the demo's four tasks, trained for a few steps; tests must not change it."""
+    from mtdnn.runs.train import train
+
+    output = tmp_path_factory.mktemp("demo_run") / "run"
+    train(**demo.run_values(output, max_steps=6, epochs=1), progress=False)
+    return output
+
+
 @pytest.fixture
 def files_may_name_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `--trust` does, for tests of what dotted paths in files lead to."""

@@ -34,7 +34,7 @@ class Finite(Frozen):
 class EncoderSource(Finite):
     """The encoder of an earlier run, in place of a hub name or folder."""
 
-    run: PathText = Field(description="Folder of the run; its `best` checkpoint is used.")
+    run: PathText = Field(description="Folder of the run, or user/name on the hub; its `best` checkpoint is used.")
     checkpoint: str = Field("best", description="best | last | step-N.")
     heads: Literal["new", "keep"] = Field("new", description="keep: also start every task's head from that run's.")
 

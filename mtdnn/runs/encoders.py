@@ -23,6 +23,7 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
 from mtdnn.networks.encoder import Encoder, backbone_class, read_config, recompute_layers
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import run_place
 from mtdnn.training.checkpoint import ENCODER, open_checkpoint, read_weights
 
 PARTS = "parts.json"
@@ -60,7 +61,7 @@ def checkpoint_of(source: EncoderSource) -> Path:
         DataError: it is missing or damaged, at the key `encoder.run`.
     """
     try:
-        return open_checkpoint(RunFolder(source.run).checkpoint(source.checkpoint))
+        return open_checkpoint(RunFolder(run_place(source.run)).checkpoint(source.checkpoint))
     except DataError as error:
         found = [replace(each, place=NOWHERE, found=f"{each.place}: {each.found}") for each in error.faults]
         raise DataError([replace(each, key="encoder.run") for each in found]) from error

@@ -15,6 +15,7 @@ from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
 from mtdnn.runs.encoders import build_encoder, checkpoint_of
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import run_place
 from mtdnn.runs.initialisation import init_head_faults, kept_head_faults
 from mtdnn.runs.named import named_regularizer, regularizers_of, with_teachers
 from mtdnn.task_types.base import TASK_TYPES
@@ -85,7 +86,7 @@ def source_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault
         return init_head_faults(tasks, None)
     try:
         checkpoint_of(config.encoder)
-        known = RunFolder(config.encoder.run).read_tasks()
+        known = RunFolder(run_place(config.encoder.run)).read_tasks()
         untrained = [name for name in config.also_evaluate if name in tasks]
         return init_head_faults(tasks, known) + kept_head_faults(tasks, known, untrained)
     except MtdnnError as error:

@@ -16,6 +16,7 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
 from mtdnn.networks.heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import run_place
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.checkpoint import read_weights
 
@@ -42,14 +43,14 @@ def init_heads(
         ConfigError: `init_head` without an earlier run, or with a task or label that run does not have; no head there
             for a task that is not trained.
     """
-    known = {} if isinstance(source, str) else RunFolder(source.run).read_tasks()
+    known = {} if isinstance(source, str) else RunFolder(run_place(source.run)).read_tasks()
     faults = init_head_faults(tasks, None if isinstance(source, str) else known)
     if faults := faults + kept_head_faults(tasks, known, untrained):
         raise ConfigError(faults)
     if isinstance(source, str):
         init_lm_heads(model, source)
         return
-    run = RunFolder(source.run)
+    run = RunFolder(run_place(source.run))
     checkpoint = run.checkpoint(source.checkpoint)
     for name, task in tasks.items():
         if task.init_head is not None:

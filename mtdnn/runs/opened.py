@@ -32,6 +32,7 @@ from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowSource
 from mtdnn.runs.encoders import refuse_other_poolings, stored_encoder
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import run_place
 from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
 from mtdnn.runs.parts import autocast_of, task_types_of
 from mtdnn.task_types.base import TaskType
@@ -97,6 +98,7 @@ class Run:
             DataError: there is no such folder, or a split in it is not prepared for this tokenizer and task block.
         """
         names = self._known(tasks)
+        self._require_own_folder()
         prepared = Path(data or self.config.data)
         if not prepared.is_dir():
             place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
@@ -120,6 +122,14 @@ class Run:
             checkpoint=self.checkpoint,
         )
         return results
+
+    def _require_own_folder(self) -> None:
+        """ConfigError for a run in the cache of the hub library, whose files must stay as they were uploaded."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        if self.folder.path.absolute().is_relative_to(Path(HF_HUB_CACHE).absolute()):
+            fix = "Copy the run to a folder of your own: hf download USER/NAME --local-dir FOLDER."
+            raise ConfigError(fault(str(self.folder.path), "", "results would be written to the hub's cache", fix))
 
     def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:
         """(task, split) pairs to measure; with None, the dev and test splits that are prepared."""
@@ -299,7 +309,7 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
     It needs nothing outside the folder, but for the frozen encoder that an adapter was trained over.
 
     Args:
-        folder: of the run: the `output` it was trained with.
+        folder: of the run: the `output` it was trained with; or `user/name`, a run on the Hugging Face hub.
         checkpoint: best, last or step-N.
         trust: the folder may name code by dotted paths, which is imported; without it, the folder runs no code.
     Returns:
@@ -318,7 +328,7 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
         >>> vectors.shape
         (1, 8)
     """
-    run = RunFolder(folder)
+    run = RunFolder(run_place(folder))
     config, tasks = run.read_config(), run.read_tasks()
     path = open_checkpoint(run.checkpoint(checkpoint))
     step = int(read_state(path)["step"])

@@ -11,6 +11,7 @@ from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import run_place
 from mtdnn.runs.length import RunLength, prepared_rows, prepared_sampler, training_rows
 from mtdnn.runs.named import task_faults
 from mtdnn.runs.plug_ins import plug_in_faults
@@ -161,7 +162,7 @@ def _encoder_faults(cell: Cell) -> tuple[Fault, ...]:
         if isinstance(encoder, str):
             load_tokenizer(encoder)
         else:
-            RunFolder(encoder.run).read_config()
+            RunFolder(run_place(encoder.run)).read_config()
     except MtdnnError as error:
         return error.faults
     return ()

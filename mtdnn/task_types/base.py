@@ -471,11 +471,13 @@ class Predictor(Part):
 
     Class attributes:
         problem_type: that of transformers' configuration, for an exported task with a pooled head; None without one.
+        hub_task: the hub's word for the kind of task, for model cards.
         same_rows: types with the same word here read the same rows, so that their tasks can be predicted together; a
             type reads the same rows as itself.
     """
 
     problem_type: ClassVar[str | None] = None
+    hub_task: ClassVar[str] = "other"
     same_rows: ClassVar[str | None] = None
 
     @abstractmethod

@@ -63,6 +63,7 @@ class Classification(TaskType):
     )  # fmt: skip
     heads = ("pooled", "san")
     problem_type = "single_label_classification"
+    hub_task = "text-classification"
     same_rows = "texts"
     stratifies = True
     soft_labels = True

@@ -68,6 +68,7 @@ class MaskedLM(TaskType):
 
     Options = MaskedLMOptions
     num_inputs = (1,)
+    hub_task = "fill-mask"
     default_metrics = ("perplexity", "token_accuracy")
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)

@@ -60,6 +60,7 @@ class Multilabel(TaskType):
     heads = ("pooled", "san")
     logits_of = "labels"
     problem_type = "multi_label_classification"
+    hub_task = "text-classification"
     same_rows = "texts"
     stratifies = True
     label_dtype = "int64"

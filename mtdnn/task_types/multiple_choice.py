@@ -39,6 +39,7 @@ class MultipleChoice(Ranking):
 
     Options = MultipleChoiceOptions
     num_inputs = (2, 3)
+    hub_task = "multiple-choice"
     default_metrics = ("accuracy",)
     default_loss = "listwise"
     metrics = ("accuracy", "exact_match", "span_f1")

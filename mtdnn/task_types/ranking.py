@@ -61,6 +61,7 @@ class Ranking(TaskType):
     heads = ("pooled", "san")
     logits_of = "candidates"
     problem_type = "regression"
+    hub_task = "text-ranking"
     label_dtype = "float32"
     repeats_last = True
     sample_block = {"task_type": "ranking", "inputs": ["question", "candidate"]}

@@ -40,6 +40,7 @@ class Regression(TaskType):
     heads = ("pooled", "san")
     logits_of = "number"
     problem_type = "regression"
+    hub_task = "text-classification"
     same_rows = "texts"
     soft_labels = True
     missing_label_marks = ("_",)  # −1 is a number

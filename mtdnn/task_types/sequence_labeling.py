@@ -58,6 +58,7 @@ class SequenceLabeling(TaskType):
 
     Options = SequenceLabelingOptions
     num_inputs = (1,)
+    hub_task = "token-classification"
     default_metrics = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)

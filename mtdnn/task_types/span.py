@@ -67,6 +67,7 @@ class Span(TaskType):
 
     Options = SpanOptions
     num_inputs = (2,)
+    hub_task = "question-answering"
     default_metrics = ("span_f1", "exact_match")
     default_loss = "cross_entropy"
     losses = ("cross_entropy",)

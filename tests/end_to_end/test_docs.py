@@ -63,6 +63,7 @@ FITTED = (
     "--output runs/fitted --train scitail --subset.scitail.rows 2000 --epochs 2 --optimizer.lr 1e-4 "
     "--evaluate_every never"
 )
+HUB = "needs a login, or a run on the hub; tests/end_to_end/test_hub.py does it against a stand-in"
 SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
     "pip install 'mtdnn[ray]'": INSTALLS,
@@ -83,6 +84,12 @@ SHOWN_ONLY = {
     "python -m data_prep.glue --input glue_data --out data": GLUE,
     "mtdnn prepro task_defs/glue.yml --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn train --tasks task_defs/glue.yml --data prepared --encoder ./stand-in --output runs/glue": GLUE,
+    "mtdnn push demo/runs/together me/demo --license mit --out look": HUB,
+    "mtdnn push demo/runs/together me/demo --license mit": HUB,
+    "mtdnn push demo/runs/together me/nli --task demo_nli --license mit": HUB,
+    "mtdnn predict me/demo --task demo_nli --input rows.tsv --output out.jsonl": HUB,
+    "mtdnn train run.yml --encoder me/demo": HUB,
+    "mtdnn train run.yml --encoder '{run: me/demo@main, heads: keep}'": HUB,
     "mtdnn convert glue --input glue_data --out data": GLUE,
     "mtdnn prepro glue --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn submit glue runs/glue --out submission.zip": GLUE,

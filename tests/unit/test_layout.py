@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "mtdnn"
 
 ROOMS = """
     ground config metrics rows tokens execution networks task_types data regularizers balancing training integrations
-    runs study report cli
+    runs study report publishing cli
 """
 GROUND = ["errors", "columns", "files", "deferred", "registry", "seeding", "batch"]
 """Modules at the root below every room; the front door is on top of all, and the model between two rooms."""

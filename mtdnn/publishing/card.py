@@ -1,0 +1,287 @@
+"""The model card of a run: its tasks, data, results with intervals, settings, and how it was made."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config.run import EncoderSource, RunConfig
+from mtdnn.config.tasks import TaskDef
+from mtdnn.config.yaml_source import dump_yaml
+from mtdnn.data.manifest import Manifest, read_manifest
+from mtdnn.errors import DataError, fault
+from mtdnn.metrics.base import SCALES, Record, Scales, compute
+from mtdnn.metrics.records import read_records
+from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.hub import hub_name
+from mtdnn.task_types.base import TASK_TYPES
+
+RESAMPLES = 1000
+ROWS_IN_ALL = 2_000_000  # rows of all resamples together, so that a split of MNLI's size takes seconds
+OF_CHANCE = 0.025
+LEAST_SHARE = 0.9  # of the resamples that must have a value: an AUC has none where only one label was drawn
+
+NO_HUB_TASK, OF_TOKENS = "other", "token-classification"
+UNKNOWN_DATA = "not known: the prepared rows are no longer where the run read them"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric of a split: its value and the ends of its 95 % interval, both None without predictions."""
+
+    task: str
+    split: str
+    metric: str
+    value: float
+    rows: int
+    low: float | None = None
+    high: float | None = None
+
+
+def model_card(run: RunFolder, *, name: str, license: str | None = None, task: str | None = None) -> str:
+    """The text of a run's README.md on the hub: YAML for the hub, then Markdown for people.
+
+    Args:
+        run: its folder.
+        name: of the repository, `user/name`.
+        license: an identifier of the hub, such as `mit`; None = not stated.
+        task: the only task that is published, as a model of transformers; None = the whole run.
+    Raises:
+        DataError: the run has no results yet.
+    """
+    results = run.read_results()
+    if not results:
+        fix = "Let `mtdnn train` finish, or run `mtdnn evaluate`."
+        raise DataError(fault(str(run.path), "", "has no results to put into a model card", fix))
+    config, tasks = run.read_config(), run.read_tasks()
+    shown = {key: each for key, each in tasks.items() if task in (None, key)}
+    found = list(results_of(run, results, shown))
+    scales = Scales(results.get(SCALES))
+    title = name.split("/")[-1]
+    parts = [
+        f"---\n{dump_yaml(_front_matter(config, shown, found, license=license, whole=task is None, title=title))}---",
+        f"# {title}",
+        _opening(config, shown, whole=task is None),
+        f"## How to use it\n\n{_usage(name, shown, whole=task is None)}",
+        f"## Tasks\n\n{_task_table(shown)}",
+        f"## Data\n\n{_data_table(config, shown)}",
+        f"## Results\n\n{_result_table(found, scales)}",
+        f"## Settings\n\n{_settings(config)}",
+        f"## How it was made\n\n{_provenance(results)}",
+        f"## Limits\n\n{_limits(config, shown, license)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def results_of(run: RunFolder, results: Mapping[str, Any], tasks: Mapping[str, TaskDef]) -> Iterator[Result]:
+    """Every metric of every split of these tasks, with an interval where the predictions are in the run's folder."""
+    for task in tasks:
+        for split, values in results.get(task, {}).items():
+            path = run.prediction_file(task, split)
+            records = read_records(path) if path.is_file() else []
+            rows = int(values.get("rows", 0))
+            for metric, value in values.items():
+                if metric != "rows":
+                    low, high = interval(metric, records, tasks[task].labels) or (None, None)
+                    yield Result(task, split, metric, float(value), rows, low, high)
+
+
+def interval(
+    metric: str, records: Sequence[Record], labels: Sequence[str], *, seed: int = 0
+) -> tuple[float, float] | None:
+    """The 95 % interval of a metric by the percentile bootstrap: rows are drawn with replacement.
+
+    Args:
+        metric: its name.
+        records: predictions of a split.
+        labels: the task's, in declared order.
+        seed: of the draws.
+    Returns:
+        Both ends; None without labelled rows, or if too many of the resamples have no value.
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    """
+    rows = [record for record in records if record["label"] is not None]
+    if len(rows) < 2:
+        return None
+    generator, values = random.Random(seed), []
+    count = min(RESAMPLES, max(100, ROWS_IN_ALL // len(rows)))
+    for _ in range(count):
+        try:
+            values.append(compute([metric], generator.choices(rows, k=len(rows)), labels)[metric])
+        except (DataError, ValueError):
+            continue
+    if len(values) < LEAST_SHARE * count:
+        return None
+    values.sort()
+    return values[int(OF_CHANCE * len(values))], values[int((1 - OF_CHANCE) * len(values)) - 1]
+
+
+def _front_matter(
+    config: RunConfig,
+    tasks: Mapping[str, TaskDef],
+    results: Sequence[Result],
+    *,
+    license: str | None,
+    whole: bool,
+    title: str,
+) -> dict[str, Any]:
+    """What the hub reads: licence, library, base model, kind of task, and the results."""
+    kinds = list(dict.fromkeys(map(_hub_task, tasks.values())))
+    named = config.encoder if isinstance(config.encoder, str) and hub_name(config.encoder) else None
+    datasets = [task.source.path for task in tasks.values() if task.source and not Path(task.source.path).exists()]
+    front: dict[str, Any] = {"license": license} if license else {}
+    front["library_name"] = "mtdnn" if whole else "transformers"
+    front["tags"] = ["mtdnn", "multi-task-learning"]
+    front |= {"base_model": named} if named else {}
+    front |= {"pipeline_tag": kinds[0]} if len(kinds) == 1 and kinds[0] != NO_HUB_TASK else {}
+    front |= {"datasets": list(dict.fromkeys(datasets))} if datasets else {}
+    measured = [
+        {
+            "task": {"type": _hub_task(tasks[each.task]), "name": each.task},
+            "dataset": {"name": each.task, "type": each.task, "split": each.split},
+            "metrics": [{"type": each.metric, "value": round(each.value, 6)}],
+        }
+        for each in results
+    ]
+    return front | ({"model-index": [{"name": title, "results": measured}]} if measured else {})
+
+
+def _hub_task(task: TaskDef) -> str:
+    """The hub's word for a task's type."""
+    return TASK_TYPES.get(task.task_type, where=task.where("task_type"), key=f"{task.name}.task_type").hub_task
+
+
+def _opening(config: RunConfig, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
+    source = config.encoder
+    start = f"an earlier run (`{source.run}`)" if isinstance(source, EncoderSource) else f"`{_named(source)}`"
+    if not whole:
+        (task,) = tasks
+        return (
+            f"`{task}`, one task of a multi-task run of [mtdnn](#how-it-was-made), as a model of transformers. It "
+            f"started from {start}."
+        )
+    heads = f"{len(tasks)} tasks" if len(tasks) > 1 else "one task"
+    return f"One encoder, fine-tuned from {start} on {heads} by [mtdnn](#how-it-was-made), with a head for each."
+
+
+def _named(encoder: str) -> str:
+    """The encoder without the folders of the machine it was trained on."""
+    return encoder if hub_name(encoder) else Path(encoder).name
+
+
+def _usage(name: str, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
+    first = next(iter(tasks.values()))
+    texts = ", ".join(f'"{column} …"' for column in first.inputs)
+    if not whole:
+        kind = f"AutoModelFor{'Token' if _hub_task(first) == OF_TOKENS else 'Sequence'}Classification"
+        return (
+            f"```python\nfrom transformers import {kind}, AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")\nmodel = {kind}.from_pretrained("{name}").eval()\n'
+            f'logits = model(**tokenizer({texts}, return_tensors="pt")).logits\n```'
+        )
+    return (
+        f'```python\nimport mtdnn\n\nrun = mtdnn.open_run("{name}")\n'
+        f'records = run.predict("{first.name}", [({texts},)])\n```\n\n'
+        f"In a shell: `mtdnn predict {name} --task {first.name} --input rows.tsv --output out.jsonl`. To start another "
+        f"run from its encoder: `encoder: {name}`; from encoder and heads: `encoder: {{run: {name}, heads: keep}}`."
+    )
+
+
+def _task_table(tasks: Mapping[str, TaskDef]) -> str:
+    lines = [("task", "type", "texts of a row", "labels", "longest row, tokens")]
+    for name, task in tasks.items():
+        kind = f"{task.task_type}, by the head of {task.head_of}" if task.head_of else task.task_type
+        lines.append((name, kind, ", ".join(task.inputs), ", ".join(task.labels), str(task.max_length)))
+    return table_of(lines)
+
+
+def _data_table(config: RunConfig, tasks: Mapping[str, TaskDef]) -> str:
+    lines = [("task", "split", "rows", "truncated", "source", "SHA-256 of the source")]
+    for name, task in tasks.items():
+        for split in task.split_names:
+            manifest = _manifest(Path(config.data) / name / split)
+            if manifest is not None:
+                digest = str(manifest.source["sha256"])[:16]
+                source = _source(task, manifest)
+                lines.append((name, split, str(manifest.rows), str(manifest.truncated_rows), source, digest))
+    sizes = {name: each.rows or f"{each.fraction:g} of the" for name, each in config.subset.items() if name in tasks}
+    subset = [f"`{name}`: {size} rows" for name, size in sizes.items()]
+    note = f"\n\nTrained on a part of the training rows of {', '.join(subset)}." if subset else ""
+    return (table_of(lines) if len(lines) > 1 else f"{UNKNOWN_DATA}.".capitalize()) + note
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return read_manifest(folder)
+    except DataError:  # a card without this line is still useful
+        return None
+
+
+def _source(task: TaskDef, manifest: Manifest) -> str:
+    """The data set on the hub, or the name of the file; not the folders of the machine."""
+    if task.source is not None:
+        path = Path(task.source.path)
+        return " ".join(filter(None, (path.name if path.exists() else task.source.path, task.source.name)))
+    return "rows in memory" if manifest.source.get("in_memory") else Path(str(manifest.source.get("path", ""))).name
+
+
+def _result_table(results: Sequence[Result], scales: Scales) -> str:
+    lines = [("task", "split", "metric", "value", "95 % interval", "rows")]
+    for each in results:
+        shown = scales[each.metric].shown
+        between = "–" if each.low is None or each.high is None else f"{shown(each.low)} to {shown(each.high)}"
+        lines.append((each.task, each.split, each.metric, shown(each.value), between, str(each.rows)))
+    note = (
+        "Rates and correlations in percent. The intervals are percentile bootstraps over the rows of a split: they "
+        "show how much a figure depends on which rows were measured, not how much on the seed of training."
+    )
+    return f"{table_of(lines)}\n\n{note}"
+
+
+def _settings(config: RunConfig) -> str:
+    """What differs from the defaults, as in a run's YAML; without paths of the machine it was trained on."""
+    values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    kept = {key: value for key, value in values.items() if key not in ("tasks", "data", "output")}
+    if isinstance(config.encoder, str):
+        kept["encoder"] = _named(config.encoder)
+    return f"What differs from the defaults of mtdnn; `run.yml` has every key.\n\n```yaml\n{dump_yaml(kept)}```"
+
+
+def _provenance(results: Mapping[str, Any]) -> str:
+    made = results.get("_run", {})
+    packages = ("mtdnn", "python", "torch", "transformers", "tokenizers", "datasets")
+    versions = [f"{key} {made[key]}" for key in packages if key in made]
+    return (
+        f"Checkpoint of step {made.get('step', 'unknown')}, seed {made.get('seed', 'unknown')}, commit "
+        f"`{made.get('commit', 'unknown')}` of mtdnn; {', '.join(versions)}.\n\n"
+        "```sh\nmtdnn prepro tasks.yml --data DATA --encoder ENCODER --out PREPARED\n"
+        "mtdnn train run.yml --tasks tasks.yml --data PREPARED --encoder ENCODER --output RUN\n```"
+    )
+
+
+def _limits(config: RunConfig, tasks: Mapping[str, TaskDef], license: str | None) -> str:
+    dev = [name for name, task in tasks.items() if task.splits.get("dev")]
+    lines = [
+        "It was measured on the splits above and on nothing else: not on other domains, languages or kinds of text.",
+        "One run with one seed; another seed gives other figures.",
+    ]
+    if dev:
+        lines.append("The checkpoint was chosen by the dev splits, so that their figures are slightly too good.")
+    cut = ", ".join(f"{name} {task.max_length}" for name, task in tasks.items())
+    lines.append(f"Longer rows are cut; the limits in tokens: {cut}.")
+    lines.append("Biases of its training rows and of its encoder are in it; this card does not measure them.")
+    lines.append(f"Licence: {license}." if license else "Its licence is not stated: ask before you use it.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def table_of(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its head, and no cell can end a cell or a line."""
+    head, *rest = ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
