@@ -77,6 +77,30 @@ def github_annotation(level: str, fault: Fault) -> str:
     return f"::{level} {','.join(f'{key}={value}' for key, value in escaped.items())}::{message}"
 
 
+def init(
+    folder: str | None = None,
+    *,
+    from_: str | None = None,
+    encoder: str = "bert-base-uncased",
+    name: str | None = None,
+) -> str:
+    """Write a first task definition and run: for a file of your rows, or in a new folder with generated ones.
+
+    Args:
+        folder: Folder to write into. Default: the current one, with --from.
+        from_: File of rows; its type, columns and labels are guessed, and it is cut into train and dev.
+        encoder: Hub name or folder of the encoder, for the run.
+        name: Name of the task. Default: that of the file.
+    """
+    if folder is None and from_ is None:
+        fix = "mtdnn init FOLDER, or mtdnn init --from FILE."
+        raise ConfigError(fault("mtdnn init", "", "neither a folder nor a file is given", fix))
+    from mtdnn.runs.starter import start
+
+    rows = None if from_ is None else Path(from_)
+    return start(Path(folder or "."), rows=rows, encoder=encoder, name=name)
+
+
 def prepro(
     definitions: str,
     *,

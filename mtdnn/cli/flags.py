@@ -15,7 +15,7 @@ def flags_of(function: Callable[..., object]) -> dict[str, str]:
     `task` is the key of an unknown task; its flag is --tasks where a command accepts several.
     """
     parameters = inspect.signature(function).parameters.values()
-    flags = {each.name: each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    flags = {each.name: each.name.rstrip("_") for each in parameters if each.kind is each.KEYWORD_ONLY}
     return {**({"task": "tasks"} if "tasks" in flags else {}), **flags}
 
 

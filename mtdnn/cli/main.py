@@ -18,6 +18,7 @@ from mtdnn.cli.commands import (
     embed,
     evaluate,
     export,
+    init,
     predict,
     prepro,
     print_text,
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         *(check, prepro, train, evaluate, predict, score, embed, export, push, submit, subset, study, report),
-        *(list_names, convert, completion),
+        *(init, list_names, convert, completion),
     )
 }
 

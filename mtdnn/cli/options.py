@@ -40,7 +40,9 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
         SystemExit: after --help or --schema.
     """
     parser = _call_parser(function)
-    return {name: home_expanded(each) for name, each in vars(_parsed(parser, _spelt_out(function, argv))).items()}
+    found = vars(_parsed(parser, _spelt_out(function, argv)))
+    renamed = {name.rstrip("_"): name for name in _python_words(function)}
+    return {renamed.get(name, name): home_expanded(each) for name, each in found.items()}
 
 
 def _call_parser(function: Callable[..., object]) -> ArgumentParser:
@@ -51,7 +53,10 @@ def _call_parser(function: Callable[..., object]) -> ArgumentParser:
     optional = _optional_positionals(function)
     for name, text in optional.items():
         parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
-    parser.add_function_arguments(function, as_positional=True, skip=set(optional))
+    words = _python_words(function)
+    parser.add_function_arguments(function, as_positional=True, skip={*optional, *words})
+    for name, text in words.items():
+        parser.add_argument(f"--{name.rstrip('_')}", default=None, metavar="FILE", help=text)
     _add_common(parser)
     return parser
 
@@ -133,13 +138,25 @@ def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
 
     jsonargparse takes only those without a default by position.
     """
-    lines = (inspect.getdoc(function) or "").splitlines()
-    texts = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+    texts = _argument_texts(function)
     return {
         each.name: texts.get(each.name, "")
         for each in inspect.signature(function).parameters.values()
         if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is not each.empty
     }
+
+
+def _argument_texts(function: Callable[..., object]) -> dict[str, str]:
+    """Argument → its line of the docstring."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    return dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+
+
+def _python_words(function: Callable[..., object]) -> dict[str, str]:
+    """Arguments named by a word of Python with `_` after it, whose flags are without, with their lines of the
+    docstring."""
+    texts = _argument_texts(function)
+    return {name: texts.get(name, "") for name in inspect.signature(function).parameters if name.endswith("_")}
 
 
 def _add_common(parser: ArgumentParser) -> None:

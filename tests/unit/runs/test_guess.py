@@ -1,0 +1,156 @@
+"""What `mtdnn init` guesses of a file, why, and which files it refuses."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from mtdnn.cli.main import main
+from mtdnn.config.tasks import load_task_defs
+from mtdnn.errors import ConfigError, DataError
+from mtdnn.runs.guess import guessed
+from mtdnn.runs.starter import start
+from tests.reference.small_world import make_world, succeed
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(f'"{cell}"' for cell in row.values()) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        path.write_text("".join("\t".join(map(str, row.values())) + "\n" for row in rows))
+    return path
+
+
+def rows_of_kind(kind: str, count: int = 40) -> list[dict]:
+    text = {"text": "A red kite flies over the lake."}
+    labels = {
+        "classes": lambda number: ["bad", "good", "middling"][number % 3],
+        "stars": lambda number: number % 5 + 1,
+        "score": lambda number: number / 7,
+        "sets": lambda number: [["sport"], ["sport", "money"], [], ["money"]][number % 4],
+        "tags": lambda number: ["O", "O", "B-ANIMAL", "O", "O", "O", "B-PLACE"],
+    }[kind]
+    return [{"id": f"r{number}", "label": labels(number), **text} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "expected"),
+    [
+        ("classes", ".csv", {"task_type": "classification", "labels": ["bad", "good", "middling"]}),
+        ("classes", ".tsv", {"task_type": "classification", "inputs": ["text"]}),
+        ("stars", ".parquet", {"task_type": "classification", "labels": ["1", "2", "3", "4", "5"]}),
+        ("score", ".jsonl", {"task_type": "regression"}),
+        ("sets", ".jsonl", {"task_type": "multilabel", "labels": ["money", "sport"]}),
+        ("tags", ".jsonl", {"task_type": "sequence_labeling", "labels": ["B-ANIMAL", "B-PLACE", "O"]}),
+    ],
+)
+def test_the_type_follows_from_the_labels(tmp_path, kind, suffix, expected):
+    guess = guessed(write_rows(tmp_path / f"my rows{suffix}", rows_of_kind(kind)))
+    assert guess.name == "my-rows"
+    assert {key: guess.block[key] for key in expected} == expected
+    assert guess.reasons.keys() == guess.block.keys()
+
+
+def test_columns_are_known_by_their_names_and_values(tmp_path):
+    rows = [
+        {"stars": "good" if number % 3 else "bad", "key": number, "title": "A kite.", "body": "It flies over the lake."}
+        for number in range(30)
+    ]
+    guess = guessed(write_rows(tmp_path / "reviews.csv", rows))
+    assert guess.block["inputs"] == ["title", "body"]
+    assert guess.block["columns"] == {"label": "stars", "id": "key"}
+    assert guess.reasons["labels"] == "bad 10, good 20"
+    assert guess.block["metrics"] == ["f1_macro", "accuracy"]  # 67 % have one label
+    assert guess.block["splits"] == {
+        "train": {"file": "reviews.csv", "part": 0.8, "stratify": True, "seed": 1},
+        "dev": {"rest": "reviews.csv"},
+    }
+
+
+def test_a_column_of_labels_without_a_known_name_has_few_short_values(tmp_path):
+    rows = [{"what": f"The kite {number} flies.", "verdict": "ab"[number % 2]} for number in range(30)]
+    assert guessed(write_rows(tmp_path / "rows.csv", rows)).block["columns"] == {"label": "verdict"}
+
+
+def test_lines_of_text_are_for_masked_language_modelling(tmp_path):
+    (tmp_path / "lines.txt").write_text("".join(f"The kite {number} flies.\n" for number in range(20)))
+    guess = guessed(tmp_path / "lines.txt")
+    assert (guess.block["task_type"], guess.rows) == ("masked_lm", 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("few.csv", "label,text\nx,A kite.\n", "1 rows. Give at least 10"),
+        ("header.tsv", "id\tlabel\ttext\n" + "1\tx\tA kite.\n" * 20, ":1: the first line is a header"),
+        ("wide.tsv", "1\tx\ta\tb\tc\n" * 20, "5 columns; a .tsv has id, label and one or two texts"),
+        ("no_label.csv", "".join(f"the kite {n} flies,over the {n} lake\n" for n in range(20)), "no column of labels"),
+        ("missing.csv", "label,text\n" + "x,A kite.\n,A boat.\ny,A lake.\n" * 5, "5 of 15 rows have no label, row 2"),
+        ("names.csv", "label,text\n" + "".join(f"l{n},A kite.\n" for n in range(20)), "neither classes nor numbers"),
+        ("three.csv", "label,a,b,c\n" + "x,A kite.,A kite.,A kite.\ny,A a.,A b.,A c.\n" * 9, "3 columns of texts"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_show_what_to_learn_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        guessed(tmp_path / name)
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_rows_with_errors_are_refused_and_nothing_is_written(tmp_path):
+    rows = [*rows_of_kind("classes"), {"id": "r3", "label": "good", "text": "A second r3."}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"rows.jsonl:41: id: 'r3' is also the id of .*rows.jsonl:4"):
+        start(tmp_path / "new", rows=path, encoder="encoder")
+    assert not (tmp_path / "new" / "tasks.yml").exists()
+
+
+def test_files_that_exist_are_not_overwritten(tmp_path):
+    (tmp_path / "tasks.yml").write_text("mine: {}\n")
+    (tmp_path / "run.yml").write_text("epochs: 1\n")
+    path = write_rows(tmp_path / "rows.jsonl", rows_of_kind("classes"))
+    with pytest.raises(ConfigError) as caught:
+        start(tmp_path, rows=path, encoder="encoder")
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
+        str(tmp_path / "tasks.yml"), str(tmp_path / "run.yml"),
+    ]  # fmt: skip
+    assert (tmp_path / "tasks.yml").read_text() == "mine: {}\n"
+
+
+def test_words_that_yaml_reads_as_something_else_come_back_as_they_were(tmp_path):
+    words = ["yes", "no", "null", "1e3", "a: b"]
+    rows = [{"label": words[number % 5], "text": "A kite flies."} for number in range(40)]
+    guess = guessed(write_rows(tmp_path / "rows.jsonl", rows))
+    (tmp_path / "tasks.yml").write_text(guess.as_yaml())
+    assert set(load_task_defs(tmp_path / "tasks.yml")["rows"].labels) == {*words}
+
+
+def test_neither_a_folder_nor_a_file_is_an_error(capsys):
+    assert main(["init"]) == 2
+    assert (
+        "neither a folder nor a file is given. mtdnn init FOLDER, or mtdnn init --from FILE." in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("kind", ["starter", "classes", "sets", "score", "tags"])
+def test_what_init_writes_is_checked_prepared_and_trained_as_it_is(tmp_path, monkeypatch, kind):
+    encoder = make_world(tmp_path / "world") / "encoder"
+    folder = tmp_path / "project"
+    if kind == "starter":
+        printed = succeed(f"init {folder} --encoder {encoder}")
+    else:
+        path = write_rows(tmp_path / "rows.jsonl", rows_of_kind(kind))
+        printed = succeed(f"init {folder} --from {path} --encoder {encoder}")
+    commands = [line.removeprefix("mtdnn ") for line in printed.splitlines() if line.startswith("mtdnn ")]
+    monkeypatch.chdir(folder)
+    for command in commands:
+        succeed(command + (" --max_steps 2" if command.startswith("train") else ""))
+    assert (folder / "runs" / "first" / "results.json").is_file()
