@@ -32,7 +32,7 @@ def push(
     from mtdnn.publishing.push import Upload, write_repository
     from mtdnn.publishing.push import push as push_run
 
-    with keys_as_flags("task", "checkpoint"):
+    with keys_as_flags(task="task", checkpoint="checkpoint"):
         upload = Upload(repo, task=task, checkpoint=checkpoint, license=license, private=private)
         if out is None:
             address, files = push_run(run, upload)
