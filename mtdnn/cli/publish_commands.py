@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtdnn.cli.flags import keys_as_flags
 from mtdnn.errors import ConfigError, fault
 
 
@@ -32,12 +31,11 @@ def push(
     from mtdnn.publishing.push import Upload, write_repository
     from mtdnn.publishing.push import push as push_run
 
-    with keys_as_flags(task="task", checkpoint="checkpoint"):
-        upload = Upload(repo, task=task, checkpoint=checkpoint, license=license, private=private)
-        if out is None:
-            address, files = push_run(run, upload)
-            return "\n".join([*files, f"\nuploaded: {address}"])
-        if Path(out).exists():
-            raise ConfigError(fault("--out", "", f"'{out}' exists", "Name a new folder."))
-        write_repository(run, upload, Path(out))
+    upload = Upload(repo, task=task, checkpoint=checkpoint, license=license, private=private)
+    if out is None:
+        address, files = push_run(run, upload)
+        return "\n".join([*files, f"\nuploaded: {address}"])
+    if Path(out).exists():
+        raise ConfigError(fault("--out", "", f"'{out}' exists", "Name a new folder."))
+    write_repository(run, upload, Path(out))
     return f"not uploaded: {out}"
