@@ -52,6 +52,7 @@ def _block_without_unused(key: str, block: Any) -> Any:
 
 ADDED: dict[str, Any] = {
     "tasks_per_step": 1,
+    "ema": None,
     "balance": {"name": "fixed"},
     "log_conflicts": 0,
     "also_evaluate": [],

@@ -122,6 +122,12 @@ class RunConfig(Finite):
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     adapter: NamedOrOff = Field(None, description="Few trained weights in the frozen encoder. Default: none.")
     freeze_encoder: bool = Field(False, description="Train the heads only.")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="β of a moving average of the weights, evaluated and stored in their place. Default: off.",
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
     mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")
     tasks_per_step: int | Literal["all"] = Field(1, description="Tasks that a step has a batch of: a number, or all.")

@@ -126,9 +126,13 @@ class Teacher(nn.Module):
         own = [each.detach() for name, each in self.module.named_parameters() if name not in self.shared]
         return own, [each.detach() for name, each in model.named_parameters() if name not in self.shared]
 
+    def move_weights(self, model: nn.Module, share: float) -> None:
+        """As `move`; buffers stay."""
+        torch._foreach_lerp_(*self.pairs(model), share)
+
     def move(self, model: nn.Module, share: float) -> None:
         """θ̃ ← θ̃ + share · (θ − θ̃), in place; buffers are copied."""
-        torch._foreach_lerp_(*self.pairs(model), share)
+        self.move_weights(model, share)
         for own, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             own.copy_(theirs)
 

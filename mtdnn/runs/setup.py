@@ -37,6 +37,7 @@ from mtdnn.runs.parts import (
 )
 from mtdnn.runs.resumption import require_same_run, resume_point, settings_of
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.training.average import MovingAverage
 from mtdnn.training.bar import ProgressBar
 from mtdnn.training.checkpoint import (
     TaskRows,
@@ -75,6 +76,7 @@ class Setup:
     objective: Objective
     plan: Plan
     accelerator: Accelerator
+    average: MovingAverage | None = None
 
     @classmethod
     def of(cls, config: RunConfig, definitions: Mapping[str, TaskDef] | None = None) -> Setup:
@@ -125,9 +127,14 @@ class Setup:
             num_processes=accelerator.num_processes,
             prefetch=2 if accelerator.device.type == "cuda" else 0,
         )
-        return cls(
-            config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan, accelerator
-        )
+        average = None if config.ema is None else MovingAverage(model, config.ema)
+        parts = (config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan)
+        return cls(*parts, accelerator, average)
+
+    @property
+    def measured_model(self) -> MultiTaskModel:
+        """The model that is evaluated and stored: the average of the weights, if the run has one."""
+        return self.model if self.average is None else self.average.model
 
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train in the run's folder, from its newest whole checkpoint if resumed.
@@ -216,6 +223,7 @@ class Setup:
             save=partial(self._save, folder),
             recorder=recorder,
             balancer=balancer,
+            average=self.average,
             seed=config.seed,
             clip_norm=config.clip_norm,
             on_step=on_step,
@@ -225,13 +233,12 @@ class Setup:
         """Dev metrics of every task, and the score that selects the best checkpoint; the same on every process."""
         autocast = autocast_of(self.config, self.accelerator.device)
         results: Results = {}
+        model = self.measured_model
         for (name, split), store in self.dev_stores.items():
-            task_type = self.model.task_types[name]
+            task_type = model.task_types[name]
             loader = EvalLoader(store, task_type, self.config.eval_batch_size, self.tokenizer.pad_token_id)
             tune = name not in results  # a task chooses thresholds on the first of its dev splits
-            found = predict_rows(
-                self.model, loader, [name], device=self.accelerator.device, autocast=autocast, tune=tune
-            )
+            found = predict_rows(model, loader, [name], device=self.accelerator.device, autocast=autocast, tune=tune)
             values = measured(found[name], task_type.metric_names, task_type.task.labels)
             results.setdefault(name, {})[split] = values
         selecting = {name: results[name] for name in selecting_tasks(self.config, self.tasks) if name in results}
@@ -246,7 +253,7 @@ class Setup:
             trained_with = {"seed": self.config.seed, "rows": self._rows(), "run": run, "tasks": tasks}
             save_checkpoint(
                 folder.checkpoint(name),
-                self.model,
+                self.measured_model,
                 left_out=self.model.frozen_weights(),
                 save_encoder=self._save_encoder,
                 state={"step": trainer.progress.step, **trained_with},

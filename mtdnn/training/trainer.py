@@ -19,6 +19,7 @@ from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
 from mtdnn.training.affinity import affinities
+from mtdnn.training.average import MovingAverage
 from mtdnn.training.combination import Combination, Conflicts, Move, totals
 from mtdnn.training.evaluation import Results
 from mtdnn.training.meter import Meter
@@ -53,6 +54,7 @@ class Trainer:
         save: writes a checkpoint of the given kind: "best" and "last" have weights only, "step" all
             that a resumed run needs.
         balancer: combines the tasks of a step; None: the sum of their losses.
+        average: of the weights, to be evaluated and stored in their place; None: the weights themselves are.
         seed: of what the balancer draws.
         clip_norm: largest norm of the gradient over all weights; None = no clipping.
         on_step: called after each step with the progress and, if a line was logged, the tasks' mean losses.
@@ -72,6 +74,7 @@ class Trainer:
         save: Callable[[Literal["best", "last", "step"], Trainer], None],
         recorder: Recorder | None = None,
         balancer: Balancer | None = None,
+        average: MovingAverage | None = None,
         seed: int = 1,
         clip_norm: float | None = 1.0,
         on_step: OnStep = lambda progress, means: None,
@@ -80,7 +83,7 @@ class Trainer:
         self.optimizer, self.scheduler, self.accelerator = optimizer, scheduler, accelerator
         self.plan, self.evaluate, self.save, self.recorder = plan, evaluate, save, recorder
         self.clip_norm, self.on_step = clip_norm, on_step
-        self.progress, self.meter = Progress(), Meter()
+        self.progress, self.meter, self.average = Progress(), Meter(), average
         self.balancer = balancer or Fixed({name: each.logits_of for name, each in model.task_types.items()})
         self._reduce = None if accelerator.num_processes == 1 else partial(accelerator.reduce, reduction="sum")
         self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
@@ -146,6 +149,8 @@ class Trainer:
         self.scheduler.step()
         again = {turn.task: self._label_loss(turn) for turn in update if self.balancer.measures_again}
         self.objective.after_step()
+        if self.average is not None:
+            self.average.after_step(self.model)
         for turn in update:
             values = {**totals(turn.watch.named, self._reduce), **norm, **turn.weight, **gradients[turn.task]}
             self.meter.add(turn.task, values)
@@ -316,6 +321,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "balancer": self.balancer.state_dict(),
             "default_generator": torch.get_rng_state(),
+            **({} if self.average is None else {"average": self.average.state_dict(self.model)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -328,4 +334,6 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         if state.get("balancer"):
             self.balancer.load_state_dict(state["balancer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"], self.model)
         torch.set_rng_state(state["default_generator"])
