@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -69,6 +70,12 @@ def demo_run(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("demo_run") / "run"
     train(**demo.run_values(output, max_steps=6, epochs=1), progress=False)
     return output
+
+
+def pytest_collection_finish() -> None:
+    """Leave the objects of imported packages out of collections, which are slow with them; `train` ends with one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -178,10 +178,15 @@ def parse_yaml(text: str, *, path: str) -> YamlSource:
     if faults:
         raise ConfigError(faults)
     try:
-        value = yaml.load(text, Loader=Loader)
+        value = _constructed(node)
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_fault(error, text, path)) from error
     return YamlSource(path=path, value=value, lines=lines)
+
+
+def _constructed(node: yaml.Node) -> Any:
+    """The value of a document that has been parsed; `yaml.load` would parse the text a second time."""
+    return Loader("").construct_document(node)  # type: ignore[no-untyped-call]
 
 
 def _composed(text: str, path: str) -> yaml.Node | None:
@@ -259,9 +264,10 @@ def parse_value(text: str, *, where: str) -> object:
     """
     try:
         node = _composed(text, where)
-        if node is not None:
-            _refuse_unsupported(node, where)
-        return yaml.load(text, Loader=Loader)
+        if node is None:
+            return None
+        _refuse_unsupported(node, where)
+        return _constructed(node)
     except (yaml.YAMLError, ConfigError) as error:
         shown = text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}…"
         fix = "Put it in quotes if it is text."

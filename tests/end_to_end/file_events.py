@@ -1,4 +1,4 @@
-"""Stops commands at file events: `file_events.py PLANS.json` prints as JSON what came of each trial of each plan.
+"""Stops commands at file events, and says what came of each trial of a plan.
 
 A file event is what a process does to files of its world: opening for writing, making, renaming or removing. An audit
 hook counts them before they happen. At a trial's event the process is killed (`kill`), or every event from it on fails
@@ -9,14 +9,13 @@ without any of this, and the world is compared with that of a command nothing st
 
 A plan: `world`, a folder that each trial gets a copy of; `command`, `again` and `meanwhile`; `kinds`, a list of [kind,
 points], where points are numbers, or how many to spread over all events. Commands are carried out in forks of this
-process, which has imported everything.
+process, which has imported everything; each uses one thread, as threads do not survive a fork.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import io
 import json
 import os
@@ -32,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+
+import torch
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 NEEDS_ROOM = {"open", "os.mkdir", "os.link", "os.symlink"}
@@ -105,6 +106,7 @@ def in_fork(
         return child
     status = TRACEBACK
     try:
+        torch.set_num_threads(1)
         os.dup2(write, 1)
         os.dup2(write, 2)
         sys.stdout = sys.stderr = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True)
@@ -201,8 +203,6 @@ def content_of(path: Path) -> str:
 
 def comparable(path: Path) -> str:
     if path.name == "training.pt":
-        import torch
-
         return repr(plain(torch.load(path, weights_only=True)))
     if path.name in ("checksums.json", "outcome.json"):
         values = json.loads(path.read_text())
@@ -254,23 +254,14 @@ def carry_out_plan(plan: dict[str, Any], scratch: Path) -> list[dict[str, Any]]:
     return trials
 
 
-def warm_up(plan: dict[str, Any], scratch: Path) -> None:
-    """Carry out the command of a plan in this process, so that its forks find imported what it needs."""
-    world = shutil.copytree(plan["world"], scratch / "warm")
-    with contextlib.chdir(world):
-        assert run(plan["command"]) == 0
-    shutil.rmtree(world)
+def carry_out_plans(plans: list[dict[str, Any]], scratch: Path) -> list[list[dict[str, Any]]]:
+    """The trials of each plan, in folders made in `scratch`.
 
-
-def main(plans: Path) -> None:
-    wanted = json.loads(plans.read_text())
-    with contextlib.redirect_stdout(sys.stderr):
-        for plan in wanted:
-            warm_up(plan, plans.parent)
-        gc.freeze()
-        found = [carry_out_plan(plan, plans.parent) for plan in wanted]
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    Each command is first carried out in this process, so that its forks find imported what it needs.
+    """
+    for number, plan in enumerate({plan["command"]: plan for plan in plans}.values()):
+        world = shutil.copytree(plan["world"], scratch / f"warm-{number}")
+        with contextlib.chdir(world), contextlib.redirect_stdout(io.StringIO()):
+            assert run(plan["command"]) == 0
+        shutil.rmtree(world)
+    return [carry_out_plan(plan, scratch) for plan in plans]

@@ -4,17 +4,12 @@
 """
 
 import contextlib
-import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.end_to_end.file_events import carry_out_plans
 from tests.reference.small_world import PREPRO, make_world, succeed
 
 ALL = 100_000
@@ -90,7 +85,7 @@ def worlds(tmp_path_factory):
 
 
 def trials(worlds, scratch, wanted):
-    """What came of the trials, a list for each plan, all carried out by one process; see `file_events.py`.
+    """What came of the trials, a list for each plan; see `file_events.py`.
 
     Args:
         worlds: as the fixture gives them.
@@ -102,12 +97,7 @@ def trials(worlds, scratch, wanted):
         each = SCENARIOS[name]
         commands = {"command": each.command, "again": each.again or each.command, "meanwhile": other}
         plans.append({"world": str(worlds[each.trained]), "kinds": kinds, **commands})
-    (scratch / "plans.json").write_text(json.dumps(plans))
-    command = [sys.executable, str(Path(__file__).with_name("file_events.py")), str(scratch / "plans.json")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return carry_out_plans(plans, scratch)
 
 
 def all_trials(worlds, scratch, stops, points):
