@@ -50,6 +50,7 @@ setup(
         "adapters": ["peft>=0.18"],
         "balance": ["torchjd[cagrad,quadprog-projector]>=0.18"],
         "completion": ["shtab>=1.7"],
+        "generation": ["rouge-score>=0.1.2", "sacrebleu>=2.4"],
         "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",
@@ -58,7 +59,9 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "rouge-score>=0.1.2",
             "ruff>=0.6",
+            "sacrebleu>=2.4",
             "seqeval>=1.2",
             "shtab>=1.7",
             "torchjd[cagrad,quadprog-projector]>=0.18",

@@ -8,10 +8,10 @@
 - train.c.txt and test.c.txt of the definite pronoun resolution set (Rahman & Ng 2012) → `dpr/train` and `dpr/dev`.
 
 A row is `id, label, text, candidate, …`, the pronoun between asterisks. For WNLI and WSC the label says whether the
-first candidate is the antecedent; further candidates are those that other rows of the same split have for this pronoun.
-WNLI's pronoun and candidate are found by aligning the hypothesis with the words around each pronoun of the premise. A
-row for which that fails is dropped from train and dev; in a split without labels it is kept, with the best alignment
-there is, since a submission needs every row.
+first candidate is the antecedent; further candidates are those that other rows, of any split, have for this pronoun;
+their labels are not used. WNLI's pronoun and candidate are found by aligning the hypothesis with the words around each
+pronoun of the premise. A row for which that fails is dropped from train and dev; in a split without labels it is kept,
+with the best alignment there is, since a submission needs every row.
 
 Source: He et al. 2019, arXiv 1907.11983, section 4.1, whose authors annotated these places by hand.
 """
@@ -19,7 +19,7 @@ Source: He et al. 2019, arXiv 1907.11983, section 4.1, whose authors annotated t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -78,13 +78,17 @@ def convert(source: Path, out: Path) -> list[Report]:
     Raises:
         DataError: nothing is, or a file has another layout.
     """
-    reports = []
+    reports, of_wnli, of_wsc = [], dict[str, list[Schema | Dropped]](), dict[str, list[Schema | Dropped]]()
     for split in ("train", "dev", "test"):
         if path := find_input(source, (f"WNLI/{split}.tsv", f"wnli/{split}.tsv")):
-            reports.append(write_rows(out / "wnli_pronoun" / f"{split}.tsv", with_rivals(wnli(path, split))))
+            of_wnli[split] = list(wnli(path, split))
     for theirs, ours in SPLITS.items():
         if (path := source / "WSC" / f"{theirs}.jsonl").is_file():
-            reports.append(write_rows(out / "wsc_pronoun" / f"{ours}.tsv", with_rivals(wsc(path, ours))))
+            of_wsc[ours] = list(wsc(path, ours))
+    for task, found in (("wnli_pronoun", of_wnli), ("wsc_pronoun", of_wsc)):
+        candidates = candidates_of(each for schemas in found.values() for each in schemas)
+        for split, schemas in found.items():
+            reports.append(write_rows(out / task / f"{split}.tsv", with_rivals(schemas, candidates)))
     for name, task in (("WSCollection.xml", "wsc273"), ("PDPChallenge2016.xml", "pdp")):
         if (path := source / name).is_file():
             reports.append(write_rows(out / task / "test.tsv", collection(path)))
@@ -97,13 +101,21 @@ def convert(source: Path, out: Path) -> list[Report]:
     return reports
 
 
-def with_rivals(found: Iterable[Schema | Dropped]) -> Iterator[Row | Dropped]:
-    """A row for each schema, with the candidates of all others of the same text and pronoun as its rivals."""
-    schemas = list(found)
-    candidates: dict[tuple[str, int], dict[str, str]] = {}
+Candidates = Mapping[tuple[str, int], Mapping[str, str]]
+"""Text and first character of a pronoun → its candidates, by how they are compared."""
+
+
+def candidates_of(schemas: Iterable[Schema | Dropped]) -> Candidates:
+    """The candidates that any of the schemas has for each pronoun."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
     for each in schemas:
         if isinstance(each, Schema):
-            candidates.setdefault((each.text, each.start), {}).setdefault(_plain(each.candidate), each.candidate)
+            found.setdefault((each.text, each.start), {}).setdefault(_plain(each.candidate), each.candidate)
+    return found
+
+
+def with_rivals(schemas: Iterable[Schema | Dropped], candidates: Candidates) -> Iterator[Row | Dropped]:
+    """A row for each schema, with all other candidates of the same text and pronoun as its rivals."""
     for each in schemas:
         if isinstance(each, Dropped):
             yield each

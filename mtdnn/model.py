@@ -37,7 +37,7 @@ class MultiTaskModel(nn.Module):
                 seed_default_generators(seed, "head", name)
                 self.heads[name] = task_type.build_head(
                     encoder.hidden_size,
-                    family=family_options(encoder.config),
+                    family={**family_options(encoder.config), "backbone": encoder.backbone},
                     word_embeddings=encoder.backbone.get_input_embeddings(),
                 )
         if encoder.execution.products == "fast":
@@ -124,5 +124,6 @@ class MultiTaskModel(nn.Module):
                 if not found or (self.has_adapters_by_task and self._owner_of_head(task) != owner):
                     owner, hidden = self._owner_of_head(task), self.hidden(batch, task=task)
                 rows = batch if task == batch.task else replace(batch, task=task, labels=None)
-                found[task] = self.task_types[task].predict(self.task_logits(task, hidden, rows), rows)
+                logits, head = self.task_logits(task, hidden, rows), self.head_of(task)
+                found[task] = self.task_types[task].answer(logits, rows, head=head, hidden=hidden)
         return found

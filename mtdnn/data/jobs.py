@@ -63,7 +63,18 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
         task_type = _type_of(task)
     except ConfigError as error:
         return list(error.faults)
-    return task_type.faults(task) + ([] if tokenizer is None else tokenizer.length_faults(task))
+    found = task_type.faults(task)
+    if tokenizer is not None:
+        found += tokenizer.length_faults(task) + decoder_faults(task, task_type, tokenizer)
+    return found
+
+
+def decoder_faults(task: TaskDef, task_type: type[TaskType], tokenizer: Tokenizer) -> list[Fault]:
+    """An error for a task that needs a decoder, if the encoder is not half of an encoder-decoder."""
+    if not task_type.needs_decoder or tokenizer.decodes:
+        return []
+    found = f"{task.task_type} needs a decoder, and {tokenizer.name} is an encoder without one"
+    return [task.fault("task_type", found, "Choose an encoder-decoder, such as t5-small or facebook/bart-base.")]
 
 
 def part_faults(parts: Iterable[PartialBlock]) -> list[Fault]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from transformers import (
     AttentionInterface,
     AutoConfig,
     AutoModel,
+    AutoModelForSeq2SeqLM,
     AutoModelForTextEncoding,
     PretrainedConfig,
     PreTrainedModel,
@@ -37,6 +38,7 @@ from mtdnn.networks import adapters
 from mtdnn.networks.adapters import Adapter
 from mtdnn.registry import is_trusted
 from mtdnn.tokens.families import (
+    WITH_DECODER,
     WITH_OWN_ENCODER,
     first_line,
     is_causal,
@@ -370,7 +372,7 @@ def read_config(where: str) -> PretrainedConfig:
 
 def refuse_decoders(config: PretrainedConfig, where: str) -> None:
     """Raise ConfigError for encoder-decoders without a separate encoder, and for encoders configured as decoders."""
-    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_OWN_ENCODER:
+    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_DECODER:
         kind = "an encoder-decoder without a separate encoder"
     elif getattr(config, "is_decoder", False) and not is_causal(config):
         kind = "a decoder"
@@ -380,9 +382,27 @@ def refuse_decoders(config: PretrainedConfig, where: str) -> None:
     raise ConfigError(fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix))
 
 
-def backbone_class(config: PretrainedConfig) -> type[AutoModel]:
+class EncoderOfPair:
+    """Builds the encoder of an encoder-decoder that has no class for it alone."""
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, **keywords: Any) -> PreTrainedModel:
+        """An encoder with random weights."""
+        return cast(PreTrainedModel, AutoModelForSeq2SeqLM.from_config(config, **keywords).model.encoder)
+
+    @classmethod
+    def from_pretrained(cls, where: str, **keywords: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The encoder in the files of the pair, and which weights they lack, as transformers returns them."""
+        whole, info = AutoModelForSeq2SeqLM.from_pretrained(where, **keywords)
+        lacking = {name for name in info["missing_keys"] if ".encoder." in name or ".shared." in name}
+        return whole.model.encoder, {**info, "missing_keys": lacking}
+
+
+def backbone_class(config: PretrainedConfig) -> Any:
     """The class that builds the model of a configuration; for an encoder-decoder, its encoder."""
-    return AutoModelForTextEncoding if config.model_type in WITH_OWN_ENCODER else AutoModel
+    if config.model_type in WITH_OWN_ENCODER:
+        return AutoModelForTextEncoding
+    return EncoderOfPair if config.model_type in WITH_DECODER else AutoModel
 
 
 def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mtdnn.config.options import Options
+from mtdnn.config.options import NoOptions, Options
 
 
 class HeadOptions(Options):
@@ -40,7 +40,8 @@ class SanOptions(HeadOptions):
     )
 
 
-HEAD_OPTIONS: dict[str, type[HeadOptions]] = {
+HEAD_OPTIONS: dict[str, type[Options]] = {
+    "decoder": NoOptions,
     "pooled": PooledOptions,
     "san": SanOptions,
     **dict.fromkeys(("token", "crf", "span", "masked_lm", "hybrid"), HeadOptions),

@@ -27,6 +27,7 @@ HEADS: Registry[type[Head]] = Registry(
     own=("forward",),
     takes=("hidden_size", "num_outputs"),
     keywords=("dropout", "activation", "word_embeddings"),
+    modules=("mtdnn.networks.decoder",),
 )
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,7 +50,7 @@ def family_options(config: PretrainedConfig) -> dict[str, str]:
     return {"activation": activation, "pooling": "last" if causal else "first", "dense": "none" if causal else "pooler"}
 
 
-Counterpart = Literal["sequence", "token"] | None
+Counterpart = Literal["sequence", "token", "generation"] | None
 
 
 class Head(nn.Module):
@@ -63,7 +64,8 @@ class Head(nn.Module):
         min_texts: smallest number of texts in a row.
         between_labels: weights that `init_head` does not copy, as they are specific to the labels.
         starts_new: weights that start new where the head that `init_head` names has none of that name.
-        counterpart: the kind of transformers' classification model with the same layers: of sequences or of tokens.
+        counterpart: the kind of transformers' model with the same layers: a classifier of sequences or of tokens, or an
+            encoder-decoder.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions

@@ -24,7 +24,7 @@ from mtdnn.networks.adapters import Adapter, adapter_faults
 from mtdnn.networks.encoder import Encoder, backbone_class, read_config, recompute_layers
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
-from mtdnn.training.checkpoint import ENCODER, open_checkpoint, read_weights
+from mtdnn.training.checkpoint import ENCODER, load_tied, open_checkpoint, read_weights
 
 PARTS = "parts.json"
 
@@ -111,7 +111,7 @@ def plain_encoder(source: str | EncoderSource, config: RunConfig) -> Encoder:
         )
     checkpoint = checkpoint_of(source)
     encoder = empty_encoder(checkpoint / ENCODER, config)
-    encoder.load_state_dict(read_weights(checkpoint, "encoder."))
+    load_tied(encoder, read_weights(checkpoint, "encoder."))
     return encoder
 
 

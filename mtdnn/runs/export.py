@@ -1,20 +1,27 @@
 """One task of a run → a folder that `AutoModelForSequenceClassification` loads, with equal logits.
 
-A task with a `token` head is exported for `AutoModelForTokenClassification`.
+A task with a `token` head is exported for `AutoModelForTokenClassification`, a generated one for
+`AutoModelForSeq2SeqLM`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.decoder import DecoderHead, pair_config
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.tokens.families import is_causal
 from mtdnn.training.checkpoint import atomic_folder
@@ -47,7 +54,10 @@ def export_task(
         ConfigError: the model has no such task, transformers has no counterpart of the task's head or of the encoder's
             family, or the logits would differ.
     """
-    exported = classifier(model, task, pad_token_id=pad_token_id)
+    if task in model.task_types and isinstance(model.head_of(task), DecoderHead):
+        exported = encoder_decoder(model, task)
+    else:
+        exported = classifier(model, task, pad_token_id=pad_token_id)
     difference = largest_difference(model, exported, task)
     if not difference <= TOLERANCE:
         found = f"{type(exported).__name__} returns other logits (differing by up to {difference:.1e})"
@@ -74,7 +84,9 @@ def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = N
     task_def = model.task_types[task].task
     if head.counterpart is None:
         found = f"a {type(head).__name__} has no counterpart in transformers"
-        raise ConfigError(fault(task, "export", found, "Only heads named `pooled` or `token` can be exported."))
+        raise ConfigError(
+            fault(task, "export", found, "Only heads named `pooled`, `token` or `decoder` can be exported.")
+        )
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     if is_causal(config):  # whose heads look for the last token that is no padding
         if pad_token_id is None:
@@ -100,6 +112,29 @@ def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = N
         _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
     _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
     return exported
+
+
+def encoder_decoder(model: MultiTaskModel, task: str) -> PreTrainedModel:
+    """The family's encoder-decoder with the weights of the shared encoder and of the decoder of a task.
+
+    Args:
+        model: encoder and heads.
+        task: its name.
+    """
+    head: Any = model.head_of(task)
+    config = pair_config(model.encoder.config)
+    with torch.random.fork_rng(devices=[]):
+        exported: Any = AutoModelForSeq2SeqLM.from_config(config).eval()
+    weights = {f"encoder.{name.removeprefix('encoder.')}": value for name, value in model.merged_weights(task).items()}
+    core = exported if hasattr(exported, "encoder") else exported.model
+    core.load_state_dict(weights, strict=False)
+    exported.load_state_dict(head.model.state_dict(), strict=False)
+    table = model.encoder.backbone.get_input_embeddings()
+    exported.get_input_embeddings().weight.data.copy_(table.weight)
+    exported.tie_weights()
+    for name, value in model.task_types[task].generation_settings().items():  # type: ignore[attr-defined]
+        setattr(exported.generation_config, name, value)
+    return cast(PreTrainedModel, exported)
 
 
 def _layer(exported: PreTrainedModel, names: tuple[str, ...], like: nn.Linear) -> nn.Linear:
@@ -132,10 +167,11 @@ def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: s
         mask[0, 9:] = False
         ids = ids.masked_fill(ids == exported.config.pad_token_id, 5 if exported.config.pad_token_id != 5 else 6)
         ids = ids.masked_fill(~mask, exported.config.pad_token_id)
-    batch = Batch(task, {"input_ids": ids, "mask": mask}, None, ["0", "1", "2", "3"])
+    targets = {"labels": ids[:, :7].contiguous()} if isinstance(model.head_of(task), DecoderHead) else {}
+    batch = Batch(task, {"input_ids": ids, "mask": mask}, targets.get("labels"), ["0", "1", "2", "3"])
     with evaluation_mode(model), torch.inference_mode():
-        hidden = model.hidden(batch.to(next(model.parameters()).device))
-        ours: Tensor = model.head_of(task)(hidden, batch).cpu()
-        theirs: Tensor = exported(input_ids=ids, attention_mask=mask.long()).logits
+        moved = batch.to(next(model.parameters()).device)
+        ours: Tensor = model.head_of(task)(model.hidden(moved), moved).cpu()
+        theirs: Tensor = exported(input_ids=ids, attention_mask=mask.long(), **targets).logits
     different = (ours - theirs).abs()
-    return float(different.max() if different.dim() < 3 else different[mask].max())
+    return float(different.max() if different.dim() < 3 or targets else different[mask].max())

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.model import MultiTaskModel
+from mtdnn.networks.decoder import DecoderHead
 from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
 from mtdnn.networks.heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
@@ -32,7 +33,7 @@ def init_heads(
 ) -> None:
     """Initialise heads from an earlier run: from the same task with `heads: keep`, or as `init_head` defines.
 
-    Without an earlier run, heads for masked words start from the encoder's own.
+    Without an earlier run, heads for masked words start from the encoder's own, and decoders from that of its pair.
 
     Args:
         model: encoder and heads.
@@ -49,6 +50,7 @@ def init_heads(
         raise ConfigError(faults)
     if isinstance(source, str):
         init_lm_heads(model, source)
+        init_decoders(model, source)
         return
     run = RunFolder(run_place(source.run))
     checkpoint = run.checkpoint(source.checkpoint)
@@ -89,6 +91,19 @@ def init_lm_heads(model: MultiTaskModel, place: str) -> None:
             head.start_from(pretrained)
         else:
             logger.info("%s contains no output layer for masked words; a new one is trained", place)
+
+
+def init_decoders(model: MultiTaskModel, place: str) -> None:
+    """Initialise decoders with that in the encoder's files, if they contain one."""
+    heads = [head for head in model.heads.values() if isinstance(head, DecoderHead)]
+    if not heads:
+        return
+    with no_bars_for_folders(place):
+        whole, info = AutoModelForSeq2SeqLM.from_pretrained(place, output_loading_info=True, **loading_only_data())
+    known = {name: value for name, value in whole.state_dict().items() if name not in info["missing_keys"]}
+    for head in heads:
+        if not head.start_from(known):
+            logger.info("%s contains no decoder; a new one is trained", place)
 
 
 def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:

@@ -92,6 +92,7 @@ class Format(Part):
         missing_label_marks: marks for a missing label, in addition to an empty cell and `-`.
         repeats_last: the last column of a row may be repeated; its value is then a list.
         stratifies: rows have classes, so that a file can be cut into parts in which each has the same share.
+        needs_decoder: the encoder must be that of an encoder-decoder, whose decoder is the head.
         unstored: keys of `Options` that do not affect the store; changing them needs no new prepro.
         store_format: increased, to more than 2, when `encode` changes: older stores are then refused.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
@@ -108,6 +109,7 @@ class Format(Part):
     missing_label_marks: ClassVar[tuple[str, ...]] = MISSING_LABEL_MARKS
     repeats_last: ClassVar[bool] = False
     stratifies: ClassVar[bool] = False
+    needs_decoder: ClassVar[bool] = False
     unstored: ClassVar[tuple[str, ...]] = ()
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]
@@ -400,13 +402,13 @@ class Learner(Part):
         """
         return replace(batch, labels=self.collate_labels(records))
 
-    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
+    def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
         """A new head for this task.
 
         Args:
             hidden_size: H of the encoder.
             family: `activation`, and options such as `pooling`, of the encoder family's own classification head; used
-                for options that the head has and the block does not set.
+                for options that the head has and the block does not set. `backbone`: the encoder of transformers.
             word_embeddings: those of the encoder, for a head whose output layer is tied to them.
         """
         named = self.head_named(self.task)
@@ -483,6 +485,17 @@ class Predictor(Part):
     @abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """One record per row: `id`, `prediction`, `label` (None if it is missing), `scores`; plain JSON values."""
+
+    def answer(self, logits: Tensor, batch: Batch, *, head: nn.Module, hidden: Tensor) -> list[dict[str, Any]]:
+        """The records of `predict`; for types whose predictions need more than the logits, such as generated texts.
+
+        Args:
+            logits: the head's output for the batch.
+            batch: the rows, as the collator made them.
+            head: this task's head.
+            hidden: [N, T, H] the encoder's hidden states.
+        """
+        return self.predict(logits, batch)
 
     def exported_settings(self, head: nn.Module) -> dict[str, Any]:
         """Further keys for the configuration of an exported model, as plain JSON values; none by default.

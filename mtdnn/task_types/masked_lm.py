@@ -202,7 +202,7 @@ class MaskedLM(TaskType):
         ids[places[replaced]] = generator.choice(self._replacements, int(replaced.sum()))
         ids[places[draw < self.options.mask_share]] = mask_id
 
-    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
+    def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
         named = self.head_named(self.task)
         head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none

@@ -162,7 +162,7 @@ class Multilabel(TaskType):
     def num_outputs(self) -> int:
         return len(self.task.labels)
 
-    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
+    def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
         """A head with a buffer `thresholds` [C], so that every checkpoint has them."""
         head = super().build_head(hidden_size, family=family, word_embeddings=word_embeddings)
         head.register_buffer("thresholds", torch.full((self.num_outputs,), self.options.threshold))

@@ -32,6 +32,8 @@ MAYBE_RELATIVE = ("deberta", "deberta-v2")  # whose positions are only relative 
 MPNET_PADDING = 1  # fixed in the model, not read from its configuration
 WITH_OWN_ENCODER = ("t5", "mt5", "umt5")
 """Encoder-decoders with a separate encoder class in transformers, whose configuration is not an encoder-decoder's."""
+WITH_DECODER = (*WITH_OWN_ENCODER, "bart")
+"""Encoder-decoders whose encoder can be shared, and whose decoder can be a head."""
 NEEDED = ("inputs_embeds", "attention_mask")
 NO_TABLE = "it has no plain table of word embeddings"
 FIX = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
@@ -44,17 +46,19 @@ class Family:
     Attributes:
         max_tokens: length of the longest sequence it can take; None: no limit.
         obstacle: why it cannot take word embeddings as input; None if it can, as far as is known.
+        decodes: it is half of an encoder-decoder.
     """
 
     max_tokens: int | None
     obstacle: str | None = None
+    decodes: bool = False
 
 
 def family_of(config: PretrainedConfig) -> Family:
     """The limits of a configuration's family; for an unknown family, those of its model class."""
     kind, limit = config.model_type, limit_of(config)
     if getattr(config, "is_encoder_decoder", False) or kind in WITH_OWN_ENCODER:  # refused when the encoder is built
-        return Family(limit)
+        return Family(limit, decodes=kind in WITH_DECODER)
     if kind in FROM_ZERO:
         return Family(limit)
     if kind in MAYBE_RELATIVE:

@@ -44,11 +44,13 @@ class Tokenizer:
         name: hub name or folder of the encoder.
         hf: the tokenizer itself.
         max_positions: length of the longest sequence the encoder can take; None: no limit.
+        decodes: the encoder is half of an encoder-decoder; True also if its configuration cannot be read.
     """
 
     name: str
     hf: PreTrainedTokenizerBase
     max_positions: int | None = None
+    decodes: bool = True
 
     @cached_property
     def sha256(self) -> str:
@@ -263,10 +265,10 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         raise ConfigError(
             _missing_tokenizer(Path(encoder))
         )  # transformers creates an empty one if there is no vocabulary
-    family = Family(None) if config is None else family_of(config)
+    family = Family(None, decodes=True) if config is None else family_of(config)
     if config is not None and family.obstacle is not None:
         raise ConfigError(unsupported_family(encoder, config, family.obstacle))
-    return Tokenizer(encoder, hf, family.max_tokens)
+    return Tokenizer(encoder, hf, family.max_tokens, family.decodes)
 
 
 class Settings(TypedDict):

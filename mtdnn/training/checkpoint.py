@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -334,6 +334,14 @@ def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
         found = f"cannot be read: {_first_line(error)}"
         raise DataError(fault(str(folder / WEIGHTS), "", found, _others(folder))) from error
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def load_tied(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights into a module; a tensor with several names in it, as T5's embeddings, needs one of them."""
+    own = module.state_dict(keep_vars=True)
+    given = {id(own[name]): value for name, value in weights.items() if name in own}
+    also = {name: given[id(tensor)] for name, tensor in own.items() if name not in weights and id(tensor) in given}
+    module.load_state_dict({**weights, **also})
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, BertModel
+from transformers import AutoConfig, AutoModel
 
 import mtdnn.regularizers  # registers them
 import mtdnn.task_types  # noqa: F401  registers them
@@ -36,7 +36,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def model_of(case: Case, adapter: str, *, scope: str = "shared", layout: str = "auto") -> MultiTaskModel:
     torch.manual_seed(0)
-    encoder = Encoder(BertModel(case.config), execution=layout)
+    encoder = Encoder(case.backbone(), execution=layout)
     encoder.adapt(Adapter(Named(name=adapter, scope=scope), ("task",)), base="encoder", seed=0)
     task_type = case.kind(case.task)
     task_type.bind(case.tokenizer)
@@ -71,6 +71,8 @@ def test_a_step_moves_the_adapter_and_the_head_and_nothing_else(case: Case, adap
 
 @pytest.mark.parametrize("adapter", list(ADAPTERS))
 def test_packed_and_padded_rows_get_the_same_adapter(case: Case, adapter: str) -> None:
+    if case.kind.needs_decoder:
+        pytest.skip("encoder-decoders run padded")
     found = []
     for layout in ("packed", "padded"):
         model = model_of(case, adapter, layout=layout).eval()

@@ -92,3 +92,10 @@ def test_the_encoder_of_an_encoder_decoder_is_trained_and_opened_again(tmp_path:
     records = mtdnn.open_run(tmp_path / "run").predict("colour", [(text,) for text in TEXTS])["colour"]
     assert [record["prediction"] for record in records] == ["red_", "other", "other", "red_"]
     assert main(["export", str(tmp_path / "run"), "--task", "colour", "--output", str(tmp_path / "out")]) == 2
+    again = mtdnn.train(
+        tasks={"colour": {"task_type": "classification", "labels": ["red_", "other"], "max_length": 16}},
+        data={"colour": {"train": rows, "dev": rows}},
+        encoder={"run": str(tmp_path / "run"), "heads": "keep"}, output=tmp_path / "again", max_steps=1,
+        optimizer={"lr": 1e-9}, progress=False,
+    )  # fmt: skip
+    assert again["colour"]["dev"]["accuracy"] == 1.0

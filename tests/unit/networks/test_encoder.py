@@ -27,6 +27,7 @@ from transformers import (
     MPNetConfig,
     MT5Config,
     NomicBertConfig,
+    PegasusConfig,
     Qwen3Config,
     RobertaConfig,
     SqueezeBertConfig,
@@ -50,6 +51,10 @@ DISENTANGLED = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 SPECIAL = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 CAUSAL = {"num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
 HALF = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 48, "pad_token_id": PAD}
+BART = {
+    "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+}  # fmt: skip
 CONFIGS = {
     "bert": BertConfig(**SHAPE),
     "roberta": RobertaConfig(**SHAPE),
@@ -70,6 +75,7 @@ CONFIGS = {
     "t5": T5Config(**HALF),
     "umt5": UMT5Config(**HALF),
     "mt5": MT5Config(**HALF),
+    "bart": BartConfig(**SIZE, d_model=32, **BART),
     "deberta-v2": DebertaV2Config(
         **SHAPE, **DISENTANGLED, type_vocab_size=0, position_buckets=8, position_biased_input=False, share_att_key=True
     ),
@@ -419,7 +425,7 @@ def test_damaged_weights_are_refused(tmp_path):
     ("config", "kind"),
     [
         (BertGenerationConfig(is_decoder=True), "'bert-generation' is a decoder"),
-        (BartConfig(), "'bart' is an encoder-decoder"),
+        (PegasusConfig(), "'pegasus' is an encoder-decoder"),
     ],
 )
 def test_decoders_are_refused_before_their_weights_are_read(tmp_path, config, kind):

@@ -129,7 +129,7 @@ def test_the_one_score_of_a_ranking_task_with_two_labels_is_no_label() -> None:
         ("nli,similarity", "task: unknown task 'nli,similarity'; known: nli, similarity, .* Name one of them"),
         (
             "chains",
-            "chains: export: a CrfHead has no counterpart .* Only heads named `pooled` or `token` can be exported",
+            "chains: export: a CrfHead has no counterpart .* Only heads named `pooled`, `token` or `decoder` can",
         ),
         ("pairs", "pairs: export: a SanHead has no counterpart in transformers"),
     ],

@@ -87,8 +87,8 @@ def told_of_form_and_type(lines):
 
 EXPECTED = [
     "bad.dropout: 1.5: input should be less than 1",
-    "bad.task_type: unknown task type 'classifcation'; known: classification, coreference, masked_lm, multilabel, "
-    "multiple_choice, ranking, regression, sequence_labeling, span",
+    "bad.task_type: unknown task type 'classifcation'; known: classification, coreference, generation, masked_lm, "
+    "multilabel, multiple_choice, ranking, regression, sequence_labeling, span",
     "third.labels: 1 labels. Classification needs at least two.",
     "third.weight: 'heavy': input should be a valid number, unable to parse string as a number",
     "worse.head.turns: 0: input should be greater than or equal to 1",
