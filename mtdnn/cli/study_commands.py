@@ -120,7 +120,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
     """The cells of a study with their steps, and an estimate of the time for those not finished."""
     from mtdnn.study.cells import outcomes
-    from mtdnn.study.checks import require_prepared
+    from mtdnn.study.checks import not_runnable
     from mtdnn.study.size import cell_size, estimated_seconds, finished_size
 
     found = outcomes(cells)
@@ -133,8 +133,8 @@ def plan_of(cells: Sequence[Cell], *, rate: float | None = None) -> str:
         state = found[cell.name]["outcome"] if cell.name in found else "to run"
         lines.append([cell.name, str(sum(size.rows.values())), str(size.steps), str(size.examples), state])
     left = [cell for cell in cells if cell.name not in found]
-    for cell in left:
-        require_prepared(cell)
+    if lacking := not_runnable(left):
+        raise MtdnnError(list(dict.fromkeys(each for faults in lacking.values() for each in faults)))
     seconds = estimated_seconds(left, sizes, found, rate=rate)
     text = f"{len(cells)} cells, {len(left)} to run, {sum(sizes[cell.name].examples for cell in left)} examples"
     if seconds is not None:

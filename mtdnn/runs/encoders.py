@@ -17,7 +17,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.config.json_source import read_json
 from mtdnn.config.options import Frozen, Named
 from mtdnn.config.run import EncoderSource, RunConfig
-from mtdnn.errors import NOWHERE, ConfigError, DataError, fault
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
@@ -57,14 +57,21 @@ def checkpoint_of(source: EncoderSource) -> Path:
     """The whole checkpoint of an earlier run that a run starts from.
 
     Raises:
-        ConfigError: another name than those of checkpoints.
+        ConfigError: no such run, or another name than those of checkpoints; at the key `encoder.run` or
+            `encoder.checkpoint`.
         DataError: it is missing or damaged, at the key `encoder.run`.
     """
     try:
         return open_checkpoint(RunFolder(run_place(source.run)).checkpoint(source.checkpoint))
-    except DataError as error:
-        found = [replace(each, place=NOWHERE, found=f"{each.place}: {each.found}") for each in error.faults]
-        raise DataError([replace(each, key="encoder.run") for each in found]) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)([_at_encoder_key(each) for each in error.faults]) from error
+
+
+def _at_encoder_key(found: Fault) -> Fault:
+    """An error of an earlier run, at the key of the run that names it, so that it gets a line or a flag."""
+    if not found.place:
+        return replace(found, key=f"encoder.{found.key}")
+    return replace(found, place=NOWHERE, key="encoder.run", found=f"{found.place}: {found.found}")
 
 
 def build_encoder(config: RunConfig, tasks: Sequence[str] = ()) -> Encoder:

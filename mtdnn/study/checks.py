@@ -120,27 +120,35 @@ def _length_faults(cell: Cell) -> tuple[Fault, ...]:
 
 
 def require_runnable(cells: Sequence[Cell]) -> None:
-    """Require, before anything is written, that at least one of the cells to run can run: its rows are prepared and
-    its encoder exists. The cells that cannot run break later, without the others.
+    """Require, before anything is written, that at least one of the cells to run can run, see `not_runnable`.
+
+    The cells that cannot run break later, without the others.
 
     Raises:
         MtdnnError: no cell can run; each error once.
     """
     found = outcomes(cells)
     left = [cell for cell in cells if cell.name not in found]
+    lacking = not_runnable(left)
+    if left and len(lacking) == len(left):
+        raise MtdnnError(list(dict.fromkeys(line for lines in lacking.values() for line in lines)))
+
+
+def not_runnable(cells: Sequence[Cell]) -> dict[str, tuple[Fault, ...]]:
+    """Name of a cell → what it lacks, for the cells that cannot run: prepared rows, an encoder, soft labels."""
     encoders: dict[str, tuple[Fault, ...]] = {}
-    not_runnable: dict[str, tuple[Fault, ...]] = {}
-    for cell in left:
-        blocked_by = next((need for need in cell.needs if need in not_runnable), None)
-        lacking = not_runnable[blocked_by] if blocked_by else _lacking(cell, encoders)
-        if lacking:
-            not_runnable[cell.name] = lacking
-    if left and len(not_runnable) == len(left):
-        raise MtdnnError(list(dict.fromkeys(line for lines in not_runnable.values() for line in lines)))
+    found: dict[str, tuple[Fault, ...]] = {}
+    for cell in cells:
+        blocked_by = next((need for need in cell.needs if need in found), None)
+        if lacking := found[blocked_by] if blocked_by else _lacking(cell, encoders):
+            found[cell.name] = lacking
+    return found
 
 
 def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault, ...]:
     """Errors about what a cell needs and does not have; `encoders` caches those of each encoder."""
+    if lacking := _soft_label_faults(cell):
+        return lacking
     try:
         RunLength.of(cell.config, prepared_sampler(cell.config, tasks_of(cell)))
         require_prepared(cell)
@@ -152,6 +160,17 @@ def _lacking(cell: Cell, encoders: dict[str, tuple[Fault, ...]]) -> tuple[Fault,
     if place not in encoders:
         encoders[place] = _encoder_faults(cell)
     return encoders[place]
+
+
+def _soft_label_faults(cell: Cell) -> tuple[Fault, ...]:
+    """Errors of the teachers of a cell, but for files that no earlier cell of the study has written yet."""
+    tasks = tasks_of(cell)
+    if not cell.config.distill and all(task.distill is None for task in tasks.values()):
+        return ()
+    from mtdnn.runs.faults import soft_label_faults  # loads PyTorch
+
+    within = f"{cell.folder.parents[1]}/"
+    return tuple(each for each in soft_label_faults(tasks, cell.config) if not str(each.place).startswith(within))
 
 
 def _encoder_faults(cell: Cell) -> tuple[Fault, ...]:

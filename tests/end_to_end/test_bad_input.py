@@ -670,6 +670,12 @@ RUNS = [
         "--encoder.run: runs/none/best: there is no such checkpoint. Train first.",
     ),
     Case(
+        "a checkpoint to start from that no run has",
+        nothing,
+        TRAIN + " --encoder.run runs/first --encoder.checkpoint newest",
+        "--encoder.checkpoint: unknown checkpoint 'newest'; known: best, last, step-N.",
+    ),
+    Case(
         "a run whose file names no run to start from",
         replace("run.yml", "encoder: encoder", "encoder: {run: runs/none}"),
         TRAIN,

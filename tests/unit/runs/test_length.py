@@ -205,12 +205,10 @@ def test_rows_of_several_splits_are_counted_in_the_order_of_training(
 
 def test_lengths_in_words_give_no_batches_by_tokens(several: Path, demo: Demo) -> None:
     values = yaml.safe_load(run_on(several, demo, max_tokens=97).read_text())
-    run = RunConfig(**{**values, "encoder": {"run": "runs/earlier"}})
+    run = RunConfig(**{**values, "encoder": {"run": "earlier"}})
     report = check(several / "tasks.yml", data=several / "data", run=run, num_workers=1)
     assert (report.batches, report.length) == ({}, None)
-    assert [each.found for each in report.faults] == [
-        "runs/earlier/best: there is no such checkpoint"
-    ]  # of the earlier run
+    assert [each.found for each in report.faults] == ["earlier/best: there is no such checkpoint"]
     assert "max_tokens: batches are counted only with a tokenizer. Give --encoder." in map(str, report.warnings)
 
 

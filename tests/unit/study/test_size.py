@@ -310,6 +310,7 @@ def test_a_dry_run_reads_each_file_once_and_loads_no_torch(demo: Demo, tmp_path:
     *_, counts, last = done.stdout.splitlines()
     read = ast.literal_eval(counts)
     ours = {name: count for name, count in read.items() if name.startswith(str(tmp_path)) or "demo" in name}
+    ours = {name: count for name, count in ours.items() if not name.startswith(str(demo.encoder))}  # other libraries'
     assert last == "0 False" and "50 cells, 48 to run" in done.stdout
     assert set(ours.values()) == {1}
     arrow = 2 if values else 0
