@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,11 +176,15 @@ def evaluate(
         data: Folder made by `mtdnn prepro`. Default: the run's.
         json: Print task → split → metric → value as JSON.
     """
+    from mtdnn.execution.processes import launched_processes
     from mtdnn.runs.opened import open_run
 
-    opened = open_run(run, checkpoint=checkpoint)
+    processes = launched_processes()
+    opened = replace(open_run(run, checkpoint=checkpoint), processes=processes)
     prepared = None if data is None else Path(data)
     results = opened.evaluate(names_in(tasks), split=split, data=prepared)
+    if processes is not None and not processes.is_first:
+        return ""
     if json:
         return as_json(results)
     folder = opened.folder
@@ -201,13 +206,18 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     target = output_file(output, suffixes=(".jsonl",), input=input if len(names) == 1 else None)
     paths = {name: str(target.with_suffix(f".{name}.jsonl")) for name in names if len(names) > 1}
     targets = {name: output_file(path, suffixes=(".jsonl",), input=input) for name, path in paths.items()}
+    from mtdnn.execution.processes import launched_processes
     from mtdnn.metrics.records import write_records
     from mtdnn.runs.opened import open_run, soft_predictions
 
+    processes = launched_processes()
     if soft:
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
     else:
-        predictions = open_run(run, checkpoint=checkpoint).predict(names, Path(input))
+        opened = replace(open_run(run, checkpoint=checkpoint), processes=processes)
+        predictions = opened.predict(names, Path(input))
+    if processes is not None and not processes.is_first:
+        return ""
     written = []
     for name, records in predictions.items():
         path = targets.get(name, target)

@@ -17,6 +17,7 @@ from mtdnn.data.collate import collate
 from mtdnn.data.row_stream import shard
 from mtdnn.data.samplers import Sampler, Step
 from mtdnn.data.store import Store
+from mtdnn.execution.processes import Processes
 from mtdnn.seeding import derive_seed
 from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.ragged import Column
@@ -123,22 +124,29 @@ class EncodedRows(Protocol):
 class EvalLoader:
     """All rows once, the longest first, for little padding and so that a lack of memory shows in the first batch.
 
-    Yields (row numbers, batch); `batch_size` does not change predictions.
+    Yields (row numbers, batch); `batch_size` does not change predictions. With several processes, each has its share of
+    the batches.
     """
 
     store: EncodedRows
     task_type: TaskType
     batch_size: int
     pad_token_id: int
+    processes: Processes | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.store) // self.batch_size)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Batch]]:
         order = np.argsort(-self.store.lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
+        for start in self._starts():
             rows = order[start : start + self.batch_size]
             yield rows, collate(self.store.take(rows), self.task_type, pad_token_id=self.pad_token_id)
+
+    def _starts(self) -> range:
+        """Number of the first row of each batch, in the order of length."""
+        rank, count = (0, 1) if self.processes is None else (self.processes.rank, self.processes.count)
+        return range(rank * self.batch_size, len(self.store), count * self.batch_size)
 
 
 _END = object()

@@ -21,6 +21,7 @@ from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare_rows
 from mtdnn.data.store import Store, open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
+from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, measured, metric_of
 from mtdnn.metrics.records import placed_at, write_records
 from mtdnn.model import MultiTaskModel
@@ -69,6 +70,8 @@ class Run:
         tasks: names.
         autocast: context of the run's precision.
         trust: its folder may name code.
+        processes: those that share the work of `evaluate` and `predict`, all of which call it; all get the results, and
+            the first writes them. None: this process alone.
     """
 
     folder: RunFolder
@@ -81,6 +84,7 @@ class Run:
     device: torch.device
     autocast: Callable[[], AbstractContextManager]
     trust: bool = False
+    processes: Processes | None = None
 
     @keywords_checked()
     @_as_opened
@@ -109,18 +113,20 @@ class Run:
             store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
             records = self._records(store, [name])[name]
             written = self.folder.prediction_file(name, each)
-            write_records(written, records)
+            if self._writes:
+                write_records(written, records)
             task_type = self.model.task_types[name]
             with placed_at(str(written)):
                 results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
         words = {word for name in results for word in self.model.task_types[name].metric_names}
-        self.folder.write_results(
-            results,
-            scales={word: metric_of(word).scale for word in sorted(words)},
-            seed=self.config.seed,
-            step=self.step,
-            checkpoint=self.checkpoint,
-        )
+        if self._writes:
+            self.folder.write_results(
+                results,
+                scales={word: metric_of(word).scale for word in sorted(words)},
+                seed=self.config.seed,
+                step=self.step,
+                checkpoint=self.checkpoint,
+            )
         return results
 
     def _require_own_folder(self) -> None:
@@ -130,6 +136,10 @@ class Run:
         if self.folder.path.absolute().is_relative_to(Path(HF_HUB_CACHE).absolute()):
             fix = "Copy the run to a folder of your own: hf download USER/NAME --local-dir FOLDER."
             raise ConfigError(fault(str(self.folder.path), "", "results would be written to the hub's cache", fix))
+
+    @property
+    def _writes(self) -> bool:
+        return self.processes is None or self.processes.is_first
 
     def _splits(self, names: Sequence[str], split: str | None, prepared: Path) -> list[tuple[str, str]]:
         """(task, split) pairs to measure; with None, the dev and test splits that are prepared."""
@@ -157,9 +167,15 @@ class Run:
     def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
         """Predictions of several tasks for the rows of a store made for the first of them."""
         loader = EvalLoader(
-            store, self.model.task_types[tasks[0]], self.config.eval_batch_size, self.tokenizer.pad_token_id
+            store,
+            self.model.task_types[tasks[0]],
+            self.config.eval_batch_size,
+            self.tokenizer.pad_token_id,
+            self.processes,
         )
-        return predict_rows(self.model, loader, tasks, device=self.device, autocast=self.autocast)
+        return predict_rows(
+            self.model, loader, tasks, device=self.device, autocast=self.autocast, processes=self.processes
+        )
 
     @keywords_checked()
     @_as_opened

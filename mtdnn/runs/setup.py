@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from mtdnn.data.samplers import Sampler
 from mtdnn.data.store import Store
 from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
+from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import measured, selection_faults
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
@@ -136,6 +137,11 @@ class Setup:
         """The model that is evaluated and stored: the average of the weights, if the run has one."""
         return self.model if self.average is None else self.average.model
 
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes of this run."""
+        return Processes(self.accelerator)
+
     def carry_out(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train in the run's folder, from its newest whole checkpoint if resumed.
 
@@ -236,9 +242,23 @@ class Setup:
         model = self.measured_model
         for (name, split), store in self.dev_stores.items():
             task_type = model.task_types[name]
-            loader = EvalLoader(store, task_type, self.config.eval_batch_size, self.tokenizer.pad_token_id)
+            loader = EvalLoader(
+                store,
+                task_type,
+                self.config.eval_batch_size,
+                self.tokenizer.pad_token_id,
+                self.processes,
+            )
             tune = name not in results  # a task chooses thresholds on the first of its dev splits
-            found = predict_rows(model, loader, [name], device=self.accelerator.device, autocast=autocast, tune=tune)
+            found = predict_rows(
+                model,
+                loader,
+                [name],
+                device=self.accelerator.device,
+                autocast=autocast,
+                tune=tune,
+                processes=self.processes,
+            )
             values = measured(found[name], task_type.metric_names, task_type.task.labels)
             results.setdefault(name, {})[split] = values
         selecting = {name: results[name] for name in selecting_tasks(self.config, self.tasks) if name in results}
@@ -260,7 +280,7 @@ class Setup:
                 training=trainer.state_dict() if kind == "step" else None,
             )
             keep_newest(folder.checkpoints, self.config.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _save_encoder(self, folder: Path) -> None:
         self.model.encoder.config.save_pretrained(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from mtdnn.config.run import RunConfig
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
+from mtdnn.execution.processes import Processes
 from mtdnn.files import sole_writer
 from mtdnn.registry import own_words, trusting
 from mtdnn.runs.encoders import encoder_place
@@ -85,22 +87,21 @@ def _trained(given: GivenRun, *, resume: bool, progress: bool) -> dict[str, Any]
     if given.rows is not None:
         _prepare_rows(given, given.rows, folder, resume=resume, progress=progress)
     setup = Setup.of(config, given.tasks)
-    is_main = setup.accelerator.is_main_process
+    is_main = setup.processes.is_first
     with sole_writer(folder.path, command="mtdnn train") if is_main else nullcontext():
         if is_main:
             folder.claim(config, setup.tasks, resume=resume)
             setup.require_same_run(folder)
             folder.remove_leftovers()
             restore_best(folder)
-        setup.accelerator.wait_for_everyone()
+        setup.processes.wait()
         if not (resume and is_finished(folder)):
             setup.carry_out(folder, resume=resume, progress=progress)
-        if not is_main:
-            return {}
+        processes = setup.processes
         del setup  # the model and its teacher, before the run is opened with a model of its own
         gc.collect()
-        open_run(folder.path).evaluate(split=None)
-        return folder.read_results()
+        replace(open_run(folder.path), processes=processes).evaluate(split=None)
+        return folder.read_results() if is_main else {}
 
 
 def _prepare_rows(
@@ -108,9 +109,9 @@ def _prepare_rows(
 ) -> None:
     """Prepare rows in memory in the run's folder, by the first process, unless it contains another run."""
     folder.require_no_other_run(resume=resume)
-    config, accelerator = given.config, Accelerator()
+    config, processes = given.config, Processes(Accelerator())
     tasks, _ = run_tasks(config, given.tasks)
-    if accelerator.is_main_process:
+    if processes.is_first:
         encoder = encoder_place(config.encoder)
         prepare(tasks, data=rows, encoder=encoder, out=folder.prepared, progress=progress)
-    accelerator.wait_for_everyone()
+    processes.wait()

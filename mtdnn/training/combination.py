@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from mtdnn.balancing.base import Balancer, Gradient
 from mtdnn.balancing.gramian import cosines, gramian, weighted_sum
+from mtdnn.execution.processes import Sum
 from mtdnn.model import MultiTaskModel
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.training.optim import HEADS
-
-Reduce = Callable[[Tensor], Tensor]
-"""The sum of a tensor over the processes of a run."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Combination:
         seed: the run's, for methods that draw.
     """
 
-    def __init__(self, model: MultiTaskModel, balancer: Balancer, *, seed: int, reduce: Reduce | None = None) -> None:
+    def __init__(self, model: MultiTaskModel, balancer: Balancer, *, seed: int, reduce: Sum | None = None) -> None:
         self.balancer, self.reduce, self.seed = balancer, reduce, seed
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.shared = [weight for name, weight in named if not name.startswith(HEADS)]
@@ -176,14 +174,13 @@ class Combination:
         by the totals over all ranks, so that the sum is the gradient of the whole batch.
         """
         if self.reduce is not None:
-            for weight in weights:
-                if weight.grad is not None:
-                    weight.grad = self.reduce(weight.grad)
+            _set(weights, self._summed([weight.grad for weight in weights]))
 
     def _summed(self, gradient: Gradient) -> Gradient:
         if self.reduce is None:
             return gradient
-        return [None if each is None else self.reduce(each) for each in gradient]
+        summed = iter(self.reduce([each for each in gradient if each is not None]))
+        return [None if each is None else next(summed) for each in gradient]
 
     def _taken(self, weights: Sequence[nn.Parameter]) -> list[Tensor | None]:
         """The gradients of the weights, which have none any more."""
@@ -192,7 +189,7 @@ class Combination:
         return found
 
 
-def totals(losses: Mapping[str, Tensor], reduce: Reduce | None) -> dict[str, Tensor]:
+def totals(losses: Mapping[str, Tensor], reduce: Sum | None) -> dict[str, Tensor]:
     """Values of which every process has its share, summed: those of the whole batch.
 
     Args:
@@ -201,7 +198,8 @@ def totals(losses: Mapping[str, Tensor], reduce: Reduce | None) -> dict[str, Ten
     """
     if reduce is None or not losses:
         return dict(losses)
-    return dict(zip(losses, reduce(torch.stack(list(losses.values()))).unbind(), strict=True))
+    (values,) = reduce([torch.stack(list(losses.values()))])
+    return dict(zip(losses, values.unbind(), strict=True))
 
 
 def _set(weights: Sequence[nn.Parameter], gradient: Gradient) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mtdnn.batch import Batch
+from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, metric_of
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
@@ -34,6 +35,7 @@ def predict_rows(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
     tune: bool = False,
+    processes: Processes | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Record]]:
     """Prediction records of every row, in row order, for several tasks from one pass of the encoder.
@@ -41,6 +43,7 @@ def predict_rows(
     Args:
         tasks: names; only records of the batches' own task have labels.
         tune: whether tasks tune their thresholds on these rows (see `TaskType.settle`).
+        processes: those that share the rows, each with batches of its own; all get the records of all rows.
         progress: called after each batch.
         model: encoder and heads.
         batches: of rows, in any order, with their indices.
@@ -55,11 +58,18 @@ def predict_rows(
             for task, records in predictions.items():
                 found[task].update(zip(rows.tolist(), records, strict=True))
             progress()
-    ordered = {task: [records[row] for row in sorted(records)] for task, records in found.items()}
+    parts = [found] if processes is None else processes.gather(found)
+    ordered = {task: _in_order([part[task] for part in parts]) for task in tasks}
     return {
         task: model.task_types[task].settle(records, model.head_of(task), tune=tune and task in model.heads)
         for task, records in ordered.items()
     }
+
+
+def _in_order(parts: Sequence[Mapping[int, Record]]) -> list[Record]:
+    """The records of all rows, by row number."""
+    records = {row: record for part in parts for row, record in part.items()}
+    return [records[row] for row in sorted(records)]
 
 
 def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:

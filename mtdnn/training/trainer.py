@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mtdnn.balancing.base import Balancer
 from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
+from mtdnn.execution.processes import Processes
 from mtdnn.model import MultiTaskModel
 from mtdnn.training.affinity import affinities
 from mtdnn.training.average import MovingAverage
@@ -85,7 +86,8 @@ class Trainer:
         self.clip_norm, self.on_step = clip_norm, on_step
         self.progress, self.meter, self.average = Progress(), Meter(), average
         self.balancer = balancer or Fixed({name: each.logits_of for name, each in model.task_types.items()})
-        self._reduce = None if accelerator.num_processes == 1 else partial(accelerator.reduce, reduction="sum")
+        self.processes = Processes(accelerator)
+        self._reduce = None if self.processes.count == 1 else self.processes.sums
         self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
         learned = {id(each) for each in self.balancer.parameters()}
         groups = [group for group in optimizer.param_groups if not learned.intersection(map(id, group["params"]))]
@@ -125,9 +127,10 @@ class Trainer:
         wait forever.
         """
         own = received[0] if received else 0
-        if self.accelerator.num_processes == 1:
+        if self._reduce is None:
             return own
-        return int(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max())
+        (total,) = self._reduce([torch.tensor([own], device=self.accelerator.device)])
+        return max(self.processes.gather(own)) if int(total) else 0
 
     @property
     def finished(self) -> bool:
@@ -243,9 +246,9 @@ class Trainer:
         rows = [0 if part.is_placeholder else len(part) for part in parts]
         labels = [task_type.label_count(part) for part in parts]
         all_rows, all_labels = sum(rows), sum(labels)
-        if self.accelerator.num_processes > 1:
-            counts = torch.tensor([all_rows, all_labels], device=self.accelerator.device)
-            all_rows, all_labels = self.accelerator.reduce(counts, reduction="sum").tolist()
+        if self._reduce is not None:
+            (counts,) = self._reduce([torch.tensor([all_rows, all_labels], device=self.accelerator.device)])
+            all_rows, all_labels = counts.tolist()
         for part, row_count, label_count in zip(parts, rows, labels, strict=True):
             yield part, row_count / max(all_rows, 1), label_count / max(all_labels, 1)
 

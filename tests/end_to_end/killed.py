@@ -2,7 +2,7 @@
 
 Points: `step:N` = after the N-th update, before anything is written down; `writing:N` = while a checkpoint is written,
 at the N-th file's checksum; `renaming:N` = before the N-th checkpoint, written whole, gets its name; `asked:N` = after
-the N-th update, by a SIGTERM to itself alone where it is the second process of several.
+the N-th update, by a SIGTERM to itself alone where it is the second process of several; `lost:N` = the same by SIGKILL.
 """
 
 import os
@@ -40,6 +40,8 @@ def main(config: str, point: str) -> None:
         die_at_call(checkpoint, "_replace", int(number))
     elif kind == "asked" and os.environ.get("RANK") == "1":
         die_at_call(Trainer, "_after_step", int(number), by=signal.SIGTERM)
+    elif kind == "lost" and os.environ.get("RANK") == "1":
+        die_at_call(Trainer, "_after_step", int(number))
     train(load_run_config(config), progress=False)
 
 

@@ -22,6 +22,7 @@ SETTINGS = {
     "train": ["demo_nli", "demo_similarity"],
     "max_steps": 8,
     "log_every": 1,
+    "eval_batch_size": 5,  # five batches of 24 dev rows: the processes have unequal shares
     "regularizer": {"name": "smart", "epsilon": 1e-3, "eta": 1e-3},
     "proximal": {"name": "momentum"},
 }
@@ -52,9 +53,14 @@ def logged(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def launched(processes: int, *words: str, limit: int = 300) -> tuple[int, str, str]:
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+FORKED = [str(REPOSITORY / "tests" / "end_to_end" / "forked.py")]
+"""The same processes in less time: they import everything once."""
+
+
+def launched(processes: int, *words: str, by: list[str] = FORKED, limit: int = 300) -> tuple[int, str, str]:
     """Exit status, output and errors of a module or script in several processes; all are ended at the time limit."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = [*by, str(processes)]
     environment = {
         **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
@@ -69,12 +75,25 @@ def launched(processes: int, *words: str, limit: int = 300) -> tuple[int, str, s
     return process.returncode, output, errors
 
 
+def require_same_predictions(first: Path, second: Path, *, rel: float) -> None:
+    """Every row once, in the order of the file, with the same scores."""
+    for task in SETTINGS["train"]:
+        one, two = (
+            [json.loads(line) for line in (run / "predictions" / f"{task}.dev.jsonl").read_text().splitlines()]
+            for run in (first, second)
+        )
+        assert len(one) == 24 and [record["id"] for record in one] == [record["id"] for record in two]
+        for record, other in zip(one, two, strict=True):
+            values = [each["scores"] if task == "demo_nli" else each["prediction"] for each in (record, other)]
+            assert values[1] == pytest.approx(values[0], rel=rel, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("processes", "more"),
     [(2, {}), (3, {"batch_size": 2, "accumulate": 2})],
     ids=["two", "three, more than there are rows in a batch"],
 )
-def test_processes_train_as_one_does(
+def test_processes_train_and_predict_as_one_does(
     demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, processes: int, more: dict[str, Any]
 ) -> None:
     """Float32, sums of some hundred terms in another order, eight steps of AdamW: 1e-3."""
@@ -85,6 +104,7 @@ def test_processes_train_as_one_does(
     status, output, errors = launched(processes, "-m", "mtdnn", "train", str(config))
     assert status == 0, errors[-2000:]
     assert len(re.findall("best checkpoint, results and predictions", output)) == 1
+    require_same_predictions(tmp_path / "one", tmp_path / "several", rel=1e-2)
     one, several = logged(tmp_path / "one"), logged(tmp_path / "several")
     assert [step.keys() for step in one] == [step.keys() for step in several]
     for first, second in zip(one, several, strict=True):
@@ -101,10 +121,42 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(demo: Demo, tmp_p
     config = tmp_path / "run.yml"
     config.write_text(load_run_config(None, values).to_yaml())
     script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
-    status, _, errors = launched(2, str(script), str(config), "asked:5")
+    status, _, errors = launched(2, str(script), str(config), "asked:5", by=TORCHRUN)
     assert status != 0
     assert errors.count("Interrupted: stopped by SIGTERM after step 5; --resume continues") == 2, errors[-2000:]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-5"]
+
+
+def test_a_lost_process_ends_the_others_and_one_process_resumes(
+    demo: Demo, without_dropout: dict[str, Any], tmp_path: Path
+) -> None:
+    """The checkpoint before remains; a run of two processes resumes in one, and ends as one from the start does."""
+    values = demo.run_values(tmp_path / "run", **{**SETTINGS, **without_dropout, "checkpoint_every": 2})
+    config = tmp_path / "run.yml"
+    config.write_text(load_run_config(None, values).to_yaml())
+    script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
+    status, _, errors = launched(2, str(script), str(config), "lost:5")
+    assert status != 0
+    message = "LostProcess: another process of the run has ended, so that process 0 of 2 cannot continue."
+    assert errors.count(message) == 1, errors[-2000:]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")) == ["step-2", "step-4"]
+    train(load_run_config(config), resume=True, progress=False)
+    train(load_run_config(config, {"output": str(tmp_path / "one")}), progress=False)
+    require_same_predictions(tmp_path / "one", tmp_path / "run", rel=1e-2)
+
+
+def test_several_processes_evaluate_and_predict_what_one_does(demo: Demo, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(load_run_config(None, demo.run_values(run, **{**SETTINGS, "max_steps": 2})), progress=False)
+    before = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    status, output, errors = launched(2, "-m", "mtdnn", "evaluate", str(run))
+    assert status == 0 and output.count("predictions: ") == 1, errors[-2000:]
+    assert before == {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    rows, to = str(demo.data / "demo_nli" / "dev.tsv"), tmp_path / "out.jsonl"
+    words = ["predict", str(run), "--task", "demo_nli", "--input", rows, "--output", str(to)]
+    status, output, errors = launched(2, "-m", "mtdnn", *words)
+    assert status == 0 and output.count("24 predictions of demo_nli") == 1, errors[-2000:]
+    assert to.read_bytes() == before["demo_nli.dev.jsonl"]
 
 
 IN_MEMORY = """

@@ -1,0 +1,71 @@
+"""What processes exchange, and in how many operations; the other of two equal processes is stood in for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtdnn.execution.processes import LostProcess, Processes
+
+
+class Twin:
+    """The accelerator of one of two processes, of which the other does exactly the same."""
+
+    num_processes, process_index, is_main_process = 2, 1, False
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+        assert reduction == "sum"
+        self.sizes.append(tensor.numel())
+        return tensor + tensor
+
+    def wait_for_everyone(self) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:33122")
+
+
+def test_two_hundred_gradients_are_summed_in_one_exchange() -> None:
+    accelerator: Any = Twin()
+    processes = Processes(accelerator)
+    gradients = [torch.full((3, number % 5), float(number)) for number in range(1, 201)]
+    summed = processes.sums(gradients)
+    assert processes.exchanges == 1
+    assert all(torch.equal(after, 2 * before) for before, after in zip(gradients, summed, strict=True))
+
+
+def test_buffers_have_one_type_and_a_largest_size() -> None:
+    """Ten float32 numbers are 40 bytes: four tensors of three make 48, so that a buffer has three of them."""
+    accelerator: Any = Twin()
+    processes = Processes(accelerator, bucket_bytes=40)
+    values = [
+        torch.ones(3),
+        torch.ones(3, dtype=torch.float64),
+        torch.ones(3),
+        torch.ones(3),
+        torch.ones(3),
+        torch.ones(50),
+    ]
+    summed = processes.sums(values)
+    assert [each.dtype for each in summed] == [each.dtype for each in values]
+    assert all(torch.equal(after, 2 * before) for before, after in zip(values, summed, strict=True))
+    assert sorted(accelerator.sizes) == [3, 3, 9, 50] and processes.exchanges == 4
+
+
+def test_nothing_is_exchanged_for_nothing() -> None:
+    accelerator: Any = Twin()
+    processes = Processes(accelerator)
+    assert processes.sums([]) == [] and processes.exchanges == 0
+
+
+def test_the_end_of_another_process_is_an_error_with_what_to_do() -> None:
+    accelerator: Any = Twin()
+    with pytest.raises(LostProcess) as caught:
+        Processes(accelerator).wait()
+    assert str(caught.value) == (
+        "another process of the run has ended, so that process 1 of 2 cannot continue. Its own message, if there is "
+        "one, says why. --resume continues from the newest checkpoint."
+    )
