@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mtdnn.metrics.base import LOSS, RATE, Record, metric
-from mtdnn.metrics.labels import PROBABILITIES
+from mtdnn.metrics.base import LOSS, RATE, Demand, Record, metric
+from mtdnn.metrics.labels import PROBABILITIES, ece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,14 @@ SMALLEST = 1e-12
 
 TEMPERATURES = (0.05, 20.0)
 """Smallest and largest temperature that is searched."""
+
+
+def _is_calibrated(record: Record, labels: Sequence[str]) -> bool:
+    temperature = record.get("temperature")
+    return isinstance(temperature, float) and temperature > 0 and PROBABILITIES.met(record, labels)
+
+
+CALIBRATED = Demand("probabilities that were calibrated, and their temperature", _is_calibrated)
 
 
 @metric("auc", PROBABILITIES, range=RATE, percent=True)
@@ -62,12 +70,47 @@ def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequenc
     removes; it does not estimate the result of a temperature fitted on other rows. Source: Guo et al. 2017,
     arXiv 1706.04599.
     """
+    probabilities, gold = _tables(records, labels)
+    return tempered_cross_entropy(probabilities, gold, best_temperature(probabilities, gold))
+
+
+@metric("ece_before_calibration", CALIBRATED, direction="minimize", range=RATE)
+def ece_before_calibration(records: Sequence[Record], labels: Sequence[str]) -> float:
+    """`ece` of the probabilities before they were calibrated with the temperature in their records."""
+    return ece([with_temperature(record, 1 / float(record["temperature"])) for record in records], labels)
+
+
+def fitted_temperature(records: Sequence[Record], labels: Sequence[str] = ()) -> float:
+    """The temperature with the smallest cross-entropy on labelled records; see `best_temperature`.
+
+    Args:
+        records: each with a label and a probability for each label.
+        labels: names of the labels; by default those of the first record.
+    """
+    return best_temperature(*_tables(records, labels))
+
+
+def with_temperature(record: Mapping[str, Any], temperature: float) -> dict[str, Any]:
+    """A record with the probabilities of softmax(ln p / T); their order, and so the prediction, stays.
+
+    Args:
+        record: with a probability for each label under `scores`.
+        temperature: T; above 1 makes the probabilities less confident.
+    """
+    import numpy as np
+
+    logits = np.log(np.maximum(list(record["scores"].values()), SMALLEST)) / temperature
+    shares = np.exp(logits - logits.max())
+    return {**record, "scores": dict(zip(record["scores"], (shares / shares.sum()).tolist(), strict=True))}
+
+
+def _tables(records: Sequence[Record], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """[rows, labels] the probabilities of some records, and 1 at the label of each."""
     import numpy as np
 
     names = list(labels) or list(records[0]["scores"])
     probabilities = np.array([[record["scores"].get(name, 0.0) for name in names] for record in records])
-    gold = np.array([[float(record["label"] == name) for name in names] for record in records])
-    return tempered_cross_entropy(probabilities, gold, best_temperature(probabilities, gold))
+    return probabilities, np.array([[float(record["label"] == name) for name in names] for record in records])
 
 
 def tempered_cross_entropy(probabilities: np.ndarray, votes: np.ndarray, temperature: float) -> float:

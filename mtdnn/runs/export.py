@@ -110,7 +110,9 @@ def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = N
     exported.base_model.load_state_dict(model.merged_weights(task), strict=False)
     if head.counterpart == "sequence" and head.dense is not None:
         _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
-    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(head.output.state_dict())
+    factor = model.task_types[task].logit_factor(head)
+    output = {name: value * factor for name, value in head.output.state_dict().items()}
+    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(output)
     return exported
 
 
@@ -167,11 +169,12 @@ def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: s
         mask[0, 9:] = False
         ids = ids.masked_fill(ids == exported.config.pad_token_id, 5 if exported.config.pad_token_id != 5 else 6)
         ids = ids.masked_fill(~mask, exported.config.pad_token_id)
-    targets = {"labels": ids[:, :7].contiguous()} if isinstance(model.head_of(task), DecoderHead) else {}
+    head = model.head_of(task)
+    targets = {"labels": ids[:, :7].contiguous()} if isinstance(head, DecoderHead) else {}
     batch = Batch(task, {"input_ids": ids, "mask": mask}, targets.get("labels"), ["0", "1", "2", "3"])
     with evaluation_mode(model), torch.inference_mode():
         moved = batch.to(next(model.parameters()).device)
-        ours: Tensor = model.head_of(task)(model.hidden(moved), moved).cpu()
+        logits: Tensor = head(model.hidden(moved), moved).cpu()
         theirs: Tensor = exported(input_ids=ids, attention_mask=mask.long(), **targets).logits
-    different = (ours - theirs).abs()
+    different = (logits * model.task_types[task].logit_factor(head) - theirs).abs()
     return float(different.max() if different.dim() < 3 or targets else different[mask].max())

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from mtdnn.config.run import EncoderSource
@@ -59,13 +59,26 @@ def init_heads(
             init_head_from(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads:
             if has_same_head(task, known[name]):
-                model.heads[name].load_state_dict(head_weights(checkpoint, known[name]))
+                keep_head(model.heads[name], head_weights(checkpoint, known[name]))
             else:
                 logger.info(
                     "%s: starts with a new head: its labels or kind of head differ from those in %s",
                     name,
                     run.path,
                 )
+
+
+def keep_head(head: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load a head of the same layout; what was chosen on a dev split may be in one of the two only.
+
+    Args:
+        head: of this run.
+        weights: of the earlier run's head.
+    """
+    chosen = getattr(head, "between_labels", ())
+    own = head.state_dict()
+    tuned = {key: own[key] for key in chosen if key in own}
+    head.load_state_dict({**tuned, **{key: value for key, value in weights.items() if key in own}})
 
 
 def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:

@@ -497,6 +497,14 @@ class Predictor(Part):
         """
         return self.predict(logits, batch)
 
+    def logit_factor(self, head: nn.Module) -> float:
+        """Factor of the logits of an exported model, so that it has the predicted probabilities; 1 by default.
+
+        Args:
+            head: this task's head.
+        """
+        return 1.0
+
     def exported_settings(self, head: nn.Module) -> dict[str, Any]:
         """Further keys for the configuration of an exported model, as plain JSON values; none by default.
 

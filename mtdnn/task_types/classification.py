@@ -18,13 +18,14 @@ from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, unknown
 from mtdnn.metrics.base import METRICS, Record
 from mtdnn.metrics.labels import TWO_NAMES
+from mtdnn.metrics.probabilities import fitted_temperature, with_temperature
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, Predictor, TaskType, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.ragged import Column, Records
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mtdnn.networks import losses
 else:
@@ -45,6 +46,9 @@ class ClassificationOptions(Options):
     row_weights: bool = Field(
         False, description="Rows have a column `weight` after the label: a factor of their loss; an empty one is 1."
     )
+    calibrate: bool = Field(
+        False, description="Divide logits by a temperature fitted on the dev split, for predicted probabilities."
+    )
 
 
 @TASK_TYPES.register("classification")
@@ -55,11 +59,11 @@ class Classification(TaskType):
     default_metrics = ("accuracy",)
     default_loss = "cross_entropy"
     losses = ("cross_entropy", "focal", "ordinal")
-    unstored = ("class_weights",)
+    unstored = ("class_weights", "calibrate")
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
         "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature", "average_precision", "balanced_accuracy",
-        "kappa", "weighted_kappa",
+        "kappa", "weighted_kappa", "ece_before_calibration",
     )  # fmt: skip
     heads = ("pooled", "san")
     problem_type = "single_label_classification"
@@ -86,6 +90,8 @@ class Classification(TaskType):
         super().__init__(task)
         given = self.options.class_weights
         self._class_weights = [given.get(label, 1.0) for label in task.labels] if isinstance(given, dict) else None
+        if self.options.calibrate:
+            self.metric_names = tuple(dict.fromkeys((*self.metric_names, "ece", "ece_before_calibration")))
 
     @classmethod
     def faults(cls, task: TaskDef) -> list[Fault]:
@@ -96,6 +102,8 @@ class Classification(TaskType):
         if of_two and len(task.labels) > 2:
             fix = f"Use f1_macro or f1_micro; {of_two[0]} is computed for the second of two labels."
             found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
+        if "ece_before_calibration" in task.metrics and not task.options.get("calibrate", False):
+            found.append(task.fault("metrics", "ece_before_calibration without calibration", "Add calibrate: true."))
         return found + cls._weight_faults(task)
 
     @classmethod
@@ -154,6 +162,14 @@ class Classification(TaskType):
     @property
     def num_outputs(self) -> int:
         return len(self.task.labels)
+
+    def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
+        """A head; for a task that is calibrated with a buffer `temperature` [], so that every checkpoint has it."""
+        head = super().build_head(hidden_size, family=family, word_embeddings=word_embeddings)
+        if self.options.calibrate:
+            head.register_buffer("temperature", torch.ones(()))
+            head.between_labels = (*getattr(head, "between_labels", ()), "temperature")  # type: ignore[assignment]
+        return head
 
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:
         """[B] long; IGNORED for rows without a label."""
@@ -218,6 +234,27 @@ class Classification(TaskType):
 
     # Predictor: logits → records, and what reports need of them.
 
+    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+        """The records; of a task that is calibrated with the probabilities at its temperature, and `temperature`.
+
+        Args:
+            records: the records of a whole split.
+            head: this task's head.
+            tune: fit the temperature to these records. Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
+        """
+        if not self.options.calibrate:
+            return records
+        buffer = _temperature_of(head)
+        labelled = [record for record in records if record["label"] is not None]
+        if tune and labelled:
+            buffer.fill_(fitted_temperature(labelled, self.task.labels))
+        temperature = float(buffer)
+        return [{**with_temperature(record, temperature), "temperature": temperature} for record in records]
+
+    def logit_factor(self, head: nn.Module) -> float:
+        """1 ∕ T for a task that is calibrated."""
+        return 1 / float(_temperature_of(head)) if self.options.calibrate else 1.0
+
     def soft_label(self, record: Mapping[str, Any]) -> list[float]:
         """The probability of each label, in the order of this task's labels."""
         scores, labels = record.get("scores"), self.task.labels
@@ -260,6 +297,12 @@ class Classification(TaskType):
                 batch.row_ids, probabilities.argmax(-1).tolist(), labels, probabilities.tolist(), strict=True
             )
         ]
+
+
+def _temperature_of(head: nn.Module) -> Tensor:
+    """The temperature [] in a head; 1 in the head of another task, which is not calibrated."""
+    found = dict(head.named_buffers()).get("temperature")
+    return torch.ones(()) if found is None else found
 
 
 def weight_in(cell: Any) -> float:

@@ -15,10 +15,10 @@ from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
-from mtdnn.errors import Fault, did_you_mean
+from mtdnn.errors import Fault
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.label_sets import f1_by_label
-from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -115,13 +115,9 @@ class Multilabel(TaskType):
         Raises:
             RowError: a label is not declared, or is repeated.
         """
-        found = [declared(name, self._index) for name in names]
+        alone = dict.fromkeys((EMPTY, *UNLABELLED), f"Write {EMPTY} alone for a row without any.")
+        found = [self._declared_label(name, *filter(None, [alone.get(name)])) for name in names]
         for name in found:
-            if name not in self._index:
-                place = f"{self.task.name}.labels ({self.task.where('labels')})"
-                unknown = f"'{name}' is not in {place}: {', '.join(self.task.labels)}.{did_you_mean(name, self._index)}"
-                fix = f"Write {EMPTY} alone for a row without any." if name in (EMPTY, *UNLABELLED) else ""
-                raise RowError("label", unknown, fix or "Fix the row, or add the label.")
             if found.count(name) > 1:
                 raise RowError("label", f"'{name}' is given {found.count(name)} times", "Give it once.")
         return sorted(found, key=self._index.__getitem__)

@@ -234,6 +234,7 @@ def test_errors_and_losses_are_better_when_lower() -> None:
         "mae",
         "cross_entropy",
         "cross_entropy_at_best_temperature",
+        "ece_before_calibration",
         "ece",
         "perplexity",
         "hamming_loss",
