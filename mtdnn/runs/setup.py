@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -157,20 +158,19 @@ class Setup:
         main = self.accelerator.is_main_process
         for task in self.config.subset if main else ():
             folder.write_subset_ids(task, self.train_stores[task].ids)
-        recorder = Recorder(folder.path, step=step) if main else None
-        bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
-        trainer = self.trainer(folder, recorder, bar)
-        if start is not None:
-            refuse_other_base(self.model.encoder, start)
-            load_weights(start, self.model, left_out=self.model.frozen_weights())
-            trainer.load_state_dict(read_training(start))
-        try:
+        with ExitStack() as opened:
+            recorder = Recorder(folder.path, step=step) if main else None
+            if recorder is not None:
+                opened.callback(recorder.close)
+            bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
+            opened.callback(bar.close)
+            trainer = self.trainer(folder, recorder, bar)
+            if start is not None:
+                refuse_other_base(self.model.encoder, start)
+                load_weights(start, self.model, left_out=self.model.frozen_weights())
+                trainer.load_state_dict(read_training(start))
             with freed_memory_kept():
                 trainer.train()
-        finally:
-            bar.close()
-            if recorder is not None:
-                recorder.close()
 
     def require_same_run(self, folder: RunFolder) -> None:
         """Require that the run has the settings that the checkpoints in its folder were trained with.

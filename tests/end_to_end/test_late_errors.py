@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from mtdnn.cli.main import main
+from mtdnn.errors import DataError
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs import train as train_module
+from mtdnn.runs.setup import Setup
 from mtdnn.training.trainer import Trainer
 from tests.reference.small_world import PREPRO, contents, make_world, succeed
 
@@ -165,6 +168,19 @@ def live():
     kinds = [(each, type(each)) for each in gc.get_objects()]
     models = sum(issubclass(kind, MultiTaskModel) for _, kind in kinds)
     return models, sum(each.numel() for each, kind in kinds if issubclass(kind, torch.nn.Parameter))
+
+
+def test_a_run_that_cannot_start_leaves_no_thread_that_writes_its_events(prepared, monkeypatch, capsys):
+    """TensorBoard's thread would write to a folder that nobody owns any more, and print its own traceback."""
+
+    def refuse(self, *args):
+        raise DataError("the optimizer's state cannot be read")
+
+    hook, before = threading.excepthook, threading.enumerate()
+    monkeypatch.setattr(Setup, "trainer", refuse)
+    assert main(["train", "run.yml"]) == 2
+    assert "the optimizer's state cannot be read" in capsys.readouterr().err
+    assert (threading.excepthook, threading.enumerate()) == (hook, before)
 
 
 def test_training_is_over_before_its_run_is_opened_again(prepared, monkeypatch):
