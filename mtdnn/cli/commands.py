@@ -195,7 +195,7 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     """Predict labelled or unlabelled rows with one or several tasks; tasks with the same encoding share a pass.
 
     Args:
-        run: Folder of the run; with --soft several, separated by commas.
+        run: Folder of the run, or of an exported ONNX graph; with --soft several runs, separated by commas.
         task: A task's name, or several separated by commas.
         input: Rows: .tsv, .jsonl, .csv or .parquet.
         output: Predictions, JSON lines; for several tasks one file each, `out.<task>.jsonl`.
@@ -208,13 +208,14 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     targets = {name: output_file(path, suffixes=(".jsonl",), input=input) for name, path in paths.items()}
     from mtdnn.execution.processes import launched_processes
     from mtdnn.metrics.records import write_records
-    from mtdnn.runs.opened import open_run, soft_predictions
+    from mtdnn.publishing.onnx_run import open_any
+    from mtdnn.runs.opened import soft_predictions
 
     processes = launched_processes()
     if soft:
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
     else:
-        opened = replace(open_run(run, checkpoint=checkpoint), processes=processes)
+        opened = replace(open_any(run, checkpoint=checkpoint), processes=processes)
         predictions = opened.predict(names, Path(input))
     if processes is not None and not processes.is_first:
         return ""
@@ -261,29 +262,6 @@ def embed(
     ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), task=task, pooling=pooling)
     write_vectors(target, ids, vectors)
     return f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}"
-
-
-def export(run: str, *, task: str, output: str, checkpoint: str = "best") -> str:
-    """Export encoder and head of one task as a Hugging Face model folder.
-
-    Args:
-        run: Folder of the run.
-        task: The task's name.
-        output: A new folder.
-        checkpoint: best, last or step-N.
-    """
-    folder = Path(output)
-    if folder.exists():
-        raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
-    from mtdnn.config.tasks import chosen_tasks
-    from mtdnn.runs.export import export_task
-    from mtdnn.runs.opened import open_run
-
-    opened = open_run(run, checkpoint=checkpoint)
-    chosen_tasks(opened.tasks, names_in(task), key="task")
-    tokenizer = opened.tokenizer
-    export_task(opened.model, task, folder, save_tokenizer=tokenizer.save, pad_token_id=tokenizer.pads_with_id)
-    return f"model and tokenizer: {output}"
 
 
 def submit(

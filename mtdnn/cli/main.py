@@ -17,7 +17,6 @@ from mtdnn.cli.commands import (
     check,
     embed,
     evaluate,
-    export,
     init,
     predict,
     prepro,
@@ -28,7 +27,7 @@ from mtdnn.cli.commands import (
 )
 from mtdnn.cli.package_commands import completion_script, convert, run_converter
 from mtdnn.cli.package_commands import list as list_names
-from mtdnn.cli.publish_commands import push
+from mtdnn.cli.publish_commands import export, push, serve
 from mtdnn.cli.study_commands import report, study, subset
 from mtdnn.cli.verbosity import current_level, verbosity, without_verbosity
 from mtdnn.columns import table
@@ -49,7 +48,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
 COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(check, prepro, train, evaluate, predict, score, embed, export, push, submit, subset, study, report),
+        *(check, prepro, train, evaluate, predict, score, embed, export, push, serve, submit, subset, study, report),
         *(init, list_names, convert, completion),
     )
 }

@@ -1,10 +1,72 @@
-"""The commands that bring a run to others: `mtdnn push`."""
+"""The commands that bring a run to others: `mtdnn export | push | serve`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Literal
 
+from mtdnn.cli.commands import names_in
+from mtdnn.columns import table
 from mtdnn.errors import ConfigError, fault
+
+
+def export(
+    run: str,
+    *,
+    task: str | None = None,
+    output: str,
+    checkpoint: str = "best",
+    format: Literal["hf", "onnx"] = "hf",
+    int8: bool = False,
+    data: str | None = None,
+) -> str:
+    """Export encoder and heads: one task as a Hugging Face model folder, or any number as one ONNX graph.
+
+    Args:
+        run: Folder of the run.
+        task: The task's name; for onnx several, separated by commas. Default: the only one, or for onnx all.
+        output: A new folder.
+        checkpoint: best, last or step-N.
+        format: hf, a model of transformers; or onnx.
+        int8: Weights as 8-bit integers, for onnx; prints what that costs on the dev splits.
+        data: Folder made by `mtdnn prepro`, to measure that. Default: the run's.
+    """
+    folder = Path(output)
+    if folder.exists():
+        raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
+    if format == "hf" and (int8 or data is not None):
+        raise ConfigError(fault("--int8" if int8 else "--data", "", "is for --format onnx", "Add it."))
+    from mtdnn.config.tasks import chosen_tasks
+    from mtdnn.runs.opened import open_run
+
+    opened = open_run(run, checkpoint=checkpoint)
+    names = names_in(task) if task is not None else list(opened.tasks)
+    chosen_tasks(opened.tasks, names, key="task")
+    if format == "hf":
+        from mtdnn.runs.export import export_task
+
+        if names is None or len(names) != 1:
+            known = ", ".join(opened.tasks)
+            raise ConfigError(fault("--task", "", f"a model of transformers has one task; known: {known}", "Name one."))
+        tokenizer = opened.tokenizer
+        pad = tokenizer.pads_with_id
+        export_task(opened.model, names[0], folder, save_tokenizer=tokenizer.save, pad_token_id=pad)
+        return f"model and tokenizer: {output}"
+    from mtdnn.publishing.onnx_export import export_onnx, megabytes, quantize
+
+    difference = export_onnx(opened, names or (), folder)
+    text = f"graph of {', '.join(names or ())}, {megabytes(folder)} MB: {output}\n"
+    text += f"largest difference from the run's outputs: {difference:.1e}"
+    if not int8:
+        return text
+    losses = quantize(folder, data=None if data is None else Path(data))
+    lines = [["task", "split", "metric", "float32", "int8", "difference"]]
+    for each in losses:
+        values = (each.before, each.after, each.after - each.before)
+        lines.append([each.task, each.split, each.metric, *(f"{value:.4f}" for value in values)])
+    loss = table(lines) if losses else "its loss was not measured: no dev split is prepared; give --data"
+    return f"{text}\nwith 8-bit weights: {megabytes(folder)} MB\n\n{loss}"
 
 
 def push(
@@ -39,3 +101,34 @@ def push(
         raise ConfigError(fault("--out", "", f"'{out}' exists", "Name a new folder."))
     write_repository(run, upload, Path(out))
     return f"not uploaded: {out}"
+
+
+def serve(
+    run: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    checkpoint: str = "best",
+    max_rows: int = 256,
+    max_bytes: int = 1_000_000,
+) -> str:
+    """Answer prediction requests over HTTP: POST /predict, GET /tasks, GET /health.
+
+    Args:
+        run: Folder of the run, of an exported ONNX graph, or the name of a run on the hub.
+        host: Address to listen on; 127.0.0.1 is for this machine alone. There is no access control.
+        port: Port to listen on.
+        checkpoint: best, last or step-N.
+        max_rows: Rows of one request.
+        max_bytes: Size of a request's body.
+    """
+    from mtdnn.publishing.onnx_run import open_any
+    from mtdnn.publishing.serve import Limits, require_fastapi
+    from mtdnn.publishing.serve import serve as serve_run
+
+    require_fastapi()
+    limits = Limits(rows=max_rows, bytes=max_bytes)
+    opened = open_any(run, checkpoint=checkpoint)
+    logging.getLogger("mtdnn").info("serving %s at http://%s:%d", ", ".join(opened.tasks), host, port)
+    serve_run(opened, host=host, port=port, limits=limits)
+    return ""

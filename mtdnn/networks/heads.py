@@ -66,6 +66,7 @@ class Head(nn.Module):
         starts_new: weights that start new where the head that `init_head` names has none of that name.
         counterpart: the kind of transformers' model with the same layers: a classifier of sequences or of tokens, or an
             encoder-decoder.
+        reads_only_mask: of the batch, `forward` reads only the mask, so that the head can be part of an exported graph.
     """
 
     Options: ClassVar[type[HeadOptions]] = HeadOptions
@@ -73,6 +74,7 @@ class Head(nn.Module):
     between_labels: ClassVar[tuple[str, ...]] = ()
     starts_new: ClassVar[tuple[str, ...]] = ()
     counterpart: ClassVar[Counterpart] = None
+    reads_only_mask: ClassVar[bool] = False
 
 
 def initialize(layers: Sequence[nn.Linear], std: float) -> None:
@@ -104,6 +106,7 @@ class PooledHead(Head):
 
     Options = PooledOptions
     counterpart = "sequence"
+    reads_only_mask = True
     dense: nn.Linear | None
 
     def __init__(
@@ -267,6 +270,7 @@ class TokenHead(Head):
     """
 
     counterpart: ClassVar[Counterpart] = "token"
+    reads_only_mask: ClassVar[bool] = True
 
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__()
@@ -294,6 +298,7 @@ class CrfHead(TokenHead):
 
     between_labels = ("transitions", "first", "last")
     counterpart = None
+    reads_only_mask = False
 
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
         super().__init__(hidden_size, num_outputs, dropout=dropout, activation=activation, **options)
@@ -329,6 +334,7 @@ class SpanHead(Head):
         null_threshold: how much the null score must exceed the best answer's score to predict "no answer".
     """
 
+    reads_only_mask = True
     null_threshold: Tensor
 
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:

@@ -62,6 +62,7 @@ class Generation(TaskType):
     must be that of an encoder-decoder (T5, mT5, UMT5, BART); its decoder is the task's head.
     """
 
+    hub_task = "text-generation"
     Options = GenerationOptions
     num_inputs = (1, 2)
     default_metrics = ("exact_match", "span_f1")

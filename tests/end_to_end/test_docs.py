@@ -63,6 +63,7 @@ FITTED = (
     "--output runs/fitted --train scitail --subset.scitail.rows 2000 --epochs 2 --optimizer.lr 1e-4 "
     "--evaluate_every never"
 )
+GRAPHS = "tests/end_to_end/test_onnx.py does it with a run of four tasks"
 HUB = "needs a login, or a run on the hub; tests/end_to_end/test_hub.py does it against a stand-in"
 SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
@@ -85,6 +86,10 @@ SHOWN_ONLY = {
     "mtdnn prepro task_defs/glue.yml --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn train --tasks task_defs/glue.yml --data prepared --encoder ./stand-in --output runs/glue": GLUE,
     "mtdnn push demo/runs/together me/demo --license mit --out look": HUB,
+    "mtdnn export demo/runs/together --format onnx --output graph": GRAPHS,
+    "mtdnn export demo/runs/together --format onnx --task demo_nli --int8 --output small": GRAPHS,
+    "mtdnn predict graph --task demo_nli,demo_target --input demo/data/demo_nli/dev.tsv --output nli.jsonl": GRAPHS,
+    "mtdnn serve demo/runs/together --port 8000": "does not end; tests/end_to_end/test_serve.py asks it",
     "mtdnn push demo/runs/together me/demo --license mit": HUB,
     "mtdnn push demo/runs/together me/nli --task demo_nli --license mit": HUB,
     "mtdnn predict me/demo --task demo_nli --input rows.tsv --output out.jsonl": HUB,
