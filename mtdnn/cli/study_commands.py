@@ -87,20 +87,36 @@ def study(
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)
 
 
-def report(folder: str, *, annotators: str | None = None, worst: int = 10) -> str:
+def report(
+    folder: str,
+    *,
+    annotators: str | None = None,
+    worst: int = 10,
+    alone: str | None = None,
+    together: str | None = None,
+) -> str:
     """Write report.md and a self-contained report.html of a run or a study.
 
     Args:
         folder: Folder of the run or of the study.
         annotators: Labels of several annotators, `id<TAB>labels joined by commas`: adds results by their agreement.
         worst: Rows shown with their texts among the worst errors.
+        alone: Runs of one task each, comma-separated: adds a table of each task alone, with others, the difference.
+        together: Runs like this one with other seeds, comma-separated, for that table.
     """
     from mtdnn.report.write import write_report
 
     if worst < 0:
         raise ConfigError(fault("--worst", "", f"{worst} rows", "Give 0 or more."))
-    written = write_report(folder, annotators=annotators or None, worst=worst)
+    written = write_report(
+        folder, annotators=annotators or None, worst=worst, alone=_words(alone), together=_words(together)
+    )
     return "\n".join(str(path) for path in written)
+
+
+def _words(text: str | None) -> list[str]:
+    """The items of a comma-separated list."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from mtdnn.errors import DataError, MtdnnError, fault
 from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.balance import balance_section
-from mtdnn.report.document import Document, Heading, Picture, Table, Text, row
+from mtdnn.report.document import Block, Document, Heading, Picture, Table, Text, row
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
 from mtdnn.report.read import prediction_files, read_curves, types_of_tasks
 from mtdnn.report.sections import (
@@ -47,10 +47,13 @@ TERMS = {
 """Columns of the table of further terms of the loss → their description in the note below it."""
 
 
-def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
+def run_document(
+    folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int, together: Sequence[Block] = ()
+) -> Document:
     """The report of one run.
 
     Args:
+        together: the section that compares it with runs of single tasks.
         folder: of the run.
         annotators: row id → the annotators' labels.
         worst: how many of the worst errors to show.
@@ -74,6 +77,7 @@ def run_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst
             f"`{made_by.get('commit', 'unknown')}`.{_added_terms(config, _trained_tasks(run, config))}"
         ),
         *_results(results),
+        *together,
         *_dev_curves(folder, Scales(results.get(SCALES))),
         *loss_section({"": [folder]}),
         *_terms(folder),

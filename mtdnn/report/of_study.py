@@ -25,6 +25,7 @@ from mtdnn.report.study_view import (
     representatives,
     which_runs,
 )
+from mtdnn.report.together import together_of_study
 
 
 def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> Document:
@@ -47,6 +48,7 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     for task in dict.fromkeys(entry.task for entry in view.main) if view.across else ():
         document.add(*task_across(view, task))
     document.add(*tests_against_reference(view), *other_metrics(view), *starting_points(view))
+    document.add(*together_of_study(view.lines, compare=view.compare, repeats=view.repeats))
     document.add(*unknown_scales_note(view.of_unknown_scale))
     runs = representatives(view)
     document.add(*loss_section(by_label(runs)))

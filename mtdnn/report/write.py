@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtdnn.errors import DataError, fault, keywords_checked
@@ -11,6 +12,7 @@ from mtdnn.report.agreement import read_annotators
 from mtdnn.report.document import Document, Picture, standing_alone, to_html, to_markdown
 from mtdnn.report.of_run import run_document
 from mtdnn.report.of_study import study_document
+from mtdnn.report.together import together_of_runs
 
 PICTURES = "report_pictures"
 
@@ -18,7 +20,13 @@ PICTURES = "report_pictures"
 @keywords_checked()
 @trusting
 def write_report(
-    folder: str | Path, *, annotators: str | Path | None = None, worst: int = 10, trust: bool = False
+    folder: str | Path,
+    *,
+    annotators: str | Path | None = None,
+    worst: int = 10,
+    alone: Sequence[str | Path] = (),
+    together: Sequence[str | Path] = (),
+    trust: bool = False,
 ) -> tuple[Path, Path]:
     """Write the report of a run or of a study into its folder.
 
@@ -27,6 +35,9 @@ def write_report(
         annotators: a file of labels of several annotators, `id<TAB>labels joined by commas`; adds a section by their
             agreement.
         worst: how many rows are shown with their texts among the worst errors.
+        alone: folders of runs that each train one of the run's tasks: adds a table of each task alone, with others,
+            and the difference, paired by seed. A study has this table if it has such runs.
+        together: folders of runs like this one with other seeds, for that table.
         trust: allow dotted paths in the folder's files, which import code; without it, tasks of such a type are left
             out of confusions and errors.
     Returns:
@@ -43,9 +54,13 @@ def write_report(
     folder = Path(folder)
     votes = read_annotators(Path(annotators)) if annotators is not None else {}
     if (folder / "study.json").exists():
+        if alone or together:
+            fix = "Leave --alone and --together out: a study's own runs are compared."
+            raise DataError(fault(str(folder), "", "a study, not a run", fix))
         document = study_document(folder, annotators=votes, worst=worst)
     elif (folder / "run.yml").exists():
-        document = run_document(folder, annotators=votes, worst=worst)
+        runs = together_of_runs([folder, *map(Path, together)], [*map(Path, alone)]) if alone or together else []
+        document = run_document(folder, annotators=votes, worst=worst, together=runs)
     else:
         fix = "Give the folder of a run or of a study."
         raise DataError(fault(str(folder), "", "contains neither run.yml nor study.json", fix))
