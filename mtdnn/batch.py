@@ -17,6 +17,30 @@ IGNORED = -100  # a label that does not count: an unlabelled row, a sub-word wit
 NO_WORD = -1  # in `words`: a token that is not the first sub-word of a word
 
 
+@dataclass(frozen=True, eq=False)
+class SharedInputs:
+    """Sequences that are encoded once for several tasks.
+
+    Attributes:
+        inputs: of all M sequences, as those of a batch.
+        first: [B] long, the first sequence of each row, for tasks that read only these; None where M = B.
+    """
+
+    inputs: dict[str, Tensor]
+    first: Tensor | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """M."""
+        return len(self.inputs["mask"])
+
+    def of_batch(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """[N, T, H]: those of the hidden states [M, T, H] that belong to the sequences of one task's batch."""
+        if self.first is None or len(batch.mask) == len(hidden):
+            return hidden
+        return hidden[self.first.to(hidden.device)]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one task as tensors.
@@ -34,6 +58,8 @@ class Batch:
             `segments` [N, T] where token_type_ids do not separate the texts of a pair; `soft` [B, C], soft labels by
             task type, NaN where a row has none.
         row_values: further values of the rows that stay on the host, B of each (texts to cut answers from, names).
+        shared: the sequences that this batch and those of other tasks on the same rows are taken from; the tasks of an
+            update that have the same object here read the hidden states of one pass of the encoder.
         is_placeholder: the rows belong to another process; this one needs them to take part in a step, and they do not
             count.
     """
@@ -44,6 +70,7 @@ class Batch:
     row_ids: list[str]
     extras: dict[str, Tensor] = field(default_factory=dict)
     row_values: dict[str, list[Any]] = field(default_factory=dict)
+    shared: SharedInputs | None = None
     is_placeholder: bool = False
 
     def __len__(self) -> int:

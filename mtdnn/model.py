@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -126,4 +126,21 @@ class MultiTaskModel(nn.Module):
                 rows = batch if task == batch.task else replace(batch, task=task, labels=None)
                 logits, head = self.task_logits(task, hidden, rows), self.head_of(task)
                 found[task] = self.task_types[task].answer(logits, rows, head=head, hidden=hidden)
+        return found
+
+    def predict_together(self, batches: Sequence[Batch]) -> dict[str, list[dict]]:
+        """Prediction records of several tasks on the same rows, each with its own labels, from one pass of the encoder.
+
+        Args:
+            batches: of each task, as `collate_shared` made them.
+        """
+        if self.has_adapters_by_task or batches[0].shared is None:
+            return {batch.task: self.predict(batch, [batch.task])[batch.task] for batch in batches}
+        shared, device = batches[0].shared, batches[0].inputs["input_ids"].device
+        found: dict[str, list[dict]] = {}
+        with torch.inference_mode():
+            hidden = self.hidden(Batch(batches[0].task, shared.inputs, None, batches[0].row_ids).to(device))
+            for batch in batches:
+                logits = self.task_logits(batch.task, shared.of_batch(hidden, batch), batch)
+                found[batch.task] = self.task_types[batch.task].predict(logits, batch)
         return found

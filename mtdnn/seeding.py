@@ -7,7 +7,7 @@ Every random draw of a run names its stream ("order", "dropout", "noise", …), 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,3 +55,20 @@ def preserved_default_generators() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def default_generator_states() -> list[torch.Tensor]:
+    """The states of PyTorch's default generators, for `restore_default_generators`."""
+    import torch
+
+    states = [torch.get_rng_state()]
+    return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
+
+
+def restore_default_generators(states: Sequence[torch.Tensor]) -> None:
+    """Set PyTorch's default generators to these states."""
+    import torch
+
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(list(states[1:]))

@@ -78,6 +78,11 @@ class Balancer:
         found = f"{cls.name} needs {', '.join(missing)}, not installed"
         return [fault("", "balance", found, "Run: pip install 'mtdnn[balance]'.")]
 
+    @classmethod
+    def needs_apart(cls) -> bool:
+        """Whether it needs the gradient of each task, at the shared weights or at the last layer."""
+        return cls.acts != "before" or cls.needs_norms
+
     @property
     def lr(self) -> float:
         """Peak learning rate of `parameters`."""

@@ -26,6 +26,13 @@ from mtdnn.errors import ConfigError, Fault, Place, fault, home_expanded, keywor
 logger = logging.getLogger(__name__)
 
 
+def _checked_name(name: str, what: str) -> str:
+    """The name; raises ValueError if it cannot name a folder on every system."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"{what} may have only letters, digits, '_' and '-'")
+    return name
+
+
 class Source(Frozen):
     """A Hugging Face data set from which the rows are read, in place of files."""
 
@@ -33,6 +40,18 @@ class Source(Frozen):
     name: str | None = Field(None, description="Configuration of the data set.")
     columns: dict[str, str] = Field({}, description="Our name → theirs, for columns named differently there.")
     splits: dict[str, str] = Field({}, description="Our name → theirs, for splits named differently there.")
+
+
+class SharedRows(Frozen):
+    """Rows that several tasks read, each its own columns of them."""
+
+    file: str = Field(description="Name of the rows, in place of the task's: `<data>/<file>/<split>.jsonl`.")
+    columns: dict[str, str] = Field({}, description="Our name → theirs: `label`, `id`, and names of `inputs`.")
+
+    @field_validator("file")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        return _checked_name(name, "the name of shared rows")
 
 
 class InitHead(Frozen):
@@ -100,6 +119,7 @@ class TaskDef(Frozen):
     head: NamedOrWord = Field(Named(name="pooled"), description="Output layer on top of the encoder, with its options.")
     head_of: str | None = Field(None, description="Task whose head this one uses; this task is then only evaluated.")
     init_head: InitHead | None = Field(None, description="A trained head to start from. Default: a new one.")
+    rows: SharedRows | None = Field(None, description="Rows shared with other tasks. Default: the task's own.")
     source: Source | None = Field(None, description="Hugging Face data set. Default: files under --data.")
     options: dict[str, Any] = Field({}, description="Keys specific to this task type; in YAML next to the others.")
 
@@ -108,9 +128,7 @@ class TaskDef(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            raise ValueError("a task's name may have only letters, digits, '_' and '-'")
-        return name
+        return _checked_name(name, "a task's name")
 
     @field_validator("labels", "inputs", "metrics")
     @classmethod
@@ -146,6 +164,15 @@ class TaskDef(Frozen):
     def trainable(self) -> bool:
         """Whether a run may train on it: it has a train split and its own head."""
         return bool(self.splits.get("train")) and self.head_of is None
+
+    @property
+    def unit(self) -> str:
+        """What is mixed: the rows it shares with other tasks, or the task itself."""
+        return self.name if self.rows is None else self.rows.file
+
+    def their_column(self, column: str) -> str:
+        """The name that a column has in the rows."""
+        return column if self.rows is None else self.rows.columns.get(column, column)
 
     @property
     def regularizer_off(self) -> bool:
@@ -273,7 +300,61 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
             blocks.parts += _partial_block(str(name), block, file, error)
     known = [str(name) for name in value]
     blocks.faults += [line for task in blocks.tasks.values() for line in _head_of_faults(task, blocks.tasks, known)]
+    blocks.faults += _sharing_faults(blocks.tasks)
     return blocks
+
+
+def row_units(tasks: Mapping[str, TaskDef]) -> dict[str, list[str]]:
+    """Unit → names of its tasks: one task with its own rows, or all that share the same rows. In the tasks' order."""
+    units: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        units.setdefault(task.unit, []).append(name)
+    return units
+
+
+def _sharing_faults(tasks: Mapping[str, TaskDef]) -> list[Fault]:
+    """Why tasks cannot share rows, as `rows` demands."""
+    faults = []
+    for unit, names in row_units(tasks).items():
+        sharing = [tasks[name] for name in names if tasks[name].rows is not None]
+        for task in sharing:
+            faults += _unit_faults(task, sharing[0])
+            if unit in tasks and tasks[unit].rows is None:
+                fix = "Give the rows, or that task, another name."
+                faults.append(task.fault("rows", f"'{unit}' is also the name of a task with its own rows", fix))
+    return faults
+
+
+def _unit_faults(task: TaskDef, first: TaskDef) -> list[Fault]:
+    """Why a task cannot share the rows of another one."""
+    faults = []
+    if task.source is not None:
+        faults.append(task.fault("rows", "given together with `source`", "Keep one of them."))
+    if task.columns:
+        faults.append(task.fault("columns", "given together with `rows`", "Give them under `rows.columns`."))
+    if task.cuts:
+        fix = "Cut the file into splits with mtdnn subset, or give the task its own rows."
+        faults.append(task.fault("splits", "parts of a file, of rows that several tasks share", fix))
+    known = ("id", "label", "weight", *task.inputs)
+    for column in (name for name in (task.rows.columns if task.rows is not None else ()) if name not in known):
+        faults.append(task.fault("rows.columns", unknown("column", column, known)))
+    own, other = ([each.their_column(name) for name in ("id", *each.inputs)] for each in (task, first))
+    pairs: list[tuple[str, object, object]] = [("inputs", own, other)]
+    for key in ("max_length", "max_rows", "batch_size"):
+        pairs.append((key, getattr(task, key), getattr(first, key)))
+    pairs.append(("splits", task.splits.get("train"), first.splits.get("train")))
+    for key, mine, its in pairs:
+        if mine != its and task.head_of is None:
+            found = f"{_plain(mine)}, but '{first.name}', which shares its rows, has {_plain(its)}"
+            faults.append(task.fault(key, found, "Give both tasks the same."))
+    return faults
+
+
+def _plain(value: object) -> str:
+    """A value for a message."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(str, value))}]"
+    return "the default" if value is None else str(value)
 
 
 def _head_of_faults(task: TaskDef, tasks: Mapping[str, TaskDef], known: Sequence[str]) -> list[Fault]:

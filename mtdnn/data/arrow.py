@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -98,14 +98,23 @@ class SplitFile:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def take(self, rows: np.ndarray) -> dict[str, Any]:
-        """All columns of the chosen rows, in the given order.
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return list(self._columns)
 
+    def take(self, rows: np.ndarray, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Columns of the chosen rows, in the given order.
+
+        Args:
+            rows: their numbers.
+            names: of the columns; None: all.
         Raises:
             IndexError: there is no such row.
         """
         chunks, places = self._find(rows)
-        return {name: column.take(chunks, places) for name, column in self._columns.items()}
+        chosen = self._columns if names is None else {name: self._columns[name] for name in names}
+        return {name: column.take(chunks, places) for name, column in chosen.items()}
 
     def column(self, name: str) -> Any:
         """One column of all rows, in memory."""

@@ -78,9 +78,9 @@ class Job:
         rows = self.rows.read(part, self.columns)
         column = self.task_type.group_by
         for group in ([row] for row in rows) if column is None else _groups(rows, column):
-            yield self._parsed(group)
+            yield self.parsed(group)
 
-    def _parsed(self, group: list[Row | Fault]) -> Example | Fault:
+    def parsed(self, group: list[Row | Fault]) -> Example | Fault:
         """The example of one row, or of the rows that the task type joins into one."""
         row = group[0]
         if isinstance(row, Fault):
@@ -91,7 +91,7 @@ class Job:
             example = self.task_type.read(values)
         except RowError as error:
             return fault(row.where, error.key, error.found, f"{error.fix} {self._hint(error)}".strip())
-        if example.label is None and self.labels == "required":
+        if example.label is None and self.labels == "required" and self.task.rows is None:
             written = str(row.values.get("label") or "").strip()
             found = f"'{written}' marks a missing label" if written not in UNLABELLED else "none"
             return fault(row.where, "label", f"{found}, in a train split", "Give a label, or remove the row.")
@@ -115,6 +115,14 @@ class Job:
         """The stored columns of some rows."""
         self.task_type.bind(tokenizer.hf)
         return self.task_type.encode(examples, tokenizer.cutting_at(self.task.max_length))
+
+    def label_counts(self, columns: Mapping[str, Any]) -> Counter[Any]:
+        """Counts of the labels of some rows, from their columns; those of parts can be added."""
+        return self.task_type.label_counts(columns["label"])
+
+    def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
+        """Summary of the labels of a split, as plain JSON values, from the counts of all rows."""
+        return self.task_type.label_summary(counts)
 
     def duplicates(self, hashes: set[int]) -> Iterator[Fault]:
         """An error for every row with the id of an earlier row, among rows whose id has one of these hashes."""
@@ -143,10 +151,10 @@ class StoredCounts:
     labels: Counter[Any] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, columns: Mapping[str, Any], task_type: TaskType) -> StoredCounts:
-        """The counts of some rows, from their columns."""
+    def of(cls, columns: Mapping[str, Any], job: Job) -> StoredCounts:
+        """The counts of some rows of a split, from their columns."""
         lengths = Counter(columns["input_ids"].lengths.tolist())
-        return cls(int(np.count_nonzero(columns["truncated"])), lengths, task_type.label_counts(columns["label"]))
+        return cls(int(np.count_nonzero(columns["truncated"])), lengths, job.label_counts(columns))
 
     def add(self, other: StoredCounts) -> None:
         """Add the counts of further rows."""
@@ -212,7 +220,7 @@ def encode_part(job: Job, part: Part, tokenizer: Tokenizer | None) -> EncodedPar
     batch, counts = None, StoredCounts()
     if tokenizer is not None and examples and not faults:
         columns = job.encode(examples, tokenizer)
-        batch, counts = record_batch(columns), StoredCounts.of(columns, job.task_type)
+        batch, counts = record_batch(columns), StoredCounts.of(columns, job)
     return EncodedPart(batch, counts, faults[:MAX_REPORTED_ERRORS], len(faults), hashes)
 
 

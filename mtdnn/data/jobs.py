@@ -10,6 +10,7 @@ from typing import Any
 from mtdnn.config.tasks import PartialBlock, TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, mtdnn_version, read_with, store_format, stored_block
+from mtdnn.data.sharing import SharedJob, separate_jobs, sharing_faults
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.cut import CutRows, FileOrder
 from mtdnn.rows.places import Data, open_split
@@ -31,6 +32,7 @@ KEYS_WITHOUT_TYPE = frozenset(
         "head_of",
         "init_head",
         "source",
+        "rows",
     )
 )
 """Keys of a block that do not depend on the task type."""
@@ -54,7 +56,7 @@ def valid_tasks(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> tuple[dic
             valid[name] = task
             for warning in tokenizer.length_warnings(task):
                 logger.warning("%s", warning)
-    return valid, faults
+    return valid, faults + sharing_faults(valid)
 
 
 def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Fault]:
@@ -177,8 +179,8 @@ def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
         task=job.task.name,
         split=job.split,
         tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
-        block=stored_block(job.task),
+        block=job.block() if isinstance(job, SharedJob) else stored_block(job.task),
         source=source,
-        store_format=store_format(job.task, tokenizer),
+        store_format=max(store_format(each.task, tokenizer) for each in separate_jobs([job])),
         mtdnn_version=mtdnn_version(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mtdnn.batch import IGNORED, Batch
-from mtdnn.data.collate import collate
+from mtdnn.data.collate import collate, collate_shared
 from mtdnn.data.row_stream import shard
 from mtdnn.data.samplers import Sampler, Step
 from mtdnn.data.store import Store
@@ -29,8 +29,9 @@ class TrainLoader:
     """The steps of each epoch; a step is a batch of one task, or of each of several, as a tuple of their parts.
 
     Args:
-        stores: training rows of each task of the sampler.
+        stores: training rows of each task; those of tasks that share rows have the same rows.
         task_types: each task with its type.
+        units: unit of the sampler → its tasks, several where they share rows; None: each task is one.
         sampler: the order of tasks and rows.
         pad_token_id: the padding of `input_ids`.
         seed: the run's seed, for random draws of task types.
@@ -51,10 +52,12 @@ class TrainLoader:
         rank: int = 0,
         num_processes: int = 1,
         prefetch: int = 0,
+        units: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.stores, self.task_types, self.sampler = stores, task_types, sampler
         self.pad_token_id, self.seed, self.accumulate, self.prefetch = pad_token_id, seed, accumulate, prefetch
         self.rank, self.num_processes = rank, num_processes
+        self.units = units or {task: [task] for task in stores}
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, counted from 0, for `len()` and iteration."""
@@ -75,25 +78,41 @@ class TrainLoader:
         )
         return ahead(steps, self.prefetch) if self.prefetch else steps
 
-    def _parts(self, step: Step, seed: int) -> tuple[Batch, ...]:
-        """This process's rows of one task of a step, in nearly equal parts, the same number on every process.
+    def _parts(self, step: Step, seed: int) -> Iterator[Batch]:
+        """This process's rows of one unit of a step, in nearly equal parts, the same number on every process, task
+        after task.
 
         All processes have to take part in every reduction of gradients, and some regularizers need one per part. If a
         process has no row for a part, it gets the step's first row without its label, which counts in no mean.
         """
+        tasks = self._labelled(step)
         own = shard(step.rows, rank=self.rank, num_processes=self.num_processes)
         most = -(-len(step.rows) // self.num_processes)
-        return tuple(
-            self._batch(step.task, rows, seed) if len(rows) else self._placeholder(step, seed)
+        parts = [
+            self._batches(tasks, rows, seed) if len(rows) else self._placeholders(tasks, step, seed)
             for rows in np.array_split(own, min(self.accumulate, most))
-        )
+        ]
+        for of_task in zip(*parts, strict=True):
+            yield from of_task
 
-    def _batch(self, task: str, rows: np.ndarray, seed: int) -> Batch:
-        store, task_type = self.stores[task], self.task_types[task]
-        return collate(store.take(rows), task_type, pad_token_id=self.pad_token_id, seed=seed)
+    def _labelled(self, step: Step) -> list[str]:
+        """The tasks of a unit that any row of the step has a label for, on any process."""
+        tasks = self.units[step.task]
+        if len(tasks) == 1:
+            return list(tasks)
+        return [task for task in tasks if self.stores[task].labelled[step.rows].any()]
 
-    def _placeholder(self, step: Step, seed: int) -> Batch:
-        return replace(without_labels(self._batch(step.task, step.rows[:1], seed)), is_placeholder=True)
+    def _batches(self, tasks: Sequence[str], rows: np.ndarray, seed: int) -> list[Batch]:
+        if len(tasks) == 1:
+            columns, task_type = self.stores[tasks[0]].take(rows), self.task_types[tasks[0]]
+            return [collate(columns, task_type, pad_token_id=self.pad_token_id, seed=seed)]
+        records = {task: self.stores[task].take(rows) for task in tasks}
+        types = [self.task_types[task] for task in tasks]
+        return collate_shared(records, types, pad_token_id=self.pad_token_id, seed=seed)
+
+    def _placeholders(self, tasks: Sequence[str], step: Step, seed: int) -> list[Batch]:
+        batches = self._batches(tasks, step.rows[:1], seed)
+        return [replace(without_labels(each), is_placeholder=True) for each in batches]
 
 
 def without_labels(batch: Batch) -> Batch:
@@ -144,9 +163,39 @@ class EvalLoader:
             yield rows, collate(self.store.take(rows), self.task_type, pad_token_id=self.pad_token_id)
 
     def _starts(self) -> range:
-        """Number of the first row of each batch, in the order of length."""
-        rank, count = (0, 1) if self.processes is None else (self.processes.rank, self.processes.count)
-        return range(rank * self.batch_size, len(self.store), count * self.batch_size)
+        return _starts_of(len(self.store), self.batch_size, self.processes)
+
+
+def _starts_of(num_rows: int, batch_size: int, processes: Processes | None) -> range:
+    """Number of the first row of each batch of this process, in the order of length."""
+    rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
+    return range(rank * batch_size, num_rows, count * batch_size)
+
+
+@dataclass(frozen=True)
+class SharedEvalLoader:
+    """All rows that several tasks share once, as `EvalLoader`; yields (row numbers, a batch for each task)."""
+
+    stores: Mapping[str, EncodedRows]
+    task_types: Mapping[str, TaskType]
+    batch_size: int
+    pad_token_id: int
+    processes: Processes | None = None
+
+    def __len__(self) -> int:
+        return len(_starts_of(len(self._first), self.batch_size, self.processes))
+
+    @property
+    def _first(self) -> EncodedRows:
+        return next(iter(self.stores.values()))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, list[Batch]]]:
+        order = np.argsort(-self._first.lengths, kind="stable")
+        types = [self.task_types[task] for task in self.stores]
+        for start in _starts_of(len(order), self.batch_size, self.processes):
+            rows = order[start : start + self.batch_size]
+            records = {task: store.take(rows) for task, store in self.stores.items()}
+            yield rows, collate_shared(records, types, pad_token_id=self.pad_token_id)
 
 
 _END = object()

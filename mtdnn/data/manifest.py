@@ -70,9 +70,9 @@ class Manifest:
         if self.tokenizer["sha256"] != wanted.tokenizer["sha256"]:
             theirs, ours = self.tokenizer["encoder"], wanted.tokenizer["encoder"]
             found.append(f"it was made with the tokenizer of {theirs}, which is not that of {ours}")
-        for key in STORED_KEYS:
-            if self.block[key] != wanted.block[key]:
-                found.append(f"its {key} was {_shown(self.block[key])}, now {_shown(wanted.block[key])}")
+        for key in (*STORED_KEYS, "rows"):
+            if self.block.get(key) != wanted.block.get(key):
+                found.append(f"its {key} was {_shown(self.block.get(key))}, now {_shown(wanted.block.get(key))}")
         for key in READ_WITH:
             if self.source.get(key) != wanted.source.get(key):
                 found.append(f"its {key} was {_shown(self.source.get(key))}, now {_shown(wanted.source.get(key))}")
@@ -99,6 +99,11 @@ class Manifest:
 
 
 _digest = read_once(file_sha256)
+
+
+def shared_folder(file: str) -> str:
+    """Name of the folder of rows that several tasks share; no task can have it, as it has a dot."""
+    return f"shared.{file}"
 
 
 def store_format(task: TaskDef, tokenizer: Tokenizer) -> int:
@@ -144,6 +149,8 @@ def stored_block(task: TaskDef) -> dict[str, Any]:
     block = task.model_dump(mode="json", include=set(STORED_KEYS))
     unstored = TASK_TYPES.get(task.task_type).unstored
     block["options"] = {key: value for key, value in block["options"].items() if key not in unstored}
+    if task.rows is not None:
+        block["rows"] = task.rows.model_dump(mode="json")
     values = json.loads(json.dumps(block, sort_keys=True))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {**values, "sha256": digest}

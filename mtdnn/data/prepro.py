@@ -18,6 +18,7 @@ from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
 from mtdnn.data.jobs import part_faults, readable_jobs, valid_tasks, wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
+from mtdnn.data.sharing import SharedJob, joined_jobs, separate_jobs
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
     STAGING,
@@ -28,6 +29,7 @@ from mtdnn.data.staging import (
     partial_folder,
     promote,
     split_folder,
+    write_members,
 )
 from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
 from mtdnn.files import file_sha256, flush_folder, sole_writer
@@ -88,18 +90,20 @@ def prepare(
     if blocks.faults:  # `only` may name a block that could not be read
         chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
     else:
-        chosen = chosen_tasks(blocks.tasks, only, key="only")
+        chosen = with_sharing(chosen_tasks(blocks.tasks, only, key="only"), blocks.tasks)
     known_faults = [
         *blocks.faults,
         *part_faults(each for each in blocks.parts if only is None or each.task.name in only),
     ]
     out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
     valid, of_blocks = valid_tasks(chosen, tokenizer)
-    jobs, missing = readable_jobs(valid, data)
+    separate, missing = readable_jobs(valid, data)
+    jobs = joined_jobs(separate)
     if known_faults or of_blocks or missing:
         faults = [*known_faults, *of_blocks, *missing, *row_faults(jobs, num_workers=num_workers, progress=progress)]
         raise (ConfigError if known_faults or of_blocks else DataError)(faults)
-    occupied = [line for job in jobs for line in foreign_content(split_folder(out, job))]
+    folders = dict.fromkeys(split_folder(out, job) for job in (*jobs, *separate))
+    occupied = [line for folder in folders for line in foreign_content(folder)]
     if occupied:
         raise DataError(occupied)
     with sole_writer(out, command="mtdnn prepro"), full_disk_reported(out):
@@ -112,10 +116,22 @@ def prepare(
         if not faults:
             for job in jobs:
                 promote(out, job)
+                write_members(out, job, tokenizer)
         shutil.rmtree(out / STAGING, ignore_errors=True)
     if faults:
         raise DataError(faults)
     return _made(out, jobs, new={job.key for job in due})
+
+
+def with_sharing(chosen: Mapping[str, TaskDef], tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
+    """The chosen tasks and those that share rows with them, whose columns are stored in the same file.
+
+    Args:
+        chosen: name → definition.
+        tasks: all definitions.
+    """
+    units = {task.unit for task in chosen.values() if task.rows is not None}
+    return {name: task for name, task in tasks.items() if name in chosen or (task.rows and task.unit in units)}
 
 
 def prepare_rows(
@@ -142,6 +158,18 @@ def prepare_rows(
     present = rows.names() if task.columns else ()
     renamed = {ours: name for ours, name in task.columns.items() if ours not in OPTIONAL or name in present}
     job = Job(task.model_copy(update={"columns": renamed}), folder.name, rows, labels)
+    return prepare_job(job, tokenizer, folder, num_workers=num_workers)
+
+
+def prepare_job(job: Job, tokenizer: Tokenizer, folder: Path, *, num_workers: int = 1) -> Manifest:
+    """Prepare a split in `folder`, which is created here.
+
+    Args:
+        job: the split; its name is the folder's.
+        tokenizer, folder, num_workers: as for `prepare_rows`.
+    Raises:
+        DataError: rows are invalid; reports every error, and nothing is written.
+    """
     faults = job.rows.faults(job.columns)
     if faults:
         raise DataError(faults)
@@ -167,11 +195,12 @@ def _tokenizer_of(encoder: str | Path, known_faults: Sequence[Fault]) -> Tokeniz
 
 def _made(out: Path, jobs: list[Job], *, new: set[tuple[str, str]]) -> dict[str, dict[str, Manifest]]:
     made: dict[str, dict[str, Manifest]] = {}
-    for job in jobs:
+    renewed = {member.key for job in jobs if job.key in new for member in separate_jobs([job])}
+    for job in separate_jobs(jobs):
         manifest = read_manifest(split_folder(out, job))
         if manifest is not None:
             made.setdefault(job.task.name, {})[job.split] = manifest
-            unchanged = "" if job.key in new else " (unchanged)"
+            unchanged = "" if job.key in renewed else " (unchanged)"
             logger.info("%s/%s: %s%s", job.task.name, job.split, manifest_line(manifest), unchanged)
     return made
 
@@ -265,7 +294,11 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fa
         split.abandon()
         return faults
     split.writer.close(wanted.source["sha256"])
-    described(wanted, split.counts, job, split.writer.folder).write(split.writer.folder)
+    manifest = described(wanted, split.counts, job, split.writer.folder)
+    if isinstance(job, SharedJob) and (faults := job.unlabelled_faults(manifest)):
+        split.abandon()
+        return faults
+    manifest.write(split.writer.folder)
     flush_folder(split.writer.folder)
     split.writer.folder.rename(split_folder(staging, job))
     return []
@@ -286,6 +319,6 @@ def described(wanted: Manifest, counts: StoredCounts, job: Job, folder: Path) ->
         bytes=(folder / DATA_FILE).stat().st_size,
         sha256=file_sha256(folder / DATA_FILE),
         truncated_rows=counts.truncated,
-        labels=job.task_type.label_summary(counts.labels),
+        labels=job.label_summary(counts.labels),
         lengths=length_summary(counts.lengths),
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, read_manifest
+from mtdnn.data.sharing import SharedJob
 from mtdnn.errors import DataError, Fault, fault, is_full_disk
 from mtdnn.files import flush
+from mtdnn.tokens.tokenizer import Tokenizer
 
 STAGING = ".staging"
 
@@ -79,6 +81,28 @@ def promote(out: Path, job: Job) -> None:
     staged.rename(place)
     flush(place.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_members(out: Path, job: Job, tokenizer: Tokenizer) -> None:
+    """Write the manifest of each task that shares the rows of a prepared split; does nothing for other splits.
+
+    Args:
+        out: folder of the prepared rows.
+        job: the split.
+        tokenizer: of the run's encoder.
+    """
+    stored = read_manifest(split_folder(out, job))
+    if not isinstance(job, SharedJob) or stored is None:
+        return
+    for member in job.members:
+        manifest = job.manifest_of(member, stored, tokenizer)
+        if read_manifest(split_folder(out, member)) == manifest:
+            continue
+        staged = split_folder(out / STAGING, member)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        manifest.write(staged)
+        promote(out, member)
 
 
 def partial_folder(staging: Path, job: Job) -> Path:

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitFile
-from mtdnn.data.manifest import Manifest, read_manifest, read_with, store_format, stored_block
+from mtdnn.data.manifest import Manifest, read_manifest, read_with, shared_folder, store_format, stored_block
+from mtdnn.data.sharing import LABELLED, TaskColumns
 from mtdnn.errors import DataError, Fault, fault
 from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ class Store:
         added: further columns in memory, each [rows of this store, …].
     """
 
-    files: tuple[SplitFile, ...]
+    files: tuple[SplitFile | TaskColumns, ...]
     manifests: tuple[Manifest, ...]
     chosen: np.ndarray | None = None
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -62,6 +63,17 @@ class Store:
         rows = np.arange(sum(map(len, self.files))) if self.chosen is None else self.chosen
         return _joined(parts, rows)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several tasks share the rows."""
+        return all(isinstance(file, TaskColumns) for file in self.files)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """[rows] bool, True = has a label; for rows that several tasks share."""
+        known = np.concatenate([file.column(LABELLED) for file in self.files])
+        return known if self.chosen is None else known[self.chosen]
+
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """The columns of the rows with these numbers, in the given order.
 
@@ -77,6 +89,11 @@ class Store:
         """A store of these rows only."""
         added = {name: values[rows] for name, values in self.added.items()}
         return Store(self.files, self.manifests, rows if self.chosen is None else self.chosen[rows], added)
+
+    def of_task(self, task: str) -> Store:
+        """The same rows with the columns of one of the tasks that share them."""
+        files = tuple(TaskColumns(file, task) for file in self.files if isinstance(file, SplitFile))
+        return replace(self, files=files)
 
     def with_column(self, name: str, values: np.ndarray) -> Store:
         """A store with the same rows and a further column, [rows, …]."""
@@ -134,6 +151,19 @@ def open_store(
     return Store(tuple(files), tuple(manifests))
 
 
+def same_rows(stores: Mapping[tuple[str, str], Store]) -> list[dict[tuple[str, str], Store]]:
+    """The splits in groups that have the same rows: one split, or that of all tasks that share it.
+
+    Args:
+        stores: (task, split) → its rows.
+    """
+    groups: dict[tuple[str, str], dict[tuple[str, str], Store]] = {}
+    for (task, split), store in stores.items():
+        unit = shared_folder(store.manifest.block["rows"]["file"]) if store.is_shared else task
+        groups.setdefault((unit, split), {})[task, split] = store
+    return list(groups.values())
+
+
 def open_prepared(folder: Path) -> Store:
     """The rows of the split in one folder, without a check of task and tokenizer.
 
@@ -146,7 +176,9 @@ def open_prepared(folder: Path) -> Store:
     return Store((_opened(folder, manifest, "Run mtdnn prepro again."),), (manifest,))
 
 
-def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer | None) -> tuple[Manifest, SplitFile]:
+def _open_split(
+    prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer | None
+) -> tuple[Manifest, SplitFile | TaskColumns]:
     folder = prepared / task.name / split
     manifest = read_manifest(folder)
     fix = prepro_command(prepared, task, tokenizer, manifest)
@@ -164,7 +196,10 @@ def _open_split(prepared: Path, task: TaskDef, split: str, tokenizer: Tokenizer 
     different = manifest.differences(wanted)
     if different:
         raise DataError(fault(str(folder), "", f"the prepared rows do not match: {'; '.join(different)}", fix))
-    return manifest, _opened(folder, manifest, fix)
+    shared = manifest.block.get("rows")
+    if shared is None:
+        return manifest, _opened(folder, manifest, fix)
+    return manifest, TaskColumns(_opened(prepared / shared_folder(shared["file"]) / split, manifest, fix), task.name)
 
 
 def _opened(folder: Path, manifest: Manifest, fix: str) -> SplitFile:

@@ -20,6 +20,7 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import has_token_types, position_ids
 from mtdnn.networks.modes import evaluation_mode
+from mtdnn.regularizers.shared_pass import SharedPass
 from mtdnn.seeding import derive_seed, preserved_default_generators, seed_default_generators, torch_generator
 
 DropoutMode = Annotated[Literal["same", "independent", "off"], BeforeValidator(lambda mode: mode or "off")]
@@ -48,6 +49,7 @@ class ForwardPass:
         seed, step, part, rank: dropout masks and noise are functions of these (and of row ids) alone.
         precision: run = that of `autocast`; float32 = every pass in full float32.
         autocast: context of the run's passes.
+        shared: a pass of the encoder that the clean pass takes its hidden states from, with other tasks; None: its own.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class ForwardPass:
         rank: int = 0,
         precision: Precision = "run",
         autocast: Autocast = nullcontext,
+        shared: SharedPass | None = None,
     ) -> None:
+        self._shared = shared if precision == "run" else None
         self.model, self.batch, self.precision = model, batch, precision
         self._seed, self._step, self._part, self._rank = seed, step, part, rank
         self._autocast = autocast
@@ -101,6 +105,9 @@ class ForwardPass:
     @cached_property
     def logits(self) -> Tensor:
         """Logits of the clean pass, with gradient."""
+        if self._shared is not None:
+            with self._in_precision(self.precision):
+                return self.model.task_logits(self.batch.task, self._shared.hidden(self.batch), self.batch)
         seed_default_generators(*self._dropout_stream)
         with self._in_precision(self.precision):
             logits: Tensor = self.model(self.batch, self.embeddings)
@@ -198,7 +205,7 @@ class ForwardPass:
 
     @property
     def _dropout_stream(self) -> tuple[int, str, int, int, int]:
-        return self._seed, "dropout", self._step, self._part, self._rank
+        return dropout_stream(self._seed, step=self._step, part=self._part, rank=self._rank)
 
     @contextmanager
     def _dropout(self, dropout: DropoutMode) -> Iterator[None]:
@@ -228,6 +235,16 @@ class ForwardPass:
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def dropout_stream(seed: int, *, step: int, part: int = 0, rank: int = 0) -> tuple[int, str, int, int, int]:
+    """The seed names of the dropout masks of a part of a step.
+
+    Args:
+        seed: of the run.
+        step, part, rank: as for `ForwardPass`.
+    """
+    return seed, "dropout", step, part, rank
 
 
 def _draw(like: Tensor, generator: torch.Generator, uniform: bool) -> Tensor:

@@ -41,10 +41,10 @@ def rows_in_memory(task: TaskDef, split: str, rows: Mapping[str, Any]) -> RowSou
     Raises:
         DataError: the task or split is missing, or its value is not a table.
     """
-    if task.name not in rows:
-        found = f"no rows for task '{task.name}'; there are: {', '.join(map(str, rows)) or 'none'}"
-        raise DataError(fault("rows", "", found, did_you_mean(task.name, map(str, rows)).strip()))
-    splits, place = rows[task.name], f"rows['{task.name}']"
+    if task.unit not in rows:
+        found = f"no rows for task '{task.unit}'; there are: {', '.join(map(str, rows)) or 'none'}"
+        raise DataError(fault("rows", "", found, did_you_mean(task.unit, map(str, rows)).strip()))
+    splits, place = rows[task.unit], f"rows['{task.unit}']"
     if not isinstance(splits, Mapping):
         found = f"a {type(splits).__name__}; expected a mapping of splits"
         raise DataError(fault(place, "", found, "Give {'train': …, 'dev': …}."))

@@ -9,6 +9,7 @@ from typing import Any
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, fault, unknown
 from mtdnn.rows.memory import rows_in_memory
+from mtdnn.rows.shared import RenamedRows
 from mtdnn.rows.source import Row, RowColumns, RowSource, unreadable_fault
 from mtdnn.rows.tables import ParquetRows, hub_rows
 from mtdnn.rows.text import CsvRows, JsonlRows, PlainRows, TsvRows
@@ -52,15 +53,26 @@ def open_split(task: TaskDef, split: str, data: Data) -> RowSource:
     Raises:
         DataError: the rows are not found.
     """
-    if isinstance(data, Mapping) and (task.name in data or task.source is None):
-        return rows_in_memory(task, split, data)
+    if isinstance(data, Mapping) and (task.unit in data or task.source is None):
+        return as_task_sees(task, rows_in_memory(task, split, data))
     if task.source is not None:
         return hub_rows(task.source, split, where=task.where("source"))
     if data is None or isinstance(data, Mapping):
         raise DataError(
             task.fault("source", "no rows: no data folder was given and the task has no source", "Give --data.")
         )
-    return rows_of(find_split(data, task.name, split))
+    rows = rows_of(find_split(data, task.unit, split))
+    if task.rows is not None and not rows.has_names:
+        found = f"'{task.name}' shares these rows and names its columns, but this format has no names"
+        raise DataError(fault(rows.place, "", found, "Give .jsonl, .csv or .parquet."))
+    return as_task_sees(task, rows)
+
+
+def as_task_sees(task: TaskDef, rows: RowSource) -> RowSource:
+    """The rows under the task's names of columns, if it shares rows; else as they are."""
+    if task.rows is None:
+        return rows
+    return RenamedRows(rows, task.rows.columns)
 
 
 def find_split(data: str | Path, task: str, split: str) -> Path:

@@ -53,11 +53,13 @@ class RowColumns:
         names: names of the columns; in a file without a header also their order.
         repeats_last: the last column may be repeated, or contain a list; its value is always a list.
         renamed: our column → its name in formats with named columns, where that differs.
+        optional: those that may be missing in a format with named columns.
     """
 
     names: tuple[str, ...]
     repeats_last: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = OPTIONAL
 
     def theirs(self, name: str) -> str:
         """The name of one of our columns in a format with named columns."""
@@ -66,7 +68,7 @@ class RowColumns:
     @property
     def needed(self) -> list[str]:
         """The columns, by their names there, that a format with named columns must have."""
-        return [self.theirs(name) for name in self.names if name not in OPTIONAL or name in self.renamed]
+        return [self.theirs(name) for name in self.names if name not in self.optional or name in self.renamed]
 
 
 class RowSource(ABC):

@@ -16,7 +16,6 @@ from mtdnn.files import file_sha256
 from mtdnn.rows.arrow_values import expanded_size, largest_dictionary, text_size, texts_in_lists, values_of
 from mtdnn.rows.source import (
     MAX_ROW_BYTES,
-    OPTIONAL,
     PART_BYTES,
     RENAME_COLUMN,
     Part,
@@ -226,7 +225,7 @@ class HubRows(RowSource):
     def faults(self, columns: RowColumns) -> list[Fault]:
         theirs = self._theirs(columns)
         renamed = {*self.renamed, *columns.renamed}
-        asked = [name for ours, name in theirs.items() if ours in renamed or ours not in OPTIONAL]
+        asked = [name for ours, name in theirs.items() if ours in renamed or ours not in columns.optional]
         missing = missing_columns(asked, self.dataset.column_names)
         return super().faults(columns) + ([fault(self.place, "", missing, self.column_fix)] if missing else [])
 

@@ -11,20 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mtdnn.config.options import named_faults
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef
+from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.samplers import SAMPLERS, Sampler
+from mtdnn.data.sharing import labelled_rows
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, Fault, fault
 from mtdnn.files import file_stamp
 from mtdnn.rows.subset import chosen_rows, size_fault, subset_size
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def run_sampler(
         config: its `subset`, `mixing`, `tasks_per_step`, `batch_size`, `max_tokens`, `group_by_length`, `seed`,
             `epochs`, `max_steps`.
         tasks: the tasks it trains on.
-        available: task → number of train rows.
-        lengths: task → [rows trained on], tokens of each; needed for `max_tokens`, and to group by length.
+        available: unit (see `row_units`) → number of train rows; of tasks that share rows, those with any label.
+        lengths: unit → [rows trained on], tokens of each; needed for `max_tokens`, and to group by length.
     Raises:
         ConfigError: a subset with no row or more rows than there are; options the mixing does not have; a row longer
             than `max_tokens`.
@@ -103,9 +102,10 @@ def run_sampler(
         raise ConfigError(faults)
     if faults := named_faults(SAMPLERS, config.mixing, "mixing"):
         raise ConfigError(faults)
+    units = {unit: tasks[names[0]] for unit, names in row_units(tasks).items()}
     return SAMPLERS.get(config.mixing.name)(
-        {name: training_rows(config, task, available[name]) for name, task in tasks.items()},
-        {name: task.batch_size or config.batch_size for name, task in tasks.items()},
+        {unit: training_rows(config, task, available[unit]) for unit, task in units.items()},
+        {unit: task.batch_size or config.batch_size for unit, task in units.items()},
         seed=config.seed,
         num_epochs=config.epochs,
         max_steps=config.max_steps,
@@ -145,8 +145,6 @@ def rows_trained_on(config: RunConfig, task: TaskDef, ids: Sequence[str]) -> np.
         task: its `max_rows`.
         ids: of the task's train rows.
     """
-    import numpy as np
-
     rows = np.arange(len(ids))
     if task.max_rows is not None and task.max_rows < len(ids):
         rows = chosen_rows(ids, task.max_rows, seed=0)
@@ -175,11 +173,12 @@ def subset_faults(config: RunConfig, tasks: Mapping[str, TaskDef], available: Ma
     Args:
         config: its `subset`.
         tasks: the tasks it trains on.
-        available: task → train rows there are; other tasks are skipped.
+        available: unit → train rows there are; tasks of other units are skipped.
     """
     found = []
-    for name in (name for name in config.subset if name in tasks and available.get(name)):
-        part, kept = config.subset[name], min(available[name], tasks[name].max_rows or available[name])
+    for name in (name for name in config.subset if name in tasks and available.get(tasks[name].unit)):
+        rows = available[tasks[name].unit]
+        part, kept = config.subset[name], min(rows, tasks[name].max_rows or rows)
         wrong = size_fault(kept, rows=part.rows, fraction=part.fraction)
         if wrong is not None:
             found.append(replace(wrong, key=f"subset.{name}.{wrong.key}"))
@@ -193,43 +192,45 @@ def prepared_sampler(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Sampler
         ConfigError: see `run_sampler`.
         DataError: a task's train rows are not prepared.
     """
-    available = {name: prepared_rows(config, task) for name, task in tasks.items()}
+    units = {unit: [tasks[name] for name in names] for unit, names in row_units(tasks).items()}
+    available = {unit: prepared_rows(config, *each) for unit, each in units.items()}
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
     by_tokens = config.max_tokens is not None
-    lengths = {name: prepared_lengths(config, task) for name, task in tasks.items()} if by_tokens else None
+    lengths = {unit: prepared_lengths(config, *each) for unit, each in units.items()} if by_tokens else None
     return run_sampler(config, tasks, available, lengths)
 
 
-def prepared_rows(config: RunConfig, task: TaskDef) -> int:
-    """Number of train rows of a task in the run's prepared data, from the manifests.
+def prepared_rows(config: RunConfig, *tasks: TaskDef) -> int:
+    """Number of train rows of a task in the run's prepared data, from the manifests; of several tasks that share rows,
+    those with a label for any of them.
 
     Raises:
         DataError: a split is not prepared.
     """
     total = 0
-    for split in task.splits.get("train", ()):
-        folder = Path(config.data) / task.name / split
+    for split in tasks[0].splits.get("train", ()):
+        folder = Path(config.data) / tasks[0].name / split
         manifest = read_manifest(folder)
         if manifest is None:
             fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
             raise DataError(fault(str(folder), "", "is not prepared", fix))
-        total += manifest.rows
+        together = manifest.labels.get("together")
+        total += manifest.rows if together is None else labelled_rows(together, [task.name for task in tasks])
     return total
 
 
-def prepared_lengths(config: RunConfig, task: TaskDef) -> np.ndarray:
-    """[rows], tokens of each row of a task that a run trains on, in its prepared data.
+def prepared_lengths(config: RunConfig, *tasks: TaskDef) -> np.ndarray:
+    """[rows], tokens of each row of a task, or of several that share rows, that a run trains on, in its prepared data.
 
     Raises:
         DataError: a split is not prepared, damaged, or made for another task block.
     """
-    prepared_rows(config, task)
-    folders = (Path(config.data) / task.name / split for split in task.splits["train"])
+    prepared_rows(config, *tasks)
+    folders = (Path(config.data) / task.name / split for task in tasks for split in task.splits["train"])
     stamps = tuple(file_stamp(folder / "manifest.json") for folder in folders)
-    return _lengths_once(
-        _Part(config, task, (config.data, task.model_dump_json(), config.subset.get(task.name), stamps))
-    )
+    blocks = tuple(task.model_dump_json() for task in tasks)
+    return _lengths_once(_Part(config, tasks, (config.data, blocks, config.subset.get(tasks[0].name), stamps)))
 
 
 @dataclass(frozen=True)
@@ -237,12 +238,27 @@ class _Part:
     """The rows that a run trains on, identified by `key`."""
 
     config: RunConfig = field(compare=False)
-    task: TaskDef = field(compare=False)
+    tasks: tuple[TaskDef, ...] = field(compare=False)
     key: tuple[object, ...]
 
 
 @lru_cache(maxsize=64)
 def _lengths_once(part: _Part) -> np.ndarray:
     """Lengths of a part, read once for all cells of a study; do not modify them."""
-    store = open_store(part.config.data, part.task, part.task.splits["train"])
-    return train_part(store, part.config, part.task).lengths
+    whole = {task.name: open_store(part.config.data, task, task.splits["train"]) for task in part.tasks}
+    first = with_labels(whole)[part.tasks[0].name]
+    return train_part(first, part.config, part.tasks[0]).lengths
+
+
+def with_labels(stores: Mapping[str, Store]) -> dict[str, Store]:
+    """Task → its store; of tasks that share rows, with only the rows that have a label for any of them.
+
+    Args:
+        stores: task → all its train rows, of tasks of one unit.
+    """
+    if not all(store.is_shared for store in stores.values()):
+        return dict(stores)
+    known = np.logical_or.reduce([store.labelled for store in stores.values()])
+    return (
+        dict(stores) if known.all() else {task: store.select(np.flatnonzero(known)) for task, store in stores.items()}
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mtdnn.balancing.base import BALANCERS
 from mtdnn.config.options import Named, named_faults
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef, load_task_defs
+from mtdnn.config.tasks import TaskDef, load_task_defs, row_units
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 
@@ -92,7 +92,10 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
     faults += also_evaluate_faults(config, known, trained=names, unread=unread)
-    return faults + balance_faults(config, [*names, *(name for name in unread if name not in names)])
+    units = row_units({name: known[name] for name in names if name in known})
+    alone = [name for name in (*names, *unread) if name not in known]
+    faults += [each for own in units.values() for each in _subset_faults(config, own)]
+    return faults + balance_faults(config, [*units.values(), *([name] for name in dict.fromkeys(alone))])
 
 
 def also_evaluate_faults(
@@ -123,20 +126,31 @@ def also_evaluate_faults(
     return faults
 
 
-def balance_faults(config: RunConfig, tasks: Sequence[str]) -> list[Fault]:
+def _subset_faults(config: RunConfig, tasks: Sequence[str]) -> list[Fault]:
+    """Errors if a run trains tasks that share rows on different parts of them."""
+    parts = [config.subset.get(name) for name in tasks]
+    if all(part == parts[0] for part in parts):
+        return []
+    found = f"{', '.join(tasks)} share rows, but have different subsets of them"
+    return [fault("", "subset", found, "Give each of these tasks the same.")]
+
+
+def balance_faults(config: RunConfig, units: Sequence[Sequence[str]]) -> list[Fault]:
     """What is wrong with `balance`, `tasks_per_step`, `log_conflicts` and `log_affinity`.
 
     Args:
         config: the run.
-        tasks: names of the tasks trained on.
+        units: names of the tasks trained on, those that share rows together.
     """
     if faults := named_faults(BALANCERS, config.balance, "balance"):
         return faults
-    kind, several = BALANCERS.get(config.balance.name), config.tasks_per_step != 1
-    faults = kind.faults(config.balance.options, tasks)
-    if isinstance(config.tasks_per_step, int) and config.tasks_per_step > len(tasks) > 0:
-        found = f"{config.tasks_per_step} tasks, but the run has {len(tasks)}"
-        faults.append(fault("", "tasks_per_step", found, f"Give 1 to {len(tasks)}, or all."))
+    kind, several = BALANCERS.get(config.balance.name), config.tasks_per_step != 1 or any(len(u) > 1 for u in units)
+    faults = kind.faults(config.balance.options, [name for unit in units for name in unit])
+    if isinstance(config.tasks_per_step, int) and config.tasks_per_step > len(units) > 0:
+        found = f"{config.tasks_per_step} tasks, but the run has {len(units)}"
+        if any(len(unit) > 1 for unit in units):
+            found = f"{found}, counting tasks that share rows as one"
+        faults.append(fault("", "tasks_per_step", found, f"Give 1 to {len(units)}, or all."))
     fix = "Set tasks_per_step to 2 or more, or to all."
     if kind.needs_several and not several:
         found = f"{kind.name} compares the tasks of a step, but tasks_per_step is 1"

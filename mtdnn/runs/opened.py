@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -16,10 +16,12 @@ from accelerate import Accelerator
 
 from mtdnn.batch import Batch
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef
-from mtdnn.data.loaders import EvalLoader
-from mtdnn.data.prepro import prepare_rows
-from mtdnn.data.store import Store, open_prepared, open_store
+from mtdnn.config.tasks import SharedRows, TaskDef
+from mtdnn.data.encode import Job
+from mtdnn.data.loaders import EvalLoader, SharedEvalLoader
+from mtdnn.data.prepro import prepare_job, prepare_rows
+from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
+from mtdnn.data.store import Store, open_prepared, open_store, same_rows
 from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
 from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, measured, metric_of
@@ -27,9 +29,9 @@ from mtdnn.metrics.records import placed_at, write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.registry import is_trusted, trusted, trusting
-from mtdnn.rows.example import RowError
+from mtdnn.rows.example import Example, RowError
 from mtdnn.rows.memory import is_table, table_rows
-from mtdnn.rows.places import rows_of
+from mtdnn.rows.places import as_task_sees, rows_of
 from mtdnn.rows.source import RowSource
 from mtdnn.runs.encoders import refuse_other_poolings, stored_encoder
 from mtdnn.runs.folder import RunFolder
@@ -44,6 +46,9 @@ from mtdnn.training.evaluation import Results, predict_rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+SEEN_AS = ("inputs", "rows", "columns")
+"""Keys of a definition that say how its rows are read; for rows of another task they are that task's."""
 
 POOLINGS = ("mean", "first")
 
@@ -109,15 +114,19 @@ class Run:
             found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
             raise DataError(fault(place, key, found, "Give --data the folder that mtdnn prepro wrote."))
         results: Results = {}
-        for name, each in self._splits(names, split, prepared):
-            store = open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
-            records = self._records(store, [name])[name]
-            written = self.folder.prediction_file(name, each)
-            if self._writes:
-                write_records(written, records)
-            task_type = self.model.task_types[name]
-            with placed_at(str(written)):
-                results.setdefault(name, {})[each] = measured(records, task_type.metric_names, task_type.task.labels)
+        opened = {
+            (name, each): open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
+            for name, each in self._splits(names, split, prepared)
+        }
+        for stores in same_rows(opened):
+            records = self._records_of({name: store for (name, _), store in stores.items()})
+            for name, each in stores:
+                written, task_type = self.folder.prediction_file(name, each), self.model.task_types[name]
+                if self._writes:
+                    write_records(written, records[name])
+                with placed_at(str(written)):
+                    values = measured(records[name], task_type.metric_names, task_type.task.labels)
+                results.setdefault(name, {})[each] = values
         words = {word for name in results for word in self.model.task_types[name].metric_names}
         if self._writes:
             self.folder.write_results(
@@ -164,6 +173,21 @@ class Run:
         """Predictions of a task for the rows of a prepared split of it, in their order."""
         return self._records(store, [task])[task]
 
+    def _records_of(self, stores: Mapping[str, Store | MemoryStore]) -> dict[str, list[Record]]:
+        """Predictions of tasks for the same rows, each with its labels, from one pass of the encoder.
+
+        Args:
+            stores: task → the rows with its columns.
+        """
+        if len(stores) == 1:
+            ((task, store),) = stores.items()
+            return self._records(store, [task])
+        types, config = self.model.task_types, self.config
+        loader = SharedEvalLoader(stores, types, config.eval_batch_size, self.tokenizer.pad_token_id, self.processes)
+        return predict_rows(
+            self.model, loader, list(stores), device=self.device, autocast=self.autocast, processes=self.processes
+        )
+
     def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
         """Predictions of several tasks for the rows of a store made for the first of them."""
         loader = EvalLoader(
@@ -180,12 +204,14 @@ class Run:
     @keywords_checked()
     @_as_opened
     def predict(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, list[Record]]:
-        """Prediction records of one or several tasks; tasks with the same encoding share a pass of the encoder.
+        """Prediction records of one or several tasks; tasks that can read the same encoding share a pass of the
+        encoder: classification, regression, multilabel and sequence_labeling of the same inputs and max_length.
 
         Args:
             tasks: their names.
             rows: a file with the first task's columns, labelled or not; a `datasets.Dataset`, a pandas DataFrame or a
-                list of dicts with these; or texts: `[(premise, hypothesis), …]`. Labels are the first task's.
+                list of dicts with these; or texts: `[(premise, hypothesis), …]`. Labels are the first task's and, in
+                files that it shares, those of the tasks that share them.
         Raises:
             ConfigError: an unknown task, or tasks with different inputs.
             DataError: every bad row, with its place.
@@ -194,21 +220,40 @@ class Run:
         self._require_same_inputs(names)
         found: dict[str, list[Record]] = {}
         for group in self._encoded_alike(names):
-            with self._store(group[0], rows, columns_of=names[0]) as store:
-                found.update(self._records(store, group))
+            if self._has_own_columns(group, self.tasks[names[0]]):
+                with self._shared_stores(group, rows, columns_of=names[0]) as stores:
+                    found.update(self._records_of(stores))
+            else:
+                with self._store(group[0], rows, columns_of=names[0]) as store:
+                    found.update(self._records(store, group))
         return {name: found[name] for name in names}
 
+    @property
+    def _types(self) -> Mapping[str, TaskType]:
+        return self.model.task_types
+
     def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The tasks, in groups that encode rows to the same tokens."""
+        """The tasks, in groups that read the same encoding of the rows."""
         groups: list[list[str]] = []
-        types = self.model.task_types
         for name in names:
-            alike = next((group for group in groups if types[group[0]].encodes_like(types[name])), None)
+            alike = next((group for group in groups if self._read_alike(group, name)), None)
             if alike is None:
                 groups.append([name])
             else:
                 alike.append(name)
         return groups
+
+    def _has_own_columns(self, group: Sequence[str], owner: TaskDef) -> bool:
+        """Whether the tasks of a group need different columns of the rows of `owner`, and not only different heads."""
+        kinds = {self._types[name].shared_sequences for name in group}
+        sharing = [name for name in group if owner.rows is not None and self.tasks[name].unit == owner.unit]
+        return len(kinds) > 1 or (len(group) > 1 and len(sharing) > 0)
+
+    def _read_alike(self, group: Sequence[str], name: str) -> bool:
+        """Whether a task can read the same encoding as the tasks of a group."""
+        types = [self._types[each] for each in (*group, name)]
+        same_length = types[0].task.max_length == types[-1].task.max_length
+        return types[0].encodes_like(types[-1]) or (same_length and can_share(types))
 
     def _require_same_inputs(self, names: Sequence[str]) -> None:
         first = self.tasks[names[0]]
@@ -289,15 +334,57 @@ class Run:
 
     @contextmanager
     def _stored_rows(self, task: str, rows: RowSource, columns_of: str) -> Iterator[Store]:
-        task_def = self.tasks[task].model_copy(update={"inputs": self.tasks[columns_of].inputs})
-        labels = "allowed" if task == columns_of else "ignored"
+        owner = self.tasks[columns_of]
+        task_def = self.tasks[task].model_copy(update={key: getattr(owner, key) for key in SEEN_AS})
+        labels, rows = "allowed" if task == columns_of else "ignored", as_task_sees(owner, rows)
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
             place = Path(folder) / "rows" / "split"
             prepare_rows(rows, task_def, self.tokenizer, place, labels=labels)
             yield open_prepared(place)
 
     @contextmanager
+    def _shared_stores(self, tasks: Sequence[str], rows: Rows, *, columns_of: str) -> Iterator[Mapping[str, Any]]:
+        """Task → the rows with its columns, encoded once for all of them.
+
+        Args:
+            tasks: their names; all can read the same encoding.
+            rows: as for `predict`.
+            columns_of: the task of the columns and labels.
+        """
+        if not isinstance(rows, (str, Path)) and not is_table(rows):
+            types = {name: self._types[name] for name in tasks}
+            examples = {name: self._examples(name, cast(Sequence[Sequence[str]], rows)) for name in tasks}
+            columns = encoded(examples, types, self.tokenizer)
+            yield {name: MemoryStore(columns_of_task(columns, name)) for name in tasks}
+            return
+        source = rows_of(rows) if isinstance(rows, (str, Path)) else table_rows(rows, place="rows")
+        owner, members = self.tasks[columns_of], []
+        shared = owner.rows or SharedRows(file="rows", columns=owner.columns)
+        for name in sorted(tasks, key=lambda name: name != columns_of):
+            own = self.tasks[name]
+            of_file = owner.rows is not None and own.unit == owner.unit
+            update: dict[str, Any] = {"inputs": owner.inputs, "rows": own.rows if of_file else shared, "columns": {}}
+            labels = "allowed" if of_file or name == columns_of else "ignored"
+            task = own.model_copy(update=update)
+            members.append(Job(task, "split", as_task_sees(task, source), labels))
+        with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
+            place = Path(folder) / "rows" / "split"
+            prepare_job(SharedJob.of(members), self.tokenizer, place)
+            store = open_prepared(place)
+            yield {name: store.of_task(name) for name in tasks}
+
+    @contextmanager
     def _stored_texts(self, task: str, rows: Sequence[Sequence[str]]) -> Iterator[MemoryStore]:
+        task_type, task_def = self.model.task_types[task], self.tasks[task]
+        examples = self._examples(task, rows)
+        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
+
+    def _examples(self, task: str, rows: Sequence[Sequence[str]]) -> list[Example]:
+        """The rows as examples of a task.
+
+        Raises:
+            DataError: every row that has not the texts of the task.
+        """
         task_type, task_def = self.model.task_types[task], self.tasks[task]
         examples, faults = [], []
         for number, texts in enumerate(rows):
@@ -314,7 +401,7 @@ class Run:
                 faults.append(fault(f"row {number}", error.key, error.found, error.fix))
         if faults:
             raise DataError(faults)
-        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
+        return examples
 
 
 @keywords_checked()

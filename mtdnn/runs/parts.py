@@ -14,7 +14,7 @@ from mtdnn.balancing.base import BALANCERS, Balancer
 from mtdnn.balancing.fixed import Fixed
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef
+from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.jobs import require_valid_tasks
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, Fault
@@ -22,7 +22,7 @@ from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.runs.encoders import build_encoder
 from mtdnn.runs.initialisation import init_heads
-from mtdnn.runs.length import RunLength, subset_faults, train_part
+from mtdnn.runs.length import RunLength, subset_faults, train_part, with_labels
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.plan import Plan
@@ -64,7 +64,9 @@ def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiT
 def train_stores(
     config: RunConfig, tasks: Mapping[str, TaskDef], tokenizer: Tokenizer
 ) -> tuple[dict[str, Store], dict[str, int]]:
-    """Task → the train rows after `max_rows` and `subset`; and task → their number without these.
+    """Task → the train rows after `max_rows` and `subset`; and unit (see `row_units`) → their number without these.
+
+    Of tasks that share rows, all have the same: those with a label for any of them.
 
     Args:
         config: the run.
@@ -77,7 +79,10 @@ def train_stores(
     whole = {
         name: open_store(config.data, task, task.splits["train"], tokenizer=tokenizer) for name, task in tasks.items()
     }
-    available = {name: len(store) for name, store in whole.items()}
+    units = row_units(tasks)
+    for names in units.values():
+        whole |= with_labels({name: whole[name] for name in names})
+    available = {unit: len(whole[names[0]]) for unit, names in units.items()}
     if faults := subset_faults(config, tasks, available):
         raise ConfigError(faults)
     return {name: train_part(store, config, tasks[name]) for name, store in whole.items()}, available

@@ -14,12 +14,13 @@ import numpy as np
 
 from mtdnn.columns import table
 from mtdnn.config.run import RunConfig, run_config_of, run_source
-from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
+from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs, row_units
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.encode import MAX_REPORTED_ERRORS, Job, id_hash, map_parts
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.manifest import length_summary
 from mtdnn.data.samplers import Sampler
+from mtdnn.data.sharing import reads_all_sequences, sharing_faults, unlabelled_fault
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.errors import ConfigError, DataError, Fault, fault, keywords_checked
 from mtdnn.metrics.base import selection_faults
@@ -64,6 +65,7 @@ class SplitFacts:
         numbers: of labels that are numbers, to four digits.
         lengths: of each row: tokens, truncated to max_length, if a tokenizer is given, else words between spaces.
         texts: a hash of each row's texts.
+        labelled: [rows] bool, for tasks that share rows: whether a row has a label.
         ids: of the rows, if they decide which rows a run trains on and how long these are.
         whole: whether no row had an error.
     """
@@ -79,6 +81,7 @@ class SplitFacts:
     numbers: Counter[float] = field(default_factory=Counter)
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    labelled: np.ndarray = field(default_factory=lambda: np.empty(0, np.bool_))
     ids: list[str] = field(default_factory=list)
     whole: bool = True
 
@@ -277,10 +280,16 @@ def report_on(
         report.warnings += [] if tokenizer is None else tokenizer.length_warnings(task)
         if not found:
             sound[name] = task
+    report.faults += sharing_faults(sound)
     placed = {name: task for name, task in sound.items() if data is not None or task.source is not None}
     jobs, missing = readable_jobs(placed, data, warn=report.warnings.append)
     report.faults += missing
     _inspect(jobs, tokenizer, report, run, num_workers)
+    report.faults += [
+        unlabelled_fault(facts.task, facts.split)
+        for facts in report.splits
+        if facts.task.rows is not None and "train" in facts.roles and facts.whole and not facts.labelled.any()
+    ]
     for task in placed.values():
         report.warnings += _warnings(task, [facts for facts in report.splits if facts.task is task])
     _add_length(sound, run, report)
@@ -311,6 +320,7 @@ class PartFacts:
     truncated: int
     words_without_token: Counter[str]
     names: list[str]
+    labelled: np.ndarray
 
 
 def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids: Collection[str] = ()) -> PartFacts:
@@ -341,6 +351,7 @@ def inspect_part(job: Job, part: Part, tokenizer: Tokenizer | None, *, keep_ids:
         truncated=truncated,
         words_without_token=Counter(words_without_token),
         names=[example.id for example in examples] if job.task.name in keep_ids else [],
+        labelled=np.array([label is not None for label in labels if job.task.rows is not None], dtype=np.bool_),
     )
 
 
@@ -397,6 +408,7 @@ def _joined(job: Job, parts: list[PartFacts], *, whole: bool) -> SplitFacts:
         numbers=sum((each.numbers for each in parts), Counter()),
         lengths=np.concatenate([each.lengths for each in parts]),
         texts=np.concatenate([each.texts for each in parts]),
+        labelled=np.concatenate([each.labelled for each in parts]),
         ids=[name for each in parts for name in each.names],
         whole=whole,
     )
@@ -477,7 +489,8 @@ def _sampler_of(
         ConfigError: see `run_sampler`.
     """
     known = {name: found for name, found in splits.items() if found and all(each.whole for each in found)}
-    available = {name: sum(each.rows for each in found) for name, found in known.items()}
+    whole = {unit: names for unit, names in row_units(trained).items() if all(name in known for name in names)}
+    available = {unit: _num_rows([known[name] for name in names]) for unit, names in whole.items()}
     if faults := subset_faults(config, trained, available):
         raise ConfigError(faults)
     if len(known) < len(trained):
@@ -487,14 +500,46 @@ def _sampler_of(
     if report.lengths_in != "tokens":
         report.warnings.append(fault("", "max_tokens", "batches are counted only with a tokenizer", "Give --encoder."))
         return None
-    lengths = {name: _lengths_trained_on(trained[name], found, config) for name, found in known.items()}
+    lengths = {
+        unit: _lengths_trained_on([trained[name] for name in names], [known[name] for name in names], config)
+        for unit, names in whole.items()
+    }
     return run_sampler(config, trained, available, lengths)
 
 
-def _lengths_trained_on(task: TaskDef, splits: list[SplitFacts], config: RunConfig) -> np.ndarray:
-    """[rows], tokens of each row of a task that a run trains on."""
-    lengths = np.concatenate([each.lengths for each in splits])
-    if training_rows(config, task, len(lengths)) == len(lengths):
+def _num_rows(tasks: Sequence[list[SplitFacts]]) -> int:
+    """Number of train rows of a task, or of those of several that share rows; arguments as for `_labelled`."""
+    labelled = _labelled(tasks)
+    return sum(each.rows for each in tasks[0]) if labelled is None else int(labelled.sum())
+
+
+def _labelled(tasks: Sequence[list[SplitFacts]]) -> np.ndarray | None:
+    """[rows] bool: whether any of the tasks that share rows has a label for a row; None for a task with its own rows.
+
+    Args:
+        tasks: the statistics of the train splits of each task.
+    """
+    if tasks[0][0].task.rows is None:
+        return None
+    found: np.ndarray = np.logical_or.reduce([np.concatenate([each.labelled for each in own]) for own in tasks])
+    return found
+
+
+def _lengths_trained_on(tasks: Sequence[TaskDef], splits: Sequence[list[SplitFacts]], config: RunConfig) -> np.ndarray:
+    """[rows], tokens of each row that a run trains on, of a task or of several that share rows.
+
+    Args:
+        tasks: their definitions.
+        splits: the statistics of the train splits of each.
+        config: the run.
+    """
+    tokenized = next((own for own in splits if reads_all_sequences(own[0].task)), splits[0])
+    lengths = np.concatenate([each.lengths for each in tokenized])
+    ids = [name for each in splits[0] for name in each.ids]
+    labelled = _labelled(splits)
+    if labelled is not None and not labelled.all():
+        lengths, ids = lengths[labelled], [name for name, known in zip(ids, labelled, strict=True) if known]
+    if training_rows(config, tasks[0], len(lengths)) == len(lengths):
         return lengths
-    chosen: np.ndarray = lengths[rows_trained_on(config, task, [name for each in splits for name in each.ids])]
+    chosen: np.ndarray = lengths[rows_trained_on(config, tasks[0], ids)]
     return chosen

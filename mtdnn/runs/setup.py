@@ -13,10 +13,10 @@ from typing import Literal
 from accelerate import Accelerator
 
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef
-from mtdnn.data.loaders import EvalLoader, TrainLoader
+from mtdnn.config.tasks import TaskDef, row_units
+from mtdnn.data.loaders import EvalLoader, SharedEvalLoader, TrainLoader
 from mtdnn.data.samplers import Sampler
-from mtdnn.data.store import Store
+from mtdnn.data.store import Store, same_rows
 from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.execution.processes import Processes
@@ -106,7 +106,10 @@ class Setup:
             if types[name].reads_label_counts:
                 types[name].learn_label_counts(types[name].label_counts(store.labels))
         dev_stores = measured_stores(config, tasks, tokenizer)
-        lengths = {name: store.lengths for name, store in stores.items()} if needs_lengths(config) else None
+        units = row_units(trained_defs)
+        lengths = None
+        if needs_lengths(config):
+            lengths = {unit: stores[names[0]].lengths for unit, names in units.items()}
         length = run_length(config, trained_defs, available, lengths)
         plan = build_plan(config, length)
         model = build_model(config, types).to(accelerator.device)
@@ -128,6 +131,7 @@ class Setup:
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
             prefetch=2 if accelerator.device.type == "cuda" else 0,
+            units=units,
         )
         average = None if config.ema is None else MovingAverage(model, config.ema)
         parts = (config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan)
@@ -239,28 +243,20 @@ class Setup:
         """Dev metrics of every task, and the score that selects the best checkpoint; the same on every process."""
         autocast = autocast_of(self.config, self.accelerator.device)
         results: Results = {}
-        model = self.measured_model
-        for (name, split), store in self.dev_stores.items():
-            task_type = model.task_types[name]
-            loader = EvalLoader(
-                store,
-                task_type,
-                self.config.eval_batch_size,
-                self.tokenizer.pad_token_id,
-                self.processes,
-            )
-            tune = name not in results  # a task chooses thresholds on the first of its dev splits
+        model, device = self.measured_model, self.accelerator.device
+        types, options = model.task_types, (self.config.eval_batch_size, self.tokenizer.pad_token_id, self.processes)
+        for stores in same_rows(self.dev_stores):
+            names, (split, *_) = [name for name, _ in stores], [split for _, split in stores]
+            loader: EvalLoader | SharedEvalLoader = EvalLoader(stores[names[0], split], types[names[0]], *options)
+            if len(stores) > 1:
+                loader = SharedEvalLoader({name: store for (name, _), store in stores.items()}, types, *options)
+            tune = [name for name in names if name not in results]  # thresholds, on the first dev split of a task
             found = predict_rows(
-                model,
-                loader,
-                [name],
-                device=self.accelerator.device,
-                autocast=autocast,
-                tune=tune,
-                processes=self.processes,
+                model, loader, names, device=device, autocast=autocast, tune=tune, processes=self.processes
             )
-            values = measured(found[name], task_type.metric_names, task_type.task.labels)
-            results.setdefault(name, {})[split] = values
+            for name in names:
+                values = measured(found[name], types[name].metric_names, types[name].task.labels)
+                results.setdefault(name, {})[split] = values
         selecting = {name: results[name] for name in selecting_tasks(self.config, self.tasks) if name in results}
         main_metrics = {name: self.model.task_types[name].metric_names for name in selecting}
         return results, selection_score(selecting, main_metrics, self.config.select_by)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef
+from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.errors import MtdnnError
 from mtdnn.runs.length import RunLength, prepared_sampler
 from mtdnn.runs.named import measured_tasks, regularizers_of, trained_tasks
 from mtdnn.study.cells import Outcome
 from mtdnn.study.grid import Cell
 
-PLAIN_UNITS, PROXIMAL_UNITS = 3.0, 1.0
-"""Cost in forward passes (forward 1, backward 2) of a plain step, and the cost that a proximal term adds."""
+PLAIN_UNITS, FORWARD_UNITS, PROXIMAL_UNITS = 3.0, 1.0, 1.0
+"""Cost in forward passes (forward 1, backward 2) of a plain step and of its forward pass, and the cost that a proximal
+term adds."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,25 @@ def run_size(config: RunConfig, tasks: Mapping[str, TaskDef]) -> Size:
         each.name: length.epochs * turns[each.name] * each.num_rows / each.num_batches(0)
         for each in length.sampler.streams
     }
-    costs = row_costs(config, tasks)
+    costs = unit_costs(config, tasks)
     units = None if costs is None else sum(examples[name] * cost for name, cost in costs.items())
     return Size(rows=length.rows, steps=length.steps, examples=round(sum(examples.values())), units=units)
+
+
+def unit_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:
+    """Unit (see `row_units`) → cost of a training row; tasks that share rows share a plain step, forward and backward,
+    or forward alone where the balancer needs the gradient of each. None if a regularizer does not define its cost.
+
+    Raises:
+        ConfigError: as `row_costs`.
+    """
+    costs, kind = row_costs(config, tasks), BALANCERS.get(config.balance.name)
+    if costs is None:
+        return None
+    shared = FORWARD_UNITS if kind.needs_apart() else PLAIN_UNITS
+    return {
+        unit: sum(costs[name] for name in names) - (len(names) - 1) * shared for unit, names in row_units(tasks).items()
+    }
 
 
 def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, float] | None:
@@ -86,6 +104,8 @@ def row_costs(config: RunConfig, tasks: Mapping[str, TaskDef]) -> dict[str, floa
         ConfigError: a regularizer or one of its options is unknown.
     """
     added = PROXIMAL_UNITS if config.proximal is not None else 0.0
+    if len(tasks) > 1 and BALANCERS.get(config.balance.name).measures_again:
+        added += FORWARD_UNITS
     if config.regularizer is None and not any(task.regularizer for task in tasks.values()):
         return dict.fromkeys(tasks, PLAIN_UNITS + added)
     methods = regularizers_of(config, tasks)

@@ -94,6 +94,8 @@ class Format(Part):
         stratifies: rows have classes, so that a file can be cut into parts in which each has the same share.
         needs_decoder: the encoder must be that of an encoder-decoder, whose decoder is the head.
         unstored: keys of `Options` that do not affect the store; changing them needs no new prepro.
+        shared_sequences: which sequences of a row the task reads where several tasks share the rows: "first", the only
+            one of a type with one sequence a row, or "all"; None: its rows cannot be shared.
         store_format: increased, to more than 2, when `encode` changes: older stores are then refused.
         sample_block, sample_rows: a task and three rows for the contract tests; rows as in a TSV file.
     """
@@ -111,6 +113,7 @@ class Format(Part):
     stratifies: ClassVar[bool] = False
     needs_decoder: ClassVar[bool] = False
     unstored: ClassVar[tuple[str, ...]] = ()
+    shared_sequences: ClassVar[Literal["first", "all"] | None] = None
     store_format: ClassVar[int] = 1
     sample_block: ClassVar[Mapping[str, Any]]
     sample_rows: ClassVar[tuple[str, str, str]]
@@ -150,6 +153,9 @@ class Format(Part):
         if len(task.inputs) not in cls.num_inputs:
             allowed = " or ".join(map(str, cls.num_inputs))
             found.append(task.fault("inputs", f"{len(task.inputs)} text columns", f"{cls.__name__} needs {allowed}."))
+        if task.rows is not None and cls.shared_sequences is None:
+            able = ", ".join(name for name in TASK_TYPES if TASK_TYPES.get(name).shared_sequences)
+            found.append(task.fault("rows", f"{task.task_type} has rows of its own", f"Types that share: {able}."))
         known_metrics = [name for name in cls.metrics if name in METRICS]
         for metric in task.metrics:
             if "." in metric:
@@ -272,7 +278,8 @@ class Format(Part):
         Raises:
             RowError: a text is empty, or the label is invalid.
         """
-        texts = tuple(values[name] for name in self.task.inputs)
+        given = (values[name] for name in self.task.inputs)
+        texts = tuple(given if self.task.rows is None else map(joined_words, given))
         for name, text in zip(self.task.inputs, texts, strict=True):
             if not isinstance(text, str):
                 raise RowError(name, f"a {type(text).__name__}; expected a text", "Give a text.")
@@ -299,6 +306,16 @@ class Format(Part):
             "label": np.asarray(labels, dtype=self.label_dtype),
             **tokenize([example.texts for example in examples]),
         }
+
+    def own_columns(self, examples: Sequence[Example], tokens: Mapping[str, Column]) -> dict[str, Column]:
+        """The columns of this task alone, for rows whose tokens are stored for several tasks: `label` and others.
+
+        Args:
+            examples: the rows.
+            tokens: the columns that `encode` of the task with all sequences of a row has returned.
+        """
+        found = self.encode(examples, lambda texts: {})
+        return {name: column for name, column in found.items() if name != "id"}
 
     def words_without_token(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
         """Words that have no token and so are never learnt; empty for types that do not label words.
@@ -334,7 +351,8 @@ class Format(Part):
 
     def encodes_like(self, other: Format) -> bool:
         """Whether both tasks encode the same row to the same tokens."""
-        return (self.task.max_length, self.stored_options) == (other.task.max_length, other.stored_options)
+        ours, theirs = ((each.task.max_length, each.shared_sequences, each.stored_options) for each in (self, other))
+        return ours == theirs
 
     @property
     def stored_options(self) -> dict[str, Any]:
@@ -571,6 +589,12 @@ class TaskType(Format, Learner, Predictor):
 
     The trainer, the collator, evaluation, reports and regularizers call these methods; none depends on a specific type.
     """
+
+
+def joined_words(value: Any) -> Any:
+    """A text; words in a list, as tasks that tag them have, joined by spaces."""
+    whole = isinstance(value, (list, tuple)) and value and all(isinstance(word, str) for word in value)
+    return " ".join(value) if whole else value
 
 
 def wrong_answer(record: Record) -> float | None:

@@ -70,6 +70,7 @@ class Classification(TaskType):
     hub_task = "text-classification"
     same_rows = "texts"
     stratifies = True
+    shared_sequences = "first"
     soft_labels = True
     label_dtype = "int64"
     options: ClassificationOptions

@@ -63,6 +63,7 @@ class Multilabel(TaskType):
     hub_task = "text-classification"
     same_rows = "texts"
     stratifies = True
+    shared_sequences = "first"
     label_dtype = "int64"
     unstored = ("threshold", "tune_thresholds")
     sample_block = {"task_type": "multilabel", "inputs": ["title", "text"], "labels": ["sport", "politics", "money"]}

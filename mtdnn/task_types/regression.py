@@ -42,6 +42,7 @@ class Regression(TaskType):
     problem_type = "regression"
     hub_task = "text-classification"
     same_rows = "texts"
+    shared_sequences = "first"
     soft_labels = True
     missing_label_marks = ("_",)  # −1 is a number
     label_dtype = "float32"

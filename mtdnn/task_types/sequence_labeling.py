@@ -65,6 +65,8 @@ class SequenceLabeling(TaskType):
     metrics = default_metrics
     heads = ("token", "crf")
     logits_of = "parts"
+    same_rows = "texts"
+    shared_sequences = "all"
     label_dtype = "int64"
     store_format = 3  # earlier, words of one letter had no token with some tokenizers
     sample_block = {
@@ -159,8 +161,15 @@ class SequenceLabeling(TaskType):
         marked = [_mark(row, each.values["words"]) for row, each in zip(rows, examples, strict=True)]
         words = [marks for row in marked for marks in row]
         columns["words"] = Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets)
+        return {"id": [each.id for each in examples], "label": self._stored_tags(examples), **columns}
+
+    def own_columns(self, examples: Sequence[Example], tokens: Mapping[str, Column]) -> dict[str, Column]:
+        return {"label": self._stored_tags(examples), "words": tokens["words"]}
+
+    def _stored_tags(self, examples: Sequence[Example]) -> Ragged:
+        """The `label` column: a number for each word, IGNORED where a row has no tags."""
         labels = [self.stored_label(each.label) or [IGNORED] * len(each.values["words"]) for each in examples]
-        return {"id": [each.id for each in examples], "label": Ragged.from_rows(labels, np.int64), **columns}
+        return Ragged.from_rows(labels, np.int64)
 
     def words_without_token(self, examples: Sequence[Example], columns: Mapping[str, Any]) -> list[str]:
         """Every word without a token; it is never learnt."""

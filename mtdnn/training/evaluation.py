@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -20,11 +20,11 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 class RowBatches(Protocol):
-    """Batches in any order, each with the indices of its rows."""
+    """Batches in any order, each with the indices of its rows: of one task, or of each task that shares the rows."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, Batch]]: ...
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Batch | Sequence[Batch]]]: ...
 
 
 def predict_rows(
@@ -34,15 +34,15 @@ def predict_rows(
     *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
-    tune: bool = False,
+    tune: Collection[str] = (),
     processes: Processes | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Record]]:
     """Prediction records of every row, in row order, for several tasks from one pass of the encoder.
 
     Args:
-        tasks: names; only records of the batches' own task have labels.
-        tune: whether tasks tune their thresholds on these rows (see `TaskType.settle`).
+        tasks: names; of batches of one task, only records of that task have labels.
+        tune: tasks that tune their thresholds on these rows (see `TaskType.settle`).
         processes: those that share the rows, each with batches of its own; all get the records of all rows.
         progress: called after each batch.
         model: encoder and heads.
@@ -54,14 +54,17 @@ def predict_rows(
     with evaluation_mode(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
-                predictions = model.predict(batch.to(device), tasks)
+                if isinstance(batch, Batch):
+                    predictions = model.predict(batch.to(device), tasks)
+                else:
+                    predictions = model.predict_together([each.to(device) for each in batch])
             for task, records in predictions.items():
                 found[task].update(zip(rows.tolist(), records, strict=True))
             progress()
     parts = [found] if processes is None else processes.gather(found)
     ordered = {task: _in_order([part[task] for part in parts]) for task in tasks}
     return {
-        task: model.task_types[task].settle(records, model.head_of(task), tune=tune and task in model.heads)
+        task: model.task_types[task].settle(records, model.head_of(task), tune=task in tune and task in model.heads)
         for task, records in ordered.items()
     }
 

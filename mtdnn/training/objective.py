@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtdnn.batch import Batch
+from mtdnn.batch import Batch, SharedInputs
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import LossTerms, Regularizer, RunPrecision
-from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision
+from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision, dropout_stream
 from mtdnn.regularizers.proximal import Proximal
+from mtdnn.regularizers.shared_pass import SharedPass
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,14 @@ class Objective:
             )
 
     def parts(
-        self, batch: Batch, *, step: int, part: int = 0, row_share: float = 1.0, label_share: float = 1.0
+        self,
+        batch: Batch,
+        *,
+        step: int,
+        part: int = 0,
+        row_share: float = 1.0,
+        label_share: float = 1.0,
+        shared: SharedPass | None = None,
     ) -> Iterator[LossPart]:
         """Losses of one batch, or of one part of it; call backward on each before asking for the next.
 
@@ -93,21 +101,22 @@ class Objective:
             part: index of this part of the step's batch.
             row_share, label_share: this part's share of the step's rows and of its labels.
             batch: the rows, as the collator made them.
+            shared: the pass of the encoder that the clean pass shares with other tasks; its `flush` is the caller's.
         """
         self._tasks_in_step.add(batch.task)
         self._tasks_since_log.add(batch.task)
         method = self._method(batch.task)
-        forward_pass = self._forward_pass(batch, step, part, "run" if method is None else method.precision)
+        forward_pass = self._forward_pass(batch, step, part, "run" if method is None else method.precision, shared)
         proximal = self.proximal if self.proximal is not None and self.proximal.weight > 0 else None
         for terms in self._terms(method, forward_pass):
             if proximal is not None and not forward_pass.has_logits:
                 yield self._proximal_part(proximal, forward_pass, row_share)
                 proximal = None
-            shared = self._part(terms, batch.task, row_share, label_share)
+            losses = self._part(terms, batch.task, row_share, label_share)
             if proximal is not None:
-                shared = _joined(shared, self._proximal_part(proximal, forward_pass, row_share))
+                losses = _joined(losses, self._proximal_part(proximal, forward_pass, row_share))
                 proximal = None
-            yield shared
+            yield losses
 
     def tells_label_loss(self, task: str) -> bool:
         """Whether the "task" value of `parts` is the loss of the rows as they are, not of changed ones."""
@@ -132,7 +141,27 @@ class Objective:
         method = self.regularizers.get(task)
         return method if method is not None and method.is_due else None
 
-    def _forward_pass(self, batch: Batch, step: int, part: int, precision: Precision) -> ForwardPass:
+    def shared_pass(self, inputs: SharedInputs, *, step: int, part: int) -> SharedPass:
+        """A pass of the encoder for several tasks on the same rows.
+
+        Args:
+            inputs: the sequences of the rows.
+            step, part: as for `parts`.
+        """
+        return SharedPass(self.model, inputs, dropout_stream(self.seed, step=step, part=part, rank=self.rank))
+
+    def has_regularizer(self, task: str) -> bool:
+        """Whether the task has a regularizer, at this step or another."""
+        return task in self.regularizers
+
+    def moves_within_step(self, task: str) -> bool:
+        """Whether the optimizer updates the weights between the task's backward passes."""
+        method = self.regularizers.get(task)
+        return method is not None and method.moves_within_step
+
+    def _forward_pass(
+        self, batch: Batch, step: int, part: int, precision: Precision, shared: SharedPass | None = None
+    ) -> ForwardPass:
         return ForwardPass(
             self.model,
             batch,
@@ -142,6 +171,7 @@ class Objective:
             rank=self.rank,
             precision=precision,
             autocast=self.autocast,
+            shared=shared,
         )
 
     def _terms(self, method: Regularizer | None, forward_pass: ForwardPass) -> Iterator[LossTerms]:

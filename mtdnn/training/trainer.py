@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,7 @@ from mtdnn.training.objective import LossPart, Objective
 from mtdnn.training.plan import Every, Plan, Progress
 from mtdnn.training.recorder import Recorder
 from mtdnn.training.signals import Interrupted, stop_signals
-from mtdnn.training.turn import Turn
+from mtdnn.training.turn import Turn, by_pass
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,14 @@ class Steps(Protocol):
     def __len__(self) -> int: ...
 
     def from_step(self, step: int) -> Iterator[Sequence[Batch]]: ...
+
+
+class Share(NamedTuple):
+    """A part of a task's batch, with its share of the rows and of the labels of the batch, over all processes."""
+
+    batch: Batch
+    of_rows: float
+    of_labels: float
 
 
 OnStep = Callable[[Progress, Mapping[str, Mapping[str, float]]], None]
@@ -143,8 +151,10 @@ class Trainer:
         update = Turn.of(parts)
         gradients = {turn.task: self._measured_gradients(turn.parts) for turn in update}
         norm: dict[str, Tensor] = {}
+        self._share_passes(update)
         for turn in update:
-            turn.coming = self._loss_parts(turn)
+            shares = self._shares(turn.parts)
+            turn.coming = [self._losses_of_part(turn, index, share) for index, share in enumerate(shares)]
             if self.balancer.measures_again and not self.objective.tells_label_loss(turn.task):
                 turn.plain_loss = self._label_loss(turn)
         while waiting := [turn for turn in update if not turn.ended]:
@@ -161,21 +171,57 @@ class Trainer:
         losses = {turn.task: turn.loss for turn in update if turn.loss is not None}
         self.balancer.after_step(losses, again, epoch_ended=self.progress.epoch_step == 0)
 
-    def _loss_parts(self, turn: Turn) -> Iterator[LossPart]:
-        """The losses of a task's batch, part after part, each to be sent backward before the next is asked for."""
-        step = self.progress.step
-        for index, (batch, row_share, label_share) in enumerate(self._shares(turn.parts)):
-            batch = batch.to(self.accelerator.device)
-            yield from self.objective.parts(batch, step=step, part=index, row_share=row_share, label_share=label_share)
+    def _share_passes(self, update: Sequence[Turn]) -> None:
+        """Let tasks on the same rows take their hidden states from one pass of the encoder, part by part.
+
+        Not where each task has its own adapter, where weights move within the step, where further passes of a task need
+        the same dropout masks but have fewer sequences, or where the tasks' gradients are needed apart and the batch is
+        split to save memory: passes would have to be kept for all parts.
+        """
+        if self.model.has_adapters_by_task or (len(update[0].parts) > 1 and self._needs_apart(len(update))):
+            return
+        groups: dict[int, list[Turn]] = {}
+        for turn in update:
+            if self._can_share(turn):
+                groups.setdefault(id(turn.parts[0].shared), []).append(turn)
+        for turns in groups.values():
+            inputs = [part.shared for part in turns[0].parts if part.shared is not None]
+            passes = [
+                self.objective.shared_pass(each, step=self.progress.step, part=n) for n, each in enumerate(inputs)
+            ]
+            for turn in turns if len(turns) > 1 else ():
+                turn.passes = passes
+
+    def _can_share(self, turn: Turn) -> bool:
+        """Whether a task can take its hidden states from a pass for other tasks, too."""
+        if turn.parts[0].shared is None or self.objective.moves_within_step(turn.task):
+            return False
+        whole = all(each.shared is not None and len(each.mask) == each.shared.num_sequences for each in turn.parts)
+        return whole or not (self.balancer.measures_again or self.objective.has_regularizer(turn.task))
+
+    def _needs_apart(self, num_tasks: int) -> bool:
+        """Whether the gradient of each task of this step is needed on its own."""
+        measured = self._measures(self.plan.log_conflicts) or self._measures(self.plan.log_affinity)
+        return num_tasks > 1 and (measured or self.balancer.needs_apart())
+
+    def _losses_of_part(self, turn: Turn, index: int, share: Share) -> Iterator[LossPart]:
+        """The losses of a part of a task's batch, each to be sent backward before the next is asked for."""
+        yield from self.objective.parts(
+            share.batch.to(self.accelerator.device),
+            step=self.progress.step,
+            part=index,
+            row_share=share.of_rows,
+            label_share=share.of_labels,
+            shared=turn.passes[index] if turn.passes else None,
+        )
 
     def _move_by(self, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
         """Send the tasks backward, up to where one asks for a move, and let the optimizer move; the gradient's norm."""
         conflicts, affinity = self._measures(self.plan.log_conflicts), self._measures(self.plan.log_affinity)
         measured = (conflicts or affinity) and len(waiting) > 1
         move = self.combination.begin([turn.task for turn in waiting], keep=measured)
-        for turn in waiting:
-            with self.combination.going_backward(move, turn.task, partial(self._weighting_loss, turn)) as factor:
-                turn.go_backward(factor)
+        for turns in by_pass(waiting):
+            self._go_backward(move, turns)
         for turn in waiting:
             turn.watch.require_finite(turn.parts, self.progress.step)
         if affinity and measured:
@@ -184,6 +230,25 @@ class Trainer:
         if conflicts and products is not None and self.recorder is not None:
             self.recorder.conflicts(self.progress.step + 1, Conflicts.of(move.tasks, products))
         return self._move(move, waiting, update)
+
+    def _go_backward(self, move: Move, turns: Sequence[Turn]) -> None:
+        """Send tasks that share a pass backward: part by part or, where each gradient is needed apart, one by one."""
+        if move.keep or self.balancer.needs_apart():
+            for number, turn in enumerate(turns, 1):
+                with self.combination.going_backward(move, turn.task, partial(self._weighting_loss, turn)) as factor:
+                    turn.go_backward(factor)
+                    if turn.shared is not None:
+                        turn.shared.flush(last=number == len(turns))
+            return
+        factors = [move.factors.get(turn.task) for turn in turns]
+        if turns[0].shared is None:
+            turns[0].go_backward(factors[0])
+            return
+        for each in turns[0].passes:
+            for turn, factor in zip(turns, factors, strict=True):
+                turn.go_backward_part(factor)
+            if each is not None:
+                each.flush(last=True)
 
     def _move(self, move: Move, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
         """Let the optimizer move by the combined gradient, which is then used up; the norm it had."""
@@ -226,9 +291,9 @@ class Trainer:
         Costs a forward pass.
         """
         step, total = self.progress.step, torch.zeros((), device=self.accelerator.device)
-        for index, (batch, _, label_share) in enumerate(self._shares(turn.parts)):
-            batch = batch.to(self.accelerator.device)
-            total = total + label_share * self.objective.label_loss(batch, step=step, part=index)
+        for index, share in enumerate(self._shares(turn.parts)):
+            batch = share.batch.to(self.accelerator.device)
+            total = total + share.of_labels * self.objective.label_loss(batch, step=step, part=index)
         return totals({"task": total}, self._reduce)["task"]
 
     def _measured_gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
@@ -240,7 +305,7 @@ class Trainer:
         norms = self.objective.gradient_norms(batch, step=self.progress.step)
         return {f"gradient.{name}": norm for name, norm in norms.items()}
 
-    def _shares(self, parts: Sequence[Batch]) -> Iterator[tuple[Batch, float, float]]:
+    def _shares(self, parts: Sequence[Batch]) -> list[Share]:
         """Each part with its share of the rows and of the labels of the task's batch, over all ranks."""
         task_type = self.model.task_types[parts[0].task]
         rows = [0 if part.is_placeholder else len(part) for part in parts]
@@ -249,8 +314,10 @@ class Trainer:
         if self._reduce is not None:
             (counts,) = self._reduce([torch.tensor([all_rows, all_labels], device=self.accelerator.device)])
             all_rows, all_labels = counts.tolist()
-        for part, row_count, label_count in zip(parts, rows, labels, strict=True):
-            yield part, row_count / max(all_rows, 1), label_count / max(all_labels, 1)
+        return [
+            Share(part, row_count / max(all_rows, 1), label_count / max(all_labels, 1))
+            for part, row_count, label_count in zip(parts, rows, labels, strict=True)
+        ]
 
     def _losses_of(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """Task → L_i of the movement, over all ranks; {} for a balancer that has no use for it."""

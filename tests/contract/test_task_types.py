@@ -124,7 +124,8 @@ class Case:
     def predictions(self, model: MultiTaskModel, batch_size: int = 2, *, tune: bool = False) -> list[Record]:
         loader = EvalLoader(self.stores["dev"], model.task_types["task"], batch_size, 0)
         device = torch.device("cpu")
-        return predict_rows(model, loader, ["task"], device=device, autocast=nullcontext, tune=tune)["task"]
+        tuned = ["task"] if tune else []
+        return predict_rows(model, loader, ["task"], device=device, autocast=nullcontext, tune=tuned)["task"]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
