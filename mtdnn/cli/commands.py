@@ -264,6 +264,36 @@ def embed(
     return f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}"
 
 
+def average(
+    runs: list[str],
+    *,
+    output: str,
+    method: Literal["uniform", "greedy"] = "uniform",
+    checkpoint: str = "best",
+    data: str | None = None,
+) -> str:
+    """Average the weights of several runs of the same tasks, as the folder of a run.
+
+    Args:
+        runs: Folders of two or more runs.
+        output: Folder of the new run.
+        method: uniform: the mean of all; greedy: of those that do not lower the score on dev, from the best on.
+        checkpoint: best, last or step-N, of each.
+        data: Folder made by `mtdnn prepro`. Default: that of the first run.
+    """
+    from mtdnn.runs.average import average_runs
+
+    made = average_runs(runs, output, method=method, checkpoint=checkpoint, data=data)
+    lines = [["run", "score on dev", "in the average"]]
+    lines += [[each.run, _score_in_words(each.score), "yes" if each.used else "no"] for each in made.ingredients]
+    lines.append([output, _score_in_words(made.score), ""])
+    return f"{table(lines)}\n\nweights, results and predictions: {output}"
+
+
+def _score_in_words(score: float | None) -> str:
+    return "–" if score is None else number(score)
+
+
 def submit(
     benchmark: str | None = None,
     run: str | None = None,

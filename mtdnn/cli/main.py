@@ -14,6 +14,7 @@ from typing import Literal
 
 from mtdnn.cli.commands import (
     EXIT_ERROR,
+    average,
     check,
     embed,
     evaluate,
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         *(check, prepro, train, evaluate, predict, score, embed, export, push, serve, submit, subset, study, report),
-        *(init, list_names, convert, completion),
+        *(init, average, list_names, convert, completion),
     )
 }
 

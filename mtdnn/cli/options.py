@@ -53,8 +53,11 @@ def _call_parser(function: Callable[..., object]) -> ArgumentParser:
     optional = _optional_positionals(function)
     for name, text in optional.items():
         parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
+    several = _list_positionals(function)
+    for name, text in several.items():
+        parser.add_argument(name, nargs="+", metavar=name.upper(), help=text)
     words = _python_words(function)
-    parser.add_function_arguments(function, as_positional=True, skip={*optional, *words})
+    parser.add_function_arguments(function, as_positional=True, skip={*optional, *several, *words})
     for name, text in words.items():
         parser.add_argument(f"--{name.rstrip('_')}", default=None, metavar="FILE", help=text)
     _add_common(parser)
@@ -144,6 +147,14 @@ def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
         for each in inspect.signature(function).parameters.values()
         if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is not each.empty
     }
+
+
+def _list_positionals(function: Callable[..., object]) -> dict[str, str]:
+    """Arguments that are given as several words by position, with their lines of the docstring."""
+    texts, hints = _argument_texts(function), typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    named = (each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
+    return {name: texts.get(name, "") for name in named if hints[name] == list[str]}
 
 
 def _argument_texts(function: Callable[..., object]) -> dict[str, str]:

@@ -14,18 +14,19 @@ from accelerate import Accelerator
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, row_units
-from mtdnn.data.loaders import EvalLoader, SharedEvalLoader, TrainLoader
+from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import Sampler
-from mtdnn.data.store import Store, same_rows
+from mtdnn.data.store import Store
 from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.execution.processes import Processes
-from mtdnn.metrics.base import measured, selection_faults
+from mtdnn.metrics.base import selection_faults
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
 from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.length import needs_lengths, run_length
+from mtdnn.runs.measure import dev_results, dev_score
 from mtdnn.runs.named import regularizers_of, run_tasks, selecting_tasks
 from mtdnn.runs.parts import (
     autocast_of,
@@ -53,7 +54,7 @@ from mtdnn.training.checkpoint import (
     save_checkpoint,
 )
 from mtdnn.training.distillation import with_soft_labels
-from mtdnn.training.evaluation import Results, predict_rows, selection_score
+from mtdnn.training.evaluation import Results
 from mtdnn.training.objective import Objective, run_precision
 from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.training.plan import Plan
@@ -241,25 +242,16 @@ class Setup:
 
     def _evaluate(self) -> tuple[Results, float | None]:
         """Dev metrics of every task, and the score that selects the best checkpoint; the same on every process."""
-        autocast = autocast_of(self.config, self.accelerator.device)
-        results: Results = {}
-        model, device = self.measured_model, self.accelerator.device
-        types, options = model.task_types, (self.config.eval_batch_size, self.tokenizer.pad_token_id, self.processes)
-        for stores in same_rows(self.dev_stores):
-            names, (split, *_) = [name for name, _ in stores], [split for _, split in stores]
-            loader: EvalLoader | SharedEvalLoader = EvalLoader(stores[names[0], split], types[names[0]], *options)
-            if len(stores) > 1:
-                loader = SharedEvalLoader({name: store for (name, _), store in stores.items()}, types, *options)
-            tune = [name for name in names if name not in results]  # thresholds, on the first dev split of a task
-            found = predict_rows(
-                model, loader, names, device=device, autocast=autocast, tune=tune, processes=self.processes
-            )
-            for name in names:
-                values = measured(found[name], types[name].metric_names, types[name].task.labels)
-                results.setdefault(name, {})[split] = values
-        selecting = {name: results[name] for name in selecting_tasks(self.config, self.tasks) if name in results}
-        main_metrics = {name: self.model.task_types[name].metric_names for name in selecting}
-        return results, selection_score(selecting, main_metrics, self.config.select_by)
+        model = self.measured_model
+        results = dev_results(
+            model,
+            self.dev_stores,
+            self.config,
+            tokenizer=self.tokenizer,
+            device=self.accelerator.device,
+            processes=self.processes,
+        )
+        return results, dev_score(results, model, self.config, self.tasks)
 
     def _save(self, folder: RunFolder, kind: Literal["best", "last", "step"], trainer: Trainer) -> None:
         """Write a checkpoint from the first process."""

@@ -69,6 +69,7 @@ SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
     "pip install 'mtdnn[ray]'": INSTALLS,
     "pip install 'mtdnn[balance]'": INSTALLS,
+    "mtdnn average runs/a runs/b runs/c --output runs/mean": "tests/unit/runs/test_average.py has three runs",
     "make demo": MAKES,
     "make test": MAKES,
     "make docs": MAKES,
