@@ -68,7 +68,17 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
     found = task_type.faults(task)
     if tokenizer is not None:
         found += tokenizer.length_faults(task) + decoder_faults(task, task_type, tokenizer)
+        found += [] if found else tokenizer_faults(task, task_type, tokenizer)
     return found
+
+
+def tokenizer_faults(task: TaskDef, task_type: type[TaskType], tokenizer: Tokenizer) -> list[Fault]:
+    """What a valid task's type lacks in the tokenizer, such as a mask token."""
+    try:
+        task_type(task).bind(tokenizer.hf)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def decoder_faults(task: TaskDef, task_type: type[TaskType], tokenizer: Tokenizer) -> list[Fault]:

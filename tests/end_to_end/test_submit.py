@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import mtdnn
+from data_prep import pronouns
 from mtdnn.cli.main import main
+from mtdnn.config.tasks import load_task_defs
 from mtdnn.metrics.records import read_records
 from mtdnn.runs import submission
 from mtdnn.runs.opened import open_run
+from tests.conftest import REPOSITORY
 
 TASKS = """
 mnli:
@@ -148,3 +152,52 @@ def test_copa_is_answered_by_the_number_of_the_choice(demo, tmp_path, monkeypatc
     assert [json.loads(line) for line in lines_of(out, "COPA.jsonl")] == [
         {"idx": row, "label": label} for row, label in enumerate(expected)
     ]
+
+
+SCHEMAS = [
+    ("Mia thanked Ida because she had waited.", "Mia had waited.", "Mia", "0"),
+    ("Mia thanked Ida because she had waited.", "Ida had waited.", "Ida", "1"),
+    ("The drawer stuck, so Ola oiled it.", "Ola oiled the drawer.", "The drawer", "1"),
+]
+
+
+def test_pronouns_as_converted_answer_wnli_and_wsc(demo, tmp_path, monkeypatch):
+    """The archive has a line for each row of the benchmarks' own files, in their words."""
+    for split in ("train", "dev", "test"):
+        header = ["index\tsentence1\tsentence2" + ("" if split == "test" else "\tlabel")]
+        cells = [(str(row), *each[:2], *([] if split == "test" else [each[3]])) for row, each in enumerate(SCHEMAS)]
+        path = tmp_path / "in" / "WNLI" / f"{split}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*header, *("\t".join(each) for each in cells)]) + "\n")
+        words = {"Mia": ("she", 4), "Ida": ("she", 4), "The drawer": ("it", 6)}
+        rows = []
+        for text, _, candidate, label in SCHEMAS:
+            pronoun, place = words[candidate]
+            target = {"span1_text": candidate, "span1_index": 0, "span2_text": pronoun, "span2_index": place}
+            rows.append({"text": text, "target": target} | ({} if split == "test" else {"label": label == "1"}))
+        path = tmp_path / "in" / "WSC" / f"{'val' if split == 'dev' else split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pronouns.convert(tmp_path / "in", tmp_path / "data")
+    shipped = load_task_defs(REPOSITORY / "task_defs/pronouns.yml")
+    tasks = {name: shipped[name].model_copy(update={"max_length": 32}) for name in ("wnli_pronoun", "wsc_pronoun")}
+    mtdnn.prepare(tasks, data=tmp_path / "data", encoder=demo.encoder, out=tmp_path / "prepared", num_workers=1)
+    mtdnn.train(
+        tasks=tasks, data=tmp_path / "prepared", encoder=demo.encoder, output=tmp_path / "run", max_steps=2,
+        batch_size=3, progress=False,
+    )  # fmt: skip
+    for benchmark, name in (("glue", "WNLI.tsv"), ("superglue", "WSC.jsonl")):
+        files = submission.BENCHMARKS[benchmark]
+        kept = tuple(replace(file, rows=3) for file in files if file.name == name)
+        monkeypatch.setitem(submission.BENCHMARKS, benchmark, kept)
+        monkeypatch.setattr(submission, benchmark.upper(), kept)
+        out = tmp_path / f"{benchmark}.zip"
+        assert main(["submit", benchmark, str(tmp_path / "run"), "--out", str(out)]) == 0
+        lines = zipfile.ZipFile(out).read(name).decode().splitlines()
+        if benchmark == "glue":
+            assert lines[0] == "index\tprediction"
+            assert [line.split("\t")[0] for line in lines[1:]] == ["0", "1", "2"]
+            assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
+        else:
+            assert [json.loads(line)["idx"] for line in lines] == [0, 1, 2]
+            assert {json.loads(line)["label"] for line in lines} <= {"True", "False"}

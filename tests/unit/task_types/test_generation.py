@@ -194,6 +194,16 @@ def test_an_encoder_without_decoder_is_refused_with_its_place(tmp_path):
     assert str(fault).endswith("Choose an encoder-decoder, such as t5-small or facebook/bart-base.")
 
 
+@pytest.mark.parametrize("kind", ["masked_lm", "coreference"])
+def test_check_finds_a_mask_token_that_a_task_lacks(tmp_path, kind):
+    tokenizer = train_tokenizer(KNOWN)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path)
+    block = {"task_type": kind, "inputs": ["text"] if kind == "masked_lm" else ["text", "candidate"]}
+    (fault,) = block_faults(task_def_from("task", block), load_tokenizer(tmp_path))
+    assert "task.task_type: BertTokenizer has no mask token. Choose" in str(fault)
+
+
 def test_a_tokenizer_without_end_is_refused(made):
     made.tokenizer.eos_token = made.tokenizer.sep_token = None
     with pytest.raises(ConfigError, match=r"task_type: .* has no token for the end of a text"):
