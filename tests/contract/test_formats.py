@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from packaging.version import Version
+from transformers import T5Config
 
 import mtdnn.task_types  # noqa: F401  registers them
-from data_prep.demo import write_demo_encoder
+from data_prep.demo import train_tokenizer
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.task_types.base import TASK_TYPES
 
@@ -39,7 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("train", "dev"):
             (folder / name / f"{split}.tsv").write_text("\n".join(kind.sample_rows) + "\n")
     cells = [cell for kind in kinds.values() for row in kind.sample_rows for cell in row.split("\t")]
-    write_demo_encoder(folder / "encoder", cells)
+    tokenizer = train_tokenizer(cells)
+    tokenizer.save_pretrained(folder / "encoder")
+    # Half of a pair, for the types that need a decoder; no command here reads weights.
+    T5Config(vocab_size=len(tokenizer)).save_pretrained(folder / "encoder")
     return folder
 
 
