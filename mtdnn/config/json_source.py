@@ -8,7 +8,7 @@ module.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,28 @@ def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
     if _deeper_than(value, MAX_DEPTH):
         raise DataError(fault(place, "", _too_deep(), fix))
     return value
+
+
+def sorted_json(value: Any, *, default: Callable[[Any], Any] = str, ascii: bool = False) -> str:
+    """JSON text that is the same for equal values whatever the order of their keys, to compute digests of.
+
+    YAML and Python allow keys that JSON does not have, or that have no order among each other: those become texts.
+
+    Args:
+        value: lists, mappings and plain values.
+        default: what stands for a value that JSON does not have.
+        ascii: whether other characters are escaped.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=ascii, default=default)
+    except TypeError:
+        return json.dumps(_with_text_keys(value), sort_keys=True, ensure_ascii=ascii, default=default)
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): _with_text_keys(each) for key, each in value.items()}
+    return [_with_text_keys(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_json(path: Path, shape: Any, *, fix: str) -> Any:

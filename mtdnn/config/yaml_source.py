@@ -366,7 +366,8 @@ def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSou
         return fault(where, name, unknown("key" if inner else kind, str(here[-1]), _fields_at(model, inner)))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
-    return fault(where, name, refusal(detail))
+    fix = "Put the key in quotes." if detail["type"] == "invalid_key" else ""
+    return fault(where, name, refusal(detail), fix)
 
 
 def refusal(detail: ErrorDetails) -> str:

@@ -6,7 +6,6 @@ Messages name a row by its Python expression and its number, counted from 1: `ro
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from mtdnn.config.json_source import sorted_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, Place, did_you_mean, fault
 from mtdnn.rows.source import (
@@ -201,6 +201,6 @@ def content_sha256(records: Iterable[Any], *, head: str = "") -> str:
     """
     digest = hashlib.sha256(head.encode())
     for record in records:
-        digest.update(json.dumps(record, sort_keys=True, default=repr).encode())
+        digest.update(sorted_json(record, default=repr, ascii=True).encode())
         digest.update(b"\n")
     return digest.hexdigest()

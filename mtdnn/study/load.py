@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtdnn.config.earlier import with_unused
+from mtdnn.config.json_source import sorted_json
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.shipped import definitions_file
 from mtdnn.config.tasks import TaskDef, task_defs_in
@@ -329,7 +329,7 @@ def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evalu
     run["tasks"] = tasks
     if isinstance(config.encoder, EncoderSource) and needs:
         run["encoder"]["run"] = needs[0].fingerprint
-    text = json.dumps([run, list(evaluate)], sort_keys=True, ensure_ascii=False, default=str)
+    text = sorted_json([run, list(evaluate)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from mtdnn.config import json_source
-from mtdnn.config.json_source import json_lines, json_value, read_json
+from mtdnn.config.json_source import json_lines, json_value, read_json, sorted_json
 from mtdnn.errors import DataError, Place
 
 
@@ -22,6 +22,20 @@ def written(tmp_path, content):
     path = tmp_path / "state.json"
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b": 1, "a": [2.5, None, "é"]}, '{"a": [2.5, null, "é"], "b": 1}'),
+        ({10: "a", 9: "b"}, '{"9": "b", "10": "a"}'),
+        ({True: 1, "a": {None: 2, "b": 3}}, '{"True": 1, "a": {"None": 2, "b": 3}}'),
+        ([{(1, 2): 3}], '[{"(1, 2)": 3}]'),
+        ({"a": {1, }}, '{"a": "{1}"}'),
+    ],
+)  # fmt: skip
+def test_text_for_digests_has_sorted_keys_of_any_type(value, text):
+    assert sorted_json(value) == text
 
 
 def test_values_of_the_right_types_come_back(tmp_path):

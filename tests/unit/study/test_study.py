@@ -270,6 +270,12 @@ def test_a_value_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
         grid_of(tmp_path, stages={"only": {"axes": {"seed": [1, 2, 1]}}})
 
 
+def test_a_value_with_keys_that_have_no_order_is_refused_as_other_values_are(tmp_path: Path) -> None:
+    stage = {"axes": {"seed": [1]}, "run": {"tasks.rte.max_rows": {True: 1, "a": 2}}}
+    with pytest.raises(ConfigError, match=r"rte\.max_rows: \{True: 1, 'a': 2\}: input should be a valid integer"):
+        grid_of(tmp_path, stages={"only": stage})
+
+
 @pytest.mark.parametrize("variables", ["x", 3, ["x"], {1: "x"}, True])
 def test_variables_that_are_no_mapping_are_refused(tmp_path: Path, variables: Any) -> None:
     message = r"study.yml:\d+: variables: not a mapping of names to values. Declare each as `name: value`"
