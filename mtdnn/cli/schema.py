@@ -152,7 +152,9 @@ def is_open(field: FieldInfo) -> bool:
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field's value is, or may be; None for plain values."""
+    """The model that a field's value is, or may be; None for plain values and lists."""
+    if typing.get_origin(annotation) is tuple:
+        return None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     models = (inner_model(member) for member in typing.get_args(annotation))
@@ -166,6 +168,8 @@ def default_text(field: FieldInfo) -> str:
         return ""
     if isinstance(value, Named):
         return value.name
+    if isinstance(value, tuple) and all(isinstance(each, Named) for each in value):
+        return ", ".join(each.name for each in value)
     return "" if isinstance(value, BaseModel) else value if isinstance(value, str) else json.dumps(value)
 
 
@@ -177,7 +181,9 @@ def values_in_words(annotation: Any) -> str:
     if origin is typing.Annotated:
         return values_in_words(members[0])
     if origin is tuple:
-        return "words" if members[0] is str else f"{len(members)} numbers"
+        if members[0] is str or inner_model(members[0]) is not None:
+            return "words" if members[0] is str else "words or mappings"
+        return f"{len(members)} numbers"
     if origin is dict:
         return f"mapping of words to {values_in_words(members[1])}"
     if members:

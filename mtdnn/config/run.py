@@ -59,6 +59,20 @@ class ScheduleConfig(Named):
     name: str = Field("linear", description="Learning rate schedule; a dotted path names your own.")
 
 
+class TrackerConfig(Named):
+    """An experiment tracker: keys common to all, and options that its library takes when a run begins."""
+
+    name: Literal["tensorboard", "wandb", "mlflow", "trackio", "aim"] = Field(description="The tracker.")  # type: ignore[assignment]
+    project: str = Field("mtdnn", description="Project, or experiment, that the run is listed under.")
+    group: str | None = Field(None, description="What belongs together; runs of a study default to its folder's name.")
+
+
+def _several(value: object) -> object:
+    """A tracker, or a list of them, as a list; words as mappings; none as an empty list."""
+    values = [] if value in (None, "none") else value if isinstance(value, (list, tuple)) else [value]
+    return [named(each) for each in values]
+
+
 class EarlyStopping(Finite):
     """Stop when the selection score has not increased for a number of evaluations."""
 
@@ -155,6 +169,12 @@ class RunConfig(Finite):
     early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
     log_gradients: bool = Field(False, description="Log the gradient norm of each term, once per task and line.")
+    trackers: Annotated[
+        tuple[TrackerConfig, ...], BeforeValidator(_several, json_schema_input_type=str | list[str | TrackerConfig])
+    ] = Field(
+        (TrackerConfig(name="tensorboard"),),
+        description="Where to log in addition to log.jsonl: tensorboard, wandb, mlflow, trackio, aim; none: nowhere.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
     @field_validator("train")

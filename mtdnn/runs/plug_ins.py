@@ -14,6 +14,7 @@ from mtdnn.errors import ConfigError, Fault
 from mtdnn.networks.adapters import ADAPTERS, adapter_faults
 from mtdnn.registry import Registry
 from mtdnn.training.optim import OPTIMIZERS, SCHEDULES
+from mtdnn.training.trackers import tracker_faults
 
 LIGHT_KEYS = ("mixing", "balance", "optimizer", "schedule", "adapter")
 """The keys of a run whose plug-ins load no PyTorch."""
@@ -40,6 +41,7 @@ def run_registry(key: str) -> Registry[Any]:
 def plug_in_faults(config: RunConfig) -> list[Fault]:
     """Errors of unknown names, unknown keys and invalid values of plug-ins, by the run's keys."""
     faults = [each for key, given in _named(config, KEYS) for each in named_faults(run_registry(key), given, key)]
+    faults += tracker_faults(config.trackers)
     return faults + adapter_faults(config.adapter, freeze_encoder=config.freeze_encoder)
 
 

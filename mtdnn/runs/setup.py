@@ -59,6 +59,7 @@ from mtdnn.training.objective import Objective, run_precision
 from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
 from mtdnn.training.plan import Plan
 from mtdnn.training.recorder import Recorder
+from mtdnn.training.trackers import TENSORBOARD, Trackers, study_of, tracker_faults
 from mtdnn.training.trainer import OnStep, Trainer
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Setup:
         types = task_types_of(tasks, tokenizer)
         selecting = [name for name, task in selecting_tasks(config, tasks).items() if task.splits.get("dev")]
         main_metrics = {name: types[name].metric_names[0] for name in selecting}
-        if faults := selection_faults(main_metrics, config.select_by):
+        if faults := selection_faults(main_metrics, config.select_by) + tracker_faults(config.trackers):
             raise ConfigError(faults)
         trained_defs = {name: tasks[name] for name in trained}
         chosen, available = train_stores(config, trained_defs, tokenizer)
@@ -164,7 +165,7 @@ class Setup:
         for task in self.config.subset if main else ():
             folder.write_subset_ids(task, self.train_stores[task].ids)
         with ExitStack() as opened:
-            recorder = Recorder(folder.path, step=step) if main else None
+            recorder = self._recorder(folder, step) if main else None
             if recorder is not None:
                 opened.callback(recorder.close)
             bar = ProgressBar(self.plan.total_steps, done=step, shown=progress and main)
@@ -176,6 +177,19 @@ class Setup:
                 trainer.load_state_dict(read_training(start))
             with freed_memory_kept():
                 trainer.train()
+
+    def _recorder(self, folder: RunFolder, step: int) -> Recorder:
+        """The run's log from a step on, with its trackers."""
+        config = self.config
+        trackers = Trackers(
+            config.trackers,
+            folder.path,
+            settings=config.model_dump(mode="json", by_alias=True),
+            group=study_of(folder.path),
+            resumed=step > 0,
+        )
+        events = any(each.name == TENSORBOARD for each in config.trackers)
+        return Recorder(folder.path, step=step, events=events, trackers=trackers)
 
     def require_same_run(self, folder: RunFolder) -> None:
         """Require that the run has the settings that the checkpoints in its folder were trained with.

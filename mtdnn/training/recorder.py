@@ -1,4 +1,4 @@
-"""What a run writes while it trains: `log.jsonl`, TensorBoard events, `timing.jsonl`.
+"""What a run writes while it trains: `log.jsonl`, `timing.jsonl`, TensorBoard events and other trackers.
 
 Nothing in `log.jsonl` depends on the clock: the log of a resumed run equals that of an unbroken one. Speed is in
 `timing.jsonl`.
@@ -21,6 +21,7 @@ from mtdnn.config.json_source import checked, json_value, raw_lines
 from mtdnn.errors import NOWHERE, DataError
 from mtdnn.files import write_text
 from mtdnn.training.combination import Conflicts
+from mtdnn.training.trackers import Trackers
 
 
 class Recorder:
@@ -29,15 +30,18 @@ class Recorder:
     Args:
         folder: of the run.
         step: where the run resumes; 0 for a new run.
+        events: write TensorBoard events.
+        trackers: get every value as well; None = none.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path, *, step: int = 0, events: bool = True, trackers: Trackers | None = None) -> None:
         self.log, self.timing = folder / "log.jsonl", folder / "timing.jsonl"
         for path in (self.log, self.timing):
             drop_after(path, step)
         self._hook = threading.excepthook
         threading.excepthook = self._on_thread_error
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if events else None
+        self._trackers = trackers
         self._since = (time.perf_counter(), step)
 
     def train(self, step: int, tasks: Mapping[str, Mapping[str, float]], values: Mapping[str, float]) -> None:
@@ -49,9 +53,7 @@ class Recorder:
             values: of the run: learning rate, gradient norm.
         """
         self._write(self.log, {"step": step, "train": tasks, **values})
-        self._scalars("train", tasks, step)
-        for name, value in values.items():
-            self._events.add_scalar(f"run/{name}", value, step)
+        self._scalars({**_flat("train", tasks), **{f"run/{name}": value for name, value in values.items()}}, step)
         now, (then, before) = time.perf_counter(), self._since
         if step > before:
             self._write(self.timing, {"step": step, "seconds_per_step": (now - then) / (step - before)})
@@ -68,10 +70,8 @@ class Recorder:
             score: what selects the best checkpoint.
         """
         self._write(self.log, {"step": step, "evaluation": results, "score": score})
-        for task, splits in results.items():
-            self._scalars(f"evaluation/{task}", splits, step)
-        if score is not None:
-            self._events.add_scalar("run/score", score, step)
+        found = {key: value for task in results for key, value in _flat(f"evaluation/{task}", results[task]).items()}
+        self._scalars(found if score is None else {**found, "run/score": score}, step)
         self._since = (time.perf_counter(), step)
 
     def conflicts(self, step: int, found: Conflicts) -> None:
@@ -82,10 +82,13 @@ class Recorder:
         """One line of affinities: task → task → by what share a step on the first lowers the loss of the second."""
         self._write(self.log, {"step": step, "affinity": found})
 
-    def _scalars(self, prefix: str, groups: Mapping[str, Mapping[str, float]], step: int) -> None:
-        for group, values in groups.items():
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Give values to TensorBoard and the other trackers."""
+        if self._events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{prefix}/{group}/{name}", value, step)
+                self._events.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.log(values, step)
 
     def _write(self, path: Path, record: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
@@ -97,11 +100,19 @@ class Recorder:
             self._hook(args)
 
     def close(self) -> None:
-        """Flush and close the TensorBoard events."""
+        """Flush and close the TensorBoard events and the trackers."""
         try:
-            self._events.close()
+            if self._events is not None:
+                self._events.close()
+            if self._trackers is not None:
+                self._trackers.close()
         finally:
             threading.excepthook = self._hook
+
+
+def _flat(prefix: str, groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """`prefix/group/name` → value."""
+    return {f"{prefix}/{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def drop_after(path: Path, step: int) -> None:
