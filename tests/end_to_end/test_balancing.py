@@ -5,6 +5,12 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import json
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +20,11 @@ from safetensors.torch import load_file
 
 import mtdnn
 from mtdnn.config.run import load_run_config
+from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.setup import Setup
 from mtdnn.runs.train import train
 from mtdnn.study.size import run_size
+from mtdnn.training.trainer import Trainer
 from tests.conftest import Demo
 from tests.end_to_end.test_distributed import launched
 from tests.reference.interrupted import stopped_and_resumed
@@ -38,14 +46,49 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 OPTIONS = {"dwa": {"name": "dwa", "every": 2}}
 
 
+MEASURED = {
+    "accumulate": 2, "precision": "bf16", "log_conflicts": 2, "log_affinity": 3, "proximal": "momentum",
+    "regularizer": {"name": "free_lb", "steps": 2}, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+def trainer_of(demo: Demo, folder: Path, name: str) -> Trainer:
+    """A trainer before its first step, of a run with this method."""
+    more = {"balance": OPTIONS.get(name, name), "batch_size": 2}
+    trainer = Setup.of(load_run_config(None, values_of(demo, folder, **more))).trainer(RunFolder(folder))
+    trainer.model.train()
+    return trainer
+
+
+def take_steps(trainer: Trainer, count: int) -> None:
+    trainer.loader.set_epoch(0)
+    for parts in islice(trainer.loader.from_step(trainer.progress.step), count):
+        trainer.train_step(parts)
+
+
 @pytest.mark.parametrize("name", STATEFUL)
+def test_a_trainer_resumes_from_its_stored_state(demo: Demo, tmp_path: Path, name: str) -> None:
+    """Weights and the method's state, bit for bit, after two steps, a new trainer, and two more."""
+    whole, first, second = (trainer_of(demo, tmp_path, name) for _ in range(3))
+    take_steps(whole, 4)
+    take_steps(first, 2)
+    file = tmp_path / "state.pt"
+    torch.save([first.state_dict(), first.model.state_dict()], file)
+    state, weights = torch.load(file, weights_only=True)
+    second.model.load_state_dict(weights)
+    second.load_state_dict(state)
+    take_steps(second, 2)
+    other = second.model.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in whole.model.state_dict().items())
+    assert str(whole.balancer.state_dict()) == str(second.balancer.state_dict())
+    assert not all(torch.equal(value, weights[key]) for key, value in other.items())
+
+
+@pytest.mark.parametrize("name", ["famo", *(pytest.param(each, marks=pytest.mark.slow) for each in STATEFUL
+                                            if each != "famo")])  # fmt: skip
 def test_a_resumed_run_equals_the_unbroken_one(demo: Demo, tmp_path: Path, name: str) -> None:
     """Weights and log, bit for bit, stopped within an epoch; with what is measured on the way."""
-    more = {
-        "balance": OPTIONS.get(name, name), "accumulate": 2, "precision": "bf16", "log_conflicts": 2,
-        "log_affinity": 3, "proximal": "momentum", "regularizer": {"name": "free_lb", "steps": 2},
-        "gradient_checkpointing": True,
-    }  # fmt: skip
+    more = {"balance": OPTIONS.get(name, name), **MEASURED}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(load_run_config(None, values_of(demo, whole, **more)), progress=False)
     stopped_and_resumed(load_run_config(None, values_of(demo, broken, **more)), step=3)
@@ -56,20 +99,71 @@ def test_a_resumed_run_equals_the_unbroken_one(demo: Demo, tmp_path: Path, name:
     assert [line["step"] for line in log_of(whole) if "affinity" in line] == [3]
 
 
-@pytest.mark.parametrize("name", ["pcgrad", "famo"])
-def test_two_processes_train_as_one_does(demo: Demo, tmp_path: Path, name: str) -> None:
-    """Sums in another order, four steps of AdamW in float32: 1e-3, as without balancing. No dropout."""
-    tasks = tmp_path / "tasks.yml"
+@pytest.fixture(scope="module")
+def without_dropout(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Keys of a run without dropout, whose masks differ between processes."""
+    folder = tmp_path_factory.mktemp("no_dropout")
+    tasks, encoder = folder / "tasks.yml", folder / "encoder"
     tasks.write_text(demo.tasks.read_text().replace("task_type:", "dropout: 0.0\n  task_type:"))
-    encoder = tmp_path / "encoder"
-    encoder.mkdir()
-    for path in demo.encoder.iterdir():
-        text = path.read_bytes()
-        if path.name == "config.json":
-            config = {**json.loads(text), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-            text = json.dumps(config).encode()
-        (encoder / path.name).write_bytes(text)
-    more = {"balance": name, "tasks": str(tasks), "encoder": str(encoder), "log_conflicts": 2, "log_every": 1}
+    shutil.copytree(demo.encoder, encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps(config))
+    return {"tasks": str(tasks), "encoder": str(encoder)}
+
+
+class Meeting:
+    """Sums tensors over threads that stand for the processes of a run."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.brought: dict[int, list[torch.Tensor]] = {}
+
+    def sums(self, rank: int, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        self.brought[rank] = [each.clone() for each in tensors]
+        self.barrier.wait()
+        total = [
+            sum(each[1:], each[0]) for each in zip(*(self.brought[one] for one in sorted(self.brought)), strict=True)
+        ]
+        self.barrier.wait()
+        return total
+
+
+@pytest.mark.parametrize("name", ["upgrad", "famo", "gradnorm"])
+def test_the_sum_over_processes_gives_the_update_of_one(
+    demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """Two steps in two threads in place of processes; float32, sums in another order: 1e-3. Methods that draw nothing:
+    threads share a generator."""
+    config = load_run_config(None, values_of(demo, tmp_path, balance=name, log_conflicts=2, **without_dropout))
+
+    def made() -> Trainer:
+        trainer = Setup.of(config).trainer(RunFolder(tmp_path))
+        trainer.model.train()
+        return trainer
+
+    alone, ranks, meeting = made(), [made(), made()], Meeting(2)
+    for rank, trainer in enumerate(ranks):
+        trainer._reduce = trainer.combination.reduce = partial(meeting.sums, rank)
+        trainer.loader.rank, trainer.loader.num_processes = rank, len(ranks)  # type: ignore[attr-defined]
+        trainer.objective.rank = rank
+    take_steps(alone, 2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda trainer: take_steps(trainer, 2), ranks))
+    for one, other in zip(*(each.model.parameters() for each in ranks), strict=True):
+        assert torch.equal(one, other)
+    found = ranks[0].meter.take()
+    for task, values in alone.meter.take().items():
+        assert found[task] == pytest.approx(values, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pcgrad", "famo"])
+def test_two_processes_train_as_one_does(
+    demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """Sums in another order, four steps of AdamW in float32: 1e-3, as without balancing. No dropout."""
+    more = {**without_dropout, "balance": name, "log_conflicts": 2, "log_every": 1}
     train(load_run_config(None, values_of(demo, tmp_path / "one", **more)), progress=False)
     config_file = tmp_path / "run.yml"
     config_file.write_text(load_run_config(None, values_of(demo, tmp_path / "two", **more)).to_yaml())
@@ -84,8 +178,10 @@ def test_two_processes_train_as_one_does(demo: Demo, tmp_path: Path, name: str) 
             assert second["conflicts"]["norm"] == pytest.approx(first["conflicts"]["norm"], rel=1e-3)
 
 
-@pytest.mark.parametrize("tasks_per_step", [1, 2, "all"])
-@pytest.mark.parametrize("mixing", ["round_robin", "proportional", "temperature"])
+@pytest.mark.parametrize(
+    ("mixing", "tasks_per_step"),
+    [("round_robin", 1), ("round_robin", 2), ("proportional", "all"), ("temperature", 2), ("temperature", "all")],
+)
 def test_check_dry_run_and_training_count_the_same_steps(
     demo: Demo, tmp_path: Path, mixing: str, tasks_per_step: Any
 ) -> None:
