@@ -35,12 +35,13 @@ def _conflicts(found: Agreement) -> Table:
         for other in found.tasks:
             values = found.cosines.get((task, other), [])
             share = sum(value < 0 for value in values) / len(values) if values else 0.0
-            shown = f"{fmean(values):.2f} ({100 * share:.0f})" if values and other != task else "–"
-            places.append(Place(shown))
+            is_pair = bool(values) and other != task
+            shown = f"{fmean(values):.2f} ({100 * share:.0f})" if is_pair else "–"
+            places.append(Place(shown, heat=share if is_pair else None))
         lines.append(places)
     caption = (
-        "Mean cosine of two tasks' gradients over the shared weights; in brackets the percentage of the logged steps "
-        "in which it is below 0."
+        "Mean cosine of two tasks' gradients over the shared weights; in brackets, and as the shade, the percentage of "
+        "the logged steps in which it is below 0."
     )
     return Table(["task", *found.tasks], lines, caption=caption, words=[0])
 
@@ -50,12 +51,21 @@ def _affinities(found: Agreement) -> Table:
     lines = []
     for task in found.tasks:
         values = [found.affinities.get((task, other), []) for other in found.tasks]
-        lines.append([Place(task), *(Place(f"{100 * fmean(each):+.2g}" if each else "–") for each in values)])
+        lines.append([Place(task), *map(_affinity, values, (other == task for other in found.tasks))])
     caption = (
         "By what percentage a step on the task of the row lowers the loss of the task of the column, on the same "
-        "batches; mean over the logged steps."
+        "batches; mean over the logged steps. Green: it helps another task; red: it harms it."
     )
     return Table(["task", *found.tasks], lines, caption=caption, words=[0])
+
+
+def _affinity(values: Sequence[float], is_own: bool) -> Place:
+    """The mean of some affinities; coloured where it is of two tasks."""
+    if not values:
+        return Place("–")
+    mean = fmean(values)
+    trend = "" if is_own or mean == 0 else "up" if mean > 0 else "down"
+    return Place(f"{100 * mean:+.2g}", trend=trend)
 
 
 def _weights(weights: Mapping[str, Sequence[tuple[int, float]]]) -> Picture:

@@ -30,7 +30,9 @@ def test_conflicts_affinities_and_weights_are_shown(tmp_path: Path) -> None:
         ["b", "-0.20 (50)", "–", "0.30 (0)"],
         ["c", "–", "0.30 (0)", "–"],
     ]
+    assert [place.heat for place in conflicts.rows[1]] == [None, 0.5, None, 0.0]
     assert [place.text for place in affinities.rows[0]] == ["a", "+2", "-1", "–"]
+    assert [place.trend for place in affinities.rows[0]] == ["", "", "down", ""]
     (picture,) = (block for block in blocks if isinstance(block, Picture))
     assert picture.svg.startswith("<svg") or "<svg" in picture.svg
 
