@@ -58,7 +58,7 @@ def sorted_json(value: Any, *, default: Callable[[Any], Any] = str, ascii: bool 
 
     Args:
         value: lists, mappings and plain values.
-        default: what stands for a value that JSON does not have.
+        default: gives what represents a value that JSON does not have.
         ascii: whether other characters are escaped.
     """
     try:
