@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -257,6 +258,47 @@ def use(backbone: nn.Module, name: str) -> None:
     """
     for _, layer in _tuned_layers(backbone):
         layer._active_adapter = [name]
+
+
+def mixes(backbone: nn.Module) -> bool:
+    """Whether several adapters can be used in one pass: peft does so for plain LoRA."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    return all(isinstance(layer, LoraLayer) and not layer.lora_variant for _, layer in _tuned_layers(backbone))
+
+
+@contextmanager
+def mixed(backbone: nn.Module, names: Sequence[str], order: Tensor) -> Iterator[None]:
+    """A context in which one pass uses several adapters, each for its part of the tokens; for prediction only.
+
+    Every layer gets its tokens as one row per part, and peft the name of each row's adapter.
+
+    Args:
+        backbone: a model for which `mixes`.
+        names: of the adapters, for the parts in their order.
+        order: [parts · tokens] long, places of the tokens of the first part, of the second, …; others are not computed.
+    """
+
+    def by_part(layer: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
+        (given,) = inputs
+        shapes.append(given.shape)
+        rows = given.flatten(0, -2).index_select(0, order)
+        return (rows.unflatten(0, (len(names), -1)),), {**options, "adapter_names": list(names)}
+
+    def as_given(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        shape = (*shapes.pop()[:-1], output.shape[-1])
+        found = output.new_zeros(shape).flatten(0, -2)
+        return found.index_copy(0, order, output.flatten(0, 1)).view(shape)
+
+    shapes: list[torch.Size] = []
+    layers = [cast(nn.Module, layer) for _, layer in _tuned_layers(backbone)]
+    handles = [layer.register_forward_pre_hook(by_part, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(as_given) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def merged(backbone: nn.Module, name: str) -> dict[str, Tensor]:

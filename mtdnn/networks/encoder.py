@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -152,6 +153,33 @@ class Encoder(nn.Module):
         """Activate the adapter of a task, if each task has one."""
         if self.adapter is not None and self.adapter.per_task:
             adapters.use(self.backbone, task)
+
+    @cached_property
+    def mixes_adapters(self) -> bool:
+        """Whether the adapters of several tasks can be used in one pass: peft does so for LoRA, and the layers of the
+        family get the tokens of the batch and nothing else."""
+        if self.adapter is None or not self.adapter.per_task or not adapters.mixes(self.backbone):
+            return False
+        return self._obstacle_to_packing() is None
+
+    def encode_for(
+        self, tasks: Sequence[str], embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Hidden states [N, T, H] by the adapter of each task, from one pass; for prediction only.
+
+        Args:
+            tasks: that have an adapter each, and for which the encoder `mixes_adapters`.
+            embeddings, mask, token_type_ids: as for `encode`.
+        """
+        count, (rows, width) = len(tasks), mask.shape
+        types = None if token_type_ids is None else token_type_ids.repeat(count, 1)
+        repeated = mask.repeat(count, 1)
+        places = torch.arange(count * rows * width, device=embeddings.device)
+        if self.execution.layout == "packed":
+            places = Layout.of(repeated, embeddings.device).index
+        order = (places // (rows * width)).argsort(stable=True)
+        with adapters.mixed(self.backbone, tasks, order):
+            return self.encode(embeddings.repeat(count, 1, 1), repeated, types).chunk(count)
 
     def frozen_weights(self) -> set[str]:
         """Names of the frozen weights below an adapter; empty without an adapter."""

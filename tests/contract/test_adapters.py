@@ -23,7 +23,7 @@ from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.objective import Objective
 from tests.contract.test_task_types import Case
-from tests.unit.networks.test_encoder import CONFIGS, batch
+from tests.unit.networks.test_encoder import CONFIGS, PACKED, batch
 
 METHODS: list[Any] = [None, *REGULARIZERS.names(), *(f"proximal {name}" for name in PROXIMAL)]
 WAYS = [("lora", method) for method in METHODS] + [(name, "smart") for name in ADAPTERS if name != "lora"]
@@ -145,3 +145,38 @@ def test_tasks_with_an_adapter_each_share_no_trained_number_of_the_encoder(tmp_p
     encoder.use_adapter_of("a")
     encoder(ids, mask, types).sum().backward()
     assert {name.split(".")[-2] for name, weight in trained.items() if weight.grad is not None} == {"a"}
+
+
+FAMILIES = ("bert", "roberta", "modernbert", "deberta-v2", "qwen3")
+LAYOUTS = [(family, "padded") for family in FAMILIES] + [(family, "packed") for family in FAMILIES if family in PACKED]
+
+
+@pytest.mark.parametrize(("family", "layout"), LAYOUTS)
+@pytest.mark.parametrize("adapter", ["lora", "dora", "ia3"])
+def test_tasks_with_an_adapter_each_are_predicted_as_one_by_one(family: str, adapter: str, layout: str) -> None:
+    """In one pass by LoRA; peft mixes no others, and DeBERTa's layers are also used for its table of positions."""
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS[family])
+    encoder = Encoder(backbone_class(config).from_config(config).eval(), execution=layout)
+    encoder.adapt(Adapter(Named(name=adapter, scope="task"), ("a", "b", "c")), base="encoder", seed=0)
+    encoder.eval()
+    assert encoder.mixes_adapters == (adapter == "lora" and family in PACKED)
+    for name, weight in encoder.named_parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(sum(map(ord, name))))
+    ids, mask, _ = batch((17, 3, 9))
+    embeddings = encoder.embed(ids)
+    alone = {}
+    with torch.inference_mode():
+        for task in ("a", "b", "c"):
+            encoder.use_adapter_of(task)
+            alone[task] = encoder.encode(embeddings, mask)
+        if not encoder.mixes_adapters:
+            return
+        together = encoder.encode_for(("c", "a", "b"), embeddings, mask)
+        encoder.use_adapter_of("a")
+        again = encoder.encode(embeddings, mask)
+    for task, hidden in zip(("c", "a", "b"), together, strict=True):
+        torch.testing.assert_close(hidden, alone[task], rtol=1e-4, atol=1e-5)  # other shapes of float32 products
+    assert not torch.allclose(alone["a"], alone["b"], atol=1e-3)
+    assert torch.equal(again, alone["a"])  # nothing is left of the mixed pass
