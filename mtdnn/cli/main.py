@@ -29,7 +29,7 @@ from mtdnn.cli.commands import (
 from mtdnn.cli.package_commands import completion_script, convert, run_converter
 from mtdnn.cli.package_commands import list as list_names
 from mtdnn.cli.publish_commands import export, push, serve
-from mtdnn.cli.study_commands import report, study, subset
+from mtdnn.cli.study_commands import report, study, subset, tune
 from mtdnn.cli.verbosity import current_level, verbosity, without_verbosity
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault, printable, system_fault, unknown
@@ -49,7 +49,23 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
 COMMANDS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(check, prepro, train, evaluate, predict, score, embed, export, push, serve, submit, subset, study, report),
+        *(
+            check,
+            prepro,
+            train,
+            evaluate,
+            predict,
+            score,
+            embed,
+            export,
+            push,
+            serve,
+            submit,
+            subset,
+            study,
+            tune,
+            report,
+        ),
         *(init, average, list_names, convert, completion),
     )
 }

@@ -87,6 +87,43 @@ def study(
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)
 
 
+def tune(
+    run: str,
+    *,
+    space: str,
+    out: str,
+    trials: int = 20,
+    jobs: int = 1,
+    seed: int = 1,
+    prune: bool = True,
+    json: bool = False,
+) -> str:
+    """Search good settings of a run on its dev splits; the same command continues a search that was stopped.
+
+    Args:
+        run: A run's YAML file; what is not searched stays.
+        space: A YAML file: dotted keys of the run, each with a list of values or {low, high, log, step}.
+        out: Folder of the search: its study, its trials, and the best run as best.yml.
+        trials: Trials after which the search ends, those of earlier commands included.
+        jobs: Processes, each with one trial at a time.
+        seed: Seed of the draws.
+        prune: Stop trials that are worse than the median of the others at the same evaluation.
+        json: Print the best values, their score and the number of trials as JSON.
+    """
+    from mtdnn.study.tuning import BEST, Search, read_space, require_optuna
+    from mtdnn.study.tuning import tune as tune_run
+
+    require_optuna()
+    search = Search(run, read_space(space, run), Path(out), trials=trials, seed=seed, prune=prune)
+    with stopped_by_sigterm():
+        found = tune_run(search, jobs=jobs)
+    if json:
+        return as_json(vars(found))
+    lines = table([[key, str(value)] for key, value in found.values.items()])
+    counts = f"{found.finished} trials finished, {found.pruned} pruned"
+    return f"{lines}\n\ndev score {found.score:.4f} (trial {found.trial}); {counts}\nbest run: {Path(out) / BEST}"
+
+
 def report(
     folder: str,
     *,

@@ -64,6 +64,7 @@ FITTED = (
     "--evaluate_every never"
 )
 GRAPHS = "tests/end_to_end/test_onnx.py does it with a run of four tasks"
+SEARCHES = "thirty runs; tests/end_to_end/test_tuning.py has three"
 HUB = "needs a login, or a run on the hub; tests/end_to_end/test_hub.py does it against a stand-in"
 SHOWN_ONLY = {
     "pip install -c constraints.txt -e .": INSTALLS,
@@ -86,6 +87,8 @@ SHOWN_ONLY = {
     "python -m data_prep.glue --input glue_data --out data": GLUE,
     "mtdnn prepro task_defs/glue.yml --data data --encoder ./stand-in --out prepared": GLUE,
     "mtdnn train --tasks task_defs/glue.yml --data prepared --encoder ./stand-in --output runs/glue": GLUE,
+    "mtdnn tune run.yml --space space.yml --out search --trials 30": SEARCHES,
+    "mtdnn train search/best.yml": SEARCHES,
     "mtdnn push demo/runs/together me/demo --license mit --out look": HUB,
     "mtdnn export demo/runs/together --format onnx --output graph": GRAPHS,
     "mtdnn export demo/runs/together --format onnx --task demo_nli --int8 --output small": GRAPHS,

@@ -1,0 +1,142 @@
+"""`mtdnn tune`: Optuna's study on disk, trials on dev splits only, a run's YAML as the result."""
+
+import csv
+import json
+
+import optuna
+import pytest
+import yaml
+
+import mtdnn
+from mtdnn.cli.main import main
+from mtdnn.runs.opened import Run
+from mtdnn.study import tuning
+from mtdnn.study.tuning import Search, open_study, read_space, tune
+
+
+@pytest.fixture
+def files(demo, tmp_path):
+    """A run of one task and a space, and the words of the command for them."""
+    values = demo.run_values(tmp_path / "unused", train=["demo_target"], max_steps=2, evaluate_every=1)
+    values["optimizer"] = {"lr": values.pop("optimizer.lr")}
+    (tmp_path / "run.yml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (tmp_path / "space.yml").write_text(
+        "optimizer.lr: {low: 1.0e-5, high: 1.0e-2, log: true}\nbatch_size: [8, 16]\n", encoding="utf-8"
+    )
+    return ["tune", str(tmp_path / "run.yml"), "--space", str(tmp_path / "space.yml"), "--out", str(tmp_path / "out")]
+
+
+def rows(folder):
+    with (folder / "trials.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_search_ends_in_a_run_that_can_be_trained(files, tmp_path, monkeypatch, capsys):
+    def no_evaluation(*_, **__):
+        raise AssertionError("a split is measured after training")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "evaluate", no_evaluation)  # which would measure test splits as well
+        assert main([*files, "--trials", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    scores = [float(row["score"]) for row in rows(tmp_path / "out") if row["state"] == "complete"]
+    assert found["score"] == pytest.approx(max(scores), abs=1e-6) and found["finished"] + found["pruned"] == 3
+    best = mtdnn.load_run_config(tmp_path / "out" / "best.yml")
+    assert best.optimizer.lr == pytest.approx(found["values"]["optimizer.lr"])
+    assert best.batch_size == found["values"]["batch_size"] and best.max_steps == 2
+    results = mtdnn.train(tmp_path / "out" / "best.yml", progress=False)  # same seed: the same dev score
+    assert results["demo_target"]["dev"]["accuracy"] == pytest.approx(found["score"], abs=1e-6)
+    kept = {path.name for path in (tmp_path / "out" / "trials" / "0").iterdir()}
+    assert {"run.yml", "log.jsonl"} <= kept and not kept & {"best", "last", "checkpoints"}
+
+
+def test_the_same_command_continues_a_search_and_repeats_nothing(files, tmp_path, monkeypatch):
+    trained = tuning._trained
+    assert main([*files, "--trials", "1"]) == 0
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "_trained", killed)
+    assert main([*files, "--trials", "3"]) == 130
+    monkeypatch.setattr(tuning, "_trained", trained)
+    assert main([*files, "--trials", "3"]) == 0
+    found = rows(tmp_path / "out")
+    assert [row["state"] for row in found].count("complete") + [row["state"] for row in found].count("pruned") == 3
+    assert len({row["optimizer.lr"] for row in found if row["optimizer.lr"]}) == len(found)
+    before = (tmp_path / "out" / "trials.csv").read_bytes()
+    monkeypatch.setattr(tuning, "_trained", killed)  # nothing is left to do
+    assert main([*files, "--trials", "3"]) == 0
+    assert (tmp_path / "out" / "trials.csv").read_bytes() == before
+
+
+def search_of(files, **values):
+    return Search(files[1], read_space(files[3], files[1]), files_out(files), **values)
+
+
+def files_out(files):
+    from pathlib import Path
+
+    return Path(files[5])
+
+
+def test_a_worse_trial_is_pruned_by_its_dev_score(files, monkeypatch):
+    """Five trials score 0.9; the sixth 0.1 at its first evaluation, below their median, and is stopped there."""
+    search = search_of(files, trials=6)
+    search.folder.mkdir()
+    study = open_study(search)
+    for _ in range(tuning.STARTUP_TRIALS):
+        trial = study.ask()
+        trial.report(0.9, 0)
+        study.tell(trial, 0.9)
+    monkeypatch.setattr("mtdnn.runs.setup.Setup._evaluate", lambda self: ({}, 0.1))
+    tuning.work(search)
+    last = open_study(search).trials[-1]
+    assert last.state == optuna.trial.TrialState.PRUNED and last.intermediate_values == {0: 0.1}
+
+
+def test_a_diverged_trial_is_pruned_with_its_reason(files, monkeypatch):
+    from mtdnn.training.meter import NonFiniteLoss
+
+    def diverges(*_):
+        raise NonFiniteLoss("the loss of demo_target is nan")
+
+    monkeypatch.setattr(tuning, "_trained", diverges)
+    with pytest.raises(mtdnn.DataError, match="no trial finished: the loss of demo_target is nan"):
+        tune(search_of(files, trials=2))
+
+
+def test_another_space_in_the_same_folder_is_refused(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    assert main([*files, "--trials", "1"]) == 0
+    (tmp_path / "space.yml").write_text("batch_size: [8]\n", encoding="utf-8")
+    assert main([*files, "--trials", "2"]) == 2
+    assert "has a search of another space. Undo the change, or give another --out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("space", "reported"),
+    [
+        ("optimizer.lr: 1", "space.yml:1: optimizer.lr: 1. Give a list of values, or {low: …, high: …}."),
+        ("optimizer.lr: {low: 2, high: 1}", "low 2, high 1. Give two numbers, the lower one first."),
+        ("optimizer.lr: {low: 0, high: 1, log: true}", "low 0 with log. Give a number above 0."),
+        ("optimizer.lr: {low: 0.1, hihg: 1}", "unknown key 'hihg'; known: low, high, log, step. Did you mean 'high'?"),
+        ("optimizer.lrr: [0.1]", "optimizer.lrr: 0.1: "),
+        ("batch_size: [8, many]", "batch_size: 'many': "),
+        ("output: [a, b]", "output: is a path and not a setting. Leave it out."),
+        ("{}", "no key to search"),
+    ],
+)
+def test_errors_of_a_space_have_their_place(space, reported, files, tmp_path, capsys):
+    (tmp_path / "space.yml").write_text(space + "\n", encoding="utf-8")
+    assert main(files) == 2
+    assert reported in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_search(files, tmp_path):
+    assert main([*files, "--trials", "4", "--jobs", "2"]) == 0
+    ended = [row for row in rows(tmp_path / "out") if row["state"] in ("complete", "pruned")]
+    assert 4 <= len(ended) <= 5  # the last two trials may end at the same time
+    assert len({row["optimizer.lr"] for row in ended}) == len(ended)
