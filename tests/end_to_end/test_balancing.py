@@ -113,7 +113,7 @@ def without_dropout(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 class Meeting:
-    """Sums tensors over threads that stand for the processes of a run."""
+    """Sums tensors over threads in place of the processes of a run."""
 
     def __init__(self, count: int) -> None:
         self.barrier = threading.Barrier(count, timeout=60)
