@@ -17,7 +17,7 @@ from mtdnn.files import named_file, same_file
 from mtdnn.registry import own_words
 
 if TYPE_CHECKING:
-    from mtdnn.runs.row_check import Report
+    from mtdnn.runs.check_report import Report
 
 
 def check(
