@@ -156,7 +156,7 @@ def _hub_task(task: TaskDef) -> str:
 
 def _opening(config: RunConfig, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
     source = config.encoder
-    start = f"an earlier run (`{source.run}`)" if isinstance(source, EncoderSource) else f"`{_named(source)}`"
+    start = f"an earlier run (`{_named(source.run)}`)" if isinstance(source, EncoderSource) else f"`{_named(source)}`"
     if not whole:
         (task,) = tasks
         return (
@@ -245,8 +245,8 @@ def _settings(config: RunConfig) -> str:
     """What differs from the defaults, as in a run's YAML; without paths of the machine it was trained on."""
     values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     kept = {key: value for key, value in values.items() if key not in ("tasks", "data", "output")}
-    if isinstance(config.encoder, str):
-        kept["encoder"] = _named(config.encoder)
+    source = config.encoder
+    kept["encoder"] = _named(source) if isinstance(source, str) else {**kept["encoder"], "run": _named(source.run)}
     return f"What differs from the defaults of mtdnn; `run.yml` has every key.\n\n```yaml\n{dump_yaml(kept)}```"
 
 

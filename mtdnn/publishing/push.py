@@ -107,7 +107,7 @@ def _without_places(config: RunConfig, repo: str) -> RunConfig:
     """The run without the folders of this machine."""
     encoder = config.encoder
     if isinstance(encoder, EncoderSource):
-        encoder = encoder.model_copy(update={"run": Path(encoder.run).name})
+        encoder = encoder if hub_name(encoder.run) else encoder.model_copy(update={"run": Path(encoder.run).name})
     elif not hub_name(encoder):
         encoder = Path(encoder).name
     return config.model_copy(update={"tasks": "tasks.yml", "data": "prepared", "output": repo, "encoder": encoder})

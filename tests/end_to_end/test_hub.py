@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 import mtdnn
 from mtdnn.cli.main import main
+from mtdnn.config.run import EncoderSource
 from mtdnn.metrics.base import compute
 from mtdnn.metrics.records import read_records
 from mtdnn.publishing import card
@@ -42,6 +43,13 @@ def test_no_folder_of_the_machine_is_in_what_is_uploaded(hub, demo, demo_run):
     texts = {name: content.decode() for name, content in hub.files("me/demo").items() if name.endswith((".yml", ".md"))}
     for place in (demo_run.parent, demo.data, demo.prepared.parent):
         assert [name for name, text in texts.items() if str(place) in text] == []
+
+
+def test_the_folder_of_an_earlier_run_is_not_in_the_card(demo_run):
+    run, earlier = mtdnn.open_run(demo_run), "/home/me/secret/start"
+    config = run.config.model_copy(update={"encoder": EncoderSource(run=earlier)})
+    for text in (card._settings(config), card._opening(config, run.tasks, whole=True)):
+        assert "start" in text and "secret" not in text
 
 
 def test_a_revision_of_a_run_is_read(hub):
