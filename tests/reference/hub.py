@@ -201,7 +201,7 @@ def stand_in(cache: Path, *, token: str | None = TOKEN) -> Iterator[StandIn]:
         token: of the user; None = not logged in.
     """
     import transformers.utils.hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     server = StandIn()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -216,6 +216,7 @@ def stand_in(cache: Path, *, token: str | None = TOKEN) -> Iterator[StandIn]:
             ("HF_TOKEN_PATH", str(cache / "no-token")),
         ):
             patch.setattr(constants, name, value)
+        patch.setattr(hf_api.api, "endpoint", server.endpoint)  # has the address from when it was imported
         for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
             if hasattr(transformers.utils.hub, name):
                 patch.setattr(transformers.utils.hub, name, str(cache))

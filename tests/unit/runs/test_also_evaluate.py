@@ -53,12 +53,12 @@ def test_with_a_frozen_encoder_nothing_is_forgotten(demo: Demo, base: Path, tmp_
 def test_the_best_checkpoint_is_selected_by_the_tasks_that_are_trained(
     demo: Demo, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mtdnn.runs import setup
+    from mtdnn.runs import measure
 
     asked: list[set[str]] = []
-    score = setup.selection_score
+    score = measure.selection_score
     monkeypatch.setattr(
-        setup, "selection_score", lambda results, *rest: asked.append(set(results)) or score(results, *rest)
+        measure, "selection_score", lambda results, *rest: asked.append(set(results)) or score(results, *rest)
     )
     mtdnn.train(**adapted(demo, base, tmp_path / "run"), progress=False)
     assert asked and all(tasks == {"demo_target"} for tasks in asked)

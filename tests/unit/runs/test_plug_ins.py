@@ -28,7 +28,8 @@ MISTAKES = {
     "optimizer.betas.1": ([0.9, 1.5], "1.5: input should be less than 1"),
     "proximal.bta": (
         0.9,
-        "unknown key 'bta'; known: mu, inner_steps, beta, beta_late, late_after, half_life. Did you mean 'beta'?",
+        "unknown key 'bta'; known: mu, inner_steps, start_after, beta, beta_late, late_after, half_life. Did you mean "
+        "'beta'?",
     ),
     "regularizer.xi": (
         1,
