@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -301,10 +302,26 @@ def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTra
     config: PreTrainedConfig | None
     try:
         of_torch = {"dtype": None, "torch_dtype": None}  # a dtype would need PyTorch
-        config = AutoConfig.from_pretrained(encoder, trust_remote_code=False, **of_torch)
+        with _without_note_on_dtype():
+            config = AutoConfig.from_pretrained(encoder, trust_remote_code=False, **of_torch)
     except (OSError, ValueError):
         config = None
     return AutoTokenizer.from_pretrained(encoder, config=config, trust_remote_code=False), config
+
+
+@contextmanager
+def _without_note_on_dtype() -> Iterator[None]:
+    """A context without transformers' warning that `torch_dtype` is deprecated, a key of ours."""
+    logger = logging.getLogger("transformers.configuration_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("`torch_dtype` is deprecated")
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _has_tokenizer_files(folder: Path) -> bool:

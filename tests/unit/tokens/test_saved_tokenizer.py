@@ -5,9 +5,10 @@ import random
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
-from transformers import AutoTokenizer, BertTokenizerLegacy, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, BertTokenizerLegacy, PreTrainedTokenizerFast
+from transformers.utils import logging
 
-from mtdnn.tokens.tokenizer import Tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 TEXTS = [(" ".join(["a red kite flies over the lake", "slowly"][: 1 + n % 2] * (1 + n)),) for n in range(8)]
@@ -80,3 +81,15 @@ def test_saving_leaves_the_tokenizer_itself_as_it_was(tmp_path):
     before = ours.sha256, ours.hf.model_max_length, ours.hf.backend_tokenizer.truncation
     ours.save(tmp_path / "saved", max_length=random.Random(0).randint(5, 20))
     assert (Tokenizer("x", ours.hf).sha256, ours.hf.model_max_length, ours.hf.backend_tokenizer.truncation) == before
+
+
+def test_a_key_that_we_set_is_not_reported_as_deprecated(tmp_path, caplog, monkeypatch):
+    """transformers warns once in a process; here it warns each time."""
+    logger = logging.get_logger("transformers.configuration_utils")
+    monkeypatch.setattr(type(logger), "warning_once", lambda self, *words: self.warning(*words))
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    save_encoder(tmp_path, WORDS)
+    load_tokenizer(tmp_path)
+    assert "deprecated" not in caplog.text
+    AutoConfig.from_pretrained(tmp_path, torch_dtype=None)
+    assert "deprecated" in caplog.text
