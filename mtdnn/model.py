@@ -164,6 +164,7 @@ class MultiTaskModel(nn.Module):
         with torch.inference_mode():
             hidden = self.hidden(Batch(batches[0].task, shared.inputs, None, batches[0].row_ids).to(device))
             for batch in batches:
-                logits = self.task_logits(batch.task, shared.of_batch(hidden, batch), batch)
-                found[batch.task] = self.task_types[batch.task].predict(logits, batch)
+                own = shared.of_batch(hidden, batch)
+                logits, head = self.task_logits(batch.task, own, batch), self.head_of(batch.task)
+                found[batch.task] = self.task_types[batch.task].answer(logits, batch, head=head, hidden=own)
         return found

@@ -112,6 +112,14 @@ class OnnxModel(nn.Module):
             records[task] = task_type.predict(logits, rows)
         return records
 
+    def predict_together(self, batches: Sequence[Batch]) -> dict[str, list[dict]]:
+        """Prediction records of several tasks on the same rows, each with its own labels; a pass of the graph for each.
+
+        Args:
+            batches: of each task; a task may have fewer sequences of a row than another, so that passes differ.
+        """
+        return {batch.task: self.predict(batch, [batch.task])[batch.task] for batch in batches}
+
 
 @dataclass
 class ExportedRun(Run):

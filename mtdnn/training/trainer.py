@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
@@ -181,8 +181,9 @@ class Trainer:
         if self.model.has_adapters_by_task or (len(update[0].parts) > 1 and self._needs_apart(len(update))):
             return
         groups: dict[int, list[Turn]] = {}
-        for turn in update:
-            if self._can_share(turn):
+        turns_of_units = [turn for turn in update if turn.parts[0].shared is not None]
+        for turn, shares in zip(turns_of_units, self._by_all(map(self._can_share, turns_of_units)), strict=True):
+            if shares:
                 groups.setdefault(id(turn.parts[0].shared), []).append(turn)
         for turns in groups.values():
             inputs = [part.shared for part in turns[0].parts if part.shared is not None]
@@ -192,9 +193,17 @@ class Trainer:
             for turn in turns if len(turns) > 1 else ():
                 turn.passes = passes
 
+    def _by_all(self, own: Iterable[bool]) -> list[bool]:
+        """Whether each holds in all processes, so that all send their tasks backward in the same order."""
+        holds = list(own)
+        if self._reduce is None or not holds:
+            return holds
+        (counts,) = self._reduce([torch.tensor(holds, dtype=torch.int64, device=self.accelerator.device)])
+        return [count == self.processes.count for count in counts.tolist()]
+
     def _can_share(self, turn: Turn) -> bool:
-        """Whether a task can take its hidden states from a pass for other tasks, too."""
-        if turn.parts[0].shared is None or self.objective.moves_within_step(turn.task):
+        """Whether a task can take its hidden states from a pass for other tasks, too, with this process's rows."""
+        if self.objective.moves_within_step(turn.task):
             return False
         whole = all(each.shared is not None and len(each.mask) == each.shared.num_sequences for each in turn.parts)
         return whole or not (self.balancer.measures_again or self.objective.has_regularizer(turn.task))

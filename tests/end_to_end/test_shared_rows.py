@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +20,14 @@ import mtdnn
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.data.arrow import SplitFile
 from mtdnn.networks.encoder import Encoder
+from mtdnn.publishing.onnx_export import export_onnx
+from mtdnn.publishing.onnx_run import open_onnx
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.setup import Setup
 from mtdnn.runs.train import train
 from mtdnn.study.size import run_size
 from mtdnn.training.trainer import Trainer
+from mtdnn.training.turn import Turn
 from tests.conftest import Demo
 from tests.end_to_end.test_distributed import launched
 from tests.reference.interrupted import stopped_and_resumed
@@ -284,6 +288,18 @@ def test_every_process_has_the_same_tasks_in_a_step(world: Demo, tmp_path: Path)
     assert len(rows) == len(set(rows)) == 40
 
 
+def test_a_pass_is_shared_by_the_tasks_that_can_in_every_process(world: Demo, tmp_path: Path) -> None:
+    """A process whose rows do not allow it for one task must not take the tasks in another order than the rest."""
+    setup = Setup.of(load_run_config(None, values_of(world, tmp_path)))
+    trainer = setup.trainer(RunFolder(tmp_path))
+    update = Turn.of(next(iter(setup.loader)))
+    assert [turn.task for turn in update] == SHARING
+    trainer.processes = SimpleNamespace(count=2)  # the other of which cannot for `topics`
+    trainer._reduce = lambda tensors: [tensors[0] + torch.tensor([1, 0, 1, 1])]
+    trainer._share_passes(update)
+    assert [turn.task for turn in update if turn.passes] == ["intent", "stars", "slots"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(world: Demo, tmp_path: Path) -> None:
     """Sums in another order, four steps of AdamW in float32: 1e-3."""
@@ -320,6 +336,17 @@ def test_evaluation_and_prediction_take_one_pass_and_equal_those_of_each_task_al
                 assert record["prediction"] == alone["prediction"]
             assert record["label"] == alone["label"] == stored["label"]
             assert record["id"] == stored["id"]
+
+
+def test_a_graph_predicts_tasks_on_the_same_rows_as_the_run_does(world: Demo, tmp_path: Path) -> None:
+    train(load_run_config(None, values_of(world, tmp_path / "run", max_steps=1)), progress=False)
+    run, rows = mtdnn.open_run(tmp_path / "run"), world.data / "messages" / "dev.jsonl"
+    export_onnx(run, SHARING, tmp_path / "graph")
+    ours, theirs = (each.predict(SHARING, rows) for each in (run, open_onnx(tmp_path / "graph")))
+    for task in SHARING:
+        assert [each["label"] for each in theirs[task]] == [each["label"] for each in ours[task]]
+        for one, other in zip(ours[task], theirs[task], strict=True):
+            assert other["scores"] == pytest.approx(one["scores"], abs=1e-4)
 
 
 def test_tasks_of_other_types_are_predicted_in_one_pass_from_texts_and_tables(world: Demo, tmp_path: Path) -> None:
