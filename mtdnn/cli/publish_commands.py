@@ -111,6 +111,8 @@ def serve(
     checkpoint: str = "best",
     max_rows: int = 256,
     max_bytes: int = 1_000_000,
+    max_batch_tokens: int = 4096,
+    max_wait_ms: float = 2.0,
 ) -> str:
     """Answer prediction requests over HTTP: POST /predict, GET /tasks, GET /health.
 
@@ -121,13 +123,15 @@ def serve(
         checkpoint: best, last or step-N.
         max_rows: Rows of one request.
         max_bytes: Size of a request's body.
+        max_batch_tokens: Tokens of requests that are computed together, as they wait at the same time.
+        max_wait_ms: Milliseconds that a request waits for others; 0 turns it off.
     """
     from mtdnn.publishing.onnx_run import open_any
     from mtdnn.publishing.serve import Limits, require_fastapi
     from mtdnn.publishing.serve import serve as serve_run
 
     require_fastapi()
-    limits = Limits(rows=max_rows, bytes=max_bytes)
+    limits = Limits(rows=max_rows, bytes=max_bytes, batch_tokens=max_batch_tokens, wait_ms=max_wait_ms)
     opened = open_any(run, checkpoint=checkpoint)
     logging.getLogger("mtdnn").info("serving %s at http://%s:%d", ", ".join(opened.tasks), host, port)
     serve_run(opened, host=host, port=port, limits=limits)

@@ -1,26 +1,32 @@
 """A run behind HTTP: rows in, predictions of all heads out, as JSON. Nothing in a request is run.
 
 `GET /health` and `GET /tasks`; `POST /predict` with `{"rows": […], "tasks": […]}`. Errors are `{"errors": [{place, key,
-found, fix}]}` with a status of 4xx.
+found, fix}]}` with a status of 4xx. Requests that wait at the same time are computed together; see `batching.py`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mtdnn.errors import ConfigError, MtdnnError, fault
+from mtdnn.metrics.base import Record
+from mtdnn.publishing.batching import Batcher, Question
 from mtdnn.runs.opened import Run
+from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 TOO_LARGE, BAD_REQUEST = 413, 400
+
+Answer = dict[str, list[Record]]
+"""Task → prediction records of the rows, in their order."""
 
 
 class Request(BaseModel):
@@ -36,20 +42,27 @@ class Request(BaseModel):
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes above which a request is refused.
+    """Sizes above which a request is refused, and those of the batches that requests are computed in.
 
     Attributes:
         rows: of one request.
         bytes: of its body.
+        batch_tokens: of the texts of requests that are computed together.
+        wait_ms: milliseconds that a request waits for others when none is being computed; 0: not at all.
     """
 
     rows: int = 256
     bytes: int = 1_000_000
+    batch_tokens: int = 4096
+    wait_ms: float = 2.0
 
     def __post_init__(self) -> None:
-        for key, value in (("max_rows", self.rows), ("max_bytes", self.bytes)):
-            if value < 1:
-                raise ConfigError(fault("", key, f"{value}", "Give at least 1."))
+        sizes = {"max_rows": self.rows, "max_bytes": self.bytes, "max_batch_tokens": self.batch_tokens}
+        faults = [fault("", key, f"{value}", "Give at least 1.") for key, value in sizes.items() if value < 1]
+        if not (math.isfinite(self.wait_ms) and self.wait_ms >= 0):
+            faults.append(fault("", "max_wait_ms", f"{self.wait_ms}", "Give 0 or more."))
+        if faults:
+            raise ConfigError(faults)
 
 
 def require_fastapi() -> None:
@@ -64,8 +77,8 @@ def app_of(run: Run, limits: Limits) -> FastAPI:
     """The application that serves a run.
 
     Args:
-        run: opened; one request at a time uses it.
-        limits: sizes above which a request is refused.
+        run: opened; one batch of requests at a time uses it.
+        limits: of requests and of batches.
     """
     require_fastapi()
     from fastapi import FastAPI, Response
@@ -73,7 +86,7 @@ def app_of(run: Run, limits: Limits) -> FastAPI:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
 
-    app, lock = FastAPI(title=run.folder.path.name, docs_url=None, redoc_url=None), threading.Lock()
+    app, batcher = FastAPI(title=run.folder.path.name, docs_url=None, redoc_url=None), batcher_of(run, limits)
 
     def refusal(status: int, errors: Sequence[dict[str, Any]]) -> JSONResponse:
         return JSONResponse({"errors": list(errors)}, status)
@@ -111,8 +124,7 @@ def app_of(run: Run, limits: Limits) -> FastAPI:
         if len(request.rows) > limits.rows:
             found = f"{len(request.rows)} rows, more than {limits.rows}"
             return refusal(TOO_LARGE, [_error("rows", found, "Send them in several requests.")])
-        with lock:
-            return {"predictions": predictions_of(run, request)}
+        return {"predictions": batcher.answer(question_of(run, request))}
 
     return app
 
@@ -121,21 +133,78 @@ def _error(place: str, found: str, fix: str) -> dict[str, Any]:
     return fault(place, "", found, fix).as_dict()
 
 
-def predictions_of(run: Run, request: Request) -> dict[str, list[dict[str, Any]]]:
-    """Task → prediction records of the rows, in their order; tasks with the same encoding share a pass.
+def batcher_of(run: Run, limits: Limits) -> Batcher[Answer]:
+    """What answers the requests to a run.
+
+    Args:
+        run: opened.
+        limits: sizes of batches, and how long a request waits for others.
+    """
+    return Batcher(
+        lambda questions: answers_of(run, questions),
+        lambda question: _num_tokens(run, question),
+        wait_seconds=limits.wait_ms / 1000,
+        max_tokens=limits.batch_tokens,
+    )
+
+
+def question_of(run: Run, request: Request) -> Question[Answer]:
+    """What a request asks of a run.
 
     Args:
         run: opened.
         request: rows, and the tasks, or None for all that read such rows.
     Raises:
-        ConfigError, DataError: as `Run.predict`; no task reads such rows; or rows are of both kinds.
+        ConfigError: no task reads such rows, or rows are of both kinds.
     """
-    named = [row for row in request.rows if isinstance(row, dict)]
-    if named and len(named) < len(request.rows):
+    named = sum(isinstance(row, dict) for row in request.rows)
+    if named and named < len(request.rows):
         raise ConfigError(fault("rows", "", "lists and objects", "Give one kind."))
-    tasks = request.tasks or _tasks_for(run, request.rows[0])
-    rows = [{"id": str(number), **row} for number, row in enumerate(named)] if named else request.rows
-    return run.predict(tasks, rows)  # type: ignore[arg-type]
+    tasks = tuple(request.tasks or _tasks_for(run, request.rows[0]))
+    return Question(tasks, request.rows, _form_of(tasks, request.rows))
+
+
+def _form_of(tasks: tuple[str, ...], rows: Sequence[Any]) -> Hashable | None:
+    """The tasks with the number or the names of a row's texts; None for rows that differ, or bring ids of their own."""
+    shapes = {frozenset(row) if isinstance(row, dict) else len(row) for row in rows}
+    own_ids = any(isinstance(row, dict) and "id" in row for row in rows)
+    return None if len(shapes) > 1 or own_ids else (tasks, *shapes)
+
+
+def _num_tokens(run: Run, question: Question[Answer]) -> int:
+    """Tokens of all texts of a question, each cut at the largest length of its tasks."""
+    values = [value for row in question.rows for value in (row.values() if isinstance(row, dict) else row)]
+    texts = [(value if isinstance(value, str) else " ".join(value),) for value in values]
+    longest = max((run.tasks[name].max_length for name in question.tasks if name in run.tasks), default=1)
+    ids = cast(Ragged, run.tokenizer.cutting_at(longest)(texts)["input_ids"])
+    return len(ids.values)
+
+
+def answers_of(run: Run, questions: Sequence[Question[Answer]]) -> list[Answer]:
+    """The answer to each of several questions of one form; tasks with the same encoding share a pass.
+
+    Args:
+        run: opened.
+        questions: one, or several of the same form.
+    Raises:
+        ConfigError, DataError: as `Run.predict`.
+    """
+    rows: list[Any] = [row for each in questions for row in each.rows]
+    if isinstance(rows[0], dict):
+        rows = [{"id": str(number), **row} for number, row in enumerate(rows)]
+    found = run.predict(list(questions[0].tasks), rows)
+    if len(questions) == 1:
+        return [found]
+    counts = [len(each.rows) for each in questions]
+    return [_part(found, sum(counts[:number]), count) for number, count in enumerate(counts)]
+
+
+def _part(found: Mapping[str, list[Record]], start: int, count: int) -> Answer:
+    """The records of the rows from `start` on, with ids from 0 on."""
+    return {
+        task: [{**record, "id": str(number)} for number, record in enumerate(records[start : start + count])]
+        for task, records in found.items()
+    }
 
 
 def _tasks_for(run: Run, row: dict[str, str | list[str]] | list[str]) -> list[str]:
@@ -157,7 +226,7 @@ def serve(run: Run, *, host: str, port: int, limits: Limits) -> None:
     Args:
         run: opened.
         host, port: the address; 127.0.0.1 is seen by this machine alone.
-        limits: sizes above which a request is refused.
+        limits: of requests and of batches.
     Raises:
         ConfigError: the packages are missing.
     """

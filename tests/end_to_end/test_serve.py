@@ -1,5 +1,6 @@
 """A run behind a real server (uvicorn) on this machine: predictions, limits, errors as JSON."""
 
+import contextlib
 import json
 import threading
 import time
@@ -11,26 +12,35 @@ import pytest
 
 import mtdnn
 from mtdnn.cli.main import main
-from mtdnn.publishing.serve import Limits, app_of
+from mtdnn.publishing.serve import Limits, Request, answers_of, app_of, question_of
 
 PAIRS = [["the doctor finds the book", "the doctor never finds the book"], ["the doctor finds the book", "rain"]]
 
 
-@pytest.fixture(scope="module")
-def server(demo_run):
-    """The address of a server of the demo's run, with limits of 4 rows and 2000 bytes."""
+@contextlib.contextmanager
+def serving(run, limits):
+    """A context with the address of a server of a run."""
     import uvicorn
 
-    app = app_of(mtdnn.open_run(demo_run), Limits(rows=4, bytes=2000))
+    app = app_of(run, limits)
     running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
     port = running.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    running.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(demo_run):
+    """The address of a server of the demo's run, with limits of 4 rows and 2000 bytes."""
+    with serving(mtdnn.open_run(demo_run), Limits(rows=4, bytes=2000)) as address:
+        yield address
 
 
 def ask(address, body=None):
@@ -56,12 +66,10 @@ def test_all_heads_answer_from_one_request_as_the_run_predicts(server, demo_run)
 
 def test_one_pass_serves_all_heads(demo_run, monkeypatch):
     """The encoder runs once for a request whose tasks have the same encoding."""
-    from mtdnn.publishing.serve import Request, predictions_of
-
     run, calls = mtdnn.open_run(demo_run), []
     hidden = run.model.hidden
     monkeypatch.setattr(run.model, "hidden", lambda *given, **named: calls.append(1) or hidden(*given, **named))
-    found = predictions_of(run, Request(rows=PAIRS, tasks=["demo_nli", "demo_target"]))
+    (found,) = answers_of(run, [question_of(run, Request(rows=PAIRS, tasks=["demo_nli", "demo_target"]))])
     assert set(found) == {"demo_nli", "demo_target"} and len(calls) == 1
 
 
@@ -103,13 +111,43 @@ def test_an_unknown_place_is_json_as_well(server):
     assert ask(f"{server}/admin")[0] == 404
 
 
-def test_requests_at_the_same_time_are_answered_each(server):
-    bodies = [{"rows": [pair], "tasks": ["demo_nli"]} for pair in PAIRS * 4]
-    alone = [ask(f"{server}/predict", body) for body in bodies]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda body: ask(f"{server}/predict", body), bodies)) == alone
+BODIES = [
+    *({"rows": [pair], "tasks": ["demo_nli"]} for pair in PAIRS * 2),
+    {"rows": [PAIRS[1], ["the doctor", "the doctor"]], "tasks": ["demo_nli"]},
+    {"rows": [["a", "b", "c"]], "tasks": ["demo_nli"]},
+    {"rows": [{"premise": "the doctor", "hypothesis": "rain"}], "tasks": ["demo_nli"]},
+    {"rows": [{"id": "mine", "premise": "the doctor", "hypothesis": "rain"}], "tasks": ["demo_nli"]},
+    {"rows": [["rain"]], "tasks": ["demo_sentiment"]},
+]
+"""Seven requests of four forms, one of them with a bad row."""
 
 
-def test_limits_below_1_are_refused(demo_run, capsys):
-    assert main(["serve", str(demo_run), "--max_rows", "0"]) == 2
-    assert "--max_rows: 0. Give at least 1." in capsys.readouterr().err
+def test_requests_at_the_same_time_share_passes_and_are_answered_as_alone(demo_run):
+    """Other rows in a batch change the order of sums in float32: 1e-5. The first request waits until all are here."""
+    run, sizes = mtdnn.open_run(demo_run), []
+    predict = run.predict
+    run.predict = lambda tasks, rows: sizes.append(len(rows)) or predict(tasks, rows)
+    with serving(run, Limits(wait_ms=0)) as address:
+        alone = [ask(f"{address}/predict", body) for body in BODIES]
+    assert sizes == [len(body["rows"]) for body in BODIES]
+    sizes.clear()
+    with serving(run, Limits(wait_ms=1000)) as address, ThreadPoolExecutor(len(BODIES)) as pool:
+        together = list(pool.map(lambda body: ask(f"{address}/predict", body), BODIES))
+    assert max(sizes) == 6 and len(sizes) == 5  # those of the same form; each of the others
+    assert [status for status, _ in together] == [200] * 5 + [400] + [200] * 3
+    for (status, answer), (_, expected) in zip(together, alone, strict=True):
+        if status != 200:
+            assert answer == expected and "row 0" in json.dumps(answer)
+            continue
+        for task, records in expected["predictions"].items():
+            for one, other in zip(records, answer["predictions"][task], strict=True):
+                assert one["id"] == other["id"] and one["prediction"] == other["prediction"]
+                assert other["scores"] == pytest.approx(one["scores"], abs=1e-5)
+
+
+def test_limits_below_1_and_negative_times_are_refused(demo_run, capsys):
+    words = ["--max_rows", "0", "--max_batch_tokens", "0", "--max_wait_ms", "-1"]
+    assert main(["serve", str(demo_run), *words]) == 2
+    errors = capsys.readouterr().err
+    assert "--max_rows: 0. Give at least 1." in errors and "--max_batch_tokens: 0. Give at least 1." in errors
+    assert "--max_wait_ms: -1.0. Give 0 or more." in errors
