@@ -110,6 +110,8 @@ def prepro(
     out: str,
     workers: int | None = None,
     tasks: str | None = None,
+    shard: str | None = None,
+    merge: bool = False,
 ) -> str:
     """Convert rows to token ids on disk; unchanged splits are kept.
 
@@ -120,14 +122,27 @@ def prepro(
         out: Folder of the prepared rows.
         workers: Processes. Default: one per core.
         tasks: Names, separated by commas. Default: all.
+        shard: i/n, from 1/n to n/n: encode only this share of the rows; n calls, on any machines, make all of them.
+        merge: Write the prepared rows from the shards, when all n calls are done.
     """
     from mtdnn.data.prepro import prepare
+    from mtdnn.data.shards import Shard, merge_shards, prepare_shard
 
     if workers is not None and workers < 1:
         raise ConfigError(fault("--workers", "", f"{workers} processes", "Give 1 or more."))
-    only, progress = names_in(tasks), shows_progress()
+    if merge and shard is not None:
+        fix = "Give --shard i/n to each call, and --merge to a last one."
+        raise ConfigError(fault("--merge", "", "merges the shards of other calls", fix))
+    given: dict[str, Any] = {"data": data, "encoder": encoder, "out": out, "only": names_in(tasks)}
+    given["progress"] = shows_progress()
     with keys_as_flags(only="tasks"):
-        prepare(definitions, data=data, encoder=encoder, out=out, only=only, num_workers=workers, progress=progress)
+        if shard is not None:
+            own, encoded = prepare_shard(definitions, shard=Shard.parse(shard), num_workers=workers, **given)
+            return f"shard {shard}: {encoded} parts encoded, {own - encoded} were there: {out}"
+        if merge:
+            merge_shards(definitions, **given)
+        else:
+            prepare(definitions, num_workers=workers, **given)
     return f"prepared rows: {out}"
 
 

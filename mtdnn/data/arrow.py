@@ -29,6 +29,21 @@ def _array(column: Column) -> pa.Array:
     return pa.array(column, pa.string()) if isinstance(column, list) else pa.array(column)
 
 
+def columns_of(batch: pa.RecordBatch) -> dict[str, Column]:
+    """The columns of a record batch, as they were given to `record_batch`."""
+    return {name: _column(batch.column(name)) for name in batch.schema.names}
+
+
+def _column(array: pa.Array) -> Column:
+    if pa.types.is_list(array.type):
+        return Ragged(array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64))
+    if pa.types.is_string(array.type):
+        texts: list[str] = array.to_pylist()
+        return texts
+    numbers: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return numbers
+
+
 class SplitWriter:
     """Writes a split batch by batch; written batches are not kept in memory.
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -232,7 +232,7 @@ def map_parts(
     *,
     num_workers: int | None = None,
     progress: bool = False,
-) -> Iterator[tuple[int, T]]:
+) -> Generator[tuple[int, T], None, None]:
     """(number of the job, result of `work` for its next part), in the order of jobs and parts.
 
     Args:
@@ -243,15 +243,29 @@ def map_parts(
         num_workers: number of processes; None: one per core that this process may use.
         progress: whether to show a progress bar on standard error.
     """
-    from tqdm import tqdm
-
     order = [(index, part) for index, of_job in enumerate(parts) for part in of_job]
     workers = min(num_workers or usable_cores(), len(order))
     if workers > 1:
         made = _by_pool(work, jobs, order, tokenizer, workers)
     else:
         made = ((index, work(jobs[index], part, tokenizer)) for index, part in order)
-    with tqdm(total=len(order), unit="part", disable=not progress or not order, file=sys.stderr) as bar:
+    yield from with_bar(made, jobs, total=len(order), progress=progress)
+
+
+def with_bar(
+    made: Iterator[tuple[int, T]], jobs: Sequence[Job], *, total: int, progress: bool
+) -> Generator[tuple[int, T], None, None]:
+    """The same results, counted by a bar on standard error.
+
+    Args:
+        made: (number of the job, result).
+        jobs: splits to prepare.
+        total: the number of results.
+        progress: whether to show the bar.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="part", disable=not progress or not total, file=sys.stderr) as bar:
         for index, result in made:
             bar.set_description(printable("/".join(jobs[index].key)), refresh=False)
             bar.update()

@@ -14,7 +14,7 @@ from mtdnn.config.earlier import without_margin
 from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Place, fault
-from mtdnn.files import file_sha256, read_once
+from mtdnn.files import file_sha256, read_once, write_text
 from mtdnn.rows.summaries import quantiles
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -94,8 +94,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json`; it must be the last file written to a store."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "manifest.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 _digest = read_once(file_sha256)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from mtdnn.config.tasks import Definitions, TaskDef, chosen_tasks, read_task_defs
@@ -39,6 +40,9 @@ from mtdnn.rows.source import OPTIONAL, RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+Made = Generator[tuple[int, EncodedPart], None, None]
+"""(number of the split, its next part), in the order of splits and parts."""
 
 
 @keywords_checked()
@@ -86,6 +90,60 @@ def prepare(
         >>> made["stars"]["train"].rows
         2
     """
+    plan = planned(tasks, data=data, encoder=encoder, out=out, only=only, num_workers=num_workers, progress=progress)
+    with sole_writer(plan.out, command="mtdnn prepro"), full_disk_reported(plan.out):
+        due = plan.due()
+        parts = [job.parts() for job in due]
+        made = map_parts(encode_part, due, parts, plan.tokenizer, num_workers=num_workers, progress=progress)
+        complete(plan, due, [len(of_split) for of_split in parts], made)
+    return made_splits(plan, due)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a prepro is to write.
+
+    Attributes:
+        out: folder of the prepared rows.
+        data: folder of the rows, or rows in memory.
+        tokenizer: the encoder's.
+        jobs: the splits to prepare; tasks that share rows are joined.
+        separate: the splits of each task.
+    """
+
+    out: Path
+    data: Data
+    tokenizer: Tokenizer
+    jobs: list[Job]
+    separate: list[Job]
+
+    @cached_property
+    def wanted(self) -> dict[tuple[str, str], Manifest]:
+        """(task, split) → the manifest that it should have; reads the rows for their hashes."""
+        return {job.key: wanted_manifest(job, self.tokenizer, self.data) for job in self.jobs}
+
+    def due(self) -> list[Job]:
+        """The splits to write: not prepared yet, or of other rows or settings; removes what a killed call left."""
+        clean_staging(self.out, self.jobs, self.wanted)
+        roots = (self.out / STAGING, self.out)
+        return [job for job in self.jobs if not any(self.holds(root, job) for root in roots)]
+
+    def holds(self, root: Path, job: Job) -> bool:
+        """Whether a split is prepared, complete and unchanged, in `out` or in its staging folder."""
+        return holds(split_folder(root, job), job, self.wanted)
+
+
+def planned(
+    tasks: Definitions,
+    *,
+    data: Data,
+    encoder: str | Path,
+    out: str | Path,
+    only: Sequence[str] | None,
+    num_workers: int | None,
+    progress: bool,
+) -> Plan:
+    """The plan of a prepro, after all checks that need no encoding. Args and Raises as for `prepare`."""
     blocks = read_task_defs(tasks)
     if blocks.faults:  # `only` may name a block that could not be read
         chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
@@ -106,21 +164,29 @@ def prepare(
     occupied = [line for folder in folders for line in foreign_content(folder)]
     if occupied:
         raise DataError(occupied)
-    with sole_writer(out, command="mtdnn prepro"), full_disk_reported(out):
-        wanted = {job.key: wanted_manifest(job, tokenizer, data) for job in jobs}
-        clean_staging(out, jobs, wanted)
-        roots = (out / STAGING, out)
-        due = [job for job in jobs if not any(holds(split_folder(root, job), job, wanted) for root in roots)]
-        written = _write_all(due, wanted, tokenizer, out / STAGING, num_workers=num_workers, progress=progress)
-        faults = [line for _, found in written for line in found]
-        if not faults:
-            for job in jobs:
-                promote(out, job)
-                write_members(out, job, tokenizer)
-        shutil.rmtree(out / STAGING, ignore_errors=True)
+    return Plan(out, data, tokenizer, jobs, separate)
+
+
+def complete(plan: Plan, due: list[Job], num_parts: Sequence[int], made: Made) -> None:
+    """Write the splits from their encoded parts, and move them to their final folders if no row has an error.
+
+    Args:
+        plan: what is to be written.
+        due: the splits that are.
+        num_parts: number of parts of each.
+        made: their encoded parts.
+    Raises:
+        DataError: rows are invalid; reports every error, and nothing is written.
+    """
+    written = _write_all(due, plan.wanted, num_parts, made, plan.out / STAGING)
+    faults = [line for _, found in written for line in found]
+    if not faults:
+        for job in plan.jobs:
+            promote(plan.out, job)
+            write_members(plan.out, job, plan.tokenizer)
+    shutil.rmtree(plan.out / STAGING, ignore_errors=True)
     if faults:
         raise DataError(faults)
-    return _made(out, jobs, new={job.key for job in due})
 
 
 def with_sharing(chosen: Mapping[str, TaskDef], tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:
@@ -174,7 +240,9 @@ def prepare_job(job: Job, tokenizer: Tokenizer, folder: Path, *, num_workers: in
     if faults:
         raise DataError(faults)
     wanted = wanted_manifest(job, tokenizer, None)
-    for _, found in _write_all([job], {job.key: wanted}, tokenizer, folder.parent / STAGING, num_workers=num_workers):
+    parts = job.parts()
+    made = map_parts(encode_part, [job], [parts], tokenizer, num_workers=num_workers)
+    for _, found in _write_all([job], {job.key: wanted}, [len(parts)], made, folder.parent / STAGING):
         faults += found
     staged = split_folder(folder.parent / STAGING, job)
     if not faults:
@@ -193,11 +261,17 @@ def _tokenizer_of(encoder: str | Path, known_faults: Sequence[Fault]) -> Tokeniz
         raise ConfigError([*known_faults, *error.faults]) from error
 
 
-def _made(out: Path, jobs: list[Job], *, new: set[tuple[str, str]]) -> dict[str, dict[str, Manifest]]:
+def made_splits(plan: Plan, due: list[Job]) -> dict[str, dict[str, Manifest]]:
+    """Task → split → its manifest, each logged.
+
+    Args:
+        plan: what was to be written.
+        due: the splits that were; the others are unchanged.
+    """
     made: dict[str, dict[str, Manifest]] = {}
-    renewed = {member.key for job in jobs if job.key in new for member in separate_jobs([job])}
-    for job in separate_jobs(jobs):
-        manifest = read_manifest(split_folder(out, job))
+    renewed = {member.key for job in due for member in separate_jobs([job])}
+    for job in separate_jobs(plan.jobs):
+        manifest = read_manifest(split_folder(plan.out, job))
         if manifest is not None:
             made.setdefault(job.task.name, {})[job.split] = manifest
             unchanged = "" if job.key in renewed else " (unchanged)"
@@ -261,28 +335,24 @@ class _Split:
 def _write_all(
     jobs: list[Job],
     wanted: Mapping[tuple[str, str], Manifest],
-    tokenizer: Tokenizer,
+    num_parts: Sequence[int],
+    made: Made,
     staging: Path,
-    *,
-    num_workers: int | None,
-    progress: bool = False,
 ) -> Iterator[tuple[Job, list[Fault]]]:
     """Write each split to the staging folder and yield it with its errors; a split with errors is removed."""
-    parts = [job.parts() for job in jobs]
     being_written: dict[int, _Split] = {}
     try:
-        for index, encoded in map_parts(
-            encode_part, jobs, parts, tokenizer, num_workers=num_workers, progress=progress
-        ):
+        for index, encoded in made:
             job = jobs[index]
             if index not in being_written:
-                being_written[index] = _Split.begun(partial_folder(staging, job), len(parts[index]))
+                being_written[index] = _Split.begun(partial_folder(staging, job), num_parts[index])
             split = being_written[index]
             split.add(encoded)
             if split.parts_left == 0:
                 yield job, _finish(job, split, wanted[job.key], staging)
                 del being_written[index]
     finally:
+        made.close()  # at once, and not when the error that ended this is forgotten
         for split in being_written.values():
             split.abandon()
 

@@ -84,8 +84,9 @@ class SplitFaults:
         """Errors of rows and duplicate ids, or that there are no rows; may be called once."""
         duplicates = list(job.duplicates(self.id_hashes.duplicates()))
         self.id_hashes.close()
-        kinds = ((self.faults, self.num_faults), (duplicates, len(duplicates)))
-        found = [
-            line for lines, number in kinds for line in first_of(lines, number, job.rows.place, MAX_REPORTED_ERRORS)
-        ]
+        found = self.of_rows(job) + first_of(duplicates, len(duplicates), job.rows.place, MAX_REPORTED_ERRORS)
         return found if found or len(self.id_hashes) else [job.rows.empty_fault()]
+
+    def of_rows(self, job: Job) -> list[Fault]:
+        """The errors of single rows."""
+        return first_of(self.faults, self.num_faults, job.rows.place, MAX_REPORTED_ERRORS)

@@ -25,6 +25,7 @@ from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.prepro import prepare
+from mtdnn.data.shards import Shard, merge_shards, prepare_shard
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError
 from mtdnn.metrics.base import Record, measured
@@ -156,6 +157,16 @@ def test_the_definition_has_no_fault_and_declares_registered_words(case: Case) -
     for metric in case.kind.default_metrics:
         assert metric in case.kind.metrics
     assert case.kind.default_loss in case.kind.losses
+
+
+def test_shards_merge_to_the_store_of_a_single_process(case: Case, tmp_path: Path) -> None:
+    folder = case.encoder_folder.parent
+    given: dict[str, Any] = {"data": folder / "data", "encoder": case.encoder_folder, "out": tmp_path / "out"}
+    for number in (1, 2):
+        prepare_shard({"task": case.task}, shard=Shard(number, 2), num_workers=1, **given)
+    merge_shards({"task": case.task}, **given)
+    for path in (folder / "out" / "task").rglob("*.*"):
+        assert (tmp_path / "out" / path.relative_to(folder / "out")).read_bytes() == path.read_bytes(), path
 
 
 def test_training_on_the_sample_rows_lowers_the_loss(case: Case) -> None:
