@@ -1,8 +1,9 @@
 """The tables that the protocol froze: primary outcomes by Holm, secondary ones by Benjamini and Hochberg.
 
-    python -m experiments.label_noise.table STUDY-FOLDER
+    python -m experiments.label_noise.table STUDY-FOLDER [--interim]
 
 Reads `results.csv` and the predictions; refuses a study that is not finished, as arms are not to be looked at before.
+The interim report, which the protocol allows once, has the seeds of which all cells are finished, and no verdicts.
 """
 
 from __future__ import annotations
@@ -47,12 +48,13 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args().study
+    parser.add_argument("--interim", action="store_true", help="the seeds that are finished, without verdicts")
+    given = parser.parse_args()
     try:
-        lines = finished_lines(folder)
+        lines = whole_seeds(given.study) if given.interim else finished_lines(given.study)
     except DataError as error:
         raise SystemExit(str(error)) from error
-    print(to_markdown(document_of(folder, lines), pictures=""), end="")
+    print(to_markdown(document_of(given.study, lines, verdicts=not given.interim), pictures=""), end="")
 
 
 def finished_lines(folder: Path) -> list[Line]:
@@ -61,18 +63,41 @@ def finished_lines(folder: Path) -> list[Line]:
     Raises:
         DataError: a cell has no result yet.
     """
+    lines, missing = lines_and_missing(folder)
+    if missing:
+        raise DataError(f"{folder}: {len(missing)} cells are not finished; the protocol looks at none before.")
+    return lines
+
+
+def whole_seeds(folder: Path) -> list[Line]:
+    """The numbers of the seeds of which every cell is finished, for the interim report.
+
+    Raises:
+        DataError: there are fewer than two such seeds.
+    """
+    lines, missing = lines_and_missing(folder)
+    lines = [line for line in lines if line.axes["seed"] not in missing]
+    if len({line.axes["seed"] for line in lines}) < 2:
+        raise DataError(f"{folder}: fewer than two seeds are finished in all arms.")
+    return lines
+
+
+def lines_and_missing(folder: Path) -> tuple[list[Line], list[str]]:
+    """The numbers that are there, and the seed of each cell that is not finished."""
     lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
     found = {line.run for line in lines}
-    missing = sum(f"cells/{cell['name']}/run" not in found for cell in cells)
-    if missing:
-        raise DataError(
-            f"{folder}: {missing} of {len(cells)} cells are not finished; the protocol looks at none before."
-        )
-    return [line for line in lines if (line.task, line.split) in ((TASK, SPLIT), (TASK, ""))]
+    missing = [str(cell["axes"]["seed"]) for cell in cells if f"cells/{cell['name']}/run" not in found]
+    return [line for line in lines if (line.task, line.split) in ((TASK, SPLIT), (TASK, ""))], missing
 
 
-def document_of(folder: Path, lines: Sequence[Line]) -> Document:
-    """All tables."""
+def document_of(folder: Path, lines: Sequence[Line], *, verdicts: bool = True) -> Document:
+    """All tables.
+
+    Args:
+        folder: of the study.
+        lines: its numbers.
+        verdicts: False for the interim report, from which nothing is concluded.
+    """
     found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     scales = {line.metric: line.scale for line in lines if line.metric}
     for line in lines:
@@ -81,10 +106,10 @@ def document_of(folder: Path, lines: Sequence[Line]) -> Document:
     first, second = primary(found), secondary(found)
     document = Document("Wrong labels")
     document.add(Heading("Means"), means(found, scales))
-    document.add(Heading("Primary outcomes"), outcome_table(first, scales, holm_of(first)))
+    document.add(Heading("Primary outcomes"), outcome_table(first, scales, holm_of(first), verdicts=verdicts))
     document.add(Text("p corrected by Holm over these eight tests."))
     document.add(Heading("Over seeds and rows, at 30 %"), over_rows(folder, lines, scales))
-    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second)))
+    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=verdicts))
     document.add(Text("p corrected by Benjamini and Hochberg over this table."))
     return document
 
@@ -145,14 +170,23 @@ def discovery_of(outcomes: Sequence[Outcome]) -> list[float | None]:
     return false_discovery([outcome.comparison.t_p for outcome in outcomes])
 
 
-def outcome_table(outcomes: Sequence[Outcome], scales: Mapping, corrected: Sequence[float | None]) -> Table:
-    """One line for each outcome."""
+def outcome_table(
+    outcomes: Sequence[Outcome], scales: Mapping, corrected: Sequence[float | None], *, verdicts: bool
+) -> Table:
+    """One line for each outcome.
+
+    Args:
+        outcomes: the tested differences.
+        scales: of each metric.
+        corrected: p of each outcome.
+        verdicts: whether the last column says one.
+    """
     lines = []
     for outcome, p in zip(outcomes, corrected, strict=True):
         found, scale = outcome.comparison, scales[outcome.metric]
         low, high = found.difference.low, found.difference.high
         interval = "–" if low is None or high is None else f"{scale.difference(low)} … {scale.difference(high)}"
-        word = verdict(found, scale, corrected=p, margin=MARGIN)
+        word = verdict(found, scale, corrected=p, margin=MARGIN) if verdicts else "interim"
         ps = [shown_p(each) for each in (found.t_p, p, found.equivalence_p)]
         mean, count = scale.difference(found.difference.mean), str(found.difference.count)
         lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))

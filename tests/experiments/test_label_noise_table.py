@@ -17,6 +17,7 @@ from experiments.label_noise.table import (
     holm_of,
     primary,
     statistic,
+    whole_seeds,
 )
 from mtdnn.errors import DataError
 from mtdnn.report.document import to_markdown
@@ -93,8 +94,21 @@ def test_all_tables_are_written_and_none_before_the_last_cell(study: Path, monke
     assert f"SMART − {LONGER} at 30 %" in text and f"{CONTROL} − plain at 0 %" in text
     whole = (study / "results.csv").read_text().splitlines(keepends=True)
     (study / "results.csv").write_text("".join(whole[:-5]))
-    with pytest.raises(DataError, match="1 of 60 cells are not finished"):
+    with pytest.raises(DataError, match="1 cells are not finished"):
         finished_lines(study)
+
+
+def test_the_interim_report_has_whole_seeds_and_no_verdict(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.label_noise.table.bootstrap.__kwdefaults__", {"draws": 20})
+    lines = (study / "results.csv").read_text().splitlines(keepends=True)
+    (study / "results.csv").write_text("".join(lines[:-5]))  # the last seed lacks one cell
+    found = whole_seeds(study)
+    assert {line.axes["seed"] for line in found} == {str(seed) for seed in SEEDS[:-1]}
+    text = to_markdown(document_of(study, found, verdicts=False), pictures="")
+    assert "open" not in text and "holds" not in text and text.count("| interim |") == 8 + 36
+    (study / "results.csv").write_text("".join(line for line in lines if "101_" in line or line is lines[0]))
+    with pytest.raises(DataError, match="fewer than two seeds"):
+        whole_seeds(study)
 
 
 def test_counted_rows_are_rows_drawn_so_often() -> None:
