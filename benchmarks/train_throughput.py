@@ -9,7 +9,9 @@ another for the same number of steps of each task. Examples and real tokens per 
 ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is
 the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
 tokens' products need: 6 operations per token and weight. Where mtdnn has oneDNN multiply float32 matrices (see
-`mtdnn/execution/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's.
+`mtdnn/execution/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's;
+and so it does where mtdnn computes bf16 runs in float32. With `--processor-time` seconds are those of the processor,
+which the other work of a machine changes less.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
 from mtdnn.execution.memory import freed_memory_kept
-from mtdnn.execution.products import linear, onednn_is_faster
+from mtdnn.execution.products import bf16_is_faster, linear, onednn_is_faster
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.setup import Setup
 from mtdnn.training.trainer import Trainer
@@ -48,6 +50,7 @@ TASKS = "task_defs/glue.yml"
 MATRIX = 2048
 ONEDNN = "float32 oneDNN"
 T = TypeVar("T")
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,15 @@ Steps = Callable[[], Speed]
 
 
 def plain_steps(
-    encoder: str, data: Path, tasks: Sequence[str], steps: int, *, bf16: bool, grouped: bool, device: str = "cpu"
+    encoder: str,
+    data: Path,
+    tasks: Sequence[str],
+    steps: int,
+    *,
+    bf16: bool,
+    grouped: bool,
+    device: str = "cpu",
+    clock: Clock = time.perf_counter,
 ) -> Steps:
     """A function that trains the plain loop for a number of steps on each task."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -90,8 +101,9 @@ def plain_steps(
                 train_loader(rows, tokenizer, batch_size=16, seed=seed, group_by_length=grouped), steps, seed=seed
             )
             settings = {"epochs": 1, "lr": 5e-5, **SETTINGS}
+            started = clock()
             counted = train_steps(model, loader, bf16=bf16, max_steps=steps, **settings)
-            found.append(Speed(counted["examples"], counted["tokens"], counted["seconds"]))
+            found.append(Speed(counted["examples"], counted["tokens"], clock() - started))
         return total(found)
 
     return run
@@ -105,7 +117,14 @@ def some_batches(loader: DataLoader, count: int, *, seed: int) -> DataLoader:
 
 
 def our_steps(
-    encoder: str, prepared: Path, tasks: Sequence[str], steps: int, *, bf16: bool, products: str = "fast"
+    encoder: str,
+    prepared: Path,
+    tasks: Sequence[str],
+    steps: int,
+    *,
+    bf16: bool,
+    products: str = "fast",
+    clock: Clock = time.perf_counter,
 ) -> Steps:
     """A function that trains this project for the same number of steps on each task, one model for each as above."""
     streams: list[tuple[Trainer, Iterator[Sequence[Batch]]]] = []
@@ -122,14 +141,14 @@ def our_steps(
         found = []
         for trainer, batches in streams:
             with freed_memory_kept():  # as `mtdnn train` does; the plain loop allocates as a plain loop would
-                started, examples, tokens = time.perf_counter(), 0, 0
+                started, examples, tokens = clock(), 0, 0
                 for _ in range(steps):
                     parts = next(batches)
                     trainer.train_step(parts)
                     examples += sum(map(len, parts))
                     tokens += sum(part.num_tokens for part in parts)
                 wait_for(trainer.accelerator.device)
-                found.append(Speed(examples, tokens, time.perf_counter() - started))
+                found.append(Speed(examples, tokens, clock() - started))
         return total(found)
 
     return run
@@ -225,11 +244,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of each task in a round")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processor-time", action="store_true", help="measure seconds of the processor")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU
+    clock = time.process_time if given.processor_time else time.perf_counter
     tasks, quick = given.tasks.split(","), given.device == "cpu" and onednn_is_faster()
     with tempfile.TemporaryDirectory(prefix="mtdnn-throughput-") as folder:
         definitions = load_task_defs(TASKS)
@@ -239,12 +260,20 @@ def main() -> None:
             for grouped in (False, True):
                 name = f"plain {precision}{', grouped by length' if grouped else ''}"
                 methods[name] = plain_steps(
-                    given.encoder, given.data, tasks, given.steps, bf16=bf16, grouped=grouped, device=given.device
+                    given.encoder,
+                    given.data,
+                    tasks,
+                    given.steps,
+                    bf16=bf16,
+                    grouped=grouped,
+                    device=given.device,
+                    clock=clock,
                 )
-            ours = partial(our_steps, given.encoder, Path(folder), tasks, given.steps, bf16=bf16)
+            ours = partial(our_steps, given.encoder, Path(folder), tasks, given.steps, bf16=bf16, clock=clock)
             methods[f"mtdnn {precision}"] = ours()
-            if quick and not bf16:
-                methods["mtdnn float32, execution.products: torch"] = ours(products="torch")
+            slow_bf16 = bf16 and given.device == "cpu" and not bf16_is_faster()
+            if slow_bf16 or (quick and not bf16):
+                methods[f"mtdnn {precision}, execution.products: torch"] = ours(products="torch")
         rounds = interleaved(
             {name: partial(with_memory, given.device, run) for name, run in methods.items()}, given.repeats
         )

@@ -14,7 +14,9 @@ class Execution(Frozen):
 
     layout: Literal["auto", "packed", "padded"] = Field("auto", description="packed: no computation on padding.")
     dropout: Literal["fast", "torch"] = Field("fast", description="fast: a faster random generator on CPUs.")
-    products: Literal["fast", "torch"] = Field("fast", description="fast: float32 by oneDNN on AMD CPUs with AVX-512.")
+    products: Literal["fast", "torch"] = Field(
+        "fast", description="fast: on CPUs by oneDNN, and bf16 runs in float32, where quicker."
+    )
 
 
 def with_word(value: object) -> object:

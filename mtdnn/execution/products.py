@@ -1,8 +1,8 @@
-"""Faster float32 products of linear layers on some CPUs: equal up to rounding, in as little as half the time.
+"""Faster products of linear layers on some CPUs: equal up to rounding, in as little as half the time.
 
 For float32 PyTorch uses MKL, which leaves half of the AVX-512 units of AMD processors idle; oneDNN, which PyTorch has
 for 16-bit numbers, uses all of them. On such processors the forward and backward products of large layers are computed
-by oneDNN; elsewhere by PyTorch as usual.
+by oneDNN; elsewhere by PyTorch as usual. And some processors multiply bf16 numbers more slowly than float32 ones.
 
 Dimensions: N rows of the input, I input features, O output features.
 """
@@ -10,6 +10,7 @@ Dimensions: N rows of the input, I input features, O output features.
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,24 @@ def onednn_is_faster() -> bool:
         return torch.equal(_onednn(x, weight), x @ weight.t())
     except (AttributeError, RuntimeError, TypeError):
         return False
+
+
+@cache
+def bf16_is_faster() -> bool:
+    """Whether this processor multiplies matrices of bf16 numbers faster than those of float32 numbers.
+
+    On x86: AMX does, and so does AVX512_BF16 of AMD's and of Intel's older processors. In Intel's processors from
+    Sapphire Rapids on (those with AVX512_FP16) these instructions are slow; virtual machines often hide their AMX.
+    Without either, oneDNN converts to float32 and back. Other processors are taken to be faster.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not (described := processor()):
+        return True
+    found = re.search(r"^flags\s*:(.*)$", described, re.MULTILINE)
+    if found is None:  # not Linux: no such list
+        return True
+    flags = set(found.group(1).split())
+    slow_instructions = "AuthenticAMD" not in described and "avx512_fp16" in flags
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and not slow_instructions)
 
 
 def processor() -> str:

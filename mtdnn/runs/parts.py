@@ -18,6 +18,7 @@ from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.jobs import require_valid_tasks
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError, DataError, Fault
+from mtdnn.execution.products import bf16_is_faster
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.runs.encoders import build_encoder
@@ -44,12 +45,25 @@ def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[st
 
 
 def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
-    """The context of a run's forward passes.
+    """The context of a run's forward passes; see `keeps_precision`.
 
     It is PyTorch's own, since accelerate has one precision per process, and runs of different precision may follow one
     another in a notebook or a study.
     """
+    if keeps_precision(config, device):
+        return autocast_as_written(config, device)
+    return partial(torch.autocast, device.type, enabled=False)
+
+
+def autocast_as_written(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """The context of the run's `precision`, whatever the processor is fast in."""
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def keeps_precision(config: RunConfig, device: torch.device) -> bool:
+    """Whether the run is computed in its `precision`; False for bf16 on a CPU on which float32 is faster."""
+    may_change = config.precision == "bf16" and device.type == "cpu" and config.execution.products == "fast"
+    return not may_change or bf16_is_faster()
 
 
 def build_model(config: RunConfig, task_types: Mapping[str, TaskType]) -> MultiTaskModel:

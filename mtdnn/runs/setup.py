@@ -29,11 +29,13 @@ from mtdnn.runs.length import needs_lengths, run_length
 from mtdnn.runs.measure import dev_results, dev_score
 from mtdnn.runs.named import regularizers_of, run_tasks, selecting_tasks
 from mtdnn.runs.parts import (
+    autocast_as_written,
     autocast_of,
     build_balancer,
     build_model,
     build_plan,
     build_proximal,
+    keeps_precision,
     measured_stores,
     task_types_of,
     train_stores,
@@ -117,9 +119,11 @@ class Setup:
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
-        autocast = autocast_of(config, accelerator.device)
+        autocast, device = autocast_of(config, accelerator.device), accelerator.device
+        if not keeps_precision(config, device):
+            logger.info("precision: bf16: this processor is faster in float32, and the run is computed in it")
         proximal = build_proximal(config.proximal, model, plan.total_steps)
-        precision = run_precision(model, autocast)
+        precision = run_precision(model, autocast_as_written(config, device))
         if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
             raise ConfigError(faults)
         objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast)

@@ -47,7 +47,8 @@ OPTIONS = {"dwa": {"name": "dwa", "every": 2}}
 
 
 MEASURED = {
-    "accumulate": 2, "precision": "bf16", "log_conflicts": 2, "log_affinity": 3, "proximal": "momentum",
+    "accumulate": 2, "precision": "bf16", "execution": {"products": "torch"}, "proximal": "momentum",
+    "log_conflicts": 2, "log_affinity": 3,
     "regularizer": {"name": "free_lb", "steps": 2}, "gradient_checkpointing": True,
 }  # fmt: skip
 

@@ -192,7 +192,7 @@ def test_the_tasks_of_a_pass_have_the_dropout_masks_of_a_pass_of_their_own(
         {"balance": "pcgrad", "log_conflicts": 2, "gradient_checkpointing": True},
         {"balance": "pcgrad", "accumulate": 2},
         {"balance": "gradnorm"},
-        {"balance": "famo", "precision": "bf16"},
+        {"balance": "famo", "precision": "bf16", "execution": {"products": "torch"}},
         {"log_affinity": 2, "regularizer": {"name": "smart", "epsilon": 1e-2, "eta": 1e-2}, "proximal": "momentum"},
         {"regularizer": {"name": "free_lb", "steps": 2}, "execution": "packed"},
         {"regularizer": {"name": "free_at", "steps": 2}},

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel
 
 from mtdnn.config.execution import Execution
 from mtdnn.execution import products
-from mtdnn.execution.products import Linear, linear, onednn_is_faster, use_fast_products
+from mtdnn.execution.products import Linear, bf16_is_faster, linear, onednn_is_faster, use_fast_products
 from mtdnn.networks.encoder import Encoder
 from mtdnn.networks.heads import MaskedLMHead
 
@@ -119,6 +119,31 @@ def test_onednn_is_taken_only_where_it_is_known_to_be_quicker(monkeypatch, missi
     for library in (torch.backends.mkl, torch.backends.mkldnn):
         monkeypatch.setattr(library, "is_available", lambda: True)
     assert onednn_is_faster.__wrapped__() == (missing == "nothing")
+
+
+@pytest.mark.parametrize(
+    "maker, flags, faster",
+    [
+        ("AuthenticAMD", "avx512f avx512_bf16", True),  # Zen 4
+        ("AuthenticAMD", "avx512f", False),  # none of AVX-512 on bf16 numbers: oneDNN converts them
+        ("AuthenticAMD", "avx2", False),
+        ("GenuineIntel", "avx512f avx512_bf16", True),  # Cooper Lake
+        ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16", False),  # Sapphire Rapids in a virtual machine
+        ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16 amx_bf16", True),
+    ],
+)
+def test_bf16_is_known_to_be_faster_by_the_instructions_of_the_processor(monkeypatch, maker, flags, faster):
+    described = f"vendor_id\t: {maker}\nflags\t\t: fpu {flags} sse2\nbugs\t\t: amx_bf16"
+    monkeypatch.setattr(products.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(products, "processor", lambda: described)
+    assert bf16_is_faster.__wrapped__() == faster
+
+
+@pytest.mark.parametrize("machine, described", [("arm64", "arm"), ("AMD64", "Intel64 Family 6 Model 207"), ("", "")])
+def test_bf16_is_kept_where_the_instructions_are_not_known(monkeypatch, machine, described):
+    monkeypatch.setattr(products.platform, "machine", lambda: machine)
+    monkeypatch.setattr(products, "processor", lambda: described)
+    assert bf16_is_faster.__wrapped__()
 
 
 def bert():
