@@ -55,7 +55,7 @@ setup(
         "tune": ["optuna>=4.2"],
         "completion": ["shtab>=1.7"],
         "generation": ["rouge-score>=0.1.2", "sacrebleu>=2.4"],
-        "ray": ["ray>=2.40"],
+        "ray": ["ray>=2.52"],
         "dev": [
             "fastapi>=0.115",
             "hypothesis>=6.100",
@@ -69,6 +69,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "ray>=2.52",
             "rouge-score>=0.1.2",
             "ruff>=0.6",
             "sacrebleu>=2.4",

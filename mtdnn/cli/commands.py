@@ -110,6 +110,7 @@ def prepro(
     out: str,
     workers: int | None = None,
     tasks: str | None = None,
+    launcher: Literal["local", "ray"] = "local",
     shard: str | None = None,
     merge: bool = False,
 ) -> str:
@@ -120,8 +121,9 @@ def prepro(
         data: Folder of the rows; not needed by tasks with a `source`.
         encoder: Hub name or folder of the encoder whose tokenizer is used.
         out: Folder of the prepared rows.
-        workers: Processes. Default: one per core.
+        workers: Processes. Default: one per core, or per CPU of the Ray cluster.
         tasks: Names, separated by commas. Default: all.
+        launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
         shard: i/n, from 1/n to n/n: encode only this share of the rows; n calls, on any machines, make all of them.
         merge: Write the prepared rows from the shards, when all n calls are done.
     """
@@ -133,6 +135,9 @@ def prepro(
     if merge and shard is not None:
         fix = "Give --shard i/n to each call, and --merge to a last one."
         raise ConfigError(fault("--merge", "", "merges the shards of other calls", fix))
+    if launcher != "local" and (merge or shard is not None):
+        fix = "Leave out --launcher, or --shard and --merge: a cluster divides the rows among its machines itself."
+        raise ConfigError(fault("--launcher", "", f"{launcher} has no shards", fix))
     given: dict[str, Any] = {"data": data, "encoder": encoder, "out": out, "only": names_in(tasks)}
     given["progress"] = shows_progress()
     with keys_as_flags(only="tasks"):
@@ -142,7 +147,7 @@ def prepro(
         if merge:
             merge_shards(definitions, **given)
         else:
-            prepare(definitions, num_workers=workers, **given)
+            prepare(definitions, num_workers=workers, launcher=launcher, **given)
     return f"prepared rows: {out}"
 
 

@@ -13,12 +13,15 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from mtdnn.config.tasks import Definitions, TaskDef, chosen_tasks, read_task_defs
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
 from mtdnn.data.jobs import part_faults, readable_jobs, valid_tasks, wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
+from mtdnn.data.on_ray import encoded_on_ray
+from mtdnn.data.part_files import PARTS, PartFiles
 from mtdnn.data.sharing import SharedJob, joined_jobs, separate_jobs
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
@@ -32,7 +35,8 @@ from mtdnn.data.staging import (
     split_folder,
     write_members,
 )
-from mtdnn.errors import ConfigError, DataError, Fault, keywords_checked
+from mtdnn.errors import ConfigError, DataError, Fault, fault, keywords_checked, unknown
+from mtdnn.execution.ray_cluster import imported_ray
 from mtdnn.files import file_sha256, flush_folder, sole_writer
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
@@ -40,6 +44,8 @@ from mtdnn.rows.source import OPTIONAL, RowSource
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+LAUNCHERS = ("local", "ray")
 
 Made = Generator[tuple[int, EncodedPart], None, None]
 """(number of the split, its next part), in the order of splits and parts."""
@@ -55,6 +61,7 @@ def prepare(
     out: str | Path,
     only: Sequence[str] | None = None,
     num_workers: int | None = None,
+    launcher: Literal["local", "ray"] = "local",
     progress: bool = False,
     trust: bool = False,
 ) -> dict[str, dict[str, Manifest]]:
@@ -69,6 +76,7 @@ def prepare(
         out: folder of the prepared rows.
         only: names of the tasks to prepare; None: all.
         num_workers: number of processes; None: one per core.
+        launcher: local: processes of this machine; ray: tasks of a Ray cluster, or of a local Ray.
         progress: show a progress bar on standard error.
         trust: allow dotted paths in the file, which import code.
     Returns:
@@ -90,13 +98,28 @@ def prepare(
         >>> made["stars"]["train"].rows
         2
     """
+    require_launcher(launcher)
     plan = planned(tasks, data=data, encoder=encoder, out=out, only=only, num_workers=num_workers, progress=progress)
     with sole_writer(plan.out, command="mtdnn prepro"), full_disk_reported(plan.out):
         due = plan.due()
         parts = [job.parts() for job in due]
-        made = map_parts(encode_part, due, parts, plan.tokenizer, num_workers=num_workers, progress=progress)
+        if launcher == "ray":
+            files = [PartFiles.of(plan.out, job, plan.wanted[job.key]) for job in due]
+            made = encoded_on_ray(due, parts, plan.tokenizer, files, num_tasks=num_workers, progress=progress)
+        else:
+            made = map_parts(encode_part, due, parts, plan.tokenizer, num_workers=num_workers, progress=progress)
         complete(plan, due, [len(of_split) for of_split in parts], made)
+        if launcher == "ray":
+            shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     return made_splits(plan, due)
+
+
+def require_launcher(launcher: str) -> None:
+    """Raise ConfigError for an unknown launcher, and for ray if it is not installed."""
+    if launcher not in LAUNCHERS:
+        raise ConfigError(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
+    if launcher == "ray":
+        imported_ray()
 
 
 @dataclass(frozen=True)

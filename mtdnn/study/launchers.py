@@ -16,6 +16,7 @@ from typing import Any
 
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.execution.machine import usable_cores, visible_gpus
+from mtdnn.execution.ray_cluster import connected_ray, num_cpus
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import RunCell, Status, run_cell_once, write_error
 from mtdnn.study.grid import Cell
@@ -239,19 +240,12 @@ class Ray:
         jobs: cells at a time; None = as many as Ray has CPUs.
         gpus: GPUs of each cell, at most 1; a part of one is shared with other cells.
     Raises:
-        ConfigError: ray is not installed.
+        ConfigError: ray is not installed, or the cluster cannot be reached.
     """
 
     def __init__(self, run_cell: RunCell, *, jobs: int | None = None, gpus: float = 0.0) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            fix = "Install it with: pip install 'mtdnn[ray]'."
-            raise ConfigError(fault("--launcher", "", "ray is not installed", fix)) from error
-        self._ray: Any = ray
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        ray = self._ray = connected_ray()
+        self.jobs = jobs or num_cpus(ray)
         self._remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_run_on_ray)
         self.run_cell = run_cell
         self._running: dict[Any, Cell] = {}

@@ -51,6 +51,8 @@ INSTALLS = "installs packages"
 MAKES = "installs packages and takes minutes"
 PROCESSES = "starts several processes; tests/end_to_end/test_distributed.py and test_study_killed.py do"
 CLUSTER = "needs a cluster"
+RAY = "needs a cluster; tests/end_to_end/test_ray.py has one of two processes"
+ON_RAY = "mtdnn prepro tasks.yml --data data --encoder ./stand-in --out prepared --launcher ray"
 OUR_TESTS = "is part of these tests"
 GLUE = "needs the files of GLUE or SuperGLUE; tests/end_to_end/test_submit.py runs it on rows of its own"
 RUN_GLUE = (
@@ -82,6 +84,8 @@ SHOWN_ONLY = {
     f"{NODES.format(1)}-m mtdnn train run.yml": "needs two machines",
     "mtdnn study study.yml --jobs 2": PROCESSES,
     "mtdnn study study.yml --jobs 4": PROCESSES,
+    ON_RAY: RAY,
+    f"{ON_RAY} --workers 64": RAY,
     "mtdnn study study.yml --launcher ray --gpus 1": CLUSTER,
     "mtdnn study study.yml --launcher ray --jobs 16": CLUSTER,
     "python -m data_prep.glue --input glue_data --out data": GLUE,

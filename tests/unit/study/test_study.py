@@ -549,23 +549,6 @@ def test_two_studies_on_one_folder_share_the_cells_and_run_none_twice(tmp_path: 
     assert len(workers) == 2
 
 
-def test_ray_runs_the_same_cells_to_the_same_results(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
-    grid = grid_of(tmp_path)
-    run_cells(grid, Here(score_of_seed), progress=False)
-    other = grid_of(tmp_path, output=str(tmp_path / "other"))
-    workers_find_this_file = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=workers_find_this_file)
-    try:
-        summary = run_cells(other, Ray(breaks_for_seed_2_of_mrpc, jobs=2), progress=False)
-        assert (summary.finished, len(summary.broken)) == (7, 2)
-        summary = run_cells(other, Ray(score_of_seed, jobs=2), progress=False)
-    finally:
-        ray.shutdown()
-    assert (summary.finished, summary.before) == (9, 7)
-    assert (other.folder / "results.csv").read_bytes() == (grid.folder / "results.csv").read_bytes()
-
-
 def test_ray_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"ray is not installed. Install it with: pip install 'mtdnn\[ray\]'"):
