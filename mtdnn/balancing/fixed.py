@@ -42,6 +42,9 @@ class Fixed(Balancer):
         strange = [name for name in given if name not in tasks] if isinstance(given, Mapping) else []
         return [fault("", "balance.weights", unknown("task", name, tasks)) for name in strange]
 
+    def __init__(self, tasks: Mapping[str, Any], *, device: torch.device | str = "cpu", **options: Any) -> None:
+        super().__init__(tasks, device=device, **options)
+        self.factors = {task: torch.tensor(factor, device=device) for task, factor in self.options.weights.items()}
+
     def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        given = self.options.weights
-        return {task: torch.tensor(given[task], device=self.device) for task in tasks if task in given}
+        return {task: self.factors[task] for task in tasks if task in self.factors}

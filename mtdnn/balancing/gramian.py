@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mtdnn.batch import on_device
 from mtdnn.deferred import deferred
 
 if TYPE_CHECKING:
@@ -22,13 +23,17 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
 
     Computed in float64, so that the matrix has no negative eigenvalue beyond rounding, as solvers need.
     """
-    device = next((each.device for own in gradients for each in own if each is not None), None)
+    device = next((each.device for own in gradients for each in own if each is not None), torch.device("cpu"))
+    places: dict[tuple[int, ...], Tensor] = {}
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
     for of_weight in zip(*gradients, strict=True):
         present = [(task, each.reshape(-1)) for task, each in enumerate(of_weight) if each is not None]
         if not present:
             continue
-        rows = torch.tensor([task for task, _ in present], device=device)
+        tasks = tuple(task for task, _ in present)
+        if tasks not in places:  # the host would wait for a copy of every weight's
+            places[tasks] = on_device(torch.tensor(tasks), device)
+        rows = places[tasks]
         for start in range(0, len(present[0][1]), CHUNK):
             block = torch.stack([flat[start : start + CHUNK] for _, flat in present]).double()
             total[rows[:, None], rows] += block @ block.T

@@ -8,7 +8,9 @@ their own pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -50,8 +52,57 @@ Attend = Callable[[Tensor, Tensor, Tensor, AttentionSettings], Tensor]
 def use_packed_attention(backbone: PreTrainedModel) -> None:
     """Make a model attend over packed rows when it is called with `packing=Layout`, and as before otherwise."""
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, padding_mask)
     backbone.set_attn_implementation(ATTENTION_NAME)
+
+
+_ALL_REAL: ContextVar[bool | None] = ContextVar("all_real", default=None)
+"""Whether the padded batch at hand has no padding; None: not known on the host."""
+
+
+@contextmanager
+def known_padding(mask: Tensor) -> Iterator[None]:
+    """A context for the padded pass of a batch, in which transformers does not ask a device whether there is padding.
+
+    Args:
+        mask: [B, T] bool, True = a real token, on the host.
+    """
+    AttentionMaskInterface.register("sdpa", padding_mask)
+    before = _ALL_REAL.set(bool(mask.all()) if mask.device.type == "cpu" else None)
+    try:
+        yield
+    finally:
+        _ALL_REAL.reset(before)
+
+
+def padding_mask(
+    *args: Any,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    **options: Any,
+) -> Tensor | None:
+    """What `sdpa_mask` of transformers returns: None where attention needs no mask, else [B, 1, T, T].
+
+    On a device it would make the host wait for the answer whether any token is padding; here `known_padding` has it.
+
+    Args:
+        args, options: as transformers gives them.
+        attention_mask: [B, T], 0 at padding.
+        allow_is_causal_skip, allow_is_bidirectional_skip: whether None may be returned.
+    """
+    all_real = _ALL_REAL.get()
+    if all_real is not None and attention_mask is not None and attention_mask.device.type != "cpu":
+        attention_mask = None if all_real else attention_mask
+        allow_is_causal_skip, allow_is_bidirectional_skip = (
+            allowed and all_real for allowed in (allow_is_causal_skip, allow_is_bidirectional_skip)
+        )
+    skips = {
+        "allow_is_causal_skip": allow_is_causal_skip,
+        "allow_is_bidirectional_skip": allow_is_bidirectional_skip,
+    }
+    mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **skips, **options)
+    return mask
 
 
 def packed_attention(

@@ -10,6 +10,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from mtdnn.batch import on_device
+
 
 @dataclass(frozen=True)
 class Group:
@@ -112,7 +114,7 @@ class Layout:
         index = order[rows] * on_cpu.shape[1] + columns
         lengths = tuple(length for length in counts[order].tolist() if length)
         shape = (on_cpu.shape[0], on_cpu.shape[1])
-        return cls(shape, index.to(device, non_blocking=True), lengths, rounded)
+        return cls(shape, on_device(index, device), lengths, rounded)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -130,7 +132,7 @@ class Layout:
     def boundaries(self) -> Tensor:
         """[examples + 1] int32: where each example starts in the packed row, and where the last one ends."""
         starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)
-        return starts.to(self.index.device, non_blocking=True)
+        return on_device(starts, self.index.device)
 
     @property
     def tail(self) -> int:

@@ -17,21 +17,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mtdnn.batch import IGNORED
+from mtdnn.batch import IGNORED, on_device
 
 
-def mean_negative_log_likelihood(potentials: Tensor, labels: Tensor) -> Tensor:
+def mean_negative_log_likelihood(potentials: Tensor, labels: Tensor, *, longest: int) -> Tensor:
     """Negative log likelihood of the labelled chains, in nats per labelled token.
 
     Args:
         potentials: [N, T, C, C], float.
         labels: [N, T], long; IGNORED at tokens that do not count.
+        longest: W or more.
     Returns:
         Scalar ≥ 0, float32 (float64 stays float64); 0 if nothing is labelled.
     """
     counts = labels != IGNORED
-    chains, in_chain = compacted(potentials, counts)
-    tags = compacted(labels, counts)[0]
+    chains, in_chain = compacted(potentials, counts, longest)
+    tags = compacted(labels, counts, longest)[0]
     before = torch.nn.functional.pad(tags[:, :-1], (1, 0))
     chosen = chains.flatten(2).gather(2, (before * chains.shape[-1] + tags).unsqueeze(-1)).squeeze(-1)
     score = chosen.masked_fill(~in_chain, 0.0).sum(dim=1)
@@ -39,22 +40,28 @@ def mean_negative_log_likelihood(potentials: Tensor, labels: Tensor) -> Tensor:
     return lost.sum() / counts.sum().clamp(min=1)
 
 
-def log_marginals(potentials: Tensor, counts: Tensor) -> Tensor:
+def log_marginals(potentials: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:
     """[words, C]: log marginal probability of each tag at each token that counts; ordered by row, then by token.
 
     Args:
         potentials: [N, T, C, C], float.
         counts: [N, T], bool.
+        lengths: [N], the number of tokens that count in each sequence, on the host: reading it from a device would make
+            the host wait.
     """
-    chains, in_chain = compacted(potentials, counts)
+    chains, in_chain = compacted(potentials, counts, int(lengths.max()))
     forward = torch.stack(list(_forward(chains, in_chain)), dim=1)
     backward = torch.stack(list(_backward(chains, in_chain))[::-1], dim=1)
-    return torch.log_softmax(forward + backward, dim=-1)[in_chain]
+    return _of_chains(torch.log_softmax(forward + backward, dim=-1), lengths)
 
 
-def best_tags(potentials: Tensor, counts: Tensor) -> Tensor:
-    """[words] long: the tags of the most likely chains (Viterbi 1967), in the order of `log_marginals`."""
-    chains, in_chain = compacted(potentials, counts)
+def best_tags(potentials: Tensor, counts: Tensor, lengths: Tensor) -> Tensor:
+    """[words] long: the tags of the most likely chains (Viterbi 1967), in the order of `log_marginals`.
+
+    Args:
+        potentials, counts, lengths: as for `log_marginals`.
+    """
+    chains, in_chain = compacted(potentials, counts, int(lengths.max()))
     score, came_from = chains[:, 0, 0], []
     for scores, continues in _steps(chains, in_chain):
         best, tag = (score.unsqueeze(2) + scores).max(dim=1)
@@ -64,7 +71,7 @@ def best_tags(potentials: Tensor, counts: Tensor) -> Tensor:
     tags = [score.argmax(dim=1, keepdim=True)]
     for tag in reversed(came_from):
         tags.append(tag.gather(1, tags[-1]))
-    return torch.cat(tags[::-1], dim=1)[in_chain]
+    return _of_chains(torch.cat(tags[::-1], dim=1), lengths)
 
 
 def log_partition(chains: Tensor, in_chain: Tensor) -> Tensor:
@@ -73,17 +80,29 @@ def log_partition(chains: Tensor, in_chain: Tensor) -> Tensor:
     return torch.logsumexp(last, dim=1)
 
 
-def compacted(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def compacted(values: Tensor, counts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """The values [N, T, …] that count, moved to the front: [N, W, …], 0 after each chain; and [N, W] bool, True in it.
 
-    W is at least 1. Floats are returned as float32; float64 stays float64.
+    Floats are returned as float32; float64 stays float64.
+
+    Args:
+        values: [N, T, …].
+        counts: [N, T], bool.
+        longest: W, the largest number of tokens that count in a sequence, or more; 1 is taken for 0.
     """
-    length = max(int(counts.sum(dim=1).max()), 1) if len(counts) else 1
-    order = counts.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :length]
+    order = counts.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : max(longest, 1)]
     rows = torch.arange(len(counts), device=counts.device).unsqueeze(1)
     in_chain, moved = counts[rows, order], values[rows, order]
     wide = moved.float() if moved.is_floating_point() and moved.dtype != torch.float64 else moved
     return wide.masked_fill(~in_chain[(..., *[None] * (wide.dim() - 2))], 0), in_chain
+
+
+def _of_chains(values: Tensor, lengths: Tensor) -> Tensor:
+    """[words, …] of [N, W, …]: the values of each chain, without those after it."""
+    width = values.shape[1]
+    in_chain = torch.arange(width) < lengths.unsqueeze(1)
+    places = in_chain.flatten().nonzero().flatten()
+    return values.flatten(0, 1).index_select(0, on_device(places, values.device))
 
 
 def _steps(chains: Tensor, in_chain: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mtdnn.batch import Batch
+from mtdnn.batch import Batch, on_device
 from mtdnn.config.options import NoOptions
+from mtdnn.execution.attention import known_padding
 from mtdnn.networks.heads import HEADS, Counterpart, Head
 
 
@@ -127,12 +128,13 @@ class DecoderHead(Head):
         labels = batch.labels
         if labels is None:
             labels = torch.full((len(hidden), 1), -100, device=hidden.device)
-        found = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
-            attention_mask=batch.mask.to(hidden.device, non_blocking=True).long(),
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=labels),
-            use_cache=False,
-        )
+        with known_padding(batch.mask):
+            found = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+                attention_mask=on_device(batch.mask, hidden.device).long(),
+                decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=labels),
+                use_cache=False,
+            )
         logits: Tensor = found.logits
         return logits
 
@@ -146,7 +148,7 @@ class DecoderHead(Head):
         """
         found: Tensor = self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
-            attention_mask=mask.to(hidden.device, non_blocking=True).long(),
+            attention_mask=on_device(mask, hidden.device).long(),
             do_sample=False,
             **settings,
         )

@@ -28,10 +28,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from mtdnn.batch import on_device
 from mtdnn.config.execution import Execution, execution_of
 from mtdnn.config.run import EncoderSource
 from mtdnn.errors import ConfigError, fault
-from mtdnn.execution.attention import ATTENTION_NAME, packed_attention, use_packed_attention
+from mtdnn.execution.attention import ATTENTION_NAME, known_padding, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
@@ -295,7 +296,7 @@ class Encoder(nn.Module):
         layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings, mask))
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
-        columns = position_ids(mask.to(embeddings.device), self._position_offset)
+        columns = position_ids(on_device(mask, embeddings.device), self._position_offset)
         inputs = {
             "inputs_embeds": layout.pack_rounded(embeddings)[None],
             "position_ids": layout.pack_rounded(columns)[None],
@@ -308,13 +309,14 @@ class Encoder(nn.Module):
         return layout.unpack(hidden[0, : len(layout.index)])
 
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        mask = mask.to(embeddings.device)
+        known, mask = known_padding(mask), on_device(mask, embeddings.device)
         inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
         if self._position_offset:
             inputs["position_ids"] = position_ids(mask, self._position_offset)
         if token_type_ids is not None and has_token_types(self.config):
             inputs["token_type_ids"] = token_type_ids
-        hidden = cast(Tensor, self.backbone(**inputs).last_hidden_state)
+        with known:
+            hidden = cast(Tensor, self.backbone(**inputs).last_hidden_state)
         return hidden.masked_fill(~mask.unsqueeze(-1), 0)
 
     def _refuse_unfit(self) -> None:

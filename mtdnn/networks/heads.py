@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from mtdnn.batch import IGNORED, NO_WORD, Batch
+from mtdnn.batch import NO_WORD, Batch, on_device
 from mtdnn.execution.products import Linear, linear
 from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
 from mtdnn.registry import Registry
@@ -149,8 +149,8 @@ def pooled_states(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "last":
         places = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape).masked_fill(~mask, 0).amax(dim=1)
         rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, places.to(hidden.device, non_blocking=True)]
-    counts = mask.to(hidden.device, non_blocking=True).unsqueeze(-1)
+        return hidden[rows, on_device(places, hidden.device)]
+    counts = on_device(mask, hidden.device).unsqueeze(-1)
     if pooling == "mean":
         return hidden.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
     largest = hidden.masked_fill(~counts, -torch.inf).amax(dim=1)
@@ -200,7 +200,7 @@ class SanHead(Head):
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [N, C] of hidden states [N, T, H]; the batch has the text of each token."""
-        real, second = batch.mask.to(hidden.device, non_blocking=True), batch.second_text
+        real, second = on_device(batch.mask, hidden.device), batch.second_text
         first = real & ~second
         with torch.autocast(hidden.device.type, enabled=False):
             memory = hidden.to(self.output.weight.dtype).masked_fill(~real.unsqueeze(-1), 0.0)
@@ -424,22 +424,22 @@ class HybridHead(MaskedLMHead):
 
         The batch's sequences are, by turns, a text with masks and a text with a candidate, see `Coreference.encode`.
         """
-        words = self.log_probabilities(hidden[0::2], batch.extras["targets"][0::2])
+        words = self.log_probabilities(hidden[0::2], batch.extras["places"], batch.extras["targets"])
         return torch.stack([words, self.similarities(hidden[1::2], batch.extras["roles"][1::2])], dim=-1)
 
-    def log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def log_probabilities(self, hidden: Tensor, places: Tensor, targets: Tensor) -> Tensor:
         """[N]: the mean over a sequence's masks of the log probability of the token under it; NO_TOKENS without one.
 
         Args:
             hidden: [N, T, H].
-            targets: [N, T] ids of the tokens under the masks; IGNORED elsewhere.
+            places: [M] positions of the masks in the flattened [N·T].
+            targets: [M] ids of the tokens under them.
         """
-        scored = targets != IGNORED
-        logits = self.words(hidden[scored])
-        terms = -nn.functional.cross_entropy(logits.float(), targets[scored], reduction="none")
-        rows = torch.arange(len(targets), device=targets.device).unsqueeze(1).expand_as(targets)[scored]
-        counts = scored.sum(dim=1)
-        means = terms.new_zeros(len(targets)).index_add(0, rows, terms) / counts.clamp(min=1)
+        logits = self.words(hidden.flatten(0, 1).index_select(0, places))
+        terms = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        rows = places // hidden.shape[1]
+        counts = terms.new_zeros(len(hidden)).index_add(0, rows, torch.ones_like(terms))
+        means = terms.new_zeros(len(hidden)).index_add(0, rows, terms) / counts.clamp(min=1)
         return torch.where(counts > 0, means, NO_TOKENS)
 
     def similarities(self, hidden: Tensor, roles: Tensor) -> Tensor:

@@ -99,6 +99,31 @@ def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tenso
     return rows.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
 
 
+def scores_by_row(scores: Tensor, present: Tensor, *, absent: float) -> Tensor:
+    """[B, K, …]: the scores [N, …] of all candidates, row after row, in the places where there is one.
+
+    Args:
+        scores: [N, …], as many as True in `present`, and at least 1.
+        present: [B, K] bool, True = a candidate.
+        absent: in the other places.
+    """
+    order = (present.flatten().cumsum(0) - 1).clamp(min=0)
+    found = scores.index_select(0, order).unflatten(0, present.shape)
+    return found.masked_fill(~present[(..., *[None] * (found.dim() - 2))], absent)
+
+
+def mean_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """[B]: the mean of the values of each row, 0 for a row without any.
+
+    Args:
+        values: [M], float.
+        rows: [M] long, the row of each value.
+        num_rows: B.
+    """
+    sums, counts = (values.new_zeros(num_rows).index_add(0, rows, each) for each in (values, torch.ones_like(values)))
+    return sums / counts.clamp(min=1)
+
+
 @LOSSES.register("cross_entropy")
 @takes_options(SmoothingOptions)
 def cross_entropy(

@@ -15,7 +15,7 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from mtdnn.batch import Batch
+from mtdnn.batch import Batch, on_device
 from mtdnn.errors import ConfigError, fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import has_token_types, position_ids
@@ -79,7 +79,7 @@ class ForwardPass:
     @cached_property
     def mask(self) -> Tensor:
         """[N, T] bool, True = a real token; on the model's device."""
-        return self.batch.mask.to(self.device)
+        return on_device(self.batch.mask, self.device)
 
     @property
     def labels(self) -> Tensor | None:

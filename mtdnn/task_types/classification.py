@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from mtdnn.batch import IGNORED, Batch
+from mtdnn.batch import IGNORED, Batch, on_device
 from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
@@ -203,7 +203,7 @@ class Classification(TaskType):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         weights = batch.extras.get("weights")
         if self._class_weights is not None and batch.labels is not None:
-            of_labels = torch.tensor(self._class_weights, device=logits.device)[batch.labels.clamp(min=0)]
+            of_labels = on_device(torch.tensor(self._class_weights), logits.device)[batch.labels.clamp(min=0)]
             weights = of_labels if weights is None else of_labels * weights
         if weights is None:
             return self.loss_function(logits, batch.labels)

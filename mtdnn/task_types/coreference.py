@@ -267,7 +267,8 @@ class Coreference(TaskType):
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """The batch with labels [B, K], 1 = can be the antecedent, 0 = cannot, UNKNOWN = no label or no candidate.
 
-        Its extras are `present` [B, K] bool, and `targets` and `roles` [N, T].
+        Its extras are `present` [B, K] bool; `places` [M], where the M masks are in the flattened sequences that have
+        them, and `targets` [M], the ids of the tokens under them; and `roles` [N, T].
 
         Args:
             batch: the rows, as the collator made them.
@@ -277,13 +278,16 @@ class Coreference(TaskType):
         label: Ragged = records["label"]
         lengths = records["sequence_lengths"]
         labels = np.nan_to_num(label.padded(losses.UNKNOWN, np.float32), nan=losses.UNKNOWN)
+        targets = as_batch(records["targets"], lengths, batch.mask, IGNORED)[0::2].flatten()
+        places = (targets != IGNORED).nonzero().flatten()
         return replace(
             batch,
             labels=torch.from_numpy(labels),
             extras={
                 **batch.extras,
                 "present": torch.from_numpy(label.mask()),
-                "targets": as_batch(records["targets"], lengths, batch.mask, IGNORED),
+                "places": places,
+                "targets": targets[places],
                 "roles": as_batch(records["roles"], lengths, batch.mask, 0),
             },
             row_values={**batch.row_values, "names": [json.loads(text) for text in records["candidate_names"]]},
@@ -298,8 +302,7 @@ class Coreference(TaskType):
             batch: the rows, as the collator made them.
         """
         scores: Tensor = head(hidden, batch)
-        present = batch.extras["present"].unsqueeze(-1).expand(-1, -1, 2)
-        return scores.new_zeros(present.shape).masked_scatter(present, scores)
+        return losses.scores_by_row(scores, batch.extras["present"], absent=0.0)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)

@@ -149,7 +149,7 @@ class MaskedLM(TaskType):
         return np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """The batch with hidden tokens; labels [N, T]: their ids, IGNORED elsewhere; `hidden` [N, T] bool: predicted.
+        """The batch with hidden tokens; labels [N, T]: their ids, IGNORED elsewhere; `places` [M] of them.
 
         Args:
             batch: the rows, as the collator made them.
@@ -177,7 +177,7 @@ class MaskedLM(TaskType):
             batch,
             inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)},
             labels=torch.from_numpy(labels),
-            extras={**batch.extras, "hidden": torch.from_numpy(hidden)},
+            extras={**batch.extras, "places": torch.from_numpy(np.flatnonzero(hidden))},
             row_values={**batch.row_values, "given": [row in given_rows for row in range(len(batch))]},
         )
 
@@ -216,7 +216,7 @@ class MaskedLM(TaskType):
             hidden: [N, T, H] the encoder's hidden states.
             batch: the rows, as the collator made them.
         """
-        scores: Tensor = head(hidden[batch.extras["hidden"]], batch)
+        scores: Tensor = head(batch.at_places(hidden), batch)
         return scores
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -224,18 +224,12 @@ class MaskedLM(TaskType):
 
     def _labels(self, batch: Batch) -> Tensor:
         """[M] ids of the hidden tokens; IGNORED if unknown."""
-        hidden = batch.extras["hidden"]
         if batch.labels is None:
-            return torch.full_like(hidden, IGNORED, dtype=torch.long)[hidden]
-        return batch.labels[hidden]
+            return torch.full_like(batch.extras["places"], IGNORED)
+        return batch.at_places(batch.labels)
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
-
-    def _rows(self, batch: Batch) -> Tensor:
-        """[M] the number of each hidden token's row."""
-        hidden = batch.extras["hidden"]
-        return batch.row_of_sequence.unsqueeze(1).expand_as(hidden)[hidden]
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         """[B]: the mean over a row's hidden tokens.
@@ -251,9 +245,7 @@ class MaskedLM(TaskType):
             if symmetric
             else losses.kl_per_example(logits_q, logits_p)
         )
-        rows = self._rows(batch)
-        sums = per_token.new_zeros(len(batch)).index_add(0, rows, per_token)
-        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+        return losses.mean_by_row(per_token, batch.row_of_place, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 
@@ -267,7 +259,7 @@ class MaskedLM(TaskType):
             {"id": row_id, "prediction": [], "label": None if given else [], "scores": {"nll": 0.0, "tokens": 0}}
             for row_id, given in zip(batch.row_ids, unknown, strict=True)
         ]
-        found = zip(self._rows(batch).tolist(), logits.argmax(-1).tolist(), labels.tolist(), nll.tolist(), strict=True)
+        found = zip(batch.row_of_place.tolist(), logits.argmax(-1).tolist(), labels.tolist(), nll.tolist(), strict=True)
         for row, guess, label, value in found:
             record = records[row]
             record["prediction"].append(tokens(guess))

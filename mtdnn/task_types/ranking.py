@@ -246,8 +246,7 @@ class Ranking(TaskType):
             batch: the rows, as the collator made them.
         """
         scores: Tensor = head(hidden, batch)
-        present = batch.extras["present"]
-        return scores.new_full(present.shape, -torch.inf).masked_scatter(present, scores[:, 0])
+        return losses.scores_by_row(scores[:, 0], batch.extras["present"], absent=-torch.inf)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,7 +187,8 @@ class SequenceLabeling(TaskType):
         return len(self.task.labels)
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
-        """The batch with labels [N, T], IGNORED except at tokens where a labelled word counts; `words` [N, T]; `tags`.
+        """The batch with labels [N, T], IGNORED except at tokens where a labelled word counts; `words` [N, T]; `tags`;
+        `places` [M] of tokens where a word counts, and `word_counts` [N] of them in each sequence.
 
         Args:
             batch: the rows, as the collator made them.
@@ -199,14 +201,16 @@ class SequenceLabeling(TaskType):
         places = (starts[batch.row_of_sequence].unsqueeze(1) + words).clamp(min=0)
         labels = torch.from_numpy(np.array(tags.values, dtype=np.int64))[places].masked_fill(words == NO_WORD, IGNORED)
         rows = [tags.row(row).tolist() for row in range(len(tags))]
+        counts = words != NO_WORD
+        found = {"words": words, "places": counts.flatten().nonzero().flatten(), "word_counts": counts.sum(dim=1)}
         return replace(
-            batch, labels=labels, extras={**batch.extras, "words": words}, row_values={**batch.row_values, "tags": rows}
+            batch, labels=labels, extras={**batch.extras, **found}, row_values={**batch.row_values, "tags": rows}
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        loss: Callable[..., Tensor] = (
-            crf.mean_negative_log_likelihood if are_chain_potentials(logits) else self.loss_function
-        )
+        loss: Callable[..., Tensor] = self.loss_function
+        if are_chain_potentials(logits):
+            loss = partial(crf.mean_negative_log_likelihood, longest=int(batch.extras["word_counts"].max()))
         return loss(logits, batch.labels)
 
     def label_count(self, batch: Batch) -> int:
@@ -223,23 +227,27 @@ class SequenceLabeling(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        counts = batch.extras["words"] != NO_WORD
-        p, q = (crf.log_marginals(x, counts) if are_chain_potentials(x) else x[counts] for x in (logits_p, logits_q))
+        p, q = (
+            crf.log_marginals(x, batch.extras["words"] != NO_WORD, batch.extras["word_counts"])
+            if are_chain_potentials(x)
+            else batch.at_places(x)
+            for x in (logits_p, logits_q)
+        )
         per_word = losses.symmetric_kl_per_example(p, q) if symmetric else losses.kl_per_example(q, p)
-        rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts]
-        sums = per_word.new_zeros(len(batch)).index_add(0, rows, per_word)
-        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+        return losses.mean_by_row(per_word, batch.row_of_place, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tags, one per word; a word without a token gets the tag "O"."""
-        counts = batch.extras["words"] != NO_WORD
-        rows = batch.row_of_sequence.unsqueeze(1).expand_as(counts)[counts].tolist()
-        best = crf.best_tags(logits, counts) if are_chain_potentials(logits) else logits[counts].argmax(-1)
+        words, rows = batch.extras["words"], batch.row_of_place.tolist()
+        if are_chain_potentials(logits):
+            best = crf.best_tags(logits, words != NO_WORD, batch.extras["word_counts"])
+        else:
+            best = batch.at_places(logits).argmax(-1)
         tags = batch.row_values["tags"]
         predicted = [[self._default_tag] * len(row) for row in tags]
-        for row, word, tag in zip(rows, batch.extras["words"][counts].tolist(), best.tolist(), strict=True):
+        for row, word, tag in zip(rows, batch.at_places(words).tolist(), best.tolist(), strict=True):
             predicted[row][word] = self.task.labels[tag]
         known = [None] * len(batch) if batch.labels is None else [self._named(row) for row in tags]
         return [

@@ -248,9 +248,7 @@ class Span(TaskType):
             if symmetric
             else losses.kl_per_example(logits_q, logits_p)
         )
-        rows = batch.row_of_sequence
-        sums = mean_of_both.new_zeros(len(batch)).index_add(0, rows, 2 * mean_of_both)
-        return sums / rows.bincount(minlength=len(batch)).clamp(min=1)
+        return losses.mean_by_row(2 * mean_of_both, batch.row_of_sequence, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtdnn.balancing.base import Balancer, Gradient
 from mtdnn.balancing.gramian import cosines, gramian, weighted_sum
+from mtdnn.batch import on_device
 from mtdnn.execution.processes import Sum
 from mtdnn.model import MultiTaskModel
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
@@ -146,7 +147,7 @@ class Combination:
             seed_default_generators(self.seed, "balance", step)
             combined, weights = self.balancer.combine(kept)
         if weights is not None:
-            move.weights.update(zip(move.kept, weights.to(self.shared[0].device).unbind(), strict=True))
+            move.weights.update(zip(move.kept, on_device(weights, self.shared[0].device).unbind(), strict=True))
         return combined
 
     def _weigh(self, move: Move, task: str, loss: Tensor) -> None:

@@ -18,6 +18,8 @@ COUNTS = torch.tensor(
         [False, False, False, False, False, False],
     ]
 )
+LENGTHS = COUNTS.sum(1)
+LONGEST = 4
 TAGS = 3
 
 
@@ -52,7 +54,7 @@ def test_the_likelihood_is_that_among_all_chains_and_its_gradient_is_right(poten
         torch.logsumexp(torch.stack(list(chains.values())), 0) - chains[chosen]
         for chains, chosen in zip(all_chains(potentials), tags, strict=True)
     ) / sum(map(len, tags))
-    found = mean_negative_log_likelihood(potentials, labels)
+    found = mean_negative_log_likelihood(potentials, labels, longest=LONGEST)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     (gradient,), (expected_gradient,) = (torch.autograd.grad(value, potentials) for value in (found, expected))
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-14)
@@ -65,13 +67,13 @@ def test_marginals_are_sums_over_all_chains_through_a_tag(potentials):
         for word, tag in product(range(len(next(iter(chains)))), range(TAGS)):
             through = [score for tags, score in chains.items() if tags[word] == tag]
             expected.append(torch.logsumexp(torch.stack(through), 0) - total)
-    found = log_marginals(potentials, COUNTS)
+    found = log_marginals(potentials, COUNTS, LENGTHS)
     torch.testing.assert_close(found, torch.stack(expected).view(-1, TAGS), rtol=1e-12, atol=1e-12)
 
 
 def test_the_best_tags_are_those_of_the_best_chain(potentials):
     expected = [tag for chains in all_chains(potentials) for tag in max(chains, key=lambda tags: chains[tags])]
-    assert best_tags(potentials, COUNTS).tolist() == expected
+    assert best_tags(potentials, COUNTS, LENGTHS).tolist() == expected
     greedy = potentials.amax(2)[COUNTS].argmax(-1).tolist()
     assert greedy != expected  # or else this would not tell Viterbi from choosing word by word
 
@@ -79,16 +81,16 @@ def test_the_best_tags_are_those_of_the_best_chain(potentials):
 def test_what_is_at_other_tokens_is_never_read(potentials):
     spoilt = potentials.masked_fill(~COUNTS[..., None, None], torch.nan).requires_grad_()
     labels = torch.where(COUNTS, 1, IGNORED)
-    loss = mean_negative_log_likelihood(spoilt, labels)
-    torch.testing.assert_close(loss, mean_negative_log_likelihood(potentials, labels), rtol=0, atol=0)
-    (loss + log_marginals(spoilt, COUNTS).sum()).backward()
+    loss = mean_negative_log_likelihood(spoilt, labels, longest=LONGEST)
+    torch.testing.assert_close(loss, mean_negative_log_likelihood(potentials, labels, longest=LONGEST), rtol=0, atol=0)
+    (loss + log_marginals(spoilt, COUNTS, LENGTHS).sum()).backward()
     assert bool(spoilt.grad.isfinite().all())
     assert bool((spoilt.grad[~COUNTS] == 0).all())
 
 
 def test_nothing_labelled_is_no_loss_and_no_gradient(potentials):
     potentials.requires_grad_()
-    loss = mean_negative_log_likelihood(potentials, torch.full(COUNTS.shape, IGNORED))
+    loss = mean_negative_log_likelihood(potentials, torch.full(COUNTS.shape, IGNORED), longest=LONGEST)
     loss.backward()
     assert loss == 0
     assert bool((potentials.grad == 0).all())
@@ -106,9 +108,9 @@ def test_a_new_head_gives_every_tag_the_probability_it_has_without_chains():
     head, batch = head_and_batch()
     hidden = torch.randn(*COUNTS.shape, 5, dtype=torch.float64)
     alone = TokenHead.forward(head, hidden, batch)[COUNTS]
-    found = log_marginals(head(hidden, batch), COUNTS)
+    found = log_marginals(head(hidden, batch), COUNTS, LENGTHS)
     torch.testing.assert_close(found, torch.log_softmax(alone, -1), rtol=1e-12, atol=1e-12)
-    assert best_tags(head(hidden, batch), COUNTS).tolist() == alone.argmax(-1).tolist()
+    assert best_tags(head(hidden, batch), COUNTS, LENGTHS).tolist() == alone.argmax(-1).tolist()
 
 
 def test_the_score_of_a_chain_is_that_of_its_tags_its_pairs_and_its_ends():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from mtdnn.batch import IGNORED
 from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
@@ -41,6 +40,14 @@ def words_of(made, ids):
     return [made.tokenizer.convert_ids_to_tokens(each) for each in ids]
 
 
+def targets_of(batch):
+    """For each sequence with masks, the position of each mask and the id of the token under it."""
+    found = [{} for _ in range(len(batch.mask) // 2)]
+    for place, token in zip(batch.extras["places"].tolist(), batch.extras["targets"].tolist(), strict=True):
+        found[place // batch.mask.shape[1]][place % batch.mask.shape[1]] = token
+    return found
+
+
 def test_masks_replace_the_pronoun_one_for_each_token_of_the_candidate(make):
     made = make(CHOICE, [ROW], known=[ROW[2].replace("*", ""), "Mia Ida Birch"])
     batch = made.batch()
@@ -48,9 +55,10 @@ def test_masks_replace_the_pronoun_one_for_each_token_of_the_candidate(make):
     assert len(batch.mask) == 4 and batch.extras["sequences"].tolist() == [4]
     masked, paired = batch.inputs["input_ids"][2::2], batch.inputs["input_ids"][3::2]
     assert "[CLS] mia thanked ida because [MASK] [MASK] had waited" in " ".join(words_of(made, masked[0].tolist()))
-    targets = batch.extras["targets"]
-    assert words_of(made, targets[2][targets[2] != IGNORED].tolist()) == ["ida", "birch"]
-    assert bool((targets[1::2] == IGNORED).all()) and bool((batch.extras["roles"][0::2] == 0).all())
+    second = targets_of(batch)[1]
+    assert words_of(made, second.values()) == ["ida", "birch"]
+    assert [masked[0].tolist()[place] for place in second] == [made.tokenizer.mask_token_id] * 2
+    assert bool((batch.extras["roles"][0::2] == 0).all())
     roles = batch.extras["roles"][3]
     assert words_of(made, paired[0][roles == PRONOUN].tolist()) == ["she"]
     assert words_of(made, paired[0][roles == CANDIDATE].tolist()) == ["ida", "birch"]
@@ -62,7 +70,7 @@ def test_a_long_text_is_cut_around_the_pronoun(make):
     batch = made.batch()
     assert batch.inputs["input_ids"].shape[1] <= 12 and bool(made.columns["truncated"][0])
     assert bool((batch.extras["roles"][1::2] == PRONOUN).any(dim=1).all())
-    assert (batch.extras["targets"][0::2] != IGNORED).sum(dim=1).tolist() == [3, 1]
+    assert [len(each) for each in targets_of(batch)] == [3, 1]
 
 
 def test_the_loss_by_hand():
@@ -84,9 +92,8 @@ def test_a_candidate_is_scored_by_the_geometric_mean_of_its_tokens(make):
     with torch.no_grad():
         hidden = model.hidden(batch)
         vocabulary = model.head_of("task").words(hidden[2]).log_softmax(-1)
-        targets = batch.extras["targets"][2]
-        places = (targets != IGNORED).nonzero().flatten().tolist()
-        by_hand = sum(vocabulary[place, targets[place]] for place in places) / 2
+        targets = targets_of(batch)[1]
+        by_hand = sum(vocabulary[place, token] for place, token in targets.items()) / 2
         assert torch.allclose(model(batch)[0, 1, 0], by_hand, atol=1e-5)
 
 

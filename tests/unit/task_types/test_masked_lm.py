@@ -15,7 +15,10 @@ ROWS = [(str(number), f"{SENTENCE} {number}") for number in range(8)]
 
 
 def hidden_of(batch):
-    return batch.extras["hidden"]
+    """[N, T] bool, True = a token to predict."""
+    hidden = torch.zeros(batch.mask.numel(), dtype=torch.bool)
+    hidden[batch.extras["places"]] = True
+    return hidden.view(batch.mask.shape)
 
 
 def test_the_same_seed_hides_the_same_words_and_another_seed_others(make):
