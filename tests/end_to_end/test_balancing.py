@@ -26,7 +26,7 @@ from mtdnn.runs.train import train
 from mtdnn.study.size import run_size
 from mtdnn.training.trainer import Trainer
 from tests.conftest import Demo
-from tests.end_to_end.test_distributed import launched
+from tests.reference.forks import launched
 from tests.reference.interrupted import stopped_and_resumed
 
 TASKS = ["demo_nli", "demo_similarity", "demo_sentiment"]

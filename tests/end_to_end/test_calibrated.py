@@ -26,7 +26,7 @@ def world(tmp_path_factory):
         succeed(PREPRO)
         succeed("train run.yml --optimizer.lr 0.05")
         succeed("predict run --task nli --input rows.tsv --output nli.jsonl")
-        assert main("export run --task nli --format onnx --output graph".split()) == 0
+        assert main(["export", "run", "--task", "nli", "--format", "onnx", "--output", "graph"]) == 0
     return world
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from mtdnn.config.run import load_run_config
 from mtdnn.runs.train import train
 from tests.conftest import REPOSITORY, Demo
+from tests.reference.forks import launched
 
 SETTINGS = {
     "train": ["demo_nli", "demo_similarity"],
@@ -53,14 +55,9 @@ def logged(run: Path) -> list[dict[str, float]]:
     ]
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-FORKED = [str(REPOSITORY / "tests" / "end_to_end" / "forked.py")]
-"""The same processes in less time: they import everything once."""
-
-
-def launched(processes: int, *words: str, by: list[str] = FORKED, limit: int = 300) -> tuple[int, str, str]:
-    """Exit status, output and errors of a module or script in several processes; all are ended at the time limit."""
-    launcher = [*by, str(processes)]
+def by_torchrun(processes: int, *words: str) -> tuple[int, str, str]:
+    """What `launched` returns, by the launcher itself and fresh interpreters."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {
         **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
@@ -68,7 +65,7 @@ def launched(processes: int, *words: str, by: list[str] = FORKED, limit: int = 3
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
         try:
-            output, errors = process.communicate(timeout=limit)
+            output, errors = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -114,14 +111,19 @@ def test_processes_train_and_predict_as_one_does(
         )
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(demo: Demo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "by", [launched, pytest.param(by_torchrun, marks=pytest.mark.slow)], ids=["forked", "torchrun"]
+)
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    demo: Demo, tmp_path: Path, by: Callable[..., tuple[int, str, str]]
+) -> None:
     """The optimizer moves several times in a step: a process that makes one move more would hang the others."""
     more = {"batch_size": 3, "regularizer": {"name": "free_at", "steps": 2}}
     values = demo.run_values(tmp_path / "run", **{**SETTINGS, **more})
     config = tmp_path / "run.yml"
     config.write_text(load_run_config(None, values).to_yaml())
     script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
-    status, _, errors = launched(2, str(script), str(config), "asked:5", by=TORCHRUN)
+    status, _, errors = by(2, str(script), str(config), "asked:5")
     assert status != 0
     assert errors.count("Interrupted: stopped by SIGTERM after step 5; --resume continues") == 2, errors[-2000:]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-5"]

@@ -1,13 +1,11 @@
 """An installed package adds plug-ins of every kind by an entry point; a broken one is an error that names it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.reference.forks import finished
 from tests.reference.project import Project
 
 ENCODER = REPOSITORY / "tests" / "data" / "dc63209" / "encoder"
@@ -144,19 +142,17 @@ def site(tmp_path: Path) -> Path:
     return folder
 
 
-def python(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A process that finds the packages of `site`, in the folder above it."""
-    places = os.pathsep.join((str(site), str(REPOSITORY), os.environ.get("PYTHONPATH", "")))
-    environment = {**os.environ, "PYTHONPATH": places}
-    return subprocess.run([sys.executable, *words], env=environment, cwd=site.parent, capture_output=True, text=True)
+def python(site: Path, *words: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of a process that finds the packages of `site`, in the folder above it."""
+    return finished(*words, folder=site.parent, site=site)
 
 
-def test_a_package_adds_plug_ins_of_every_kind_when_a_registry_is_first_asked(site):
+def test_a_package_adds_plug_ins_of_every_kind_when_a_registry_is_first_asked(site, tmp_path):
     install(site, "plug_ins_of_test", MODULE, package="plug-ins-of-test")
     code = (
-        "import sys, mtdnn, mtdnn.task_types, mtdnn.training.optim\n"
+        "import sys, mtdnn.registry\n"
+        "before = mtdnn.registry._PACKAGES._started\n"  # after the imports of a command that trains
         "from mtdnn.data.samplers import SAMPLERS\n"
-        "before = 'plug_ins_of_test' in sys.modules\n"
         "names = SAMPLERS.names()\n"
         "print(before, 'plug_ins_of_test' in sys.modules, 'p_mixing' in names)\n"
         "from mtdnn.metrics.base import METRICS\n"
@@ -169,9 +165,10 @@ def test_a_package_adds_plug_ins_of_every_kind_when_a_registry_is_first_asked(si
         "kinds = (TASK_TYPES, HEADS, REGULARIZERS, PROXIMAL, SAMPLERS, OPTIMIZERS, SCHEDULES, LOSSES, METRICS)\n"
         "print([name for kind in kinds for name in kind if name.startswith('p_')])\n"
     )
-    done = python(site, "-c", code)
+    (tmp_path / "script.py").write_text(code)
+    _, output, errors = python(site, str(tmp_path / "script.py"))
     kinds = ("type", "head", "regularizer", "proximal", "mixing", "optimizer", "schedule", "loss", "metric")
-    assert done.stdout.splitlines() == ["False True True", str([f"p_{kind}" for kind in kinds])], done.stderr
+    assert output.splitlines() == ["False True True", str([f"p_{kind}" for kind in kinds])], errors
 
 
 def test_a_run_uses_all_of_them(site, tmp_path, project):
@@ -182,13 +179,12 @@ def test_a_run_uses_all_of_them(site, tmp_path, project):
     (tmp_path / "run.yml").write_text(RUN.replace("encoder: encoder", f"encoder: {ENCODER}"))
     words = ("--data", str(project.data))
     checked = python(site, "-m", "mtdnn", "check", "tasks.yml", *words, "--run", "run.yml")
-    assert checked.returncode == 0, checked.stderr
-    prepared = python(
-        site, "-m", "mtdnn", "prepro", "tasks.yml", *words, "--encoder", str(ENCODER), "--out", "prepared"
-    )
-    assert prepared.returncode == 0, prepared.stderr
+    assert checked[0] == 0, checked[2]
+    words = (*words, "--encoder", str(ENCODER), "--out", "prepared")
+    prepared = python(site, "-m", "mtdnn", "prepro", "tasks.yml", *words)
+    assert prepared[0] == 0, prepared[2]
     trained = python(site, "-m", "mtdnn", "train", "run.yml")
-    assert trained.returncode == 0, trained.stderr
+    assert trained[0] == 0, trained[2]
     lines = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"train"' in line]
     assert ['"b"' in line for line in lines] == [True, False, False, True]  # b has one batch, a two, b again
     assert '"p_regularizer"' in lines[0] and '"proximal"' in lines[0]
@@ -198,9 +194,9 @@ def test_its_options_are_checked_as_ours_are(site, tmp_path, project):
     install(site, "plug_ins_of_test", MODULE, package="plug-ins-of-test")
     text = RUN.replace("factor", "facto").replace("floor", "flor").replace("encoder: encoder", "encoder: {run: x}")
     (tmp_path / "run.yml").write_text(text)
-    done = python(site, "-m", "mtdnn", "check", str(project.definitions), "--run", "run.yml")
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
+    status, _, errors = python(site, "-m", "mtdnn", "check", str(project.definitions), "--run", "run.yml")
+    assert status == 2
+    assert errors.splitlines() == [
         "run.yml:3: encoder.run: x/best: there is no such checkpoint. Train first.",
         "run.yml:10: optimizer.facto: unknown key 'facto'; known: name, lr, head_lr, weight_decay, layer_decay, factor."
         " Did you mean 'factor'?",
@@ -226,19 +222,19 @@ def test_its_options_are_checked_as_ours_are(site, tmp_path, project):
 )
 def test_a_broken_package_is_an_error_of_ours_that_names_it(site, project, code, reported):
     install(site, "broken_of_test", code, package="Broken.Plug-ins")
-    done = python(site, "-m", "mtdnn", "check", str(project.definitions))
+    status, _, errors = python(site, "-m", "mtdnn", "check", str(project.definitions))
     file = site / "broken_of_test.py"
-    assert (done.returncode, done.stderr) == (
+    assert (status, errors) == (
         2,
         f"package Broken.Plug-ins: its entry point 'plug_ins = broken_of_test' cannot be imported: "
         f"{reported.format(file=file)}. Update the package, or uninstall it.\n",
     )
-    assert python(site, "-m", "mtdnn", "--help").returncode == 0
+    assert python(site, "-m", "mtdnn", "--help")[0] == 0
 
 
 def test_an_entry_point_that_leads_nowhere_is_reported(site, project):
     install(site, "gone_of_test", "", package="gone")
     (site / "gone_of_test.py").unlink()
-    done = python(site, "-m", "mtdnn", "check", str(project.definitions))
+    status, _, errors = python(site, "-m", "mtdnn", "check", str(project.definitions))
     found = "its entry point 'plug_ins = gone_of_test' cannot be imported: ModuleNotFoundError: No module named"
-    assert (done.returncode, done.stderr.startswith(f"package gone: {found} 'gone_of_test'. ")) == (2, True)
+    assert (status, errors.startswith(f"package gone: {found} 'gone_of_test'. ")) == (2, True)

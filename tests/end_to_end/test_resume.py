@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from mtdnn.training.checkpoint import newest_whole, read_training
 from mtdnn.training.signals import Interrupted
 from mtdnn.training.trainer import Trainer
 from tests.conftest import REPOSITORY, Demo
+from tests.reference.forks import finished
 
 SETTINGS = {
     "checkpoint_every": 5,
@@ -69,9 +68,8 @@ def killed(values: dict[str, Any], point: str, folder: Path) -> None:
     config = folder / f"{point.replace(':', '-')}.yml"
     config.write_text(yaml.safe_dump(nested))
     script = REPOSITORY / "tests" / "end_to_end" / "killed.py"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script), str(config), point], env=environment, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    status, _, errors = finished(str(script), str(config), point)
+    assert status == -signal.SIGKILL, errors[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from mtdnn.study.size import run_size
 from mtdnn.training.trainer import Trainer
 from mtdnn.training.turn import Turn
 from tests.conftest import Demo
-from tests.end_to_end.test_distributed import launched
+from tests.reference.forks import launched
 from tests.reference.interrupted import stopped_and_resumed
 
 DEFINITIONS = """\

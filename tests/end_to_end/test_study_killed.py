@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ from mtdnn.study.run import changed_rows_lines, train_cell
 from mtdnn.study.scheduler import run_cells
 from mtdnn.study.table import read_csv
 from tests.conftest import REPOSITORY, Demo
+from tests.reference.forks import Started, start
 
 LONGEST_WAIT_SECONDS = 120
 
@@ -64,17 +62,17 @@ def unbroken(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Grid:
     return grid
 
 
-def start(path: Path) -> subprocess.Popen[bytes]:
+def started(path: Path) -> Started:
     """`mtdnn study` in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "mtdnn", "study", str(path)], env=environment, cwd=REPOSITORY)
+    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return start("-m", "mtdnn", "study", str(path), environment=environment, folder=REPOSITORY)
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(true: Callable[[], bool], study: Started) -> None:
     """Look every few milliseconds; the process must not end before."""
     until = time.monotonic() + LONGEST_WAIT_SECONDS
     while not true():
-        assert process.poll() is None, "the study ended too early"
+        assert study.process.is_alive(), "the study ended too early"
         assert time.monotonic() < until, "the study hangs"
         time.sleep(0.005)
 
@@ -101,10 +99,10 @@ def test_a_study_killed_in_the_middle_and_started_again_gives_the_same_results(
     path = write_study(demo, tmp_path)
     grid = load_study(path)
     second = grid.cells[1]
-    study = start(path)
+    study = started(path)
     wait_until((second.run_folder / "log.jsonl").exists, study)
-    study.send_signal(signal.SIGKILL)
-    study.wait()
+    study.process.kill()
+    study.process.join()
     finished = [cell for cell in grid.cells if read_outcome(cell) is not None]
     assert 1 <= len(finished) < 3
     until = time.monotonic() + 10
@@ -123,10 +121,10 @@ def test_a_study_killed_in_the_middle_and_started_again_gives_the_same_results(
 def test_two_studies_on_one_folder_run_no_cell_twice(unbroken: Grid, demo: Demo, tmp_path: Path) -> None:
     path = write_study(demo, tmp_path)
     grid = load_study(path)
-    study = start(path)
+    study = started(path)
     wait_until((grid.cells[0].folder / "attempts.jsonl").exists, study)
     summary = run_cells(load_study(path), Here(train_cell), progress=False)
-    assert study.wait(LONGEST_WAIT_SECONDS) == 0
+    assert study.finished(LONGEST_WAIT_SECONDS)[0] == 0
     assert summary.finished == 3
     assert all(events(cell) == ["start", "finished"] for cell in grid.cells)
     assert (grid.folder / "results.csv").read_bytes() == (unbroken.folder / "results.csv").read_bytes()

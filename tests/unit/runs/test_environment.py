@@ -89,7 +89,10 @@ def test_training_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("words", "variable"),
-    [([], None), (["--mixed_precision", "bf16"], "ACCELERATE_MIXED_PRECISION")],
+    [
+        pytest.param([], None, marks=pytest.mark.slow),  # what it sets then is in the test above
+        (["--mixed_precision", "bf16"], "ACCELERATE_MIXED_PRECISION"),
+    ],
     ids=["plain", "bf16"],
 )
 def test_accelerate_launch_itself(demo: Demo, tmp_path: Path, words: list[str], variable: str | None) -> None:
