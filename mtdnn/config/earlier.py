@@ -71,12 +71,16 @@ def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
     written = {key: value for key, value in written.items() if key not in ADDED or value != ADDED[key]}
     switches = written.get("execution")
     if isinstance(switches, Mapping):
-        written |= {key: switches[name] for name, key in SWITCHES.items()}
+        added = {name: value for name, value in switches.items() if ADDED_SWITCHES.get(name, value) != value}
+        written |= {key: switches[name] for name, key in SWITCHES.items()} | added
     return written
 
 
 SWITCHES = {"layout": "execution", "dropout": "dropout_masks", "products": "products"}
 """Switch of `execution` → the key it had in these versions."""
+
+ADDED_SWITCHES = {"attention": "auto"}
+"""Switches that these versions did not have, with the values at which a run is as it was without them."""
 
 
 def with_execution(run: Mapping[str, Any]) -> dict[str, Any]:

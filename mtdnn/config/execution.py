@@ -1,4 +1,4 @@
-"""The three switches of an encoder that change its speed, but not its results."""
+"""The switches of an encoder that change its speed, but not its results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class Execution(Frozen):
     dropout: Literal["fast", "torch"] = Field("fast", description="fast: a faster random generator on CPUs.")
     products: Literal["fast", "torch"] = Field(
         "fast", description="fast: on CPUs by oneDNN, and bf16 runs in float32, where quicker."
+    )
+    attention: Literal["auto", "kernel", "squares", "flex", "padded"] = Field(
+        "auto", description="Of packed rows on GPUs: see `gpu.md`."
     )
 
 

@@ -8,10 +8,9 @@ their own pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,30 +22,10 @@ from transformers.masking_utils import sdpa_mask
 
 from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
 from mtdnn.execution.layout import Layout, Squares
+from mtdnn.execution.ragged import attend_by_flash, attend_by_flex, attend_by_squares, dropping_kernel, flash_takes
+from mtdnn.execution.terms import Attend, AttentionSettings, window_mask
 
 ATTENTION_NAME = "mtdnn"
-
-
-@dataclass(frozen=True)
-class AttentionSettings:
-    """What attention over a packed row needs in addition to query, key and value.
-
-    Fields:
-        layout: positions of the packed tokens.
-        scale: factor of the scores before the softmax.
-        dropout: probability of dropping an attention weight; 0 outside training.
-        window: a token attends to tokens less than this many positions away; None: to all of its example.
-        causal: whether a token attends only to itself and earlier tokens.
-    """
-
-    layout: Layout
-    scale: float
-    dropout: float
-    window: int | None
-    causal: bool = False
-
-
-Attend = Callable[[Tensor, Tensor, Tensor, AttentionSettings], Tensor]
 
 
 def use_packed_attention(backbone: PreTrainedModel) -> None:
@@ -114,6 +93,7 @@ def packed_attention(
     *,
     packing: Layout | None = None,
     dropout_masks: str = "fast",
+    packed_by: str = "auto",
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -132,6 +112,7 @@ def packed_attention(
         attention_mask: used only without `packing`.
         packing: layout of the packed rows.
         dropout_masks: fast | torch.
+        packed_by: auto | kernel | squares | flex | padded.
         dropout: probability.
         scaling: factor of q·k.
         sliding_window: as `window` of `AttentionSettings`; None: all tokens.
@@ -144,35 +125,32 @@ def packed_attention(
     q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = bool(getattr(module, "is_causal", False))
-    attend = choose_attention(query, dropout, dropout_masks)
-    output = attend(q, k, v, AttentionSettings(packing, scale, dropout, sliding_window, causal))
+    terms = AttentionSettings(packing, scale, dropout, sliding_window, causal)
+    output = choose_attention(query, terms, dropout_masks, packed_by)(q, k, v, terms)
     return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
 
 
-def choose_attention(query: Tensor, dropout: float, dropout_masks: str) -> Attend:
-    """The fastest attention function for the device and precision of `query`.
+def choose_attention(
+    query: Tensor, terms: AttentionSettings, dropout_masks: str = "fast", attention: str = "auto"
+) -> Attend:
+    """The attention function for the device and precision of `query`.
 
     Args:
         query: [1, heads, ΣT, D].
-        dropout: probability.
+        terms: of the layer and the pass.
         dropout_masks: fast | torch.
+        attention: auto | kernel | squares | flex | padded, as in `Execution`.
     """
+    dropout = terms.dropout
+    if attention == "flex" and dropout == 0:
+        return attend_by_flex
+    if attention in ("squares", "flex"):
+        return attend_by_squares
     if query.device.type == "cpu":
         return attend_with_fast_dropout if dropout > 0 and dropout_masks == "fast" else attend_by_group
-    return attend_by_kernel if dropout == 0 and kernel_takes(query) else attend_unpacked
-
-
-def kernel_takes(query: Tensor) -> bool:
-    """Whether the kernel for ragged batches can be used.
-
-    Flash attention needs an Ampere GPU or a later one, 16-bit floats, and heads whose size is a multiple of 8, up to
-    256.
-    """
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    return (
-        query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    )
+    if attention in ("auto", "kernel") and dropout == 0 and flash_takes(query):
+        return attend_by_flash
+    return (attention == "kernel" and dropping_kernel(query, terms)) or attend_unpacked
 
 
 def attend_by_group(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
@@ -207,25 +185,8 @@ def attend_with_fast_dropout(query: Tensor, key: Tensor, value: Tensor, terms: A
     return cast(Tensor, _DroppedAttention.apply(query, key, value, terms))
 
 
-def attend_by_kernel(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] by the kernel for ragged batches, without dropout; see `kernel_takes`.
-
-    Args:
-        query: [1, heads, ΣT, D].
-        key: [1, heads, ΣT, D].
-        value: [1, heads, ΣT, D].
-        terms: layout, scale, dropout and window of this layer.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    reach = -1 if terms.window is None else terms.window - 1
-    starts, longest = terms.layout.boundaries, max(terms.layout.lengths, default=0)
-    arguments: dict[str, Any] = {"scale": terms.scale, "window_size": (reach, 0 if terms.causal else reach)}
-    return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **arguments))
-
-
 def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
-    """[N, A, D] → [N, A, D] over the padded batch, for devices without a kernel for ragged batches.
+    """[N, A, D] → [N, A, D] over the padded batch, on GPUs by default wherever flash attention cannot be used.
 
     Args:
         query: [1, heads, ΣT, D].
@@ -242,23 +203,6 @@ def attend_unpacked(query: Tensor, key: Tensor, value: Tensor, terms: AttentionS
         seen = (seen & band) | torch.eye(layout.shape[1], dtype=torch.bool, device=query.device)
     attended = scaled_dot_product_attention(q, k, v, seen, dropout_p=terms.dropout, scale=terms.scale)
     return layout.pack(attended.transpose(1, 2))
-
-
-def window_mask(length: int, terms: AttentionSettings, device: torch.device) -> Tensor | None:
-    """[length, length] bool, True where a token (row) attends to another one (column); None if all attend to all.
-
-    Args:
-        length: number of tokens.
-        terms: settings with the window and the direction.
-        device: device of the result.
-    """
-    window = None if terms.window is None or length <= terms.window else terms.window
-    if window is None and not terms.causal:
-        return None
-    places = torch.arange(length, device=device)
-    distance = places[:, None] - places[None, :]
-    seen = torch.ones_like(distance, dtype=torch.bool) if window is None else distance.abs() < window
-    return seen & (distance >= 0) if terms.causal else seen
 
 
 class _DroppedAttention(torch.autograd.Function):

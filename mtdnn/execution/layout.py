@@ -129,6 +129,14 @@ class Layout:
         return known[heads]
 
     @cached_property
+    def squares_on_device(self) -> Squares:
+        """The squares of this layout for attention that computes all heads at once, on the layout's device."""
+        device, squares = self.index.device, self.squares(1)
+        rows, back, padding = (on_device(each, device) for each in (squares.rows, squares.back, squares.padding))
+        bias = tuple(None if each is None else on_device(each, device) for each in squares.bias)
+        return Squares(squares.shapes, rows, back, padding, bias)
+
+    @cached_property
     def boundaries(self) -> Tensor:
         """[examples + 1] int32: where each example starts in the packed row, and where the last one ends."""
         starts = torch.tensor((0, *self.lengths)).cumsum(0, dtype=torch.int32)

@@ -305,7 +305,12 @@ class Encoder(nn.Module):
             inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
         # All families use a mask of four dimensions as it is and build none; packed attention needs none.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
-        hidden = self.backbone(**inputs, packing=layout, dropout_masks=self.execution.dropout).last_hidden_state
+        switches = {
+            "packing": layout,
+            "dropout_masks": self.execution.dropout,
+            "packed_by": self.execution.attention,
+        }
+        hidden = self.backbone(**inputs, **switches).last_hidden_state
         return layout.unpack(hidden[0, : len(layout.index)])
 
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:

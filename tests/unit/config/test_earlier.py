@@ -90,4 +90,9 @@ def test_three_switches_are_read_as_one_record_and_hashed_as_three_keys(tmp_path
     assert with_execution(mixed) == mixed  # of two minds: left to be refused
     mine = tmp_path / "mine.yml"
     mine.write_text("tasks: t\ndata: d\noutput: o\nencoder: e\nexecution: packed\ndropout_masks: torch\n")
-    assert load_run_config(mine).execution.model_dump() == {"layout": "packed", "dropout": "torch", "products": "fast"}
+    switches = load_run_config(mine).execution.model_dump()
+    assert switches == {"layout": "packed", "dropout": "torch", "products": "fast", "attention": "auto"}
+    as_before = {"execution": "packed", "dropout_masks": "torch", "products": "fast"}
+    assert with_unused({"execution": switches}) == as_before
+    changed = {"execution": {**switches, "attention": "squares"}}
+    assert with_unused(changed) == {**as_before, "attention": "squares"}

@@ -17,6 +17,7 @@ import torch
 import mtdnn.balancing  # noqa: F401  registers them
 from mtdnn.balancing.base import BALANCERS
 from mtdnn.batch import Batch
+from mtdnn.config.execution import Execution
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
@@ -199,13 +200,13 @@ def test_a_method_on_gradients_waits_once_for_their_inner_products() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_plain_steps_in_both_layouts_in_parts_with_an_average(layout: str, dropout: float) -> None:
+@pytest.mark.parametrize("execution", [{"layout": "packed"}, {"layout": "padded"}, {"attention": "squares"}], ids=str)
+def test_plain_steps_in_every_execution_in_parts_with_an_average(execution: dict[str, Any], dropout: float) -> None:
     def model() -> MultiTaskModel:
         made = make_model(dropout=dropout, layers=2)
         backbone = made.encoder.backbone
         backbone.set_attn_implementation("sdpa")
-        made.encoder = Encoder(backbone, execution=layout)
+        made.encoder = Encoder(backbone, execution=Execution(**execution))
         return made
 
     steps = [[make_batch(seed=number, padding=number), make_batch(seed=9)] for number in range(2)]
