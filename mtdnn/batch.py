@@ -36,6 +36,11 @@ class SharedInputs:
         """M."""
         return len(self.inputs["mask"])
 
+    def pin_memory(self) -> SharedInputs:
+        """The same sequences in memory from which copies to a GPU need not be waited for."""
+        inputs = {name: pinned(tensor) for name, tensor in self.inputs.items()}
+        return SharedInputs(inputs, None if self.first is None else pinned(self.first))
+
     def of_batch(self, hidden: Tensor, batch: Batch) -> Tensor:
         """[N, T, H]: those of the hidden states [M, T, H] that belong to the sequences of one task's batch."""
         if self.first is None or len(batch.mask) == len(hidden):
@@ -129,12 +134,8 @@ class Batch:
         return self._with_tensors(lambda name, tensor: tensor if name in ON_HOST else on_device(tensor, device))
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory from which copies to a GPU need not be waited for."""
-        batch = self._with_tensors(lambda name, tensor: pinned(tensor))
-        if self.shared is None:
-            return batch
-        inputs = {name: pinned(tensor) for name, tensor in self.shared.inputs.items()}
-        return replace(batch, shared=replace(self.shared, inputs=inputs))
+        """The same batch in memory from which copies to a GPU need not be waited for; `shared` stays as it is."""
+        return self._with_tensors(lambda name, tensor: pinned(tensor))
 
     def _with_tensors(self, changed: Callable[[str, Tensor], Tensor]) -> Batch:
         """The batch with each tensor changed by a function of its name and value."""

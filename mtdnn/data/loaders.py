@@ -38,6 +38,7 @@ class TrainLoader:
         accumulate: number of parts of a batch; fewer if it has fewer rows.
         rank, num_processes: this process and their number in a distributed run; each takes its share of every step.
         prefetch: number of steps assembled ahead by a thread; 0: none.
+        pin: whether batches are in pinned memory, for copies to a GPU that the host does not wait for.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class TrainLoader:
         rank: int = 0,
         num_processes: int = 1,
         prefetch: int = 0,
+        pin: bool = False,
         units: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.stores, self.task_types, self.sampler = stores, task_types, sampler
         self.pad_token_id, self.seed, self.accumulate, self.prefetch = pad_token_id, seed, accumulate, prefetch
-        self.rank, self.num_processes = rank, num_processes
+        self.rank, self.num_processes, self.pin = rank, num_processes, pin
         self.units = units or {task: [task] for task in stores}
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,6 +78,7 @@ class TrainLoader:
             tuple(part for each in update for part in self._parts(each, derive_seed(self.seed, "rows", epoch, number)))
             for number, update in enumerate(self.sampler.updates_from(step), step)
         )
+        steps = map(pinned_parts, steps) if self.pin else steps
         return ahead(steps, self.prefetch) if self.prefetch else steps
 
     def _parts(self, step: Step, seed: int) -> Iterator[Batch]:
@@ -113,6 +116,12 @@ class TrainLoader:
     def _placeholders(self, tasks: Sequence[str], step: Step, seed: int) -> list[Batch]:
         batches = self._batches(tasks, step.rows[:1], seed)
         return [replace(without_labels(each), is_placeholder=True) for each in batches]
+
+
+def pinned_parts(parts: Sequence[Batch]) -> tuple[Batch, ...]:
+    """The parts of a step in pinned memory; those of tasks that share a pass of the encoder still do."""
+    shared = {id(part.shared): part.shared.pin_memory() for part in parts if part.shared is not None}
+    return tuple(replace(part.pin_memory(), shared=shared.get(id(part.shared))) for part in parts)
 
 
 def without_labels(batch: Batch) -> Batch:

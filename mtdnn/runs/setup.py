@@ -137,6 +137,7 @@ class Setup:
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
             prefetch=2 if accelerator.device.type == "cuda" else 0,
+            pin=accelerator.device.type == "cuda",
             units=units,
         )
         average = None if config.ema is None else MovingAverage(model, config.ema)

@@ -2,16 +2,19 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mtdnn.data.loaders import EvalLoader, TrainLoader, ahead
+from mtdnn.batch import Batch, SharedInputs
+from mtdnn.data.loaders import EvalLoader, TrainLoader, ahead, pinned_parts
 from mtdnn.data.prepro import prepare
 from mtdnn.data.samplers import SAMPLERS
 from mtdnn.data.store import open_store
 from mtdnn.task_types.base import TASK_TYPES
+from tests.reference.pretended_gpu import GPU, pretended_gpu
 
 LIKES = 23
 
@@ -49,6 +52,29 @@ def test_an_epoch_has_every_row_of_every_task_once(ready):
         assert sorted(rows) == sorted(f"l{number}" for number in range(LIKES))
         orders.append(rows)
     assert orders[0] != orders[1]
+
+
+def test_pinned_batches_are_the_same_and_need_no_wait_on_their_way_to_a_gpu(ready):
+    plain = list(train_loader(ready, accumulate=2))
+    with pretended_gpu() as gpu:
+        pinned = list(train_loader(ready, pin=True, prefetch=0, accumulate=2))
+        for parts in pinned:
+            assert all(gpu.is_pinned(part.mask) and gpu.is_pinned(part.labels) for part in parts)
+        moved = [part.to(GPU) for parts in pinned for part in parts]  # raises where the host would wait
+    assert {batch.labels.device for batch in moved} == {GPU}
+    for expected, parts in zip(plain, pinned, strict=True):
+        assert [part.row_ids for part in parts] == [part.row_ids for part in expected]
+        for mine, theirs in zip(parts, expected, strict=True):
+            assert torch.equal(mine.inputs["input_ids"], theirs.inputs["input_ids"])
+
+
+def test_pinned_parts_that_share_their_sequences_still_do():
+    shared = SharedInputs({"mask": torch.ones(2, 3, dtype=torch.bool)}, torch.tensor([0, 1]))
+    of_tasks = [Batch(name, dict(shared.inputs), None, ["a", "b"], shared=shared) for name in "xy"]
+    with pretended_gpu() as gpu:
+        first, second, alone = pinned_parts([*of_tasks, replace(of_tasks[0], shared=None)])
+        assert gpu.is_pinned(first.shared.inputs["mask"]) and gpu.is_pinned(first.shared.first)
+    assert first.shared is second.shared and first.shared is not shared and alone.shared is None
 
 
 def test_any_step_can_be_started_from(ready):
