@@ -78,8 +78,8 @@ class TrainLoader:
             tuple(part for each in update for part in self._parts(each, derive_seed(self.seed, "rows", epoch, number)))
             for number, update in enumerate(self.sampler.updates_from(step), step)
         )
-        steps = map(pinned_parts, steps) if self.pin else steps
-        return ahead(steps, self.prefetch) if self.prefetch else steps
+        ready = map(pinned_parts, steps) if self.pin else steps
+        return ahead(ready, self.prefetch) if self.prefetch else ready
 
     def _parts(self, step: Step, seed: int) -> Iterator[Batch]:
         """This process's rows of one unit of a step, in nearly equal parts, the same number on every process, task

@@ -8,9 +8,10 @@ their own pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,11 +19,18 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
 from mtdnn.execution.layout import Layout, Squares
-from mtdnn.execution.ragged import attend_by_flash, attend_by_flex, attend_by_squares, dropping_kernel, flash_takes
+from mtdnn.execution.ragged import (
+    attend_by_flash,
+    attend_by_flex,
+    attend_by_squares,
+    dropping_kernel,
+    flash_takes,
+    flex_takes,
+)
 from mtdnn.execution.terms import Attend, AttentionSettings, window_mask
 
 ATTENTION_NAME = "mtdnn"
@@ -47,6 +55,7 @@ def known_padding(mask: Tensor) -> Iterator[None]:
         mask: [B, T] bool, True = a real token, on the host.
     """
     AttentionMaskInterface.register("sdpa", padding_mask)
+    AttentionMaskInterface.register("eager", partial(padding_mask, made_by=eager_mask))
     before = _ALL_REAL.set(bool(mask.all()) if mask.device.type == "cpu" else None)
     try:
         yield
@@ -57,17 +66,20 @@ def known_padding(mask: Tensor) -> Iterator[None]:
 def padding_mask(
     *args: Any,
     attention_mask: Tensor | None = None,
+    made_by: Callable[..., Tensor | None] = sdpa_mask,
     allow_is_causal_skip: bool = True,
     allow_is_bidirectional_skip: bool = False,
     **options: Any,
 ) -> Tensor | None:
-    """What `sdpa_mask` of transformers returns: None where attention needs no mask, else [B, 1, T, T].
+    """What a mask function of transformers returns: None where attention needs no mask, else [B, 1, T, T].
 
-    On a device it would make the host wait for the answer whether any token is padding; here `known_padding` has it.
+    On a device that function would make the host wait for the answer whether any token is padding; here
+    `known_padding` has it.
 
     Args:
         args, options: as transformers gives them.
         attention_mask: [B, T], 0 at padding.
+        made_by: transformers' function.
         allow_is_causal_skip, allow_is_bidirectional_skip: whether None may be returned.
     """
     all_real = _ALL_REAL.get()
@@ -80,8 +92,7 @@ def padding_mask(
         "allow_is_causal_skip": allow_is_causal_skip,
         "allow_is_bidirectional_skip": allow_is_bidirectional_skip,
     }
-    mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **skips, **options)
-    return mask
+    return made_by(*args, attention_mask=attention_mask, **skips, **options)
 
 
 def packed_attention(
@@ -142,7 +153,7 @@ def choose_attention(
         attention: auto | kernel | squares | flex | padded, as in `Execution`.
     """
     dropout = terms.dropout
-    if attention == "flex" and dropout == 0:
+    if attention == "flex" and dropout == 0 and flex_takes(query):
         return attend_by_flex
     if attention in ("squares", "flex"):
         return attend_by_squares

@@ -150,6 +150,11 @@ def _seen(bias: Tensor | None, length: int, terms: AttentionSettings, query: Ten
     return (band & (bias == 0)) | torch.eye(length, dtype=torch.bool, device=query.device)
 
 
+def flex_takes(query: Tensor) -> bool:
+    """Whether FlexAttention can be used: on the CPU it has no backward pass."""
+    return query.device.type != "cpu" or not (query.requires_grad and torch.is_grad_enabled())
+
+
 def attend_by_flex(query: Tensor, key: Tensor, value: Tensor, terms: AttentionSettings) -> Tensor:
     """[N, A, D] → [N, A, D] by FlexAttention, which skips blocks of tokens that see nothing of each other; no dropout.
 

@@ -202,6 +202,13 @@ def test_the_attention_of_a_gpu(attention, capability, dtype, size, dropout, win
     assert choose_attention(query, AttentionSettings(None, SCALE, dropout, window), "fast", attention) is expected
 
 
+def test_flex_attention_gives_way_on_the_cpu_where_a_gradient_is_needed():
+    query = torch.zeros(1, 2, 3, 8)
+    terms = AttentionSettings(None, SCALE, 0.0, None)
+    assert choose_attention(query, terms, "fast", "flex") is attend_by_flex
+    assert choose_attention(query.requires_grad_(), terms, "fast", "flex") is attend_by_squares
+
+
 @pytest.mark.parametrize("attend", [attend_by_flash, attend_by_dropping_flash, attend_by_efficient_kernel])
 @pytest.mark.parametrize("causal", [False, True])
 def test_kernels_for_ragged_batches_take_our_arguments_forward_and_backward(attend, causal):

@@ -38,27 +38,24 @@ ON_HOST = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_i
 Steps = Sequence[Sequence[Batch]]
 
 
-def trainer_on(
-    gpu: PretendedGPU | None, model: MultiTaskModel, *, mu: float = 0.0, ema: float = 0.0, **given: Any
-) -> Trainer:
+def trainer_of(model: MultiTaskModel, accelerator: Any, *, mu: float = 0.0, ema: float = 0.0, **given: Any) -> Trainer:
     """A trainer that does not log.
 
     Args:
-        gpu: the device; None: the host.
-        model: on the host; it is put on the device.
+        model: on the host; it is put on the accelerator's device.
+        accelerator: of the run.
         mu: factor of the proximal term; 0: none.
         ema: decay of the average of the weights; 0: none.
-        given: `regularizers` of the objective; the rest is the trainer's.
+        given: `regularizers` and `autocast` of the objective; the rest is the trainer's.
     """
     term = Momentum(model, total_steps=100, mu=mu) if mu else None
-    objective = Objective(model, given.pop("regularizers", None), term, seed=1)
+    of_objective = {name: given.pop(name) for name in ("regularizers", "autocast") if name in given}
+    objective = Objective(model, proximal=term, seed=1, **of_objective)
     average = MovingAverage(model, ema) if ema else None
+    for each in (model, term and term.teacher, average and average.teacher):
+        if each:
+            each.to(accelerator.device)
     model.train()
-    if gpu is not None:
-        with waiting_allowed(gpu):
-            for each in (model, term and term.teacher, average and average.teacher):
-                if each:
-                    each.to(GPU)
     optimizer = build_optimizer("adamw", [{"params": list(model.parameters()), "weight_decay": 0.01}], lr=1e-3)
     return Trainer(
         model=model,
@@ -66,13 +63,31 @@ def trainer_on(
         loader=SizedLoader(),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=9),
-        accelerator=ON_HOST if gpu is None else ON_GPU,
+        accelerator=accelerator,
         plan=Plan(total_steps=100, evaluate_every="never", checkpoint_every="never", log_every=50),
         evaluate=lambda: ({}, None),
         save=lambda kind, trainer: None,
         average=average,
         **given,
     )
+
+
+def trainer_on(gpu: PretendedGPU | None, model: MultiTaskModel, **given: Any) -> Trainer:
+    """A trainer on the device, or on the host for None; `given` as for `trainer_of`."""
+    if gpu is None:
+        return trainer_of(model, ON_HOST, **given)
+    with waiting_allowed(gpu):
+        return trainer_of(model, ON_GPU, **given)
+
+
+def without_dropout(model_of: Callable[[], MultiTaskModel]) -> MultiTaskModel:
+    """A model without dropout, whose masks differ between the host and a device."""
+    made = model_of()
+    for module in made.modules():
+        for name in ("p", "dropout", "prediction_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return made
 
 
 class SizedLoader:
@@ -159,13 +174,7 @@ def require_equal(on_host: Mapping[str, Mapping[str, float]], on_gpu: Mapping[st
 
 
 def test_steps_of_every_task_type(case: Case) -> None:
-    def model() -> MultiTaskModel:
-        made = case.model()
-        for module in made.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # masks differ between the host and a device
-        return made
-
+    model = partial(without_dropout, case.model)
     steps = [[case.batch(model())]]
     require_equal(*losses_on_both(model, steps, regularizers=lambda device: {"task": smart()}, mu=1.0))
 

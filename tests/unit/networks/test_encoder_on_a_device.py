@@ -1,0 +1,36 @@
+"""Encoders of every family on a device: nothing is left on the host, and the host does not wait."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtdnn.batch import on_device
+from mtdnn.config.execution import Execution
+from mtdnn.networks.encoder import Encoder
+from tests.reference.pretended_gpu import GPU, pretended_gpu, waiting_allowed
+from tests.unit.networks.test_encoder import CONFIGS, PACKED, backbone, batch
+
+WAYS = [(family, "padded", "auto") for family in CONFIGS] + [
+    (family, "packed", attention) for family in PACKED for attention in ("auto", "squares")
+]
+
+
+WAIT = {"deberta-v2"}
+"""Families whose code in transformers waits: it copies constants in every layer."""
+
+
+@pytest.mark.parametrize(("family", "layout", "attention"), WAYS)
+def test_hidden_states_on_a_device_are_those_of_the_host(family: str, layout: str, attention: str) -> None:
+    ids, mask, types = batch((17, 3, 9, 3))
+    encoder = Encoder(backbone(family), execution=Execution(layout=layout, attention=attention))
+    expected = encoder(ids, mask, types)
+    with pretended_gpu() as gpu:
+        with waiting_allowed(gpu):
+            encoder.to(GPU)
+        gpu.may_wait = family in WAIT
+        hidden = encoder(on_device(ids, GPU), mask, on_device(types, GPU))
+        hidden.square().sum().backward()
+        with waiting_allowed(gpu):
+            found = hidden.detach().cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # float32, sums in another order
