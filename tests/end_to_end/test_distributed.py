@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from mtdnn.config.run import load_run_config
 from mtdnn.runs.train import train
+from mtdnn.training.checkpoint import read_training
 from tests.conftest import REPOSITORY, Demo
 from tests.reference.forks import launched
 
@@ -87,8 +89,8 @@ def require_same_predictions(first: Path, second: Path, *, rel: float) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "more"),
-    [(2, {}), (3, {"batch_size": 2, "accumulate": 2})],
-    ids=["two", "three, more than there are rows in a batch"],
+    [(2, {"ema": 0.5}), (3, {"batch_size": 2, "accumulate": 2})],
+    ids=["two, averaged weights", "three, more than there are rows in a batch"],
 )
 def test_processes_train_and_predict_as_one_does(
     demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, processes: int, more: dict[str, Any]
@@ -109,6 +111,23 @@ def test_processes_train_and_predict_as_one_does(
         assert {name: second[name] for name in compared} == pytest.approx(
             {name: first[name] for name in compared}, rel=1e-3, abs=1e-6
         )
+    require_same_weights(tmp_path / "one", tmp_path / "several", averaged="ema" in more)
+
+
+def require_same_weights(first: Path, second: Path, *, averaged: bool) -> None:
+    """The stored weights are equal, averaged ones if there is an average.
+
+    In each of eight steps AdamW moves a weight by about the learning rate, 1e-3, however small its gradient, so that a
+    single weight whose gradient is next to 0 may end elsewhere; their mean difference is a hundredth of a step.
+    """
+    stored = [load_file(run / "last" / "model.safetensors") for run in (first, second)]
+    apart = [(stored[0][name] - stored[1][name]).abs() for name in stored[0]]
+    assert max(float(each.max()) for each in apart) < 2e-3 and max(float(each.mean()) for each in apart) < 2e-5
+    if averaged:
+        one, two = (read_training(run / "checkpoints" / "step-8")["average"] for run in (first, second))
+        assert one["steps_done"] == two["steps_done"] == 8
+        moved = [(one["weights"][name] - stored[0][name]).abs().mean() for name in one["weights"]]
+        assert max(map(float, moved)) > 1e-4  # the average is not the run's own weights
 
 
 @pytest.mark.parametrize(
