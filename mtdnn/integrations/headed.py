@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mtdnn.batch import IGNORED, Batch
 from mtdnn.errors import ConfigError, fault
-from mtdnn.networks import losses
+from mtdnn.networks import divergences, means
 from mtdnn.networks.encoder import embedding_rms
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.tokens.families import position_offset
@@ -208,16 +208,16 @@ class Answers:
         """
         mask, problem = batch.mask.to(logits_p.device), self._problem(batch)
         if problem == NUMBERS:
-            return losses.masked_mean_per_example((logits_p - logits_q).square())
+            return means.masked_mean_per_example((logits_p - logits_q).square())
         if problem == SEVERAL_LABELS:
-            return losses.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
+            return divergences.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
         if self.kind == SPAN:
             p, q = (x.masked_fill(~mask.unsqueeze(1), -torch.inf) for x in (logits_p, logits_q))
-            return 2 * losses.divergence_per_example(p, q, symmetric=symmetric)
+            return 2 * divergences.divergence_per_example(p, q, symmetric=symmetric)
         counts = None
         if self.kind == TOKEN:
             counts = mask if batch.labels is None else mask & (batch.labels != IGNORED)
-        return losses.divergence_per_example(logits_p, logits_q, counts, symmetric=symmetric)
+        return divergences.divergence_per_example(logits_p, logits_q, counts, symmetric=symmetric)
 
     def _problem(self, batch: Batch) -> str | None:
         """The configuration's `problem_type`; without one, what transformers infers from the labels."""

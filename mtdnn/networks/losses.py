@@ -1,4 +1,4 @@
-"""Tensors → scalar losses and per-example divergences, in float32 (float64 stays float64), in nats.
+"""Logits and labels → scalar losses, in float32 (float64 stays float64), in nats; and their names.
 
 Every mean is over the values that count: a mean over nothing is 0 with a zero gradient, never NaN, and values that do
 not count get no gradient, even if they are not finite. Dimension letters: B batch, T tokens, C classes.
@@ -6,7 +6,6 @@ not count get no gradient, even if they are not finite. Dimension letters: B bat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +15,15 @@ from pydantic import Field
 from mtdnn.batch import IGNORED
 from mtdnn.config.options import Named, Options, option_values, options_of, takes_options
 from mtdnn.deferred import deferred
+from mtdnn.networks.divergences import squared_difference
+from mtdnn.networks.means import (
+    as_numbers,
+    in_float32,
+    log_softmax,
+    masked_mean,
+    masked_mean_per_example,
+    require_same_shape,
+)
 from mtdnn.registry import Registry
 
 if TYPE_CHECKING:
@@ -73,57 +81,6 @@ def loss_of(named: Named) -> Loss:
     return partial(loss, **values) if values else loss
 
 
-def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of the values that count; 0, with a zero gradient, if none does.
-
-    Args:
-        values: any shape, float.
-        mask: the same shape, bool, True = counts; None counts all.
-    """
-    if mask is None:
-        return values.sum() / max(values.numel(), 1)
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
-
-
-def masked_mean_per_example(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B]: for each example the mean of its values that count; 0 if none does.
-
-    Args:
-        values: [B, …], float; [B] is an example's only value.
-        mask: the same shape, bool, True = counts; None counts all.
-    """
-    rows = values.reshape(len(values), math.prod(values.shape[1:]))  # −1 is ambiguous for an empty tensor
-    if mask is None:
-        return rows.sum(dim=1) / max(rows.shape[1], 1)
-    counts = mask.reshape(rows.shape)
-    return rows.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
-
-
-def scores_by_row(scores: Tensor, present: Tensor, *, absent: float) -> Tensor:
-    """[B, K, …]: the scores [N, …] of all candidates, row after row, in the places where there is one.
-
-    Args:
-        scores: [N, …], as many as True in `present`, and at least 1.
-        present: [B, K] bool, True = a candidate.
-        absent: in the other places.
-    """
-    order = (present.flatten().cumsum(0) - 1).clamp(min=0)
-    found = scores.index_select(0, order).unflatten(0, present.shape)
-    return found.masked_fill(~present[(..., *[None] * (found.dim() - 2))], absent)
-
-
-def mean_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """[B]: the mean of the values of each row, 0 for a row without any.
-
-    Args:
-        values: [M], float.
-        rows: [M] long, the row of each value.
-        num_rows: B.
-    """
-    sums, counts = (values.new_zeros(num_rows).index_add(0, rows, each) for each in (values, torch.ones_like(values)))
-    return sums / counts.clamp(min=1)
-
-
 @LOSSES.register("cross_entropy")
 @takes_options(SmoothingOptions)
 def cross_entropy(
@@ -150,7 +107,7 @@ def cross_entropy(
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits {list(logits.shape)} need labels {list(logits.shape[:-1])}, not {list(labels.shape)}")
     counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
-    kept = _wide(logits).masked_fill(~counts.unsqueeze(-1), 0.0)  # so that NaN in padding reaches no gradient
+    kept = in_float32(logits).masked_fill(~counts.unsqueeze(-1), 0.0)  # so that NaN in padding reaches no gradient
     targets = labels.masked_fill(~counts, IGNORED)
     total = _weighted_sum(
         lambda reduction: F.cross_entropy(
@@ -193,7 +150,7 @@ def focal(
     Source: Lin et al. 2017, arXiv 1708.02002, eq. 4; `class_weights` are its α.
     """
     counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
-    terms = -_log_softmax(logits, counts).gather(1, labels.masked_fill(~counts, 0).unsqueeze(1)).squeeze(1)
+    terms = -log_softmax(logits, counts).gather(1, labels.masked_fill(~counts, 0).unsqueeze(1)).squeeze(1)
     terms = _missed(terms, gamma) * terms
     return masked_mean(terms if weights is None else terms * weights, counts)
 
@@ -211,7 +168,7 @@ def ordinal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weigh
     Source: Hou, Yu & Samaras 2016, arXiv 1611.05916, eq. 4 with l = 2.
     """
     counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
-    below = _log_softmax(logits, counts).exp().cumsum(dim=-1)
+    below = log_softmax(logits, counts).exp().cumsum(dim=-1)
     classes = torch.arange(logits.shape[-1], device=logits.device)
     right = (labels.masked_fill(~counts, 0).unsqueeze(-1) <= classes).to(below.dtype)
     terms = (below - right).square().sum(dim=-1)
@@ -231,8 +188,8 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = Non
     Raises:
         ValueError: the two shapes differ.
     """
-    _same_shape(logits, labels)
-    log_p = _log_softmax(logits, mask)
+    require_same_shape(logits, labels)
+    log_p = log_softmax(logits, mask)
     terms = (labels.detach().to(log_p.dtype) * log_p).masked_fill(labels == 0, 0.0)  # 0 · log 0 is 0
     return masked_mean(-terms.sum(dim=-1), mask)
 
@@ -269,8 +226,8 @@ def binary_focal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, 
 
 def _binary_cross_entropies(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     """[B, C]: −log of the probability of each label's true value; without gradient where the mask is False."""
-    _same_shape(logits, labels)
-    wide, targets = _wide(logits), labels.detach()
+    require_same_shape(logits, labels)
+    wide, targets = in_float32(logits), labels.detach()
     if mask is not None:
         wide, targets = (each.masked_fill(~mask.unsqueeze(-1), 0.0) for each in (wide, targets))
     return F.binary_cross_entropy_with_logits(wide, targets.to(wide.dtype), reduction="none")
@@ -295,144 +252,10 @@ def mse(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the two have different numbers of values.
     """
-    numbers, targets = _numbers(logits), _numbers(labels)
+    numbers, targets = as_numbers(logits), as_numbers(labels)
     if mask is not None:  # before the square, whose gradient would otherwise be NaN where NaN does not count
         numbers, targets = numbers.masked_fill(~mask, 0.0), targets.masked_fill(~mask, 0.0)
     return masked_mean(squared_difference(numbers, targets), mask)
-
-
-def squared_difference(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """[B]: squared difference of two sets of predicted numbers, the divergence of regression.
-
-    Args:
-        logits_p, logits_q: [B] or [B, 1], float; gradients flow through both.
-    Raises:
-        ValueError: one of them is neither [B] nor [B, 1], or they have different numbers of values.
-    """
-    p, q = _numbers(logits_p), _numbers(logits_q)
-    _same_shape(p, q)
-    return (p - q).square()
-
-
-def kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean KL divergence KL(p‖q) between two sets of predictions, in nats.
-
-    Args and errors are those of `symmetric_kl`. For distillation p is the (detached) teacher.
-
-    Args:
-        logits_p: [B, …] the predictions compared, not normalised.
-        logits_q: [B, …] the reference predictions, not normalised.
-        mask: bool, True = counts; None counts all.
-    """
-    return masked_mean(_kl_values(logits_p, logits_q, mask), mask)
-
-
-def kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B]: KL(p‖q) of each example in nats; for [B, T, C] the mean over the tokens that count.
-
-    Args:
-        logits_p: [B, …] the predictions compared, not normalised.
-        logits_q: [B, …] the reference predictions, not normalised.
-        mask: bool, True = counts; None counts all.
-    """
-    return masked_mean_per_example(_kl_values(logits_p, logits_q, mask), mask)
-
-
-def symmetric_kl(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean symmetric KL divergence between two sets of predictions, in nats.
-
-    Args:
-        logits_p, logits_q: [B, C] or [B, T, C], float, not normalised; gradients flow through both. A logit that is
-            −inf in both (a padded candidate) adds nothing.
-        mask: [B] or [B, T], bool, True = counts; None counts all.
-    Returns:
-        Scalar ≥ 0: KL(p‖q) + KL(q‖p), averaged over what counts; 0 when nothing counts.
-    Raises:
-        ValueError: the two shapes differ.
-    Source: Jiang et al. 2020, arXiv 1911.03437, smoothness loss for classification. Added here: the mask.
-    """
-    return masked_mean(_symmetric_kl_values(logits_p, logits_q, mask), mask)
-
-
-def symmetric_kl_per_example(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B]: symmetric KL divergence of each example, in nats.
-
-    Args and errors are those of `symmetric_kl`. For [B, T, C] it is the mean over the tokens of the example that
-    count, and 0 for an example where none does.
-
-    Args:
-        logits_p: [B, …] the predictions compared, not normalised.
-        logits_q: [B, …] the reference predictions, not normalised.
-        mask: bool, True = counts; None counts all.
-    """
-    return masked_mean_per_example(_symmetric_kl_values(logits_p, logits_q, mask), mask)
-
-
-def _kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tensor:
-    """[B] or [B, T]: KL(p‖q); arbitrary but finite where the mask is False."""
-    _same_shape(logits_p, logits_q)
-    log_p, log_q = _log_softmax(logits_p, mask), _log_softmax(logits_q, mask)
-    impossible = log_p.isneginf()  # p log p is 0 at p = 0
-    return (log_p.exp() * (log_p - log_q).masked_fill(impossible, 0.0)).sum(dim=-1)
-
-
-def _symmetric_kl_values(logits_p: Tensor, logits_q: Tensor, mask: Tensor | None) -> Tensor:
-    """[B] or [B, T]: KL(p‖q) + KL(q‖p); arbitrary but finite where the mask is False.
-
-    Computed as Σ (p−q)(log p − log q): no term is negative, so rounding cannot make a small sum negative.
-    """
-    _same_shape(logits_p, logits_q)
-    log_p, log_q = _log_softmax(logits_p, mask), _log_softmax(logits_q, mask)
-    impossible = log_p.isneginf() & log_q.isneginf()
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q).masked_fill(impossible, 0.0)).sum(dim=-1)
-
-
-def _log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Log probabilities; uniform, without gradient, where the mask is False."""
-    wide = _wide(logits)
-    return F.log_softmax(wide if mask is None else wide.masked_fill(~mask.unsqueeze(-1), 0.0), dim=-1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """The values as float32; float64 stays float64."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _numbers(values: Tensor) -> Tensor:
-    """[B] from [B] or [B, 1]. Broadcasting one against the other would silently compare all pairs."""
-    if values.dim() == 1 or (values.dim() == 2 and values.shape[1] == 1):
-        return _wide(values.reshape(-1))
-    raise ValueError(f"one number per example is a tensor [B] or [B, 1], not {list(values.shape)}")
-
-
-def _same_shape(first: Tensor, second: Tensor) -> None:
-    if first.shape != second.shape:
-        raise ValueError(f"shapes differ: {list(first.shape)} and {list(second.shape)}")
-
-
-def divergence_per_example(
-    logits_p: Tensor, logits_q: Tensor, mask: Tensor | None = None, *, symmetric: bool
-) -> Tensor:
-    """[B]: KL(p‖q) + KL(q‖p) of each example, or KL(q‖p) alone, in nats.
-
-    Args:
-        logits_p, logits_q, mask: as for `symmetric_kl_per_example`.
-        symmetric: whether both directions count.
-    """
-    if symmetric:
-        return symmetric_kl_per_example(logits_p, logits_q, mask)
-    return kl_per_example(logits_q, logits_p, mask)
-
-
-def binary_divergence_per_example(logits_p: Tensor, logits_q: Tensor, *, symmetric: bool) -> Tensor:
-    """[B]: the mean over labels of the divergence of two binary predictions; σ(z) is the softmax of (z, 0).
-
-    Args:
-        logits_p, logits_q: [B, C], one logit per label.
-        symmetric: whether both directions count.
-    """
-    both = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (logits_p, logits_q))
-    return divergence_per_example(*both, symmetric=symmetric)
 
 
 @LOSSES.register("listwise")
@@ -476,7 +299,7 @@ def hybrid_scores(logits: Tensor) -> Tensor:
         logits: […, 2], log P of its tokens in the pronoun's place, and its similarity to the pronoun.
     Source: He et al. 2019, arXiv 1907.11983, section 2.
     """
-    wide = _wide(logits)
+    wide = in_float32(logits)
     return (wide[..., 0].exp() + torch.sigmoid(wide[..., 1])) / 2
 
 
@@ -498,7 +321,7 @@ def hybrid(logits: Tensor, labels: Tensor, *, gamma: float = 10.0, margin: float
     Source: He et al. 2019, arXiv 1907.11983, section 3.2; weights of the terms as in the authors' script.
     """
     known, possible, wrong = labels >= 0, labels > 0, labels == 0
-    wide = _wide(logits).masked_fill(~known.unsqueeze(-1), 0.0)
+    wide = in_float32(logits).masked_fill(~known.unsqueeze(-1), 0.0)
     right = possible & (possible.sum(dim=1, keepdim=True) == 1)
     words = -wide[..., 0].masked_fill(~right, 0.0).sum(dim=1)
     alike = -F.logsigmoid(wide[..., 1]).masked_fill(~right, 0.0).sum(dim=1)

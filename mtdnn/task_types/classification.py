@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import losses
+    from mtdnn.networks import divergences, losses
 else:
     torch = deferred("torch")
+    divergences = deferred("mtdnn.networks.divergences")
     losses = deferred("mtdnn.networks.losses")
 
 
@@ -229,9 +230,7 @@ class Classification(TaskType):
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        if symmetric:
-            return losses.symmetric_kl_per_example(logits_p, logits_q)
-        return losses.kl_per_example(logits_q, logits_p)
+        return divergences.divergence_per_example(logits_p, logits_q, symmetric=symmetric)
 
     # Predictor: logits → records, and what reports need of them.
 

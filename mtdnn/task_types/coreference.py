@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.networks import heads, losses
+    from mtdnn.networks import divergences, heads, losses, means
 else:
     torch = deferred("torch")
     heads = deferred("mtdnn.networks.heads")
+    divergences = deferred("mtdnn.networks.divergences")
+    means = deferred("mtdnn.networks.means")
     losses = deferred("mtdnn.networks.losses")
 
 GAMMA = 10.0  # of a loss of the user's own, which has no gamma
@@ -302,7 +304,7 @@ class Coreference(TaskType):
             batch: the rows, as the collator made them.
         """
         scores: Tensor = head(hidden, batch)
-        return losses.scores_by_row(scores, batch.extras["present"], absent=0.0)
+        return means.scores_by_row(scores, batch.extras["present"], absent=0.0)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)
@@ -339,7 +341,7 @@ class Coreference(TaskType):
             symmetric: both directions; False: KL(q‖p) alone.
         """
         p, q = (self.competition(each, batch.extras["present"]) for each in (logits_p, logits_q))
-        return losses.symmetric_kl_per_example(p, q) if symmetric else losses.kl_per_example(q, p)
+        return divergences.divergence_per_example(p, q, symmetric=symmetric)
 
     # Predictor: logits → records, and what reports need of them.
 

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.networks import heads, losses
+    from mtdnn.networks import divergences, heads
 else:
     torch = deferred("torch")
     heads = deferred("mtdnn.networks.heads")
-    losses = deferred("mtdnn.networks.losses")
+    divergences = deferred("mtdnn.networks.divergences")
 
 
 class GenerationOptions(Options):
@@ -223,7 +223,7 @@ class Generation(TaskType):
             symmetric: both directions; False: KL(q‖p) alone.
         """
         counts = None if batch.labels is None else batch.labels != IGNORED
-        return losses.divergence_per_example(logits_p, logits_q, counts, symmetric=symmetric)
+        return divergences.divergence_per_example(logits_p, logits_q, counts, symmetric=symmetric)
 
     # Predictor: logits → records, and what reports need of them.
 

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.networks import heads, losses
+    from mtdnn.networks import divergences, heads, means
 else:
     torch = deferred("torch")
     heads = deferred("mtdnn.networks.heads")
-    losses = deferred("mtdnn.networks.losses")
+    divergences = deferred("mtdnn.networks.divergences")
+    means = deferred("mtdnn.networks.means")
 
 
 class MaskedLMOptions(Options):
@@ -240,12 +241,8 @@ class MaskedLM(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        per_token = (
-            losses.symmetric_kl_per_example(logits_p, logits_q)
-            if symmetric
-            else losses.kl_per_example(logits_q, logits_p)
-        )
-        return losses.mean_by_row(per_token, batch.row_of_place, len(batch))
+        per_token = divergences.divergence_per_example(logits_p, logits_q, symmetric=symmetric)
+        return means.mean_by_row(per_token, batch.row_of_place, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import losses
+    from mtdnn.networks import divergences, losses
 else:
     torch = deferred("torch")
+    divergences = deferred("mtdnn.networks.divergences")
     losses = deferred("mtdnn.networks.losses")
 
 EMPTY = "none"
@@ -194,7 +195,7 @@ class Multilabel(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        return losses.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
+        return divergences.binary_divergence_per_example(logits_p, logits_q, symmetric=symmetric)
 
     # Predictor: logits → records, and what reports need of them.
 

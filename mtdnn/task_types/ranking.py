@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import losses
+    from mtdnn.networks import divergences, losses, means
 else:
     torch = deferred("torch")
+    divergences = deferred("mtdnn.networks.divergences")
+    means = deferred("mtdnn.networks.means")
     losses = deferred("mtdnn.networks.losses")
 
 
@@ -246,7 +248,7 @@ class Ranking(TaskType):
             batch: the rows, as the collator made them.
         """
         scores: Tensor = head(hidden, batch)
-        return losses.scores_by_row(scores[:, 0], batch.extras["present"], absent=-torch.inf)
+        return means.scores_by_row(scores[:, 0], batch.extras["present"], absent=-torch.inf)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss_function(logits, batch.labels)
@@ -264,9 +266,7 @@ class Ranking(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        if symmetric:
-            return losses.symmetric_kl_per_example(logits_p, logits_q)
-        return losses.kl_per_example(logits_q, logits_p)
+        return divergences.divergence_per_example(logits_p, logits_q, symmetric=symmetric)
 
     # Predictor: logits → records, and what reports need of them.
 

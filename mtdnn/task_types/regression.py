@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mtdnn.networks import losses
+    from mtdnn.networks import divergences
 else:
     torch = deferred("torch")
-    losses = deferred("mtdnn.networks.losses")
+    divergences = deferred("mtdnn.networks.divergences")
 
 
 @TASK_TYPES.register("regression")
@@ -120,7 +120,7 @@ class Regression(TaskType):
         return 0 if batch.labels is None else int((~batch.labels.isnan()).sum())
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
-        return losses.squared_difference(logits_p, logits_q)
+        return divergences.squared_difference(logits_p, logits_q)
 
     # Predictor: logits → records, and what reports need of them.
 

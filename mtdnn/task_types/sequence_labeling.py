@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mtdnn.networks import crf, losses
+    from mtdnn.networks import crf, divergences, means
 else:
     torch = deferred("torch")
     crf = deferred("mtdnn.networks.crf")
-    losses = deferred("mtdnn.networks.losses")
+    divergences = deferred("mtdnn.networks.divergences")
+    means = deferred("mtdnn.networks.means")
 
 
 class SequenceLabelingOptions(Options):
@@ -233,8 +234,8 @@ class SequenceLabeling(TaskType):
             else batch.at_places(x)
             for x in (logits_p, logits_q)
         )
-        per_word = losses.symmetric_kl_per_example(p, q) if symmetric else losses.kl_per_example(q, p)
-        return losses.mean_by_row(per_word, batch.row_of_place, len(batch))
+        per_word = divergences.divergence_per_example(p, q, symmetric=symmetric)
+        return means.mean_by_row(per_word, batch.row_of_place, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import losses
+    from mtdnn.networks import divergences, means
 else:
     torch = deferred("torch")
-    losses = deferred("mtdnn.networks.losses")
+    divergences = deferred("mtdnn.networks.divergences")
+    means = deferred("mtdnn.networks.means")
 
 NULL = 0  # the first token, whose logits are for "no answer in this window"
 OUTSIDE = -1  # in place of the characters of a token outside the context
@@ -243,12 +244,8 @@ class Span(TaskType):
             batch: the rows, as the collator made them.
             symmetric: both directions; False: KL(q‖p) alone.
         """
-        mean_of_both = (
-            losses.symmetric_kl_per_example(logits_p, logits_q)
-            if symmetric
-            else losses.kl_per_example(logits_q, logits_p)
-        )
-        return losses.mean_by_row(2 * mean_of_both, batch.row_of_sequence, len(batch))
+        mean_of_both = divergences.divergence_per_example(logits_p, logits_q, symmetric=symmetric)
+        return means.mean_by_row(2 * mean_of_both, batch.row_of_sequence, len(batch))
 
     # Predictor: logits → records, and what reports need of them.
 

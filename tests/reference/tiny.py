@@ -80,3 +80,8 @@ def slice_batch(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
     inputs = {name: tensor[rows] for name, tensor in batch.inputs.items()}
     return Batch(batch.task, inputs, batch.labels[rows], batch.row_ids[rows])
+
+
+def random_logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Normal numbers of a shape, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
