@@ -45,10 +45,12 @@ class Way:
     Attributes:
         given: keys of the run.
         keeps_memory: whether memory that a step frees is kept for the next one.
+        keeps_gradient: whether the gradient of the word embeddings is.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
     keeps_memory: bool = True
+    keeps_gradient: bool = True
 
 
 WITH = "with all"
@@ -56,6 +58,7 @@ WAYS = {
     WITH: Way(),
     "without fast dropout": Way({"execution": {"dropout": "torch"}}),
     "without kept memory": Way(keeps_memory=False),
+    "without kept gradient": Way(keeps_gradient=False),
 }
 
 
@@ -82,6 +85,9 @@ def run_of_steps(name: str, given: Mapping[str, object], steps: int, threads: in
     setup = Setup.of(load_run_config(None, {**given, **WAYS[name].given}))
     trainer, batches = setup.trainer(RunFolder("unused")), endless(setup)
     trainer.model.train()
+    if not WAYS[name].keeps_gradient and trainer.table_gradient is not None:
+        trainer.table_gradient.close()
+        trainer.table_gradient = None
 
     def take(count: int) -> Cost:
         before = now()

@@ -207,7 +207,8 @@ class Encoder(nn.Module):
         return self.backbone.config
 
     @property
-    def _word_embeddings(self) -> nn.Embedding:
+    def word_embeddings(self) -> nn.Embedding:
+        """The table of the word embeddings."""
         return cast(nn.Embedding, self.backbone.get_input_embeddings())
 
     @property
@@ -218,11 +219,11 @@ class Encoder(nn.Module):
     @property
     def embedding_size(self) -> int:
         """E, the size of a word embedding."""
-        return int(self._word_embeddings.weight.shape[1])
+        return int(self.word_embeddings.weight.shape[1])
 
     def embedding_rms(self) -> float:
         """Root mean square of all word embeddings: the unit in which relative perturbations are given."""
-        return embedding_rms(self._word_embeddings)
+        return embedding_rms(self.word_embeddings)
 
     def pooler_state(self) -> dict[str, Tensor] | None:
         """`{"weight": [H, H], "bias": [H]}` of the checkpoint's pretrained pooler; None without one."""
@@ -235,7 +236,7 @@ class Encoder(nn.Module):
         dropout is excluded as well, as its random numbers come from numpy.
         """
         AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
-        if self._word_embeddings.weight.device.type == "cpu":
+        if self.word_embeddings.weight.device.type == "cpu":
             hide_from_compiler()
         for name, module in self.backbone.named_modules():
             found = _LAYER.search(f"{name}.")
@@ -256,7 +257,7 @@ class Encoder(nn.Module):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """[B, T] token ids → [B, T, E] word embeddings only, without positions, types or normalisation."""
-        return cast(Tensor, self._word_embeddings(input_ids))
+        return cast(Tensor, self.word_embeddings(input_ids))
 
     def encode(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Hidden states of word embeddings.
@@ -371,7 +372,7 @@ class Encoder(nn.Module):
     def _difference_when_packed(self) -> float:
         """Largest difference of a hidden state between packed and padded rows, relative to the largest one."""
         mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool, device=self.backbone.device)
-        embeddings = self._word_embeddings.weight[:12].view(3, 4, -1)
+        embeddings = self.word_embeddings.weight[:12].view(3, 4, -1)
         packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
         return ((packed - padded).abs().max() / padded.abs().max()).item()
 

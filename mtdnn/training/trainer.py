@@ -18,6 +18,7 @@ from mtdnn.balancing.base import Balancer
 from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
 from mtdnn.execution.processes import Processes
+from mtdnn.execution.table import TableGradient
 from mtdnn.model import MultiTaskModel
 from mtdnn.training.affinity import affinities
 from mtdnn.training.average import MovingAverage
@@ -67,6 +68,8 @@ class Trainer:
         seed: of what the balancer draws.
         clip_norm: largest norm of the gradient over all weights; None = no clipping.
         on_step: called after each step with the progress and, if a line was logged, the tasks' mean losses.
+    Attributes:
+        table_gradient: the kept gradient of the word embeddings; None on a GPU and with several processes.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Trainer:
         self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
         learned = {id(each) for each in self.balancer.parameters()}
         groups = [group for group in optimizer.param_groups if not learned.intersection(map(id, group["params"]))]
+        self.table_gradient = TableGradient.of(model.encoder.word_embeddings) if self.processes.count == 1 else None
         self._parameters = [each for group in groups for each in group["params"]]
         self._is_of_model = [any(group is each for each in groups) for group in optimizer.param_groups]
 
@@ -267,6 +271,8 @@ class Trainer:
         losses = move.losses or self._losses_of(waiting)
         self.balancer.before_move(losses, move.norms)
         self.optimizer.step()
+        if self.table_gradient is not None:
+            self.table_gradient.release()
         self.optimizer.zero_grad(set_to_none=True)
         for turn in update:
             turn.watch.moves += 1
@@ -342,7 +348,8 @@ class Trainer:
         """Clip the gradient; returns its norm before clipping, under its name in the log."""
         if self.clip_norm is None:
             return {}
-        return {"gradient_norm": torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm).detach()}
+        clip = torch.nn.utils.clip_grad_norm_ if self.table_gradient is None else self.table_gradient.clip
+        return {"gradient_norm": clip(self._parameters, self.clip_norm).detach()}
 
     def _advance(self) -> None:
         self.progress.step += 1
