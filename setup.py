@@ -56,6 +56,7 @@ setup(
         "completion": ["shtab>=1.7"],
         "generation": ["rouge-score>=0.1.2", "sacrebleu>=2.4"],
         "ray": ["ray>=2.52"],
+        "slurm": ["submitit>=1.5"],
         "dev": [
             "fastapi>=0.115",
             "hypothesis>=6.100",
@@ -75,6 +76,7 @@ setup(
             "sacrebleu>=2.4",
             "seqeval>=1.2",
             "shtab>=1.7",
+            "submitit>=1.5",
             "torchjd[cagrad,quadprog-projector]>=0.18",
             "types-PyYAML",
             "types-tqdm",

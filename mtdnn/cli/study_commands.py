@@ -16,6 +16,9 @@ from mtdnn.cli.commands import as_json
 from mtdnn.cli.flags import keys_as_flags
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault
+from mtdnn.study.slurm_options import SlurmOptions
+
+NO_OPTIONS = SlurmOptions()
 
 if TYPE_CHECKING:
     from mtdnn.study.grid import Cell, Grid
@@ -48,8 +51,9 @@ def study(
     variables: dict[str, str] | None = None,
     stages: str | None = None,
     jobs: int = 1,
-    launcher: Literal["local", "ray"] = "local",
+    launcher: Literal["local", "ray", "slurm"] = "local",
     gpus: float = 0.0,
+    slurm: SlurmOptions = NO_OPTIONS,
     dry_run: bool = False,
     rate: float | None = None,
     json: bool = False,
@@ -63,9 +67,10 @@ def study(
         output: Folder of the study. Default: the one in the YAML.
         variables: Further variables of the YAML, as --variables.name value.
         stages: Names of stages, separated by commas: only their cells. Default: all.
-        jobs: Cells at a time.
-        launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
-        gpus: GPUs of each cell, for ray; at most 1.
+        jobs: Cells at a time. Default: one, or as many as the cluster starts, for ray and slurm.
+        launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray; slurm = a SLURM cluster.
+        gpus: GPUs of each cell, for ray and slurm; at most 1.
+        slurm: What each job asks SLURM for.
         dry_run: Show the cells, their steps and an estimate of the time, and run nothing.
         rate: Training examples per second of a plain run, for that estimate. Default: that of the finished cells.
         json: Print the numbers of cells and the file of results as JSON.
@@ -74,14 +79,16 @@ def study(
     from mtdnn.study.load import load_study
     from mtdnn.study.run import checked_cells, run_study
 
+    with keys_as_flags(**{f"slurm.{name}": f"slurm.{name}" for name in vars(slurm)}):
+        slurm = SlurmOptions.of(slurm)
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
     names = None if stages is None else stages.split(",")
     if dry_run:
-        require_launchable(launcher, jobs=jobs, gpus=gpus)
+        require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=slurm)
         return plan_of(checked_cells(grid, names), rate=rate)
     with stopped_by_sigterm():
-        summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus)
+        summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus, slurm=slurm)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)

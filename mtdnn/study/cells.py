@@ -1,7 +1,7 @@
 """The state of each cell in a study's folder: finished, broken, or running somewhere.
 
 `cells/<name>/` contains `run/` (the run's own folder), `outcome.json` (written last; a cell with a whole one of the
-same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start and end) and `lock`. The
+same fingerprint is finished), `error.txt` (why it broke), `attempts.jsonl` (every start, end and loss) and `lock`. The
 process that runs the cell has the lock; the system releases it when that process ends in any way, so a killed study
 leaves nothing to clean up.
 """
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NamedTuple, NotRequired
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
@@ -30,7 +30,9 @@ from mtdnn.study.grid import Cell
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["finished", "broken", "busy"]
+Status = Literal["finished", "broken", "busy", "lost"]
+"""`busy`: another process runs the cell; `lost`: its process or machine ended before it did."""
+
 Outcome = dict[str, Any]
 """`outcome` (finished or diverged), `results` (task → split → metric → value), `rows` (task → training rows),
 `stored_rows` (task/split → SHA-256 of its rows; not of cells finished by earlier versions), `steps`, `examples`, `why`
@@ -51,6 +53,20 @@ class OutcomeFile(TypedDict):
 
 
 RunCell = Callable[[Cell], Outcome]
+
+
+class Ended(NamedTuple):
+    """A cell whose attempt has ended.
+
+    Args:
+        cell: the cell.
+        status: how it ended.
+        why: of a lost cell; also of a broken one that could not write it itself.
+    """
+
+    cell: Cell
+    status: Status
+    why: str = ""
 
 
 class Diverged(Exception):
@@ -131,18 +147,18 @@ def run_cell_once(cell: Cell, run_cell: RunCell) -> Status:
             return "busy"
         if read_outcome(cell) is not None:  # finished since it was chosen
             return "finished"
-        _note(cell, "start")
+        note(cell, "start")
         started = time.perf_counter()
         try:
             outcome = _outcome(cell, run_cell)
         except Exception as error:
             write_error(cell, error)
-            _note(cell, "broken")
+            note(cell, "broken")
             return "broken"
         outcome |= {"fingerprint": cell.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
         write_text(cell.folder / "outcome.json", json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
         (cell.folder / "error.txt").unlink(missing_ok=True)
-        _note(cell, outcome["outcome"])
+        note(cell, outcome["outcome"])
         if cell.keep == "results":
             remove_weights(cell.run_folder)
         return "finished"
@@ -161,8 +177,8 @@ def write_error(cell: Cell, error: BaseException | str) -> None:
     write_text(cell.folder / "error.txt", f"{error}\n" if isinstance(error, MtdnnError) else f"{text.rstrip()}\n")
 
 
-def _note(cell: Cell, event: str) -> None:
-    """Add a line to the cell's history."""
+def note(cell: Cell, event: str) -> None:
+    """Add a line to the cell's history, `attempts.jsonl`."""
     line = {"event": event, "host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 3)}
     with (cell.folder / "attempts.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

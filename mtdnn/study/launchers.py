@@ -16,14 +16,18 @@ from typing import Any
 
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.execution.machine import usable_cores, visible_gpus
-from mtdnn.execution.ray_cluster import connected_ray, num_cpus
+from mtdnn.execution.ray_cluster import connected_ray, first_line, num_cpus
 from mtdnn.registry import is_trusted, trusted
-from mtdnn.study.cells import RunCell, Status, run_cell_once, write_error
+from mtdnn.study.cells import Ended, RunCell, Status, run_cell_once
 from mtdnn.study.grid import Cell
+from mtdnn.study.slurm_options import SlurmOptions
 
 logger = logging.getLogger(__name__)
 
-LAUNCHERS = ("here", "local", "ray")
+LAUNCHERS = ("here", "local", "ray", "slurm")
+
+BUSY_SECONDS = 1.0
+"""How long to wait before another try at a cell that another study runs."""
 
 STOP_SECONDS = 60.0
 """How long a process may take to write a checkpoint when the study is stopped."""
@@ -35,6 +39,8 @@ class Here:
     Args:
         run_cell: function that runs a cell.
     """
+
+    busy_seconds = BUSY_SECONDS
 
     def __init__(self, run_cell: RunCell) -> None:
         self.run_cell = run_cell
@@ -48,13 +54,13 @@ class Here:
         """Store the cell; `wait` runs it."""
         self._next = cell
 
-    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+    def wait(self, seconds: float) -> list[Ended]:
         """Run the stored cell."""
         if self._next is None:
             time.sleep(seconds)
             return []
         cell, self._next = self._next, None
-        return [(cell, run_cell_once(cell, self.run_cell))]
+        return [Ended(cell, run_cell_once(cell, self.run_cell))]
 
     def close(self) -> None:
         """Drop the stored cell."""
@@ -64,14 +70,16 @@ class Here:
 class Processes:
     """Runs cells in processes of this machine, each of which takes one cell after another.
 
-    A process that dies (out of memory, say) breaks only its own cell, and a new one replaces it. When the study itself
-    is killed, its processes end at once, so that a restarted study finds the cells unlocked.
+    When a process dies (out of memory, say) only its own cell is lost, and a new one takes its place. When the study
+    itself is killed, its processes end at once, so that a restarted study finds the cells unlocked.
 
     Args:
         run_cell: function that runs a cell, at the top level of a module, since it is sent to other processes.
         jobs: processes; the cores are divided among them, and each has a GPU to itself as long as there are enough.
         gpus: names as in CUDA_VISIBLE_DEVICES; None: those that this process sees.
     """
+
+    busy_seconds = BUSY_SECONDS
 
     def __init__(self, run_cell: RunCell, *, jobs: int, gpus: Sequence[str] | None = None) -> None:
         self.run_cell, self.jobs = run_cell, jobs
@@ -95,7 +103,7 @@ class Processes:
         gpu = min(self._gpus, key=lambda name: used[name], default=None)
         return _Worker(self.run_cell, threads=threads_each(self.jobs), gpu=gpu)
 
-    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+    def wait(self, seconds: float) -> list[Ended]:
         """The cells that have ended; waits for one."""
         if not self._busy:
             time.sleep(seconds)
@@ -104,8 +112,7 @@ class Processes:
         ended = []
         for worker in [worker for worker in self._busy if worker.connection.poll()]:
             self._busy.remove(worker)
-            cell, status = worker.take()
-            ended.append((cell, status))
+            ended.append(worker.take())
             if worker.process.is_alive():
                 self._idle.append(worker)
         return ended
@@ -140,17 +147,15 @@ class _Worker:
         self.cell = cell
         self.connection.send(cell)
 
-    def take(self) -> tuple[Cell, Status]:
-        """The cell and how it ended; broken if the process died."""
+    def take(self) -> Ended:
+        """The cell and how it ended; lost if the process died."""
         if self.cell is None:
             raise RuntimeError("this process was given no cell")
         try:
-            status: Status = self.connection.recv()
+            return Ended(self.cell, self.connection.recv())
         except (EOFError, OSError):
             self.process.join()
-            write_error(self.cell, _death(self.process.exitcode))
-            status = "broken"
-        return self.cell, status
+            return Ended(self.cell, "lost", _death(self.process.exitcode))
 
 
 def _death(exit_code: int | None) -> str:
@@ -205,13 +210,14 @@ def _redirect_output(cell: Cell) -> None:
         logging.getLogger("mtdnn").setLevel(logging.INFO)
 
 
-def require_launchable(launcher: str, *, jobs: int, gpus: float) -> None:
+def require_launchable(launcher: str, *, jobs: int, gpus: float, slurm: SlurmOptions | None = None) -> None:
     """Raise where a launcher does not exist, or cannot run so many cells at a time with so many GPUs each.
 
     Args:
-        launcher: here, local or ray.
+        launcher: here, local, ray or slurm.
         jobs: cells at a time.
         gpus: GPUs of each cell, a process that uses one; 0 leaves them to the launcher.
+        slurm: options of the launcher slurm.
     Raises:
         ConfigError: every error.
     """
@@ -220,12 +226,16 @@ def require_launchable(launcher: str, *, jobs: int, gpus: float) -> None:
         faults.append(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
     if jobs < 1:
         faults.append(fault("", "jobs", f"{jobs} is not a valid number of processes", "Give 1 or more."))
-    if gpus and launcher != "ray":
+    if gpus and launcher not in ("ray", "slurm"):
         fix = "A local study gives each of its jobs a GPU of those it sees."
-        faults.append(fault("", "gpus", "is for the launcher ray", fix))
+        faults.append(fault("", "gpus", "is for the launchers ray and slurm", fix))
     elif not 0 <= gpus <= 1:
-        fix = "Give 1, or a part of one for cells that share it; --jobs says how many run at a time."
+        fix = "Give 1, or for ray a part of one for cells that share it; --jobs says how many run at a time."
         faults.append(fault("", "gpus", f"{gpus:g} GPUs for each cell, which uses one", fix))
+    elif launcher == "slurm" and gpus not in (0, 1):
+        faults.append(fault("", "gpus", f"{gpus:g}, but SLURM gives whole GPUs", "Give 1."))
+    if launcher != "slurm" and slurm not in (None, SlurmOptions()):
+        faults.append(fault("", "slurm", "is for the launcher slurm", "Give --launcher slurm, or leave it out."))
     if faults:
         raise ConfigError(faults)
 
@@ -243,6 +253,8 @@ class Ray:
         ConfigError: ray is not installed, or the cluster cannot be reached.
     """
 
+    busy_seconds = BUSY_SECONDS
+
     def __init__(self, run_cell: RunCell, *, jobs: int | None = None, gpus: float = 0.0) -> None:
         ray = self._ray = connected_ray()
         self.jobs = jobs or num_cpus(ray)
@@ -258,7 +270,7 @@ class Ray:
         """Submit the cell to Ray."""
         self._running[self._remote.remote(cell, self.run_cell, is_trusted())] = cell
 
-    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
+    def wait(self, seconds: float) -> list[Ended]:
         """The cells that have ended; waits for one."""
         if not self._running:
             time.sleep(seconds)
@@ -268,11 +280,11 @@ class Ray:
         for handle in done:
             cell = self._running.pop(handle)
             try:
-                status: Status = self._ray.get(handle)
+                ended.append(Ended(cell, self._ray.get(handle)))
+            except self._ray.exceptions.RayTaskError as error:  # outside of the cell: mtdnn cannot be imported, say
+                ended.append(Ended(cell, "broken", f"its Ray worker cannot run it: {error}"))
             except self._ray.exceptions.RayError as error:
-                write_error(cell, f"its Ray worker ended: {error}")
-                status = "broken"
-            ended.append((cell, status))
+                ended.append(Ended(cell, "lost", f"its Ray worker ended: {first_line(error)}"))
         return ended
 
     def close(self) -> None:

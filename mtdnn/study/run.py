@@ -24,6 +24,8 @@ from mtdnn.study.launchers import require_launchable
 from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import Launcher, Summary, run_cells
 from mtdnn.study.size import cell_size
+from mtdnn.study.slurm import Slurm
+from mtdnn.study.slurm_options import SlurmOptions
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ def run_study(
     variables: Mapping[str, Any] | None = None,
     stages: Sequence[str] | None = None,
     jobs: int = 1,
-    launcher: Literal["here", "local", "ray"] = "local",
+    launcher: Literal["here", "local", "ray", "slurm"] = "local",
     gpus: float = 0.0,
+    slurm: SlurmOptions | Mapping[str, Any] | None = None,
     progress: bool = True,
     trust: bool = False,
 ) -> Summary:
@@ -49,10 +52,11 @@ def run_study(
         output: folder of the study, in place of the file's; not with a grid.
         variables: values of the file's variables by name, as in `${data}`; not with a grid.
         stages: names of the stages to run; None = all.
-        jobs: cells at a time, for local and ray.
+        jobs: cells at a time; 1 leaves their number to the cluster, for ray and slurm.
         launcher: here = one after another in this process, as in a notebook; local = processes on this machine; ray =
-            a Ray cluster, or a local Ray.
-        gpus: GPUs of each cell, for ray; at most 1.
+            a Ray cluster, or a local Ray; slurm = jobs of a SLURM cluster.
+        gpus: GPUs of each cell, for ray and slurm; at most 1.
+        slurm: options of the jobs, such as `{"partition": "gpu", "time": 240}`; see `mtdnn study --help`.
         progress: show a bar on standard error.
         trust: the files may name code by dotted paths, which is imported.
     Returns:
@@ -67,7 +71,8 @@ def run_study(
         >>> (summary.finished, summary.cells, summary.broken)
         (2, 2, {})
     """
-    require_launchable(launcher, jobs=jobs, gpus=gpus)
+    options = SlurmOptions.of(slurm)
+    require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=options)
     if isinstance(study, Grid):
         given = [name for name, value in (("output", output), ("variables", variables)) if value is not None]
         if given:
@@ -79,7 +84,8 @@ def run_study(
         grid = load_study(study, output=output, variables=variables)
     cells = checked_cells(grid, stages)
     require_runnable(cells)
-    return run_cells(grid, _launcher(launcher, jobs=jobs, gpus=gpus), cells=cells, progress=progress)
+    chosen = _launcher(launcher, jobs=jobs, gpus=gpus, slurm=options, folder=grid.folder)
+    return run_cells(grid, chosen, cells=cells, progress=progress)
 
 
 def checked_cells(grid: Grid, stages: Sequence[str] | None = None) -> list[Cell]:
@@ -142,11 +148,14 @@ def train_cell(cell: Cell) -> Outcome:
     return {"results": results, **facts}
 
 
-def _launcher(name: str, *, jobs: int, gpus: float) -> Launcher:
+def _launcher(name: str, *, jobs: int, gpus: float, slurm: SlurmOptions, folder: Path) -> Launcher:
     from mtdnn.study.launchers import Here, Processes, Ray
 
+    limit = jobs if jobs > 1 else None
     if name == "ray":
-        return Ray(train_cell, jobs=jobs if jobs > 1 else None, gpus=gpus)
+        return Ray(train_cell, jobs=limit, gpus=gpus)
+    if name == "slurm":
+        return Slurm(train_cell, folder=folder, jobs=limit, gpus=int(gpus), options=slurm)
     return Here(train_cell) if name == "here" else Processes(train_cell, jobs=jobs)
 
 

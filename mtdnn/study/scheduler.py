@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,19 +17,38 @@ from typing import Protocol
 from tqdm import tqdm
 
 from mtdnn.files import write_text
-from mtdnn.study.cells import Status, error_stamp, outcomes, read_error, read_outcome, remove_weights, writing_results
+from mtdnn.study.cells import (
+    Ended,
+    error_stamp,
+    note,
+    outcomes,
+    read_error,
+    read_outcome,
+    remove_weights,
+    write_error,
+    writing_results,
+)
 from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.size import measured_by
 from mtdnn.study.table import Line, lines_of, to_csv
 
 logger = logging.getLogger(__name__)
 
-BUSY_SECONDS = 1.0
-"""How long to wait before another try at a cell that another study runs."""
+WAIT_SECONDS = 1.0
+"""How long to wait for the end of a cell before the others are looked at again."""
+
+MAX_LOSSES = 2
+"""How often a cell is run again after its process or machine was lost; at the next loss it is broken."""
 
 
 class Launcher(Protocol):
-    """Where cells are run."""
+    """Where cells are run.
+
+    Attributes:
+        busy_seconds: how long to wait before another try at a cell that another study runs.
+    """
+
+    busy_seconds: float
 
     def has_room(self) -> bool:
         """Whether a further cell may be started."""
@@ -36,8 +56,8 @@ class Launcher(Protocol):
     def start(self, cell: Cell) -> None:
         """Begin to run a cell."""
 
-    def wait(self, seconds: float) -> list[tuple[Cell, Status]]:
-        """The cells that have ended; waits for one, at most so many seconds."""
+    def wait(self, seconds: float) -> list[Ended]:
+        """The cells that have ended; waits for one, about so many seconds."""
 
     def close(self) -> None:
         """Stop the running cells so that they can resume later."""
@@ -118,6 +138,7 @@ class _Scheduler:
         self.broken: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
         self.not_before: dict[str, float] = {}
+        self.losses: Counter[str] = Counter()
 
     def run(self, show: Callable[[], None]) -> None:
         """Run until every cell is finished, broken or blocked."""
@@ -127,8 +148,8 @@ class _Scheduler:
                     self.running.add(cell.name)
                     self.launcher.start(cell)
             show()
-            for cell, status in self.launcher.wait(BUSY_SECONDS):
-                self._take(cell, status)
+            for ended in self.launcher.wait(WAIT_SECONDS):
+                self._take(ended)
         show()
 
     def _open_cells(self) -> list[Cell]:
@@ -169,15 +190,22 @@ class _Scheduler:
             self.diverged.add(cell.name)
         return True
 
-    def _take(self, cell: Cell, status: Status) -> None:
-        """Record how a cell ended."""
+    def _take(self, ended: Ended) -> None:
+        """Record how a cell ended; a lost one is run again, from its newest checkpoint."""
+        cell, status, why = ended
         self.running.discard(cell.name)
         if status == "busy":
-            self.not_before[cell.name] = time.monotonic() + BUSY_SECONDS
+            self.not_before[cell.name] = time.monotonic() + self.launcher.busy_seconds
         elif status == "finished":
             self._note_outcome(cell)
             write_results(self.grid)
+        elif status == "lost" and self.losses[cell.name] < MAX_LOSSES:
+            self.losses[cell.name] += 1
+            note(cell, "lost")
+            logger.warning("%s is run again: %s", cell.name, why)
         else:
+            if why:
+                write_error(cell, why)
             self.broken[cell.name] = read_error(cell) or "no error was recorded"
             logger.error("%s is broken: %s", cell.name, last_line(self.broken[cell.name]))
 

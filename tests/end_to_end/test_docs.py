@@ -11,12 +11,14 @@ Rules for the blocks of a page, which are carried out in order in one folder:
 - no language, in the README alone: the record of a larger run, with its commit.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -51,8 +53,23 @@ INSTALLS = "installs packages"
 MAKES = "installs packages and takes minutes"
 PROCESSES = "starts several processes; tests/end_to_end/test_distributed.py and test_study_killed.py do"
 CLUSTER = "needs a cluster"
+SLURM = "needs SLURM; tests/unit/study/test_slurm.py has commands in its place"
+PREPRO = "mtdnn prepro tasks.yml --data data --encoder ./stand-in --out prepared"
+SCRIPTS = (
+    "export OMP_NUM_THREADS=8",
+    'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+    "srun torchrun --nnodes $SLURM_NNODES --nproc_per_node 4 --rdzv_id $SLURM_JOB_ID --rdzv_backend c10d "
+    "--rdzv_endpoint $HEAD:29500 -m mtdnn train run.yml --resume",
+    "mtdnn study study.yml --launcher slurm --gpus 1 --jobs 64 --slurm.partition gpu --slurm.time 240 "
+    "--slurm.cpus_per_task 8 --slurm.mem 32",
+    f"{PREPRO} --workers 8 --shard $SLURM_ARRAY_TASK_ID/16",
+    "sbatch shards.sh",
+    f'sbatch --job-name=prepro --dependency=singleton --wrap "{PREPRO} --merge"',
+    "srun ray symmetric-run --address $HEAD:6379 --min-nodes $SLURM_NNODES -- "
+    "mtdnn study study.yml --launcher ray --gpus 1",
+)
 RAY = "needs a cluster; tests/end_to_end/test_ray.py has one of two processes"
-ON_RAY = "mtdnn prepro tasks.yml --data data --encoder ./stand-in --out prepared --launcher ray"
+ON_RAY = f"{PREPRO} --launcher ray"
 OUR_TESTS = "is part of these tests"
 GLUE = "needs the files of GLUE or SuperGLUE; tests/end_to_end/test_submit.py runs it on rows of its own"
 RUN_GLUE = (
@@ -84,6 +101,12 @@ SHOWN_ONLY = {
     f"{NODES.format(1)}-m mtdnn train run.yml": "needs two machines",
     "mtdnn study study.yml --jobs 2": PROCESSES,
     "mtdnn study study.yml --jobs 4": PROCESSES,
+    "pip install 'mtdnn[ray,slurm]'": INSTALLS,
+    "mtdnn study study.yml --launcher slurm --gpus 1 --slurm.partition gpu --slurm.time 240": SLURM,
+    **dict.fromkeys(SCRIPTS, SLURM),
+    "ray start --head --port 6379": CLUSTER,
+    "ray start --address node0:6379": CLUSTER,
+    "ray stop": CLUSTER,
     ON_RAY: RAY,
     f"{ON_RAY} --workers 64": RAY,
     "mtdnn study study.yml --launcher ray --gpus 1": CLUSTER,
@@ -377,7 +400,51 @@ def read_accelerate(words):
     read([given.training_script, *given.training_script_args])
 
 
+SBATCH_OPTIONS = {
+    *("array", "cpus-per-task", "dependency", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node"),
+    *("open-mode", "requeue", "signal", "time", "wrap"),
+}
+"""The options of sbatch that the scripts use, by its manual."""
+
+
+def read_sbatch(words):
+    """Its options are known; the command that is wrapped is read, the script is one that a page shows."""
+    parser = argparse.ArgumentParser()
+    for name in SBATCH_OPTIONS:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("script", nargs="?")
+    given = parser.parse_args(words)
+    assert bool(given.wrap) != bool(given.script)
+    if given.wrap:
+        read(shlex.split(given.wrap))
+    else:
+        assert any(f"`{given.script}`" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def read_ray(words):
+    """Ray's own parser, then that of the command after `--`."""
+    from ray.scripts.scripts import cli
+
+    ray, _, command = (" ".join(words)).partition(" -- ")
+    name, *given = ray.split()
+    if name == "symmetric-run":  # it reads its arguments from the command line of the process
+        assert {word for word in given if word.startswith("--")} == {"--address", "--min-nodes"} and command
+    else:
+        cli.commands[name].make_context(name, given)
+    if command:
+        read(command.split())
+
+
+def read_export(words):
+    """One assignment."""
+    assert re.fullmatch(r"[A-Z_]+=.+", words[0])
+
+
 READERS = {
+    "srun": read,
+    "sbatch": read_sbatch,
+    "ray": read_ray,
+    "export": read_export,
     "pip": read_pip,
     "python": read_python,
     "make": read_make,
@@ -392,6 +459,19 @@ READERS = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_work_in_order(page, reader):
     Page(page.name).carry_out(list(blocks_of(page)))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in blocks_of(page) if block.text.startswith("#!/bin/bash")],
+    ids=lambda block: block.place,
+)
+def test_scripts_are_valid_for_bash_and_sbatch(block):
+    subprocess.run(["bash", "-n", "-c", block.text], check=True)
+    lines = [line for line in block.text.splitlines()[1:] if line.startswith("#")]
+    options = [re.fullmatch(r"#SBATCH --([\w-]+)(?:=\S+)?", line) for line in lines]
+    assert lines and all(options)
+    assert {option[1] for option in options} <= SBATCH_OPTIONS
 
 
 def test_every_command_that_is_shown_only_is_still_shown():

@@ -35,12 +35,21 @@ def test_every_argument_that_a_command_takes_as_a_flag_is_the_key_of_its_own_fla
     ("words", "line"),
     [
         ("--stages frst --dry_run", "--stages: unknown stage 'frst'; known: first. Did you mean 'first'?"),
-        ("--gpus 1", "--gpus: is for the launcher ray. A local study gives each of its jobs a GPU of those it sees."),
+        (
+            "--gpus 1",
+            "--gpus: is for the launchers ray and slurm. A local study gives each of its jobs a GPU of those it sees.",
+        ),
         (
             "--launcher ray --gpus 4 --dry_run",
-            "--gpus: 4 GPUs for each cell, which uses one. Give 1, or a part of one for cells that share it; --jobs "
-            "says how many run at a time.",
+            "--gpus: 4 GPUs for each cell, which uses one. Give 1, or for ray a part of one for cells that share it; "
+            "--jobs says how many run at a time.",
         ),
+        ("--launcher slurm --gpus 0.5 --dry_run", "--gpus: 0.5, but SLURM gives whole GPUs. Give 1."),
+        (
+            "--slurm.partition gpu --dry_run",
+            "--slurm: is for the launcher slurm. Give --launcher slurm, or leave it out.",
+        ),
+        ("--launcher slurm --slurm.time 1 --dry_run", "--slurm.time: 1 is too small. Give 3 or more."),
         ("--jobs 0 --dry_run", "--jobs: 0 is not a valid number of processes. Give 1 or more."),
     ],
 )

@@ -14,10 +14,11 @@ import yaml
 
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import ConfigError
+from mtdnn.study import scheduler
 from mtdnn.study.cells import (
     Diverged,
+    Ended,
     Outcome,
-    Status,
     locked,
     read_error,
     read_outcome,
@@ -28,7 +29,7 @@ from mtdnn.study.grid import Cell, Grid, write_study_files
 from mtdnn.study.launchers import Here, Processes, Ray, threads_each
 from mtdnn.study.load import load_study
 from mtdnn.study.run import chosen_cells
-from mtdnn.study.scheduler import Summary, run_cells, write_results
+from mtdnn.study.scheduler import MAX_LOSSES, Summary, run_cells, write_results
 from mtdnn.study.statistics import best_of
 from mtdnn.study.table import read_csv
 
@@ -472,12 +473,66 @@ def test_checkpoints_of_a_stage_that_keeps_results_only_are_removed(tmp_path: Pa
 # -- processes --------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_dies_takes_only_its_own_cell_with_it(tmp_path: Path) -> None:
+def test_a_process_that_dies_at_every_attempt_breaks_only_its_own_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 0)
     grid = grid_of(tmp_path)
     summary = run_cells(grid, Processes(dies_for_seed_2_of_mrpc, jobs=2), progress=False)
     assert (summary.finished, len(summary.broken)) == (7, 2)
     assert set(summary.broken.values()) == {"its process was ended by signal 9 (out of memory?)"}
     assert run_cells(grid, Processes(score_of_seed, jobs=2), progress=False).finished == 9
+
+
+def dies_once(cell: Cell) -> Outcome:
+    """A process that is ended, by the system or with its machine, in the middle of one cell."""
+    mark = cell.folder / "died"
+    if cell.axes.get("init") == "encoder" and not mark.exists() and cell.config.seed == 2:
+        mark.touch()
+        os.kill(os.getpid(), 9)
+    return score_of_seed(cell)
+
+
+def test_a_cell_whose_process_was_killed_is_run_again(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    cells = [cell_of(grid, init="encoder", data_set="rte", seed=seed) for seed in ("1", "2")]
+    summary = run_cells(grid, Processes(dies_once, jobs=1), cells=cells, progress=False)
+    assert (summary.finished, summary.broken) == (2, {})
+    assert [attempts(cell) for cell in cells] == [["start", "finished"], ["start", "lost", "start", "finished"]]
+    assert read_error(cells[1]) is None
+
+
+class _Loses:
+    """A launcher that loses every cell."""
+
+    busy_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.started: list[Cell] = []
+        self._running: list[Cell] = []
+
+    def has_room(self) -> bool:
+        return True
+
+    def start(self, cell: Cell) -> None:
+        self.started.append(cell)
+        self._running.append(cell)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        ended, self._running = self._running, []
+        return [Ended(cell, "lost", "its machine is gone") for cell in ended]
+
+    def close(self) -> None: ...
+
+
+def test_a_cell_that_is_lost_again_and_again_is_broken(tmp_path: Path) -> None:
+    grid, launcher = grid_of(tmp_path), _Loses()
+    summary = run_cells(grid, launcher, progress=False)
+    first = grid.cells[0]
+    assert launcher.started.count(first) == MAX_LOSSES + 1
+    assert summary.broken[first.name] == "its machine is gone"
+    assert attempts(first) == ["lost", "lost"]
+    assert run_cells(grid, Here(score_of_seed), progress=False).finished == 9
 
 
 def notes_its_gpu(cell: Cell) -> Outcome:
@@ -504,12 +559,15 @@ def test_each_job_has_a_gpu_to_itself_as_long_as_there_are_enough(
     assert set(found) == used
 
 
-def test_the_process_that_takes_the_place_of_a_dead_one_has_its_gpu(tmp_path: Path) -> None:
+def test_the_process_that_takes_the_place_of_a_dead_one_has_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 0)
     grid, launcher = grid_of(tmp_path), Processes(dies_for_seed_2_of_mrpc, jobs=2, gpus=["4", "5"])
     seen: list[list[str | None]] = []
     wait = launcher.wait
 
-    def watched(seconds: float) -> list[tuple[Cell, Status]]:
+    def watched(seconds: float) -> list[Ended]:
         seen.append(sorted(str(worker.gpu) for worker in (*launcher._busy, *launcher._idle)))
         return wait(seconds)
 
