@@ -1,6 +1,6 @@
-"""Hidden states → logits.
+"""Hidden states → logits: what every head has, and the heads of a linear layer or two.
 
-Dimensions: N sequences, T tokens, H hidden, C outputs, K turns.
+`san.py`, `word_heads.py` and `decoder.py` have the others. Dimensions: N sequences, T tokens, H hidden, C outputs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from mtdnn.batch import NO_WORD, Batch, on_device
-from mtdnn.execution.products import Linear, linear
-from mtdnn.networks.head_options import HeadOptions, PooledOptions, SanOptions
+from mtdnn.networks.head_options import HeadOptions, PooledOptions
 from mtdnn.registry import Registry
 from mtdnn.tokens.families import is_causal
-
-NO_TOKENS = -100.0
-"""log P of a candidate without tokens."""
 
 HEADS: Registry[type[Head]] = Registry(
     "head",
@@ -27,7 +23,7 @@ HEADS: Registry[type[Head]] = Registry(
     own=("forward",),
     takes=("hidden_size", "num_outputs"),
     keywords=("dropout", "activation", "word_embeddings"),
-    modules=("mtdnn.networks.decoder",),
+    modules=("mtdnn.networks.san", "mtdnn.networks.word_heads", "mtdnn.networks.decoder"),
 )
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -157,82 +153,6 @@ def pooled_states(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return largest.masked_fill(~counts.any(dim=1), 0.0)
 
 
-@HEADS.register("san")
-class SanHead(Head):
-    """Stochastic answer network: a state attends to the first text of a pair repeatedly, and predicts at each turn.
-
-    With m_j the hidden states of the first text (premise) and h_j those of the second (hypothesis):
-
-        s_0 = Σ_j α_j h_j       α = softmax_j(w₁ᵀ h_j)
-        x_k = Σ_j β_j m_j       β = softmax_j(s_kᵀ W₂ m_j)
-        P_k = softmax(W₃ [s_k; x_k; |s_k − x_k|; s_k · x_k])
-        s_{k+1} = GRU(x_k, s_k)         k = 0 … K−1
-
-    The output is the logarithm of the mean of P_0 … P_{K−1} or, if the task has a single output, the mean of the
-    numbers before the softmax. In training, each turn of a row is left out of the mean with the probability
-    `prediction_dropout`; one random turn is always kept. Everything is computed outside autocast.
-
-    Source: Liu et al. 2018, arXiv 1804.07888; Liu et al. 2019, arXiv 1901.11504, section 3. Both define x_k by s_{k−1},
-    which leaves x_0 undefined; the authors' code uses s_k. Different here: that code divides the kept P_k by 1 − p,
-    which the softmax of the loss undoes, and takes a softmax over the single number of regression, which is 1.
-
-    Args:
-        hidden_size: H.
-        num_outputs: C.
-        dropout: probability, before the output layer, drawn again for each turn.
-        activation: not used, since there is no hidden layer.
-        options: see `SanOptions`.
-    """
-
-    Options = SanOptions
-    min_texts = 2
-
-    def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:
-        super().__init__()
-        settings = self.Options(**options)
-        self.turns, self.prediction_dropout = settings.turns, settings.prediction_dropout
-        self.summary = nn.Linear(hidden_size, 1, bias=False)
-        self.attention = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.gru = nn.GRUCell(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(4 * hidden_size, num_outputs)
-        initialize((self.summary, self.attention, self.output), settings.initializer_std)
-
-    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits [N, C] of hidden states [N, T, H]; the batch has the text of each token."""
-        real, second = on_device(batch.mask, hidden.device), batch.second_text
-        first = real & ~second
-        with torch.autocast(hidden.device.type, enabled=False):
-            memory = hidden.to(self.output.weight.dtype).masked_fill(~real.unsqueeze(-1), 0.0)
-            state = attended(memory, self.summary(memory).squeeze(-1), second)
-            found = self._found(memory, state, first)
-            turns = [self._prediction(state, found)]
-            for _ in range(self.turns - 1):
-                state = self.gru(found, state)
-                found = self._found(memory, state, first)
-                turns.append(self._prediction(state, found))
-            return averaged_turns(torch.stack(turns, dim=1), self._kept(turns[0]))
-
-    def _found(self, memory: Tensor, state: Tensor, first: Tensor) -> Tensor:
-        """x_k [N, H]."""
-        return attended(memory, (memory @ self.attention(state).unsqueeze(-1)).squeeze(-1), first)
-
-    def _prediction(self, state: Tensor, found: Tensor) -> Tensor:
-        """[N, C], before the softmax."""
-        features = torch.cat([state, found, (state - found).abs(), state * found], dim=-1)
-        logits: Tensor = self.output(self.dropout(features))
-        return logits
-
-    def _kept(self, like: Tensor) -> Tensor:
-        """[N, K] bool: the turns that count; drawn like dropout masks, from the device's default generator."""
-        shape = (len(like), self.turns)
-        if not self.training or self.prediction_dropout == 0:
-            return torch.ones(shape, dtype=torch.bool, device=like.device)
-        kept = torch.rand(shape, device=like.device) >= self.prediction_dropout
-        always = torch.randint(self.turns, (len(like), 1), device=like.device)
-        return kept.scatter(1, always, True)
-
-
 def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     """[N, H]: mean of the memory, weighted by the softmax of the scores over tokens that count; 0 if none counts.
 
@@ -243,18 +163,6 @@ def attended(memory: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     """
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1).masked_fill(~mask, 0.0)
     return (weights.unsqueeze(1) @ memory).squeeze(1)
-
-
-def averaged_turns(turns: Tensor, kept: Tensor) -> Tensor:
-    """[N, C]: log of the mean, over the kept turns, of the softmaxes of [N, K, C]; for C = 1 the mean of the numbers.
-
-    `kept` is [N, K] bool, with at least one turn in every row.
-    """
-    counts = kept.sum(dim=1, keepdim=True).to(turns.dtype)
-    if turns.shape[-1] == 1:
-        return turns.masked_fill(~kept.unsqueeze(-1), 0.0).sum(dim=1) / counts
-    log_shares = torch.log_softmax(turns, dim=-1).masked_fill(~kept.unsqueeze(-1), -torch.inf)
-    return torch.logsumexp(log_shares, dim=1) - counts.log()
 
 
 @HEADS.register("token")
@@ -349,110 +257,3 @@ class SpanHead(Head):
         """Logits [N, T, C] of hidden states [N, T, H]."""
         dropped = self.dropout(hidden)
         return torch.cat([self.null(dropped[:, :1]), self.output(dropped[:, 1:])], dim=1)
-
-
-@HEADS.register("masked_lm")
-class MaskedLMHead(Head):
-    """Tokens → dense(H, E) → GELU → LayerNorm → product with the encoder's word embeddings [V, E], plus a bias.
-
-    It has the layers of BERT and similar families, and can start from their pretrained weights. The embeddings belong
-    to the encoder: they are not parameters of this head, so that they are saved, regularized and moved once.
-
-    Args:
-        hidden_size: H.
-        word_embeddings: those of the encoder.
-        dropout: probability, before the dense layer; BERT's head has none.
-        options: see `HeadOptions`.
-    """
-
-    def __init__(
-        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
-    ) -> None:
-        super().__init__()
-        size = word_embeddings.embedding_dim
-        self.dropout = nn.Dropout(dropout)
-        self.dense = nn.Linear(hidden_size, size)
-        self.norm = nn.LayerNorm(size, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(word_embeddings.num_embeddings))
-        initialize((self.dense,), self.Options(**options).initializer_std)
-        self._tied = (word_embeddings,)  # in a tuple, so that it is not registered as a submodule
-
-    def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
-        """Copy the weights of a pretrained head, with the names used here; a bias the family does not have stays 0."""
-        self.load_state_dict(dict(pretrained), strict=False)
-
-    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits [M, V] of hidden states [M, H]."""
-        return self.words(hidden)
-
-    def words(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] of hidden states [M, H]."""
-        output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
-        multiply = linear if isinstance(self.dense, Linear) else nn.functional.linear  # as the encoder's layers do
-        return multiply(output, self._tied[0].weight, self.bias)
-
-
-@HEADS.register("hybrid")
-class HybridHead(MaskedLMHead):
-    """The layers of `masked_lm`, and a bilinear similarity of a candidate and a pronoun: cᵀ W p.
-
-    c and p are sums of hidden states, over the tokens of the candidate and of the pronoun, weighted by the softmax of
-    the scaled product with the state of the first token, for c after a linear layer.
-
-    Args:
-        hidden_size: H.
-        word_embeddings: those of the encoder.
-        dropout: probability, of c and p; the language model has none, as BERT's.
-        options: see `HeadOptions`.
-    Source: He et al. 2019, arXiv 1907.11983, section 2; the authors' `hnn/src/apps/hnn_model.py`.
-    """
-
-    starts_new = ("query.weight", "similarity.weight")
-    between_labels = ("threshold",)
-
-    def __init__(
-        self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
-    ) -> None:
-        super().__init__(hidden_size, word_embeddings, **options)
-        self.sum_dropout = nn.Dropout(dropout)
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.similarity = nn.Linear(hidden_size, hidden_size, bias=False)
-        initialize((self.query, self.similarity), self.Options(**options).initializer_std)
-
-    def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """[N / 2, 2]: log P and similarity of each candidate, from hidden states [N, T, H].
-
-        The batch's sequences are, by turns, a text with masks and a text with a candidate, see `Coreference.encode`.
-        """
-        words = self.log_probabilities(hidden[0::2], batch.extras["places"], batch.extras["targets"])
-        return torch.stack([words, self.similarities(hidden[1::2], batch.extras["roles"][1::2])], dim=-1)
-
-    def log_probabilities(self, hidden: Tensor, places: Tensor, targets: Tensor) -> Tensor:
-        """[N]: the mean over a sequence's masks of the log probability of the token under it; NO_TOKENS without one.
-
-        Args:
-            hidden: [N, T, H].
-            places: [M] positions of the masks in the flattened [N·T].
-            targets: [M] ids of the tokens under them.
-        """
-        logits = self.words(hidden.flatten(0, 1).index_select(0, places))
-        terms = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        rows = places // hidden.shape[1]
-        counts = terms.new_zeros(len(hidden)).index_add(0, rows, torch.ones_like(terms))
-        means = terms.new_zeros(len(hidden)).index_add(0, rows, terms) / counts.clamp(min=1)
-        return torch.where(counts > 0, means, NO_TOKENS)
-
-    def similarities(self, hidden: Tensor, roles: Tensor) -> Tensor:
-        """[N]: cᵀ W p of each sequence.
-
-        Args:
-            hidden: [N, T, H].
-            roles: [N, T], 1 = a token of the pronoun, 2 = of the candidate.
-        """
-        first = hidden[:, 0]
-        scale = hidden.shape[-1] ** -0.5
-        p, c = (
-            attended(hidden, (hidden @ state.unsqueeze(-1)).squeeze(-1) * scale, roles == role)
-            for state, role in ((first, 1), (self.query(first), 2))
-        )
-        return (self.similarity(self.sum_dropout(c)) * self.sum_dropout(p)).sum(dim=-1)

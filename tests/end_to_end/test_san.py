@@ -15,7 +15,8 @@ import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.config.run import load_run_config
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.prepro import prepare
-from mtdnn.networks.heads import PooledHead, SanHead
+from mtdnn.networks.heads import PooledHead
+from mtdnn.networks.san import SanHead
 from mtdnn.runs.opened import open_run
 from mtdnn.runs.setup import Setup
 from mtdnn.runs.train import train

@@ -11,7 +11,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.execution import products
 from mtdnn.execution.products import Linear, bf16_is_faster, linear, onednn_is_faster, use_fast_products
 from mtdnn.networks.encoder import Encoder
-from mtdnn.networks.heads import MaskedLMHead
+from mtdnn.networks.word_heads import MaskedLMHead
 
 ROUNDING = 2e-6
 """Relative to the norm; float32 sums of 500 numbers in another order differ by some 5e-7."""

@@ -15,7 +15,7 @@ from mtdnn.batch import Batch
 from mtdnn.cli.main import main
 from mtdnn.config.tasks import load_task_defs, task_def_from
 from mtdnn.data.jobs import block_faults
-from mtdnn.networks.heads import SanHead, averaged_turns
+from mtdnn.networks.san import SanHead, averaged_turns
 
 H = 6
 ROWS = ((3, 2), (1, 4))  # tokens of the first and of the second text
