@@ -10,13 +10,20 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 # A process for each core with one thread each; tests of a file share its fixtures and so a process.
 PARALLEL := -n logical --dist loadfile
 
-.PHONY: demo test lint docs floors wheel clean
+.PHONY: demo test lint docs gpu floors wheel clean
 
 demo: .venv/installed
 	.venv/bin/python -m experiments.demo.run --out demo
 
 test: .venv/installed
 	$(OFFLINE) .venv/bin/python -m pytest $(PARALLEL)
+
+# What needs a CUDA device: its tests, then the benchmarks as tables for benchmarks/README.md; without one, the reason.
+# PIP_FLAGS must not point at a PyTorch without CUDA. BENCHMARK_FLAGS are those of benchmarks/on_gpu.py.
+BENCHMARK_FLAGS ?=
+gpu: .venv/installed
+	$(OFFLINE) .venv/bin/python -m pytest -m gpu -rs tests/gpu
+	$(OFFLINE) .venv/bin/python -m benchmarks.on_gpu --device cuda $(BENCHMARK_FLAGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

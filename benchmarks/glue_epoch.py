@@ -1,5 +1,8 @@
 """Time of one epoch of all of GLUE, by its shape alone: no data, random weights; plain, SMART, SMART + momentum.
 
+Next to them `transformers`: a plain loop over the same rows with autocast, PyTorch's attention, AdamW in one kernel,
+and rows grouped by length 50 batches at a time, whatever `--group-by-length` says.
+
     python -m benchmarks.glue_epoch --device cuda --shape base --precision bf16 --max-tokens 16384 --group-by-length 50
     python -m benchmarks.glue_epoch --shape tiny --share 0.002 --steps 5 --repeats 1        the same code as a check
 
@@ -22,7 +25,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,10 +35,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import BertConfig, BertModel
+from torch import nn
+from transformers import BertConfig, BertModel, get_linear_schedule_with_warmup
 
-from benchmarks.plain_loop import wait_for
-from benchmarks.rounds import interleaved, median_and_spread
+from benchmarks.plain_loop import autocast, decayed_and_not, wait_for
+from benchmarks.rounds import interleaved, median_and_spread, ratios
 from benchmarks.small_encoder import SHAPES
 from benchmarks.train_throughput import matmul_rate, with_peak
 from mtdnn.batch import Batch
@@ -48,7 +52,7 @@ from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.runs.memory_rows import MemoryStore
-from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.training.objective import Objective
 from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
@@ -56,6 +60,9 @@ from mtdnn.training.plan import Plan
 from mtdnn.training.trainer import Trainer
 
 TASKS = "task_defs/glue.yml"
+GROUPED = 50
+"""Batches that rows are grouped by length within in the plain loop, as transformers' Trainer does it."""
+
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 QUANTILE_NAMES = ("min", "q05", "q25", "median", "q75", "q95", "max")
 
@@ -92,6 +99,7 @@ class Way:
     regularizer: Mapping[str, Any] | None = None
     proximal: str | None = None
     execution: str = "auto"
+    is_ours: bool = True
 
     @property
     def units(self) -> float:
@@ -106,6 +114,7 @@ def _regularizer(named: Mapping[str, Any]) -> Any:
 
 COARSE = {"name": "smart", "epsilon": {"relative": 0.01}, "eta": {"relative": 0.01}, "noise": {"relative": 0.01}}
 WAYS = {
+    "transformers": Way(is_ours=False),
     "padded": Way(execution="padded"),
     "plain": Way(),
     "smart": Way(COARSE),
@@ -171,26 +180,15 @@ class Work:
     """Training in one way, ready to be measured again and again."""
 
     def __init__(self, way: Way, config: BertConfig, stores: Mapping[str, MemoryStore], given: argparse.Namespace):
-        definitions = load_task_defs(TASKS)
-        types = {task: TASK_TYPES.get(definitions[task].task_type)(definitions[task]) for task in stores}
+        types = task_types(stores)
         torch.manual_seed(0)
         encoder = Encoder(BertModel(config), execution=way.execution)
         self.accelerator = Accelerator(cpu=given.device == "cpu")
         self.device = self.accelerator.device
         model = MultiTaskModel(encoder, types).to(self.device).train()
-        lengths = {task: store.lengths for task, store in stores.items()}
-        sampler = SAMPLERS.get("round_robin")(
-            {task: len(store) for task, store in stores.items()},
-            dict.fromkeys(stores, given.batch_size),
-            seed=1,
-            lengths=lengths,
-            max_tokens=given.max_tokens,
-            group_by_length=given.group_by_length,
-        )
-        prefetch = 2 if self.device.type == "cuda" else 0
-        self.loader = TrainLoader(stores, types, sampler, pad_token_id=0, seed=1, prefetch=prefetch)
-        self.trainer = self._trainer(way, model, len(sampler), bf16=given.precision == "bf16")
-        self.batches = self._endless()
+        self.loader = loader_of(stores, types, given, self.device, group_by_length=given.group_by_length)
+        self.trainer = self._trainer(way, model, len(self.loader), bf16=given.precision == "bf16")
+        self.batches = endless(self.loader)
 
     def _trainer(self, way: Way, model: MultiTaskModel, total_steps: int, *, bf16: bool) -> Trainer:
         autocast: partial[AbstractContextManager] = partial(
@@ -219,30 +217,105 @@ class Work:
             save=lambda kind, trainer: None,
         )
 
-    def _endless(self) -> Iterator[Sequence[Batch]]:
-        epoch = 0
-        while True:
-            self.loader.set_epoch(epoch)
-            yield from self.loader.from_step(0)
-            epoch += 1
+    def measure(self, steps: int) -> Speed:
+        """The next steps."""
+        return speed_of(self.trainer.train_step, self.batches, steps, self.device)
+
+
+class PlainWork:
+    """The same rows, grouped by length, trained by code that knows transformers alone."""
+
+    def __init__(self, config: BertConfig, stores: Mapping[str, MemoryStore], given: argparse.Namespace):
+        types = task_types(stores)
+        self.device, self.bf16 = torch.device(given.device), given.precision == "bf16"
+        torch.manual_seed(0)
+        model = BertModel(config)
+        outputs = {task: max(1, len(each.task.labels)) for task, each in types.items()}
+        model.heads = nn.ModuleDict({task: nn.Linear(config.hidden_size, size) for task, size in outputs.items()})
+        self.model = model.to(self.device).train()
+        loader = loader_of(stores, types, given, self.device, group_by_length=given.group_by_length or GROUPED)
+        self.optimizer = torch.optim.AdamW(decayed_and_not(self.model, 0.01), lr=5e-5, fused=True)
+        self.scheduler = get_linear_schedule_with_warmup(self.optimizer, len(loader) // 10, len(loader))
+        self.batches = endless(loader)
 
     def measure(self, steps: int) -> Speed:
         """The next steps."""
-        speed, memory = with_peak(self.device.type, partial(self._train, steps))
-        return replace(speed, memory=memory)
+        return speed_of(self._step, self.batches, steps, self.device)
 
-    def _train(self, steps: int) -> Speed:
+    def _step(self, parts: Sequence[Batch]) -> None:
+        for part in parts:
+            inputs = {name: each.to(self.device, non_blocking=True) for name, each in part.inputs.items()}
+            labels, mask = part.labels.to(self.device, non_blocking=True), inputs.pop("mask").long()
+            with autocast(self.device, self.bf16):
+                pooled = self.model(**inputs, attention_mask=mask).pooler_output
+                logits = self.model.heads[part.task](nn.functional.dropout(pooled, 0.1))
+            if labels.is_floating_point():
+                nn.functional.mse_loss(logits.squeeze(-1).float(), labels).backward()
+            else:
+                nn.functional.cross_entropy(logits.float(), labels).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+
+
+def task_types(names: Iterable[str]) -> dict[str, TaskType]:
+    """GLUE's tasks with their types."""
+    definitions = load_task_defs(TASKS)
+    return {task: TASK_TYPES.get(definitions[task].task_type)(definitions[task]) for task in names}
+
+
+def loader_of(
+    stores: Mapping[str, MemoryStore],
+    types: Mapping[str, TaskType],
+    given: argparse.Namespace,
+    device: torch.device,
+    *,
+    group_by_length: int | None,
+) -> TrainLoader:
+    """Batches of all tasks by turns, assembled ahead for a GPU."""
+    sampler = SAMPLERS.get("round_robin")(
+        {task: len(store) for task, store in stores.items()},
+        dict.fromkeys(stores, given.batch_size),
+        seed=1,
+        lengths={task: store.lengths for task, store in stores.items()},
+        max_tokens=given.max_tokens,
+        group_by_length=group_by_length,
+    )
+    on_gpu = device.type == "cuda"
+    return TrainLoader(stores, types, sampler, pad_token_id=0, seed=1, prefetch=2 * on_gpu, pin=on_gpu)
+
+
+def endless(loader: TrainLoader) -> Iterator[Sequence[Batch]]:
+    """The steps of epoch after epoch."""
+    epoch = 0
+    while True:
+        loader.set_epoch(epoch)
+        yield from loader.from_step(0)
+        epoch += 1
+
+
+def speed_of(
+    step: Callable[[Sequence[Batch]], object], batches: Iterator[Sequence[Batch]], steps: int, device: torch.device
+) -> Speed:
+    """The speed and the peak of memory of the next steps."""
+
+    def train() -> Speed:
         examples = tokens = squares = 0
+        wait_for(device)
         started = time.perf_counter()
         for _ in range(steps):
-            parts = next(self.batches)
+            parts = next(batches)
             lengths = np.concatenate([part.mask.sum(1).numpy() for part in parts])
             examples += len(lengths)
             tokens += int(lengths.sum())
             squares += int((lengths**2).sum())
-            self.trainer.train_step(parts)
-        wait_for(self.device)
+            step(parts)
+        wait_for(device)
         return Speed(examples, tokens, squares, time.perf_counter() - started)
+
+    speed, memory = with_peak(device.type, train)
+    return replace(speed, memory=memory)
 
 
 def report(
@@ -254,7 +327,9 @@ def report(
         tokens, examples: of the whole epoch.
         peak: operations per second that are 100 % of MFU.
     """
-    lines = [["way", "units", "examples/s", "real tokens/s", "MFU", "GLUE epoch, s", "peak memory of a step, MiB"]]
+    first = next(iter(rounds))
+    columns = ["way", "units", "examples/s", "real tokens/s", f"ratio to {first}", "MFU", "GLUE epoch, s"]
+    lines = [[*columns, "peak memory of a step, MiB"]]
     for name, speeds in rounds.items():
         rates = [each.tokens / each.seconds for each in speeds]
         utilised = [
@@ -262,9 +337,10 @@ def report(
             for each in speeds
         ]
         rate = statistics.median(rates)
+        ratio = median_and_spread(ratios(rates, [each.tokens / each.seconds for each in rounds[first]]))
         memory = max(each.memory for each in speeds) / 2**20
         lines.append([
-            name, f"{WAYS[name].units:g}", f"{rate * examples / tokens:,.1f}", median_and_spread(rates, 0),
+            name, f"{WAYS[name].units:g}", f"{rate * examples / tokens:,.1f}", median_and_spread(rates, 0), ratio,
             f"{statistics.median(utilised):.1%}", f"{tokens / rate:,.1f}", f"{memory:,.0f}" if memory else "",
         ])  # fmt: skip
     return table(lines)
@@ -296,7 +372,11 @@ def main() -> None:
     for task, shape in shapes.items():
         lengths = drawn_lengths(shape, max(1, round(given.share * shape.rows)), generator)
         stores[task] = random_store(definitions[task], lengths, config.vocab_size, generator)
-    works = {name: partial(Work(WAYS[name], config, stores, given).measure, given.steps) for name in given.ways}
+    works = {}
+    for name in given.ways:
+        way = WAYS[name]
+        work = Work(way, config, stores, given) if way.is_ours else PlainWork(config, stores, given)
+        works[name] = partial(work.measure, given.steps)
     rounds = interleaved(works, given.repeats)
     dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
     measured = matmul_rate(dtype, given.device)

@@ -158,11 +158,12 @@ def train_loader(
     group_by_length: bool,
 ) -> DataLoader:
     """Padded batches in a new order each epoch; grouped, rows of like length share a batch, as the Trainer does it."""
-    generator, collate = torch.Generator().manual_seed(seed), DataCollatorWithPadding(tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    options = {"collate_fn": DataCollatorWithPadding(tokenizer), "pin_memory": torch.cuda.is_available()}
     if not group_by_length:
-        return DataLoader(rows, batch_size, shuffle=True, generator=generator, collate_fn=collate)
+        return DataLoader(rows, batch_size, shuffle=True, generator=generator, **options)
     sampler = LengthGroupedSampler(batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=generator)
-    return DataLoader(rows, batch_size, sampler=sampler, collate_fn=collate)
+    return DataLoader(rows, batch_size, sampler=sampler, **options)
 
 
 def train_steps(
@@ -191,7 +192,7 @@ def train_steps(
             steps, examples = steps + 1, examples + len(batch["labels"])
             tokens, positions = tokens + int(batch["attention_mask"].sum()), positions + batch["input_ids"].numel()
             with autocast(model.device, bf16):
-                loss = model(**batch.to(model.device)).loss
+                loss = model(**batch.to(model.device, non_blocking=True)).loss
             loss.backward()
             clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bf16"], default=["float32", "bf16"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.set_verbosity_error()  # of heads that are new
@@ -135,7 +135,8 @@ def main() -> None:
         rounds = interleaved({**plain_ways(given), **ours}, given.repeats)
     counted = {task: len(read_rows(given.data / task / f"{given.split}.tsv")[: given.max_rows]) for task in given.tasks}
     print(report(rounds, counted))
-    print(f"\n{given.split} split, batches of {given.batch_size}; {given.threads} threads; {given.repeats} rounds")
+    machine = f"{given.threads} threads, {given.device}"
+    print(f"\n{given.split} split, batches of {given.batch_size}; {machine}; {given.repeats} rounds")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of every regularizer's step relative to the plain step on the same batch, beside its floor.
 
-    python -m benchmarks.smart_cost --encoder models/all-MiniLM-L6-v2 --repeats 11
+    python -m benchmarks.smart_cost --encoder models/all-MiniLM-L6-v2 --repeats 11 [--device cuda] [--bf16]
 
 Time is that of forward and backward passes (and of the teacher's move), without the optimizer's, which all share and
 which would make every ratio look better. Rounds are interleaved: each measures every method once, in a new order.
@@ -20,11 +20,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.plain_loop import wait_for
 from benchmarks.processes import forget_peak, peak_resident, resident
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
@@ -91,14 +93,16 @@ def make_batch(model: MultiTaskModel, *, rows: int, tokens: int, device: str) ->
     return Batch("task", inputs, labels, [str(row) for row in range(rows)]).to(device)
 
 
-def objective_of(method: Method, model: MultiTaskModel) -> Objective:
+def objective_of(method: Method, model: MultiTaskModel, *, bf16: bool) -> Objective:
     """A method's objective over the shared model."""
     regularizer = None
     if method.regularizer is not None:
         options = dict(method.regularizer)
         regularizer = REGULARIZERS.get(options.pop("name"))(**options)
     proximal = None if method.proximal is None else PROXIMAL.get(method.proximal)(model, total_steps=1000)
-    return Objective(model, {"task": regularizer}, proximal, seed=1)
+    device = next(model.parameters()).device.type
+    autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=bf16)
+    return Objective(model, {"task": regularizer}, proximal, seed=1, autocast=autocast)
 
 
 def run_steps(objective: Objective, batch: Batch) -> None:
@@ -112,23 +116,19 @@ def run_steps(objective: Objective, batch: Batch) -> None:
 
 def seconds(objective: Objective, batch: Batch) -> float:
     """Of one step."""
-    synchronize(batch)
+    device = batch.inputs["input_ids"].device  # the mask stays on the host
+    wait_for(device)
     start = time.perf_counter()
     run_steps(objective, batch)
-    synchronize(batch)
+    wait_for(device)
     return (time.perf_counter() - start) / STEPS
-
-
-def synchronize(batch: Batch) -> None:
-    if batch.mask.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure_time(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of a step for each method, one number per round, after one round to warm up."""
     model = make_model(arguments.encoder, arguments.device)
     batch = make_batch(model, rows=arguments.rows, tokens=arguments.tokens, device=arguments.device)
-    objectives = {name: objective_of(METHODS[name], model) for name in arguments.methods}
+    objectives = {name: objective_of(METHODS[name], model, bf16=arguments.bf16) for name in arguments.methods}
     rounds: dict[str, list[float]] = {name: [] for name in objectives}
     order, shuffle = list(objectives), random.Random(0).shuffle
     for repeat in range(arguments.repeats + 1):
@@ -146,6 +146,7 @@ def measure_memory(arguments: argparse.Namespace, name: str) -> float:
     command = [sys.executable, "-m", "benchmarks.smart_cost", "--memory-of", name, "--encoder", arguments.encoder]
     for option in ("rows", "tokens", "device", "threads"):
         command += [f"--{option}", str(getattr(arguments, option))]
+    command += ["--bf16"] if arguments.bf16 else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -153,7 +154,7 @@ def peak_mebibytes(arguments: argparse.Namespace) -> float:
     """The measurement itself, in a process of its own."""
     model = make_model(arguments.encoder, arguments.device)
     batch = make_batch(model, rows=arguments.rows, tokens=arguments.tokens, device=arguments.device)
-    objective = objective_of(METHODS[arguments.memory_of], model)
+    objective = objective_of(METHODS[arguments.memory_of], model, bf16=arguments.bf16)
     if arguments.device == "cuda":
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
@@ -191,7 +192,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64, help="of the longest row")
     parser.add_argument("--repeats", type=int, default=11, help="rounds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--output", type=Path, help="also write all numbers as JSON")
@@ -212,7 +214,10 @@ def main() -> None:
     memory = {} if arguments.no_memory else {name: measure_memory(arguments, name) for name in arguments.methods}
     used = f", {memory['plain']:.0f} MiB" if memory else ""
     plain = f"plain step: {statistics.median(rounds['plain']):.3f} s{used}"
-    print(f"{plain}; {arguments.rows} rows of up to {arguments.tokens} tokens")
+    print(
+        f"{plain}; {arguments.rows} rows of up to {arguments.tokens} tokens, "
+        f"{'bf16' if arguments.bf16 else 'float32'} on {arguments.device}"
+    )
     print(table(rounds, memory))
     if arguments.output:
         arguments.output.write_text(json.dumps({"seconds": rounds, "mebibytes": memory}, indent=1))

@@ -6,12 +6,13 @@
 `DIR` holds canonical rows. Plain is `benchmarks.plain_loop`, with its default collation (random batches, padded) and
 with rows grouped by length; mtdnn trains with packed tokens in random order. Each round runs all of them one after
 another for the same number of steps of each task. Examples and real tokens per second are medians over the rounds,
-ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is
-the share of this machine's rate of matrix products, measured in the same run at the same precision, that the real
-tokens' products need: 6 operations per token and weight. Where mtdnn has oneDNN multiply float32 matrices (see
+ratios (of real tokens: grouped batches may be long or short ones) medians of the rounds' own. The last column is the
+share of this machine's rate of matrix products, measured in the same run at the same precision, that the real tokens'
+products need: 6 operations per token and weight. Where mtdnn has oneDNN multiply float32 matrices (see
 `mtdnn/execution/products.py`), it also runs without, and the share of oneDNN's rate stands beside that of PyTorch's;
-and so it does where mtdnn computes bf16 runs in float32. With `--processor-time` seconds are those of the processor,
-which the other work of a machine changes less.
+and so it does where mtdnn computes bf16 runs in float32. With `--peak-tflops`, the device's bf16 products by its data
+sheet, bf16 runs also have a column MFU: these operations, without those of attention, of that peak. With
+`--processor-time` seconds are those of the processor, which the other work of a machine changes less.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def some_batches(loader: DataLoader, count: int, *, seed: int) -> DataLoader:
     """Random ones of an epoch's batches: rows grouped by length come longest first, 50 batches at a time."""
     batches = list(loader.batch_sampler)
     chosen = random.Random(seed).sample(batches, min(count, len(batches)))
-    return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+    return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory)
 
 
 def our_steps(
@@ -211,12 +212,20 @@ def weights_of_layers(encoder: str) -> int:
     )  # fmt: skip
 
 
-def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]) -> str:
-    """One line per method; ratios to the first."""
+def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float], peak: float | None = None) -> str:
+    """One line per method; ratios to the first.
+
+    Args:
+        rounds: method → speed in each round.
+        weights: of the layers, see `weights_of_layers`.
+        rates: precision → operations per second of this machine's matrix products.
+        peak: bf16 operations per second that are 100 % of MFU; None: no such column.
+    """
     first = next(iter(rounds))
     columns = ["method", "examples/s", "spread", "real tokens/s", f"ratio to {first}", "share of matmul rate"]
     on_gpu = any(each.memory for speeds in rounds.values() for each in speeds)
     more = ["share of oneDNN's"] if ONEDNN in rates else []
+    more += [f"MFU of {peak / 1e12:g} Tflop/s"] if peak else []
     lines = [[*columns, *more, *(["peak memory of a step, MiB"] if on_gpu else [])]]
     for name, speeds in rounds.items():
         examples = [each.examples / each.seconds for each in speeds]
@@ -229,6 +238,7 @@ def report(rounds: dict[str, list[Speed]], weights: int, rates: dict[str, float]
         spread = f"{min(examples):.1f}–{max(examples):.1f}"
         share = f"{6 * weights * tokens / rate:.0%}"
         more = [f"{6 * weights * tokens / rates[ONEDNN]:.0%}" if "float32" in name else ""] if ONEDNN in rates else []
+        more += [f"{6 * weights * tokens / peak:.1%}" if "bf16" in name else ""] if peak else []
         speed, ratio = f"{statistics.median(examples):.1f}", f"{statistics.median(ratios):.2f}"
         memory = [f"{max(each.memory for each in speeds) / 2**20:,.0f}"] if on_gpu else []
         lines.append([name, speed, spread, f"{tokens:.0f}", ratio, share, *more, *memory])
@@ -246,6 +256,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processor-time", action="store_true", help="measure seconds of the processor")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peak-tflops", type=float, help="bf16 products of the device, by its data sheet")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.device == "cpu":
@@ -281,7 +292,8 @@ def main() -> None:
     rates = {name: matmul_rate(dtype, given.device) for name, dtype in precisions.items()}
     if quick:
         rates[ONEDNN] = matmul_rate(torch.float32, product=linear)
-    print(report(rounds, weights_of_layers(given.encoder), rates))
+    peak = given.peak_tflops * 1e12 if given.peak_tflops else None
+    print(report(rounds, weights_of_layers(given.encoder), rates, peak))
     products = ", ".join(f"{name} products at {rate / 1e9:.0f} Gop/s" for name, rate in rates.items())
     print(f"\n{given.threads} threads; {given.repeats} rounds of {given.steps} steps of {given.tasks} each; {products}")
 

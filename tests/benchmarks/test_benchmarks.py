@@ -177,7 +177,7 @@ def test_an_epoch_takes_its_tokens_at_the_median_rate():
     speed = glue_epoch.Speed(examples=10, tokens=100, squares=1000, seconds=2.0, memory=3 * 2**20)
     line = glue_epoch.report({"plain": [speed]}, config, tokens=500, examples=40, peak=63_000.0).splitlines()[1]
     # 3 · (2·100·28 + 4·2·1000) = 40,800 in 2 s, of 63,000 a second
-    assert line.split() == ["plain", "3", "4.0", "50", "32.4%", "10.0", "3"]
+    assert line.split() == ["plain", "3", "4.0", "50", "1.00", "32.4%", "10.0", "3"]
 
 
 def test_the_table_of_training_reports_memory_where_there_is_any():
