@@ -42,7 +42,7 @@ _MODULES = {
     "ConfigError": "errors",
     "DataError": "errors",
     "RunConfig": "config.run",
-    "TaskDef": "config.tasks",
+    "TaskDef": "config.task",
     "check": "runs.row_check",
     "load_run_config": "config.run",
     "load_study": "study.load",

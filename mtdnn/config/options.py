@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from mtdnn.config.yaml_source import YamlSource, refusal, refusals
+from mtdnn.config.refusals import refusal, refusals
+from mtdnn.config.yaml_source import YamlSource
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, home_expanded, unknown
 from mtdnn.registry import Registry
 

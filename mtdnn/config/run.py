@@ -11,9 +11,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from mtdnn.config.earlier import is_of_a_run, with_execution, without_unused
 from mtdnn.config.execution import Execution, ExecutionOrWord
 from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields, named, path_as_text
-from mtdnn.config.tasks import Distill
+from mtdnn.config.refusals import validated
+from mtdnn.config.task import Distill
 from mtdnn.config.words import Words
-from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml, validated
+from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml
 from mtdnn.errors import ConfigError, fault, keywords_checked
 
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mtdnn.config.tasks import Source
+from mtdnn.config.task import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 from mtdnn.files import file_sha256
 from mtdnn.rows.arrow_values import expanded_size, largest_dictionary, text_size, texts_in_lists, values_of

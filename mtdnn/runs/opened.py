@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from mtdnn.batch import Batch
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import SharedRows, TaskDef
+from mtdnn.config.task import SharedRows, TaskDef
 from mtdnn.data.encode import Job
 from mtdnn.data.loaders import EvalLoader, SharedEvalLoader
 from mtdnn.data.prepro import prepare_job, prepare_rows

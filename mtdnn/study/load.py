@@ -11,10 +11,11 @@ from typing import Any
 
 from mtdnn.config.earlier import with_unused
 from mtdnn.config.json_source import sorted_json
+from mtdnn.config.refusals import validated
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.shipped import definitions_file
 from mtdnn.config.tasks import TaskDef, task_defs_in
-from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml, validated
+from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.runs.plug_ins import resolved

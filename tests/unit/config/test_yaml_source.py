@@ -3,34 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_value, parse_yaml, read_yaml, refusal, validated
+from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_value, parse_yaml, read_yaml
 from mtdnn.errors import ConfigError, Place, fault
-
-
-class Inner(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    rate: float = Field(1.0, gt=0)
-
-
-class Outer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    inner: Inner | None = None
-    either: str | Inner = "word"
-    sizes: list[int] = []
-
-
-def faults_of(text):
-    with pytest.raises(ConfigError) as caught:
-        validated(Outer, *both(text))
-    return list(caught.value.lines)
-
-
-def both(text):
-    source = parse_yaml(text, path="a.yml")
-    return source.value, source
 
 
 def test_every_key_knows_its_line():
@@ -90,49 +65,6 @@ def test_a_missing_file_is_reported(tmp_path):
         read_yaml(tmp_path / "none.yml")
 
 
-def test_every_fault_of_a_document_is_reported_with_its_line():
-    assert faults_of("nam: x\ninner:\n  rate: -1\n  rat: 2\nsizes:\n  - 1\n  - two\n") == [
-        "a.yml: name: is missing. Add it.",
-        "a.yml:3: inner.rate: -1: input should be greater than 0",
-        "a.yml:4: inner.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?",
-        "a.yml:7: sizes.1: 'two': input should be a valid integer, unable to parse string as an integer",
-        "a.yml:1: nam: unknown key 'nam'; known: name, inner, either, sizes. Did you mean 'name'?",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("{a: 1, b: [2]}", "{'a': 1, 'b': [2]}: "),
-        ("[]", "[]: "),
-        (f"[{'x' * 36}]", f"['{'x' * 36}']: "),
-        (f"[{'x' * 37}]", ""),  # 41 characters
-    ],
-)
-def test_a_mapping_or_list_is_shown_if_it_is_short(value, shown):
-    (reported,) = faults_of(f"name: {value}\n")
-    assert reported == f"a.yml:1: name: {shown}input should be a valid string"
-
-
-def test_a_missing_option_is_reported_without_what_it_is_missing_from():
-    with pytest.raises(ValidationError) as caught:
-        Outer.model_validate({"sizes": [1]})
-    assert [refusal(detail) for detail in caught.value.errors()] == ["field required"]
-
-
-def test_in_a_union_only_the_member_that_fits_the_value_is_reported():
-    assert faults_of("name: x\neither: {rat: 2}\n") == [
-        "a.yml:2: either.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?"
-    ]
-
-
-def test_a_value_given_as_a_flag_is_reported_by_the_flag():
-    source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, {("name",): 1}, flags=[("inner", "rate")])
-    with pytest.raises(ConfigError) as caught:
-        validated(Outer, source.value, source)
-    assert str(caught.value) == "--inner.rate: 0: input should be greater than 0"
-
-
 @pytest.mark.parametrize(
     ("key", "place"),
     [
@@ -168,10 +100,6 @@ def test_a_fault_found_later_gets_the_place_of_its_key(found, placed):
     lines = {("inner",): 2, ("inner", "rate"): 3}
     source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, lines, flags=[("name",)])
     assert str(source.placed(found)) == placed
-
-
-def test_a_sound_document_becomes_its_model():
-    assert validated(Outer, *both("name: x\ninner: {rate: 2}\n")) == Outer(name="x", inner=Inner(rate=2))
 
 
 @pytest.mark.parametrize(

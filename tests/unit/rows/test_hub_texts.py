@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mtdnn.config.tasks import Source
+from mtdnn.config.task import Source
 from mtdnn.errors import DataError
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowColumns
