@@ -17,8 +17,8 @@ from mtdnn.task_types.base import TaskType
 
 MIXED_TOKENS = 128
 """Tokens of a batch up to which one pass with several adapters is faster than several on a CPU, where larger products
-gain nothing: with four adapters in MiniLM-L6 2.2 times as fast for a row, 1.2 times for four, 0.8 times for 64 (timed
-by hand on one thread; benchmarks/ has no script for it yet)."""
+gain nothing: with four adapters in MiniLM-L6's shape 1.7 times as fast for a row, 1.1 times for 4, 0.8 times for 64 rows
+(benchmarks/README.md)."""
 
 
 class MultiTaskModel(nn.Module):
