@@ -74,7 +74,7 @@ setup(
             "rouge-score>=0.1.2",
             "ruff>=0.6",
             "sacrebleu>=2.4",
-            "seqeval>=1.2",
+            "seqeval>=1.2.2",
             "shtab>=1.7",
             "submitit>=1.5",
             "torchjd[cagrad,quadprog-projector]>=0.18",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 SETUP = Path(__file__).parents[1] / "setup.py"
-FLOOR = re.compile(r'"([A-Za-z0-9_-]+)(?:\[[a-z,]+\])?>=([0-9.]+)"')
+FLOOR = re.compile(r'"([A-Za-z0-9_-]+)(?:\[[a-z,-]+\])?>=([0-9.]+)"')
 
 
 def floors(text: str) -> list[str]:
