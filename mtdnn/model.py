@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mtdnn.batch import Batch
+from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.products import use_fast_products
-from mtdnn.networks.encoder import Encoder
+from mtdnn.execution.sharding import divide
+from mtdnn.networks.decoder import DecoderHead
+from mtdnn.networks.encoder import Encoder, outermost_layers
 from mtdnn.networks.heads import PooledHead, family_options
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
@@ -55,6 +58,24 @@ class MultiTaskModel(nn.Module):
         for head in self.heads.values():
             if pooler is not None and isinstance(head, PooledHead):
                 head.start_from_pooler(pooler)
+
+    def divide(self, *, device: torch.device, gathered_as: torch.dtype | None = None) -> None:
+        """Divide the layers and the word embeddings among the processes of the run; see `execution.sharding`.
+
+        Args:
+            device: of this process.
+            gathered_as: dtype of gathered layers; None: their own.
+        Raises:
+            ConfigError: the encoder has no layers that can be gathered one by one.
+        """
+        backbone = self.encoder.backbone
+        pairs = [head.model for head in self.heads.values() if isinstance(head, DecoderHead)]
+        stacks = [outermost_layers(each) for each in (backbone, *pairs)]
+        if not stacks[0]:
+            found = f"{type(backbone).__name__} has no modules that are layers, which are gathered one by one"
+            raise ConfigError(fault("", "sharding", found, "Set sharding: none."))
+        alone = [self.encoder.word_embeddings]
+        divide(self, stacks=stacks, alone=alone, device=device, gathered_as=gathered_as)
 
     def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         """Logits of the batch's task.

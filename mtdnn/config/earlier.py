@@ -57,6 +57,7 @@ ADDED: dict[str, Any] = {
     "log_conflicts": 0,
     "also_evaluate": [],
     "log_affinity": 0,
+    "sharding": "none",
     "trackers": [{"name": "tensorboard", "project": "mtdnn", "group": None}],
 }
 """Keys that these versions did not have, with the values at which a run is as it was without them."""

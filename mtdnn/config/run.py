@@ -133,6 +133,9 @@ class RunConfig(Finite):
         "float32", description="bf16: the encoder under autocast; weights and heads stay float32."
     )
     execution: ExecutionOrWord = Field(Execution(), description="Speed only, not results; a single word is the layout.")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: several processes divide weights, gradients and optimizer state among them."
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in backward, to save memory.")
     compile: bool = Field(False, description="torch.compile the encoder's layers; no gain on a CPU.")
     adapter: NamedOrOff = Field(None, description="Few trained weights in the frozen encoder. Default: none.")

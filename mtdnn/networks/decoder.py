@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mtdnn.batch import Batch, on_device
 from mtdnn.config.options import NoOptions
 from mtdnn.execution.attention import known_padding
+from mtdnn.execution.sharding import gathered
 from mtdnn.networks.heads import HEADS, Counterpart, Head
 
 
@@ -51,7 +52,7 @@ class OutputOfEmbeddings(Borrowed):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[…, H] → [… , V]."""
-        return nn.functional.linear(hidden, cast(Tensor, self.lender[0].weight))
+        return nn.functional.linear(hidden, gathered(cast(Tensor, self.lender[0].weight)))
 
 
 def pair_config(encoder_config: PretrainedConfig, *, dropout: float | None = None) -> PretrainedConfig:

@@ -238,10 +238,8 @@ class Encoder(nn.Module):
         AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
         if self.word_embeddings.weight.device.type == "cpu":
             hide_from_compiler()
-        for name, module in self.backbone.named_modules():
-            found = _LAYER.search(f"{name}.")
-            if found is not None and found.end() == len(name) + 1:
-                module.compile(dynamic=True)
+        for _, module in _layers(self.backbone):
+            module.compile(dynamic=True)
 
     def layer_of(self, parameter_name: str) -> int:
         """Depth of a parameter, for learning rates by layer: 0 for embeddings, 1 … num_layers; the top for all others.
@@ -375,6 +373,23 @@ class Encoder(nn.Module):
         embeddings = self.word_embeddings.weight[:12].view(3, 4, -1)
         packed, padded = (encode(embeddings, mask, None) for encode in (self._encode_packed, self._encode_padded))
         return ((packed - padded).abs().max() / padded.abs().max()).item()
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a model, also those within another layer, as T5 has them, with their names."""
+    for name, module in model.named_modules():
+        found = _LAYER.search(f"{name}.")
+        if found is not None and found.end() == len(name) + 1:
+            yield name, module
+
+
+def outermost_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model, in their order; none of a family that has no module for a layer, such as XLM."""
+    found: dict[str, nn.Module] = {}
+    for name, module in _layers(model):
+        if not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return list(found.values())
 
 
 def embedding_rms(table: nn.Embedding) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.execution.products import Linear, linear
+from mtdnn.execution.sharding import gathered
 from mtdnn.networks.heads import HEADS, Head, attended, initialize
 
 NO_TOKENS = -100.0
@@ -57,7 +58,7 @@ class MaskedLMHead(Head):
         """Logits [M, V] of hidden states [M, H]."""
         output = self.norm(nn.functional.gelu(self.dense(self.dropout(hidden))))
         multiply = linear if isinstance(self.dense, Linear) else nn.functional.linear  # as the encoder's layers do
-        return multiply(output, self._tied[0].weight, self.bias)
+        return multiply(output, gathered(self._tied[0].weight), self.bias)
 
 
 @HEADS.register("hybrid")

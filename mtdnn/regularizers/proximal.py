@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from mtdnn.config.options import Options
+from mtdnn.execution.sharding import fill, is_part, norm_of, own
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass
 
@@ -123,18 +124,19 @@ class Teacher(nn.Module):
 
     def pairs(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """The weights that are trained, of the copy and of the model."""
-        own = [each.detach() for name, each in self.module.named_parameters() if name not in self.shared]
-        return own, [each.detach() for name, each in model.named_parameters() if name not in self.shared]
+        copied = [each.detach() for name, each in self.module.named_parameters() if name not in self.shared]
+        return copied, [each.detach() for name, each in model.named_parameters() if name not in self.shared]
 
     def move_weights(self, model: nn.Module, share: float) -> None:
         """As `move`; buffers stay."""
-        torch._foreach_lerp_(*self.pairs(model), share)
+        copied, weights = self.pairs(model)
+        torch._foreach_lerp_([own(each) for each in copied], [own(each) for each in weights], share)
 
     def move(self, model: nn.Module, share: float) -> None:
         """θ̃ ← θ̃ + share · (θ − θ̃), in place; buffers are copied."""
         self.move_weights(model, share)
-        for own, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(theirs)
+        for copied, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            copied.copy_(theirs)
 
 
 class Proximal:
@@ -187,9 +189,11 @@ class Proximal:
             self.teacher.move(model, 1.0 - self.beta(self.steps_done))
 
     def drift(self, model: nn.Module) -> Tensor:
-        """Scalar: ‖θ − θ̃‖ / ‖θ̃‖ over all weights that are trained."""
+        """Scalar: ‖θ − θ̃‖ / ‖θ̃‖ over all weights that are trained; all processes must call it."""
         teacher, student = self.teacher.pairs(model)
-        return _norm(torch._foreach_sub(student, teacher)) / _norm(teacher)
+        if not any(map(is_part, teacher)):
+            return norm_of(torch._foreach_sub(student, teacher)) / norm_of(teacher)
+        return norm_of(each - other for each, other in zip(student, teacher, strict=True)) / norm_of(teacher)
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher's own weights and the count of steps."""
@@ -200,14 +204,11 @@ class Proximal:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, bit for bit."""
         self.steps_done = state["steps_done"]
-        found = self.teacher.module.load_state_dict(state["teacher"], strict=False)
-        if strange := {*found.missing_keys, *found.unexpected_keys} - self.teacher.shared:
+        weights = self.teacher.module.state_dict(keep_vars=True)
+        if strange := (weights.keys() ^ state["teacher"].keys()) - self.teacher.shared:
             raise ValueError(f"the teacher of another model: one of the two has no '{min(strange)}'")
-
-
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
-    return norm
+        for name, value in state["teacher"].items():
+            fill(weights[name], value)
 
 
 @PROXIMAL.register("momentum")

@@ -42,15 +42,21 @@ def _precision_fix(config: RunConfig, value: str) -> str:
     return "Write precision: bf16." if value.lower() == "bf16" else "There are precision: float32 and precision: bf16."
 
 
-def _whole_model(config: RunConfig) -> str:
-    return "a run keeps the whole model and its optimizer on every device"
+def _sharding(config: RunConfig) -> str:
+    return f"the run has sharding: {config.sharding}"
 
 
 def _never(config: RunConfig, value: str) -> bool:
     return False
 
 
-SHARDED = Setting(_never, _whole_model, lambda config, value: "Write gradient_checkpointing: true to save memory.")
+SHARDED = Setting(
+    _never,
+    _sharding,
+    lambda config, value: (
+        "Write sharding: full, by which processes divide the weights; gradient_checkpointing: true saves memory too."
+    ),
+)
 SETTINGS: Mapping[str, Setting] = {
     "ACCELERATE_MIXED_PRECISION": Setting(
         lambda config, value: value.lower() == config.precision,

@@ -32,7 +32,7 @@ WRITTEN = ("results.json", "log.jsonl", "timing.jsonl", "checkpoints", "best", "
 
 FREE_TO_CHANGE = frozenset(
     {"output", "threads", "log_every", "eval_batch_size", "keep_checkpoints", "checkpoint_every", "compile"}
-    | {"log_gradients", "trackers"}
+    | {"log_gradients", "trackers", "sharding"}
 )
 """Fields that may change when a run is resumed: they decide where and how fast it runs, not what is computed."""
 

@@ -95,7 +95,29 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     units = row_units({name: known[name] for name in names if name in known})
     alone = [name for name in (*names, *unread) if name not in known]
     faults += [each for own in units.values() for each in _subset_faults(config, own)]
+    faults += sharding_faults(config)
     return faults + balance_faults(config, [*units.values(), *([name] for name in dict.fromkeys(alone))])
+
+
+def sharding_faults(config: RunConfig) -> list[Fault]:
+    """What a run with `sharding: full` cannot do, with the reason."""
+    if config.sharding == "none":
+        return []
+    no_whole = "the gradient of each task as a whole, which no process has"
+    kind = None if named_faults(BALANCERS, config.balance, "balance") else BALANCERS.get(config.balance.name)
+    found = {
+        "balance": (kind is not None and (kind.acts == "together" or kind.needs_norms)) and f"needs {no_whole}",
+        "log_conflicts": config.log_conflicts > 0 and f"needs {no_whole}",
+        "log_affinity": config.log_affinity > 0 and f"needs {no_whole}",
+        "log_gradients": config.log_gradients and "needs the gradient of each term as a whole, which no process has",
+        "adapter": config.adapter is not None and "freezes the weights that would be divided, which is not supported",
+        "compile": config.compile and "compiles layers whose weights are replaced in each pass, which is not supported",
+    }
+    return [
+        fault("", key, f"{why}, as sharding is full", "Leave it out, or set sharding: none.")
+        for key, why in found.items()
+        if why
+    ]
 
 
 def also_evaluate_faults(

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from accelerate import Accelerator
+from torch import nn
 
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, row_units
@@ -20,6 +22,7 @@ from mtdnn.data.store import Store
 from mtdnn.errors import ConfigError
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.execution.processes import Processes
+from mtdnn.execution.sharding import Parts, Whole, held_whole, units_of, whole_state, whole_values
 from mtdnn.metrics.base import selection_faults
 from mtdnn.model import MultiTaskModel
 from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
@@ -141,6 +144,7 @@ class Setup:
             units=units,
         )
         average = None if config.ema is None else MovingAverage(model, config.ema)
+        _divide(config, objective, average, accelerator)
         parts = (config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan)
         return cls(*parts, accelerator, average)
 
@@ -226,8 +230,9 @@ class Setup:
         """
         config, encoder = self.config, self.model.encoder
         rule = config.optimizer
+        parts = Parts(self.model)
         groups = parameter_groups(
-            self.model.named_parameters(),
+            parts.named(),
             lr=rule.lr,
             weight_decay=rule.weight_decay,
             head_lr=rule.head_lr,
@@ -254,6 +259,7 @@ class Setup:
             recorder=recorder,
             balancer=balancer,
             average=self.average,
+            parts=parts,
             seed=config.seed,
             clip_norm=config.clip_norm,
             on_step=on_step,
@@ -262,29 +268,35 @@ class Setup:
     def _evaluate(self) -> tuple[Results, float | None]:
         """Dev metrics of every task, and the score that selects the best checkpoint; the same on every process."""
         model = self.measured_model
-        results = dev_results(
-            model,
-            self.dev_stores,
-            self.config,
-            tokenizer=self.tokenizer,
-            device=self.accelerator.device,
-            processes=self.processes,
-        )
+        with held_whole(model):  # processes have unequal numbers of batches
+            results = dev_results(
+                model,
+                self.dev_stores,
+                self.config,
+                tokenizer=self.tokenizer,
+                device=self.accelerator.device,
+                processes=self.processes,
+            )
         return results, dev_score(results, model, self.config, self.tasks)
 
     def _save(self, folder: RunFolder, kind: Literal["best", "last", "step"], trainer: Trainer) -> None:
-        """Write a checkpoint from the first process."""
-        if self.accelerator.is_main_process:
+        """Write a checkpoint from the first process; the others only give their parts of what is divided."""
+        main, divided = self.accelerator.is_main_process, bool(units_of(self.model))
+        weights: nn.Module = self.measured_model
+        training = trainer.state_dict() if kind == "step" and (main or divided) else None
+        if divided:
+            weights, training = Whole(whole_state(weights, kept=main)), whole_values(training, kept=main)
+        if main:
             name = f"step-{trainer.progress.step}" if kind == "step" else kind
             run, tasks = settings_of(self.config, self.tasks)
             trained_with = {"seed": self.config.seed, "rows": self._rows(), "run": run, "tasks": tasks}
             save_checkpoint(
                 folder.checkpoint(name),
-                self.measured_model,
+                weights,
                 left_out=self.model.frozen_weights(),
                 save_encoder=self._save_encoder,
                 state={"step": trainer.progress.step, **trained_with},
-                training=trainer.state_dict() if kind == "step" else None,
+                training=training,
             )
             keep_newest(folder.checkpoints, self.config.keep_checkpoints)
         self.processes.wait()
@@ -293,3 +305,25 @@ class Setup:
         self.model.encoder.config.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
         write_parts(folder, self.model)
+
+
+def _divide(config: RunConfig, objective: Objective, average: MovingAverage | None, accelerator: Accelerator) -> None:
+    """Divide the model, its teacher and its average among the processes of a run, if it says so.
+
+    Args:
+        config: the run.
+        objective: holds the model and the teacher.
+        average: of the weights, if the run has one.
+        accelerator: of this process.
+    """
+    if config.sharding == "none":
+        return
+    if accelerator.num_processes == 1:
+        logger.info("sharding: full has no effect in one process, which holds the whole model")
+        return
+    in_float32 = any(method.precision == "float32" for method in objective.regularizers.values())
+    in_bf16 = config.precision == "bf16" and keeps_precision(config, accelerator.device) and not in_float32
+    dtype = torch.bfloat16 if in_bf16 else None
+    copies = [each.teacher.module for each in (objective.proximal, average) if each is not None]
+    for model in (objective.model, *copies):
+        cast(MultiTaskModel, model).divide(device=accelerator.device, gathered_as=dtype)

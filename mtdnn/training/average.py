@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
-
+from mtdnn.execution.sharding import fill
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.proximal import Teacher
 
@@ -56,6 +55,5 @@ class MovingAverage:
         self.steps_done = state["steps_done"]
         self.teacher.move(model, 1.0)
         own = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, weight in state["weights"].items():
-                own[name].copy_(weight)
+        for name, weight in state["weights"].items():
+            fill(own[name], weight)

@@ -19,13 +19,14 @@ from pickle import UnpicklingError
 from typing import Any, NotRequired
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault, is_full_disk
+from mtdnn.execution.sharding import fill, units_of
 from mtdnn.files import (
     exclusive,
     file_sha256,
@@ -315,6 +316,8 @@ def load_weights(folder: Path, model: nn.Module, *, left_out: Collection[str] = 
             found = model.load_state_dict(load_file(str(folder / WEIGHTS)), strict=False)
             if strange := sorted({*found.missing_keys} - {*left_out}) + found.unexpected_keys:
                 raise RuntimeError(f"one of the two has no '{strange[0]}'")
+        elif units_of(model):
+            _fill_parts(model, folder / WEIGHTS)
         else:
             load_model(model, str(folder / WEIGHTS))
     except OSError as error:
@@ -324,6 +327,21 @@ def load_weights(folder: Path, model: nn.Module, *, left_out: Collection[str] = 
     except (RuntimeError, SafetensorError) as error:
         found = f"weights do not fit this model: {_first_line(error)}"
         raise DataError(fault(str(folder), "", found, "The encoder or the tasks differ from the run's.")) from error
+
+
+def _fill_parts(model: nn.Module, file: Path) -> None:
+    """Load weights into a model that is divided among processes, one after another, each process its parts."""
+    names: dict[int, list[str]] = {}
+    weights = model.state_dict(keep_vars=True)
+    for name, weight in weights.items():
+        names.setdefault(id(weight), []).append(name)
+    with safe_open(str(file), framework="pt") as opened:
+        stored = set(opened.keys())
+        lacking = [own[0] for own in names.values() if not stored.intersection(own)]
+        if strange := sorted([*lacking, *(stored - weights.keys())]):
+            raise RuntimeError(f"one of the two has no '{strange[0]}'")
+        for own in names.values():
+            fill(weights[own[0]], opened.get_tensor(next(name for name in own if name in stored)))
 
 
 def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:

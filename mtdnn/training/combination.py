@@ -13,6 +13,7 @@ from mtdnn.balancing.base import Balancer, Gradient
 from mtdnn.balancing.gramian import cosines, gramian, weighted_sum
 from mtdnn.batch import on_device
 from mtdnn.execution.processes import Sum
+from mtdnn.execution.sharding import is_part, own
 from mtdnn.model import MultiTaskModel
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.training.optim import HEADS
@@ -109,8 +110,8 @@ class Combination:
         if after:
             self._weigh(move, task, loss())
         if move.keep:
-            own = self._taken(self.shared)
-            move.kept[task] = own if after else self._summed(own)  # `_weigh` has summed them
+            taken = self._taken(self.shared)
+            move.kept[task] = taken if after else self._summed(taken)  # `_weigh` has summed them
         if norms:
             move.norms[task] = _norm(self._summed(_copies(self.last_layer)))
             _add(self.last_layer, aside)
@@ -158,14 +159,14 @@ class Combination:
         move.weights[task] = self.balancer.weight_after(task, move.tasks, loss)
         for each in weights:
             if each.grad is not None:
-                each.grad.mul_(move.weights[task])
+                own(each.grad).mul_(move.weights[task])
 
     def _normalize(self, move: Move) -> None:
         factor = self.balancer.common_factor(move.tasks, move.losses)
         move.weights = {task: weight * factor for task, weight in move.weights.items()}
         for weight in [*self.shared, *self.of_heads]:
             if weight.grad is not None:
-                weight.grad.mul_(factor)
+                own(weight.grad).mul_(factor)
 
     def _sum_over_ranks(self, weights: Sequence[nn.Parameter]) -> None:
         """Sum gradients over the processes of a distributed run.
@@ -175,7 +176,8 @@ class Combination:
         by the totals over all ranks, so that the sum is the gradient of the whole batch.
         """
         if self.reduce is not None:
-            _set(weights, self._summed([weight.grad for weight in weights]))
+            whole = [weight for weight in weights if not is_part(weight)]  # gradients of parts are summed already
+            _set(whole, self._summed([weight.grad for weight in whole]))
 
     def _summed(self, gradient: Gradient) -> Gradient:
         if self.reduce is None:
@@ -212,7 +214,9 @@ def _add(weights: Sequence[nn.Parameter], gradient: Gradient) -> None:
     """Add a gradient set aside to the one that has come since."""
     for weight, each in zip(weights, gradient, strict=True):
         if each is not None:
-            weight.grad = each if weight.grad is None else each.add_(weight.grad)
+            if weight.grad is not None:
+                own(each).add_(own(weight.grad))
+            weight.grad = each
 
 
 def _copies(weights: Sequence[nn.Parameter]) -> list[Tensor | None]:

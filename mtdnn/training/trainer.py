@@ -18,6 +18,7 @@ from mtdnn.balancing.base import Balancer
 from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
 from mtdnn.execution.processes import Processes
+from mtdnn.execution.sharding import Parts
 from mtdnn.execution.table import TableGradient
 from mtdnn.model import MultiTaskModel
 from mtdnn.training.affinity import affinities
@@ -65,6 +66,7 @@ class Trainer:
             that a resumed run needs.
         balancer: combines the tasks of a step; None: the sum of their losses.
         average: of the weights, to be evaluated and stored in their place; None: the weights themselves are.
+        parts: the weights that the optimizer was given; None: those of the model.
         seed: of what the balancer draws.
         clip_norm: largest norm of the gradient over all weights; None = no clipping.
         on_step: called after each step with the progress and, if a line was logged, the tasks' mean losses.
@@ -87,6 +89,7 @@ class Trainer:
         recorder: Recorder | None = None,
         balancer: Balancer | None = None,
         average: MovingAverage | None = None,
+        parts: Parts | None = None,
         seed: int = 1,
         clip_norm: float | None = 1.0,
         on_step: OnStep = lambda progress, means: None,
@@ -98,6 +101,7 @@ class Trainer:
         self.progress, self.meter, self.average = Progress(), Meter(), average
         self.balancer = balancer or Fixed({name: each.logits_of for name, each in model.task_types.items()})
         self.processes = Processes(accelerator)
+        self.parts = parts or Parts(model)
         self._reduce = None if self.processes.count == 1 else self.processes.sums
         self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
         learned = {id(each) for each in self.balancer.parameters()}
@@ -265,6 +269,7 @@ class Trainer:
 
     def _move(self, move: Move, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
         """Let the optimizer move by the combined gradient, which is then used up; the norm it had."""
+        self.parts.take_gradients()
         norm = self._clip()
         parts = [part for turn in update for part in turn.parts]
         waiting[0].watch.require_finite_gradient(norm, parts, self.progress.step)
@@ -348,7 +353,7 @@ class Trainer:
         """Clip the gradient; returns its norm before clipping, under its name in the log."""
         if self.clip_norm is None:
             return {}
-        clip = torch.nn.utils.clip_grad_norm_ if self.table_gradient is None else self.table_gradient.clip
+        clip = self.parts.clip if self.table_gradient is None else self.table_gradient.clip
         return {"gradient_norm": clip(self._parameters, self.clip_norm).detach()}
 
     def _advance(self) -> None:
@@ -398,11 +403,14 @@ class Trainer:
             self.save("best", self)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs in addition to the weights; tensors and plain values."""
+        """All that a resumed run needs in addition to the weights; tensors and plain values.
+
+        Of a model that is divided all processes must call it; some tensors are parts.
+        """
         return {
             "progress": asdict(self.progress),
             "meter": self.meter.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.parts.whole_optimizer_state(self.optimizer, kept=self.processes.is_first),
             "scheduler": self.scheduler.state_dict(),
             "objective": self.objective.state_dict(),
             "balancer": self.balancer.state_dict(),
@@ -415,7 +423,7 @@ class Trainer:
         # In old checkpoints without patience_score only a rise of more than min_delta was a best.
         self.progress = Progress(**{"patience_score": state["progress"]["best_score"], **state["progress"]})
         self.meter.load_state_dict(state["meter"], self.accelerator.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.parts.load_optimizer_state(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.objective.load_state_dict(state["objective"])
         if state.get("balancer"):

@@ -94,6 +94,7 @@ SHOWN_ONLY = {
     "make test": MAKES,
     "make docs": MAKES,
     RUN_GLUE: "a script of transformers, which is not installed with it",
+    "torchrun --standalone --nproc_per_node 2 -m mtdnn train run.yml": PROCESSES,
     "torchrun --standalone --nproc_per_node 4 -m mtdnn train run.yml": PROCESSES,
     "torchrun --standalone --nproc_per_node 4 -m mtdnn train run.yml --resume": PROCESSES,
     "accelerate launch --num_processes 4 -m mtdnn train run.yml": PROCESSES,

@@ -8,7 +8,8 @@ import accelerate.utils
 import matplotlib.pyplot
 import scipy.stats
 import sklearn.metrics
-import torch.distributed
+import torch.distributed.fsdp
+import torch.distributed.tensor
 import torch.utils.tensorboard
 import transformers
 import transformers.models.bert.modeling_bert

@@ -36,10 +36,10 @@ def reported(environment: dict[str, str], **values: Any) -> list[str]:
         ),
         ("GRADIENT_CLIPPING", "0.5", "the run has clip_norm: 1", "Write clip_norm: 0.5."),
         ("DYNAMO_BACKEND", "INDUCTOR", "the run has compile: false", "Write compile: true,"),
-        ("USE_FSDP", "true", "a run keeps the whole model", "Write gradient_checkpointing: true"),
-        ("USE_DEEPSPEED", "true", "a run keeps the whole model", "Write gradient_checkpointing: true"),
-        ("USE_MEGATRON_LM", "true", "a run keeps the whole model", "Write gradient_checkpointing: true"),
-        ("USE_PARALLELISM_CONFIG", "true", "a run keeps the whole model", "Write gradient_checkpointing: true"),
+        ("USE_FSDP", "true", "the run has sharding: none", "Write sharding: full, by"),
+        ("USE_DEEPSPEED", "true", "the run has sharding: none", "Write sharding: full, by"),
+        ("USE_MEGATRON_LM", "true", "the run has sharding: none", "Write sharding: full, by"),
+        ("USE_PARALLELISM_CONFIG", "true", "the run has sharding: none", "Write sharding: full, by"),
     ],
 )
 def test_what_a_run_does_not_do_is_refused_with_what_to_write(variable: str, value: str, run: str, fix: str) -> None:
