@@ -129,8 +129,8 @@ class RunConfig(Finite):
     max_tokens: int | None = Field(None, ge=1, description="Tokens in a batch; replaces batch_size. Default: off.")
     group_by_length: int | None = Field(None, ge=2, description="Batches sorted by length together. Default: off.")
     accumulate: int = Field(1, ge=1, description="Equal parts a batch is split into, to save memory; 1: not split.")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: the encoder under autocast; weights and heads stay float32."
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        "float32", description="bf16, fp16: the encoder under autocast; weights and heads stay float32."
     )
     execution: ExecutionOrWord = Field(Execution(), description="Speed only, not results; a single word is the layout.")
     sharding: Literal["none", "full"] = Field(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from pydantic import Field
 
 from mtdnn.regularizers.attack import Attack, AttackOptions
@@ -42,7 +41,7 @@ class Adversarial(Attack):
         for _ in range(self.options.steps):
             shifted = (embeddings + delta).requires_grad_()
             loss = forward_pass.loss(self.perturbed(forward_pass, shifted))
-            delta = self.ascended(delta, torch.autograd.grad(loss, shifted)[0], forward_pass)
+            delta = self.ascended(delta, forward_pass.gradient(loss, shifted), forward_pass)
         loss = self.attacked_loss(forward_pass, delta)
         if self.weight < 1:
             loss = self.weight * loss + (1 - self.weight) * forward_pass.loss(forward_pass.logits)

@@ -50,6 +50,7 @@ class ForwardPass:
         precision: run = that of `autocast`; float32 = every pass in full float32.
         autocast: context of the run's passes.
         shared: a pass of the encoder that the clean pass takes its hidden states from, with other tasks; None: its own.
+        loss_scale: factor of every loss that goes backward, a scalar, in a run with loss scaling; None: no scaling.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class ForwardPass:
         precision: Precision = "run",
         autocast: Autocast = nullcontext,
         shared: SharedPass | None = None,
+        loss_scale: Tensor | None = None,
     ) -> None:
+        self.loss_scale = loss_scale
         self._shared = shared if precision == "run" else None
         self.model, self.batch, self.precision = model, batch, precision
         self._seed, self._step, self._part, self._rank = seed, step, part, rank
@@ -135,6 +138,23 @@ class ForwardPass:
         with torch.no_grad(), evaluation_mode(model), self._in_precision(self.precision):
             logits: Tensor = model(self.batch)
             return logits
+
+    def gradient(self, loss: Tensor, at: Tensor) -> Tensor:
+        """The gradient of a scalar at a tensor, and of no weight.
+
+        Args:
+            loss: not scaled.
+            at: what it depends on, such as changed word embeddings.
+        """
+        if self.loss_scale is None:
+            return torch.autograd.grad(loss, at)[0]
+        return self.unscaled(torch.autograd.grad(loss * self.loss_scale, at)[0])
+
+    def unscaled(self, gradient: Tensor) -> Tensor:
+        """A gradient of a scaled loss as that of the loss itself; 0 where it has overflowed, which is no direction."""
+        if self.loss_scale is None:
+            return gradient
+        return torch.nan_to_num(gradient / self.loss_scale, nan=0.0, posinf=0.0, neginf=0.0)
 
     def embedding_block(self, embeddings: Tensor, *, dropout: DropoutMode = "same") -> Tensor:
         """[N, T, E]: word embeddings after the encoder's embedding block (positions, types, LayerNorm, dropout).

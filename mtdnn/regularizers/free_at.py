@@ -43,4 +43,4 @@ class FreeAT(Attack):
                 loss = loss + (1 - self.weight) * forward_pass.loss(clean)
             yield LossTerms(loss, then_update=not last, log_share=1 / steps)
             if not last:
-                delta = self.ascended(delta, gradient_at(delta), forward_pass)
+                delta = self.ascended(delta, forward_pass.unscaled(gradient_at(delta)), forward_pass)

@@ -37,11 +37,11 @@ class FreeLB(Attack):
             delta = delta.requires_grad_(step + 1 < steps)
             yield LossTerms(self.weight / steps * self.attacked_loss(forward_pass, delta))
             if step + 1 < steps:
-                delta = self.ascended(delta, gradient_at(delta), forward_pass)
+                delta = self.ascended(delta, forward_pass.unscaled(gradient_at(delta)), forward_pass)
 
 
 def gradient_at(delta: Tensor) -> Tensor:
-    """The gradient at δ, from the backward pass of the loss just yielded."""
+    """The gradient at δ, from the backward pass of the loss just yielded; of a scaled loss, where the run scales it."""
     if delta.grad is None:
         raise RuntimeError("call backward on each loss before asking for the next")
     return delta.grad

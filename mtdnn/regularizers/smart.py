@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
@@ -119,7 +118,7 @@ class Smart(PerturbationRegularizer):
         """[N, T, E]: gradient of each row's inner loss with respect to x̃ alone."""
         shifted = (embeddings + delta).requires_grad_()
         values = self.inner_loss(forward_pass, self.perturbed(forward_pass, shifted), clean)
-        return torch.autograd.grad(values.sum(), shifted)[0]
+        return forward_pass.gradient(values.sum(), shifted)
 
     def inner_loss(self, forward_pass: ForwardPass, perturbed: Tensor, clean: Tensor) -> Tensor:
         """[B]: the inner loss that the perturbation increases.

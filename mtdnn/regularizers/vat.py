@@ -71,6 +71,6 @@ class VAT(PerturbationRegularizer):
         for _ in range(self.options.steps):
             shifted = (embeddings + self.sizes["xi"] * unit).requires_grad_()
             values = forward_pass.divergence(self.perturbed(forward_pass, shifted), clean, symmetric=False)
-            gradient = torch.autograd.grad(values.sum(), shifted)[0]
+            gradient = forward_pass.gradient(values.sum(), shifted)
             unit = direction(gradient.masked_fill(~forward_pass.mask.unsqueeze(-1), 0.0), "l2", self.options.scope)
         return unit

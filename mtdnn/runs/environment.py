@@ -39,7 +39,8 @@ def _accumulation_fix(config: RunConfig, value: str) -> str:
 
 
 def _precision_fix(config: RunConfig, value: str) -> str:
-    return "Write precision: bf16." if value.lower() == "bf16" else "There are precision: float32 and precision: bf16."
+    known = value.lower() in ("bf16", "fp16")
+    return f"Write precision: {value.lower()}." if known else "There are precision: float32, bf16 and fp16."
 
 
 def _sharding(config: RunConfig) -> str:

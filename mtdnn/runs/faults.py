@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
@@ -18,6 +16,7 @@ from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
 from mtdnn.runs.initialisation import init_head_faults, kept_head_faults
 from mtdnn.runs.named import named_regularizer, regularizers_of, with_teachers
+from mtdnn.runs.parts import DTYPES
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.distillation import teacher_faults
 
@@ -37,7 +36,7 @@ def objective_faults(tasks: Mapping[str, TaskDef], config: RunConfig, *, encoder
     source = encoder or config.encoder
     if not source or not any(each is not None and each.needs_resolution for each in chosen.values()):
         return []
-    precision = RunPrecision.of(torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    precision = RunPrecision.of(DTYPES[config.precision])
     backbone = build_encoder(config.model_copy(update={"encoder": source, "adapter": None}))
     return resolution_faults(chosen, tasks, config, backbone, precision)
 

@@ -95,7 +95,7 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     units = row_units({name: known[name] for name in names if name in known})
     alone = [name for name in (*names, *unread) if name not in known]
     faults += [each for own in units.values() for each in _subset_faults(config, own)]
-    faults += sharding_faults(config)
+    faults += sharding_faults(config) + scaling_faults(config)
     return faults + balance_faults(config, [*units.values(), *([name] for name in dict.fromkeys(alone))])
 
 
@@ -103,21 +103,38 @@ def sharding_faults(config: RunConfig) -> list[Fault]:
     """What a run with `sharding: full` cannot do, with the reason."""
     if config.sharding == "none":
         return []
-    no_whole = "the gradient of each task as a whole, which no process has"
-    kind = None if named_faults(BALANCERS, config.balance, "balance") else BALANCERS.get(config.balance.name)
-    found = {
-        "balance": (kind is not None and (kind.acts == "together" or kind.needs_norms)) and f"needs {no_whole}",
-        "log_conflicts": config.log_conflicts > 0 and f"needs {no_whole}",
-        "log_affinity": config.log_affinity > 0 and f"needs {no_whole}",
-        "log_gradients": config.log_gradients and "needs the gradient of each term as a whole, which no process has",
-        "adapter": config.adapter is not None and "freezes the weights that would be divided, which is not supported",
-        "compile": config.compile and "compiles layers whose weights are replaced in each pass, which is not supported",
-    }
+    found = {key: f"{needs}, and no process has all of it" for key, needs in _needs_of_gradients(config).items()}
+    if config.adapter is not None:
+        found["adapter"] = "freezes the weights that would be divided, which is not supported"
+    if config.compile:
+        found["compile"] = "compiles layers whose weights are gathered for each pass, which is not supported"
     return [
         fault("", key, f"{why}, as sharding is full", "Leave it out, or set sharding: none.")
         for key, why in found.items()
-        if why
     ]
+
+
+def scaling_faults(config: RunConfig) -> list[Fault]:
+    """What a run with `precision: fp16` cannot do, with the reason."""
+    if config.precision != "fp16":
+        return []
+    return [
+        fault("", key, f"{needs}, which fp16 scales and may overflow", "Leave it out, or use bf16 or float32.")
+        for key, needs in _needs_of_gradients(config).items()
+    ]
+
+
+def _needs_of_gradients(config: RunConfig) -> dict[str, str]:
+    """Key → what it needs, for those that need the gradients of tasks or terms apart from each other."""
+    kind = None if named_faults(BALANCERS, config.balance, "balance") else BALANCERS.get(config.balance.name)
+    asked = {
+        "balance": kind is not None and (kind.acts == "together" or kind.needs_norms),
+        "log_conflicts": config.log_conflicts > 0,
+        "log_affinity": config.log_affinity > 0,
+        "log_gradients": config.log_gradients,
+    }
+    of = {key: "term" if key == "log_gradients" else "task" for key in asked}
+    return {key: f"needs the gradient of each {of[key]}" for key, is_asked in asked.items() if is_asked}
 
 
 def also_evaluate_faults(

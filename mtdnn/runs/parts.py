@@ -26,9 +26,13 @@ from mtdnn.runs.initialisation import init_heads
 from mtdnn.runs.length import RunLength, subset_faults, train_part, with_labels
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.tokenizer import Tokenizer
+from mtdnn.training.loss_scale import LossScale
 from mtdnn.training.plan import Plan
 
 logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Word for a run's precision → the dtype of its products."""
 
 
 def task_types_of(tasks: Mapping[str, TaskDef], tokenizer: Tokenizer) -> dict[str, TaskType]:
@@ -57,7 +61,23 @@ def autocast_of(config: RunConfig, device: torch.device) -> Callable[[], Abstrac
 
 def autocast_as_written(config: RunConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
     """The context of the run's `precision`, whatever the processor is fast in."""
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    half = config.precision != "float32"
+    return partial(torch.autocast, device.type, dtype=DTYPES[config.precision] if half else None, enabled=half)
+
+
+def loss_scale_of(config: RunConfig, device: torch.device, *, processes: int) -> LossScale | None:
+    """The loss scale of a run in fp16; None for one in another precision.
+
+    Args:
+        config: the run.
+        device: of this process.
+        processes: their number.
+    """
+    if config.precision != "fp16":
+        return None
+    if device.type == "cpu":
+        logger.info("precision: fp16: meant for GPUs without bf16; on a CPU bf16 or float32 is faster")
+    return LossScale(device, agreed=processes > 1 and config.sharding == "full")
 
 
 def keeps_precision(config: RunConfig, device: torch.device) -> bool:

@@ -39,6 +39,7 @@ from mtdnn.runs.parts import (
     build_plan,
     build_proximal,
     keeps_precision,
+    loss_scale_of,
     measured_stores,
     task_types_of,
     train_stores,
@@ -129,7 +130,8 @@ class Setup:
         precision = run_precision(model, autocast_as_written(config, device))
         if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
             raise ConfigError(faults)
-        objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast)
+        scale = loss_scale_of(config, device, processes=accelerator.num_processes)
+        objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast, loss_scale=scale)
         loader = TrainLoader(
             stores,
             model.task_types,

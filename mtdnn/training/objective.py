@@ -23,6 +23,7 @@ from mtdnn.regularizers.base import LossTerms, Regularizer, RunPrecision
 from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision, dropout_stream
 from mtdnn.regularizers.proximal import Proximal
 from mtdnn.regularizers.shared_pass import SharedPass
+from mtdnn.training.loss_scale import LossScale
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Objective:
         seed: of dropout masks and noise, which depend on it and on the step alone.
         autocast: context of the run's precision.
         rank: of this process; None = that of torch.distributed.
+        loss_scale: of a run in fp16; the caller multiplies the losses by its factor.
     Raises:
         ConfigError: a regularizer cannot work with this encoder or precision.
     """
@@ -66,7 +68,9 @@ class Objective:
         seed: int,
         autocast: Autocast = nullcontext,
         rank: int | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
+        self.loss_scale = loss_scale
         self.model, self.proximal, self.seed, self.autocast = model, proximal, seed, autocast
         self.regularizers = {task: method for task, method in (regularizers or {}).items() if method is not None}
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -172,6 +176,7 @@ class Objective:
             precision=precision,
             autocast=self.autocast,
             shared=shared,
+            loss_scale=None if self.loss_scale is None else self.loss_scale.factor,
         )
 
     def _terms(self, method: Regularizer | None, forward_pass: ForwardPass) -> Iterator[LossTerms]:

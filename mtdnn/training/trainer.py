@@ -25,7 +25,8 @@ from mtdnn.training.affinity import affinities
 from mtdnn.training.average import MovingAverage
 from mtdnn.training.combination import Combination, Conflicts, Move, totals
 from mtdnn.training.evaluation import Results
-from mtdnn.training.meter import Meter
+from mtdnn.training.loss_scale import SMALLEST
+from mtdnn.training.meter import Meter, NonFiniteLoss
 from mtdnn.training.objective import LossPart, Objective
 from mtdnn.training.plan import Every, Plan, Progress
 from mtdnn.training.recorder import Recorder
@@ -101,7 +102,7 @@ class Trainer:
         self.progress, self.meter, self.average = Progress(), Meter(), average
         self.balancer = balancer or Fixed({name: each.logits_of for name, each in model.task_types.items()})
         self.processes = Processes(accelerator)
-        self.parts = parts or Parts(model)
+        self.parts, self.loss_scale = parts or Parts(model), objective.loss_scale
         self._reduce = None if self.processes.count == 1 else self.processes.sums
         self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
         learned = {id(each) for each in self.balancer.parameters()}
@@ -253,11 +254,11 @@ class Trainer:
         if move.keep or self.balancer.needs_apart():
             for number, turn in enumerate(turns, 1):
                 with self.combination.going_backward(move, turn.task, partial(self._weighting_loss, turn)) as factor:
-                    turn.go_backward(factor)
+                    turn.go_backward(self._scaled(factor))
                     if turn.shared is not None:
                         turn.shared.flush(last=number == len(turns))
             return
-        factors = [move.factors.get(turn.task) for turn in turns]
+        factors = [self._scaled(move.factors.get(turn.task)) for turn in turns]
         if turns[0].shared is None:
             turns[0].go_backward(factors[0])
             return
@@ -267,18 +268,25 @@ class Trainer:
             if each is not None:
                 each.flush(last=True)
 
+    def _scaled(self, factor: Tensor | None) -> Tensor | None:
+        """A factor of losses times the loss scale; None for 1."""
+        if self.loss_scale is None:
+            return factor
+        return self.loss_scale.factor if factor is None else factor * self.loss_scale.factor
+
     def _move(self, move: Move, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
         """Let the optimizer move by the combined gradient, which is then used up; the norm it had."""
         self.parts.take_gradients()
+        overflow = None if self.loss_scale is None else self.loss_scale.unscale(self.optimizer)
         norm = self._clip()
-        parts = [part for turn in update for part in turn.parts]
-        waiting[0].watch.require_finite_gradient(norm, parts, self.progress.step)
+        if overflow is None:
+            parts = [part for turn in update for part in turn.parts]
+            waiting[0].watch.require_finite_gradient(norm, parts, self.progress.step)
+        else:
+            norm = {name: torch.where(overflow > 0, 0.0, value) for name, value in norm.items()}  # of no update
         losses = move.losses or self._losses_of(waiting)
         self.balancer.before_move(losses, move.norms)
-        self.optimizer.step()
-        if self.table_gradient is not None:
-            self.table_gradient.release()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._update()
         for turn in update:
             turn.watch.moves += 1
         for turn in waiting:
@@ -287,6 +295,16 @@ class Trainer:
             if turn.task in move.weights:
                 turn.weight = {"balance.weight": move.weights[turn.task]}
         return norm
+
+    def _update(self) -> None:
+        """The optimizer's update, and no gradients after it."""
+        if self.loss_scale is None:
+            self.optimizer.step()
+        else:
+            self.loss_scale.step(self.optimizer)
+        if self.table_gradient is not None:
+            self.table_gradient.release()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _record_affinity(self, move: Move, waiting: Sequence[Turn]) -> None:
         """Log what a step on each task would do to the losses of the others."""
@@ -379,14 +397,33 @@ class Trainer:
         return self.progress.epoch_step == 0 if every == "epoch" else self.progress.step % every == 0
 
     def _log(self) -> dict[str, dict[str, float]]:
+        scaling = self._scaling()
         means = self.meter.take()
         for task, values in self.objective.diagnostics().items():
             means.setdefault(task, {}).update(values)
         if self.recorder is not None:
             rates = zip(self.scheduler.get_last_lr(), self._is_of_model, strict=True)
             rate = max(float(each) for each, of_model in rates if of_model)
-            self.recorder.train(self.progress.step, means, {"epoch": self.progress.epoch, "lr": rate})
+            values = {"epoch": self.progress.epoch, "lr": rate, **scaling}
+            self.recorder.train(self.progress.step, means, values)
         return means
+
+    def _scaling(self) -> dict[str, float]:
+        """What the log has of the loss scale.
+
+        Raises:
+            NonFiniteLoss: it has fallen so far that no scale would do.
+        """
+        if self.loss_scale is None:
+            return {}
+        found = {"loss_scale": self.loss_scale.value, "skipped_updates": self.loss_scale.skipped}
+        if found["loss_scale"] < SMALLEST:
+            raise NonFiniteLoss(
+                f"step {self.progress.step}: gradients are not finite at a loss scale of {found['loss_scale']:.2g}, "
+                f"and {found['skipped_updates']} updates were skipped. Use precision: bf16 or float32, or lower the "
+                "learning rate or the regularizer's weight."
+            )
+        return found
 
     def _evaluate(self) -> None:
         results, score = self.evaluate()
@@ -416,6 +453,7 @@ class Trainer:
             "balancer": self.balancer.state_dict(),
             "default_generator": torch.get_rng_state(),
             **({} if self.average is None else {"average": self.average.state_dict(self.model)}),
+            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -430,4 +468,6 @@ class Trainer:
             self.balancer.load_state_dict(state["balancer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"], self.model)
+        if self.loss_scale is not None and "loss_scale" in state:
+            self.loss_scale.load_state_dict(state["loss_scale"])
         torch.set_rng_state(state["default_generator"])

@@ -126,6 +126,11 @@ EACH = {
     "frozen encoder": {"freeze_encoder": True, "proximal": "momentum"},
     "no clipping, momentum": {"clip_norm": None, "optimizer": {"name": "sgd", "lr": 1e-2, "momentum": 0.9}},
     "padded rows": {"execution": "padded", "regularizer": SMART},
+    "fp16, whose scale processes agree on": {
+        "precision": "fp16",
+        "regularizer": {**SMART, "epsilon": 0.01, "eta": 0.01},
+        "optimizer": {"name": "sgd", "lr": LR},
+    },
 }
 
 
@@ -198,7 +203,7 @@ def test_what_a_divided_run_cannot_do_is_refused_with_the_reason() -> None:
     found = [str(each) for each in sharding_faults(load_run_config(None, {**places, **keys}))]
     assert [line.split(":")[0] for line in found] == list(keys)
     assert found[0] == (
-        "balance: needs the gradient of each task as a whole, which no process has, as sharding is full. "
+        "balance: needs the gradient of each task, and no process has all of it, as sharding is full. "
         "Leave it out, or set sharding: none."
     )
     assert sharding_faults(load_run_config(None, {**places, "balance": "famo", "ema": 0.9})) == []

@@ -100,7 +100,7 @@ def test_a_run_does_not_change(run):
             {"evaluate_every": 0},
             "--evaluate_every: 0: not an interval; give at least 1 step, epoch or never",
         ),
-        ({"precision": "fp16"}, "--precision: 'fp16': input should be 'float32' or 'bf16'"),
+        ({"precision": "fp8"}, "--precision: 'fp8': input should be 'float32', 'bf16' or 'fp16'"),
         ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
     ],
 )

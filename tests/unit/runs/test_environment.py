@@ -27,7 +27,8 @@ def reported(environment: dict[str, str], **values: Any) -> list[str]:
     ("variable", "value", "run", "fix"),
     [
         ("MIXED_PRECISION", "bf16", "the run has precision: float32", "Write precision: bf16."),
-        ("MIXED_PRECISION", "fp16", "the run has precision: float32", "There are precision: float32 and"),
+        ("MIXED_PRECISION", "fp16", "the run has precision: float32", "Write precision: fp16."),
+        ("MIXED_PRECISION", "fp8", "the run has precision: float32", "There are precision: float32, bf16 and"),
         (
             "GRADIENT_ACCUMULATION_STEPS",
             "4",
