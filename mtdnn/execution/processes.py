@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +26,21 @@ Sum = Callable[[Sequence[Tensor]], list[Tensor]]
 
 class LostProcess(MtdnnError):
     """Another process of the run has ended, so that this one cannot continue."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A sum that has begun.
+
+    Attributes:
+        flat: the buffer.
+        shapes: of its tensors.
+        work: what to wait for.
+    """
+
+    flat: Tensor
+    shapes: Sequence[torch.Size]
+    work: Any
 
 
 class Processes:
@@ -70,13 +86,36 @@ class Processes:
         if self.count == 1:
             return list(tensors)
         summed: list[Tensor | None] = [None] * len(tensors)
-        for places in _buckets(tensors, self.bucket_bytes):
+        for places in buckets(tensors, self.bucket_bytes):
             flat = torch.cat([tensors[place].reshape(-1) for place in places])
             with self._exchange():
                 flat = self.accelerator.reduce(flat, reduction="sum")
-            for place, part in zip(places, flat.split([tensors[place].numel() for place in places]), strict=True):
-                summed[place] = part.view_as(tensors[place])
+            for place, part in zip(places, _split(flat, [tensors[place].shape for place in places]), strict=True):
+                summed[place] = part
         return [each for each in summed if each is not None]
+
+    def start(self, tensors: Sequence[Tensor]) -> Started:
+        """Begin the sum of tensors of one type in one buffer; `finish` returns it. The tensors may be freed.
+
+        Args:
+            tensors: of any shapes; all processes begin the same sums in the same order.
+        Raises:
+            LostProcess: another process has ended.
+        """
+        flat = torch.cat([each.reshape(-1) for each in tensors])
+        with self._exchange():
+            work = torch.distributed.all_reduce(flat, async_op=True)
+        return Started(flat, [each.shape for each in tensors], work)
+
+    def finish(self, started: Started) -> list[Tensor]:
+        """The sums that were begun, once they are there.
+
+        Raises:
+            LostProcess: another process has ended.
+        """
+        with self._connected():
+            started.work.wait()
+        return _split(started.flat, started.shapes)
 
     def gather(self, own: T) -> list[T]:
         """The objects of all processes in the order of their numbers, on all of them.
@@ -104,8 +143,14 @@ class Processes:
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """A collective operation; PyTorch reports a lost connection as a RuntimeError."""
+        """A collective operation."""
         self.exchanges += 1
+        with self._connected():
+            yield
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Waits for other processes; PyTorch reports a lost connection as a RuntimeError."""
         try:
             yield
         except RuntimeError as error:
@@ -122,7 +167,12 @@ def launched_processes() -> Processes | None:
     return Processes(Accelerator()) if int(os.environ.get("WORLD_SIZE") or 1) > 1 else None
 
 
-def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[int]]:
+def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The tensors in a buffer."""
+    return [part.view(shape) for part, shape in zip(flat.split([s.numel() for s in shapes]), shapes, strict=True)]
+
+
+def buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[int]]:
     """The places of tensors that share a buffer: of one type, and together at most `limit` bytes, or alone."""
     of_type: dict[torch.dtype, list[int]] = {}
     size: dict[torch.dtype, int] = {}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mtdnn.balancing.base import Balancer, Gradient
 from mtdnn.balancing.gramian import cosines, gramian, weighted_sum
 from mtdnn.batch import on_device
-from mtdnn.execution.processes import Sum
+from mtdnn.execution.overlap import Overlap
+from mtdnn.execution.processes import Processes, Sum
 from mtdnn.execution.sharding import is_part, own
 from mtdnn.model import MultiTaskModel
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
@@ -70,13 +71,25 @@ class Combination:
         balancer: the run's.
         reduce: sums over processes; None in a run of one.
         seed: the run's, for methods that draw.
+        processes: those, if gradients may be summed during a backward pass.
     """
 
-    def __init__(self, model: MultiTaskModel, balancer: Balancer, *, seed: int, reduce: Sum | None = None) -> None:
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        balancer: Balancer,
+        *,
+        seed: int,
+        reduce: Sum | None = None,
+        processes: Processes | None = None,
+    ) -> None:
         self.balancer, self.reduce, self.seed = balancer, reduce, seed
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.shared = [weight for name, weight in named if not name.startswith(HEADS)]
         self.of_heads = [weight for name, weight in named if name.startswith(HEADS)]
+        whole = not any(map(is_part, [*self.shared, *self.of_heads]))
+        self._overlap = Overlap(processes, [*self.shared, *self.of_heads]) if processes is not None and whole else None
+        self._is_summed = False
         layer_of = model.encoder.layer_of if self.shared else None
         depth = {name: layer_of(name) for name, _ in named if layer_of and not name.startswith(HEADS)}
         self.last_layer = [weight for name, weight in named if name in depth and depth[name] == max(depth.values())]
@@ -93,6 +106,20 @@ class Combination:
         move = Move(list(tasks), keep or together, self.balancer.weights(tasks) if before else {})
         move.weights.update(move.factors)
         return move
+
+    @contextmanager
+    def summing(self, move: Move) -> Iterator[None]:
+        """For the one backward pass of a movement: gradients are summed over the processes during it.
+
+        Args:
+            move: of one task, whose gradient nothing else is needed of.
+        """
+        if self._overlap is None:
+            yield
+            return
+        with self._overlap.during(tuple(move.tasks)):
+            yield
+        self._is_summed = True
 
     @contextmanager
     def going_backward(self, move: Move, task: str, loss: Callable[[], Tensor]) -> Iterator[Tensor | None]:
@@ -175,7 +202,9 @@ class Combination:
         time, and several backward passes for some regularizers, none of which its hooks allow. Shares already divide
         by the totals over all ranks, so that the sum is the gradient of the whole batch.
         """
-        if self.reduce is not None:
+        if self._is_summed:
+            self._is_summed = False
+        elif self.reduce is not None:
             whole = [weight for weight in weights if not is_part(weight)]  # gradients of parts are summed already
             _set(whole, self._summed([weight.grad for weight in whole]))
 

@@ -127,6 +127,10 @@ class Objective:
         method = self._method(task)
         return method is None or type(method).losses is Regularizer.losses
 
+    def has_one_backward(self, task: str) -> bool:
+        """Whether `parts` yields one loss at this step, in which the proximal term is included."""
+        return self.tells_label_loss(task)
+
     def label_loss(self, batch: Batch, *, step: int, part: int = 0) -> Tensor:
         """The task's loss of a batch, a scalar without gradient, with the dropout masks of that step and part.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
@@ -104,7 +105,8 @@ class Trainer:
         self.processes = Processes(accelerator)
         self.parts, self.loss_scale = parts or Parts(model), objective.loss_scale
         self._reduce = None if self.processes.count == 1 else self.processes.sums
-        self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce)
+        several = None if self.processes.count == 1 else self.processes
+        self.combination = Combination(model, self.balancer, seed=seed, reduce=self._reduce, processes=several)
         learned = {id(each) for each in self.balancer.parameters()}
         groups = [group for group in optimizer.param_groups if not learned.intersection(map(id, group["params"]))]
         self.table_gradient = TableGradient.of(model.encoder.word_embeddings) if self.processes.count == 1 else None
@@ -238,8 +240,9 @@ class Trainer:
         conflicts, affinity = self._measures(self.plan.log_conflicts), self._measures(self.plan.log_affinity)
         measured = (conflicts or affinity) and len(waiting) > 1
         move = self.combination.begin([turn.task for turn in waiting], keep=measured)
-        for turns in by_pass(waiting):
-            self._go_backward(move, turns)
+        with self.combination.summing(move) if self._has_one_backward(move, waiting) else nullcontext():
+            for turns in by_pass(waiting):
+                self._go_backward(move, turns)
         for turn in waiting:
             turn.watch.require_finite(turn.parts, self.progress.step)
         if affinity and measured:
@@ -248,6 +251,12 @@ class Trainer:
         if conflicts and products is not None and self.recorder is not None:
             self.recorder.conflicts(self.progress.step + 1, Conflicts.of(move.tasks, products))
         return self._move(move, waiting, update)
+
+    def _has_one_backward(self, move: Move, waiting: Sequence[Turn]) -> bool:
+        """Whether a movement has a single backward pass, so that no gradient changes after its sum has begun."""
+        apart = move.keep or self.balancer.needs_apart()
+        single = len(waiting) == 1 and len(waiting[0].parts) == 1 and not waiting[0].passes
+        return single and not apart and self.objective.has_one_backward(waiting[0].task)
 
     def _go_backward(self, move: Move, turns: Sequence[Turn]) -> None:
         """Send tasks that share a pass backward: part by part or, where each gradient is needed apart, one by one."""

@@ -214,3 +214,22 @@ def test_transformers_trainer_with_our_terms_trains_in_two_processes_as_in_one(t
     one, two = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in "12")
     assert one["steps"] == 2
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_sums_during_the_backward_pass_give_the_weights_of_sums_after_it_bit_for_bit(
+    demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, processes: int
+) -> None:
+    """The same buffers: with three processes, where a number is in its buffer decides the order of its sum."""
+    values = demo.run_values(tmp_path, **{**SETTINGS, **without_dropout})
+    words = []
+    for how in ("during", "after"):
+        config = tmp_path / f"{how}.yml"
+        config.write_text(load_run_config(None, {**values, "output": str(tmp_path / how)}).to_yaml())
+        words.append(f"{config}:{how}")
+    script = REPOSITORY / "tests" / "end_to_end" / "several_runs.py"
+    status, _, errors = launched(processes, str(script), *words)
+    assert status == 0, errors[-2000:]
+    one, other = (load_file(tmp_path / how / "last" / "model.safetensors") for how in ("during", "after"))
+    assert all(torch.equal(one[name], other[name]) for name in one)

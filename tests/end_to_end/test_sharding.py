@@ -20,7 +20,7 @@ from tests.end_to_end.test_generation import TASKS as OF_T5
 from tests.end_to_end.test_generation import rows_of, write_t5
 from tests.reference.forks import launched
 
-WORKER = str(REPOSITORY / "tests" / "end_to_end" / "sharded.py")
+WORKER = str(REPOSITORY / "tests" / "end_to_end" / "several_runs.py")
 LR, STEPS = 1e-3, 4
 SMART = {"name": "smart", "epsilon": 1e-3, "eta": 1e-3}
 NOT_DETERMINED = "key.bias"
