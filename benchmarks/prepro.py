@@ -2,13 +2,17 @@
 
     python -m benchmarks.prepro [--rows 1000000] [--encoder FOLDER] [--repeats 3]
     python -m benchmarks.prepro --rows 1000000,10000000 --ways prepro --repeats 1
+    python -m benchmarks.prepro --rows 1000000 --launcher ray --workers 2 --repeats 1
 
 `tokenizers` is its own `encode_batch` on rows that already lie in memory, on all cores by its own threads, a thousand
 at a time and thrown away; `tokenizers-fast` is `encode_batch_fast`, the same without offsets into the text. `prepro` is
-`mtdnn prepro` with as many processes: it reads the file, checks every row, encodes, writes Arrow and the manifest. Each
-round does all of them one after another. Resident memory is that of the whole process tree: pages that processes share
-are counted once (PSS), and so are those of the mapped files. Several numbers of rows are measured one after another;
-the last lines then tell how memory and speed change between them.
+`mtdnn prepro` with as many processes: it reads the file, checks every row, encodes, writes Arrow and the manifest.
+`one-process` is prepro in one process; `ray` is `prepro --launcher ray` on a local Ray of as many CPUs as there are
+workers, which is started before the clock, its workers after. `--launcher ray` measures these two unless --ways says
+otherwise. Each round does all of them one after another. Resident memory is that of the whole process tree: pages that
+processes share are counted once (PSS), and so are those of the mapped files; the driver is the process that calls
+prepro, the workers are those that encode, and the rest is Ray's own. Several numbers of rows are measured one after
+another; the last lines then tell how memory and speed change between them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -33,6 +38,8 @@ from benchmarks.rounds import interleaved, median_and_spread, ratios
 
 ROWS_AT_ONCE = 1000
 WAYS = ("tokenizers", "tokenizers-fast", "prepro")
+WAYS_OF = {"local": WAYS, "ray": ("one-process", "ray")}
+OF_MTDNN = ("prepro", "ray", "one-process")
 LABELS = ("entailment", "neutral", "contradiction")
 DEFINITION = f"""\
 pairs:
@@ -48,11 +55,13 @@ def main() -> None:
     """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1000000", type=lambda words: [int(word) for word in words.split(",")])
-    parser.add_argument("--ways", default=",".join(WAYS), type=lambda words: words.split(","))
+    parser.add_argument("--launcher", choices=tuple(WAYS_OF), default="local")
+    parser.add_argument("--ways", type=lambda words: words.split(","), help="Default: those of the launcher.")
     parser.add_argument("--encoder", type=Path, help="Folder with a fast tokenizer. Default: one made here.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
+    ways = given.ways or WAYS_OF[given.launcher]
     found = {}
     for rows in given.rows:
         with tempfile.TemporaryDirectory(prefix="mtdnn-prepro-") as name:
@@ -61,8 +70,8 @@ def main() -> None:
             encoder = given.encoder or save_tokenizer(folder / "encoder", words)
             write_rows(folder / "pairs" / "train.tsv", rows, words)
             (folder / "tasks.yml").write_text(DEFINITION, encoding="utf-8")
-            found[rows] = measure(folder, encoder, given.ways, repeats=given.repeats, workers=given.workers)
-        print(f"{rows:,} pair rows, {given.workers} cores, {given.repeats} rounds; medians (spread)\n")
+            found[rows] = measure(folder, encoder, ways, repeats=given.repeats, workers=given.workers)
+        print(f"{rows:,} pair rows, {given.workers} workers, {given.repeats} rounds; medians (spread)\n")
         print(report(found[rows], rows) + "\n", flush=True)
     if len(found) > 1:
         print(growth(found))
@@ -115,8 +124,16 @@ def save_tokenizer(folder: Path, words: list[str]) -> Path:
     return folder
 
 
-Found = dict[str, list[tuple[float, int]]]
-"""Way → seconds and peak bytes, one pair per round."""
+class Peak(NamedTuple):
+    """Largest resident bytes: of all processes together, of the driver, of the workers together."""
+
+    total: int
+    driver: int = 0
+    workers: int = 0
+
+
+Found = dict[str, list[tuple[float, Peak]]]
+"""Way → seconds and peak, one pair per round."""
 
 
 def measure(folder: Path, encoder: Path, ways: Sequence[str], *, repeats: int, workers: int) -> Found:
@@ -126,15 +143,18 @@ def measure(folder: Path, encoder: Path, ways: Sequence[str], *, repeats: int, w
 
 
 def report(found: Found, rows: int) -> str:
-    """A line per way, and what prepro is relative to each other one."""
-    lines = [f"{'':<18}{'rows/s':>32}{'peak memory':>14}"]
+    """A line per way, and what each way of mtdnn is relative to the others."""
+    lines = [f"{'':<18}{'rows/s':>32}{'peak memory':>16}{'driver':>16}{'workers':>16}"]
     speeds = {way: [rows / seconds for seconds, _ in rounds] for way, rounds in found.items()}
     for way, rounds in found.items():
-        peak = max(peak for _, peak in rounds) / 2**20
-        lines.append(f"{way:<18}{median_and_spread(speeds[way], 0):>32}{peak:>10,.0f} MiB")
+        peaks = (max(each) / 2**20 for each in zip(*(peak for _, peak in rounds), strict=True))
+        lines.append(
+            f"{way:<18}{median_and_spread(speeds[way], 0):>32}" + "".join(f"{each:>12,.0f} MiB" for each in peaks)
+        )
+    ours = next((way for way in OF_MTDNN if way in found), None)
     for way in found:
-        if way != "prepro" and "prepro" in found:
-            lines.append(f"prepro / {way}: {median_and_spread(ratios(speeds['prepro'], speeds[way]))}")
+        if ours is not None and way != ours:
+            lines.append(f"{ours} / {way}: {median_and_spread(ratios(speeds[ours], speeds[way]))}")
     return "\n".join(lines)
 
 
@@ -145,7 +165,7 @@ def growth(found: Mapping[int, Found]) -> str:
         if "prepro" not in each:
             continue
         seconds = statistics.median(took for took, _ in each["prepro"]) / rows
-        peak = max(peak for _, peak in each["prepro"])
+        peak = max(peak.total for _, peak in each["prepro"])
         first = first or (seconds, peak)
         lines.append(
             f"{rows:,} rows: {peak / first[1]:.2f} times the memory, {seconds / first[0]:.2f} of the time a row"
@@ -153,13 +173,13 @@ def growth(found: Mapping[int, Found]) -> str:
     return "\n".join(lines)
 
 
-def in_process(way: str, folder: Path, encoder: Path, workers: int) -> tuple[float, int]:
+def in_process(way: str, folder: Path, encoder: Path, workers: int) -> tuple[float, Peak]:
     """(seconds of the work itself, peak resident bytes of the process and its children)."""
     words = [sys.executable, "-c", f"from benchmarks.prepro import work; work({way!r}, *__import__('sys').argv[1:])"]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(workers), "TOKENIZERS_PARALLELISM": "true"}
     command = [*words, str(folder), str(encoder), str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    peak = [0]
+    peak = [Peak(0)]
     watcher = threading.Thread(target=watch_memory, args=(process, peak))
     watcher.start()
     out, _ = process.communicate()
@@ -169,17 +189,24 @@ def in_process(way: str, folder: Path, encoder: Path, workers: int) -> tuple[flo
     return float(out.split()[-1]), peak[0]
 
 
-def watch_memory(process: subprocess.Popen, peak: list[int]) -> None:
-    """Note the largest sum of PSS over a process tree, five times a second, until it ends."""
+def watch_memory(process: subprocess.Popen, peak: list[Peak]) -> None:
+    """Note the largest sums of PSS over a process tree, five times a second, until it ends."""
     root = psutil.Process(process.pid)
     while process.poll() is None:
-        total = 0
+        driver, workers, others = 0, 0, 0
         for each in _tree(root):
             try:
-                total += each.memory_full_info().pss
+                size, words = each.memory_full_info().pss, each.cmdline()
             except psutil.Error:
                 continue  # it has just ended
-        peak[0] = max(peak[0], total)
+            if each == root:
+                driver = size
+            elif words == root.cmdline() or (words and words[0].startswith("ray::")):  # forked, or renamed by Ray
+                workers += size
+            else:
+                others += size
+        now = Peak(driver + workers + others, driver, workers)
+        peak[0] = Peak(*map(max, peak[0], now))
         time.sleep(0.2)
 
 
@@ -196,6 +223,8 @@ def work(way: str, folder: str, encoder: str, workers: str) -> None:
         "tokenizers": lambda *given: tokenize(*given, method="encode_batch"),
         "tokenizers-fast": lambda *given: tokenize(*given, method="encode_batch_fast"),
         "prepro": prepare_rows,
+        "one-process": lambda folder, encoder, workers: prepare_rows(folder, encoder, 1),
+        "ray": partial(prepare_rows, launcher="ray"),
     }
     print(ways[way](Path(folder), Path(encoder), int(workers)))
 
@@ -222,7 +251,7 @@ def _pairs(path: Path) -> Iterator[list[tuple[str, str]]]:
             yield [(premise, hypothesis) for _, _, premise, hypothesis in cells]
 
 
-def prepare_rows(folder: Path, encoder: Path, workers: int) -> float:
+def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "local") -> float:
     """Seconds of `prepare`, from the call to the last rename, but for loading the libraries and the tokenizer."""
     import datasets  # noqa: F401  loaded here, so that it does not count as work
 
@@ -233,9 +262,14 @@ def prepare_rows(folder: Path, encoder: Path, workers: int) -> float:
     tokenizer = load_tokenizer(encoder)
     prepro.load_tokenizer = lambda name: tokenizer
     tasks = load_task_defs(folder / "tasks.yml")
+    if launcher == "ray":
+        import ray
+
+        ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    processes = None if launcher == "ray" else workers  # Ray has its CPUs, and a task that waits for each
     with tempfile.TemporaryDirectory(dir=folder) as out:
         started = time.perf_counter()
-        made = prepro.prepare(tasks, data=folder, encoder=encoder, out=out, num_workers=workers)
+        made = prepro.prepare(tasks, data=folder, encoder=encoder, out=out, num_workers=processes, launcher=launcher)
         seconds = time.perf_counter() - started
     print(f"{made['pairs']['train'].rows} rows", file=sys.stderr)
     return seconds

@@ -89,11 +89,11 @@ def _order(parts: Sequence[Sequence[Part]]) -> list[tuple[int, int]]:
 
 
 def _require_success(ray: Any, handle: Any, job: Job) -> None:
-    """Raise the error of a task that has ended: its user errors as they are, the loss of its machine as a DataError."""
+    """Raise the error of a task that has ended: user errors as they are, the loss of its machine as a DataError."""
     try:
         ray.get(handle)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, MtdnnError) else error from None
+        raise error.cause if isinstance(error.cause, (MtdnnError, OSError)) else error from None
     except ray.exceptions.RayError as error:
         found = f"a task of the Ray cluster was lost: {first_line(error)}"
         fix = "Run the same command again: finished parts are kept."

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,22 @@ class PartFiles:
             if manifest is not None and any(folder.glob("*.arrow")):
                 found += manifest.differences(wanted) or [_other_version(manifest)]
         return list(dict.fromkeys(found))
+
+
+def remove_parts(out: Path, jobs: Iterable[Job]) -> None:
+    """Remove the parts of these splits, and their folders; parts of other tasks, which may be due, are kept.
+
+    Args:
+        out: folder of the prepared rows.
+        jobs: splits that have been written.
+    """
+    root = out / PARTS
+    for job in jobs:
+        shutil.rmtree(root / job.task.name / job.split, ignore_errors=True)
+        with suppress(OSError):  # there are other splits
+            (root / job.task.name).rmdir()
+    if not any(path.is_dir() for path in root.glob("*")):
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _other_version(manifest: Manifest) -> str:

@@ -21,7 +21,7 @@ from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_p
 from mtdnn.data.jobs import part_faults, readable_jobs, valid_tasks, wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
 from mtdnn.data.on_ray import encoded_on_ray
-from mtdnn.data.part_files import PARTS, PartFiles
+from mtdnn.data.part_files import PartFiles, remove_parts
 from mtdnn.data.sharing import SharedJob, joined_jobs, separate_jobs
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
@@ -110,7 +110,7 @@ def prepare(
             made = map_parts(encode_part, due, parts, plan.tokenizer, num_workers=num_workers, progress=progress)
         complete(plan, due, [len(of_split) for of_split in parts], made)
         if launcher == "ray":
-            shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+            remove_parts(plan.out, plan.jobs)
     return made_splits(plan, due)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +18,7 @@ from mtdnn.config.json_source import read_json
 from mtdnn.config.tasks import Definitions
 from mtdnn.data.encode import EncodedPart, Job, encode_part, map_parts, with_bar
 from mtdnn.data.manifest import Manifest
-from mtdnn.data.part_files import PARTS, PartFiles
+from mtdnn.data.part_files import PARTS, PartFiles, remove_parts
 from mtdnn.data.prepro import Plan, complete, made_splits, planned
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.data.staging import clean_staging, full_disk_reported
@@ -162,7 +161,7 @@ def merge_shards(
     progress: bool = False,
     trust: bool = False,
 ) -> dict[str, dict[str, Manifest]]:
-    """Write the store from the parts that all shards have encoded in `<out>/.parts`, which is removed then.
+    """Write the store from the parts that all shards have encoded in `<out>/.parts`, which are removed then.
 
     Args:
         tasks, data, encoder, out, only, progress, trust: as for `prepare`.
@@ -180,7 +179,7 @@ def merge_shards(
             raise DataError(faults)
         made = with_bar(parts.read(), parts.jobs, total=len(parts.order), progress=progress)
         complete(plan, parts.jobs, [len(of_job) for of_job in parts.parts], made)
-        shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+        remove_parts(plan.out, plan.jobs)
     return made_splits(plan, parts.jobs)
 
 

@@ -118,13 +118,24 @@ def test_memory_is_reported_relative_to_the_plain_loop():
 
 
 def test_prepro_is_reported_relative_to_the_tokenizer_and_to_fewer_rows():
-    few = {"tokenizers": [(2.0, 2**20)], "prepro": [(1.0, 2**22)]}
+    few = {"tokenizers": [(2.0, prepro.Peak(2**20))], "prepro": [(1.0, prepro.Peak(2**22))]}
     assert prepro.report(few, 100).splitlines()[-1] == "prepro / tokenizers: 2.00"
-    many = {"prepro": [(12.0, 2**23)]}
+    many = {"prepro": [(12.0, prepro.Peak(2**23))]}
     assert (
         prepro.growth({100: few, 1000: many}).splitlines()[1]
         == "1,000 rows: 2.00 times the memory, 1.20 of the time a row"
     )
+
+
+def test_prepro_on_ray_is_reported_relative_to_one_process_with_the_memory_of_driver_and_workers():
+    mebibyte = 2**20
+    rounds = {
+        "one-process": [(4.0, prepro.Peak(200 * mebibyte, 200 * mebibyte, 0))],
+        "ray": [(2.0, prepro.Peak(900 * mebibyte, 150 * mebibyte, 300 * mebibyte))],
+    }
+    lines = prepro.report(rounds, 1000).splitlines()
+    assert lines[2].split() == ["ray", "500", "900", "MiB", "150", "MiB", "300", "MiB"]
+    assert lines[3] == "ray / one-process: 2.00"
 
 
 def test_lines_of_scaling_let_tasks_grow_and_then_rows():

@@ -28,7 +28,7 @@ def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the processes of Ray find these files
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 

@@ -216,6 +216,15 @@ def test_splits_that_are_prepared_already_have_no_shards(rows, encoder):
     assert files_of(rows.out) == before
 
 
+def test_merging_some_tasks_keeps_the_parts_of_the_others(rows, encoder):
+    for task in ("nli", "like"):
+        encode_shards(rows, encoder, (1,), of=1, only=[task])
+    merge_shards(rows.tasks, only=["nli"], **settings_of(rows, encoder))
+    assert {path.name for path in (rows.out / ".parts").iterdir()} == {"like", "shards.json"}
+    merge_shards(rows.tasks, only=["like"], **settings_of(rows, encoder))
+    assert {path.name for path in rows.out.iterdir()} == {"nli", "like", ".lock"}
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/2/3"])
 def test_a_shard_is_one_of_n(text):
     with pytest.raises(ConfigError) as caught:

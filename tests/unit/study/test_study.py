@@ -544,7 +544,7 @@ def notes_its_gpu(cell: Cell) -> Outcome:
 @pytest.mark.parametrize(
     ("jobs", "gpus", "used"),
     [
-        (3, ["0", "1", "2", "3"], {"0", "1", "2"}),
+        (4, ["0", "1", "2", "3"], {"0", "1", "2", "3"}),
         (3, ["GPU-a", "GPU-b"], {"GPU-a", "GPU-b"}),
         (2, [], {"none"}),
     ],
