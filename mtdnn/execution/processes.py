@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -117,6 +118,25 @@ class Processes:
             started.work.wait()
         return _split(started.flat, started.shapes)
 
+    def sums_on_host(self, numbers: Sequence[int]) -> list[int]:
+        """The sums of whole numbers over all processes, on all of them.
+
+        They are exchanged by the hosts, also of processes with GPUs: to read them from a device the host would have to
+        wait until it has computed all that is queued.
+
+        Args:
+            numbers: as many on every process.
+        Raises:
+            LostProcess: another process has ended.
+        """
+        if self.count == 1:
+            return list(numbers)
+        summed = torch.tensor(list(numbers), dtype=torch.int64)
+        with self._exchange():
+            torch.distributed.all_reduce(summed, group=_group_of_hosts(self.accelerator.device.type))
+        found: list[int] = summed.tolist()
+        return found
+
     def gather(self, own: T) -> list[T]:
         """The objects of all processes in the order of their numbers, on all of them.
 
@@ -157,6 +177,15 @@ class Processes:
             found = f"another process of the run has ended, so that process {self.rank} of {self.count} cannot continue"
             fix = "Its own message, if there is one, says why. --resume continues from the newest checkpoint."
             raise LostProcess(fault("", "", found, fix)) from error
+
+
+@cache
+def _group_of_hosts(device: str) -> Any:
+    """The group that exchanges tensors of the host: the default one of processes without GPUs, else one over gloo.
+
+    All processes have to come here for the first time together.
+    """
+    return None if device == "cpu" else torch.distributed.new_group(backend="gloo")
 
 
 def launched_processes() -> Processes | None:

@@ -148,8 +148,8 @@ class Trainer:
         own = received[0] if received else 0
         if self._reduce is None:
             return own
-        (total,) = self._reduce([torch.tensor([own], device=self.accelerator.device)])
-        return max(self.processes.gather(own)) if int(total) else 0
+        (total,) = self.processes.sums_on_host([own])
+        return max(self.processes.gather(own)) if total else 0
 
     @property
     def finished(self) -> bool:
@@ -209,8 +209,7 @@ class Trainer:
         holds = list(own)
         if self._reduce is None or not holds:
             return holds
-        (counts,) = self._reduce([torch.tensor(holds, dtype=torch.int64, device=self.accelerator.device)])
-        return [count == self.processes.count for count in counts.tolist()]
+        return [count == self.processes.count for count in self.processes.sums_on_host(holds)]
 
     def _can_share(self, turn: Turn) -> bool:
         """Whether a task can take its hidden states from a pass for other tasks, too, with this process's rows."""
@@ -358,9 +357,7 @@ class Trainer:
         rows = [0 if part.is_placeholder else len(part) for part in parts]
         labels = [task_type.label_count(part) for part in parts]
         all_rows, all_labels = sum(rows), sum(labels)
-        if self._reduce is not None:
-            (counts,) = self._reduce([torch.tensor([all_rows, all_labels], device=self.accelerator.device)])
-            all_rows, all_labels = counts.tolist()
+        all_rows, all_labels = self.processes.sums_on_host([all_rows, all_labels])
         return [
             Share(part, row_count / max(all_rows, 1), label_count / max(all_labels, 1))
             for part, row_count, label_count in zip(parts, rows, labels, strict=True)

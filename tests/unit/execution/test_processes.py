@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtdnn.execution.processes import LostProcess, Processes
+from mtdnn.execution.processes import LostProcess, Processes, _group_of_hosts
 
 
 class Twin:
@@ -69,3 +69,26 @@ def test_the_end_of_another_process_is_an_error_with_what_to_do() -> None:
         "another process of the run has ended, so that process 1 of 2 cannot continue. Its own message, if there is "
         "one, says why. --resume continues from the newest checkpoint."
     )
+
+
+def test_whole_numbers_are_summed_by_the_hosts_whatever_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU by a group over gloo, made once; the tensors stay on the host."""
+    asked: list[Any] = []
+
+    def all_reduce(tensor: Tensor, group: Any) -> None:
+        assert tensor.device.type == "cpu"
+        asked.append(group)
+        tensor.mul_(2)  # the twin has the same
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend: f"new {backend}")
+    _group_of_hosts.cache_clear()
+    for device, group in (("cpu", None), ("cuda", "new gloo")):
+        accelerator: Any = Twin()
+        accelerator.device = torch.device(device)
+        processes = Processes(accelerator)
+        assert processes.sums_on_host([3, True, 2**40]) == [6, 2, 2**41] and processes.exchanges == 1
+        assert asked.pop() == group
+    _group_of_hosts.cache_clear()
+    accelerator.num_processes = 1
+    assert Processes(accelerator).sums_on_host([3]) == [3] and not asked
