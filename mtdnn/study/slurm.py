@@ -102,8 +102,11 @@ class Slurm:
 
     def _submit(self, cells: Sequence[Cell]) -> bool:
         """Submit an array; False if that is refused now, as it is when too many jobs are in the queue."""
+        from submitit.helpers import clean_env
+
         try:
-            jobs = self._executor.map_array(self._work, cells)
+            with clean_env():  # this process may be a job itself, and sbatch would read its limits
+                jobs = self._executor.map_array(self._work, cells)
         except RuntimeError as error:  # submitit's FailedSubmissionError has what sbatch printed
             found = f"no job can be submitted: {last_words(error)}"
             if self._has_submitted:

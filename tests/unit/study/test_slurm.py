@@ -27,6 +27,7 @@ COMMANDS = {
     "sbatch": """\
 #!/bin/bash
 cp "$1" "$FAKE_SLURM/sbatch.txt"
+env > "$FAKE_SLURM/environment"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
 export SLURM_ARRAY_JOB_ID=42
 for number in $(seq 0 "$last"); do
@@ -94,8 +95,9 @@ def test_cells_run_as_jobs_and_one_whose_job_is_killed_is_run_again(tmp_path: Pa
 
 
 def test_cells_that_can_start_together_are_one_array_with_the_options_given(
-    tmp_path: Path, slurm_commands: Path
+    tmp_path: Path, slurm_commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")  # as within a job that runs the study
     grid, cells = two_cells(tmp_path)
     options = SlurmOptions(partition="gpu", account="me", time=30, mem=16, cpus_per_task=4, setup="module load cuda")
     launcher = Slurm(score_of_seed, folder=grid.folder, gpus=1, options=options)
@@ -107,6 +109,7 @@ def test_cells_that_can_start_together_are_one_array_with_the_options_given(
         "array=0-1%2", "partition=gpu", "account=me", "time=30", "mem=16GB", "cpus-per-task=4", "gpus-per-node=1",
         "requeue", "open-mode=append", "job-name=mtdnn-study", "signal=USR2@90",
     }  # fmt: skip
+    assert "SLURM_MEM_PER_NODE" not in (slurm_commands / "environment").read_text()
     assert script.index("module load cuda") < script.index("srun")
 
 
