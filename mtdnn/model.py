@@ -20,7 +20,7 @@ from mtdnn.task_types.base import TaskType
 
 MIXED_TOKENS = 128
 """Tokens of a batch up to which one pass with several adapters is faster than several on a CPU, where larger products
-gain nothing: with four adapters in MiniLM-L6's shape 1.7 times as fast for a row, 1.1 times for 4, 0.8 times for 64 rows
+gain nothing: with four adapters in MiniLM-L6's shape 1.7 times as fast for a row, 1.1 times for 4, 0.8 times for 64
 (benchmarks/README.md)."""
 
 

@@ -6,7 +6,9 @@ TensorBoard events are written by the recorder itself, which can drop the steps 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,9 @@ class Trackers:
                 continue
             try:
                 tracker = START[each.name](each, folder, each.group or group, known.get(each.name))
-                tracker.start()
-                tracker.store_init_configuration(_flat(settings))
+                with _messages_on_stderr():
+                    tracker.start()
+                    tracker.store_init_configuration(_flat(settings))
             except Exception as error:  # each library raises errors of its own: no login, no network, no folder
                 self.close()
                 found = f"{each.name} cannot be started: {' '.join(str(error).split())[:300]}"
@@ -85,8 +88,14 @@ class Trackers:
 
     def close(self) -> None:
         """End the runs in the trackers; they are sent as far as they are not yet."""
-        while self._open:
-            self._open.popitem()[1].finish()
+        with _messages_on_stderr():
+            while self._open:
+                self._open.popitem()[1].finish()
+
+
+def _messages_on_stderr() -> AbstractContextManager[object]:
+    """A context in which what a library prints is kept out of a command's own output."""
+    return redirect_stdout(sys.stderr)
 
 
 def _read_ids(path: Path) -> dict[str, str]:

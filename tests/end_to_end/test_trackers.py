@@ -1,4 +1,4 @@
-"""What a run logs in W&B (offline), MLflow (a local store) and trackio, read back by these libraries or their files."""
+"""What a run logs in W&B (offline), MLflow, trackio and Aim (local stores), read back from there."""
 
 import json
 import signal
@@ -183,8 +183,49 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch, mlflow):
         Trackers(given, Path(tmp_path), settings={})
 
 
+def stopped_and_resumed(demo, output, monkeypatch, tracker):
+    """Ids of a run's runs in its trackers, the same before and after a resumption; the run has four steps."""
+    values = demo.run_values(output, max_steps=4, train=["demo_nli"], trackers=[tracker], log_every=1)
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 2)
+        with pytest.raises(Interrupted):
+            mtdnn.train(**values, progress=False)
+    first = json.loads((output / IDS).read_text(encoding="utf-8"))
+    mtdnn.train(**values, progress=False, resume=True)
+    assert json.loads((output / IDS).read_text(encoding="utf-8")) == first
+    return first
+
+
+def test_trackio_has_every_value_of_a_resumed_run_and_prints_nothing(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    stopped_and_resumed(demo, tmp_path / "run", monkeypatch, {"name": "trackio", "project": "demo", "group": "two"})
+    assert capsys.readouterr().out == ""
+    assert SQLiteStorage.get_runs("demo") == ["two-run"]
+    found = SQLiteStorage.get_logs("demo", "two-run")
+    for name, steps in logged(tmp_path / "run").items():
+        assert {each["step"]: each[name] for each in found if name in each} == pytest.approx(steps), name
+
+
+def test_aim_has_every_value_of_a_resumed_run(demo, tmp_path, monkeypatch):
+    aim = pytest.importorskip("aim")
+    from aim.sdk.index_manager import RepoIndexManager
+
+    first = stopped_and_resumed(demo, tmp_path / "run", monkeypatch, {"name": "aim", "group": "two"})
+    store = aim.Repo.from_path(str(tmp_path / "run"))
+    assert store.list_all_runs() == [first["aim"]]
+    assert RepoIndexManager.get_index_manager(store).index(first["aim"])  # as Aim's own page does before it reads
+    run = aim.Run(first["aim"], repo=store, read_only=True)
+    assert (run.experiment, run["hparams"]["optimizer.lr"]) == ("two", 0.001)
+    found = {metric.name: {step: value for step, (value, *_) in metric.data.items()} for metric in run.metrics()}
+    for name, steps in logged(tmp_path / "run").items():
+        assert found[name] == pytest.approx(steps), name
+
+
 class Recorded(types.ModuleType):
-    """The interface of trackio and of Aim that accelerate's trackers use; both packages need more than is installed."""
+    """The interface of trackio and of Aim that accelerate's trackers use, for machines without these packages."""
 
     def __init__(self, name):
         super().__init__(name)
