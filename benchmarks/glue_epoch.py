@@ -44,6 +44,7 @@ from benchmarks.small_encoder import SHAPES
 from benchmarks.train_throughput import matmul_rate, with_peak
 from mtdnn.batch import Batch
 from mtdnn.columns import table
+from mtdnn.config.execution import Execution
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import SAMPLERS
@@ -98,7 +99,7 @@ class Way:
 
     regularizer: Mapping[str, Any] | None = None
     proximal: str | None = None
-    execution: str = "auto"
+    execution: str | Execution = "auto"
     is_ours: bool = True
 
     @property
@@ -117,6 +118,8 @@ WAYS = {
     "transformers": Way(is_ours=False),
     "padded": Way(execution="padded"),
     "plain": Way(),
+    "plain, attention: kernel": Way(execution=Execution(attention="kernel")),
+    "plain, attention: squares": Way(execution=Execution(attention="squares")),
     "smart": Way(COARSE),
     "smart + momentum": Way(COARSE, "momentum"),
     "smart, published sizes": Way({"name": "smart"}),

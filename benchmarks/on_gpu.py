@@ -82,7 +82,9 @@ def commands(given: argparse.Namespace) -> dict[str, list[str]]:
 def markdown(output: str) -> str:
     """What a benchmark printed, with its aligned columns as a Markdown table."""
     lines, found = output.strip().splitlines(), []
-    if not lines or lines[0].startswith("|") or "  " not in lines[0].strip():
+    if any(line.startswith("|") for line in lines):  # a table already, which needs an empty line before it
+        return re.sub(r"(?m)^([^|\n].*)\n\|", r"\1\n\n|", output.strip())
+    if not lines or "  " not in lines[0]:
         return output.strip()
     starts = [match.start() for match in re.finditer(r"(?<!\S)\S+(?: \S+)*", lines[0])]
     ends = [*starts[1:], None]

@@ -17,7 +17,7 @@ def test_aligned_columns_become_a_markdown_table_with_its_empty_cells():
     assert on_gpu.markdown(f"{printed}\n\n2 rounds\n") == (
         "| way | MFU | peak memory, MiB |\n|---|---|---|\n| a plain loop |  | 3 |\n| mtdnn | 40 % |  |\n\n2 rounds"
     )
-    assert on_gpu.markdown("| a | b |\n|---|---|\n") == "| a | b |\n|---|---|"
+    assert on_gpu.markdown("4 rows\n| a | b |\n|---|---|\n") == "4 rows\n\n| a | b |\n|---|---|"
     assert on_gpu.markdown("one line\n") == "one line"
 
 

@@ -95,6 +95,11 @@ class PretendedGPU(TorchDispatchMode):
         to_gpu = torch.device(kwargs.get("device") or "cpu").type in ("cuda", "meta")  # PyTorch's C++ says meta
         if not to_gpu and not any(isinstance(each, OnGPU) for each in tensors):
             return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # where operations made of others come here whole
+            with self:
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
         if func in (TO, COPY):
             return self._copied(func, args, kwargs)
         for each in tensors:

@@ -32,7 +32,12 @@ from tests.contract.test_task_types import Case
 from tests.reference.pretended_gpu import GPU, HostWaits, PretendedGPU, pretended_gpu, waiting_allowed
 from tests.reference.tiny import make_batch, make_model
 
-CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
+CASES = [
+    (name, head)
+    for name in TASK_TYPES
+    for head in TASK_TYPES.get(name).heads
+    if head != "san" or name == "classification"  # one head, whatever the type
+]
 ON_GPU = SimpleNamespace(device=GPU, num_processes=1, process_index=0, is_main_process=True)
 ON_HOST = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0, is_main_process=True)
 Steps = Sequence[Sequence[Batch]]
