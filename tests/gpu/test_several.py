@@ -34,10 +34,17 @@ def trained(values: dict[str, Any], folder: Path, processes: int) -> Path:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"{torch.cuda.device_count()} CUDA devices; needs two")
-def test_two_gpus_train_and_predict_as_one_does(demo: Demo, without_dropout: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_gpus_train_and_predict_as_one_does(
+    demo: Demo,
+    without_dropout: dict[str, Any],  # noqa: F811
+    tmp_path: Path,
+    sharding: str,
+) -> None:
     """Tolerances as over gloo."""
     values = demo.run_values(tmp_path / "unused", **{**SETTINGS, **without_dropout})
-    one, two = (trained(values, tmp_path, processes) for processes in (1, 2))
+    one = trained(values, tmp_path, 1)
+    two = trained({**values, "sharding": sharding}, tmp_path, 2)
     require_same_predictions(one, two, rel=1e-2)
     for first, second in zip(logged(one), logged(two), strict=True):
         compared = [name for name in first if ".smart." not in name]  # those are of the first process's rows alone
