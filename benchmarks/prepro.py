@@ -265,6 +265,7 @@ def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "
     if launcher == "ray":
         import ray
 
+        os.environ |= {"RAY_worker_niceness": "0"}  # as the processes of the other ways; 15 by default
         ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     processes = None if launcher == "ray" else workers  # Ray has its CPUs, and a task that waits for each
     with tempfile.TemporaryDirectory(dir=folder) as out:

@@ -28,6 +28,7 @@ def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the processes of Ray find these files
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine they would wait for all others
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
