@@ -174,7 +174,7 @@ def whole_state(model: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
     for name, value in model.state_dict(keep_vars=True).items():
         if id(value) not in seen:
             whole = gathered(value.detach())
-            seen[id(value)] = whole.cpu() if kept else value
+            seen[id(value)] = _on_host(whole) if kept else value
         found[name] = seen[id(value)]
     return found if kept else {}
 
@@ -193,7 +193,13 @@ def whole_values(values: Any, *, kept: bool = True) -> Any:
     if not isinstance(values, Tensor) or not is_part(values):
         return values
     whole = gathered(values.detach())
-    return whole.cpu() if kept else None
+    return _on_host(whole) if kept else None
+
+
+def _on_host(whole: Tensor) -> Tensor:
+    """A gathered tensor in host memory of its own: where rows do not fill all parts, it is a view of a larger one."""
+    found = whole.cpu()
+    return found.clone() if found.untyped_storage().nbytes() > found.nbytes else found
 
 
 def norm_of(tensors: Iterable[Tensor]) -> Tensor:

@@ -63,7 +63,7 @@ def trained_alone(values: dict[str, Any], output: Path) -> dict[str, torch.Tenso
 
 def trained_by(processes: int, *runs: Path) -> None:
     status, _, errors = launched(processes, WORKER, *map(str, runs))
-    assert status == 0, errors[-3000:]
+    assert status == 0, errors[:3000] + errors[-3000:]
 
 
 def written(values: dict[str, Any], output: Path) -> Path:
