@@ -167,3 +167,28 @@ class Layout:
         """[N, …] → [B, T, …], zero at padding."""
         places = self.shape[0] * self.shape[1]
         return packed.new_zeros(places, *packed.shape[1:]).index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+
+class LastLayout:
+    """The layout of a batch for all passes over it: SMART makes five, each of which would compute and copy it again.
+
+    A copy of it is empty.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Tensor, tuple[object, ...], Layout] | None = None
+
+    def of(self, mask: Tensor, device: torch.device, *, rounded: bool) -> Layout:
+        """The layout of a mask, the one from before if it is the same tensor, unchanged.
+
+        Args:
+            mask, device, rounded: as for `Layout.of`.
+        """
+        inside = torch.is_inference_mode_enabled()  # its tensors cannot be used outside of it with a gradient
+        key = (device, rounded, inside, None if mask.is_inference() else mask._version)
+        if self._known is None or self._known[0] is not mask or self._known[1] != key:
+            self._known = (mask, key, Layout.of(mask, device, rounded=rounded))
+        return self._known[2]
+
+    def __deepcopy__(self, memo: object) -> LastLayout:
+        return LastLayout()

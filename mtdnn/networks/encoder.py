@@ -34,7 +34,7 @@ from mtdnn.config.run import EncoderSource
 from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.attention import ATTENTION_NAME, known_padding, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
-from mtdnn.execution.layout import Layout
+from mtdnn.execution.layout import LastLayout, Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
 from mtdnn.networks import adapters
 from mtdnn.networks.adapters import Adapter
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         self._pooler = pooler
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module("pooler", nn.Identity())  # None is not enough: SqueezeBERT and LayoutLM call it
-        self.execution = switches
+        self.execution, self._layouts = switches, LastLayout()
         self.execution = switches.model_copy(update={"layout": self._settled_layout(switches.layout)})
         self._use_switches()
         self.adapter: Adapter | None = None
@@ -292,7 +292,8 @@ class Encoder(nn.Module):
         return self.execution.products == "fast" and compiled_for(int(mask.sum()), self.hidden_size)
 
     def _encode_packed(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        layout = Layout.of(mask, embeddings.device, rounded=self._products_are_compiled(embeddings, mask))
+        rounded = self._products_are_compiled(embeddings, mask)
+        layout = self._layouts.of(mask, embeddings.device, rounded=rounded)
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
         columns = position_ids(on_device(mask, embeddings.device), self._position_offset)

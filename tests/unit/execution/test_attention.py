@@ -1,5 +1,6 @@
 """Packed rows and attention over them, against PyTorch's attention on each example alone."""
 
+import copy
 from math import prod
 
 import pytest
@@ -15,7 +16,7 @@ from mtdnn.execution.attention import (
     choose_attention,
 )
 from mtdnn.execution.dropout import keep_mask, keep_scale, random_bits
-from mtdnn.execution.layout import Group, Layout, similar
+from mtdnn.execution.layout import Group, LastLayout, Layout, similar
 from mtdnn.execution.ragged import (
     BLOCK,
     attend_by_dropping_flash,
@@ -156,6 +157,23 @@ def test_pytorchs_own_dropout_serves_where_the_fast_one_is_not_wanted():
     q, k, v = (leaf.transpose(0, 1)[None] for leaf in leaves)
     expected = scaled_dot_product_attention(q, k, v, dropout_p=0.5, scale=SCALE)[0].transpose(0, 1)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_has_one_layout_for_all_passes_over_it():
+    mask = mask_of((3, 5))
+    kept = LastLayout()
+    first = kept.of(mask, CPU, rounded=False)
+    assert kept.of(mask, CPU, rounded=False) is first
+    assert kept.of(mask.clone(), CPU, rounded=False) is not first
+    first = kept.of(mask, CPU, rounded=False)
+    assert kept.of(mask, CPU, rounded=True).rounded
+    with torch.inference_mode():
+        inside = kept.of(mask, CPU, rounded=False)
+        assert inside.index.is_inference()
+    assert not kept.of(mask, CPU, rounded=False).index.is_inference()
+    mask[0, 2] = False
+    assert kept.of(mask, CPU, rounded=False).lengths == (2, 5)
+    assert copy.deepcopy(kept)._known is None
 
 
 def test_a_window_is_needed_only_for_examples_longer_than_it():

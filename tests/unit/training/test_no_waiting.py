@@ -18,6 +18,7 @@ import mtdnn.balancing  # noqa: F401  registers them
 from mtdnn.balancing.base import BALANCERS
 from mtdnn.batch import Batch
 from mtdnn.config.execution import Execution
+from mtdnn.execution.layout import Layout
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
@@ -203,6 +204,16 @@ def test_steps_with_every_way_to_balance_that_the_device_computes(name: str) -> 
     steps = [[make_batch("nli", seed=number), make_batch("similarity", seed=number)] for number in range(3)]
     balancer = partial(BALANCERS.get(name), logits, **options)
     require_equal(*losses_on_both(make_model, steps, balancer=balancer))
+
+
+def test_all_passes_of_a_step_share_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    compute = Layout.of
+    monkeypatch.setattr(Layout, "of", lambda *given, **options: made.append(1) or compute(*given, **options))
+    trainer = trainer_of(make_model(), ON_HOST, regularizers={"nli": smart()})
+    made.clear()
+    take_steps(trainer, [[make_batch()], [make_batch(seed=1)]])
+    assert len(made) == 2  # of three passes each; the mask of a batch stays the same tensor
 
 
 def test_a_method_on_gradients_waits_once_for_their_inner_products() -> None:
