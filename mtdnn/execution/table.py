@@ -91,8 +91,10 @@ class TableGradient:
         self._given[whole.data_ptr()] = whole._version
         return whole
 
-    def _check(self, gradient: Tensor) -> None:
-        """Whether what arrives at the weight is the gradient of one lookup, without anything added."""
+    def _check(self, gradient: Tensor | None) -> None:
+        """Note whether what arrives at the weight is the gradient of one lookup, without anything added."""
+        if gradient is None:
+            return
         address = gradient.data_ptr()
         if self._given.get(address) == gradient._version:
             self._known.add(address)

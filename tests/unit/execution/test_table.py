@@ -97,6 +97,14 @@ def test_a_gradient_with_more_than_one_lookup_is_not_kept(other, first):
         plain.weight.grad = None
 
 
+def test_a_batch_without_tokens_has_no_gradient():
+    _, kept, gradient = tables()
+    kept(torch.zeros(0, 3, dtype=torch.long)).sum().backward()
+    assert not kept.weight.grad.any()
+    gradient.release()
+    assert gradient._zeros is not None
+
+
 def test_a_gradient_set_by_others_is_not_taken():
     _, kept, gradient = tables()
     loss_of(kept, torch.tensor([1]), torch.ones(1, SIZE)).backward()
