@@ -294,8 +294,10 @@ def test_a_pass_is_shared_by_the_tasks_that_can_in_every_process(world: Demo, tm
     trainer = setup.trainer(RunFolder(tmp_path))
     update = Turn.of(next(iter(setup.loader)))
     assert [turn.task for turn in update] == SHARING
-    trainer.processes = SimpleNamespace(count=2)  # the other of which cannot for `topics`
-    trainer._reduce = lambda tensors: [tensors[0] + torch.tensor([1, 0, 1, 1])]
+    other = [1, 0, 1, 1]  # the other of two processes cannot for `topics`
+    summed = lambda numbers: [own + its for own, its in zip(numbers, other, strict=True)]  # noqa: E731
+    trainer.processes = SimpleNamespace(count=2, sums_on_host=summed)
+    trainer._reduce = lambda tensors: tensors
     trainer._share_passes(update)
     assert [turn.task for turn in update if turn.passes] == ["intent", "stars", "slots"]
 
