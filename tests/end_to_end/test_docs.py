@@ -68,7 +68,7 @@ SCRIPTS = (
     "srun ray symmetric-run --address $HEAD:6379 --min-nodes $SLURM_NNODES -- "
     "mtdnn study study.yml --launcher ray --gpus 1",
 )
-RAY = "needs a cluster; tests/end_to_end/test_ray.py has one of two processes"
+RAY = "needs a cluster; tests/end_to_end/test_ray.py has one of two processes, and a stand-in"
 ON_RAY = f"{PREPRO} --launcher ray"
 OUR_TESTS = "is part of these tests"
 GLUE = "needs the files of GLUE or SuperGLUE; tests/end_to_end/test_submit.py runs it on rows of its own"

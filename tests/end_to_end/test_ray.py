@@ -1,4 +1,4 @@
-"""prepro and studies on a local Ray of two processes: the same bytes as without it, also after losses and kills."""
+"""prepro and studies on a local Ray, or a stand-in for it: the same bytes as without, also after losses and kills."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.text import TextRows
 from mtdnn.study.launchers import Here, Ray
 from mtdnn.study.scheduler import run_cells
+from tests.reference import ray_stand_in
 from tests.reference.project import WORDS, Project, save_encoder
 from tests.unit.study.test_study import breaks_for_seed_2_of_mrpc, grid_of, score_of_seed
 
 encode = on_ray._encode
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("ray", marks=pytest.mark.slow)])
+def ray(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A local Ray of two processes (slow: they take half a minute of CPU), or tasks that run in this process."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "stand-in":
+            patch.setitem(sys.modules, "ray", ray_stand_in)
+            yield ray_stand_in
+            return
+        ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the processes of Ray find these files
         patch.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine they would wait for all others
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -111,6 +117,7 @@ def lost_once(shared: Any, index: int, number: int, part: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ray", ["ray"], indirect=True)
 def test_a_part_whose_process_is_lost_is_encoded_again(
     ray: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
