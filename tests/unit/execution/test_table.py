@@ -63,7 +63,7 @@ def test_weights_after_updates_are_those_of_pytorch_bit_for_bit(padding_idx, cli
 def test_parts_of_an_update_add_up():
     plain, kept, gradient = tables()
     for _ in range(3):
-        for seed in range(2):
+        for _lookup in range(2):
             ids, upstream = torch.randint(ROWS, (30,)), torch.randn(30, SIZE)
             for table in (plain, kept):
                 loss_of(table, ids, upstream).backward()
