@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,12 +15,9 @@ from accelerate import Accelerator
 
 from mtdnn.batch import Batch
 from mtdnn.config.run import RunConfig
-from mtdnn.config.task import SharedRows, TaskDef
-from mtdnn.data.encode import Job
+from mtdnn.config.task import TaskDef
 from mtdnn.data.loaders import EvalLoader, SharedEvalLoader
-from mtdnn.data.prepro import prepare_job, prepare_rows
-from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
-from mtdnn.data.store import Store, open_prepared, open_store, same_rows
+from mtdnn.data.store import Store, open_store, same_rows
 from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
 from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, measured, metric_of
@@ -29,12 +25,9 @@ from mtdnn.metrics.records import placed_at, write_records
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.registry import is_trusted, trusted, trusting
-from mtdnn.rows.example import Example, RowError
-from mtdnn.rows.memory import is_table, table_rows
-from mtdnn.rows.places import as_task_sees, rows_of
-from mtdnn.rows.source import RowSource
 from mtdnn.runs.encoders import refuse_other_poolings, stored_encoder
 from mtdnn.runs.folder import RunFolder
+from mtdnn.runs.given_rows import GivenRows
 from mtdnn.runs.hub import run_place
 from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
 from mtdnn.runs.parts import autocast_of, task_types_of
@@ -46,9 +39,6 @@ from mtdnn.training.evaluation import Results, predict_rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-SEEN_AS = ("inputs", "rows", "columns")
-"""Keys of a definition that say how its rows are read; for rows of another task they are that task's."""
 
 POOLINGS = ("mean", "first")
 
@@ -217,54 +207,16 @@ class Run:
             DataError: every bad row, with its place.
         """
         names = self._known([tasks] if isinstance(tasks, str) else tasks)
-        self._require_same_inputs(names)
+        self._given.require_same_inputs(names)
         found: dict[str, list[Record]] = {}
-        for group in self._encoded_alike(names):
-            if self._has_own_columns(group, self.tasks[names[0]]):
-                with self._shared_stores(group, rows, columns_of=names[0]) as stores:
+        for group in self._given.encoded_alike(names):
+            if self._given.has_own_columns(group, self.tasks[names[0]]):
+                with self._given.shared_stores(group, rows, columns_of=names[0]) as stores:
                     found.update(self._records_of(stores))
             else:
-                with self._store(group[0], rows, columns_of=names[0]) as store:
+                with self._given.store(group[0], rows, columns_of=names[0]) as store:
                     found.update(self._records(store, group))
         return {name: found[name] for name in names}
-
-    @property
-    def _types(self) -> Mapping[str, TaskType]:
-        return self.model.task_types
-
-    def _encoded_alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The tasks, in groups that read the same encoding of the rows."""
-        groups: list[list[str]] = []
-        for name in names:
-            alike = next((group for group in groups if self._read_alike(group, name)), None)
-            if alike is None:
-                groups.append([name])
-            else:
-                alike.append(name)
-        return groups
-
-    def _has_own_columns(self, group: Sequence[str], owner: TaskDef) -> bool:
-        """Whether the tasks of a group need different columns of the rows of `owner`, and not only different heads."""
-        kinds = {self._types[name].shared_sequences for name in group}
-        sharing = [name for name in group if owner.rows is not None and self.tasks[name].unit == owner.unit]
-        return len(kinds) > 1 or (len(group) > 1 and len(sharing) > 0)
-
-    def _read_alike(self, group: Sequence[str], name: str) -> bool:
-        """Whether a task can read the same encoding as the tasks of a group."""
-        types = [self._types[each] for each in (*group, name)]
-        same_length = types[0].task.max_length == types[-1].task.max_length
-        return types[0].encodes_like(types[-1]) or (same_length and can_share(types))
-
-    def _require_same_inputs(self, names: Sequence[str]) -> None:
-        first = self.tasks[names[0]]
-        for name in names[1:]:
-            task = self.tasks[name]
-            if not self.model.task_types[first.name].predicts_with(self.model.task_types[name]):
-                found = f"'{name}' has {len(task.inputs)} texts as {task.task_type}, '{first.name}' has others"
-                raise ConfigError(fault("", "task", found, "Predict only tasks with the same inputs together."))
-            if task.inputs != first.inputs and sorted(task.inputs) == sorted(first.inputs):
-                orders = f"'{name}' has {', '.join(task.inputs)} and '{first.name}' {', '.join(first.inputs)}"
-                raise ConfigError(fault("", "task", orders, "Predict tasks with another order of inputs separately."))
 
     @keywords_checked()
     @_as_opened
@@ -282,7 +234,7 @@ class Run:
             raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
         types = {name: self.model.task_types[name] for name in self.tasks}
         name = self._known([task])[0] if task else task_of(rows, types)
-        with self._store(name, rows) as store:
+        with self._given.store(name, rows) as store:
             loader = EvalLoader(
                 store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
             )
@@ -304,6 +256,10 @@ class Run:
         pooled: np.ndarray = (sums / counts).cpu().numpy()
         return pooled
 
+    @property
+    def _given(self) -> GivenRows:
+        return GivenRows(self.tasks, self.model.task_types, self.tokenizer)
+
     def _known(self, names: Sequence[str] | None) -> list[str]:
         """These tasks, or all.
 
@@ -317,91 +273,6 @@ class Run:
         if faults:
             raise ConfigError(faults)
         return list(self.tasks if names is None else dict.fromkeys(names))
-
-    def _store(
-        self, task: str, rows: Rows, *, columns_of: str | None = None
-    ) -> AbstractContextManager[Store | MemoryStore]:
-        """The rows, encoded for a task: rows with columns through a temporary folder, texts in memory.
-
-        Args:
-            columns_of: the task of the columns and labels; None = `task`.
-        """
-        if isinstance(rows, (str, Path)):
-            return self._stored_rows(task, rows_of(rows), columns_of or task)
-        if is_table(rows):
-            return self._stored_rows(task, table_rows(rows, place="rows"), columns_of or task)
-        return self._stored_texts(task, cast(Sequence[Sequence[str]], rows))
-
-    @contextmanager
-    def _stored_rows(self, task: str, rows: RowSource, columns_of: str) -> Iterator[Store]:
-        owner = self.tasks[columns_of]
-        task_def = self.tasks[task].model_copy(update={key: getattr(owner, key) for key in SEEN_AS})
-        labels, rows = "allowed" if task == columns_of else "ignored", as_task_sees(owner, rows)
-        with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
-            place = Path(folder) / "rows" / "split"
-            prepare_rows(rows, task_def, self.tokenizer, place, labels=labels)
-            yield open_prepared(place)
-
-    @contextmanager
-    def _shared_stores(self, tasks: Sequence[str], rows: Rows, *, columns_of: str) -> Iterator[Mapping[str, Any]]:
-        """Task → the rows with its columns, encoded once for all of them.
-
-        Args:
-            tasks: their names; all can read the same encoding.
-            rows: as for `predict`.
-            columns_of: the task of the columns and labels.
-        """
-        if not isinstance(rows, (str, Path)) and not is_table(rows):
-            types = {name: self._types[name] for name in tasks}
-            examples = {name: self._examples(name, cast(Sequence[Sequence[str]], rows)) for name in tasks}
-            columns = encoded(examples, types, self.tokenizer)
-            yield {name: MemoryStore(columns_of_task(columns, name)) for name in tasks}
-            return
-        source = rows_of(rows) if isinstance(rows, (str, Path)) else table_rows(rows, place="rows")
-        owner, members = self.tasks[columns_of], []
-        shared = owner.rows or SharedRows(file="rows", columns=owner.columns)
-        for name in sorted(tasks, key=lambda name: name != columns_of):
-            own = self.tasks[name]
-            of_file = owner.rows is not None and own.unit == owner.unit
-            update: dict[str, Any] = {"inputs": owner.inputs, "rows": own.rows if of_file else shared, "columns": {}}
-            labels = "allowed" if of_file or name == columns_of else "ignored"
-            task = own.model_copy(update=update)
-            members.append(Job(task, "split", as_task_sees(task, source), labels))
-        with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
-            place = Path(folder) / "rows" / "split"
-            prepare_job(SharedJob.of(members), self.tokenizer, place)
-            store = open_prepared(place)
-            yield {name: store.of_task(name) for name in tasks}
-
-    @contextmanager
-    def _stored_texts(self, task: str, rows: Sequence[Sequence[str]]) -> Iterator[MemoryStore]:
-        task_type, task_def = self.model.task_types[task], self.tasks[task]
-        examples = self._examples(task, rows)
-        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
-
-    def _examples(self, task: str, rows: Sequence[Sequence[str]]) -> list[Example]:
-        """The rows as examples of a task.
-
-        Raises:
-            DataError: every row that has not the texts of the task.
-        """
-        task_type, task_def = self.model.task_types[task], self.tasks[task]
-        examples, faults = [], []
-        for number, texts in enumerate(rows):
-            if isinstance(texts, str) or len(texts) != len(task_def.inputs):
-                expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
-                faults.append(
-                    fault(f"row {number}", "", f"{texts!r} is not a sequence of texts of this task", expected)
-                )
-                continue
-            values: dict[str, Any] = dict(zip(task_def.inputs, texts, strict=True))
-            try:
-                examples.append(task_type.read({"id": str(number), "label": "", **values}))
-            except RowError as error:
-                faults.append(fault(f"row {number}", error.key, error.found, error.fix))
-        if faults:
-            raise DataError(faults)
-        return examples
 
 
 @keywords_checked()
