@@ -56,7 +56,8 @@ def known_padding(mask: Tensor) -> Iterator[None]:
     """
     AttentionMaskInterface.register("sdpa", padding_mask)
     AttentionMaskInterface.register("eager", partial(padding_mask, made_by=eager_mask))
-    before = _ALL_REAL.set(bool(mask.all()) if mask.device.type == "cpu" else None)
+    known = mask.device.type == "cpu" and not torch.compiler.is_exporting()  # a graph is for any mask
+    before = _ALL_REAL.set(bool(mask.all()) if known else None)
     try:
         yield
     finally:
