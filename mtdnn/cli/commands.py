@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mtdnn.cli.flags import keys_as_flags
 from mtdnn.cli.verbosity import shows_progress
@@ -128,7 +128,8 @@ def prepro(
         merge: Write the prepared rows from the shards, when all n calls are done.
     """
     from mtdnn.data.prepro import prepare
-    from mtdnn.data.shards import Shard, merge_shards, prepare_shard
+    from mtdnn.data.shards import Shard, merge_shards, prepare_by_processes, prepare_shard
+    from mtdnn.execution.machine import num_launched
 
     if workers is not None and workers < 1:
         raise ConfigError(fault("--workers", "", f"{workers} processes", "Give 1 or more."))
@@ -146,6 +147,12 @@ def prepro(
             return f"shard {shard}: {encoded} parts encoded, {own - encoded} were there: {out}"
         if merge:
             merge_shards(definitions, **given)
+        elif launcher == "local" and num_launched() > 1:
+            from mtdnn.execution.processes import Processes, launched_processes
+
+            processes = cast(Processes, launched_processes())
+            made = prepare_by_processes(definitions, processes=processes, num_workers=workers, **given)
+            return f"prepared rows: {out}" if made else ""
         else:
             prepare(definitions, num_workers=workers, launcher=launcher, **given)
     return f"prepared rows: {out}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from mtdnn.config.json_source import read_json
 from mtdnn.config.tasks import Definitions
@@ -22,11 +22,17 @@ from mtdnn.data.part_files import PARTS, PartFiles, remove_parts
 from mtdnn.data.prepro import Plan, complete, made_splits, planned
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.data.staging import clean_staging, full_disk_reported
-from mtdnn.errors import ConfigError, DataError, Fault, fault
+from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault
+from mtdnn.execution.machine import num_launched_here, usable_cores
 from mtdnn.files import sole_writer, write_text
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
 from mtdnn.rows.source import Part
+
+if TYPE_CHECKING:
+    from mtdnn.execution.processes import Processes
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +187,54 @@ def merge_shards(
         complete(plan, parts.jobs, [len(of_job) for of_job in parts.parts], made)
         remove_parts(plan.out, plan.jobs)
     return made_splits(plan, parts.jobs)
+
+
+def prepare_by_processes(
+    tasks: Definitions,
+    *,
+    processes: Processes,
+    data: Data = None,
+    encoder: str | Path,
+    out: str | Path,
+    only: Sequence[str] | None = None,
+    num_workers: int | None = None,
+    progress: bool = False,
+    trust: bool = False,
+) -> dict[str, dict[str, Manifest]]:
+    """Prepare rows by the processes that a launcher started: each encodes a shard, and the first merges them.
+
+    Args:
+        processes: of which this is one; they share the folder of the prepared rows.
+        num_workers: processes that each of them starts; None: the cores of its machine, divided among them.
+        tasks, data, encoder, out, only, progress, trust: as for `prepare`.
+    Returns:
+        Task → split → its manifest, as `prepare`; nothing for the other processes.
+    Raises:
+        ConfigError, DataError: as `prepare`, the same on all processes.
+        LostProcess: another process has ended.
+    """
+    given: dict[str, Any] = {"data": data, "encoder": encoder, "out": out, "only": only, "trust": trust}
+    given["progress"] = progress and processes.is_first
+    shard = Shard(processes.rank + 1, processes.count)
+    workers = num_workers or max(usable_cores() // num_launched_here(), 1)
+    _on_all(processes, lambda: prepare_shard(tasks, shard=shard, num_workers=workers, **given))
+    made = _on_all(processes, lambda: merge_shards(tasks, **given) if processes.is_first else None)
+    return made or {}
+
+
+def _on_all(processes: Processes, step: Callable[[], T]) -> T:
+    """What a step of this process returns, when all have done theirs; or the errors of all, on all of them."""
+    own: T | None = None
+    error: MtdnnError | None = None
+    try:
+        own = step()
+    except MtdnnError as found:
+        error = found
+    errors = [(type(each), each.faults) for each in processes.gather(error) if each is not None]
+    if errors:
+        kind = ConfigError if any(issubclass(each, ConfigError) for each, _ in errors) else DataError
+        raise kind(list(dict.fromkeys(line for _, faults in errors for line in faults)))
+    return cast(T, own)
 
 
 def _missing_faults(parts: _Parts) -> Iterator[Fault]:

@@ -20,3 +20,16 @@ def visible_gpus() -> list[str]:
     names = [name.strip() for name in given.split(",")]
     hidden = next((place for place, name in enumerate(names) if name in ("", "-1")), len(names))
     return names[:hidden]  # as in CUDA: names after an invalid one are ignored
+
+
+def num_launched() -> int:
+    """Number of processes that a launcher started together, this one among them.
+
+    Source of WORLD_SIZE: the environment that torchrun and `accelerate launch` give.
+    """
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def num_launched_here() -> int:
+    """Those of them on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)

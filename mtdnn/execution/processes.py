@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mtdnn.errors import MtdnnError, fault
+from mtdnn.execution.machine import num_launched
 
 T = TypeVar("T")
 
@@ -189,11 +189,8 @@ def _group_of_hosts(device: str) -> Any:
 
 
 def launched_processes() -> Processes | None:
-    """The processes that a launcher started together, this one among them; None if this one is alone.
-
-    Source of WORLD_SIZE: the environment that torchrun and `accelerate launch` give.
-    """
-    return Processes(Accelerator()) if int(os.environ.get("WORLD_SIZE") or 1) > 1 else None
+    """The processes that a launcher started together, this one among them; None if this one is alone."""
+    return Processes(Accelerator()) if num_launched() > 1 else None
 
 
 def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

@@ -180,6 +180,24 @@ def test_several_processes_evaluate_and_predict_what_one_does(demo: Demo, tmp_pa
     assert to.read_bytes() == before["demo_nli.dev.jsonl"]
 
 
+def test_several_processes_prepare_what_one_does_and_report_the_errors_of_all(demo: Demo, tmp_path: Path) -> None:
+    words = ["prepro", str(demo.tasks), "--encoder", str(demo.encoder), "--workers", "1", "--data"]
+    status, output, errors = launched(2, "-m", "mtdnn", *words, str(demo.data), "--out", str(tmp_path / "two"))
+    assert status == 0 and output.count("prepared rows: ") == 1, errors[-2000:]
+    stores = [
+        {path.relative_to(store): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+        for store in (demo.prepared, tmp_path / "two")
+    ]
+    assert stores[0] == stores[1]
+    shutil.copytree(demo.data, tmp_path / "data")
+    for task in ("demo_nli", "demo_similarity"):  # the first and one of the last parts: of two processes
+        with (tmp_path / "data" / task / "train.tsv").open("a") as rows:
+            rows.write("a line without columns\n")
+    status, _, errors = launched(2, "-m", "mtdnn", *words, str(tmp_path / "data"), "--out", str(tmp_path / "bad"))
+    assert status != 0 and len(set(re.findall(r"^\S+train.tsv:\d+: ", errors, re.MULTILINE))) == 2, errors[-2000:]
+    assert not list((tmp_path / "bad").glob("demo_*"))
+
+
 IN_MEMORY = """
 import sys
 import mtdnn
