@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtdnn.config.run import RunConfig, load_run_config
-    from mtdnn.config.tasks import TaskDef, load_task_defs
+    from mtdnn.config.task import TaskDef
+    from mtdnn.config.tasks import load_task_defs
     from mtdnn.data.prepro import prepare
     from mtdnn.errors import ConfigError, DataError
     from mtdnn.metrics.records import score

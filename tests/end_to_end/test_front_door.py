@@ -143,8 +143,8 @@ def test_a_keyword_that_is_missing_is_reported_with_the_others():
     with pytest.raises(mtdnn.ConfigError) as caught:
         mtdnn.prepare(encodr="bert")
     assert caught.value.lines == (
-        "prepare(): unknown keyword 'encodr'; known: tasks, data, encoder, out, only, num_workers, progress, trust. "
-        "Did you mean 'encoder'?",
+        "prepare(): unknown keyword 'encodr'; known: tasks, data, encoder, out, only, num_workers, launcher, progress, "
+        "trust. Did you mean 'encoder'?",
         "prepare(): tasks: is missing. Give it.",
         "prepare(): encoder: is missing. Give it.",
         "prepare(): out: is missing. Give it.",

@@ -47,7 +47,7 @@ def test_the_scores_of_hidden_words_are_those_of_the_pretrained_model(tmp_path: 
     init_lm_heads(model, str(tmp_path))
     ids = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(1))
     whole = torch.ones_like(ids, dtype=torch.bool)
-    batch = Batch("lm", {"input_ids": ids, "mask": whole}, None, ["a", "b", "c"], {"hidden": whole})
+    batch = Batch("lm", {"input_ids": ids, "mask": whole}, None, ["a", "b", "c"], {"places": torch.arange(ids.numel())})
     with torch.inference_mode():
         expected = theirs(input_ids=ids, attention_mask=whole.long()).logits.flatten(0, 1)
         # ELECTRA and ALBERT take other approximations of GELU than the exact one
