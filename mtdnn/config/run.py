@@ -181,6 +181,13 @@ class RunConfig(Finite):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _a_file(cls, value: object) -> object:
+        if isinstance(value, Mapping):  # from --tasks.rte.dropout 0.2
+            raise ValueError("is a YAML file; the options of a task are in its block there, or in the run of a study")
+        return value
+
     @field_validator("train")
     @classmethod
     def _some_task(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:

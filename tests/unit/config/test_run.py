@@ -101,6 +101,10 @@ def test_a_run_does_not_change(run):
             "--evaluate_every: 0: not an interval; give at least 1 step, epoch or never",
         ),
         ({"precision": "fp8"}, "--precision: 'fp8': input should be 'float32', 'bf16' or 'fp16'"),
+        (
+            {"tasks": {"rte": {"dropout": 0.2}}},
+            "--tasks: {'rte': {'dropout': 0.2}}: is a YAML file; the options of a task are in its block there",
+        ),
         ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
     ],
 )
