@@ -81,13 +81,13 @@ def own_words(given: object) -> Iterator[None]:
         _OWN_WORDS.reset(token)
 
 
-def _texts(value: object) -> Iterator[str]:
+def _texts(value: object, within: tuple[int, ...] = ()) -> Iterator[str]:
+    """The texts in a value; a list or mapping that contains itself, as YAML allows, is looked into once."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        yield from (text for inner in value.values() for text in _texts(inner))
-    elif isinstance(value, (list, tuple)):
-        yield from (text for inner in value for text in _texts(inner))
+    elif isinstance(value, (Mapping, list, tuple)) and id(value) not in within:
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner, (*within, id(value)))
 
 
 class _Packages:

@@ -62,8 +62,8 @@ def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
 def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath, kind: str) -> Fault:
     """One pydantic error as `file:line: key: found. fix`."""
     here = (*keys, *_named_in(detail["loc"], source, keys))
-    if detail["type"] == "missing" and here[-1] != detail["loc"][-1]:
-        here = (*here, detail["loc"][-1])
+    if detail["type"] in ("missing", "extra_forbidden") and here[-1:] != detail["loc"][-1:]:
+        here = (*here, detail["loc"][-1])  # a key that is not in the file, or that looks like a union's member
     where, name = source.where(here), ".".join(str(key) for key in here)
     if where == Place.of_flag(name):
         name = ""

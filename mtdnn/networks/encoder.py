@@ -415,7 +415,7 @@ def read_config(where: str) -> PretrainedConfig:
     refuse_missing_folder(where)
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # also values of wrong types in it
         fix = "Give a Hugging Face hub name, or a folder with config.json."
         raise ConfigError(
             fault("", "encoder", f"{where}: no configuration found ({hub_error(where, error)})", fix)
