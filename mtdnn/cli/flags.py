@@ -1,4 +1,4 @@
-"""Errors in arguments of a command's function, reported at the flag that gave the argument."""
+"""Flags: the lists in their words, and errors in a function's arguments, reported at the flag that gave one."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ def _at_flag(found: Fault, flags: dict[str, str]) -> Fault:
     if found.place or found.key not in flags:
         return found
     return Fault(Place.of_flag(flags[found.key]), "", found.found, found.fix)
+
+
+def names_in(words: str | None) -> list[str] | None:
+    """`rte,mrpc` as a list, each name once; None stays None."""
+    return None if words is None else list(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))

@@ -12,23 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from mtdnn.cli.commands import (
-    EXIT_ERROR,
-    average,
-    check,
-    embed,
-    evaluate,
-    init,
-    predict,
-    prepro,
-    print_text,
-    score,
-    submit,
-    train,
-)
+from mtdnn.cli.commands import check, init, prepro, train
+from mtdnn.cli.output import EXIT_ERROR, print_text
 from mtdnn.cli.package_commands import completion_script, convert, run_converter
 from mtdnn.cli.package_commands import list as list_names
 from mtdnn.cli.publish_commands import export, push, serve
+from mtdnn.cli.run_commands import average, embed, evaluate, predict, score, submit
 from mtdnn.cli.study_commands import report, study, subset, tune
 from mtdnn.cli.verbosity import current_level, verbosity, without_verbosity
 from mtdnn.columns import table

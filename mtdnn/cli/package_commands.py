@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from mtdnn.cli.commands import as_json
+from mtdnn.cli.output import as_json
 from mtdnn.columns import table
 from mtdnn.config.shipped import shipped_definitions, shipped_folder
 from mtdnn.errors import ConfigError, fault, unknown

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from mtdnn.cli.commands import names_in
+from mtdnn.cli.flags import names_in
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, fault
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from mtdnn.cli.commands import as_json
 from mtdnn.cli.flags import keys_as_flags
+from mtdnn.cli.output import as_json
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault
 from mtdnn.study.slurm_options import SlurmOptions

@@ -6,7 +6,6 @@ writes them with the code, and in the order, of a single process: the store is t
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from mtdnn.config.tasks import Definitions
 from mtdnn.data.encode import EncodedPart, Job, encode_part, map_parts, with_bar
 from mtdnn.data.manifest import Manifest
 from mtdnn.data.part_files import PARTS, PartFiles, remove_parts
-from mtdnn.data.prepro import Plan, complete, made_splits, planned
+from mtdnn.data.plan import Plan, planned
+from mtdnn.data.prepro import complete, made_splits
 from mtdnn.data.split_faults import SplitFaults
 from mtdnn.data.staging import clean_staging, full_disk_reported
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from mtdnn.execution.processes import Processes
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 NUM_SHARDS = "shards.json"
 """File in `<out>/.parts` with the number of shards of the last call, to name those that are missing."""

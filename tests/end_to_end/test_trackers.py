@@ -42,6 +42,19 @@ def interrupted_after(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_advance", and_stop)
 
 
+def stopped_and_resumed(demo, output, monkeypatch, *trackers, steps=4):
+    """Ids of a run's runs in its trackers, the same before and after a resumption in the middle."""
+    values = demo.run_values(output, max_steps=steps, train=["demo_nli"], trackers=list(trackers), log_every=1)
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, steps // 2)
+        with pytest.raises(Interrupted):
+            mtdnn.train(**values, progress=False)
+    first = json.loads((output / IDS).read_text(encoding="utf-8"))
+    mtdnn.train(**values, progress=False, resume=True)
+    assert json.loads((output / IDS).read_text(encoding="utf-8")) == first
+    return first
+
+
 @pytest.fixture
 def mlflow(monkeypatch, tmp_path):
     """MLflow with a store of its own."""
@@ -55,14 +68,7 @@ def mlflow(monkeypatch, tmp_path):
 
 def test_mlflow_has_every_value_and_a_resumed_run_continues_its_run(demo, tmp_path, monkeypatch, mlflow):
     output = tmp_path / "run"
-    values = demo.run_values(output, max_steps=6, train=["demo_nli"], trackers=["mlflow"], log_every=1)
-    with monkeypatch.context() as patch:
-        interrupted_after(patch, 3)
-        with pytest.raises(Interrupted):
-            mtdnn.train(**values, progress=False)
-    first = json.loads((output / IDS).read_text(encoding="utf-8"))
-    mtdnn.train(**values, progress=False, resume=True)
-    assert json.loads((output / IDS).read_text(encoding="utf-8")) == first
+    first = stopped_and_resumed(demo, output, monkeypatch, "mlflow", steps=6)
     client = mlflow.MlflowClient()
     (experiment,) = client.search_experiments(filter_string="name = 'mtdnn'")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -78,14 +84,7 @@ def test_wandb_offline_keeps_one_run_over_a_resumption(demo, tmp_path, monkeypat
     monkeypatch.setenv("WANDB_SILENT", "true")
     output = tmp_path / "run"
     tracker = {"name": "wandb", "project": "demo", "group": "two", "mode": "offline"}
-    values = demo.run_values(output, max_steps=4, train=["demo_nli"], trackers=["tensorboard", tracker], log_every=1)
-    with monkeypatch.context() as patch:
-        interrupted_after(patch, 2)
-        with pytest.raises(Interrupted):
-            mtdnn.train(**values, progress=False)
-    first = json.loads((output / IDS).read_text(encoding="utf-8"))
-    mtdnn.train(**values, progress=False, resume=True)
-    assert json.loads((output / IDS).read_text(encoding="utf-8")) == first
+    first = stopped_and_resumed(demo, output, monkeypatch, "tensorboard", tracker)
     stored = sorted((output / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(stored) == 2 and {path.name for path in stored} == {f"run-{first['wandb']}.wandb"}
     records = [record for path in stored for record in wandb_records(path)]
@@ -181,19 +180,6 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch, mlflow):
     given = RunConfig(tasks="t", data="d", encoder="e", output="o", trackers="mlflow").trackers
     with pytest.raises(mtdnn.ConfigError, match=r"mlflow cannot be started: no login\. Log in, use its offline"):
         Trackers(given, Path(tmp_path), settings={})
-
-
-def stopped_and_resumed(demo, output, monkeypatch, tracker):
-    """Ids of a run's runs in its trackers, the same before and after a resumption; the run has four steps."""
-    values = demo.run_values(output, max_steps=4, train=["demo_nli"], trackers=[tracker], log_every=1)
-    with monkeypatch.context() as patch:
-        interrupted_after(patch, 2)
-        with pytest.raises(Interrupted):
-            mtdnn.train(**values, progress=False)
-    first = json.loads((output / IDS).read_text(encoding="utf-8"))
-    mtdnn.train(**values, progress=False, resume=True)
-    assert json.loads((output / IDS).read_text(encoding="utf-8")) == first
-    return first
 
 
 def test_trackio_has_every_value_of_a_resumed_run_and_prints_nothing(demo, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import torch.utils.tensorboard
 import transformers
 import transformers.models.bert.modeling_bert
 
-import mtdnn.cli.commands
+import mtdnn.cli.main
 import mtdnn.report.write
 import mtdnn.runs.train
 

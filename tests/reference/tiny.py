@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,3 +86,16 @@ def slice_batch(batch: Batch, rows: slice) -> Batch:
 def random_logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Normal numbers of a shape, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class SameBatches:
+    """Epochs of five steps, each of the same batch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 5
+
+    def from_step(self, step: int) -> Iterator[Sequence[Batch]]:
+        return iter([[make_batch()]] * (len(self) - step))

@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
-from mtdnn.cli.commands import names_in, output_file, results_table, write_vectors
+from mtdnn.cli.flags import names_in
 from mtdnn.cli.main import COMMANDS, main
 from mtdnn.cli.options import call_arguments, run_arguments
+from mtdnn.cli.output import results_table
+from mtdnn.cli.run_commands import output_file, write_vectors
 from mtdnn.columns import table
 from mtdnn.config.run import load_run_config
 from mtdnn.errors import ConfigError, DataError

@@ -13,7 +13,8 @@ from sklearn.model_selection import StratifiedShuffleSplit
 
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.data.jobs import readable_jobs
-from mtdnn.data.prepro import prepare, row_faults
+from mtdnn.data.plan import row_faults
+from mtdnn.data.prepro import prepare
 from mtdnn.data.store import open_store
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.subset import chosen_rows, hashed_order

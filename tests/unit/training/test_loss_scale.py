@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mtdnn.batch import Batch
 from mtdnn.config.run import load_run_config
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import REGULARIZERS
@@ -21,23 +19,10 @@ from mtdnn.training.meter import NonFiniteLoss
 from mtdnn.training.objective import Objective
 from mtdnn.training.plan import Plan
 from mtdnn.training.trainer import Trainer
-from tests.reference.tiny import make_batch, make_model
+from tests.reference.tiny import SameBatches, make_model
 
 CPU = torch.device("cpu")
 SMART = {"name": "smart", "epsilon": 0.01, "eta": 0.01}
-
-
-class Batches:
-    """Epochs of five steps, each of two parts of the same batch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 5
-
-    def from_step(self, step: int) -> Iterator[Sequence[Batch]]:
-        return iter([[make_batch()]] * (len(self) - step))
 
 
 class Log:
@@ -63,7 +48,7 @@ def trainer_of(
     return Trainer(
         model=model,
         objective=Objective(model, {"nli": method}, proximal, seed=1, autocast=autocast, loss_scale=scale),
-        loader=Batches(),
+        loader=SameBatches(),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         accelerator=Accelerator(cpu=True),

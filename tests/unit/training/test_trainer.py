@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from mtdnn.batch import Batch
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.free_at import FreeAT
@@ -17,20 +16,7 @@ from mtdnn.training.meter import NonFiniteLoss
 from mtdnn.training.objective import Objective
 from mtdnn.training.plan import Plan
 from mtdnn.training.trainer import Trainer
-from tests.reference.tiny import make_batch, make_model
-
-
-class OneTask:
-    """Epochs of five steps, each of the same batch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 5
-
-    def from_step(self, step: int) -> Iterator[Sequence[Batch]]:
-        return iter([[make_batch()]] * (len(self) - step))
+from tests.reference.tiny import SameBatches, make_batch, make_model
 
 
 def trainer_of(
@@ -49,7 +35,7 @@ def trainer_of(
     return Trainer(
         model=model,
         objective=Objective(model, {"nli": regularizer}, seed=1),
-        loader=OneTask(),
+        loader=SameBatches(),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         accelerator=Accelerator(cpu=True),
