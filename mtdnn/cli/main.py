@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else EXIT_ERROR
     try:
         with verbosity(level), messages_to_stderr():
+            require_utf8(words)
             dispatch(words[0], words[1:])
     except MtdnnError as error:
         print(error, file=sys.stderr)
@@ -88,6 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(found, file=sys.stderr)
         return EXIT_ERROR
     return 0
+
+
+def require_utf8(words: Sequence[str]) -> None:
+    """Raise ConfigError for words that are not UTF-8: neither our files nor most libraries can write such names."""
+    strange = [word for word in words if any("\ud800" <= character <= "\udfff" for character in word)]
+    if strange:
+        fix = "Rename the file or folder, or give another name."
+        raise ConfigError([fault("", "mtdnn", f"'{word}' is not UTF-8", fix) for word in strange])
 
 
 def dispatch(name: str, words: Sequence[str]) -> None:

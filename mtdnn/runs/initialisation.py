@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
@@ -22,6 +24,9 @@ from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.checkpoint import read_weights
 
 logger = logging.getLogger(__name__)
+
+AS_READ: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+"""How pretrained models are loaded: in the type that heads have, whatever their configuration says."""
 
 
 def init_heads(
@@ -112,7 +117,7 @@ def init_decoders(model: MultiTaskModel, place: str) -> None:
     if not heads:
         return
     with no_bars_for_folders(place):
-        whole, info = AutoModelForSeq2SeqLM.from_pretrained(place, output_loading_info=True, **loading_only_data())
+        whole, info = AutoModelForSeq2SeqLM.from_pretrained(place, **AS_READ, **loading_only_data())
     known = {name: value for name, value in whole.state_dict().items() if name not in info["missing_keys"]}
     for head in heads:
         if not head.start_from(known):
@@ -126,7 +131,7 @@ def pretrained_lm_head(place: str) -> dict[str, Tensor] | None:
     """
     try:
         with no_bars_for_folders(place):
-            whole, info = AutoModelForMaskedLM.from_pretrained(place, output_loading_info=True, **loading_only_data())
+            whole, info = AutoModelForMaskedLM.from_pretrained(place, **AS_READ, **loading_only_data())
     except (OSError, ValueError):
         return None
     body = f"{whole.base_model_prefix}."

@@ -139,11 +139,7 @@ class Tokenizer:
         return tokenize
 
     def save(self, folder: Path, *, max_length: int) -> None:
-        """Write its files so that its truncation equals that of `cutting_at(max_length)`.
-
-        Raises:
-            ConfigError: the folder's name is not UTF-8, which the tokenizers library cannot write to.
-        """
+        """Write its files so that its truncation equals that of `cutting_at(max_length)`."""
         saved = copy.deepcopy(self.hf)
         saved.model_max_length = max_length
         if saved.pad_token is None and self.pads_with is not None:
@@ -151,11 +147,7 @@ class Tokenizer:
         if saved.is_fast:  # for those who read tokenizer.json without transformers
             saved.backend_tokenizer.no_padding()
             saved.backend_tokenizer.enable_truncation(max_length, direction=saved.truncation_side)
-        try:
-            saved.save_pretrained(folder)
-        except UnicodeEncodeError as error:
-            fix = "Give a folder with another name."
-            raise ConfigError(fault(str(folder), "", "is not a name in UTF-8", fix)) from error
+        saved.save_pretrained(folder)
 
     def _fast(self, texts: list[Any], max_length: int) -> _Block:
         """By the Rust tokenizer, without offsets into the text, which takes a third less time."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import pytest
 
 from mtdnn.errors import ConfigError
-from mtdnn.registry import Registry
+from mtdnn.registry import Registry, own_words
 
 pytestmark = pytest.mark.usefixtures("files_may_name_code")
 
@@ -206,3 +206,11 @@ def test_a_module_that_fails_is_reported_with_its_line(colours, tmp_path, monkey
 def test_what_is_not_there_is_reported_with_what_to_do(colours, path, missing, fix):
     reported = told_of(colours, path)
     assert reported == f"a.yml:3: it: cannot import colour '{path}': {missing}. {fix} Known by name: blue, red."
+
+
+def test_a_value_that_contains_itself_is_looked_into_once():
+    """As YAML allows in a flag: `&a [word, *a]`."""
+    given = ["no.such:Place"]
+    given.append(given)
+    with own_words({"flag": given}), pytest.raises(ConfigError, match=r"no\.such"):
+        Registry("colour").get("no.such:Place")

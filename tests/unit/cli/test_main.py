@@ -381,3 +381,12 @@ def test_a_path_that_is_too_long_is_one_line(capsys):
     assert main(["export", "run", "--task", "nli", "--output", "x" * 5000]) == 2
     reported = capsys.readouterr().err
     assert "File name too long" in reported and len(reported) < 500
+
+
+@pytest.mark.parametrize("words", [["train", "r.yml", "--output"], ["export", "run", "--output"], ["score"], []])
+def test_a_word_that_is_not_utf_8_is_refused_by_every_command(words, capsys):
+    """As Python gives the byte 0xff of a command line."""
+    assert main([*words, "\udcff"]) == 2
+    assert capsys.readouterr().err == (
+        "mtdnn: '\\udcff' is not UTF-8. Rename the file or folder, or give another name.\n"
+    )

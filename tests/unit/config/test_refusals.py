@@ -75,5 +75,9 @@ def test_a_value_given_as_a_flag_is_reported_by_the_flag():
     assert str(caught.value) == "--inner.rate: 0: input should be greater than 0"
 
 
+def test_an_unknown_key_that_looks_like_a_member_of_a_union_is_reported():
+    assert faults_of("name: a\n<b: 1\n")[0].startswith("a.yml:2: <b: unknown key '<b'; known: ")
+
+
 def test_a_sound_document_becomes_its_model():
     assert validated(Outer, *both("name: x\ninner: {rate: 2}\n")) == Outer(name="x", inner=Inner(rate=2))

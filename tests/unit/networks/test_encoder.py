@@ -395,6 +395,12 @@ def test_a_family_without_limit_of_length_takes_every_max_length(tmp_path):
     assert load_tokenizer(tmp_path).max_positions is None
 
 
+def test_a_configuration_with_a_value_of_a_wrong_type_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "dtype": ["float32"]}')
+    with pytest.raises(ConfigError, match=f"encoder: {tmp_path}: no configuration found"):
+        Encoder.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_configuration_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=f"encoder: {tmp_path}: no configuration found.*config.json"):
         Encoder.from_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 """A head for masked words starts from the one the encoder was pretrained with."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,12 @@ def test_the_scores_of_hidden_words_are_those_of_the_pretrained_model(tmp_path: 
 def test_an_encoder_saved_without_that_head_gets_a_new_one(tmp_path: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("bert", **TINY)).save_pretrained(tmp_path)
     assert pretrained_lm_head(str(tmp_path)) is None
+
+
+def test_the_type_in_a_configuration_does_not_matter(tmp_path: Path) -> None:
+    """It may be no type at all; the encoder itself is loaded in that of the run, too."""
+    AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **TINY)).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": 0.5}))
+    found = pretrained_lm_head(str(tmp_path))
+    assert found is not None and {value.dtype for value in found.values()} == {torch.float32}
