@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from mtdnn.config.tasks import PartialBlock, TaskDef
 from mtdnn.data.encode import Job
-from mtdnn.data.manifest import Manifest, mtdnn_version, read_with, store_format, stored_block
+from mtdnn.data.manifest import Manifest, Source, mtdnn_version, read_with, store_format, stored_block
 from mtdnn.data.sharing import SharedJob, separate_jobs, sharing_faults
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.cut import CutRows, FileOrder
@@ -179,7 +178,7 @@ def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
         tokenizer: the tokenizer of the run's encoder.
         data: folder of the rows, or rows in memory.
     """
-    source: dict[str, Any] = {"path": job.rows.place, "sha256": job.rows.sha256()}
+    source: Source = {"path": job.rows.place, "sha256": job.rows.sha256()}
     if isinstance(data, Mapping):
         source["in_memory"] = True
     else:

@@ -10,6 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
 from mtdnn.config.earlier import without_margin
 from mtdnn.config.json_source import checked, read_json
 from mtdnn.config.tasks import TaskDef
@@ -32,6 +35,25 @@ READ_WITH = ("cut", "columns")
 """The keys of a manifest's source that say which part of a file was read, and what its columns were named there."""
 
 
+@with_config(extra="allow")  # what a later version adds is kept
+class Source(TypedDict, total=False):
+    """Where the rows of a store are from.
+
+    Attributes:
+        path, sha256: the file, and the digest of its rows.
+        data: the given folder; None for a task with a `source` of its own.
+        in_memory: the rows were given in Python.
+        cut, columns: see `READ_WITH`.
+    """
+
+    path: str
+    sha256: str
+    data: str | None
+    in_memory: bool
+    cut: dict[str, Any]
+    columns: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a prepared split was made from, and counts of its rows.
@@ -40,7 +62,7 @@ class Manifest:
         task, split: their names.
         tokenizer: `encoder` (as given) and `sha256` of its tokenizer.
         block: the task's keys that affect what is stored, and `sha256` of them.
-        source: `path` and `sha256` of the rows, and `data`, the given folder, or `in_memory`; and see `read_with`.
+        source: where the rows are from.
         rows, truncated_rows: number of rows.
         bytes, sha256: size and digest of the Arrow file, to detect damage; stores of the first versions have no digest.
         labels: unlabelled rows, and counts by name or quartiles, by task type.
@@ -52,7 +74,7 @@ class Manifest:
     split: str
     tokenizer: dict[str, str]
     block: dict[str, Any]
-    source: dict[str, Any]
+    source: Source
     rows: int = 0
     truncated_rows: int = 0
     bytes: int = 0
@@ -155,16 +177,19 @@ def stored_block(task: TaskDef) -> dict[str, Any]:
     return {**values, "sha256": digest}
 
 
-def read_with(task: TaskDef, split: str) -> dict[str, Any]:
+def read_with(task: TaskDef, split: str) -> Source:
     """What of a task decides how the file of a split is read, under the keys `READ_WITH`; unused ones are left out.
 
     Args:
         task: the task's definition.
         split: name of the split.
     """
-    cut = task.cuts.get(split)
-    values = {"cut": None if cut is None else cut.as_json(), "columns": dict(task.columns)}
-    return {key: value for key, value in values.items() if value}
+    found = Source()
+    if (cut := task.cuts.get(split)) is not None:
+        found["cut"] = cut.as_json()
+    if task.columns:
+        found["columns"] = dict(task.columns)
+    return found
 
 
 def length_summary(counts: Mapping[int, int]) -> dict[str, float]:

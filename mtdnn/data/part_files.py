@@ -127,7 +127,7 @@ def settings_hash(wanted: Manifest, job: Job) -> str:
         wanted: the manifest that the split should have.
         job: the split.
     """
-    read_with = {key: wanted.source[key] for key in ("sha256", *READ_WITH) if key in wanted.source}
+    read_with = {key: value for key, value in wanted.source.items() if key in ("sha256", *READ_WITH)}
     parts = [wanted.tokenizer["sha256"], wanted.block, read_with, wanted.store_format, wanted.mtdnn_version, job.labels]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

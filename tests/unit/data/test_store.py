@@ -1,5 +1,6 @@
 """Prepared rows opened again: what is gathered, and what is refused."""
 
+import json
 import tracemalloc
 
 import numpy as np
@@ -152,6 +153,15 @@ def test_missing_and_damaged_splits_are_reported(ready, encoder):
     assert "damaged: missing" in refused(ready, tokenizer)
     (ready.out / "nli/train/manifest.json").write_text("{")
     assert "manifest.json: not JSON" in refused(ready, tokenizer)
+
+
+@pytest.mark.parametrize(("key", "value"), [("data", [1]), ("path", 3), ("in_memory", "yes"), ("columns", ["text"])])
+def test_a_manifest_whose_source_has_another_type_is_refused(ready, encoder, key, value):
+    path = ready.out / "nli/train/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"][key] = value
+    path.write_text(json.dumps(manifest))
+    assert f"{path}: source.{key}" in refused(ready, load_tokenizer(encoder))
 
 
 def test_a_single_prepared_file_is_opened_by_its_folder(ready, encoder, tmp_path):
