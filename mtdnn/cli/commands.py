@@ -81,6 +81,8 @@ def init(
     from_: str | None = None,
     encoder: str = "bert-base-uncased",
     name: str | None = None,
+    label: str | None = None,
+    text: str | None = None,
 ) -> str:
     """Write a first task definition and run: for a file of your rows, or in a new folder with generated ones.
 
@@ -89,6 +91,8 @@ def init(
         from_: File of rows; its type, columns and labels are guessed, and it is cut into train and dev.
         encoder: Hub name or folder of the encoder, for the run.
         name: Name of the task. Default: that of the file.
+        label: Column of the labels. Default: guessed.
+        text: Column of the texts, or two separated by a comma. Default: guessed.
     """
     if folder is None and from_ is None:
         fix = "mtdnn init FOLDER, or mtdnn init --from FILE."
@@ -96,7 +100,8 @@ def init(
     from mtdnn.runs.starter import start
 
     rows = None if from_ is None else Path(from_)
-    return start(Path(folder or "."), rows=rows, encoder=encoder, name=name)
+    texts = [] if text is None else [each.strip() for each in text.split(",")]
+    return start(Path(folder or "."), rows=rows, encoder=encoder, name=name, label=label, texts=texts)
 
 
 def prepro(

@@ -81,7 +81,7 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
     for name, records in predictions.items():
         path = targets.get(name, target)
         write_records(path, records)
-        written.append(f"{len(records)} predictions of {name}: {path}")
+        written.append(f"{len(records)} prediction{'s' * (len(records) != 1)} of {name}: {path}")
     return "\n".join(written)
 
 
@@ -119,7 +119,7 @@ def embed(
 
     ids, vectors = open_run(run, checkpoint=checkpoint).embed(Path(input), task=task, pooling=pooling)
     write_vectors(target, ids, vectors)
-    return f"{len(ids)} vectors of {vectors.shape[1]} numbers: {target}"
+    return f"{len(ids)} vector{'s' * (len(ids) != 1)} of {vectors.shape[1]} numbers: {target}"
 
 
 def average(

@@ -27,12 +27,14 @@ class _Order(NamedTuple):
         units: [rows] the unit of each row: rows of one unit are never separated.
         order: [units] the units, in the order of their hashes.
         faults: rows with the id of an earlier row, which may be in another split.
+        unreadable: the error of the first row that cannot be read.
     """
 
     lines: np.ndarray
     units: np.ndarray
     order: np.ndarray
     faults: list[Fault]
+    unreadable: Fault | None = None
 
 
 class FileOrder:
@@ -59,8 +61,10 @@ class FileOrder:
 
         lines, units, keys, labels = list[int](), list[int](), dict[str, int](), list[str]()
         faults: list[Fault] = []
+        unreadable: Fault | None = None
         for row in _rows(self.rows, columns):
             if isinstance(row, Fault):
+                unreadable = unreadable or row
                 continue
             key, line = str(row.values[self.unit]), row.where.line or 0
             if self.unit == "id" and key in keys and len(faults) < MAX_REPORTED:
@@ -72,7 +76,7 @@ class FileOrder:
             lines.append(line)
         strata = labels if self.cut.stratify else None
         order = hashed_order(list(keys), seed=self.cut.seed, strata=strata)
-        return _Order(np.array(lines, np.int64), np.array(units, np.int64), order, faults)
+        return _Order(np.array(lines, np.int64), np.array(units, np.int64), order, faults, unreadable)
 
 
 def _rows(source: RowSource, columns: RowColumns) -> Iterator[Row | Fault]:
@@ -116,10 +120,13 @@ class CutRows(RowSource):
         """Errors of the file, ids that occur twice in it, or that this part of it has no row."""
         if found := self.file.rows.faults(columns):
             return found
-        if found := self.file.found(columns).faults:
-            return found
+        order = self.file.found(columns)
+        if order.faults:
+            return order.faults
+        if not self.lines(columns) and order.unreadable is not None:
+            return [] if self.cut.start == 0 else [order.unreadable]
         if not self.lines(columns):
-            rows = len(self.file.found(columns).order)
+            rows = len(order.order)
             share = f"{float(self.cut.stop - self.cut.start):.4g}"
             what = f"{share} of its {rows} rows is less than one"
             return [fault(self.place, "", what, "Add rows, or cut a larger part.")]

@@ -25,6 +25,8 @@ from mtdnn.rows.source import (
     RowSource,
     missing_columns,
     named_values,
+    paths,
+    with_nested,
 )
 from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, equal_parts
 
@@ -104,7 +106,7 @@ class TableRows(RowSource):
 
     def names(self) -> list[str]:
         first = next(self.records(0, 1), None) if len(self.table) else None
-        return list(map(str, first)) if isinstance(first, Mapping) else []
+        return paths(first) if isinstance(first, Mapping) else []
 
     def sha256(self) -> str:
         return content_sha256(self.records(0, len(self.table)))
@@ -160,6 +162,7 @@ class DatasetRows(HubRows):
 def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
     if not isinstance(record, Mapping):
         return fault(where, "", f"a {type(record).__name__}; expected a dict of columns", EXPECTED)
+    record = with_nested(record, columns)
     if missing := missing_columns(columns.needed, list(record)):
         return fault(where, "", missing, RENAME_COLUMN)
     values = named_values(record, columns, where.line)

@@ -142,6 +142,54 @@ def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | N
     return named
 
 
+def with_nested(values: Mapping[str, Any], columns: RowColumns) -> Mapping[str, Any]:
+    """The values of a record with, in addition, those of nested columns that are asked for, such as `data.text`.
+
+    A path with a number goes into a list, counted from 0. Nothing is there where the path leads through null, an empty
+    list or an empty mapping; a mapping that has other names lacks the column, so that a typing error is reported.
+    """
+    paths = [path for path in map(columns.theirs, columns.names) if "." in path and path not in values]
+    if not paths:
+        return values
+    found = {path: _at(values, path.split(".")) for path in paths}
+    lacking = any(value is LACKING for value in found.values())
+    return {**(flat(values) if lacking else values), **{k: v for k, v in found.items() if v is not LACKING}}
+
+
+LACKING = object()
+
+
+def _at(value: Any, names: Sequence[str]) -> Any:
+    """The value that a path of names and numbers leads to; LACKING if a mapping has no such name."""
+    for name in names:
+        if value is None or value == [] or value == {}:
+            return None
+        if isinstance(value, Mapping):
+            value = value.get(name, LACKING)
+        elif isinstance(value, (list, tuple)) and name.isdecimal():
+            value = value[int(name)] if int(name) < len(value) else None
+        else:
+            return LACKING
+    return value
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a record by path, as `with_nested` takes them; of a list of mappings, those of the first one."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = {"0": value[0]} if isinstance(value, list) and value and isinstance(value[0], Mapping) else value
+        if isinstance(inner, Mapping) and inner:
+            found |= {f"{name}.{below}": each for below, each in flat(inner).items()}
+        else:
+            found[str(name)] = value
+    return found
+
+
+def paths(values: Mapping[str, Any]) -> list[str]:
+    """The names in a record, and after them the paths to what is nested in it."""
+    return list(dict.fromkeys([*map(str, values), *flat(values)]))
+
+
 def _as_list(value: Any) -> list[Any]:
     """A list unchanged; a text with a JSON list (as in a cell of a .csv) parsed; other values as a list of one."""
     if isinstance(value, str) and value.startswith("["):

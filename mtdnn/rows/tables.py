@@ -282,6 +282,8 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
     import datasets
 
     theirs = source.splits.get(split, split)
+    if _is_saved(Path(source.path)):
+        return HubRows(f"{source.path}/{theirs}", _saved_split(source, theirs, where), dict(source.columns))
     try:
         texts = _cells_as_texts(datasets.load_dataset_builder(source.path, source.name))
         dataset = datasets.load_dataset(source.path, source.name, split=theirs, **texts)
@@ -293,6 +295,34 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
         raise DataError(fault(where, "source", found, fix)) from error
     name = "/".join(part for part in (source.path, source.name, theirs) if part)
     return HubRows(name, dataset, dict(source.columns))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of a data set or of a DatasetDict wrote the folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _saved_split(source: Source, split: str, where: Place) -> Dataset:
+    """A split of a folder that `save_to_disk` wrote; of a data set without splits, its one split is `train`.
+
+    Raises:
+        DataError: the folder is damaged, or has no such split.
+    """
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(source.path)
+    except Exception as error:  # the library raises what Arrow, JSON and the file system raise
+        found = f"cannot load {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
+        raise DataError(fault(where, "source", found, "Save the data set again.")) from error
+    alone = isinstance(saved, datasets.Dataset)
+    splits = {str(saved.split or "train"): saved} if alone else dict(saved)
+    if split in splits:
+        return splits[split]
+    found = f"{source.path} has no split '{split}'; there are: {', '.join(splits)}"
+    cut = "splits: {train: {file: NAME, part: 0.9}, dev: {rest: NAME}}".replace("NAME", next(iter(splits), "train"))
+    fix = f"Cut it in the task's `{cut}`." if alone else "Name its split under `source.splits`."
+    raise DataError(fault(where, "source", found, fix))
 
 
 def _cells_as_texts(builder: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtdnn.config.json_source import json_value
 from mtdnn.errors import DataError, Fault, Place, fault
@@ -25,12 +25,30 @@ from mtdnn.rows.source import (
     long_row_fault,
     missing_columns,
     named_values,
+    paths,
     unreadable_fault,
+    with_nested,
 )
 
 BOM = b"\xef\xbb\xbf"
 
 CSV_FIX = "Close the quotes, and double quotes inside texts."
+SEPARATORS = (",", ";", "\t")
+"""Between the columns of a .csv; spreadsheets write semicolons where a comma is the decimal point."""
+
+
+class Header(NamedTuple):
+    """The header of a .csv.
+
+    Attributes:
+        line: its number; the first line that is not blank.
+        names: of the columns.
+        separator: between them, the one that makes several columns of the header; a comma if none or several do.
+    """
+
+    line: int
+    names: list[str]
+    separator: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,7 @@ class JsonlRows(LineRows):
                 if isinstance(line, str) and line.strip():
                     with suppress(DataError):
                         values = json_value(line, Place(self.place, number))
-                        return list(values) if isinstance(values, dict) else []
+                        return paths(values) if isinstance(values, dict) else []
                     return []
         return []
 
@@ -161,6 +179,7 @@ class JsonlRows(LineRows):
             return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
+        values = with_nested(values, columns)
         missing = missing_columns(columns.needed, list(values))
         if missing:
             return fault(where, "", missing, RENAME_COLUMN)
@@ -189,13 +208,15 @@ class PlainRows(TextRows):
 
 
 class CsvRows(TextRows):
-    """Rows of a .csv file: comma-separated with a header, quoted as by `csv` and pandas; quoted texts may span lines.
+    """Rows of a .csv file with a header, quoted as by `csv` and pandas; quoted texts may span lines.
 
-    Blank lines are skipped, as in pandas and the `datasets` library.
+    Columns are separated by commas, or by semicolons or tabs if only these separate the names in the header. Blank
+    lines are skipped, as in pandas and the `datasets` library.
     """
 
     def parts(self, size: int = PART_BYTES) -> Iterator[Part]:
         """The file in parts of about `size` bytes, never split inside a quoted text."""
+        separator = self._separator()
         with self.path.open("rb") as file:
             taken = [0, 0]  # bytes, lines
 
@@ -208,7 +229,7 @@ class CsvRows(TextRows):
 
             start, first = 0, 1
             try:
-                for _ in _cells(lines()):
+                for _ in _cells(lines(), separator):
                     if taken[0] - start >= size:
                         yield Part(start, taken[0], first)
                         start, first = taken[0], taken[1] + 1
@@ -217,8 +238,8 @@ class CsvRows(TextRows):
             if taken[0] > start:
                 yield Part(start, taken[0], first)
 
-    def header(self) -> tuple[int, list[str]]:
-        """Line number of the header, the first line that is not blank, and the column names in it.
+    def header(self) -> Header:
+        """The header; without names if the file has no line that is not blank.
 
         Raises:
             DataError: the header is not CSV.
@@ -228,25 +249,34 @@ class CsvRows(TextRows):
                 self._refuse_long_rows(raw, number)
                 line = raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "replace")
                 if line.strip():
-                    return number, self._names(line, number)
-        return 1, []
+                    return self._header(line, number)
+        return Header(1, [], SEPARATORS[0])
 
-    def names(self) -> list[str]:
-        return self.header()[1]
-
-    def _names(self, line: str, number: int) -> list[str]:
+    def _header(self, line: str, number: int) -> Header:
         try:
-            names: list[str] = next(_cells([line]), [])
+            by: dict[str, list[str]] = {separator: next(_cells([line], separator), []) for separator in SEPARATORS}
         except csv.Error as error:
             raise DataError(fault(Place(self.place, number), "", f"not CSV: {error}", CSV_FIX)) from error
-        return names
+        several = [separator for separator, names in by.items() if len(names) > 1]
+        separator = several[0] if len(several) == 1 else SEPARATORS[0]
+        return Header(number, by[separator], separator)
+
+    def _separator(self) -> str:
+        """The header's separator; a comma where the header is not CSV, which `faults` reports."""
+        try:
+            return self.header().separator
+        except DataError:
+            return SEPARATORS[0]
+
+    def names(self) -> list[str]:
+        return self.header().names
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         found = super().faults(columns)
         if found:
             return found
         try:
-            number, names = self.header()
+            number, names, _ = self.header()
         except DataError as error:
             return list(error.faults)
         repeated = [name for name in map(columns.theirs, columns.names) if names.count(name) > 1]
@@ -257,33 +287,35 @@ class CsvRows(TextRows):
         return [fault(Place(self.place, number), "", missing, RENAME_COLUMN)] if missing else []
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
-        of_header, header = self.header()
+        header = self.header()
         texts = list(self.lines(part))
         broken = [(number, line) for number, line in texts if not isinstance(line, str)]
         if broken:
             yield from (_encoding_fault(line, Place(self.place, number)) for number, line in broken)
             return
-        reader = _cells((f"{line}\n" for _, line in texts), strict=True)
+        reader = _cells((f"{line}\n" for _, line in texts), header.separator, strict=True)
         number = part.first
         try:
             for cells in reader:
-                if number > of_header and str(texts[number - part.first][1]).strip():
+                if number > header.line and str(texts[number - part.first][1]).strip():
                     yield self._row(cells, header, Place(self.place, number), columns)
                 number = part.first + reader.line_num
         except csv.Error as error:
             yield fault(Place(self.place, number), "", f"not CSV: {error}", CSV_FIX)
 
-    def _row(self, cells: list[str], header: list[str], where: Place, columns: RowColumns) -> Row | Fault:
-        if len(cells) != len(header):
-            found = f"{len(cells)} columns; the header has {len(header)}: {', '.join(header)}"
-            return fault(where, "", found, "Put texts with commas in quotes.")
-        return Row(named_values(dict(zip(header, cells, strict=True)), columns, where.line), where)
+    def _row(self, cells: list[str], header: Header, where: Place, columns: RowColumns) -> Row | Fault:
+        names = header.names
+        if len(cells) != len(names):
+            found = f"{len(cells)} columns; the header has {len(names)}: {', '.join(names)}"
+            between = {",": "commas", ";": "semicolons", "\t": "tabs"}[header.separator]
+            return fault(where, "", found, f"Put texts with {between} in quotes.")
+        return Row(named_values(dict(zip(names, cells, strict=True)), columns, where.line), where)
 
 
-def _cells(lines: Iterable[str], *, strict: bool = False) -> Any:
+def _cells(lines: Iterable[str], separator: str, *, strict: bool = False) -> Any:
     """`csv.reader` for cells of any allowed length; raises Python's limit of 131,072 characters, which is global."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    return csv.reader(lines, strict=strict)
+    return csv.reader(lines, delimiter=separator, strict=strict)
 
 
 def _decoded(line: bytes) -> str | UnicodeDecodeError:

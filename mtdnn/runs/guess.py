@@ -6,7 +6,7 @@ import ast
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from mtdnn.config.yaml_source import Dumper
-from mtdnn.errors import DataError, Fault, fault, printable, shortened
+from mtdnn.errors import ConfigError, DataError, Fault, fault, first_of, printable, shortened, unknown
 from mtdnn.rows.example import UNLABELLED
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import Row, RowColumns, RowSource
-from mtdnn.rows.text import PlainRows
+from mtdnn.rows.text import JsonlRows, PlainRows
 
 LABEL_NAMES = (
     "label", "labels", "gold_label", "class", "category", "target", "y", "tag", "tags", "ner_tags", "sentiment",
@@ -27,6 +27,7 @@ LABEL_NAMES = (
 ID_NAMES = ("id", "idx", "guid", "uid", "uuid", "key", "row_id", "index", "pairid")
 
 MIN_ROWS = 10
+MAX_REPORTED = 3
 MAX_CLASSES = 200
 MAX_WHOLE_CLASSES = 10  # more different whole numbers are taken for degrees, not for classes
 SHORT_WORDS = 3.0
@@ -106,17 +107,20 @@ def _flow(value: Any) -> str:
     return line.strip()[1:-1]
 
 
-def guessed(path: Path, *, name: str | None = None) -> Guess:
+def guessed(path: Path, *, name: str | None = None, label: str | None = None, texts: Sequence[str] = ()) -> Guess:
     """The definition of a task for a file without splits, so that its rows can be prepared and trained on as they are.
 
     Args:
         path: .csv, .jsonl or .parquet with named columns; .tsv with `id, label, text` or `id, label, premise,
             hypothesis`; .txt with a text in each line.
         name: of the task; None: that of the file.
+        label: the column of the labels; None: guessed.
+        texts: the columns of the texts; empty: guessed.
     Raises:
+        ConfigError: the file has no column of that name.
         DataError: the file cannot be read, or it does not show what is to be learnt.
     """
-    source = rows_of(path)
+    source = _readable_source(path)
     guess = Guess(name or re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_") or "task")
     columns = _columns(source, path)
     guess.rows = max((len(each.values) for each in columns.values()), default=0)
@@ -124,42 +128,81 @@ def guessed(path: Path, *, name: str | None = None) -> Guess:
         raise DataError(
             fault(str(path), "", f"{guess.rows} rows", f"Give at least {MIN_ROWS}, to train and evaluate on.")
         )
+    _refuse_unknown(columns, label, texts)
     if isinstance(source, PlainRows):
         guess.set("task_type", "masked_lm", "a text in each line, without labels")
         guess.set("inputs", ["text"], "lines have no columns")
         _add_length(guess, list(columns.values()))
         _add_splits(guess, path, stratify=False)
         return guess
-    label, row_id = _label_column(columns, path), _id_column(columns)
-    texts = _text_columns(columns, {label.name, "" if row_id is None else row_id.name}, path)
-    _add_type(guess, label, texts, path)
-    _add_columns(guess, label, row_id, texts, named=source.has_names)
-    _add_labels(guess, label)
-    _add_length(guess, texts)
+    labels = _label_column(columns, texts, path) if label is None else columns[label]
+    if isinstance(source, JsonlRows):
+        labels = _unwrapped(labels)
+    row_id = _id_column({name: each for name, each in columns.items() if name not in (labels.name, *texts)})
+    taken = {labels.name, "" if row_id is None else row_id.name}
+    inputs = [columns[each] for each in texts] or _text_columns(columns, taken, path)
+    _add_type(guess, labels, inputs, path)
+    _add_columns(guess, labels, row_id, inputs, named=source.has_names)
+    _add_labels(guess, labels)
+    _add_length(guess, inputs)
     _add_splits(guess, path, stratify=guess.separator == "")
     return guess
 
 
+def _readable_source(path: Path) -> RowSource:
+    """The rows of a file.
+
+    Raises:
+        DataError: it is a folder or a file of another kind, or cannot be read as a whole.
+    """
+    if path.is_dir():
+        fix = "Name a file of rows; a data set that the `datasets` library saved is a task's `source: {path: …}`."
+        raise DataError(fault(str(path), "", "a folder", fix))
+    source = rows_of(path)
+    if found := source.faults(RowColumns(())):
+        raise DataError(found)
+    return source
+
+
+def _refuse_unknown(columns: Mapping[str, Column], label: str | None, texts: Sequence[str]) -> None:
+    """Raise ConfigError for each column named by a flag that the file does not have."""
+    named = [("--label", label)] if label is not None else []
+    faults = [
+        fault(flag, "", unknown("column", name, columns))
+        for flag, name in [*named, *(("--text", each) for each in texts)]
+        if name not in columns
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
 def _columns(source: RowSource, path: Path) -> dict[str, Column]:
-    """Name → column of every row that can be read.
+    """Name → column of every row that can be read; what is nested in JSON is known by its path.
 
     Raises:
         DataError: the file as a whole cannot be read, or has no columns that could be known.
     """
-    names = source.names() if source.has_names else _unnamed(source, path)
-    wanted = RowColumns(tuple(names))
+    known = source.names() if source.has_names else _unnamed(source, path)
+    names = [name for name in known if not any(each.startswith(f"{name}.") for each in known)]
+    wanted = RowColumns(tuple(names), optional=tuple(names))
     if found := source.faults(wanted):
         raise DataError(found)
-    columns = {name: Column(name) for name in names}
-    for row in _readable(source, wanted):
+    columns, unreadable = {name: Column(name) for name in names}, list[Fault]()
+    for row in _rows(source, wanted):
+        if isinstance(row, Fault):
+            unreadable.append(row)
+            continue
         for each in names:
             columns[each].add(row.values[each])
+    read = max((len(each.values) for each in columns.values()), default=0)
+    if read < MIN_ROWS and unreadable:
+        raise DataError(first_of(unreadable, len(unreadable), str(path), MAX_REPORTED))
     return columns
 
 
-def _readable(source: RowSource, columns: RowColumns) -> Iterator[Row]:
+def _rows(source: RowSource, columns: RowColumns) -> Iterator[Row | Fault]:
     for part in source.parts():
-        yield from (row for row in source.read(part, columns) if not isinstance(row, Fault))
+        yield from source.read(part, columns)
 
 
 def _unnamed(source: RowSource, path: Path) -> list[str]:
@@ -183,13 +226,18 @@ def _unnamed(source: RowSource, path: Path) -> list[str]:
     return kinds[len(cells)]
 
 
-def _label_column(columns: dict[str, Column], path: Path) -> Column:
+def _label_column(columns: dict[str, Column], texts: Sequence[str], path: Path) -> Column:
     """The column of the labels: by its name, else the one with the fewest different short values.
 
+    Args:
+        columns: of the file.
+        texts: names of those that are texts.
+        path: the file, for messages.
     Raises:
         DataError: there is none.
     """
-    lower = {name.lower(): name for name in columns}
+    columns = {name: each for name, each in columns.items() if name not in texts}
+    lower = {name.lower().split(".")[-1]: name for name in reversed(columns)}
     for word in LABEL_NAMES:
         if word in lower:
             return columns[lower[word]]
@@ -201,8 +249,16 @@ def _label_column(columns: dict[str, Column], path: Path) -> Column:
     if short and len(columns) > 1:
         return columns[min(short, key=lambda name: (short[name], name))]
     found = f"no column of labels among {shortened(', '.join(columns), 200)}"
-    fix = "Name it 'label', or save the texts as .txt, one in each line, to learn from them without labels."
+    fix = "Give --label COLUMN, or save the texts as .txt, one in each line, to learn from them without labels."
     raise DataError(fault(str(path), "", found, fix))
+
+
+def _unwrapped(labels: Column) -> Column:
+    """The labels themselves, where every row has a list of exactly one, as labelling tools write it."""
+    lists = [_parts(value, ",") for value in labels.values] if labels.lists else [[]]
+    if any(len(each) != 1 for each in lists):
+        return labels
+    return Column(f"{labels.name}.0", [each[0] for each in lists], lists=False)
 
 
 def _id_column(columns: dict[str, Column]) -> Column | None:
@@ -226,7 +282,7 @@ def _text_columns(columns: dict[str, Column], taken: set[str], path: Path) -> li
         kind = "without empty cells " if not texts else ""
         named = shortened(", ".join(each.name for each in texts or columns.values()), 200)
         found = f"{len(texts)} columns of texts {kind}({named}); one or two are expected"
-        raise DataError(fault(str(path), "", found, "Keep those to learn from, and remove the others."))
+        raise DataError(fault(str(path), "", found, "Name those to learn from, such as --text title,body."))
     return texts
 
 
@@ -239,7 +295,14 @@ def _add_type(guess: Guess, label: Column, texts: Sequence[Column], path: Path) 
     missing = [row for row, value in enumerate(label.values, 1) if value in UNLABELLED]
     if missing:
         found = f"{len(missing)} of {guess.rows} rows have no label, row {missing[0]} first"
-        raise DataError(fault(str(path), label.name, found, "Label them, or move them to a file of their own."))
+        raise DataError(
+            fault(
+                str(path),
+                label.name,
+                found,
+                "Label them, move them to a file of their own, or give --label with another column.",
+            )
+        )
     different, numbers = len({*label.values}), _numbers(label.values)
     shown = f"'{label.name}' has {different} different values in {guess.rows} rows"
     if _tags_words(label, texts):
@@ -256,7 +319,7 @@ def _add_type(guess: Guess, label: Column, texts: Sequence[Column], path: Path) 
         guess.set("task_type", "classification", shown + degrees)
     else:
         found = f"{shown}: neither classes nor numbers"
-        raise DataError(fault(str(path), label.name, found, "Name the column of labels 'label'."))
+        raise DataError(fault(str(path), label.name, found, "Give --label COLUMN."))
 
 
 def _numbers(values: Sequence[str]) -> list[float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtdnn.config.tasks import load_task_defs
@@ -24,7 +24,15 @@ THINGS = ("kettle", "lamp", "radio", "bicycle", "tent", "clock", "mixer", "heate
 OPENINGS = ("The {} is {}.", "I bought this {} in May; it is {}.", "My sister says the {} is {}.", "This {}? It is {}.")
 
 
-def start(folder: Path, *, rows: Path | None, encoder: str, name: str | None = None) -> str:
+def start(
+    folder: Path,
+    *,
+    rows: Path | None,
+    encoder: str,
+    name: str | None = None,
+    label: str | None = None,
+    texts: Sequence[str] = (),
+) -> str:
     """Write `tasks.yml` and `run.yml` into a folder, and without a file of rows also some generated ones.
 
     Args:
@@ -32,10 +40,11 @@ def start(folder: Path, *, rows: Path | None, encoder: str, name: str | None = N
         rows: the file to learn from; None: generated rows, `data/reviews.csv`.
         encoder: hub name or folder, for the run.
         name: of the task; None: that of the file.
+        label, texts: the columns of the labels and of the texts; None and empty: guessed.
     Returns:
         What was guessed and why, and the commands that follow.
     Raises:
-        ConfigError: a file exists already.
+        ConfigError: a file exists already, or the rows have no such column.
         DataError: the rows do not show what is to be learnt, or have errors; nothing is written.
     """
     files = [folder / "tasks.yml", folder / "run.yml", *([folder / ROWS] if rows is None else [])]
@@ -48,7 +57,7 @@ def start(folder: Path, *, rows: Path | None, encoder: str, name: str | None = N
         if rows is None:
             (folder / ROWS).parent.mkdir(exist_ok=True)
             write_text(folder / ROWS, "id,review,verdict\n" + "".join(generated_rows()))
-        guess = _checked(rows or folder / ROWS, name)
+        guess = _checked(rows or folder / ROWS, name=name, label=label, texts=texts)
         encoder = _seen_from(folder, Path(encoder)) if Path(encoder).exists() else encoder
         write_text(folder / "tasks.yml", guess.as_yaml())
         write_text(folder / "run.yml", run_text(encoder))
@@ -73,13 +82,16 @@ def generated_rows() -> Iterator[str]:
         yield f'{number},"{draw.choice(OPENINGS).format(draw.choice(THINGS), said)}",{verdict}\n'
 
 
-def _checked(rows: Path, name: str | None) -> Guess:
+def _checked(rows: Path, *, name: str | None, label: str | None, texts: Sequence[str]) -> Guess:
     """The guess for a file, with which all of its rows can be read.
 
+    Args:
+        rows: the file.
+        name, label, texts: as for `guessed`.
     Raises:
         DataError: rows have errors, or the file does not show what is to be learnt.
     """
-    guess = guessed(rows, name=name)
+    guess = guessed(rows, name=name, label=label, texts=texts)
     tasks = load_task_defs({guess.name: guess.block})
     faults = report_on(tasks, data=rows.parent, num_workers=1).faults
     if faults:

@@ -272,6 +272,13 @@ class Format(Part):
             RowError: it is not a label of this task.
         """
 
+    def _text_fix(self, name: str, value: object) -> str:
+        """What to do about the value of an input that is not a text."""
+        if not isinstance(value, Mapping) or not value:
+            return "Give a text."
+        path = f"{self.task.columns.get(name, name)}.{next(iter(value))}"
+        return f"Give a text, or its path in the task's `columns`, such as {{{name}: {path}}}."
+
     def read(self, values: Mapping[str, Any]) -> Example:
         """The example in a row's values.
 
@@ -282,7 +289,7 @@ class Format(Part):
         texts = tuple(given if self.task.rows is None else map(joined_words, given))
         for name, text in zip(self.task.inputs, texts, strict=True):
             if not isinstance(text, str):
-                raise RowError(name, f"a {type(text).__name__}; expected a text", "Give a text.")
+                raise RowError(name, f"a {type(text).__name__}; expected a text", self._text_fix(name, text))
             if not text.strip():
                 raise RowError(name, "empty text", "Give the text, or remove the row.")
         label = str(values.get("label", "")).strip()

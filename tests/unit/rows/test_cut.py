@@ -224,3 +224,13 @@ def test_a_renamed_column_that_is_missing_or_has_no_header_is_refused(tmp_path):
     (tmp_path / "t" / "train.csv").rename(tmp_path / "t" / "train.tsv")
     _, faults = readable_jobs(tasks_with({"train": "train"}, columns={"label": "stars"}), tmp_path)
     assert "has no header: its columns are known by their order" in str(faults[0])
+
+
+def test_a_cut_of_rows_that_cannot_be_read_reports_why_and_not_their_number(tmp_path):
+    (tmp_path / "all.csv").write_bytes("id,label,text\n1,x,Gr\u00fc\u00df\n".encode("cp1252"))
+    tasks = tasks_with({"train": {"file": "all.csv", "part": 0.5}, "dev": {"rest": "all.csv"}})
+    jobs, faults = readable_jobs(tasks, tmp_path)
+    found = [*faults, *(error for job in jobs for part in job.parts() for error in job.rows.read(part, job.columns))]
+    assert {str(each) for each in found} == {
+        f"{tmp_path}/all.csv:2: not UTF-8: byte 0xfc at position 7 of the line. Save the file as UTF-8."
+    }

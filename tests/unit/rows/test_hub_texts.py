@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from mtdnn.config.task import Source
 from mtdnn.errors import DataError
@@ -107,3 +108,21 @@ def test_columns_that_a_data_set_declares_keep_their_kind(data_set):
 def test_a_data_set_that_cannot_be_read_is_reported(data_set):
     with pytest.raises(DataError, match="source: cannot load split 'train' of "):
         hub_rows(Source(path=str(data_set)), "train")
+
+
+def test_a_saved_data_set_is_read_where_it_is(tmp_path):
+    rows = Dataset.from_dict(
+        {"text": ["a", "b"], "label": [0, 1], "score": [1.0, 2.0]},
+        features=Features(text=Value("string"), label=ClassLabel(names=["x", "y"]), score=Value("float64")),
+    )
+    rows.save_to_disk(tmp_path / "alone")
+    DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "dict")
+    for folder, split in (("alone", "train"), ("dict", "validation")):
+        source = hub_rows(Source(path=str(tmp_path / folder), splits={"dev": split}), "dev")
+        assert [row["label"] for row in read(source)] == ["x", "y"]
+    with pytest.raises(DataError, match=r"has no split 'dev'; there are: train. Cut it in the task's `splits: "):
+        hub_rows(Source(path=str(tmp_path / "alone")), "dev")
+    with pytest.raises(
+        DataError, match=r"has no split 'dev'; there are: train, validation. Name its split under `source"
+    ):
+        hub_rows(Source(path=str(tmp_path / "dict")), "dev")

@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtdnn.errors import DataError, Place
+from mtdnn.rows.memory import table_rows
 from mtdnn.rows.places import find_split, read_rows, rows_of
 from mtdnn.rows.source import PART_BYTES, Part, Row, RowColumns
 from mtdnn.rows.tables import ROWS_PER_PART, HubRows
@@ -134,6 +135,50 @@ def test_csv_texts_may_hold_commas_quotes_and_line_breaks(tmp_path):
         ("3", "null", "NA"),
     ]
     assert [row.where.line for row in rows] == [2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("separator", "word"), [(",", "commas"), (";", "semicolons"), ("\t", "tabs")]
+)  # what spreadsheets write; a comma in a text is then no separator
+def test_a_csv_has_the_separator_of_its_header(tmp_path, separator, word):
+    lines = ["id", "label", "text"], ["1", "gut", f'"Gruß{separator}\nzwei, Zeilen"']
+    broken = ["2", "gut", "zu", "viel"]
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(separator.join, [*lines, broken])).encode())
+    row, found = read_rows(path, TEXT)
+    assert row.values == {"id": "1", "label": "gut", "text": f"Gruß{separator}\nzwei, Zeilen"}
+    assert f"{path}:4: 4 columns; the header has 3: id, label, text. Put texts with {word} in quotes." == str(found)
+
+
+def test_a_header_of_one_column_or_of_two_kinds_of_separators_has_commas(tmp_path):
+    (tmp_path / "one.csv").write_text("text\na;b\n")
+    (tmp_path / "two.csv").write_text('text,"a;b"\nx,y\n')
+    assert [row.values["text"] for row in read_rows(tmp_path / "one.csv", RowColumns(("text",)))] == ["a;b"]
+    assert [row.values["text"] for row in read_rows(tmp_path / "two.csv", RowColumns(("text",)))] == ["x"]
+
+
+NESTED = RowColumns(("id", "label", "text"), renamed={"text": "data.text", "label": "marks.0.names.1"})
+
+
+def test_a_path_names_what_is_nested_in_a_record(tmp_path):
+    record = {"id": 3, "data": {"text": "Ein Satz"}, "marks": [{"names": ["a", "b"]}]}
+    records = [record, record | {"marks": []}, record | {"marks": None}, record | {"marks": [{"names": ["a"]}]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    in_memory = table_rows(records, place="rows")
+    for rows in (
+        list(read_rows(path, NESTED)),
+        [row for part in in_memory.parts() for row in in_memory.read(part, NESTED)],
+    ):
+        assert [row.values["label"] for row in rows] == ["b", "", "", ""]
+        assert {row.values["text"] for row in rows} == {"Ein Satz"}
+
+
+def test_a_path_that_leads_nowhere_is_reported_with_those_there_are(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"data": {"txt": "Ein Satz"}, "marks": [{"names": ["a", "b"]}]}) + "\n")
+    (found,) = read_rows(path, NESTED)
+    assert f"{path}:1: no column 'data.text'; present: data.txt, marks.0.names" in str(found)
 
 
 def test_a_repeated_column_of_a_csv_is_a_list_in_json(tmp_path):

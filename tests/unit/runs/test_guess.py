@@ -105,6 +105,40 @@ def test_a_file_that_does_not_show_what_to_learn_is_refused(tmp_path, name, text
     assert name in str(caught.value)
 
 
+def test_columns_may_be_named(tmp_path):
+    rows = [
+        {"stars": None, "verdict": "good" if n % 2 else "bad", "title": "A kite", "body": "It flies."}
+        for n in range(20)
+    ]
+    path = write_rows(tmp_path / "rows.parquet", rows)
+    guess = guessed(path, label="verdict", texts=["body", "title"])
+    assert (guess.block["inputs"], guess.block["labels"]) == (["body", "title"], ["bad", "good"])
+    with pytest.raises(ConfigError) as caught:
+        guessed(path, label="verdikt", texts=["body", "titel"])
+    assert [line.split("; known")[0] for line in caught.value.lines] == [
+        "--label: unknown column 'verdikt'", "--text: unknown column 'titel'",
+    ]  # fmt: skip
+
+
+def test_rows_of_a_labelling_tool_are_guessed_by_their_paths(tmp_path):
+    rows = [{"data": {"text": "A kite flies."}, "accept": [["bad", "good"][n % 2]]} for n in range(20)]
+    guess = guessed(write_rows(tmp_path / "rows.jsonl", rows), label="accept")
+    assert guess.block["inputs"] == ["data.text"]
+    assert guess.block["columns"] == {"label": "accept.0"}
+    assert guess.block["labels"] == ["bad", "good"]
+    start(tmp_path / "new", rows=tmp_path / "rows.jsonl", encoder="encoder", label="accept")
+
+
+def test_a_file_in_another_encoding_and_a_folder_are_refused_as_such(tmp_path):
+    lines = "label,text\n" + "gut,Grüße\n" * 20
+    for encoding, found in (("cp1252", ":2: not UTF-8: byte 0xfc"), ("utf-16", ":1: not UTF-8 but UTF-16")):
+        (tmp_path / "rows.csv").write_bytes(lines.encode(encoding))
+        with pytest.raises(DataError, match=f"rows.csv{found}"):
+            guessed(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match="a folder"):
+        guessed(tmp_path)
+
+
 def test_rows_with_errors_are_refused_and_nothing_is_written(tmp_path):
     rows = [*rows_of_kind("classes"), {"id": "r3", "label": "good", "text": "A second r3."}]
     path = write_rows(tmp_path / "rows.jsonl", rows)
