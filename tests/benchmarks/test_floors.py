@@ -12,7 +12,9 @@ NEEDED = {
     "setuptools": "77.0.3",  # what torch 2.13 needs; below 70.1 it makes no wheel by itself
     "filelock": "3.20.3",  # CVEs below
     "jinja2": "3.1.6",  # CVE-2025-27516 and others below
+    "matplotlib": "3.10",  # 3.9 leaves labels that begin with "_" out of legends
     "pyarrow": "23.0.1",  # CVEs below
+    "scipy": "1.15",  # 1.14 approximates Wilcoxon's p of few differences where one is 0 or two are equal
     "seqeval": "1.2.2",  # 1.2.0 and 1.2.1 need exactly numpy 1.19.2
 }
 

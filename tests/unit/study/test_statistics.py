@@ -105,6 +105,13 @@ def test_a_difference_that_is_the_same_in_every_pair_has_no_t_test(ours: dict[st
     assert found is not None and (found.t_p, found.wilcoxon_p) == (None, 0.5)
 
 
+def test_the_rank_test_is_exact_with_a_difference_of_nothing_and_with_equal_ones() -> None:
+    """By hand: the pair without a difference is left out; four of one sign have 2/2⁴, as SciPy has it from 1.15 on."""
+    theirs = {"1": 0.5, "2": 0.5, "3": 0.5, "4": 0.5, "5": 0.5}
+    found = compared({"1": 0.5, "2": 0.625, "3": 0.625, "4": 0.75, "5": 0.875}, theirs)
+    assert found is not None and found.wilcoxon_p == 0.125
+
+
 def test_entries_compare_each_label_with_the_reference_at_the_same_place() -> None:
     lines = [
         line(value, init=init, fraction=fraction, seed=seed)
