@@ -87,7 +87,7 @@ def stir(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for weight in module.parameters():
             if weight.requires_grad:
-                weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
 
 
 @pytest.mark.parametrize("family", list(CONFIGS))
@@ -105,7 +105,8 @@ def test_an_adapter_changes_nothing_at_first_and_merges_into_plain_weights(famil
     torch.testing.assert_close(encoder.eval()(ids, mask, types), untouched)
     stir(encoder.backbone)
     adapted = encoder(ids, mask, types)
-    assert not torch.allclose(adapted, untouched, atol=1e-3)
+    # IA³ scales what ModernBERT's layers add, which is small at first: by 2.8e-3 with transformers 5.7
+    assert float((adapted - untouched).detach().abs().max()) > 1e-3
     again = backbone_class(config).from_config(config).eval()
     found = again.load_state_dict(merged(encoder.backbone, "shared"), strict=False)
     assert found.unexpected_keys == [] and all("pooler" in name for name in found.missing_keys)

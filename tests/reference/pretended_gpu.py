@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from typing import Any
 from unittest import mock
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -26,6 +28,12 @@ READS = {
     aten.histc, aten.multinomial, aten.allclose,
 }  # fmt: skip
 """Operations that read from the device; `multinomial` checks its probabilities there."""
+
+WAITING = {"deberta-v2"}
+"""Families whose code in transformers makes the host wait: it copies constants in every layer."""
+
+if Version(version("transformers")) < Version("5.23"):  # 5.7 copies their masks, or distances of positions, each time
+    WAITING |= {"mpnet", "t5", "mt5"}
 
 
 class HostWaits(AssertionError):

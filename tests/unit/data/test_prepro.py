@@ -36,7 +36,9 @@ def prepared(project, encoder, tasks=None, **settings):
 
 
 def files_of(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """When each file was written, without the lock, which filelock 3.20 truncates each time it is taken."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in files}
 
 
 def faults_of(project, encoder):

@@ -8,7 +8,7 @@ import torch
 from mtdnn.batch import on_device
 from mtdnn.config.execution import Execution
 from mtdnn.networks.encoder import Encoder
-from tests.reference.pretended_gpu import GPU, pretended_gpu, waiting_allowed
+from tests.reference.pretended_gpu import GPU, WAITING, pretended_gpu, waiting_allowed
 from tests.unit.networks.test_encoder import CONFIGS, PACKED, backbone, batch
 
 WAYS = [
@@ -16,10 +16,6 @@ WAYS = [
     *((family, "packed", "auto") for family in PACKED),
     *((family, "packed", "squares") for family in ("bert", "modernbert", "gpt2")),
 ]
-
-
-WAIT = {"deberta-v2"}
-"""Families whose code in transformers waits: it copies constants in every layer."""
 
 
 @pytest.mark.parametrize(("family", "layout", "attention"), WAYS)
@@ -30,7 +26,7 @@ def test_hidden_states_on_a_device_are_those_of_the_host(family: str, layout: st
     with pretended_gpu() as gpu:
         with waiting_allowed(gpu):
             encoder.to(GPU)
-        gpu.may_wait = family in WAIT
+        gpu.may_wait = family in WAITING
         hidden = encoder(on_device(ids, GPU), mask, on_device(types, GPU))
         hidden.square().sum().backward()
         with waiting_allowed(gpu):

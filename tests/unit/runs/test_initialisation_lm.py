@@ -24,7 +24,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 8},
     "mpnet": {"pad_token_id": 1},
     "deberta-v2": {},
-    "modernbert": NO_IDS,
+    # with layers of both kinds of attention: transformers 5.7 refuses a configuration with one kind
+    "modernbert": {**NO_IDS, "num_hidden_layers": 2, "global_attn_every_n_layers": 2},
     "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
 }
 

@@ -30,7 +30,7 @@ from mtdnn.training.optim import build_optimizer
 from mtdnn.training.plan import Plan
 from mtdnn.training.trainer import Trainer
 from tests.contract.test_task_types import Case
-from tests.reference.pretended_gpu import GPU, HostWaits, PretendedGPU, pretended_gpu, waiting_allowed
+from tests.reference.pretended_gpu import GPU, WAITING, HostWaits, PretendedGPU, pretended_gpu, waiting_allowed
 from tests.reference.tiny import make_batch, make_model
 
 CASES = [
@@ -180,6 +180,8 @@ def require_equal(on_host: Mapping[str, Mapping[str, float]], on_gpu: Mapping[st
 
 
 def test_steps_of_every_task_type(case: Case) -> None:
+    if case.backbone().config.model_type in WAITING:
+        pytest.skip("its encoder waits with this version of transformers")
     model = partial(without_dropout, case.model)
     steps = [[case.batch(model())]]
     require_equal(*losses_on_both(model, steps, regularizers=lambda device: {"task": smart()}, mu=1.0))
