@@ -6,7 +6,7 @@ Labels are independent, so the probabilities of a row need not add up to 1. The 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mtdnn.metrics.base import RATE, Demand, Record, metric
 
@@ -28,8 +28,16 @@ def has_sets(record: Record, labels: Sequence[str]) -> bool:
     )
 
 
+def _has_scored_sets(record: Record, labels: Sequence[str]) -> bool:
+    return has_sets(record, labels) and record["scores"].keys() >= set(labels)
+
+
 SETS = Demand(
     "a list of label names as prediction and as label, and a probability for each name in its scores", has_sets
+)
+
+SCORED_SETS = Demand(
+    "a list of label names as prediction and as label, and a probability for each declared label", _has_scored_sets
 )
 
 
@@ -42,10 +50,7 @@ def f1_of_sets(records: Sequence[Record], labels: Sequence[str], *, average: str
         average: micro = over all labels of all rows together, 0 if none is given or predicted; macro = the unweighted
             mean over all declared labels, 0 for one that is neither given nor predicted.
     """
-    from sklearn.metrics import f1_score
-
-    gold, guessed = _indicators(records, labels)
-    return float(f1_score(gold, guessed, average=average, zero_division=0.0))
+    return float(_f1(records, labels, average=average))
 
 
 @metric("subset_accuracy", SETS, range=RATE, percent=True)
@@ -56,7 +61,7 @@ def subset_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(accuracy_score(*_indicators(records, labels)))
 
 
-@metric("lrap", SETS, range=RATE, percent=True)
+@metric("lrap", SCORED_SETS, range=RATE, percent=True)
 def lrap(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Label ranking average precision: mean share of correct labels among those scored as high as a correct one.
 
@@ -79,11 +84,24 @@ def hamming_loss(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 def f1_by_label(records: Sequence[Record], labels: Sequence[str]) -> dict[str, float]:
     """Label → its F1 over the rows; 0 for one that is neither given nor predicted."""
+    import numpy as np
+
+    values = np.atleast_1d(_f1(records, labels, average=None)).tolist()
+    return dict(zip(_names(records, labels), values, strict=True))
+
+
+def _f1(records: Sequence[Record], labels: Sequence[str], *, average: str | None) -> Any:
+    """scikit-learn's F1 of sets: of each label with None, else one number.
+
+    For a single label it is the F1 of that label, as every average of one number is this number: scikit-learn would
+    take a single column for two classes, "absent" and "present", and average over both.
+    """
     from sklearn.metrics import f1_score
 
     gold, guessed = _indicators(records, labels)
-    values = f1_score(gold, guessed, average=None, zero_division=0.0)
-    return dict(zip(_names(records, labels), map(float, values), strict=True))
+    if gold.shape[1] == 1:
+        return f1_score(gold[:, 0], guessed[:, 0], average="binary", zero_division=0.0)
+    return f1_score(gold, guessed, average=average, zero_division=0.0)
 
 
 def _names(records: Sequence[Record], labels: Sequence[str]) -> list[str]:

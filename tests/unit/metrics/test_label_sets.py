@@ -60,6 +60,24 @@ def test_nothing_else_can_be_computed_from_sets_and_nothing_of_sets_from_single_
         compute(["subset_accuracy"], strange)
 
 
+def test_the_f1_of_the_only_label_of_a_task_is_that_of_its_presence() -> None:
+    """Three of five rows have the label, two of them are found, and one is found wrongly: F1 = 2·2 / (3 + 3)."""
+    rows = [(["a"], ["a"]), (["a"], ["a"]), (["a"], []), ([], ["a"]), ([], [])]
+    records = [{"id": "r", "label": gold, "prediction": guess, "scores": {"a": 0.5}} for gold, guess in rows]
+    values = compute(["f1_micro", "f1_macro"], records, ["a"])
+    assert values == {"f1_micro": pytest.approx(2 / 3), "f1_macro": pytest.approx(2 / 3)}
+    assert f1_by_label(records, ["a"]) == {"a": pytest.approx(2 / 3)}
+
+
+def test_lrap_needs_a_score_for_every_declared_label() -> None:
+    records, *_ = random_sets()
+    del records[7]["scores"]["d"]
+    with pytest.raises(DataError, match=r"lrap: row '7': .*It needs .*a probability for each declared label"):
+        compute(["lrap"], records)
+    assert "lrap" not in applicable(records, NAMES)
+    assert compute(["f1_micro"], records, NAMES)  # it needs no scores
+
+
 def single(gold: list[str], guessed: list[str], labels: tuple[str, ...]) -> list[dict[str, Any]]:
     rng = np.random.default_rng(2)
     scores = rng.dirichlet(np.ones(len(labels)), size=len(gold))
