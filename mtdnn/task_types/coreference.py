@@ -141,7 +141,8 @@ class Coreference(TaskType):
         text_name, name = self.task.inputs
         text, start, end = self._marked(str(values[text_name]))
         given = values[name]
-        candidates = [str(each).strip() for each in (given if isinstance(given, (list, tuple)) else [given])]
+        listed = given if isinstance(given, (list, tuple)) else [given]
+        candidates = ["" if each is None else str(each).strip() for each in listed]
         if not candidates or not all(candidates):
             raise RowError(name, "empty text" if candidates else "no candidates", "Give at least one.")
         if len(candidates) < 2 and not self.task.labels:
@@ -422,13 +423,16 @@ def _score(record: Mapping[str, Any]) -> float:
 def best_threshold(scored: Sequence[tuple[float, bool]]) -> float:
     """The threshold with the most right decisions on (score, is the antecedent); halfway between two scores.
 
-    Of equally good ones the smallest is chosen; without scores it is the default.
+    Of equally good ones the smallest is chosen; without scores it is the default. It is a float32 number, as the head
+    stores it: rounded to the nearest one, the smallest score itself could be above it or below.
     """
     if not scored:
         return float(CoreferenceOptions.model_fields["threshold"].default)
     ordered = sorted(scored)
     right = sum(is_one for _, is_one in ordered)
-    best, chosen = right, ordered[0][0]
+    nearest = np.float32(ordered[0][0])
+    below = nearest if float(nearest) <= ordered[0][0] else np.nextafter(nearest, np.float32(-np.inf))
+    best, chosen = right, float(below)
     for number, (score, is_one) in enumerate(ordered, 1):
         right += 1 - 2 * is_one
         following = ordered[number][0] if number < len(ordered) else score + 1e-3

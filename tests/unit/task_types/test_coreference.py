@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -130,6 +131,19 @@ def test_best_threshold_is_between_two_scores():
     scored = [(0.1, False), (0.2, False), (0.3, True), (0.4, True)]
     assert best_threshold(scored) == pytest.approx(0.25)
     assert best_threshold([(0.1, True), (0.2, True)]) <= 0.1
+
+
+def test_best_threshold_is_not_rounded_above_the_smallest_score_in_the_head():
+    """The mean of two float32 numbers is mostly none; of 0.3 and 0.4 the nearest float32 number is larger."""
+    score = (float(np.float32(0.3)) + float(np.float32(0.4))) / 2
+    for number in range(1, 40):
+        smallest = score * number / 40
+        assert float(torch.tensor(best_threshold([(smallest, True), (1.0, True)]))) <= smallest
+
+
+def test_a_candidate_that_is_null_is_not_the_text_none(make):
+    with pytest.raises(RowError, match="candidate: empty text"):
+        make(CHOICE, [ROW]).type.read({"id": "1", "label": "0", "text": "He said *it*.", "candidate": ["It", None]})
 
 
 def test_it_learns_which_candidate_is_meant_by_each_part(make):
