@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,20 @@ def whole(number: str) -> str:
     """A whole number written as `1.0` without its fraction; other texts unchanged."""
     digits, point, rest = number.partition(".")
     return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
+
+
+def python_list(text: str) -> list[Any] | None:
+    """The list that a text writes as Python does, such as `['a', 'b']`; None for any other text.
+
+    `ast.literal_eval` raises TypeError for a text such as `[{[1]}]`: a set cannot hold a list.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def marks_missing(label: Any, marks: Container[str], known: Container[str]) -> bool:

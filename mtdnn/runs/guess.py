@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ import yaml
 
 from mtdnn.config.yaml_source import Dumper
 from mtdnn.errors import ConfigError, DataError, Fault, fault, first_of, printable, shortened, unknown
-from mtdnn.rows.example import UNLABELLED
+from mtdnn.rows.example import UNLABELLED, python_list
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import Row, RowColumns, RowSource
 from mtdnn.rows.text import JsonlRows, PlainRows
@@ -351,11 +350,10 @@ def _sets(label: Column) -> list[list[str]] | None:
 
 def _parts(value: str, separator: str) -> list[str]:
     """The items of a list written as one, or separated; `none` is the empty list."""
+    if (items := python_list(value)) is not None:
+        return [str(each).strip() for each in items]
     if value.startswith("[") and value.endswith("]"):
-        try:
-            return [str(each).strip() for each in ast.literal_eval(value)]
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = value[1:-1]
+        value = value[1:-1]
     if separator == " ":
         return value.split()
     return [] if value == "none" else [each.strip() for each in value.split(separator)]

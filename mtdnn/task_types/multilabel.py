@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.label_sets import f1_by_label
-from mtdnn.rows.example import UNLABELLED, Example, RowError
+from mtdnn.rows.example import UNLABELLED, Example, RowError, python_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -103,13 +102,10 @@ class Multilabel(TaskType):
     def parse_label(self, text: str) -> list[str]:
         if text == EMPTY:
             return []
-        if text.startswith("[") and text.endswith("]"):
-            try:
-                names = ast.literal_eval(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                names = text[1:-1].split(",")
-            return self._checked([str(each).strip() for each in names])
-        return self._checked([each.strip() for each in text.split(",")])
+        names = python_list(text)
+        if names is None:
+            names = (text[1:-1] if text.startswith("[") and text.endswith("]") else text).split(",")
+        return self._checked([str(each).strip() for each in names])
 
     def _checked(self, names: Sequence[str]) -> list[str]:
         """The labels in the task's order.

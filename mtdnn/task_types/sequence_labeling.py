@@ -5,7 +5,6 @@ Dimensions: B rows, N windows (sequences), T tokens, C tags, W words of all rows
 
 from __future__ import annotations
 
-import ast
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.tags import is_entity_tag
-from mtdnn.rows.example import UNLABELLED, Example, RowError, declared
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, python_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, as_batch, sequence_columns, windows
@@ -279,13 +278,9 @@ def words_of(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [str(word) for word in value]
     text = str(value).strip()
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            words = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            words = None  # a text that happens to be in brackets
-        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-            return words
+    words = python_list(text)
+    if words and all(isinstance(word, str) for word in words):  # else a text that happens to be in brackets
+        return words
     return [word for word in text.split(" ") if word]
 
 

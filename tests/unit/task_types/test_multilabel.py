@@ -55,6 +55,7 @@ def test_a_set_is_written_with_commas_or_as_a_list_and_none_is_the_empty_one(cel
         ("mony", r"'mony' is not in news.labels .*Did you mean 'money'"),
         ("money,none", r"'none' is not in .*Write none alone for a row without any"),
         ("money,", r"'' is not in .*Write none alone"),
+        ("[{[1]}]", r"'\{\[1\]\}' is not in news.labels"),
         (["war", "war"], r"'war' is given 2 times; Give it once|'war' is given 2 times.*Give it once"),
     ],
 )

@@ -37,6 +37,7 @@ WORDS = [
         (["O", 1], ["O", "1"]),
         ("[ Reuters ]", ["[", "Reuters", "]"]),
         ("[ 1 , 2 ]", ["[", "1", ",", "2", "]"]),
+        ("[{[1]} ]", ["[{[1]}", "]"]),  # a set of a list, for which Python has an error of another kind
         ("1\u00a0000 kg", ["1\u00a0000", "kg"]),
     ],
 )
