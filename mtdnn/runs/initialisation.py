@@ -46,8 +46,8 @@ def init_heads(
         source: the run's `encoder`.
         untrained: tasks whose heads must be those of the earlier run.
     Raises:
-        ConfigError: `init_head` without an earlier run, or with a task or label that run does not have; no head there
-            for a task that is not trained.
+        ConfigError: `init_head` without an earlier run, or with a task or label that run does not have; no such head
+            there for a task that is not trained.
     """
     known = {} if isinstance(source, str) else RunFolder(run_place(source.run)).read_tasks()
     faults = init_head_faults(tasks, None if isinstance(source, str) else known)
@@ -63,11 +63,15 @@ def init_heads(
         if task.init_head is not None:
             init_head_from(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads:
-            if has_same_head(task, known[name]):
-                keep_head(model.heads[name], head_weights(checkpoint, known[name]))
+            weights = head_weights(checkpoint, known[name])
+            if has_same_head(task, known[name]) and has_same_layers(model.heads[name], weights):
+                keep_head(model.heads[name], weights)
+            elif name in untrained:
+                fix = "Give the definition that it was trained with."
+                raise ConfigError(task.fault("head", f"its layers differ from those of the head in {run.path}", fix))
             else:
                 logger.info(
-                    "%s: starts with a new head: its labels or kind of head differ from those in %s",
+                    "%s: starts with a new head: its labels, kind of head or layers differ from those in %s",
                     name,
                     run.path,
                 )
@@ -86,13 +90,22 @@ def keep_head(head: nn.Module, weights: Mapping[str, Tensor]) -> None:
     head.load_state_dict({**tuned, **{key: value for key, value in weights.items() if key in own}})
 
 
+def has_same_layers(head: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are those of all layers of a head; an option such as `dense: none` leaves one out.
+
+    What belongs to no layer, such as a threshold chosen on a dev split, may be in one of the two only.
+    """
+    own = {name: weight.shape for name, weight in head.state_dict().items() if "." in name}
+    return own == {name: weight.shape for name, weight in weights.items() if "." in name}
+
+
 def head_weights(checkpoint: Path, task: TaskDef) -> dict[str, Tensor]:
     """Weights of the head that a task of an earlier run uses: its own, or another task's."""
     return read_weights(checkpoint, f"heads.{task.head_of or task.name}.")
 
 
 def has_same_head(task: TaskDef, other: TaskDef) -> bool:
-    """Whether two definitions have heads of the same layout and meaning; options change no shapes."""
+    """Whether two definitions have heads of the same kind for the same labels; for options see `has_same_layers`."""
     ours, theirs = (TASK_TYPES.get(each.task_type).head_named(each).name for each in (task, other))
     return task.labels == other.labels and ours == theirs
 

@@ -9,11 +9,14 @@ from safetensors.torch import save_model
 from transformers import BertConfig, BertModel
 
 import mtdnn.task_types  # noqa: F401  registers them
+from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.errors import ConfigError
+from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
-from mtdnn.runs.initialisation import has_same_head, init_head_from
+from mtdnn.runs.folder import RunFolder, tasks_to_yaml
+from mtdnn.runs.initialisation import has_same_head, init_head_from, init_heads
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.checkpoint import WEIGHTS
 
@@ -92,6 +95,27 @@ def test_what_is_not_there_is_reported(
     with pytest.raises(ConfigError) as caught:
         started(tmp_path, model_of(1, nli=NLI, ner=TAGS), block, **init)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [({}, {"dense": "none"}), ({"dense": "none"}, {})])
+def test_a_head_with_other_layers_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    """A layer of the one would be missing, or the output layer would read what it was not trained on."""
+    run = RunFolder(tmp_path)
+    earlier = model_of(1, nli={**NLI, "head": {"name": "pooled", **theirs}})
+    write_text(run.tasks_file, tasks_to_yaml({"nli": earlier.task_types["nli"].task}))
+    run.checkpoint("best").mkdir()
+    save_model(earlier, str(run.checkpoint("best") / WEIGHTS))
+    model = model_of(2, nli={**NLI, "head": {"name": "pooled", **ours}})
+    before = model.heads["nli"].output.weight.clone()
+    tasks, source = {"nli": model.task_types["nli"].task}, EncoderSource(run=str(tmp_path), heads="keep")
+    with caplog.at_level("INFO"):
+        init_heads(model, tasks, source)
+    assert "nli: starts with a new head" in caplog.text
+    assert torch.equal(model.heads["nli"].output.weight, before)
+    with pytest.raises(ConfigError, match=r"nli.head: its layers differ from those of the head in .*Give the def"):
+        init_heads(model, tasks, source, untrained=["nli"])
 
 
 @pytest.mark.parametrize(
