@@ -9,6 +9,7 @@ import copy
 import logging
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -39,6 +40,10 @@ class PartOfRun(Options):
     def steps(self, total_steps: int) -> float:
         """The fraction of a run of `total_steps`, in optimizer steps."""
         return self.fraction * total_steps
+
+    def whole_steps(self, total_steps: int) -> int:
+        """The same, rounded down, with the fraction as a decimal number: 0.29 of 100 steps are 29, not 28."""
+        return math.floor(Fraction(str(self.fraction)) * total_steps)
 
 
 def _steps_or_part(value: object) -> float | PartOfRun:
@@ -163,7 +168,7 @@ class Proximal:
     def start(self) -> int:
         """Optimizer steps before the teacher starts; a fraction of the run is rounded down."""
         given = self.options.start_after
-        return int(given.steps(self.total_steps) if isinstance(given, PartOfRun) else given)
+        return given.whole_steps(self.total_steps) if isinstance(given, PartOfRun) else int(given)
 
     @property
     def weight(self) -> float:

@@ -80,6 +80,12 @@ def test_beta_and_half_life_exclude_each_other() -> None:
         assert "half_life: " in str(found) and "above 0, or {fraction: number} of the run's" in str(found)
 
 
+def test_a_fraction_of_the_run_is_a_decimal_number_when_steps_are_counted() -> None:
+    """0.29 · 100 is 28.999999999999996 as a float."""
+    for fraction, steps in ((0.29, 29), (0.57, 57), (0.155, 15)):
+        assert Momentum(make_model(), total_steps=100, start_after={"fraction": fraction}).start == steps
+
+
 @pytest.mark.parametrize("start_after", [3, {"fraction": 0.15}])
 def test_a_late_teacher_starts_as_the_model_of_that_step(start_after: int | dict[str, float]) -> None:
     """15 % of 20 steps are 3: no term before, the model of step 3 then, β = ¾ of the way back from there."""
