@@ -244,14 +244,21 @@ class Encoder(nn.Module):
     def layer_of(self, parameter_name: str) -> int:
         """Depth of a parameter, for learning rates by layer: 0 for embeddings, 1 … num_layers; the top for all others.
 
-        ALBERT uses one layer at several depths; it gets the largest of them.
+        Tables of words and positions outside the layers are embeddings whatever their names: `wte` in GPT-2, `shared`
+        in T5. ALBERT uses one layer at several depths; it gets the largest of them.
         """
         found = _LAYER.search(parameter_name)
         if found is None:
-            return 0 if "embed" in parameter_name else self.num_layers
+            in_table = any(f".{table}." in f".{parameter_name}" for table in self._tables)
+            return 0 if in_table or "embed" in parameter_name else self.num_layers
         if found.group(1) == "albert_layer_groups":
             return (int(found.group(2)) + 1) * self.num_layers // int(self.config.num_hidden_groups)
         return int(found.group(2)) + 1
+
+    @cached_property
+    def _tables(self) -> list[str]:
+        """Names of the embedding tables in the backbone."""
+        return [name for name, module in self.backbone.named_modules() if isinstance(module, nn.Embedding)]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """[B, T] token ids → [B, T, E] word embeddings only, without positions, types or normalisation."""

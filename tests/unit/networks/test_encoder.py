@@ -4,6 +4,7 @@ Float32 sums in another order differ by a few units in the last place: 1e-5 rela
 """
 
 import copy
+import re
 
 import pytest
 import torch
@@ -315,6 +316,16 @@ def test_layers_are_counted_from_the_embeddings_upward():
     assert albert.layer_of("backbone.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight") == 2
     assert modernbert.layer_of("backbone.layers.0.mlp.Wi.weight") == 1
     assert modernbert.layer_of("backbone.final_norm.weight") == 2
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_table_of_embeddings_is_below_the_first_layer(family):
+    """GPT-2's are `wte` and `wpe`, T5's is `shared`; a table of distances within a layer belongs to that layer."""
+    ours = encoder(family)
+    words = ours.word_embeddings.weight
+    assert [ours.layer_of(name) for name, weight in ours.named_parameters() if weight is words] == [0]
+    names = [f"{name}.weight" for name, module in ours.named_modules() if isinstance(module, torch.nn.Embedding)]
+    assert {ours.layer_of(name) for name in names if not re.search(r"\.\d+\.", name)} == {0}
 
 
 def test_reading_a_folder_shows_no_bar_and_leaves_bars_as_they_were(tmp_path, capfd):
