@@ -203,8 +203,9 @@ def put_into(backbone: nn.Module, adapter: Adapter, *, seed: int) -> None:
                 fix = "Give the ends of the names of linear layers, or targets: auto."
                 raise ConfigError(fault("", "adapter.targets", first_line(error), fix)) from error
     backbone.requires_grad_(False)
+    own = own_weights(backbone)
     for key, weight in backbone.named_parameters():
-        weight.requires_grad_(key in own_weights(backbone))
+        weight.requires_grad_(key in own)
 
 
 def _peft_config(backbone: nn.Module, adapter: Adapter) -> PeftConfig:
