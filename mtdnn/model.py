@@ -13,8 +13,9 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.products import use_fast_products
 from mtdnn.execution.sharding import divide
 from mtdnn.networks.decoder import DecoderHead
-from mtdnn.networks.encoder import Encoder, outermost_layers
+from mtdnn.networks.encoder import Encoder
 from mtdnn.networks.heads import PooledHead, family_options
+from mtdnn.networks.layers import outermost_layers
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
 

@@ -7,26 +7,18 @@ regularizer can encode other word embeddings; together they are the usual forwar
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
-    AutoConfig,
-    AutoModel,
-    AutoModelForSeq2SeqLM,
-    AutoModelForTextEncoding,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from mtdnn.batch import on_device
 from mtdnn.config.execution import Execution, execution_of
@@ -38,10 +30,9 @@ from mtdnn.execution.layout import LastLayout, Layout
 from mtdnn.execution.products import compiled_for, use_fast_products
 from mtdnn.networks import adapters
 from mtdnn.networks.adapters import Adapter
-from mtdnn.registry import is_trusted
+from mtdnn.networks.layers import depth_of, named_layers
+from mtdnn.networks.pretrained import pooler_weights, read_backbone, read_config, recompute_layers, refuse_decoders
 from mtdnn.tokens.families import (
-    WITH_DECODER,
-    WITH_OWN_ENCODER,
     first_line,
     is_causal,
     is_known,
@@ -50,12 +41,9 @@ from mtdnn.tokens.families import (
     position_offset,
     unsupported_family,
 )
-from mtdnn.tokens.hub import hub_error
-from mtdnn.tokens.tokenizer import refuse_missing_folder
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_EXECUTION = Execution()
-_LAYER = re.compile(r"\b(layers?|block|h|albert_layer_groups)\.(\d+)\.")
 
 PACKED_TOLERANCE = 1e-4
 """Largest difference of a hidden state between packed and padded rows, relative to the largest hidden state. Families
@@ -238,22 +226,12 @@ class Encoder(nn.Module):
         AttentionInterface.register(ATTENTION_NAME, torch.compiler.disable(packed_attention))
         if self.word_embeddings.weight.device.type == "cpu":
             hide_from_compiler()
-        for _, module in _layers(self.backbone):
+        for _, module in named_layers(self.backbone):
             module.compile(dynamic=True)
 
     def layer_of(self, parameter_name: str) -> int:
-        """Depth of a parameter, for learning rates by layer: 0 for embeddings, 1 … num_layers; the top for all others.
-
-        Tables of words and positions outside the layers are embeddings whatever their names: `wte` in GPT-2, `shared`
-        in T5. ALBERT uses one layer at several depths; it gets the largest of them.
-        """
-        found = _LAYER.search(parameter_name)
-        if found is None:
-            in_table = any(f".{table}." in f".{parameter_name}" for table in self._tables)
-            return 0 if in_table or "embed" in parameter_name else self.num_layers
-        if found.group(1) == "albert_layer_groups":
-            return (int(found.group(2)) + 1) * self.num_layers // int(self.config.num_hidden_groups)
-        return int(found.group(2)) + 1
+        """Depth of a parameter, for learning rates by layer; see `depth_of`."""
+        return depth_of(parameter_name, self.backbone, tables=self._tables)
 
     @cached_property
     def _tables(self) -> list[str]:
@@ -383,23 +361,6 @@ class Encoder(nn.Module):
         return ((packed - padded).abs().max() / padded.abs().max()).item()
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a model, also those within another layer, as T5 has them, with their names."""
-    for name, module in model.named_modules():
-        found = _LAYER.search(f"{name}.")
-        if found is not None and found.end() == len(name) + 1:
-            yield name, module
-
-
-def outermost_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, in their order; none of a family that has no module for a layer, such as XLM."""
-    found: dict[str, nn.Module] = {}
-    for name, module in _layers(model):
-        if not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = module
-    return list(found.values())
-
-
 def embedding_rms(table: nn.Embedding) -> float:
     """Root mean square of all word embeddings of a table."""
     return table.weight.detach().float().square().mean().sqrt().item()
@@ -415,117 +376,3 @@ def position_ids(mask: Tensor, offset: int) -> Tensor:
 def has_token_types(config: PretrainedConfig) -> bool:
     """Whether the family has token types for the two texts of a pair; RoBERTa has one type, DistilBERT none."""
     return bool(getattr(config, "type_vocab_size", 0) > 1)
-
-
-def read_config(where: str) -> PretrainedConfig:
-    """The configuration of a hub name or folder; ConfigError if it cannot be read."""
-    refuse_missing_folder(where)
-    try:
-        return AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # also values of wrong types in it
-        fix = "Give a Hugging Face hub name, or a folder with config.json."
-        raise ConfigError(
-            fault("", "encoder", f"{where}: no configuration found ({hub_error(where, error)})", fix)
-        ) from error
-
-
-def refuse_decoders(config: PretrainedConfig, where: str) -> None:
-    """Raise ConfigError for encoder-decoders without a separate encoder, and for encoders configured as decoders."""
-    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_DECODER:
-        kind = "an encoder-decoder without a separate encoder"
-    elif getattr(config, "is_decoder", False) and not is_causal(config):
-        kind = "a decoder"
-    else:
-        return
-    fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
-    raise ConfigError(fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix))
-
-
-class EncoderOfPair:
-    """Builds the encoder of an encoder-decoder that has no class for it alone."""
-
-    @classmethod
-    def from_config(cls, config: PretrainedConfig, **keywords: Any) -> PreTrainedModel:
-        """An encoder with random weights."""
-        return cast(PreTrainedModel, AutoModelForSeq2SeqLM.from_config(config, **keywords).model.encoder)
-
-    @classmethod
-    def from_pretrained(cls, where: str, **keywords: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The encoder in the files of the pair, and which weights they lack, as transformers returns them."""
-        whole, info = AutoModelForSeq2SeqLM.from_pretrained(where, **keywords)
-        lacking = {name for name in info["missing_keys"] if ".encoder." in name or ".shared." in name}
-        return whole.model.encoder, {**info, "missing_keys": lacking}
-
-
-def backbone_class(config: PretrainedConfig) -> Any:
-    """The class that builds the model of a configuration; for an encoder-decoder, its encoder."""
-    if config.model_type in WITH_OWN_ENCODER:
-        return AutoModelForTextEncoding
-    return EncoderOfPair if config.model_type in WITH_DECODER else AutoModel
-
-
-def read_backbone(where: str, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
-    """The model of a hub name or folder, and the names of pooler weights that are missing in the files."""
-    try:
-        with no_bars_for_folders(where):
-            backbone, info = backbone_class(read_config(where)).from_pretrained(
-                where, dtype=dtype, output_loading_info=True, **loading_only_data()
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        fix = "Give a folder with model.safetensors as save_pretrained writes it."
-        if not is_trusted():
-            fix += " Pickled weights (pytorch_model.bin) can run code; if you trust them, add --trust."
-        raise ConfigError(
-            fault("", "encoder", f"{where}: weights cannot be loaded ({first_line(error)})", fix)
-        ) from error
-    missing = sorted(info["missing_keys"])
-    lacking = [name for name in missing if "pooler" not in name]
-    if lacking:
-        found = f"{where}: {len(lacking)} weights are missing, first '{lacking[0]}'"
-        raise ConfigError(
-            fault("", "encoder", found, "The files belong to another architecture; choose another encoder.")
-        )
-    own_storages(backbone)
-    return backbone, missing
-
-
-def loading_only_data() -> dict[str, bool | None]:
-    """Keywords of `from_pretrained`: no code from hub repositories, and no pickled weights unless they are trusted."""
-    return {"trust_remote_code": False, "use_safetensors": None if is_trusted() else True}
-
-
-def own_storages(backbone: PreTrainedModel) -> None:
-    """Copy each weight that is a view of a larger tensor (NomicBERT's q, k and v) into its own memory.
-
-    Different tensors that share memory cannot be written to weight files.
-    """
-    for weight in backbone.parameters():
-        if weight.untyped_storage().nbytes() > weight.nbytes:
-            weight.data = weight.data.clone()
-
-
-@contextmanager
-def no_bars_for_folders(where: str) -> Iterator[None]:
-    """A context without transformers' progress bars if weights are read from a folder; downloads keep theirs."""
-    if not Path(where).is_dir() or not is_progress_bar_enabled():
-        yield
-        return
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        enable_progress_bar()
-
-
-def recompute_layers(backbone: PreTrainedModel) -> None:
-    """Turn on gradient checkpointing, in PyTorch's variant that keeps all gradients and restores random states."""
-    newer_name = getattr(backbone, "activation_checkpointing_enable", None)
-    enable = newer_name or backbone.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-
-
-def pooler_weights(backbone: PreTrainedModel) -> dict[str, Tensor] | None:
-    """Copies of the weight and bias of the pooler's dense layer (BERT, ALBERT, …); None without one."""
-    pooler = getattr(backbone, "pooler", None)
-    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
-    return None if dense is None else {name: value.detach().clone() for name, value in dense.named_parameters()}

@@ -23,7 +23,8 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.encoder import Encoder, backbone_class, has_token_types
+from mtdnn.networks.encoder import Encoder, has_token_types
+from mtdnn.networks.pretrained import backbone_class
 from mtdnn.publishing.onnx_run import DESCRIPTION, GRAPH, QUANTIZED, ExportedRun, open_onnx, require_onnx
 from mtdnn.runs.folder import tasks_to_yaml
 from mtdnn.runs.opened import Run

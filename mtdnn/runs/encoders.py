@@ -21,7 +21,8 @@ from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
-from mtdnn.networks.encoder import Encoder, backbone_class, read_config, recompute_layers
+from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.pretrained import backbone_class, read_config, recompute_layers
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
 from mtdnn.training.checkpoint import ENCODER, load_tied, open_checkpoint, read_weights

@@ -16,7 +16,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.decoder import DecoderHead
-from mtdnn.networks.encoder import loading_only_data, no_bars_for_folders
+from mtdnn.networks.pretrained import loading_only_data, no_bars_for_folders
 from mtdnn.networks.word_heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place

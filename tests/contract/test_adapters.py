@@ -17,7 +17,8 @@ from mtdnn.config.options import Named
 from mtdnn.errors import ConfigError
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import ADAPTERS, Adapter, digest, merged
-from mtdnn.networks.encoder import Encoder, backbone_class
+from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.pretrained import backbone_class
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.task_types.base import TASK_TYPES

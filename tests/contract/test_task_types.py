@@ -29,7 +29,8 @@ from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError
 from mtdnn.metrics.base import Record, measured
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.encoder import Encoder, backbone_class
+from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.pretrained import backbone_class
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.proximal import Momentum
 from mtdnn.task_types.base import TASK_TYPES, TaskType

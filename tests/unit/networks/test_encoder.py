@@ -41,7 +41,8 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from mtdnn.config.execution import Execution
 from mtdnn.errors import ConfigError
-from mtdnn.networks.encoder import Encoder, backbone_class, has_token_types, recompute_layers
+from mtdnn.networks.encoder import Encoder, has_token_types
+from mtdnn.networks.pretrained import backbone_class, recompute_layers
 from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import save_encoder
 
