@@ -33,7 +33,7 @@ setup(
         "tokenizers>=0.22.2",
         "safetensors>=0.5",
         "pydantic>=2.12",
-        "jsonargparse[signatures]>=4.48",
+        "jsonargparse[signatures]>=4.49",
         "PyYAML>=6.0.1",
         "filelock>=3.20.3",
         "jinja2>=3.1.6",

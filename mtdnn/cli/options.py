@@ -40,7 +40,7 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
         SystemExit: after --help or --schema.
     """
     parser = _call_parser(function)
-    found = vars(parser.instantiate_classes(_parsed(parser, _spelt_out(function, argv))))
+    found = vars(parser.instantiate(_parsed(parser, _spelt_out(function, argv))))
     renamed = {name.rstrip("_"): name for name in _python_words(function)}
     return {renamed.get(name, name): home_expanded(each) for name, each in found.items()}
 

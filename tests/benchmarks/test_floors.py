@@ -7,7 +7,7 @@ from benchmarks.floors import SETUP, floors
 NEEDED = {
     "torch": "2.11",  # varlen_attn(scale=, window_size=) exists from 2.11 on; below 2.10 there are CVEs
     "transformers": "5.7",  # CVE-2026-4372, CVE-2026-5241; 5.2 to 5.6 pack ModernBERT wrongly
-    "jsonargparse": "4.48",  # 4.45 refuses positional arguments with a default, 4.47 words errors otherwise
+    "jsonargparse": "4.49",  # 4.45 refuses positional arguments with a default; 4.48 has another name for `instantiate`
     "pydantic": "2.12",  # 2.11 cannot make the JSON schema of a run
     "setuptools": "77.0.3",  # what torch 2.13 needs; below 70.1 it makes no wheel by itself
     "filelock": "3.20.3",  # CVEs below
