@@ -56,7 +56,7 @@ setup(
         "completion": ["shtab>=1.7"],
         "generation": ["rouge-score>=0.1.2", "sacrebleu>=2.4"],
         "ray": ["ray>=2.52"],
-        "slurm": ["submitit>=1.5"],
+        "slurm": ["submitit>=1.5.4"],
         "dev": [
             "fastapi>=0.115",
             "hypothesis>=6.100",
@@ -77,7 +77,7 @@ setup(
             "seqeval>=1.2.2",
             "setuptools>=77.0.3",
             "shtab>=1.7",
-            "submitit>=1.5",
+            "submitit>=1.5.4",
             "torchjd[cagrad,quadprog-projector]>=0.18",
             "types-PyYAML",
             "types-tqdm",

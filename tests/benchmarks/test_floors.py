@@ -15,6 +15,7 @@ NEEDED = {
     "matplotlib": "3.10",  # 3.9 leaves labels that begin with "_" out of legends
     "pyarrow": "23.0.1",  # CVEs below
     "scipy": "1.15",  # 1.14 approximates Wilcoxon's p of few differences where one is 0 or two are equal
+    "submitit": "1.5.4",  # 1.5.0 moves a script that its jobs have yet to read; 1.5.3 needs setuptools below 82
     "seqeval": "1.2.2",  # 1.2.0 and 1.2.1 need exactly numpy 1.19.2
 }
 
