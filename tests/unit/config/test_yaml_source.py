@@ -49,7 +49,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
         (b"a: \xe9\n", "a.yml: not UTF-8 (byte 3). Save the file as UTF-8."),
         (b"a: 1\nb: !foo 1\n", "a.yml:2: the tag !foo is not supported. Write the value without a tag."),
         (b"{[1]: 2}\n", "a.yml:1: not valid YAML: found unhashable key"),
-        (b"a: 2001-13-45\n", "a.yml:1: not valid YAML: month must be in 1..12. Put the value in quotes."),
+        (b"a: 2001-13-45\n", "a.yml:1: not valid YAML: month must be in 1..12…. Put the value in quotes."),
         (b"a: 1\nb: \x01\n", "a.yml:2: character '\\x01' is not allowed in YAML. Remove it."),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_file_that_is_no_mapping_is_reported(tmp_path, content, message):
     (tmp_path / "a.yml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "a.yml")
-    assert message in str(caught.value)
+    assert all(part in str(caught.value) for part in message.split("…"))  # Python 3.14 adds ", not 13"
 
 
 def test_a_missing_file_is_reported(tmp_path):
