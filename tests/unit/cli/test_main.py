@@ -377,10 +377,13 @@ def test_what_may_be_our_own_mistake_keeps_its_traceback(monkeypatch, error):
         main(["score", "x"])
 
 
-def test_a_path_that_is_too_long_is_one_line(capsys):
-    assert main(["export", "run", "--task", "nli", "--output", "x" * 5000]) == 2
+@pytest.mark.parametrize("words", [["score"], ["check"], ["export", "run", "--task", "nli", "--output"]])
+def test_a_path_that_is_too_long_is_one_line(words, capsys):
+    assert main([*words, "x" * 5000]) == 2
     reported = capsys.readouterr().err
-    assert "File name too long" in reported and len(reported) < 500
+    assert reported.count("\n") == 1
+    if sys.version_info < (3, 14):  # from 3.14 on, Path.exists says that there is no such file
+        assert "File name too long" in reported
 
 
 @pytest.mark.parametrize("words", [["train", "r.yml", "--output"], ["export", "run", "--output"], ["score"], []])
