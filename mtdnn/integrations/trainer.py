@@ -121,8 +121,9 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
 
     def _loss_is_a_share(self, num_items_in_batch: Tensor | int | None) -> bool:
         """Whether the loss is already divided by the labels of the whole step, as in `Trainer.training_step`."""
-        if self.loss_is_scaled_for_ga is not None:
-            return bool(self.loss_is_scaled_for_ga)
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)  # transformers 5.7 does not have it
+        if scaled is not None:
+            return bool(scaled)
         by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         return by_model or self.compute_loss_func is not None
 
