@@ -87,8 +87,8 @@ class Besides:
 
     def __init__(self, trainer: Trainer) -> None:
         self.seconds = 0.0
-        trainer.combination.finish = self._timed(trainer.combination.finish)  # type: ignore[method-assign]
-        trainer._label_loss = self._timed(trainer._label_loss)  # type: ignore[method-assign]
+        trainer.updater.combination.finish = self._timed(trainer.updater.combination.finish)  # type: ignore[method-assign]
+        trainer.updater._label_loss = self._timed(trainer.updater._label_loss)  # type: ignore[method-assign]
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

@@ -85,9 +85,9 @@ def run_of_steps(name: str, given: Mapping[str, object], steps: int, threads: in
     setup = Setup.of(load_run_config(None, {**given, **WAYS[name].given}))
     trainer, batches = setup.trainer(RunFolder("unused")), endless(setup)
     trainer.model.train()
-    if not WAYS[name].keeps_gradient and trainer.table_gradient is not None:
-        trainer.table_gradient.close()
-        trainer.table_gradient = None
+    if not WAYS[name].keeps_gradient and trainer.updater.table_gradient is not None:
+        trainer.updater.table_gradient.close()
+        trainer.updater.table_gradient = None
 
     def take(count: int) -> Cost:
         before = now()

@@ -7,11 +7,11 @@ import sys
 
 from mtdnn.config.run import load_run_config
 from mtdnn.runs.train import train
-from mtdnn.training.trainer import Trainer
+from mtdnn.training.updater import Updater
 
 if __name__ == "__main__":
-    during = Trainer._has_one_backward
+    during = Updater._has_one_backward
     for word in sys.argv[1:]:
         file, _, how = word.partition(":")
-        setattr(Trainer, "_has_one_backward", (lambda *given: False) if how == "after" else during)  # noqa: B010
+        setattr(Updater, "_has_one_backward", (lambda *given: False) if how == "after" else during)  # noqa: B010
         train(load_run_config(file), resume=how == "resume", progress=False)

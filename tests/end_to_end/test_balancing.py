@@ -150,7 +150,7 @@ def test_the_sum_over_processes_gives_the_update_of_one(
 
     alone, ranks, meeting = made(), [made(), made()], Meeting(2)
     for rank, trainer in enumerate(ranks):
-        trainer._reduce = trainer.combination.reduce = partial(meeting.sums, rank)
+        trainer.updater.reduce = trainer.updater.combination.reduce = partial(meeting.sums, rank)
         setattr(trainer.processes, "sums_on_host", partial(meeting.sums_on_host, rank))  # noqa: B010
         trainer.loader.rank, trainer.loader.num_processes = rank, len(ranks)  # type: ignore[attr-defined]
         trainer.objective.rank = rank

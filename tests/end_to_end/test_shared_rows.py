@@ -26,8 +26,8 @@ from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.setup import Setup
 from mtdnn.runs.train import train
 from mtdnn.study.size import run_size
-from mtdnn.training.trainer import Trainer
 from mtdnn.training.turn import Turn
+from mtdnn.training.updater import Updater
 from tests.conftest import Demo
 from tests.reference.forks import launched
 from tests.reference.interrupted import stopped_and_resumed
@@ -159,7 +159,7 @@ def test_one_pass_serves_the_tasks_of_a_step_and_each_gets_the_losses_it_has_alo
     with passes_counted() as counts:
         train(load_run_config(None, values), progress=False)
     assert counts["with gradient"] == 3
-    monkeypatch.setattr(Trainer, "_share_passes", lambda self, update: None)
+    monkeypatch.setattr(Updater, "_share_passes", lambda self, update: None)
     with passes_counted() as counts:
         train(load_run_config(None, {**values, "output": str(tmp_path / "four")}), progress=False)
     assert counts["with gradient"] == 12
@@ -179,7 +179,7 @@ def test_the_tasks_of_a_pass_have_the_dropout_masks_of_a_pass_of_their_own(
     own = {"tasks": str(tasks), "encoder": str(demo.encoder), "train": SHARING[:3], "max_steps": 1}
     values = values_of(world, tmp_path / "one", **own, checkpoint_every="never")
     train(load_run_config(None, values), progress=False)
-    monkeypatch.setattr(Trainer, "_share_passes", lambda self, update: None)
+    monkeypatch.setattr(Updater, "_share_passes", lambda self, update: None)
     train(load_run_config(None, {**values, "output": str(tmp_path / "three")}), progress=False)
     one, three = (log_of(tmp_path / name)[0]["train"] for name in ("one", "three"))
     assert {task: found["task"] for task, found in one.items()} == {task: each["task"] for task, each in three.items()}
@@ -207,7 +207,7 @@ def test_every_method_computes_what_it_does_without_a_shared_pass(
     tasks = ["intent", "stars"] if "regularizer" in more else SHARING  # not every regularizer is for every type
     config = load_run_config(None, values_of(world, tmp_path, train=tasks, **more))
     together = means_of_two_steps(config)
-    monkeypatch.setattr(Trainer, "_share_passes", lambda self, update: None)
+    monkeypatch.setattr(Updater, "_share_passes", lambda self, update: None)
     tolerance = 2e-2 if "precision" in more else 1e-3
     for task, found in means_of_two_steps(config).items():
         assert together[task] == pytest.approx(found, rel=tolerance, abs=1e-5)
@@ -291,14 +291,14 @@ def test_every_process_has_the_same_tasks_in_a_step(world: Demo, tmp_path: Path)
 def test_a_pass_is_shared_by_the_tasks_that_can_in_every_process(world: Demo, tmp_path: Path) -> None:
     """A process whose rows do not allow it for one task must not take the tasks in another order than the rest."""
     setup = Setup.of(load_run_config(None, values_of(world, tmp_path)))
-    trainer = setup.trainer(RunFolder(tmp_path))
+    updater = setup.trainer(RunFolder(tmp_path)).updater
     update = Turn.of(next(iter(setup.loader)))
     assert [turn.task for turn in update] == SHARING
     other = [1, 0, 1, 1]  # the other of two processes cannot for `topics`
     summed = lambda numbers: [own + its for own, its in zip(numbers, other, strict=True)]  # noqa: E731
-    trainer.processes = SimpleNamespace(count=2, sums_on_host=summed)
-    trainer._reduce = lambda tensors: tensors
-    trainer._share_passes(update)
+    updater.processes = SimpleNamespace(count=2, sums_on_host=summed)
+    updater.reduce = lambda tensors: tensors
+    updater._share_passes(update)
     assert [turn.task for turn in update if turn.passes] == ["intent", "stars", "slots"]
 
 

@@ -178,8 +178,8 @@ def test_a_trainer_keeps_the_gradient_and_ends_with_the_same_weights(monkeypatch
         trainer = trainer_of(make_model(dtype=dtype), clip_norm=0.1, total_steps=4)
         for _ in range(4):
             trainer.train_step([make_batch()])
-        assert (trainer.table_gradient is not None) == keeps
-        if trainer.table_gradient is not None:
-            assert trainer.table_gradient._zeros is not None
+        assert (trainer.updater.table_gradient is not None) == keeps
+        if trainer.updater.table_gradient is not None:
+            assert trainer.updater.table_gradient._zeros is not None
         ends.append(trainer.model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
