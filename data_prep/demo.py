@@ -315,6 +315,8 @@ def write_demo_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Non
     """
     from transformers import BertConfig, BertModel
 
+    from mtdnn.networks.pretrained import no_bars_for_folders
+
     tokenizer = train_tokenizer(texts)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -328,7 +330,9 @@ def write_demo_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Non
     with preserved_default_generators():
         seed_default_generators(seed, "demo", "encoder")
         model = BertModel(config)
-    model.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with no_bars_for_folders(str(folder)):
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -1,10 +1,18 @@
-"""Rows of cells → text with aligned columns."""
+"""What is shown: rows of cells as text with aligned columns, and how often a progress bar is drawn."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from mtdnn.errors import printable
+
+ON_SCREEN, IN_FILE = 0.1, 30.0
+
+
+def seconds_between_bars() -> float:
+    """Seconds between two states of a progress bar on standard error, of which a file keeps each."""
+    return ON_SCREEN if sys.stderr.isatty() or "ipykernel" in sys.modules else IN_FILE
 
 
 def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:

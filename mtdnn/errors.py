@@ -209,7 +209,7 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
     """A decorator of public functions: an unknown or missing keyword argument raises a ConfigError.
 
     `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?` In arguments, `~/data` is in the user's
-    home directory.
+    home directory, and a word where several are expected is the only one.
 
     Args:
         more: returns the names that `**options` accepts in addition, with dots for nested keys; called when needed.
@@ -222,12 +222,28 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
         def call(*args: P.args, **keywords: P.kwargs) -> R:
             if found := _keyword_faults(function.__qualname__, signature, args, keywords, more):
                 raise ConfigError(found)
-            at_home: Callable[..., R] = function
-            return at_home(*map(home_expanded, args), **{name: home_expanded(each) for name, each in keywords.items()})
+            of_words: Callable[..., R] = function
+            several = {each.name for each in signature.parameters.values() if _takes_words(each)}
+            ours = [_as_given(each, name in several) for each, name in zip(args, signature.parameters, strict=False)]
+            return of_words(
+                *ours,
+                *args[len(ours) :],
+                **{name: _as_given(each, name in several) for name, each in keywords.items()},
+            )
 
         return call
 
     return checked
+
+
+def _takes_words(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is a sequence of words, or of paths, and not also a single one."""
+    return str(parameter.annotation).startswith("Sequence[str")
+
+
+def _as_given(value: object, several: bool) -> object:
+    """An argument as its function takes it: see `keywords_checked`."""
+    return [home_expanded(value)] if several and isinstance(value, str) else home_expanded(value)
 
 
 def home_expanded(path: T) -> T:

@@ -43,9 +43,10 @@ def check(
         print_text(json_report(report) if json or format == "json" else github_annotations(report))
         raise SystemExit(EXIT_ERROR if report.faults else 0)
     if report.faults:
-        print_text(str(report))
+        if text := report.text():
+            print_text(text)
         raise ConfigError(report.faults)
-    return str(report)
+    return report.text()
 
 
 def json_report(report: Report) -> str:

@@ -21,13 +21,18 @@ def as_json(values: object) -> str:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """One line per task and split of `{task: {split: {metric: value}}}`; keys that begin with `_` are left out."""
+    """One line per task and split of `{task: {split: {metric: value}}}`; keys that begin with `_` are left out.
+
+    Without splits it is a sentence: no task had one to measure.
+    """
     splits = [
         (task, split, values)
         for task, inner in results.items()
         if not task.startswith("_")
         for split, values in inner.items()
     ]
+    if not splits:
+        return "nothing was measured: no task has a dev split"
     metrics = list(dict.fromkeys(("rows", *(metric for _, _, values in splits for metric in values))))
     lines = [["task", "split", *metrics]]
     lines += [

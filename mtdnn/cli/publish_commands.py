@@ -100,7 +100,7 @@ def push(
     if Path(out).exists():
         raise ConfigError(fault("--out", "", f"'{out}' exists", "Name a new folder."))
     write_repository(run, upload, Path(out))
-    return f"not uploaded: {out}"
+    return f"written, and not uploaded: {out}"
 
 
 def serve(

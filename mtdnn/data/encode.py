@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from mtdnn.columns import seconds_between_bars
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.errors import DataError, Fault, Place, fault, printable
@@ -265,7 +266,10 @@ def with_bar(
     """
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="part", disable=not progress or not total, file=sys.stderr) as bar:
+    every, hidden = seconds_between_bars(), not progress or not total
+    with tqdm(
+        total=total, unit="part", disable=hidden, file=sys.stderr, mininterval=every, maxinterval=every + 10
+    ) as bar:
         for index, result in made:
             bar.set_description(printable("/".join(jobs[index].key)), refresh=False)
             bar.update()

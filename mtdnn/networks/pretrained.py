@@ -116,7 +116,8 @@ def own_storages(backbone: PreTrainedModel) -> None:
 
 @contextmanager
 def no_bars_for_folders(where: str) -> Iterator[None]:
-    """A context without transformers' progress bars if weights are read from a folder; downloads keep theirs."""
+    """A context without transformers' progress bars if weights are read from or written to a folder that
+    exists; downloads keep theirs."""
     if not Path(where).is_dir() or not is_progress_bar_enabled():
         yield
         return

@@ -191,7 +191,7 @@ def _usage(name: str, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
 
 
 def _task_table(tasks: Mapping[str, TaskDef]) -> str:
-    lines = [("task", "type", "texts of a row", "labels", "longest row, tokens")]
+    lines = [("task", "type", "texts of a row", "labels", "rows are cut at, tokens")]
     for name, task in tasks.items():
         kind = f"{task.task_type}, by the head of {task.head_of}" if task.head_of else task.task_type
         lines.append((name, kind, ", ".join(task.inputs), ", ".join(task.labels), str(task.max_length)))

@@ -121,7 +121,7 @@ class OnnxModel(nn.Module):
         return {batch.task: self.predict(batch, [batch.task])[batch.task] for batch in batches}
 
 
-@dataclass
+@dataclass(repr=False)
 class ExportedRun(Run):
     """A run whose outputs are computed by onnxruntime."""
 

@@ -136,5 +136,7 @@ def push(run: str | Path, upload: Upload) -> tuple[str, list[str]]:
             api.upload_folder(repo_id=upload.repo, folder_path=folder, commit_message=f"Upload {what} by mtdnn")
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
             fix = "Log in with `hf auth login`, and check the name and the connection."
+            if isinstance(error, OfflineModeIsEnabled):
+                fix = f"Unset HF_HUB_OFFLINE. {fix}"
             raise DataError(fault(upload.repo, "", f"not uploaded: {hub_error('', error)}", fix)) from error
     return str(address), files

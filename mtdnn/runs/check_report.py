@@ -122,7 +122,11 @@ class Report:
         return TextTable("Training", lines)
 
     def __str__(self) -> str:
-        """Warnings and tables; the caller reports the errors."""
+        """Warnings and tables, and after them the errors."""
+        return "\n".join(filter(None, (self.text(), *map(str, self.faults))))
+
+    def text(self) -> str:
+        """Warnings and tables, for callers that report the errors themselves; empty if there are only errors."""
         parts = ["\n".join(f"warning: {line}" for line in self.warnings)] if self.warnings else []
         parts += [f"{each.title}\n{indent(table(each.lines), '  ')}" for each in self.tables()]
         return "\n\n".join(parts) if parts else "no errors found" if not self.faults else ""

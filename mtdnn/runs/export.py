@@ -23,6 +23,7 @@ from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.decoder import DecoderHead, pair_config
 from mtdnn.networks.modes import evaluation_mode
+from mtdnn.networks.pretrained import no_bars_for_folders
 from mtdnn.tokens.families import is_causal
 from mtdnn.training.checkpoint import atomic_folder
 
@@ -63,7 +64,8 @@ def export_task(
         found = f"{type(exported).__name__} returns other logits (differing by up to {difference:.1e})"
         raise ConfigError(fault(task, "export", found, USE_PREDICT))
     with atomic_folder(folder) as partial:
-        exported.save_pretrained(partial)
+        with no_bars_for_folders(str(partial)):
+            exported.save_pretrained(partial)
         save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
 
 

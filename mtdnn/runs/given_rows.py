@@ -148,7 +148,7 @@ class GivenRows:
         task_type, task_def = self.types[task], self.tasks[task]
         examples, faults = [], []
         for number, texts in enumerate(rows):
-            if isinstance(texts, str) or len(texts) != len(task_def.inputs):
+            if isinstance(texts, str) or not hasattr(texts, "__len__") or len(texts) != len(task_def.inputs):
                 expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
                 faults.append(
                     fault(f"row {number}", "", f"{texts!r} is not a sequence of texts of this task", expected)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, DataError, fault, shortened
 from mtdnn.rows.memory import is_table
+from mtdnn.rows.places import SUFFIXES
 from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.ragged import Column, Ragged
 
@@ -50,8 +51,24 @@ def _chosen(column: Column, rows: np.ndarray) -> Column:
     return [column[row] for row in rows] if isinstance(column, list) else column[rows]
 
 
-Rows: TypeAlias = "str | Path | Sequence[Sequence[str]] | Sequence[Mapping[str, Any]] | Dataset | DataFrame"
+Rows: TypeAlias = (
+    "str | Path | Sequence[str] | Sequence[Sequence[str]] | Sequence[Mapping[str, Any]] | Dataset | DataFrame"
+)
 """A file of rows in a known format, the texts of each row, or rows with named columns in memory."""
+
+
+def as_sequences(rows: Rows) -> Rows:
+    """The rows, with each plain text as a row of that one text.
+
+    Raises:
+        DataError: a text in place of a file or a list of texts.
+    """
+    if isinstance(rows, str) and Path(rows).suffix not in SUFFIXES:
+        fix = f"Give a list of texts, as [text], or a file: {', '.join(SUFFIXES)}."
+        raise DataError(fault("rows", "", f"'{shortened(rows, 60)}' is no file of rows", fix))
+    if isinstance(rows, (str, Path)) or is_table(rows):
+        return rows
+    return [(row,) if isinstance(row, str) else row for row in rows]
 
 
 def task_of(rows: Rows, task_types: Mapping[str, TaskType]) -> str:

@@ -29,7 +29,7 @@ from mtdnn.runs.encoders import refuse_other_poolings, stored_encoder
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.given_rows import GivenRows
 from mtdnn.runs.hub import run_place
-from mtdnn.runs.memory_rows import MemoryStore, Rows, task_of
+from mtdnn.runs.memory_rows import MemoryStore, Rows, as_sequences, task_of
 from mtdnn.runs.parts import autocast_of, task_types_of
 from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -54,7 +54,7 @@ def _as_opened(method: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run opened at one of its checkpoints.
 
@@ -80,6 +80,11 @@ class Run:
     autocast: Callable[[], AbstractContextManager]
     trust: bool = False
     processes: Processes | None = None
+
+    def __repr__(self) -> str:
+        """`Run('runs/first', checkpoint='best', step=120, tasks=['rte', 'mrpc'], device='cpu')`."""
+        where = f"'{self.folder.path}', checkpoint='{self.checkpoint}', step={self.step}"
+        return f"{type(self).__name__}({where}, tasks={list(self.tasks)}, device='{self.device}')"
 
     @keywords_checked()
     @_as_opened
@@ -200,13 +205,14 @@ class Run:
         Args:
             tasks: their names.
             rows: a file with the first task's columns, labelled or not; a `datasets.Dataset`, a pandas DataFrame or a
-                list of dicts with these; or texts: `[(premise, hypothesis), …]`. Labels are the first task's and, in
+                list of dicts with these; or texts: `[(premise, hypothesis), …]`, or `[text, …]` for tasks with one
+                text. Labels are the first task's and, in
                 files that it shares, those of the tasks that share them.
         Raises:
             ConfigError: an unknown task, or tasks with different inputs.
             DataError: every bad row, with its place.
         """
-        names = self._known([tasks] if isinstance(tasks, str) else tasks)
+        names, rows = self._known([tasks] if isinstance(tasks, str) else tasks), as_sequences(rows)
         self._given.require_same_inputs(names)
         found: dict[str, list[Record]] = {}
         for group in self._given.encoded_alike(names):
@@ -232,7 +238,7 @@ class Run:
         """
         if pooling not in POOLINGS:
             raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
-        types = {name: self.model.task_types[name] for name in self.tasks}
+        types, rows = {name: self.model.task_types[name] for name in self.tasks}, as_sequences(rows)
         name = self._known([task])[0] if task else task_of(rows, types)
         with self._given.store(name, rows) as store:
             loader = EvalLoader(

@@ -74,6 +74,8 @@ def _declared(source: YamlSource) -> Options:
 
 def _variables(source: YamlSource, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
     """Name → value; ConfigError for a name that is not declared, or has no value."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(fault("", "variables", f"{given!r} is no mapping", "Give values by name: {'data': 'rows'}."))
     faults = []
     for name in given:
         if name not in declared:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from mtdnn.columns import seconds_between_bars
 from mtdnn.training.plan import Progress
 
 SMOOTHING = 0.3  # weight of the newest log line in the displayed running loss
+MAX_INTERVAL = 10.0  # seconds after which tqdm draws slow steps one by one
 
 
 class ProgressBar:
@@ -21,7 +23,16 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool = True) -> None:
-        self._bar = tqdm(total=total, initial=done, disable=not shown, unit="step", dynamic_ncols=True)
+        every = seconds_between_bars()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            disable=not shown,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=every,
+            maxinterval=max(every, MAX_INTERVAL),
+        )
         self._running: dict[str, float] = {}
 
     def __call__(self, progress: Progress, means: Mapping[str, Mapping[str, float]]) -> None:

@@ -265,6 +265,18 @@ def test_a_run_with_changed_rows_in_memory_is_not_resumed(inside):
     assert losses("runs/resumed") == losses("runs/first")
 
 
+def test_an_opened_run_is_shown_in_a_line_and_takes_one_word_where_several_are_expected(inside):
+    run = mtdnn.open_run("runs/first")
+    tasks = list(run.tasks)
+    assert repr(run) == f"Run('runs/first', checkpoint='best', step={run.step}, tasks={tasks}, device='{run.device}')"
+    assert run.evaluate("rte") == run.evaluate(["rte"])
+    for wrong in ([3], [None], [("one",)]):
+        with pytest.raises(mtdnn.DataError, match=r"row 0: .* is not a sequence of texts of this task\. Expected 2"):
+            run.predict("rte", wrong)
+    report = mtdnn.check({"a": {"task_type": "clasification"}})
+    assert str(report) == str(report.faults[0]) and report.text() == ""
+
+
 def test_an_opened_run_predicts_and_embeds_rows_in_memory(inside):
     run = mtdnn.open_run("runs/first")
     of_file = run.predict(["rte", "mrpc"], "data/rte/dev.tsv")

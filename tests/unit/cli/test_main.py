@@ -1,6 +1,7 @@
 """Words in, exit status and plain lines out."""
 
 import errno
+import io
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from mtdnn.cli.run_commands import output_file, write_vectors
 from mtdnn.columns import table
 from mtdnn.config.run import load_run_config
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.training.bar import ProgressBar
+from mtdnn.training.plan import Progress
 from tests.conftest import REPOSITORY
 
 
@@ -315,6 +318,24 @@ def test_results_are_one_line_per_split():
         "a     dev    10    0.5000",
         "b     dev    4               0.2500",
     ]
+
+
+def test_results_of_nothing_are_a_sentence():
+    assert results_table({"_run": {"step": 3}}) == "nothing was measured: no task has a dev split"
+
+
+@pytest.mark.parametrize("on_screen", [True, False])
+def test_a_bar_is_drawn_rarely_where_each_state_is_kept(monkeypatch, on_screen):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: on_screen, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("mtdnn.columns.ON_SCREEN", 0.0)
+    bar = ProgressBar(100)
+    for step in range(1, 101):
+        bar(Progress(step=step), {})
+    bar.close()
+    states = screen.getvalue().count("/100")
+    assert states > 50 if on_screen else states == 2  # of a file, its start and its end
 
 
 def test_vectors_are_written_whole_with_their_ids(tmp_path):

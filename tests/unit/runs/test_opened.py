@@ -1,11 +1,12 @@
 """Which of a run's tasks rows belong to, when none is named."""
 
+import pandas
 import pytest
 
 import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.config.tasks import task_def_from
-from mtdnn.errors import ConfigError
-from mtdnn.runs.memory_rows import task_of
+from mtdnn.errors import ConfigError, DataError
+from mtdnn.runs.memory_rows import as_sequences, task_of
 from mtdnn.task_types.base import TASK_TYPES
 
 TYPES = {name: TASK_TYPES.get(name)(task_def_from(name, TASK_TYPES.get(name).sample_block)) for name in TASK_TYPES}
@@ -53,3 +54,15 @@ def test_rows_of_no_task_are_reported_with_the_numbers_of_columns(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"rows: 3 texts in a row; .* \(classification: 2, masked_lm: 1\)"):
         task_of([("a", "b", "c")], chosen("classification", "masked_lm"))
+
+
+def test_a_plain_text_is_a_row_of_that_text():
+    assert as_sequences(["a", ("b",), "c"]) == [("a",), ("b",), ("c",)]
+    assert as_sequences(pandas.Series(["a", "b"])) == [("a",), ("b",)]
+    assert task_of(as_sequences(["a"]), chosen("ranking", "masked_lm")) == "masked_lm"
+    for unchanged in ("rows.tsv", [{"text": "a"}], pandas.DataFrame({"text": ["a"]})):
+        assert as_sequences(unchanged) is unchanged
+    with pytest.raises(
+        DataError, match=r"rows: 'It rained\.' is no file of rows\. Give a list of texts, as \[text\], or"
+    ):
+        as_sequences("It rained.")
