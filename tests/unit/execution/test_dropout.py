@@ -47,7 +47,7 @@ def test_the_same_state_brings_the_same_mask_and_another_state_another():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_gradient_goes_where_the_value_went(dtype):
-    x = torch.randn(50, 7, dtype=dtype).t().requires_grad_()
+    x = torch.randn(50, 7).to(dtype).t().requires_grad_()  # drawn in bfloat16, PyTorch 2.11 has exact zeros
     found = Dropout(0.4)(x)
     found.sum().backward()
     scale = torch.tensor(keep_scale(0.4), dtype=dtype)
