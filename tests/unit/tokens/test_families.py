@@ -1,10 +1,12 @@
 """What a family allows is known before anything is tokenized, and is what its model does."""
 
 import warnings
+from importlib.metadata import version
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from packaging.version import Version
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 
 from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
@@ -32,6 +34,7 @@ MORE = {
     "lilt": {"hidden_size": 24, "channel_shrink_ratio": 4},
     "longformer": {"attention_window": 4},
     "squeezebert": {"embedding_size": 16, "q_groups": 1, "k_groups": 1, "v_groups": 1},
+    "modernbert": {"num_hidden_layers": 2, "global_attn_every_n_layers": 2},  # 5.7 refuses one kind of attention
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
     "xlnet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
 }
@@ -52,6 +55,8 @@ UNFIT = {
 
 
 def config_of(kind: str, **more) -> PretrainedConfig:
+    if kind not in CONFIG_MAPPING and Version(version("transformers")) < Version("5.23"):
+        pytest.skip("this version of transformers does not have the family yet")
     wanted = {**SMALL, **MORE.get(kind, {}), **more}
     if kind == "xlnet":
         del wanted["max_position_embeddings"]
