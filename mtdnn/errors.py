@@ -20,6 +20,10 @@ T = TypeVar("T")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+MAX_LINE = 300
+"""Characters of another library's message that ours repeat."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an error was found.
@@ -321,3 +325,12 @@ def system_fault(error: BaseException, place: str) -> Fault | None:
 def shortened(text: str, length: int) -> str:
     """The text, or its beginning and `…` if it is longer."""
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank, without the full stop at its end; long ones are shortened.
+
+    An error without a text gives the name of its class.
+    """
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return shortened(line.rstrip("."), MAX_LINE)

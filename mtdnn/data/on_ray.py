@@ -13,8 +13,8 @@ from typing import Any
 
 from mtdnn.data.encode import EncodedPart, Job, encode_part, with_bar
 from mtdnn.data.part_files import PartFiles
-from mtdnn.errors import DataError, MtdnnError, fault
-from mtdnn.execution.ray_cluster import connected_ray, first_line, num_cpus
+from mtdnn.errors import DataError, MtdnnError, fault, first_line
+from mtdnn.execution.ray_cluster import connected_ray, num_cpus
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.rows.source import Part
 from mtdnn.tokens.tokenizer import Tokenizer

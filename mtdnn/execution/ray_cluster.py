@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, first_line
 
 
 def imported_ray() -> Any:
@@ -37,9 +37,3 @@ def connected_ray() -> Any:
 def num_cpus(ray: Any) -> int:
     """The CPUs of the cluster, at least 1."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

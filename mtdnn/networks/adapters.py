@@ -23,10 +23,9 @@ from pydantic import Field
 from mtdnn.config.options import Named, Options, option_values, options_of, takes_options
 from mtdnn.config.words import Words
 from mtdnn.deferred import deferred
-from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.errors import ConfigError, Fault, fault, first_line
 from mtdnn.registry import Registry
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
-from mtdnn.tokens.families import first_line
 
 if TYPE_CHECKING:
     import torch

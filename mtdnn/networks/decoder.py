@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mtdnn.batch import Batch, on_device
+from mtdnn.batch import IGNORED, Batch, on_device
 from mtdnn.config.options import NoOptions
 from mtdnn.execution.attention import known_padding
 from mtdnn.execution.sharding import gathered
@@ -128,7 +128,7 @@ class DecoderHead(Head):
         """
         labels = batch.labels
         if labels is None:
-            labels = torch.full((len(hidden), 1), -100, device=hidden.device)
+            labels = torch.full((len(hidden), 1), IGNORED, device=hidden.device)
         with known_padding(batch.mask):
             found = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden),

@@ -23,7 +23,7 @@ from transformers import (
 from mtdnn.batch import on_device
 from mtdnn.config.execution import Execution, execution_of
 from mtdnn.config.run import EncoderSource
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, first_line
 from mtdnn.execution.attention import ATTENTION_NAME, known_padding, packed_attention, use_packed_attention
 from mtdnn.execution.dropout import hide_from_compiler, use_fast_dropout
 from mtdnn.execution.layout import LastLayout, Layout
@@ -33,7 +33,6 @@ from mtdnn.networks.adapters import Adapter
 from mtdnn.networks.layers import depth_of, named_layers
 from mtdnn.networks.pretrained import pooler_weights, read_backbone, read_config, recompute_layers, refuse_decoders
 from mtdnn.tokens.families import (
-    first_line,
     is_causal,
     is_known,
     max_tokens,

@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, fault, first_line
 from mtdnn.registry import is_trusted
-from mtdnn.tokens.families import WITH_DECODER, WITH_OWN_ENCODER, first_line, is_causal
+from mtdnn.tokens.families import WITH_DECODER, WITH_OWN_ENCODER, is_causal
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.tokenizer import refuse_missing_folder
 

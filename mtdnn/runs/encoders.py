@@ -243,11 +243,11 @@ def refuse_other_poolings(model: MultiTaskModel, checkpoint: Path, definitions: 
         checkpoint: whose weights it will be filled with.
         definitions: their file.
     """
-    now = poolings(model)
+    now, fix = poolings(model), "Undo the change."
     faults = [
-        fault(str(definitions), f"{task}.head.pooling", f"{now[task]}, but {checkpoint} was trained with {then}")
+        fault(str(definitions), f"{task}.head.pooling", f"{now[task]}, but {checkpoint} was trained with {then}", fix)
         for task, then in read_parts(checkpoint).pooling.items()
         if task in now and now[task] != then
     ]
     if faults:
-        raise DataError([*faults, "Undo the change."])
+        raise DataError(faults)

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, fault, first_line, unknown
 from mtdnn.execution.machine import usable_cores, visible_gpus
-from mtdnn.execution.ray_cluster import connected_ray, first_line, num_cpus
+from mtdnn.execution.ray_cluster import connected_ray, num_cpus
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import Ended, RunCell, Status, run_cell_once
 from mtdnn.study.grid import Cell

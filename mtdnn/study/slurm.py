@@ -15,8 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault
-from mtdnn.execution.ray_cluster import first_line
+from mtdnn.errors import ConfigError, fault, first_line
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import Ended, RunCell, Status, locked, run_cell_once
 from mtdnn.study.grid import Cell

@@ -13,7 +13,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mtdnn.errors import Fault, fault
+from mtdnn.errors import Fault, fault, first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -181,8 +181,3 @@ def unsupported_family(where: str, config: PretrainedConfig, obstacle: str) -> F
     """The error for an encoder whose family cannot take word embeddings as input."""
     found = f"{where}: '{config.model_type}' cannot take word embeddings as input ({obstacle.rstrip('.')})"
     return fault("", "encoder", found, FIX)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import read_json
-from mtdnn.errors import DataError, fault, is_full_disk
+from mtdnn.errors import DataError, fault, first_line, is_full_disk
 from mtdnn.execution.sharding import fill, units_of
 from mtdnn.files import (
     exclusive,
@@ -292,7 +292,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     try:
         training = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
-        found = f"cannot be read: {_first_line(error)}"
+        found = f"cannot be read: {first_line(error)}"
         raise DataError(
             fault(str(path), "", found, f"Remove {folder}, so that the checkpoint before it is used.")
         ) from error
@@ -321,11 +321,11 @@ def load_weights(folder: Path, model: nn.Module, *, left_out: Collection[str] = 
         else:
             load_model(model, str(folder / WEIGHTS))
     except OSError as error:
-        found = f"cannot be read: {_first_line(error)}"
+        found = f"cannot be read: {first_line(error)}"
         fix = "If a run is being trained here, run the same command again."
         raise DataError(fault(str(folder / WEIGHTS), "", found, fix)) from error
     except (RuntimeError, SafetensorError) as error:
-        found = f"weights do not fit this model: {_first_line(error)}"
+        found = f"weights do not fit this model: {first_line(error)}"
         raise DataError(fault(str(folder), "", found, "The encoder or the tasks differ from the run's.")) from error
 
 
@@ -349,7 +349,7 @@ def read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
     try:
         weights = load_file(str(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
-        found = f"cannot be read: {_first_line(error)}"
+        found = f"cannot be read: {first_line(error)}"
         raise DataError(fault(str(folder / WEIGHTS), "", found, _others(folder))) from error
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
@@ -360,7 +360,3 @@ def load_tied(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     given = {id(own[name]): value for name, value in weights.items() if name in own}
     also = {name: given[id(tensor)] for name, tensor in own.items() if name not in weights and id(tensor) in given}
     module.load_state_dict({**weights, **also})
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -140,7 +140,7 @@ def test_another_pooling_than_a_checkpoint_was_trained_with_is_refused(run: Path
     copied = shutil.copytree(run, tmp_path / "run")
     text = (copied / "tasks.yml").read_text()
     (copied / "tasks.yml").write_text(text.replace("demo_nli:\n", "demo_nli:\n  head: {name: pooled, pooling: mean}\n"))
-    with pytest.raises(DataError, match=r"demo_nli.head.pooling: mean, but .*best was trained with first"):
+    with pytest.raises(DataError, match=r"demo_nli.head.pooling: mean, but .*trained with first. Undo the change"):
         open_run(copied)
 
 

@@ -11,6 +11,7 @@ from mtdnn.errors import (
     Place,
     did_you_mean,
     fault,
+    first_line,
     is_full_disk,
     keywords_checked,
     unknown,
@@ -133,3 +134,15 @@ def test_a_function_that_checks_its_keywords_refuses_unknown_and_missing_ones_to
         f"{bake.__qualname__}(): unknown keyword 'rat.inner'; {known} Did you mean 'rate'?",
         f"{bake.__qualname__}(): oven: is missing. Give it.",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n  it is broken.\nmore of it"), "it is broken"),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 301), "x" * 300 + "…"),
+    ],
+)
+def test_the_first_line_of_the_error_of_another_library_is_part_of_ours(error, line):
+    assert first_line(error) == line
