@@ -25,11 +25,15 @@ from mtdnn.cli.verbosity import VERBOSITY_FLAGS
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
-from mtdnn.errors import ConfigError, did_you_mean, fault, home_expanded
+from mtdnn.errors import ConfigError, did_you_mean, fault, home_expanded, unknown
 from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")
 """The ways to write null in YAML."""
+
+
+NO_SUCH_WORD = re.compile(r'key "(?P<flag>\w+)": .*Literal\[(?P<words>[^]]*)\]\. Got value: (?P<word>\S+)')
+"""What jsonargparse says of a word that a flag does not take."""
 
 
 def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
@@ -183,6 +187,9 @@ def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
         return parser.parse_args(list(argv))
     except ArgumentError as error:
         message = re.sub(r"\s+", " ", str(error))
+        if wrong := NO_SUCH_WORD.search(message):
+            found = unknown("word", wrong["word"].strip("'"), re.findall(r"'([^']*)'", wrong["words"]))
+            raise ConfigError(fault(f"--{wrong['flag']}", "", found)) from error
         strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
         near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
         raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.{near}")) from error

@@ -127,10 +127,11 @@ def serve(
         max_wait_ms: Milliseconds that a request waits for others; 0 turns it off.
     """
     from mtdnn.publishing.onnx_run import open_any
-    from mtdnn.publishing.serve import Limits, require_fastapi
+    from mtdnn.publishing.serve import Limits, require_fastapi, require_free
     from mtdnn.publishing.serve import serve as serve_run
 
     require_fastapi()
+    require_free(host, port)
     limits = Limits(rows=max_rows, bytes=max_bytes, batch_tokens=max_batch_tokens, wait_ms=max_wait_ms)
     opened = open_any(run, checkpoint=checkpoint)
     logging.getLogger("mtdnn").info("serving %s at http://%s:%d", ", ".join(opened.tasks), host, port)

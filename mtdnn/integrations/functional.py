@@ -66,9 +66,7 @@ class Terms:
         seed: int = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        if tasks is not None and regularizer is not None:
-            raise ConfigError(fault("", "regularizer", "given in addition to tasks", "Give one of the two."))
-        wanted = {ONE_TASK: regularizer} if tasks is None else dict(tasks)
+        wanted = named_regularizers(regularizer, tasks)
         bare = model.module if isinstance(model, DistributedDataParallel) else model
         self._headed = HeadedModel(cast(PreTrainedModel, bare), tuple(wanted))
         self._task = next(iter(wanted)) if len(wanted) == 1 else None
@@ -89,11 +87,9 @@ class Terms:
         return self._headed.answers
 
     def _proximal(self, given: PlugIn, total_steps: int | None) -> Proximal | None:
-        block = _block(given)
+        block = proximal_block(given)
         if block is None:
             return None
-        if faults := named_faults(PROXIMAL, block, "proximal"):
-            raise ConfigError(faults)
         if total_steps is None:
             raise ConfigError(fault("", "total_steps", "missing", "Give the number of optimizer steps of the run."))
         return PROXIMAL.get(block.name)(self._headed, total_steps=total_steps, **block.options)
@@ -221,11 +217,30 @@ class Terms:
         self.step = state["step"]
 
 
-def _block(given: PlugIn) -> Named | None:
-    """The plug-in as a `Named`; None for None and `none`."""
+def named_regularizers(regularizer: PlugIn, tasks: Mapping[str, PlugIn] | None) -> dict[str, PlugIn]:
+    """Task → its regularizer, as named; ConfigError if both are given."""
+    if tasks is not None and regularizer is not None:
+        raise ConfigError(fault("", "regularizer", "given in addition to tasks", "Give one of the two."))
+    return {ONE_TASK: regularizer} if tasks is None else dict(tasks)
+
+
+def proximal_block(given: PlugIn) -> Named | None:
+    """The proximal term as a `Named`; None without one; ConfigError if its name or an option is unknown."""
+    block = _block(given, "proximal")
+    if block is not None and (faults := named_faults(PROXIMAL, block, "proximal")):
+        raise ConfigError(faults)
+    return block
+
+
+def _block(given: PlugIn, key: str) -> Named | None:
+    """The plug-in as a `Named`; None for None and `none`; ConfigError for a value that names none."""
     if given is None:
         return None
-    block = Named.model_validate(named(dict(given) if isinstance(given, Mapping) else given))
+    try:
+        block = Named.model_validate(named(dict(given) if isinstance(given, Mapping) else given))
+    except ValueError as error:
+        fix = "Give a name, or a mapping of `name` and its options."
+        raise ConfigError(fault("", key, f"{given!r} names no plug-in", fix)) from error
     return None if block.name == "none" else block
 
 
@@ -237,8 +252,12 @@ def regularizers_of(wanted: Mapping[str, PlugIn]) -> dict[str, Regularizer]:
     """
     found, faults = dict[str, Regularizer](), list[Fault]()
     for task, given in wanted.items():
-        block = _block(given)
         key = "regularizer" if task == ONE_TASK else f"tasks.{task}"
+        try:
+            block = _block(given, key)
+        except ConfigError as error:
+            faults += error.faults
+            continue
         if block is None:
             continue
         if refused := named_faults(REGULARIZERS, block, key):

@@ -15,7 +15,7 @@ from transformers.training_args import TrainingArguments
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault
-from mtdnn.integrations.functional import ONE_TASK, PlugIn, Terms, regularizers_of
+from mtdnn.integrations.functional import PlugIn, Terms, named_regularizers, proximal_block, regularizers_of
 
 STATE_FILE = "mtdnn_terms.pt"
 """File in a checkpoint's folder with counters and, for a proximal term, the teacher's weights."""
@@ -52,7 +52,8 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
     ) -> None:
         super().__init__(*args, **keywords)
         self._wanted: dict[str, Any] = {"regularizer": regularizer, "proximal": proximal, "tasks": tasks}
-        regularizers_of({ONE_TASK: regularizer} if tasks is None else tasks)  # so that typing errors are reported here
+        regularizers_of(named_regularizers(regularizer, tasks))  # so that typing errors are reported here
+        proximal_block(proximal)
         self._require_usable()
         self._terms: Terms | None = None
         self._resumed_from: Path | None = None

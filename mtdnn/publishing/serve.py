@@ -7,6 +7,7 @@ found, fix}]}` with a status of 4xx. Requests that wait at the same time are com
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -218,6 +219,18 @@ def _tasks_for(run: Run, row: dict[str, str | list[str]] | list[str]) -> list[st
         raise ConfigError(fault("rows", "", "no task reads such rows", f"Inputs of the tasks: {known}."))
     first = run.model.task_types[names[0]]
     return [name for name in names if name == names[0] or first.predicts_with(run.model.task_types[name])]
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigError if no server can listen at an address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found = f"cannot listen at {host}:{port}: {error}"
+        raise ConfigError(fault("--port", "", found, "Give another --port, or another --host.")) from error
 
 
 def serve(run: Run, *, host: str, port: int, limits: Limits) -> None:

@@ -128,6 +128,7 @@ class _Expansion:
     def __init__(self, study: Study, source: YamlSource, variables: Options) -> None:
         self.study, self.source, self.variables = study, source, variables
         self.faults: list[Fault] = []
+        self._reported: set[Fault] = set()  # of cells, without their names: what several cells have is said once
         self._sources: dict[str, YamlSource] = {}
         self._definitions: dict[tuple[str, str | None], dict[str, TaskDef]] = {}
         self._by_stage: dict[str, list[Cell]] = {}
@@ -207,7 +208,9 @@ class _Expansion:
                 yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
             except ConfigError as error:
                 place = cell_place(self.source, name, axes)
-                self.faults += [each.within(place) for each in error.faults]
+                new = [each for each in error.faults if each not in self._reported]
+                self._reported.update(new)
+                self.faults += [each.within(place) for each in new]
 
     @staticmethod
     def _choices(axis: str, values: Sequence[Any] | Mapping[str, Options | None]) -> list[tuple[str, Options]]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from mtdnn.cli.run_commands import output_file, write_vectors
 from mtdnn.columns import table
 from mtdnn.config.run import load_run_config
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.publishing.serve import require_free
 from mtdnn.training.bar import ProgressBar
 from mtdnn.training.plan import Progress
 from tests.conftest import REPOSITORY
@@ -79,6 +81,20 @@ def test_a_name_that_looks_like_a_number_stays_a_name():
 )
 def test_wrong_flags_are_reported_in_one_line(words, reported):
     assert fault_of(call_arguments, sample, words) == reported
+
+
+def test_a_word_that_a_flag_does_not_take_is_reported_with_those_it_takes(capsys):
+    assert main(["export", "runs/first", "--format", "onxx", "--output", "graph"]) == 2
+    assert capsys.readouterr().err == "--format: unknown word 'onxx'; known: hf, onnx. Did you mean 'onnx'?\n"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_port_that_nobody_can_listen_at_is_reported(taken):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1] if taken else 99999
+        assert fault_of(require_free, "127.0.0.1", port).startswith(f"--port: cannot listen at 127.0.0.1:{port}: ")
 
 
 def test_a_value_of_the_wrong_type_is_reported_in_one_line():

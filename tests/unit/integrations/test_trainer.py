@@ -184,6 +184,13 @@ def test_each_task_has_its_own_regularizer(tmp_path):
 def test_a_typo_is_refused_before_training(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'smart'"):
         RegularizedTrainer(model(), arguments(tmp_path), regularizer="smrt")
+    with pytest.raises(ConfigError, match="Did you mean 'momentum'"):
+        RegularizedTrainer(model(), arguments(tmp_path), proximal="momentm")
+    with pytest.raises(ConfigError, match="given in addition to tasks"):
+        RegularizedTrainer(model(), arguments(tmp_path), regularizer="smart", tasks={"a": "smart"})
+    for nothing in ({"epsilon": 1}, 3):
+        with pytest.raises(ConfigError, match=r"regularizer: .* names no plug-in. Give a name, or a mapping"):
+            RegularizedTrainer(model(), arguments(tmp_path), regularizer=nothing)
 
 
 def test_a_skipped_step_moves_no_teacher(tmp_path, monkeypatch):

@@ -212,6 +212,14 @@ def test_skip_and_cases_speak_of_some_combinations_only(tmp_path: Path) -> None:
                      ("mt-dnn", "rte"): 9, ("mt-dnn", "mrpc"): None}  # fmt: skip
 
 
+def test_what_every_cell_has_wrong_is_reported_once(tmp_path: Path) -> None:
+    stages = {"only": {"run": {"max_stps": 9}, "axes": {"seed": [1, 2, 3], "train": [["rte"]]}}}
+    with pytest.raises(ConfigError) as caught:
+        grid_of(tmp_path, stages=stages)
+    (line,) = caught.value.lines
+    assert "only (seed 1" in line and line.endswith("Did you mean 'max_steps'?")
+
+
 def test_a_number_in_yaml_may_name_a_value(tmp_path: Path) -> None:
     axes = {"fraction": {0.01: {"subset": {"${data_set}": {"fraction": "${fraction}", "seed": "${seed}"}}}},
             "data_set": {"rte": {"train": ["rte"]}}, "seed": [3]}  # fmt: skip
