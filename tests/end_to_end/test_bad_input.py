@@ -569,9 +569,9 @@ RUNS = [
     ),
     Case(
         "a task type that is none",
-        replace("tasks.yml", ": classification", ": mtdnn.task_types.base.NoOptions"),
+        replace("tasks.yml", ": classification", ": mtdnn.config.options.NoOptions"),
         CHECK,
-        "tasks.yml:2: pairs.task_type: 'mtdnn.task_types.base.NoOptions' is a class derived from mtdnn.config.optio",
+        "tasks.yml:2: pairs.task_type: 'mtdnn.config.options.NoOptions' is a class derived from mtdnn.config.optio",
     ),
     Case(
         "a mixing that lacks its turns",
