@@ -2,11 +2,13 @@
 
     python -m benchmarks.prepro [--rows 1000000] [--encoder FOLDER] [--repeats 3]
     python -m benchmarks.prepro --rows 1000000,10000000 --ways prepro --repeats 1
+    python -m benchmarks.prepro --rows 200000 --ways map,one-process --workers 1
     python -m benchmarks.prepro --rows 1000000 --launcher ray --workers 2 --repeats 1
 
 `tokenizers` is its own `encode_batch` on rows that already lie in memory, on all cores by its own threads, a thousand
 at a time and thrown away; `tokenizers-fast` is `encode_batch_fast`, the same without offsets into the text. `prepro` is
 `mtdnn prepro` with as many processes: it reads the file, checks every row, encodes, writes Arrow and the manifest.
+`map` is `datasets.map(tokenizer, batched=True)` with as many processes, on a data set that is in memory.
 `one-process` is prepro in one process; `ray` is `prepro --launcher ray` on a local Ray of as many CPUs as there are
 workers, which is started before the clock, its workers after. `--launcher ray` measures these two unless --ways says
 otherwise. Each round does all of them one after another. Resident memory is that of the whole process tree: pages that
@@ -222,6 +224,7 @@ def work(way: str, folder: str, encoder: str, workers: str) -> None:
     ways: dict[str, Callable[[Path, Path, int], float]] = {
         "tokenizers": lambda *given: tokenize(*given, method="encode_batch"),
         "tokenizers-fast": lambda *given: tokenize(*given, method="encode_batch_fast"),
+        "map": map_rows,
         "prepro": prepare_rows,
         "one-process": lambda folder, encoder, workers: prepare_rows(folder, encoder, 1),
         "ray": partial(prepare_rows, launcher="ray"),
@@ -242,6 +245,29 @@ def tokenize(folder: Path, encoder: Path, workers: int, *, method: str) -> float
         encode(pairs)
         total += time.perf_counter() - started
     return total
+
+
+def map_rows(folder: Path, encoder: Path, workers: int) -> float:
+    """Seconds of `datasets.map` with the tokenizer of transformers; like prepro it writes an Arrow file."""
+    import datasets
+
+    from mtdnn.tokens.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(encoder).hf
+    names = ("premise", "hypothesis")
+    pairs = [pair for some in _pairs(folder / "pairs" / "train.tsv") for pair in some]
+    rows = datasets.Dataset.from_dict(dict(zip(names, zip(*pairs, strict=True), strict=True)))
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        started = time.perf_counter()
+        rows.map(
+            lambda some: tokenizer(*map(some.__getitem__, names), truncation=True, max_length=128),
+            batched=True,
+            remove_columns=list(names),
+            num_proc=workers if workers > 1 else None,
+            cache_file_name=f"{out}/rows.arrow",
+        )
+        return time.perf_counter() - started
 
 
 def _pairs(path: Path) -> Iterator[list[tuple[str, str]]]:
