@@ -11,9 +11,10 @@ import socket
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from mtdnn.errors import ConfigError, MtdnnError, fault
 from mtdnn.metrics.base import Record
@@ -30,13 +31,26 @@ Answer = dict[str, list[Record]]
 """Task → prediction records of the rows, in their order."""
 
 
+def _row(value: Any, checked: ValidatorFunctionWrapHandler) -> Any:
+    """A row; a plain text is a row of that one text. One error for a row of another kind, at the row's place."""
+    try:
+        return checked([value] if isinstance(value, str) else value)
+    except ValidationError as error:
+        found = "not a text, a list of texts, or an object of texts by their names"
+        raise PydanticCustomError("row", found) from error
+
+
+Row = Annotated[dict[str, str | list[str]] | list[str], WrapValidator(_row)]
+
+
 class Request(BaseModel):
     """The body of `POST /predict`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    rows: list[dict[str, str | list[str]] | list[str]] = Field(
-        min_length=1, description="Texts of each row: in the order of the task's inputs, or by their names."
+    rows: list[Row] = Field(
+        min_length=1,
+        description="Texts of each row: in order, or by the names of inputs; or a single text.",
     )
     tasks: list[str] | None = Field(None, min_length=1, description="Default: every task that reads such rows.")
 

@@ -79,6 +79,17 @@ def test_rows_may_name_their_columns(server):
     assert ask(f"{server}/predict", {"rows": rows, "tasks": ["demo_nli"]}) == listed
 
 
+def test_a_row_of_one_text_may_be_that_text(server):
+    listed = ask(f"{server}/predict", {"rows": [["a fine day"]], "tasks": ["demo_sentiment"]})
+    assert ask(f"{server}/predict", {"rows": ["a fine day"], "tasks": ["demo_sentiment"]}) == listed
+    assert listed[0] == 200
+
+
+def test_a_row_of_another_kind_is_one_error_at_its_place(server):
+    status, answer = ask(f"{server}/predict", {"rows": [["a", "b"], 3]})
+    assert status == 400 and [each["place"] for each in answer["errors"]] == ["body.rows.1"]
+
+
 def test_health_and_tasks(server, demo_run):
     status, answer = ask(f"{server}/health")
     assert (status, answer["status"], answer["step"]) == (200, "ok", mtdnn.open_run(demo_run).step)
@@ -92,7 +103,7 @@ def test_health_and_tasks(server, demo_run):
         (b"no json", 400, "JSON decode error"),
         ({"rows": []}, 400, "at least 1 item"),
         ({"rows": PAIRS, "code": "os.system"}, 400, "Extra inputs are not permitted"),
-        ({"rows": [[1, 2]]}, 400, "valid string"),
+        ({"rows": [[1, 2]]}, 400, "not a text, a list of texts, or an object of texts by their names"),
         ({"rows": PAIRS * 3}, 413, "6 rows, more than 4"),
         ({"rows": [["a" * 3000, "b"]]}, 413, "more than 2000 bytes"),
         ({"rows": PAIRS, "tasks": ["demo_nil"]}, 400, "unknown task 'demo_nil'"),
