@@ -129,6 +129,11 @@ class Trainer:
                         raise Interrupted(signal_number, self.progress.step)
                     if self.finished:
                         break
+        if self.progress.step < self.plan.total_steps:
+            logger.info(
+                "stopped after step %d of %d: patience of %d evaluations ran out; the best dev score was at step %d",
+                *(self.progress.step, self.plan.total_steps, self.progress.without_rise, self.progress.best_step),
+            )
         if self.progress.best_step == 0:
             self.save("best", self)
         self.save("last", self)

@@ -46,12 +46,14 @@ def trainer_of(
     )
 
 
-def test_any_rise_is_the_best_though_patience_asks_for_a_larger_one() -> None:
+def test_any_rise_is_the_best_though_patience_asks_for_a_larger_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     saved: list[tuple[str, int]] = []
     trainer = trainer_of(make_model(), scores=[0.80, 0.808, 0.805, 0.9], saved=saved, patience=2, min_delta=0.01)
     progress = trainer.train()
     assert (progress.best_score, progress.best_step, progress.step) == (0.808, 2, 3)
     assert saved == [("best", 1), ("best", 2), ("last", 3)]
+    assert "stopped after step 3 of 4: patience of 2 evaluations ran out" in caplog.text
 
 
 def test_small_rises_that_add_up_to_a_larger_one_renew_patience() -> None:
