@@ -215,9 +215,10 @@ def over_rows(view: StudyView) -> list[Block]:
             continue
         pairs = [(ours[repeat], reference[repeat]) for repeat in ours if repeat in reference]
         units = [repeat.partition(INNER)[0] for repeat in ours if repeat in reference]
-        if pairs:
+        ids = _rows_of_all(pairs)
+        if ids:
             names = [entry.task, *_column(view, entry), entry.label]
-            lines.append([*row(*names), *_over_rows_line(pairs, units, entry.scale)])
+            lines.append([*row(*names), *_over_rows_line(pairs, ids, units, entry.scale)])
     if not lines:
         return []
     head = ["task", *([view.across] if view.across else []), view.compare, f"minus {view.reference}"]
@@ -251,12 +252,18 @@ def _right(records: Iterable[Record]) -> dict[str, bool]:
     return {str(each["id"]): each["prediction"] == each["label"] for each in records if each["label"] is not None}
 
 
-def _over_rows_line(
-    pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]], units: Sequence[str], scale: Scale
-) -> list[Place]:
+Pair = tuple[Mapping[str, bool], Mapping[str, bool]]
+"""For two models: row id → whether it is predicted right."""
+
+
+def _rows_of_all(pairs: Sequence[Pair]) -> list[str]:
+    """The ids that every model of every pair has; none if a file of predictions is of other rows, or damaged."""
+    return [row_id for row_id in pairs[0][0] if all(row_id in each for pair in pairs for each in pair)] if pairs else []
+
+
+def _over_rows_line(pairs: Sequence[Pair], ids: Sequence[str], units: Sequence[str], scale: Scale) -> list[Place]:
     import numpy as np
 
-    ids = [row_id for row_id in pairs[0][0] if all(row_id in each for pair in pairs for each in pair)]
     right = [[[pair[side][row_id] for row_id in ids] for side in (0, 1)] for pair in pairs]
     of_unit: dict[str, list[Any]] = {}
     for unit, (ours, theirs) in zip(units, right, strict=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mtdnn.config.json_source import json_value
 from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
 from mtdnn.files import named_file, same_file
+from mtdnn.rows.text import is_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,6 +214,9 @@ def _ids(path: Path, lines: Mapping[int, str]) -> list[str]:
         row_id = _id_of(line, path.suffix)
         if not row_id:
             faults.append(fault(Place(str(path), number), "id", "the row has no id", "Give every row its own."))
+        elif not is_text(row_id):
+            found = "an unpaired surrogate (\\ud8… alone)"
+            faults.append(fault(Place(str(path), number), "id", found, "Escape both halves of the pair."))
         ids.append(row_id)
     if faults:
         raise DataError(faults[:20])

@@ -175,7 +175,7 @@ class JsonlRows(LineRows):
             values = json_value(line, where, "One object per line is expected.")
         except DataError as error:
             return error.faults[0]
-        if "\\ud" in line.lower() and not _is_text(values):
+        if "\\ud" in line.lower() and not is_text(values):
             return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
@@ -330,7 +330,7 @@ def _encoding_fault(error: UnicodeDecodeError, where: Place) -> Fault:
     return fault(where, "", found, "Save the file as UTF-8.")
 
 
-def _is_text(values: Any) -> bool:
+def is_text(values: Any) -> bool:
     """Whether values from JSON can be encoded as UTF-8: an escape may be an unpaired surrogate."""
     try:
         json.dumps(values, ensure_ascii=False).encode()

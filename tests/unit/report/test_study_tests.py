@@ -178,6 +178,11 @@ def test_rows_are_a_second_source_of_chance(predicted: StudyView) -> None:
     assert "## Over runs and rows" in text
 
 
+def test_an_empty_file_of_predictions_leaves_no_row_to_draw(predicted: StudyView, tmp_path: Path) -> None:
+    (tmp_path / "cells/fine_tune/SMART1/run/predictions/nli.dev.jsonl").write_text("")
+    assert over_rows(predicted) == []
+
+
 def _document(blocks: Sequence[Any]) -> Any:
     from mtdnn.report.document import Document
 

@@ -94,6 +94,14 @@ def test_a_written_subset_holds_whole_unchanged_lines_and_their_ids(tmp_path: Pa
     ).tolist()
 
 
+def test_an_id_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "train.jsonl"
+    source.write_text('{"id": "a"}\n{"id": "b\\ud800"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"train.jsonl:2: id: an unpaired surrogate"):
+        write_subset(source, tmp_path / "part.jsonl", seed=1, rows=1)
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
 def test_rows_without_id_and_other_formats_are_refused(tmp_path: Path) -> None:
     source = tmp_path / "train.tsv"
     source.write_text("a\tx\n\n\ty\n", encoding="utf-8")
