@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from mtdnn.config.json_source import checked
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
-from mtdnn.errors import ConfigError, Fault, Place, fault
+from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
 from mtdnn.tokens.families import Family, family_of, unsupported_family
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
@@ -37,6 +37,9 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 ROWS_AT_ONCE = 1000  # the Rust tokenizer needs about 5 kB for each row
 NO_LIMIT = 1_000_000  # transformers says 1e30 where a tokenizer names no limit
+
+LARGEST_ID = 10_000_000
+"""Of a token. Vocabularies have up to a million; tokenizers writes them by way of a list as long as the largest id."""
 
 
 @dataclass(frozen=True)
@@ -344,7 +347,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
 
     Raises:
         ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
-        DataError: a setting of the tokenizer has another type.
+        DataError: a setting of the tokenizer has another type, or a token an absurd id.
     """
     encoder = str(encoder)
     refuse_missing_folder(encoder)
@@ -359,6 +362,9 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
         found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
         raise ConfigError(fault("", "encoder", found, fix)) from error
     _require_settings(hf, encoder)
+    if (largest := max(hf.get_vocab().values(), default=0)) > LARGEST_ID:
+        found, fix = f"a token has the id {largest}", f"Save the tokenizer again; ids are at most {LARGEST_ID:,}."
+        raise DataError(fault(encoder, "", found, fix))
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
         raise ConfigError(
             _missing_tokenizer(Path(encoder))

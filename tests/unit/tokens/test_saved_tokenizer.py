@@ -1,5 +1,6 @@
 """A tokenizer that leaves with an exported model cuts rows where ours does."""
 
+import json
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from tokenizers import models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoTokenizer, BertTokenizerLegacy, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from mtdnn.errors import DataError
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
@@ -93,3 +95,16 @@ def test_a_key_that_we_set_is_not_reported_as_deprecated(tmp_path, caplog, monke
     assert "deprecated" not in caplog.text
     AutoConfig.from_pretrained(tmp_path, torch_dtype=None)
     assert "deprecated" in caplog.text
+
+
+def test_a_token_with_an_absurd_id_is_refused(tmp_path):
+    """Saving such a tokenizer takes memory for every id below it, and ends the process when there is none."""
+    save_encoder(tmp_path, WORDS)
+    file = tmp_path / "tokenizer.json"
+    if not file.exists():
+        AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    values = json.loads(file.read_text())
+    values["model"]["vocab"]["lake"] = 2**31
+    file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"a token has the id 2147483648. .* ids are at most 10,000,000"):
+        load_tokenizer(tmp_path)
