@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mtdnn.metrics.base import CORRELATION, LOSS, RATE, Demand, Record, metric, predictions_and_labels
+from mtdnn.metrics.base import CORRELATION, LOSS, RATE, ROUNDING, Demand, Record, metric, predictions_and_labels
 from mtdnn.metrics.label_sets import f1_of_sets, has_sets
 
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
@@ -24,9 +24,13 @@ def _has_one_of_two_names(record: Record, labels: Sequence[str]) -> bool:
     return _has_names(record, labels) and len(labels) == 2 and record["label"] in labels
 
 
-def _has_probabilities(record: Record, labels: Sequence[str]) -> bool:
+def _has_scores(record: Record, labels: Sequence[str]) -> bool:
     scores = record.get("scores")
     return _has_names(record, labels) and isinstance(scores, Mapping) and record["label"] in scores
+
+
+def _has_probabilities(record: Record, labels: Sequence[str]) -> bool:
+    return _has_scores(record, labels) and all(0 <= each <= 1 + ROUNDING for each in record["scores"].values())
 
 
 def _is_an_option(record: Record, labels: Sequence[str]) -> bool:
@@ -57,7 +61,10 @@ OPTIONS = Demand(
 )
 
 
-PROBABILITIES = Demand("a probability for each label in its scores", _has_probabilities)
+SCORES = Demand("a number for each label in its scores", _has_scores)
+
+
+PROBABILITIES = Demand("a probability, 0 to 1, for each label in its scores", _has_probabilities)
 
 
 @metric("accuracy", NAMES, range=RATE, percent=True)

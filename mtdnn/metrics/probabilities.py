@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.metrics.base import LOSS, RATE, Demand, Record, metric
-from mtdnn.metrics.labels import PROBABILITIES, ece
+from mtdnn.metrics.labels import PROBABILITIES, SCORES, ece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ def _is_calibrated(record: Record, labels: Sequence[str]) -> bool:
 CALIBRATED = Demand("probabilities that were calibrated, and their temperature", _is_calibrated)
 
 
-@metric("auc", PROBABILITIES, range=RATE, percent=True)
+@metric("auc", SCORES, range=RATE, percent=True)
 def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Area under the ROC curve; for three or more labels the mean over each label against the rest.
 
@@ -41,11 +41,11 @@ def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
     gold = np.array([record["label"] for record in records])
     scored = [name for name in names if 0 < (gold == name).sum() < len(gold)]
     scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in scored}
-    areas = [float(roc_auc_score(gold == name, scores[name])) for name in scored]
+    areas = [float(roc_auc_score(gold == name, np.array(scores[name], float))) for name in scored]
     return sum(areas) / len(areas) if areas else 0.5
 
 
-@metric("average_precision", PROBABILITIES, range=RATE, percent=True)
+@metric("average_precision", SCORES, range=RATE, percent=True)
 def average_precision(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Area under the precision-recall curve, Σ (R_n − R_{n−1}) P_n; for three or more labels the mean over labels.
 
@@ -58,7 +58,7 @@ def average_precision(records: Sequence[Record], labels: Sequence[str]) -> float
     names = list(labels)[-1:] if len(labels) == 2 else list(labels)
     gold = np.array([record["label"] for record in records])
     scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in names if (gold == name).any()}
-    values = [float(average_precision_score(gold == name, each)) for name, each in scores.items()]
+    values = [float(average_precision_score(gold == name, np.array(each, float))) for name, each in scores.items()]
     return sum(values) / len(values) if values else 0.0
 
 
@@ -99,7 +99,7 @@ def with_temperature(record: Mapping[str, Any], temperature: float) -> dict[str,
     """
     import numpy as np
 
-    logits = np.log(np.maximum(list(record["scores"].values()), SMALLEST)) / temperature
+    logits = np.log(np.maximum(np.array(list(record["scores"].values()), float), SMALLEST)) / temperature
     shares = np.exp(logits - logits.max())
     return {**record, "scores": dict(zip(record["scores"], (shares / shares.sum()).tolist(), strict=True))}
 
@@ -109,7 +109,7 @@ def _tables(records: Sequence[Record], labels: Sequence[str]) -> tuple[np.ndarra
     import numpy as np
 
     names = list(labels) or list(records[0]["scores"])
-    probabilities = np.array([[record["scores"].get(name, 0.0) for name in names] for record in records])
+    probabilities = np.array([[record["scores"].get(name, 0.0) for name in names] for record in records], float)
     return probabilities, np.array([[float(record["label"] == name) for name in names] for record in records])
 
 

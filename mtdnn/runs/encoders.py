@@ -17,7 +17,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.config.json_source import read_json
 from mtdnn.config.options import Frozen, Named
 from mtdnn.config.run import EncoderSource, RunConfig
-from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault
+from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, fault, first_line
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.adapters import Adapter, adapter_faults
@@ -124,10 +124,18 @@ def plain_encoder(source: str | EncoderSource, config: RunConfig) -> Encoder:
 
 
 def empty_encoder(folder: Path, config: RunConfig) -> Encoder:
-    """An encoder of the configuration in a folder, to be filled with weights."""
-    with torch.random.fork_rng(devices=[]):
-        stored = read_config(str(folder))
-        backbone = backbone_class(stored).from_config(stored, dtype=torch.float32)
+    """An encoder of the configuration in a folder, to be filled with weights.
+
+    Raises:
+        DataError: there is no such model, as a value in the configuration is damaged.
+    """
+    stored = read_config(str(folder))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            backbone = backbone_class(stored).from_config(stored, dtype=torch.float32)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        found = f"no model can be made of it: {first_line(error)}"
+        raise DataError(fault(str(folder / "config.json"), "", found, "Put the file back.")) from error
     if config.gradient_checkpointing:
         recompute_layers(backbone)
     return Encoder(backbone, execution=config.execution)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -43,6 +44,8 @@ def _of_tasks(results: dict[str, Any]) -> dict[str, Any]:
         for split, values in splits.items() if not task.startswith("_") else ():
             if not isinstance(values, dict) or not all(isinstance(each, (int, float)) for each in values.values()):
                 raise ValueError(f"'{task}.{split}' has no metrics")
+    if not all(isinstance(value, (str, int, float, NoneType)) for value in results.get("_run", {}).values()):
+        raise ValueError("'_run' has a value that is neither a text nor a number")
     return results
 
 

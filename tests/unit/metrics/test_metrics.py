@@ -145,6 +145,21 @@ def test_hand_worked_area_under_the_curve() -> None:
     assert compute(["auc"], records[:3])["auc"] == 0.5  # one label alone has no order
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "cross_entropy_at_best_temperature", "ece"])
+@pytest.mark.parametrize("logit", [1.5, -0.1, 10**30])
+def test_logits_are_not_taken_for_probabilities(name: str, logit: float) -> None:
+    with pytest.raises(DataError, match="a probability, 0 to 1, for each label"):
+        compute([name], [named("a", "a", {"a": logit, "b": 0.5})])
+
+
+@pytest.mark.parametrize("name", ["auc", "average_precision"])
+def test_scores_that_are_whole_numbers_of_any_length_count_as_floats(name: str) -> None:
+    """NumPy makes objects of whole numbers of more than 64 bits."""
+    huge = [named("a", "a", {"a": 10**30, "b": 0.5}), named("b", "a", {"a": 0.5, "b": 10**30})]
+    small = [named("a", "a", {"a": 1e30, "b": 0.5}), named("b", "a", {"a": 0.5, "b": 1e30})]
+    assert compute([name], huge) == compute([name], small)
+
+
 def test_the_best_temperature_undoes_a_scaling_of_the_logits_whatever_it_is() -> None:
     """The least cross-entropy over temperatures is the same for p, for its sharpened and for its flattened copy."""
     records, probabilities = random_named(NLI)

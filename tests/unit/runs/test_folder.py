@@ -6,7 +6,7 @@ import pytest
 
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.tasks import TaskDef, load_task_defs, task_def_from
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, DataError
 from mtdnn.runs.folder import RunFolder, tasks_to_yaml
 from mtdnn.runs.plug_ins import resolved
 
@@ -110,6 +110,14 @@ def test_results_keep_what_was_there_and_name_commit_seed_and_step(
     assert merged["rte"] == {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
     assert {"commit", "torch", "seed", "step", "checkpoint"} <= merged["_run"].keys()
     assert folder.read_results() == merged
+
+
+def test_results_made_by_no_run_of_ours_are_refused(config: RunConfig) -> None:
+    folder = RunFolder(config.output)
+    folder.path.mkdir()
+    folder.results_file.write_text('{"_run": {"commit": ["a"]}}')
+    with pytest.raises(DataError, match=r"results\.json: .*'_run' has a value that is neither a text nor a number"):
+        folder.read_results()
 
 
 def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks: dict[str, TaskDef]) -> None:

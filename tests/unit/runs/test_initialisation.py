@@ -9,12 +9,13 @@ from safetensors.torch import save_model
 from transformers import BertConfig, BertModel
 
 import mtdnn.task_types  # noqa: F401  registers them
-from mtdnn.config.run import EncoderSource
+from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef, task_def_from
-from mtdnn.errors import ConfigError
+from mtdnn.errors import ConfigError, DataError
 from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
+from mtdnn.runs.encoders import empty_encoder
 from mtdnn.runs.folder import RunFolder, tasks_to_yaml
 from mtdnn.runs.initialisation import has_same_head, init_head_from, init_heads
 from mtdnn.task_types.base import TASK_TYPES
@@ -131,3 +132,9 @@ def test_a_head_with_other_layers_is_not_kept(
 def test_a_head_that_is_not_named_is_the_types_own(ours: dict[str, Any], theirs: dict[str, Any], same: bool) -> None:
     block = {"task_type": "sequence_labeling", "inputs": ["tokens"], "labels": ["O", "B-PER"]}
     assert has_same_head(*(task_def_from("ner", {**block, **more}) for more in (ours, theirs))) is same
+
+
+def test_a_configuration_that_makes_no_model_is_refused_with_its_file(tmp_path: Path) -> None:
+    BertConfig(attention_probs_dropout_prob=2).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=rf"{tmp_path}/config\.json: no model can be made of it: dropout probability"):
+        empty_encoder(tmp_path, RunConfig(tasks="x", data="x", encoder="x", output="x"))
