@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from mtdnn.execution.machine import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
-from mtdnn.tokens.ragged import Column
+from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -114,8 +114,7 @@ class Job:
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, Column]:
         """The stored columns of some rows."""
-        self.task_type.bind(tokenizer.hf)
-        return self.task_type.encode(examples, tokenizer.cutting_at(self.task.max_length))
+        return encoded_by(self.task_type, examples, tokenizer)
 
     def label_counts(self, columns: Mapping[str, Any]) -> Counter[Any]:
         """Counts of the labels of some rows, from their columns; those of parts can be added."""
@@ -180,6 +179,23 @@ class EncodedPart:
     faults: list[Fault]
     num_faults: int
     id_hashes: np.ndarray
+
+
+def encoded_by(task_type: TaskType, examples: Sequence[Example], tokenizer: Tokenizer) -> dict[str, Column]:
+    """The stored columns of some rows of a task.
+
+    Args:
+        task_type: of the task; it is bound to the tokenizer.
+        examples: what it read from the rows.
+        tokenizer: the tokenizer of the run's encoder.
+    Raises:
+        ConfigError: the task type cannot use this tokenizer.
+        DataError: a token has no word embedding in the encoder.
+    """
+    task_type.bind(tokenizer.hf)
+    columns = task_type.encode(examples, tokenizer.cutting_at(task_type.task.max_length))
+    tokenizer.require_embeddings(cast(Ragged, columns["input_ids"]).values)
+    return columns
 
 
 def _groups(rows: Iterator[Row | Fault], column: str) -> Iterator[list[Row | Fault]]:

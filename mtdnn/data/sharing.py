@@ -17,7 +17,7 @@ import numpy as np
 
 from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.arrow import SplitFile
-from mtdnn.data.encode import Job
+from mtdnn.data.encode import Job, encoded_by
 from mtdnn.data.manifest import Manifest, shared_folder, store_format, stored_block
 from mtdnn.errors import Fault
 from mtdnn.rows.example import Example
@@ -74,8 +74,7 @@ def encoded(examples: Mapping[str, Sequence[Example]], types: Mapping[str, TaskT
         tokenizer: the tokenizer of the run's encoder.
     """
     first = tokenizing_task(types)
-    types[first].bind(tokenizer.hf)
-    whole = types[first].encode(examples[first], tokenizer.cutting_at(types[first].task.max_length))
+    whole = encoded_by(types[first], examples[first], tokenizer)
     own = {name: each.own_columns(examples[name], whole) for name, each in types.items()}
     columns: dict[str, Column] = {name: column for name, column in whole.items() if name not in own[first]}
     for name, found in own.items():

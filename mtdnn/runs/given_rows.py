@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mtdnn.config.task import SharedRows, TaskDef
-from mtdnn.data.encode import Job
+from mtdnn.data.encode import Job, encoded_by
 from mtdnn.data.prepro import prepare_job, prepare_rows
 from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
 from mtdnn.data.store import Store, open_prepared
@@ -135,9 +135,7 @@ class GivenRows:
 
     @contextmanager
     def _stored_texts(self, task: str, rows: Sequence[Sequence[str]]) -> Iterator[MemoryStore]:
-        task_type, task_def = self.types[task], self.tasks[task]
-        examples = self._examples(task, rows)
-        yield MemoryStore(task_type.encode(examples, self.tokenizer.cutting_at(task_def.max_length)))
+        yield MemoryStore(encoded_by(self.types[task], self._examples(task, rows), self.tokenizer))
 
     def _examples(self, task: str, rows: Sequence[Sequence[str]]) -> list[Example]:
         """The rows as examples of a task.

@@ -23,6 +23,7 @@ from mtdnn.errors import ConfigError, Fault
 from mtdnn.metrics.base import Record
 from mtdnn.rows.example import UNLABELLED, Example, RowError, whole
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults, wrong_answer
+from mtdnn.tokens.around import tokens_around
 from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import as_batch
 
@@ -233,8 +234,8 @@ class Coreference(TaskType):
 
     def _masked(self, text: str, start: int, end: int) -> Input:
         """The text with a mask for each token of the characters from `start` to `end`."""
-        tokens = _Tokens(self.bound_tokenizer(), (text,), self.task.max_length, start, end)
-        under = [inside and own == 0 for inside, own in zip(tokens.inside, tokens.text, strict=True)]
+        tokens = tokens_around(self.bound_tokenizer(), (text,), start, end, max_length=self.task.max_length)
+        under = [inside and own == 0 for inside, own in zip(tokens.inside, tokens.of_text, strict=True)]
         mask = self.bound_tokenizer().mask_token_id
         return Input(
             ids=[mask if hidden else token for hidden, token in zip(under, tokens.ids, strict=True)],
@@ -246,10 +247,10 @@ class Coreference(TaskType):
 
     def _paired(self, text: str, candidate: str, start: int, end: int) -> Input:
         """The text and the candidate, with the role of each token."""
-        tokens = _Tokens(self.bound_tokenizer(), (text, candidate), self.task.max_length, start, end)
+        tokens = tokens_around(self.bound_tokenizer(), (text, candidate), start, end, max_length=self.task.max_length)
         roles = [
             CANDIDATE if own == 1 else PRONOUN if own == 0 and inside else 0
-            for own, inside in zip(tokens.text, tokens.inside, strict=True)
+            for own, inside in zip(tokens.of_text, tokens.inside, strict=True)
         ]
         return Input(tokens.ids, tokens.segments, [IGNORED] * len(roles), roles, tokens.truncated)
 
@@ -439,42 +440,3 @@ def best_threshold(scored: Sequence[tuple[float, bool]]) -> float:
         if right > best and following > score:
             best, chosen = right, float(np.float32((score + following) / 2))
     return chosen
-
-
-class _Tokens:
-    """The tokens of a text or a pair, cut so that those around some characters of the first text are kept.
-
-    Args:
-        tokenizer: with offsets.
-        texts: one or two.
-        max_length: largest number of tokens.
-        start, end: characters of the first text.
-    Attributes:
-        ids, segments: of each token.
-        text: number of its text; None for a special one.
-        inside: whether it belongs to the characters.
-        truncated: whether tokens were left out.
-    """
-
-    def __init__(self, tokenizer: Any, texts: tuple[str, ...], max_length: int, start: int, end: int) -> None:
-        encoded = tokenizer(*texts, return_offsets_mapping=True, return_token_type_ids=True, verbose=False)
-        of_text, offsets = encoded.sequence_ids(), encoded["offset_mapping"]
-        inside = [first < end and behind > start and behind > first for first, behind in offsets]
-        kept = _kept(of_text, inside, max_length)
-        self.ids: list[int] = [encoded["input_ids"][place] for place in kept]
-        self.segments: list[int] = [encoded["token_type_ids"][place] for place in kept]
-        self.text: list[int | None] = [of_text[place] for place in kept]
-        self.inside = [inside[place] for place in kept]
-        self.truncated = len(kept) < len(inside)
-
-
-def _kept(of_text: Sequence[int | None], inside: Sequence[bool], max_length: int) -> list[int]:
-    """Places of the tokens that are kept: special ones, at most half the room of the second text, and those around."""
-    special = sum(each is None for each in of_text)
-    second = [place for place, own in enumerate(of_text) if own == 1][: max(1, (max_length - special) // 2)]
-    first = [place for place, own in enumerate(of_text) if own == 0]
-    room = max(max_length - special - len(second), 1)
-    middle = [number for number, place in enumerate(first) if inside[place]] or [0]
-    begin = max(0, min((middle[0] + middle[-1] + 1 - room) // 2, len(first) - room))
-    chosen = {*first[begin : begin + room], *second}
-    return [place for place, own in enumerate(of_text) if own is None or place in chosen]

@@ -107,6 +107,12 @@ def limit_of(config: PretrainedConfig) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def vocab_size_of(config: PretrainedConfig) -> int | None:
+    """`vocab_size` of a configuration, the number of its word embeddings; None without one."""
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
 def max_tokens(backbone: PreTrainedModel) -> int | None:
     """The largest number of tokens in one sequence of a model; None if its positions are only relative."""
     if getattr(getattr(backbone, "embeddings", None), "position_embeddings", 0) is None:

@@ -21,7 +21,7 @@ from mtdnn.config.json_source import checked
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
-from mtdnn.tokens.families import Family, family_of, unsupported_family
+from mtdnn.tokens.families import Family, family_of, unsupported_family, vocab_size_of
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.tokens.word_memory import Template, WordMemory, cut, kept_lengths, template_of, word_memory
@@ -51,12 +51,14 @@ class Tokenizer:
         hf: the tokenizer itself.
         max_positions: length of the longest sequence the encoder can take; None: no limit.
         decodes: the encoder is half of an encoder-decoder; True also if its configuration cannot be read.
+        num_embeddings: number of the encoder's word embeddings; ids are below it. None: not known.
     """
 
     name: str
     hf: PreTrainedTokenizerBase
     max_positions: int | None = None
     decodes: bool = True
+    num_embeddings: int | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -140,6 +142,15 @@ class Tokenizer:
             return columns
 
         return tokenize
+
+    def require_embeddings(self, ids: np.ndarray | Sequence[int]) -> None:
+        """Raise DataError for an id without a word embedding: of a token added to the tokenizer only."""
+        largest = int(np.max(ids, initial=0))
+        if self.num_embeddings is not None and largest >= self.num_embeddings:
+            token, size = self.hf.convert_ids_to_tokens(largest), self.num_embeddings
+            found = f"its tokenizer gives {token!r} the id {largest}; its config.json says vocab_size {size}"
+            fix = "Load both by transformers, call model.resize_token_embeddings(len(tokenizer)), and save both again."
+            raise DataError(fault(self.name, "", found, fix))
 
     @cached_property
     def _words(self) -> WordMemory | None:
@@ -347,7 +358,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
 
     Raises:
         ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
-        DataError: a setting of the tokenizer has another type, or a token an absurd id.
+        DataError: a setting of the tokenizer has another type, or a token an absurd id or no word embedding.
     """
     encoder = str(encoder)
     refuse_missing_folder(encoder)
@@ -372,7 +383,11 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     family = Family(None, decodes=True) if config is None else family_of(config)
     if config is not None and family.obstacle is not None:
         raise ConfigError(unsupported_family(encoder, config, family.obstacle))
-    return Tokenizer(encoder, hf, family.max_tokens, family.decodes)
+    embeddings = None if config is None else vocab_size_of(config)
+    tokenizer = Tokenizer(encoder, hf, family.max_tokens, family.decodes, embeddings)
+    added_later = (hf.pad_token_id, hf.mask_token_id)  # other tokens are in the rows when they are tokenized
+    tokenizer.require_embeddings([each for each in added_later if each is not None])
+    return tokenizer
 
 
 class Settings(TypedDict):

@@ -108,3 +108,11 @@ def test_a_token_with_an_absurd_id_is_refused(tmp_path):
     file.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"a token has the id 2147483648. .* ids are at most 10,000,000"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("added", [{"pad_token": "<new>"}, {"mask_token": "<new>"}])
+def test_a_padding_or_mask_token_without_an_embedding_is_refused_at_once(tmp_path, added):
+    """A common mistake: the tokenizer was extended and saved, the encoder's embeddings were not resized."""
+    wordpiece(tmp_path, **added).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=rf"'<new>' the id {4 + len(WORDS)}; its config\.json says vocab_size"):
+        load_tokenizer(tmp_path)
