@@ -43,6 +43,7 @@ class Balancer:
             and the gradient is multiplied afterwards; together = gradients of the shared weights are combined once all
             tasks have gone backward, while every head keeps its own gradient.
         needs_several: whether updates of one task leave it nothing to do.
+        needs_losses: whether it gets the losses of an update's tasks; their sums over processes cost a reduction.
         needs_norms: whether `before_move` gets the norms of the gradients at the last shared layer.
         measures_again: whether `after_step` gets the losses of the same batches after the step, a forward pass each.
         packages: modules it imports that mtdnn does not need otherwise.
@@ -56,6 +57,7 @@ class Balancer:
     Options: ClassVar[type[Options]] = NoOptions
     acts: ClassVar[Literal["before", "after", "together"]] = "before"
     needs_several: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = True
     needs_norms: ClassVar[bool] = False
     measures_again: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()

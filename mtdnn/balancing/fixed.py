@@ -35,6 +35,7 @@ class Fixed(Balancer):
     name = "fixed"
     Options = FixedOptions
     needs_several = False
+    needs_losses = False
 
     @classmethod
     def faults(cls, options: Mapping[str, Any], tasks: Sequence[str]) -> list[Fault]:

@@ -122,7 +122,8 @@ class WordEmbeddings:
         return self.model.config
 
     @property
-    def _position_offset(self) -> int:
+    def position_offset(self) -> int:
+        """Number of the first position."""
         return position_offset(self.model.base_model)
 
     def embed(self, input_ids: Tensor) -> Tensor:

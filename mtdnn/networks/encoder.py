@@ -62,6 +62,7 @@ class Encoder(nn.Module):
     Attributes:
         execution: the speed switches; the layout is packed or padded, not auto.
         adapter: set by `adapt`; None without an adapter.
+        position_offset: number of the first position: 0, or padding index + 1 in families such as RoBERTa's.
         base, base_sha256: where the weights below an adapter come from, and their digest.
     """
 
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         self.backbone = backbone
         if is_causal(backbone.config):
             backbone.config.use_cache = False  # keys and values are only needed for generation
-        self._position_offset = position_offset(backbone)
+        self.position_offset = position_offset(backbone)
         self._refuse_unfit()
         self.hidden_size: int = backbone.config.hidden_size
         self.num_layers: int = backbone.config.num_hidden_layers
@@ -280,7 +281,7 @@ class Encoder(nn.Module):
         layout = self._layouts.of(mask, embeddings.device, rounded=rounded)
         if not layout.lengths:
             return embeddings.new_zeros(*mask.shape, self.hidden_size)
-        columns = position_ids(on_device(mask, embeddings.device), self._position_offset)
+        columns = position_ids(on_device(mask, embeddings.device), self.position_offset)
         inputs = {
             "inputs_embeds": layout.pack_rounded(embeddings)[None],
             "position_ids": layout.pack_rounded(columns)[None],
@@ -300,8 +301,8 @@ class Encoder(nn.Module):
     def _encode_padded(self, embeddings: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         known, mask = known_padding(mask), on_device(mask, embeddings.device)
         inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
-        if self._position_offset:
-            inputs["position_ids"] = position_ids(mask, self._position_offset)
+        if self.position_offset:
+            inputs["position_ids"] = position_ids(mask, self.position_offset)
         if token_type_ids is not None and has_token_types(self.config):
             inputs["token_type_ids"] = token_type_ids
         with known:

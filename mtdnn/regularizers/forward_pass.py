@@ -169,7 +169,7 @@ class ForwardPass:
         types = self.batch.inputs.get("token_type_ids") if has_token_types(self.model.encoder.config) else None
         available = {
             "token_type_ids": types,
-            "position_ids": position_ids(self.mask, self.model.encoder._position_offset),
+            "position_ids": position_ids(self.mask, self.model.encoder.position_offset),
             "mask": self.mask,
         }
         given: dict[str, Tensor | None] = {

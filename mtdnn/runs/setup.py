@@ -25,10 +25,11 @@ from mtdnn.execution.processes import Processes
 from mtdnn.execution.sharding import Parts, Whole, held_whole, units_of, whole_state, whole_values
 from mtdnn.metrics.base import selection_faults
 from mtdnn.model import MultiTaskModel
+from mtdnn.regularizers.base import Regularizer
 from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
 from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.length import needs_lengths, run_length
+from mtdnn.runs.length import RunLength, needs_lengths, run_length
 from mtdnn.runs.measure import dev_results, dev_score
 from mtdnn.runs.named import regularizers_of, run_tasks, selecting_tasks
 from mtdnn.runs.parts import (
@@ -45,6 +46,7 @@ from mtdnn.runs.parts import (
     train_stores,
 )
 from mtdnn.runs.resumption import require_same_run, resume_point, settings_of
+from mtdnn.task_types.base import TaskType
 from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
 from mtdnn.training.average import MovingAverage
 from mtdnn.training.bar import ProgressBar
@@ -99,39 +101,20 @@ class Setup:
             ConfigError, DataError: any error in the configuration or the prepared rows.
         """
         accelerator = Accelerator()
-        tasks, trained = run_tasks(config, definitions)
-        regularizers = regularizers_of(config, {name: tasks[name] for name in trained})
+        tasks, names = run_tasks(config, definitions)
+        trained = {name: tasks[name] for name in names}
+        regularizers = regularizers_of(config, trained)
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
-        selecting = [name for name, task in selecting_tasks(config, tasks).items() if task.splits.get("dev")]
-        main_metrics = {name: types[name].metric_names[0] for name in selecting}
-        if faults := selection_faults(main_metrics, config.select_by) + tracker_faults(config.trackers):
-            raise ConfigError(faults)
-        trained_defs = {name: tasks[name] for name in trained}
-        chosen, available = train_stores(config, trained_defs, tokenizer)
-        stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
-        for name, store in stores.items():
-            if types[name].reads_label_counts:
-                types[name].learn_label_counts(types[name].label_counts(store.labels))
+        _refuse_selection(config, tasks, types)
+        stores, length = _rows_and_length(config, trained, types, tokenizer)
         dev_stores = measured_stores(config, tasks, tokenizer)
-        units = row_units(trained_defs)
-        lengths = None
-        if needs_lengths(config):
-            lengths = {unit: stores[names[0]].lengths for unit, names in units.items()}
-        length = run_length(config, trained_defs, available, lengths)
         plan = build_plan(config, length)
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
-        autocast, device = autocast_of(config, accelerator.device), accelerator.device
-        if not keeps_precision(config, device):
-            logger.info("precision: bf16: this processor is faster in float32, and the run is computed in it")
-        proximal = build_proximal(config.proximal, model, plan.total_steps)
-        precision = run_precision(model, autocast_as_written(config, device))
-        if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
-            raise ConfigError(faults)
-        scale = loss_scale_of(config, device, processes=accelerator.num_processes)
-        objective = Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast, loss_scale=scale)
+        objective = _objective(config, model, regularizers, plan, accelerator)
+        on_gpu = accelerator.device.type == "cuda"
         loader = TrainLoader(
             stores,
             model.task_types,
@@ -141,9 +124,9 @@ class Setup:
             accumulate=config.accumulate,
             rank=accelerator.process_index,
             num_processes=accelerator.num_processes,
-            prefetch=2 if accelerator.device.type == "cuda" else 0,
-            pin=accelerator.device.type == "cuda",
-            units=units,
+            prefetch=2 if on_gpu else 0,
+            pin=on_gpu,
+            units=row_units(trained),
         )
         average = None if config.ema is None else MovingAverage(model, config.ema)
         _divide(config, objective, average, accelerator)
@@ -307,6 +290,67 @@ class Setup:
         self.model.encoder.config.save_pretrained(folder)
         self.tokenizer.hf.save_pretrained(folder)
         write_parts(folder, self.model)
+
+
+def _refuse_selection(config: RunConfig, tasks: Mapping[str, TaskDef], types: Mapping[str, TaskType]) -> None:
+    """Raise ConfigError for a `select_by` that cannot select, and for trackers that cannot be used."""
+    selecting = [name for name, task in selecting_tasks(config, tasks).items() if task.splits.get("dev")]
+    main_metrics = {name: types[name].metric_names[0] for name in selecting}
+    if faults := selection_faults(main_metrics, config.select_by) + tracker_faults(config.trackers):
+        raise ConfigError(faults)
+
+
+def _rows_and_length(
+    config: RunConfig, trained: Mapping[str, TaskDef], types: Mapping[str, TaskType], tokenizer: Tokenizer
+) -> tuple[dict[str, Store], RunLength]:
+    """Task → the rows it is trained on, with soft labels where there are some; and how long the run is.
+
+    Args:
+        config: the run.
+        trained: tasks it trains on.
+        types: of all its tasks; those that use counts of labels learn them.
+        tokenizer: the tokenizer of its encoder.
+    """
+    chosen, available = train_stores(config, trained, tokenizer)
+    stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
+    for name, store in stores.items():
+        if types[name].reads_label_counts:
+            types[name].learn_label_counts(types[name].label_counts(store.labels))
+    lengths = None
+    if needs_lengths(config):
+        lengths = {unit: stores[names[0]].lengths for unit, names in row_units(trained).items()}
+    return stores, run_length(config, trained, available, lengths)
+
+
+def _objective(
+    config: RunConfig,
+    model: MultiTaskModel,
+    regularizers: Mapping[str, Regularizer | None],
+    plan: Plan,
+    accelerator: Accelerator,
+) -> Objective:
+    """What a run minimizes, in its precision on this device.
+
+    Args:
+        config: the run.
+        model: on the device.
+        regularizers: task → its regularizer.
+        plan: of the run.
+        accelerator: of this process.
+    Raises:
+        ConfigError: a regularizer is too fine for the precision.
+    """
+    device = accelerator.device
+    autocast = autocast_of(config, device)
+    if not keeps_precision(config, device):
+        logger.info("precision: bf16: this processor is faster in float32, and the run is computed in it")
+    proximal = build_proximal(config.proximal, model, plan.total_steps)
+    precision = run_precision(model, autocast_as_written(config, device))
+    tasks = {name: each.task for name, each in model.task_types.items()}
+    if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
+        raise ConfigError(faults)
+    scale = loss_scale_of(config, device, processes=accelerator.num_processes)
+    return Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast, loss_scale=scale)
 
 
 def _divide(config: RunConfig, objective: Objective, average: MovingAverage | None, accelerator: Accelerator) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtdnn.balancing.base import Balancer
-from mtdnn.balancing.fixed import Fixed
 from mtdnn.batch import Batch
 from mtdnn.execution.processes import Processes
 from mtdnn.execution.sharding import Parts
@@ -290,7 +289,7 @@ class Updater:
 
     def _losses_of(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """Task → L_i of the movement, over all ranks; {} for a balancer that has no use for it."""
-        if type(self.balancer) is Fixed:
+        if not self.balancer.needs_losses:
             return {}
         return totals({turn.task: turn.watch.take_total() for turn in turns}, self.reduce)
 
