@@ -33,18 +33,20 @@ class Place:
         line: line of the file, or row of the data set, counted from 1.
         flags: command-line flags, such as `--optimizer.lr`.
         context: what refers to the place, such as the cell of a study that names the file.
+        part: the part of the file that the place is for, such as a cell of a study.
     """
 
     name: str = ""
     line: int | None = None
     flags: tuple[str, ...] = ()
     context: str = ""
+    part: str = ""
 
     def __str__(self) -> str:
-        """`study.yml: fine (seed 1): tasks.yml:3 and --tasks`."""
+        """`study.yml: fine (seed 1): tasks.yml:3 and --tasks`, or `study.yml:7: fine (seed 1)`."""
         named = f"{self.name}:{self.line}" if self.line is not None else self.name
         here = " and ".join(part for part in (named, *self.flags) if part)
-        return ": ".join(part for part in (self.context, here) if part)
+        return ": ".join(part for part in (self.context, here, self.part) if part)
 
     def __bool__(self) -> bool:
         return bool(self.name or self.flags or self.context)

@@ -16,7 +16,7 @@ from mtdnn.runs.length import RunLength, prepared_rows, prepared_sampler, traini
 from mtdnn.runs.named import task_faults
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
-from mtdnn.study.grid import Cell, Grid, cell_place
+from mtdnn.study.grid import Cell, Grid, of_cell
 from mtdnn.study.size import measured_by, tasks_of
 
 
@@ -87,9 +87,13 @@ def require_valid_plug_ins(grid: Grid, cells: Sequence[Cell]) -> None:
 
             of_cell += objective_faults(tasks, config.model_copy(update={"encoder": ""}))
         for each in of_cell:
-            faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
+            faults.setdefault(each, _placed(each, grid, cell))
     if faults:
         raise ConfigError(list(faults.values()))
+
+
+def _placed(found: Fault, grid: Grid, cell: Cell) -> Fault:
+    return of_cell(found, grid.source, stage=cell.stage, axes=cell.axes, given_at=cell.given_at)
 
 
 def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -103,7 +107,7 @@ def require_valid_lengths(grid: Grid, cells: Sequence[Cell]) -> None:
     found, faults = outcomes(cells), dict[Fault, Fault]()
     for cell in (cell for cell in cells if cell.name not in found):
         for each in task_faults(cell.config, cell.definitions) or _length_faults(cell):
-            faults.setdefault(each, each.within(cell_place(grid.source, cell.stage, cell.axes)))
+            faults.setdefault(each, _placed(each, grid, cell))
     if faults:
         raise ConfigError(list(faults.values()))
 

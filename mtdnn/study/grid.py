@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NotRequired
 
@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from mtdnn.config.json_source import read_json
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
-from mtdnn.config.yaml_source import YamlSource
-from mtdnn.errors import DataError, fault
+from mtdnn.config.yaml_source import KeyPath, YamlSource
+from mtdnn.errors import DataError, Fault, Place, fault
 from mtdnn.files import write_text
 from mtdnn.study.definition import Study
 
@@ -31,6 +31,7 @@ class Cell:
         definitions: name → every task in the run's file of definitions.
         needs: names of the cells that this cell starts from.
         evaluate, keep: as in the stage.
+        given_at: option of the run → path of keys to it in the study's YAML.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Cell:
     needs: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     keep: str = "weights"
+    given_at: Mapping[str, KeyPath] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def run_folder(self) -> Path:
@@ -70,15 +72,37 @@ class Grid:
         return list(dict.fromkeys(axis for cell in self.cells for axis in cell.axes))
 
 
-def cell_place(source: YamlSource, stage: str, axes: Mapping[str, str]) -> str:
-    """`study.yml: stage (axis value, …)`: where a cell comes from, for messages.
+def of_cell(
+    found: Fault, source: YamlSource, *, stage: str, axes: Mapping[str, str], given_at: Mapping[str, KeyPath]
+) -> Fault:
+    """An error of a cell's run, at the line that sets its key: `study.yml:7: stage (axis value, …): key: …`.
+
+    An error in another file, such as one of task definitions, keeps its place, after `study.yml: stage (…)`.
 
     Args:
+        found: the error, whose place is a file, a flag that sets an option of the run, or none.
         source: the study's document.
         stage: name of the stage.
         axes: axis → value name.
+        given_at: option of the run → path of keys to it in the document.
     """
-    return f"{source.path}: {stage} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
+    cell = f"{stage} ({', '.join(f'{axis} {value}' for axis, value in axes.items())})"
+    found = found.within(f"{source.path}: {cell}")
+    if found.place.name:
+        return found
+    keys = _keys_of(found.key, given_at) or _keys_of(f"tasks.{found.key}", given_at)  # a task's own option
+    place = source.where(keys) if keys else Place(source.path)
+    return found.at(replace(place, part=cell))
+
+
+def _keys_of(key: str, given_at: Mapping[str, KeyPath]) -> KeyPath | None:
+    """Where a study sets a dotted key, or the option it is part of, or else a part of it; None if nowhere."""
+    words = key.split(".")
+    for end in range(len(words), 0, -1):
+        option = ".".join(words[:end])
+        if option in given_at:
+            return (*given_at[option], *words[end:])
+    return next((keys for option, keys in given_at.items() if option.startswith(f"{key}.")), None)
 
 
 class PlannedCell(TypedDict):

@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtdnn.config.earlier import with_unused
 from mtdnn.config.json_source import sorted_json
@@ -15,12 +16,12 @@ from mtdnn.config.refusals import validated
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config
 from mtdnn.config.shipped import definitions_file
 from mtdnn.config.tasks import TaskDef, task_defs_in
-from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, parse_yaml, read_yaml
+from mtdnn.config.yaml_source import KeyPath, YamlSource, dump_yaml, read_yaml
 from mtdnn.errors import ConfigError, Fault, did_you_mean, fault, keywords_checked, unknown
 from mtdnn.runs.folder import FREE_TO_CHANGE
 from mtdnn.runs.plug_ins import resolved
 from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_names
-from mtdnn.study.grid import Cell, Grid, cell_place
+from mtdnn.study.grid import Cell, Grid, of_cell
 from mtdnn.study.table import FIXED, SCALE
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
@@ -43,7 +44,7 @@ def load_study(
     Returns:
         The study and its cells, each with its axes and its run, in an order in which they can be run.
     Raises:
-        ConfigError: every error, with the file's line or the cell's name.
+        ConfigError: every error, with the file's line, and the cell's name if it is in the run of a cell.
 
     Example:
         >>> import mtdnn
@@ -197,34 +198,41 @@ class _Expansion:
         self.faults.append(fault(self.source.where(("report", key)), f"report.{key}", found))
 
     def _stage_cells(self, name: str, stage: Stage) -> Iterator[Cell]:
-        choices = [self._choices(axis, values) for axis, values in stage.axes.items()]
+        here = ("stages", name)
+        choices = [_choices(axis, values, (*here, "axes", axis)) for axis, values in stage.axes.items()]
+        below = (_settings(self.study.run, ("run",)), _settings(stage.run, (*here, "run")))
+        cases = [
+            (case.when, _settings(case.run, (*here, "cases", number, "run"))) for number, case in enumerate(stage.cases)
+        ]
         for combination in itertools.product(*choices):
             axes = dict(zip(stage.axes, (value for value, _ in combination), strict=True))
             if any(_matches(rule, axes) for rule in stage.skip):
                 continue
-            options = _merged(self.study.run, stage.run, *(options for _, options in combination))
-            options = _merged(options, *(case.run for case in stage.cases if _matches(case.when, axes)))
+            of_cases = (settings for when, settings in cases if _matches(when, axes))
+            settings = _merged(*below, *(settings for _, settings in combination), *of_cases)
+            given_at = {key: setting.keys for key, setting in settings.items()}
             try:
-                yield self._cell(name, stage, axes, _filled(options, {**axes, **self.variables}))
+                yield self._cell(name, stage, axes, self._options(settings, axes), given_at)
             except ConfigError as error:
-                place = cell_place(self.source, name, axes)
                 new = [each for each in error.faults if each not in self._reported]
                 self._reported.update(new)
-                self.faults += [each.within(place) for each in new]
+                self.faults += [of_cell(each, self.source, stage=name, axes=axes, given_at=given_at) for each in new]
 
-    @staticmethod
-    def _choices(axis: str, values: Sequence[Any] | Mapping[str, Options | None]) -> list[tuple[str, Options]]:
-        """(value name, run options) of each value of an axis."""
-        if isinstance(values, Mapping):
-            return [(str(name), dict(options or {})) for name, options in values.items()]
-        return [(name_of_value(value), {axis: value}) for value in values]
+    def _options(self, settings: Mapping[str, _Setting], axes: Mapping[str, str]) -> Options:
+        """The options of a cell's run, with every ${name} replaced."""
+        given = {key: setting.value for key, setting in settings.items()}
+        options: Options = _filled(given, {**axes, **self.variables})
+        return options
 
-    def _cell(self, stage_name: str, stage: Stage, axes: dict[str, str], options: Options) -> Cell:
+    def _cell(
+        self, stage_name: str, stage: Stage, axes: dict[str, str], options: Options, given_at: Mapping[str, KeyPath]
+    ) -> Cell:
         options, needs = self._resolve_runs(options, axes)
         blocks = {key: options.pop(key) for key in list(options) if TASK_OPTION.fullmatch(key)}
         config = load_run_config(None, {**options, "output": "."})
-        tasks, task_file = self._task_blocks(config, blocks)
-        fingerprint = _fingerprint(config, tasks, needs, stage.evaluate)
+        task_source = self._task_source(config.tasks, blocks)
+        task_file = dump_yaml(task_source.value) if blocks else None
+        fingerprint = _fingerprint(config, _used_blocks(config, task_source.value), needs, stage.evaluate)
         words = "_".join(_plain(value) for value in axes.values())
         name = f"{stage_name}/{words}-{fingerprint[:8]}"
         folder = Path(self.study.output) / "cells" / name
@@ -233,9 +241,9 @@ class _Expansion:
             updates["tasks"] = str(folder / "tasks.yml")
         return Cell(
             name=name, stage=stage_name, axes={**axes, **stage.labels}, config=config.model_copy(update=updates),
-            fingerprint=fingerprint, folder=folder, definitions=self._defined(config.tasks, task_file),
+            fingerprint=fingerprint, folder=folder, definitions=self._defined(task_source, task_file),
             task_file=task_file, needs=tuple(cell.name for cell in needs),
-            evaluate=stage.evaluate, keep=stage.keep,
+            evaluate=stage.evaluate, keep=stage.keep, given_at=given_at,
         )  # fmt: skip
 
     def _resolve_runs(self, options: Options, axes: Mapping[str, str]) -> tuple[Options, list[Cell]]:
@@ -277,49 +285,86 @@ class _Expansion:
             raise ConfigError(fault("", "encoder.run", f"the weights of {found[0].name} are not kept", fix))
         return found[0]
 
-    def _defined(self, path: str, text: str | None) -> dict[str, TaskDef]:
-        """The tasks of a file of definitions, or of its text if options changed it; errors are collected once."""
-        if (path, text) not in self._definitions:
-            source = self._sources[path] if text is None else parse_yaml(text, path=path)
+    def _defined(self, source: YamlSource, text: str | None) -> dict[str, TaskDef]:
+        """The tasks of a document of definitions; `text` is None unless options changed it. Errors in the file are
+        collected once; raises ConfigError for those in options."""
+        key = (source.path, text)
+        if key not in self._definitions:
             blocks = task_defs_in(source)
-            self._definitions[path, text] = blocks.tasks
-            self.faults += blocks.faults
-        return self._definitions[path, text]
+            of_options = [each for each in blocks.faults if not each.place.name]
+            self.faults += [each for each in blocks.faults if each.place.name]
+            if of_options:
+                raise ConfigError(of_options)
+            self._definitions[key] = blocks.tasks
+        return self._definitions[key]
 
-    def _task_blocks(self, config: RunConfig, overrides: Options) -> tuple[Options, str | None]:
-        """The task blocks that decide this run, and the text of a task file if options changed one."""
-        if config.tasks not in self._sources:
-            self._sources[config.tasks] = read_yaml(definitions_file(config.tasks))
-        blocks = dict(self._sources[config.tasks].value)
+    def _task_source(self, path: str, overrides: Options) -> YamlSource:
+        """A file of task definitions, with options of its tasks replaced; their places are flags."""
+        if path not in self._sources:
+            self._sources[path] = read_yaml(definitions_file(path))
+        source = self._sources[path]
+        blocks, lines, flags = dict(source.value), source.lines, []
         for key, value in overrides.items():
-            task, option = TASK_OPTION.fullmatch(key).groups()  # type: ignore[union-attr]
+            _, task, option = key.split(".")
             if task not in blocks:
                 raise ConfigError(fault("", key, unknown("task", task, blocks)))
             blocks[task] = {**blocks[task], option: value}
-        unknown_tasks = [task for task in config.train or () if task not in blocks]
-        if unknown_tasks:
-            raise ConfigError(
-                fault("", "train", unknown("task", unknown_tasks[0], blocks), f"They are in {config.tasks}.")
-            )
-        named = (*(config.train or blocks), *config.also_evaluate)
-        used = {task: block for task, block in blocks.items() if task in named or block.get("head_of") in named}
-        text = dump_yaml(blocks) if overrides else None
-        return used, text
+            lines = {keys: line for keys, line in lines.items() if keys[:2] != (task, option)}
+            flags.append((task, option))
+        return replace(source, value=blocks, lines=lines, flags=flags) if overrides else source
+
+
+def _used_blocks(config: RunConfig, blocks: Mapping[str, Any]) -> Options:
+    """The task blocks that decide a run."""
+    unknown_tasks = [task for task in config.train or () if task not in blocks]
+    if unknown_tasks:
+        raise ConfigError(fault("", "train", unknown("task", unknown_tasks[0], blocks), f"They are in {config.tasks}."))
+    named = (*(config.train or blocks), *config.also_evaluate)
+    return {task: block for task, block in blocks.items() if task in named or block.get("head_of") in named}
 
 
 def _matches(rule: Mapping[str, Sequence[str]], axes: Mapping[str, str]) -> bool:
     return all(axes[axis] in words for axis, words in rule.items())
 
 
-def _merged(*layers: Mapping[str, Any]) -> Options:
+class _Setting(NamedTuple):
+    """The value of an option, and the path of keys to it in the study's document."""
+
+    value: Any
+    keys: KeyPath
+
+
+_Settings = dict[str, _Setting]
+
+
+def _settings(options: Mapping[str, Any], keys: KeyPath) -> _Settings:
+    return {key: _Setting(value, (*keys, key)) for key, value in options.items()}
+
+
+def _choices(
+    axis: str, values: Sequence[Any] | Mapping[str, Options | None], keys: KeyPath
+) -> list[tuple[str, _Settings]]:
+    """(value name, run options) of each value of an axis.
+
+    Args:
+        axis: name of the axis, which is an option of the run if its values are a list.
+        values: as in the stage.
+        keys: path of keys to them in the study's document.
+    """
+    if isinstance(values, Mapping):
+        return [(name, _settings(options or {}, (*keys, name))) for name, options in values.items()]
+    return [(name_of_value(value), {axis: _Setting(value, (*keys, number))}) for number, value in enumerate(values)]
+
+
+def _merged(*layers: _Settings) -> _Settings:
     """The layers merged, later ones first; a repeated key moves to the end, and removes keys set below it before."""
-    options: Options = {}
+    merged: _Settings = {}
     for layer in layers:
-        for key, value in layer.items():
-            for old in [old for old in options if old == key or old.startswith(f"{key}.")]:
-                del options[old]
-            options[key] = value
-    return options
+        for key, setting in layer.items():
+            for old in [old for old in merged if old == key or old.startswith(f"{key}.")]:
+                del merged[old]
+            merged[key] = setting
+    return merged
 
 
 def _fingerprint(config: RunConfig, tasks: Options, needs: Sequence[Cell], evaluate: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def test_a_misspelt_option_of_one_cell_is_reported_before_any_runs(demo: Demo, t
     path.write_text(path.read_text().replace("axes:", f"axes:\n      method: {{plain: {{}}, wrong: {typo}}}"))
     with pytest.raises(ConfigError) as reported:
         study(str(path), dry_run=dry_run)
-    values = r"study.yml: only \(method wrong, train \[\"demo_nli\"\]\): "
+    values = r"study.yml:\d+: only \(method wrong, train \[\"demo_nli\"\]\): "
     option, mu = reported.value.lines
     assert re.search(values + "regularizer.epsilonn: unknown key 'epsilonn'; .* Did you mean 'epsilon'", option)
     assert re.search(values + "proximal.mu: -1: ", mu)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
@@ -246,6 +247,31 @@ def test_faults_name_the_file_or_the_cell(tmp_path: Path, change: dict[str, Any]
         grid_of(tmp_path, stages={"only": change})
     assert "study.yml" in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"axes": {"seed": [1]}, "run": {"max_stps": 9}}, "max_stps: 9"),
+        ({"axes": {"seed": [1], "optimiser.lr": [0.1]}}, "- 0.1"),
+        ({"axes": {"seed": [1], "method": {"a": {"optimizer": {"lr": -3}}}}}, "lr: -3"),
+        ({"axes": {"fraction": {0.5: {"max_stps": 9}}}}, "max_stps: 9"),
+        ({"axes": {"seed": [1]}, "cases": [{"when": {"seed": "1"}, "run": {"optimizer.lr": -1}}]}, "optimizer.lr: -1"),
+        ({"axes": {"seed": [1]}, "run": {"train": ["rtee"]}}, "train:"),
+        ({"axes": {"seed": [1]}, "run": {"tasks.rt.dropout": 0.2}}, "tasks.rt.dropout: 0.2"),
+        ({"axes": {"seed": [1]}, "run": {"tasks.rte.dropout": 2}}, "tasks.rte.dropout: 2"),
+    ],
+)
+def test_an_error_of_a_cell_is_reported_at_the_line_that_sets_the_option(
+    tmp_path: Path, change: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        grid_of(tmp_path, stages={"only": change})
+    (reported,) = caught.value.faults
+    lines = (tmp_path / "study.yml").read_text(encoding="utf-8").splitlines()
+    assert reported.place.name == str(tmp_path / "study.yml") and reported.place.line is not None
+    assert lines[reported.place.line - 1].strip() == line
+    assert re.search(r"study.yml:\d+: only \((seed 1|fraction 0.5)", str(reported))
 
 
 @pytest.mark.parametrize(
