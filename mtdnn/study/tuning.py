@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import multiprocessing
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mtdnn.config.run import RunConfig, run_source
 from mtdnn.config.yaml_source import dump_yaml, read_yaml
-from mtdnn.errors import ConfigError, DataError, Fault, Place, fault, unknown
+from mtdnn.errors import ConfigError, DataError, Fault, fault, unknown
 from mtdnn.files import write_text
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import run_tasks
@@ -85,21 +86,53 @@ def read_space(path: str | Path, run: str) -> dict[str, Any]:
         path: the file.
         run: the run's YAML; both ends of every range, and every value of a list, must be valid in it.
     Raises:
-        ConfigError: every error, with its line.
+        ConfigError: every error of the run and of the space, with its line.
     """
-    checked_run(run_source(run))
-    source = read_yaml(path)
-    faults = [each for key, given in source.value.items() for each in _space_faults(key, given)]
+    of_run = _run_faults(run)
+    sound = partial(_run_faults, run) if not of_run else partial(_rest_faults, _without(run, of_run))
+    try:
+        source = read_yaml(path)
+    except ConfigError as error:
+        raise ConfigError([*of_run, *error.faults]) from error
+    faults: list[Fault] = []
     if not source.value:
         faults.append(fault("", "", "no key to search", "Name one, such as optimizer.lr: {low: 1e-5, high: 1e-4}."))
-    if not faults:
-        faults = [each for key, given in source.value.items() for each in _value_faults(run, key, _ends(given))]
-    if faults:
-        raise ConfigError([each.at(Place(str(path), source.lines.get((each.key,)))) for each in faults])
+    for key, given in source.value.items():
+        found = _space_faults(key, given) or _value_faults(sound, key, _ends(given))
+        faults += [each.at(source.where((str(key),))) for each in found]
+    if of_run or faults:
+        raise ConfigError([*of_run, *faults])
     return dict(source.value)
 
 
-def _space_faults(key: str, given: object) -> list[Fault]:
+def _run_faults(run: str | None, overrides: Mapping[str, Any] | None = None) -> list[Fault]:
+    """Errors of a run's YAML, or of none, with values of some keys replaced."""
+    try:
+        checked_run(run_source(run, overrides))
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
+def _without(run: str, faults: Sequence[Fault]) -> dict[str, Any]:
+    """The keys of a run's YAML that have no error, and made-up values of those that a run must have."""
+    wrong = {each.key.split(".")[0] for each in faults}
+    try:
+        given = run_source(run).value
+    except ConfigError:
+        given = {}
+    needed = dict.fromkeys(("tasks", "data", "output", "encoder"), "unknown")
+    return {**needed, **{key: value for key, value in given.items() if str(key) == key and key not in wrong}}
+
+
+def _rest_faults(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Fault]:
+    """Errors that values of some keys make in a run that has none without them."""
+    return _run_faults(None, {**deepcopy(dict(options)), **overrides})  # a dotted key is set within its mapping
+
+
+def _space_faults(key: object, given: object) -> list[Fault]:
+    if not isinstance(key, str):
+        return [fault("", str(key), "is not a text", "Name a key of the run, such as optimizer.lr.")]
     if key.split(".")[0] in ("output", "tasks", "data"):
         return [fault("", key, "is a path and not a setting", "Leave it out.")]
     if isinstance(given, list):
@@ -107,28 +140,51 @@ def _space_faults(key: str, given: object) -> list[Fault]:
         return [] if given and plain else [fault("", key, f"{given!r}", "Give a list of numbers or words.")]
     if not isinstance(given, dict):
         return [fault("", key, f"{given!r}", "Give a list of values, or {low: …, high: …}.")]
+    return _range_faults(key, given)
+
+
+def _range_faults(key: str, given: Mapping[Any, Any]) -> list[Fault]:
+    """Errors of a range, which Optuna would report during the search, without the key."""
     faults = [fault("", key, unknown("key", str(each), RANGE_KEYS)) for each in given if each not in RANGE_KEYS]
-    low, high = given.get("low"), given.get("high")
-    numbers = [each for each in (low, high) if isinstance(each, (int, float)) and not isinstance(each, bool)]
-    if len(numbers) < 2 or not numbers[0] < numbers[1]:
+    low, high, log, step = (given.get(word) for word in RANGE_KEYS)
+    if not _is_number(low) or not _is_number(high) or not low < high:
         faults.append(fault("", key, f"low {low!r}, high {high!r}", "Give two numbers, the lower one first."))
-    elif given.get("log") and numbers[0] <= 0:
+    elif log and low <= 0:
         faults.append(fault("", key, f"low {low!r} with log", "Give a number above 0."))
+    if log not in (None, True, False):
+        faults.append(fault("", key, f"log {log!r}", "Give true or false."))
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None and not (_is_number(step) and step > 0 and (isinstance(step, int) or not whole)):
+        fix = "Give a whole number above 0, as low and high are." if whole else "Give a number above 0."
+        faults.append(fault("", key, f"step {step!r}", fix))
+    elif step is not None and log is True:
+        faults.append(fault("", key, f"step {step!r} with log", "Leave out one of them."))
     return faults
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _ends(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given["low"], given["high"]]
 
 
-def _value_faults(run: str, key: str, values: Sequence[Any]) -> list[Fault]:
-    found: list[Fault] = []
+def _value_faults(
+    faults_with: Callable[[Mapping[str, Any]], list[Fault]], key: str, values: Sequence[Any]
+) -> list[Fault]:
+    """Errors of a run with each of some values of a key; an unknown key is reported once.
+
+    Args:
+        faults_with: the errors that values of dotted keys make.
+        key: dotted key.
+        values: its values, one at a time.
+    """
+    found = dict[Fault, Fault]()
     for value in values:
-        try:
-            checked_run(run_source(run, {key: value}))
-        except ConfigError as error:
-            found += [fault("", key, f"{value!r}: {each}") for each in error.faults]
-    return found
+        for each in faults_with({key: value}):
+            found.setdefault(each, fault("", key, f"{value!r}: {each}"))
+    return list(found.values())
 
 
 def tune(search: Search, *, jobs: int = 1) -> Found:

@@ -122,6 +122,15 @@ def test_another_space_in_the_same_folder_is_refused(files, tmp_path, capsys, mo
         ("optimizer.lr: {low: 0, high: 1, log: true}", "low 0 with log. Give a number above 0."),
         ("optimizer.lr: {low: 0.1, hihg: 1}", "unknown key 'hihg'; known: low, high, log, step. Did you mean 'high'?"),
         ("optimizer.lrr: [0.1]", "optimizer.lrr: 0.1: "),
+        (
+            "batch_size: {low: 2, high: 8, step: 0.5}",
+            "batch_size: step 0.5. Give a whole number above 0, as low and hi",
+        ),
+        ("optimizer.lr: {low: 0.1, high: 1, step: 0}", "space.yml:1: optimizer.lr: step 0. Give a number above 0."),
+        ("optimizer.lr: {low: 0.1, high: 1, step: 0.1, log: true}", "step 0.1 with log. Leave out one of them."),
+        ("optimizer.lr: {low: 0.1, high: 1, log: 'no'}", "log 'no'. Give true or false."),
+        ("optimizer.lr: {low: -.inf, high: 1}", "low -inf, high 1. Give two numbers, the lower one first."),
+        ("1: [0.1]", "space.yml:1: 1: is not a text. Name a key of the run, such as optimizer.lr."),
         ("batch_size: [8, many]", "batch_size: 'many': "),
         ("output: [a, b]", "output: is a path and not a setting. Leave it out."),
         ("{}", "no key to search"),
@@ -132,6 +141,16 @@ def test_errors_of_a_space_have_their_place(space, reported, files, tmp_path, ca
     assert main(files) == 2
     assert reported in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_the_run_and_of_the_space_are_in_one_report(files, tmp_path, capsys):
+    path = tmp_path / "run.yml"
+    path.write_text(path.read_text(encoding="utf-8") + "batchsize: 4\n", encoding="utf-8")
+    (tmp_path / "space.yml").write_text("optimizer.lrr: [0.1, 0.2]\nbatch_size: [8, many]\nseed: 1\n", encoding="utf-8")
+    assert main(files) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    expected = ("unknown key 'batchsize'", "space.yml:1: optimizer.lrr: 0.1: ", "space.yml:2: batch_size: 'many': ")
+    assert all(part in line for part, line in zip((*expected, "space.yml:3: seed: 1. "), lines, strict=True))
 
 
 @pytest.mark.slow
