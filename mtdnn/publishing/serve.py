@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
-from mtdnn.errors import ConfigError, MtdnnError, fault
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, first_of
 from mtdnn.metrics.base import Record
 from mtdnn.publishing.batching import Batcher, Question
 from mtdnn.runs.opened import Run
@@ -24,8 +32,15 @@ from mtdnn.tokens.ragged import Ragged
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from fastapi.responses import JSONResponse
 
 TOO_LARGE, BAD_REQUEST = 413, 400
+
+MAX_ERRORS = 20
+"""Errors of a request that its answer lists; a request of 1 MB can have 400,000."""
+
+WAYS = "Send POST /predict, GET /tasks or GET /health."
+BODY = 'Send {"rows": […]} as JSON in UTF-8, with the header Content-Type: application/json.'
 
 Answer = dict[str, list[Record]]
 """Task → prediction records of the rows, in their order."""
@@ -36,11 +51,21 @@ def _row(value: Any, checked: ValidatorFunctionWrapHandler) -> Any:
     try:
         return checked([value] if isinstance(value, str) else value)
     except ValidationError as error:
+        if broken := [each for each in error.errors() if each["type"] == "surrogate"]:
+            raise PydanticCustomError("surrogate", broken[0]["msg"]) from error  # type: ignore[arg-type]
         found = "not a text, a list of texts, or an object of texts by their names"
         raise PydanticCustomError("row", found) from error
 
 
-Row = Annotated[dict[str, str | list[str]] | list[str], WrapValidator(_row)]
+def _encodable(text: str) -> str:
+    """The text, unless UTF-8 cannot encode it: an escape in JSON may be half of a pair of surrogates."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("surrogate", "an unpaired surrogate (\\ud8… alone)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Row = Annotated[dict[Text, Text | list[Text]] | list[Text], WrapValidator(_row)]
 
 
 class Request(BaseModel):
@@ -52,7 +77,7 @@ class Request(BaseModel):
         min_length=1,
         description="Texts of each row: in order, or by the names of inputs; or a single text.",
     )
-    tasks: list[str] | None = Field(None, min_length=1, description="Default: every task that reads such rows.")
+    tasks: list[Text] | None = Field(None, min_length=1, description="Default: every task that reads such rows.")
 
 
 @dataclass(frozen=True)
@@ -96,34 +121,11 @@ def app_of(run: Run, limits: Limits) -> FastAPI:
         limits: of requests and of batches.
     """
     require_fastapi()
-    from fastapi import FastAPI, Response
-    from fastapi import Request as HttpRequest
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse
+    from fastapi import FastAPI
 
     app, batcher = FastAPI(title=run.folder.path.name, docs_url=None, redoc_url=None), batcher_of(run, limits)
-
-    def refusal(status: int, errors: Sequence[dict[str, Any]]) -> JSONResponse:
-        return JSONResponse({"errors": list(errors)}, status)
-
-    @app.middleware("http")
-    async def refuse_large(request: HttpRequest, proceed: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
-        parts: list[bytes] = []
-        async for part in request.stream():  # a body may come without a length
-            parts.append(part)
-            if sum(map(len, parts)) > limits.bytes:
-                return refusal(TOO_LARGE, [_error("body", f"more than {limits.bytes} bytes", "Send fewer rows.")])
-        request._body = b"".join(parts)  # which Starlette gives to the application
-        return await proceed(request)
-
-    @app.exception_handler(RequestValidationError)
-    async def not_a_request(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        places = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in error.errors()]
-        return refusal(BAD_REQUEST, [_error(place, found, "See GET /tasks.") for place, found in places])
-
-    @app.exception_handler(MtdnnError)
-    async def not_possible(_: HttpRequest, error: MtdnnError) -> JSONResponse:
-        return refusal(BAD_REQUEST, [each.as_dict() for each in error.faults])
+    _refuse_large(app, limits.bytes)
+    _report_errors(app)
 
     @app.get("/health")
     def health() -> dict[str, Any]:
@@ -138,14 +140,74 @@ def app_of(run: Run, limits: Limits) -> FastAPI:
     def predict(request: Request) -> dict[str, Any] | JSONResponse:
         if len(request.rows) > limits.rows:
             found = f"{len(request.rows)} rows, more than {limits.rows}"
-            return refusal(TOO_LARGE, [_error("rows", found, "Send them in several requests.")])
+            return _refusal(TOO_LARGE, [fault("rows", "", found, "Send them in several requests.")])
         return {"predictions": batcher.answer(question_of(run, request))}
 
     return app
 
 
-def _error(place: str, found: str, fix: str) -> dict[str, Any]:
-    return fault(place, "", found, fix).as_dict()
+def _refuse_large(app: FastAPI, most: int) -> None:
+    """Refuse bodies of more than `most` bytes as soon as so many have arrived; a body may come without a length."""
+    from fastapi import Request as HttpRequest
+    from fastapi import Response
+
+    @app.middleware("http")
+    async def refuse_large(request: HttpRequest, proceed: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                return _refusal(TOO_LARGE, [fault("body", "", f"more than {most} bytes", "Send fewer rows.")])
+        request._body = bytes(body)  # which Starlette gives to the application
+        return await proceed(request)
+
+
+def _report_errors(app: FastAPI) -> None:
+    """Answer every error of a request by records: its own, those of its rows, and those of HTTP."""
+    from fastapi import Request as HttpRequest
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+
+    @app.exception_handler(RequestValidationError)
+    async def not_a_request(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        details = error.errors()
+        faults = [_body_fault(tuple(each["loc"]), each["type"], each["msg"]) for each in details[:MAX_ERRORS]]
+        return _refusal(BAD_REQUEST, first_of(faults, len(details), "body", MAX_ERRORS))
+
+    @app.exception_handler(MtdnnError)
+    async def not_possible(_: HttpRequest, error: MtdnnError) -> JSONResponse:
+        return _refusal(BAD_REQUEST, first_of(error.faults, len(error.faults), "body", MAX_ERRORS))
+
+    @app.exception_handler(HTTPException)
+    async def not_served(request: HttpRequest, error: HTTPException) -> JSONResponse:
+        if error.status_code == BAD_REQUEST:  # FastAPI could not read the body, whose errors are of many kinds
+            found = "cannot be read: not UTF-8, nested too deeply, or with a number of too many digits"
+            return _refusal(BAD_REQUEST, [fault("body", "", found, BODY)])
+        found = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        answer = _refusal(error.status_code, [fault("", "request", found, WAYS)])
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def _body_fault(keys: tuple[int | str, ...], kind: str, message: str) -> Fault:
+    """The record of an error in the body of a request.
+
+    Args:
+        keys: from "body" on.
+        kind: pydantic's type of the error.
+        message: what was found.
+    """
+    if keys == ("body",):
+        return fault("body", "", "not a JSON object", BODY)
+    fix = {"json_invalid": BODY, "surrogate": "Escape both halves of the pair."}.get(kind, "See GET /tasks.")
+    return fault(".".join(map(str, keys)), "", message, fix)
+
+
+def _refusal(status: int, faults: Sequence[Fault]) -> JSONResponse:
+    """The answer to a request that is refused."""
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse({"errors": [each.as_dict() for each in faults]}, status)
 
 
 def batcher_of(run: Run, limits: Limits) -> Batcher[Answer]:

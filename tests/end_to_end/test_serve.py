@@ -118,8 +118,33 @@ def test_what_cannot_be_answered_is_an_error_in_json(server, body, status, found
     assert set(answer["errors"][0]) == {"place", "file", "line", "key", "found", "fix"}
 
 
-def test_an_unknown_place_is_json_as_well(server):
-    assert ask(f"{server}/admin")[0] == 404
+def test_an_error_of_http_is_answered_in_the_same_form(server):
+    status, answer = ask(f"{server}/admin")
+    assert status == 404 and answer["errors"][0]["found"] == "GET /admin: not found"
+    status, answer = ask(f"{server}/predict")
+    assert status == 405 and "POST /predict" in answer["errors"][0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"rows": ' + b"[" * 900 + b"]" * 900 + b"}", "no"),  # valid JSON, nested 900 deep
+        ('{"rows": ["\xe9"]}'.encode("latin-1"), "not UTF-8"),
+        (b'{"rows": [NaN]}', "not a text"),
+        (b'{"rows": ["\\ud800 fine"]}', "an unpaired surrogate"),
+        (b'{"rows": ["fine"], "tasks": ["\\ud800"]}', "an unpaired surrogate"),
+        (b'{"rows": [{"text": ["\\udfff"]}]}', "an unpaired surrogate"),
+    ],
+)
+def test_a_hostile_body_is_refused_by_a_record(server, body, found):
+    status, answer = ask(f"{server}/predict", body)
+    assert status == 400 and found in answer["errors"][0]["found"] and answer["errors"][0]["fix"]
+
+
+def test_the_answer_to_many_errors_is_short(server):
+    """Five hundred rows that are numbers; each error would take some 170 bytes of the answer."""
+    status, answer = ask(f"{server}/predict", {"rows": [1] * 500})
+    assert status == 400 and len(answer["errors"]) == 21 and "480 more errors" in answer["errors"][-1]["found"]
 
 
 BODIES = [
