@@ -21,6 +21,10 @@ STATE_FILE = "mtdnn_terms.pt"
 """File in a checkpoint's folder with counters and, for a proximal term, the teacher's weights."""
 
 
+OURS = ("task", "row_ids")
+"""Keys of a batch that are not inputs of the model."""
+
+
 class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes transformers as untyped
     """A `Trainer` that minimises the model's loss + λ·penalty + μ·D_Breg.
 
@@ -55,11 +59,9 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         regularizers_of(named_regularizers(regularizer, tasks))  # so that typing errors are reported here
         proximal_block(proximal)
         self._require_usable()
-        self._terms: Terms | None = None
         self._resumed_from: Path | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._parts_seen = 0
-        self.add_callback(_AfterStep(self))
+        self.begin()
+        self.add_callback(_Steps(self))
 
     def _require_usable(self) -> None:
         """Raise ConfigError for ways of training in which a process does not have all weights."""
@@ -72,6 +74,26 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             if is_on:
                 fix = "Start one process per device with torchrun or accelerate launch."
                 raise ConfigError(fault("", "args", f"{way} with regularizer or proximal", fix))
+
+    def begin(self) -> None:
+        """Forget the terms and sums of earlier training: terms are made at the first step, with the weights then."""
+        self._terms: Terms | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._parts_seen = 0
+        self._logged_at = 0
+
+    def train(self, *args: Any, **keywords: Any) -> Any:
+        """As `Trainer.train`; each call has terms of its own.
+
+        Args:
+            args, keywords: arguments of `Trainer.train`.
+        Returns:
+            What `Trainer.train` returns.
+        Raises:
+            ConfigError: see the class.
+        """
+        self._resumed_from = None
+        return super().train(*args, **keywords)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -105,6 +127,24 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         self._parts_seen += 1
         return total
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As `Trainer.prediction_step`; the task and the names of rows are not inputs of the model.
+
+        Args:
+            model: the model as wrapped by accelerate.
+            inputs: the batch.
+            args, keywords: further arguments of `Trainer.prediction_step`.
+        Returns:
+            Loss, logits and labels, as far as there are any.
+        """
+        kept = {name: value for name, value in inputs.items() if name not in OURS}
+        found: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
+            model, kept, *args, **keywords
+        )
+        return found
+
     def _make_terms(self, model: nn.Module) -> Terms:
         """The terms of this run, with the state of the checkpoint it resumes from."""
         terms = Terms(
@@ -117,7 +157,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         if self._resumed_from is not None:
             state = torch.load(self._resumed_from, map_location=self.args.device, weights_only=True)
             terms.load_state_dict(state)
-        self._terms = terms
+        self._terms, self._logged_at = terms, terms.step
         return terms
 
     def _loss_is_a_share(self, num_items_in_batch: Tensor | int | None) -> bool:
@@ -154,8 +194,6 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             self._sums, self._logged_at = {}, self._terms.step
         super().log(logs, *args, **keywords)
 
-    _logged_at = 0
-
     def after_optimizer_step(self) -> None:
         """Update counters and the teacher, unless the optimizer skipped the step because of an overflow."""
         self._parts_seen = 0
@@ -169,18 +207,22 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        self._terms = None  # made at the first step, with this run's weights and length
         self._resumed_from = None if checkpoint is None else Path(checkpoint) / STATE_FILE
         if self._resumed_from is not None and not self._resumed_from.is_file():
             fix = "Resume from a checkpoint that RegularizedTrainer wrote without save_only_model."
             raise ConfigError(fault(str(checkpoint), "resume_from_checkpoint", f"no {STATE_FILE}", fix))
 
 
-class _AfterStep(TrainerCallback):  # type: ignore[misc]
-    """Calls the trainer after each optimizer step."""
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Calls the trainer when training begins, and after each optimizer step."""
 
     def __init__(self, trainer: RegularizedTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
+    ) -> None:
+        self.trainer.begin()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any

@@ -162,6 +162,54 @@ def test_the_log_has_each_term_unweighted(tmp_path):
         assert line["loss"] == pytest.approx(line["task"] + 2 * line["smart"] + line["proximal"], abs=2e-4)
 
 
+def smart_line(trainer):
+    """The last line of the log with the penalty."""
+    return [line for line in trainer.state.log_history if "smart" in line][-1]
+
+
+def test_a_resumed_run_logs_the_means_of_its_own_steps(tmp_path):
+    """The mean was over all steps since the start of the first run, most of which had added nothing."""
+    options = {"terms": {"regularizer": SMART}}
+    whole = trained(tmp_path, **options, save_strategy="steps", save_steps=2)
+    again = RegularizedTrainer(
+        model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, **options["terms"]
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert smart_line(again) == smart_line(whole)
+
+
+def test_training_again_starts_new_terms(tmp_path):
+    """The second training continued with the first one's schedule, teacher and count of steps."""
+    trainer = trained(tmp_path, terms={"regularizer": SMART, "proximal": MOMENTUM})
+    first = trainer._terms
+    trainer.train()
+    assert trainer._terms is not first and trainer._terms.step == 4
+    line = smart_line(trainer)
+    assert line["loss"] == pytest.approx(line["task"] + line["smart"] + line["proximal"], abs=2e-4)
+
+
+class Strict(BertForSequenceClassification):
+    """A model that takes its own inputs only, unlike transformers' since version 5."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, inputs_embeds=None):
+        return super().forward(input_ids, attention_mask, labels=labels, inputs_embeds=inputs_embeds)
+
+
+def test_predictions_and_metrics_are_of_batches_with_tasks_and_names_of_rows(tmp_path):
+    """`evaluate` and `predict` passed both keys to the model."""
+    seen = []
+    trainer = RegularizedTrainer(
+        Strict(model().config),
+        arguments(tmp_path, label_smoothing_factor=0.1),
+        eval_dataset=rows(8, task="a"),
+        data_collator=collate,
+        tasks={"a": SMART},
+        compute_metrics=lambda found: seen.append(found.predictions.shape) or {"rows": len(found.label_ids)},
+    )
+    assert trainer.evaluate()["eval_rows"] == 8
+    assert trainer.predict(rows(4, task="a")).predictions.shape == (4, 3) and seen == [(8, 3), (4, 3)]
+
+
 def test_bf16_passes_that_compare_run_in_float32_through_accelerates_wrapper(tmp_path):
     """At ε = 1e-5 both passes are equal in bf16: a penalty above 0 shows float32."""
     trainer = trained(tmp_path, terms={"regularizer": {"name": "smart"}}, bf16=True)
