@@ -209,7 +209,7 @@ def over_rows(view: StudyView) -> list[Block]:
     right = _right_rows(view)
     lines = []
     for entry in in_order(view):
-        reference = right.get((entry.task, view.reference, entry.across))
+        reference = right.get((entry.task, entry.against, entry.across))
         ours = right.get((entry.task, entry.label, entry.across))
         if entry.comparison is None or not reference or not ours or entry.metric != "accuracy":
             continue
@@ -236,12 +236,10 @@ def over_rows(view: StudyView) -> list[Block]:
 def _right_rows(view: StudyView) -> dict[tuple[str, str, str], dict[str, dict[str, bool]]]:
     """(task, label, column) → repeat → row id → whether it is predicted right, on each task's first split."""
     found: dict[tuple[str, str, str], dict[str, dict[str, bool]]] = {}
-    labels = {(entry.task, entry.label) for entry in view.main}
     for line in view.compared:
-        place = (line.task, line.axes[view.compare], line.axes.get(view.across or "", ""))
-        first = view.first.get(line.task)
-        if first != (line.split, "accuracy") or line.metric != "accuracy" or place[:2] not in labels:
+        if line.metric != "accuracy" or view.first.get(line.task) != (line.split, "accuracy"):
             continue
+        place = (line.task, view.label_of(line), line.axes.get(view.across or "", ""))
         path = RunFolder(view.folder / line.run).prediction_file(line.task, line.split)
         if path.exists():
             found.setdefault(place, {})[repeat_of(line, view.repeats)] = _right(RecordFiles(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from mtdnn.report.read import most_frequent_share, types_of_tasks
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.cells import read_outcome_file
 from mtdnn.study.grid import PlannedCell, PlannedReport, read_plan
-from mtdnn.study.statistics import COUNTS, MARGIN, Entry, best_of, entries
+from mtdnn.study.statistics import COUNTS, MARGIN, Entry, best_of, entries, labels_of
 from mtdnn.study.table import Line, read_csv
 from mtdnn.task_types.base import TaskType
 
@@ -28,6 +28,7 @@ class StudyView:
         compared: those of the compared runs, counts left out; where axes were tuned, of their best values alone.
         table: every place of its tables.
         cells: as in study.json.
+        compare, reference, across, repeats, labels_axis, margin, best_over: as in the study's `report`.
     """
 
     folder: Path
@@ -41,13 +42,20 @@ class StudyView:
     repeats: tuple[str, ...]
     labels_axis: bool
     margin: float = MARGIN
+    best_over: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def label_of(self) -> Callable[[Line], str]:
+        """The label of a line of the compared runs in tables."""
+        hidden = (self.across, *self.repeats, *self.best_over)
+        return labels_of(self.compared, compare=self.compare, hidden=hidden)
+
+    @cached_property
     def main(self) -> list[Entry]:
         """The entries of each task's main metric on its first split."""
         return [entry for entry in self.table if (entry.split, entry.metric) == self.first[entry.task]]
 
-    @property
+    @cached_property
     def first(self) -> dict[str, tuple[str, str]]:
         """Task → its first split and main metric."""
         found: dict[str, tuple[str, str]] = {}
@@ -55,7 +63,7 @@ class StudyView:
             found.setdefault(entry.task, (entry.split, entry.metric))
         return found
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Values of `across`, in the order of the study; one empty one without it."""
         return list(dict.fromkeys(entry.across for entry in self.main))
@@ -73,7 +81,7 @@ class StudyView:
         read = {run: types_of_tasks(self.folder / run) for run in dict.fromkeys(runs.values())}
         return {task: read[run][task] for task, run in runs.items() if task in read[run]}
 
-    @property
+    @cached_property
     def labels(self) -> dict[str, Sequence[str]]:
         """Task → its labels whose confusions count, in order."""
         return {task: task_type.confusion_labels for task, task_type in self.types.items()}
@@ -102,7 +110,7 @@ def read_study(folder: Path) -> StudyView:
     )  # fmt: skip
     return StudyView(
         folder, lines, compared, table, plan["cells"], compare, reference, across, repeats,
-        wanted.get("labels_axis", False), margin,
+        wanted.get("labels_axis", False), margin, tuple(best_over),
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ class Entry:
         train_rows: mean number of training rows; None where unknown.
         comparison: with the reference; None for the reference itself, or without a common repeat.
         diverged: number of runs whose loss was not finite; they are not in `values`.
+        against: label of what it is compared with.
     """
 
     task: str
@@ -80,6 +81,7 @@ class Entry:
     train_rows: float | None = None
     comparison: Comparison | None = None
     diverged: int = 0
+    against: str = ""
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -162,8 +164,9 @@ def entries(
         key: _entry(key, measured.get(key, []), scales, repeats=repeats, diverged=len(diverged.get(key[:3], [])))
         for key in _keys(map(place, lines), measured)
     }
+    against = {name: reference + name.removeprefix(word) for name, word in words.items()}
     return [
-        _with_comparison(entry, found.get((task, reference + name.removeprefix(words[name]), *rest)), margin)
+        _with_comparison(replace(entry, against=against[name]), found.get((task, against[name], *rest)), margin)
         for (task, name, *rest), entry in found.items()
     ]
 
@@ -218,7 +221,7 @@ def units(values: Mapping[str, float]) -> dict[str, float]:
 
 def _with_comparison(entry: Entry, reference: Entry | None, margin: float) -> Entry:
     """The entry, compared unit by unit over the runs that the reference has too."""
-    if reference is None or reference is entry:
+    if reference is None or entry.label == entry.against:
         return entry
     ours, theirs = (
         units({repeat: value for repeat, value in each.values.items() if repeat in other.values})
@@ -231,7 +234,8 @@ def _with_comparison(entry: Entry, reference: Entry | None, margin: float) -> En
 def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | None]) -> Callable[[Line], str]:
     """The label of each line: its value of the compared axis, and of every other axis that varies too.
 
-    An axis that has one value per task (`data_set`) adds nothing, and neither do those in `hidden`.
+    An axis that has one value per task (`data_set`) adds nothing, and neither do those in `hidden`. The stage is part
+    of the label where runs of several stages would otherwise be at the same place, of which only one could be shown.
 
     Args:
         lines: of results.csv.
@@ -243,7 +247,7 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
         for axis, value in line.axes.items():
             seen.setdefault((line.task, line.axes[compare], axis), set()).add(value)
 
-    def label(line: Line) -> str:
+    def by_axes(line: Line) -> str:
         extra = [
             f"{axis} {value}"
             for axis, value in line.axes.items()
@@ -251,7 +255,24 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
         ]
         return ", ".join([line.axes[compare], *extra])
 
+    shared = _in_several_stages(lines, by_axes, hidden)
+
+    def label(line: Line) -> str:
+        name = by_axes(line)
+        return f"{name}, stage {line.stage}" if (line.task, name) in shared else name
+
     return label
+
+
+def _in_several_stages(
+    lines: Sequence[Line], label: Callable[[Line], str], hidden: Sequence[str | None]
+) -> set[tuple[str, str]]:
+    """(task, label) of which several stages have a run at the same values of the hidden axes."""
+    stages: dict[tuple, set[str]] = {}
+    for line in lines:
+        place = (line.task, label(line), line.split, line.metric, *(line.axes.get(axis or "") for axis in hidden))
+        stages.setdefault(place, set()).add(line.stage)
+    return {place[:2] for place, found in stages.items() if len(found) > 1}
 
 
 def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:

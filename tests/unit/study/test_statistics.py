@@ -1,6 +1,7 @@
 """Means, intervals and tests over repeated runs; expected numbers are SciPy's or worked by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -159,6 +160,28 @@ def test_runs_no_better_than_the_most_frequent_label_are_counted() -> None:
 def test_axes_that_vary_in_addition_to_the_compared_one_are_distinguished() -> None:
     lines = [line(0.5, init="a", lr="1e-5", seed="1"), line(0.7, init="a", lr="1e-4", seed="1")]
     assert [entry.label for entry in entries(lines, compare="init")] == ["a, lr 1e-5", "a, lr 1e-4"]
+
+
+def test_runs_of_two_stages_with_the_same_values_are_kept_apart() -> None:
+    """The last of the two would otherwise be the only one: 0.9, and 0.8 with the stage that has seed 2 alone."""
+    stages = {"one": ((0.5, "1"), (0.6, "2")), "two": ((0.9, "1"), (0.8, "2"))}
+    lines = [
+        replace(line(value + gain, init=init, seed=seed), stage=stage)
+        for init, gain in (("a", 0.0), ("b", 0.1))
+        for stage, runs in stages.items()
+        for value, seed in runs
+    ]
+    found = {entry.label: entry for entry in entries(lines, compare="init", reference="a")}
+    means = {"a, stage one": 0.55, "a, stage two": 0.85, "b, stage one": 0.65, "b, stage two": 0.95}
+    assert {label: entry.spread.mean for label, entry in found.items()} == pytest.approx(means)
+    assert found["b, stage two"].comparison is not None
+    assert found["b, stage two"].comparison.by_unit == pytest.approx({"1": 0.1, "2": 0.1})
+
+
+def test_stages_that_share_no_place_are_one_label() -> None:
+    lines = [replace(line(0.5, init="a", seed="1"), stage="one"), replace(line(0.7, init="a", seed="2"), stage="two")]
+    (found,) = entries(lines, compare="init")
+    assert (found.label, found.spread.mean) == ("a", 0.6)
 
 
 def test_an_axis_that_only_names_the_task_is_not_part_of_the_label() -> None:
