@@ -48,7 +48,7 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     for task in dict.fromkeys(entry.task for entry in view.main) if view.across else ():
         document.add(*task_across(view, task))
     document.add(*tests_against_reference(view), *other_metrics(view), *starting_points(view))
-    document.add(*together_of_study(view.lines, compare=view.compare, repeats=view.repeats))
+    document.add(*_together(view))
     document.add(*unknown_scales_note(view.of_unknown_scale))
     runs = representatives(view)
     document.add(*loss_section(by_label(runs)))
@@ -58,6 +58,16 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
         document.add(*agreement_section(records_of_runs(view), annotators, view.labels))
     document.add(*worst_section(all_predictions(view), view.types, count=worst))
     return document
+
+
+def _together(view: StudyView) -> list[Block]:
+    """Each task alone and with others, by the compared runs and by those of other stages."""
+    best = {line.run for line in view.compared}
+    lines = [line for line in view.lines if view.compare not in line.axes or line.run in best]
+    return together_of_study(
+        lines, compare=view.compare, repeats=view.repeats, reference=view.reference, across=view.across,
+        label_of=view.label_of,
+    )  # fmt: skip
 
 
 def _about(view: StudyView) -> list[Block]:

@@ -10,6 +10,7 @@ from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Block, Heading, Picture, Place, Table, row
 from mtdnn.report.pictures import Panel, Point, Series, interval_panels, learning_curve
 from mtdnn.report.study_view import StudyView, encoder_of, floor_of
+from mtdnn.report.together import tasks_of_runs
 from mtdnn.study.statistics import COUNTS, SAME, Entry, main_metrics, no_better_than_chance
 from mtdnn.study.table import Line
 
@@ -175,10 +176,7 @@ def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
 
     Of the compared runs only the reference's count.
     """
-    trained: dict[str, set[str]] = {}
-    for line in view.lines:
-        if line.train_rows is not None:
-            trained.setdefault(line.run, set()).add(line.task)
+    trained = tasks_of_runs(view.lines)
     encoder = cache(partial(encoder_of, view.folder))
     reference = [line for line in view.compared if line.axes[view.compare] == view.reference]
     alone = [line for line in (*reference, *lines) if trained.get(line.run) == {line.task} and line.value is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,33 +22,54 @@ CAPTION = (
 )
 
 
+Runs = dict[tuple[str, str], dict[str, float]]
+"""(label, column) → repeat → value of a run."""
+
+
 @dataclass
 class Measured:
     """Values of one task's main metric.
 
     Attributes:
         scale: of the metric.
-        alone: repeat → value of the run that trains this task alone.
-        together: label → repeat → value of the run that trains it with others.
+        alone: those of runs that train this task alone.
+        together: those of runs that train it with others.
     """
 
     scale: Scale
-    alone: dict[str, float] = field(default_factory=dict)
-    together: dict[str, dict[str, float]] = field(default_factory=dict)
+    alone: Runs = field(default_factory=dict)
+    together: Runs = field(default_factory=dict)
+
+    def pairs(self, reference: str) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+        """Places of runs together and of the runs alone to compare them with, in the same column: the reference's, or
+        those of every label if the reference has none."""
+        labels = {label for label, _ in self.alone}
+        for label, column in self.together:
+            for other in self.alone:
+                if other[1] == column and (reference not in labels or other[0] == reference):
+                    yield (label, column), other
 
 
-def together_of_study(lines: Sequence[Line], *, compare: str, repeats: Sequence[str]) -> list[Block]:
+def together_of_study(
+    lines: Sequence[Line],
+    *,
+    compare: str,
+    repeats: Sequence[str],
+    reference: str = "",
+    across: str | None = None,
+    label_of: Callable[[Line], str] | None = None,
+) -> list[Block]:
     """The section of a study; empty unless it has runs of one task and of several.
 
     Args:
-        lines: of results.csv.
-        compare: axis whose values label the runs of several tasks.
+        lines: of results.csv; where axes were tuned, of their best values alone.
+        compare: axis whose values label the runs; others have the name of their stage.
         repeats: axes that repeat a run, by which runs are paired.
+        reference: value of that axis whose runs of single tasks are compared with. Default: all are.
+        across: axis of the columns; runs are compared with those at the same value.
+        label_of: gives the label of a line that has the compared axis. Default: its value.
     """
-    trained: dict[str, set[str]] = {}
-    for line in lines:
-        if line.train_rows is not None:
-            trained.setdefault(line.run, set()).add(line.task)
+    trained = tasks_of_runs(lines)
     found: dict[str, Measured] = {}
     first: dict[str, tuple[str, str]] = {}
     for line in lines:
@@ -58,9 +79,20 @@ def together_of_study(lines: Sequence[Line], *, compare: str, repeats: Sequence[
         if first.setdefault(line.task, (line.split, line.metric)) != (line.split, line.metric):
             continue
         measured = found.setdefault(line.task, Measured(line.scale))
-        label, repeat = line.axes.get(compare, line.stage), repeat_of(line, repeats)
-        (measured.alone if len(own) == 1 else measured.together.setdefault(label, {}))[repeat] = line.value
-    return together_section(found)
+        label = line.axes.get(compare, line.stage)
+        label = label_of(line) if label_of and compare in line.axes else label
+        runs = measured.alone if len(own) == 1 else measured.together
+        runs.setdefault((label, line.axes.get(across or "", "")), {})[repeat_of(line, repeats)] = line.value
+    return together_section(found, reference=reference)
+
+
+def tasks_of_runs(lines: Sequence[Line]) -> dict[str, set[str]]:
+    """Run → the tasks it was trained on."""
+    trained: dict[str, set[str]] = {}
+    for line in lines:
+        if line.train_rows is not None:
+            trained.setdefault(line.run, set()).add(line.task)
+    return trained
 
 
 def together_of_runs(together: Sequence[Path], alone: Sequence[Path]) -> list[Block]:
@@ -85,7 +117,8 @@ def together_of_runs(together: Sequence[Path], alone: Sequence[Path]) -> list[Bl
             if not metric:
                 continue
             measured = found.setdefault(task, Measured(Scales(results.get(SCALES))[metric]))
-            values = measured.alone if folder in alone else measured.together.setdefault("together", {})
+            runs = measured.alone if folder in alone else measured.together
+            values = runs.setdefault(("", ""), {})
             if seed in values:
                 what = f"a second run of '{task}' with seed {seed}"
                 raise DataError(fault(str(folder), "", what, "Runs are paired by seed; give one for each seed."))
@@ -105,42 +138,59 @@ def _trained(run: RunFolder) -> list[str]:
         return [name for name in run.read_results() if not name.startswith("_")]
 
 
-def together_section(found: Mapping[str, Measured]) -> list[Block]:
+@dataclass(frozen=True)
+class _Pair:
+    """A task's runs with others, and those alone that they are compared with.
+
+    Attributes:
+        names: task, label of the runs with others, label of those alone, column.
+        means: of the runs alone, and of those with others.
+    """
+
+    names: tuple[str, str, str, str]
+    scale: Scale
+    means: tuple[float, float]
+    comparison: Comparison
+
+
+def together_section(found: Mapping[str, Measured], *, reference: str = "") -> list[Block]:
     """The table of tasks that were trained both ways; empty without any.
 
     Args:
         found: task → its values.
+        reference: label of the runs alone that are compared with. Default: all are.
     """
-    lines: list[tuple[str, str, Measured, Comparison]] = []
-    for task, measured in found.items():
-        for label, values in measured.together.items():
-            common = {repeat: value for repeat, value in values.items() if repeat in measured.alone}
-            alone = {repeat: measured.alone[repeat] for repeat in common}
-            if (comparison := compared(units(common), units(alone))) is not None:
-                lines.append((task, label, measured, comparison))
+    lines = [line for task, measured in found.items() for line in _pairs(task, measured, reference)]
     if not lines:
         return []
-    corrected = false_discovery([comparison.t_p for *_, comparison in lines])
-    labelled = len({label for _, label, *_ in lines}) > 1
-    head = ["task", *(["together"] if labelled else []), "alone", "with others", "difference", "95 % interval", "pairs"]
-    rows = [_row(*line, p=p, labelled=labelled) for line, p in zip(lines, corrected, strict=True)]
-    return [Heading("Alone and together"), Table(head, rows, caption=CAPTION, words=[0, 1] if labelled else [0])]
+    corrected = false_discovery([line.comparison.t_p for line in lines])
+    varying = [place for place in (1, 2, 3) if len({line.names[place] for line in lines}) > 1]
+    heads = ("task", "together", "alone", "column")
+    head = [*(heads[place] for place in (0, *varying)), "alone", "with others", "difference", "95 % interval", "pairs"]
+    rows = [_row(line, (0, *varying), p) for line, p in zip(lines, corrected, strict=True)]
+    return [Heading("Alone and together"), Table(head, rows, caption=CAPTION, words=range(1 + len(varying)))]
 
 
-def _row(
-    task: str, label: str, measured: Measured, comparison: Comparison, *, p: float | None, labelled: bool
-) -> list[Place]:
-    scale, difference = measured.scale, comparison.difference
-    means = [spread(list(units(values).values())).mean for values in (measured.alone, measured.together[label])]
+def _pairs(task: str, measured: Measured, reference: str) -> Iterator[_Pair]:
+    for place, other in measured.pairs(reference):
+        values, alone = measured.together[place], measured.alone[other]
+        common = [repeat for repeat in values if repeat in alone]
+        ours, theirs = (units({repeat: each[repeat] for repeat in common}) for each in (values, alone))
+        if (comparison := compared(ours, theirs)) is not None:
+            means = (spread(list(units(each).values())).mean for each in (alone, values))
+            yield _Pair((task, place[0], other[0], place[1]), measured.scale, (next(means), next(means)), comparison)
+
+
+def _row(line: _Pair, shown: Sequence[int], p: float | None) -> list[Place]:
+    scale, difference = line.scale, line.comparison.difference
     sure = p is not None and p < SIGNIFICANT and scale.direction != "unknown"
     better = scale.gain(difference.mean) > 0 if sure else False
     interval = "–"
     if difference.low is not None and difference.high is not None:
         interval = f"{scale.difference(difference.low)} … {scale.difference(difference.high)}"
     trend = ("up" if better else "down") if sure else ""
-    names = [task, label] if labelled else [task]
     return [
-        *row(*names, *map(scale.shown, means)),
+        *row(*(line.names[place] for place in shown), *map(scale.shown, line.means)),
         Place(scale.difference(difference.mean), strong=sure, trend=trend),
         *row(interval, str(difference.count)),
     ]

@@ -56,6 +56,30 @@ def test_methods_have_a_line_each_and_are_corrected_together():
     assert "| rte | upgrad | 60.0 | 50.0 | -5.0 |" in text.replace("−", "-")
 
 
+def test_of_several_ways_to_train_a_task_alone_the_references_counts():
+    """The runs of the second method are of the same seeds; without a reference there is a line for each method."""
+    more = [line("rte", f"smart{seed}", 0.9, method="SMART alone", seed=seed) for seed in (1, 2, 3)]
+    lines = [*study_lines(), *more]
+    text = shown(together_of_study(lines, compare="method", repeats=("seed",), reference="alone"))
+    assert "| rte | 60.0 | 68.3 | **+8.3** | +1.2 … +15.5 | 3 |" in text and "90.0" not in text
+    text = shown(together_of_study(lines, compare="method", repeats=("seed",), reference="fixed"))
+    assert "| rte | alone | 60.0 | 68.3 | +8.3 |" in text.replace("**", "")
+    assert "| rte | SMART alone | 90.0 | 68.3 | -21.7 |" in text.replace("−", "-").replace("**", "")
+
+
+def test_runs_are_compared_with_those_in_their_column():
+    lines = [
+        Line("s", {"method": method, "fraction": fraction, "seed": seed}, "finished", task, "dev", 9, "a", value,
+             f"{method}{fraction}{seed}", ACCURACY)
+        for fraction, low in (("0.1", 0.5), ("1", 0.7))
+        for seed in "12"
+        for method, tasks, value in (("alone", ["rte"], low), ("both", ["rte", "mrpc"], low + 0.1))
+        for task in tasks
+    ]  # fmt: skip
+    text = shown(together_of_study(lines, compare="method", repeats=("seed",), across="fraction"))
+    assert "| rte | 0.1 | 50.0 | 60.0 | +10.0 |" in text and "| rte | 1 | 70.0 | 80.0 | +10.0 |" in text
+
+
 def test_a_study_without_runs_of_single_tasks_has_no_such_table():
     lines = [each for each in study_lines() if each.run.startswith("both")]
     assert together_of_study(lines, compare="method", repeats=("seed",)) == []
