@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtdnn.config.run import EncoderSource, RunConfig
+from mtdnn.config.tasks import chosen_tasks
 from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.files import write_text
 from mtdnn.publishing.card import model_card
@@ -57,6 +58,8 @@ def write_repository(run: str | Path, upload: Upload, folder: Path) -> None:
             are only on this machine.
     """
     opened = open_run(run, checkpoint=upload.checkpoint)
+    if upload.task is not None:
+        chosen_tasks(opened.tasks, [upload.task], key="task")
     card = model_card(opened.folder, name=upload.repo, license=upload.license, task=upload.task)
     if upload.task is not None:
         tokenizer = opened.tokenizer

@@ -157,6 +157,11 @@ def test_a_path_is_not_looked_up_on_the_hub(hub, tmp_path, monkeypatch):
         mtdnn.open_run("me/nothing")
 
 
+def test_an_unknown_task_is_refused(demo_run, tmp_path, capsys):
+    assert main(["push", str(demo_run), "me/nli", "--task", "demo_nil", "--out", str(tmp_path / "card")]) == 2
+    assert "--task: unknown task 'demo_nil'; known: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["demo", "me/demo/x", "me/demo@v1"])
 def test_another_name_of_a_repository_is_refused(name, demo_run, capsys):
     assert main(["push", str(demo_run), name]) == 2
