@@ -37,6 +37,9 @@ def export(
         raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
     if format == "hf" and (int8 or data is not None):
         raise ConfigError(fault("--int8" if int8 else "--data", "", "is for --format onnx", "Add it."))
+    if data is not None and not int8:
+        found = "measures what 8-bit weights cost, and they are not asked for"
+        raise ConfigError(fault("--data", "", found, "Add --int8, or leave it out."))
     from mtdnn.config.tasks import chosen_tasks
     from mtdnn.runs.opened import open_run
 

@@ -172,6 +172,10 @@ def submit(
         check: An archive: report everything in which it differs from the rules; nothing is written.
     """
     if check is not None:
+        given = {"benchmark": benchmark, "run": run, "--out": out, "--data": data}
+        if strange := [name for name, value in given.items() if value is not None]:
+            fix = "Leave it out: nothing is written."
+            raise ConfigError([fault(name, "", "given in addition to --check", fix) for name in strange])
         from mtdnn.runs.submission import archive_faults
 
         if faults := archive_faults(Path(check)):
@@ -181,31 +185,32 @@ def submit(
     if benchmark is None or run is None or out is None:
         fix = "mtdnn submit glue RUN --out FILE.zip, or mtdnn submit --check FILE.zip."
         raise ConfigError([fault("", name, "missing", fix) for name in missing])
-    target = output_file(out, suffixes=(".zip",))
+    target = output_file(out, suffixes=(".zip",), flag="--out")
     from mtdnn.runs.submit import submit as submit_runs
 
     counts = submit_runs(benchmark, names_in(run) or [run], target, data=data, checkpoint=checkpoint)
     return table([["file", "rows"], *([name, str(count)] for name, count in counts.items())]) + f"\n\narchive: {out}"
 
 
-def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None) -> Path:
+def output_file(word: str, *, suffixes: Sequence[str], input: str | None = None, flag: str = "--output") -> Path:
     """The path of an output file, checked before the work starts.
 
     Args:
         word: the path as given.
         suffixes: allowed endings.
         input: a file that is read, and must not be overwritten.
+        flag: the flag that gave the path, for messages.
     Raises:
         ConfigError: the ending is not allowed, there is no writable folder, or it is the input.
     """
     path = Path(word)
     if path.suffix not in suffixes:
-        raise ConfigError(fault("--output", "", f"'{word}' does not end in {' or '.join(suffixes)}", "Rename it."))
+        raise ConfigError(fault(flag, "", f"'{word}' does not end in {' or '.join(suffixes)}", "Rename it."))
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         found = "is a folder" if path.is_dir() else f"cannot be written: there is no writable folder '{path.parent}'"
-        raise ConfigError(fault("--output", "", f"'{word}' {found}", "Choose another place."))
+        raise ConfigError(fault(flag, "", f"'{word}' {found}", "Choose another place."))
     if input is not None and same_file(path, Path(input)):
-        raise ConfigError(fault("--output", "", f"'{word}' is the input, '{input}'", "Choose another place."))
+        raise ConfigError(fault(flag, "", f"'{word}' is the input, '{input}'", "Choose another place."))
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from mtdnn.cli.flags import keys_as_flags
+from mtdnn.cli.flags import keys_as_flags, names_in
 from mtdnn.cli.output import as_json
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, MtdnnError, fault
@@ -83,7 +83,15 @@ def study(
         slurm = SlurmOptions.of(slurm)
     given = {"encoder": encoder, "data": data, **(variables or {})}
     grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
-    names = None if stages is None else stages.split(",")
+    names = names_in(stages)
+    if names == []:
+        raise ConfigError(fault("--stages", "", "names no stage", f"Known: {', '.join(grid.study.stages)}."))
+    if dry_run and json:
+        raise ConfigError(fault("--json", "", "is for results, and --dry_run has none", "Leave out one of them."))
+    if rate is not None and not (dry_run and rate > 0):
+        found = f"{rate:g} examples per second" if dry_run else "is for the estimate of --dry_run"
+        fix = "Give a number above 0." if dry_run else "Add --dry_run, or leave it out."
+        raise ConfigError(fault("--rate", "", found, fix))
     if dry_run:
         require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=slurm)
         return plan_of(checked_cells(grid, names), rate=rate)
@@ -153,14 +161,13 @@ def report(
     if worst < 0:
         raise ConfigError(fault("--worst", "", f"{worst} rows", "Give 0 or more."))
     written = write_report(
-        folder, annotators=annotators or None, worst=worst, alone=_words(alone), together=_words(together)
+        folder,
+        annotators=annotators or None,
+        worst=worst,
+        alone=names_in(alone) or (),
+        together=names_in(together) or (),
     )
     return "\n".join(str(path) for path in written)
-
-
-def _words(text: str | None) -> list[str]:
-    """The items of a comma-separated list."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 @contextmanager

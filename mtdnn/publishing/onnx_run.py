@@ -200,6 +200,12 @@ def open_any(place: str | Path, *, checkpoint: str = "best") -> Run:
         place: folder of either, or the name of a run on the hub.
         checkpoint: of a run.
     Raises:
-        ConfigError, DataError: as `open_run` and `open_onnx`.
+        ConfigError, DataError: as `open_run` and `open_onnx`; or an exported folder is of another checkpoint.
     """
-    return open_onnx(place) if is_onnx(place) else open_run(place, checkpoint=checkpoint)
+    if not is_onnx(place):
+        return open_run(place, checkpoint=checkpoint)
+    opened = open_onnx(place)
+    if checkpoint not in ("best", opened.checkpoint):  # best: what is meant when nothing is given
+        found = f"'{checkpoint}' of an exported graph, which has the weights of {opened.checkpoint} alone"
+        raise ConfigError(fault("", "checkpoint", found, "Export that checkpoint, or give the run."))
+    return opened

@@ -6,6 +6,7 @@ found, fix}]}` with a status of 4xx. Requests that wait at the same time are com
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -305,8 +306,10 @@ def require_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
-        found = f"cannot listen at {host}:{port}: {error}"
-        raise ConfigError(fault("--port", "", found, "Give another --port, or another --host.")) from error
+        found = f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}"
+        of_port = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
+        flag = "--port" if of_port else "--host"
+        raise ConfigError(fault(flag, "", found, f"Give another {flag}.")) from error
 
 
 def serve(run: Run, *, host: str, port: int, limits: Limits) -> None:

@@ -58,6 +58,12 @@ def test_the_command_predicts_from_a_folder_as_from_the_run(exported, demo_run, 
     )  # logits to 1e-4, on a scale of 5
 
 
+def test_a_checkpoint_that_the_graph_is_not_of_is_refused(exported, tmp_path, capsys):
+    words = ["--task", "demo_nli", "--input", "rows.tsv", "--output", str(tmp_path / "out.jsonl")]
+    assert main(["predict", str(exported), *words, "--checkpoint", "last"]) == 2
+    assert "--checkpoint: 'last' of an exported graph, which has the weights of best alone." in capsys.readouterr().err
+
+
 def test_a_folder_needs_nothing_of_the_run(exported, tmp_path):
     """It has the tasks, the tokenizer and the graph; only the tasks of the graph are known."""
     names = {path.name for path in exported.iterdir()}
@@ -136,6 +142,10 @@ def test_positions_that_depend_on_the_padding_are_in_the_graph(demo, tmp_path):
     [
         ([], "--task: a model of transformers has one task; known: demo_sentiment, "),
         (["--int8", "--task", "demo_nli"], "--int8: is for --format onnx. Add it."),
+        (
+            ["--format", "onnx", "--data", "prepared"],
+            "--data: measures what 8-bit weights cost, and they are not asked",
+        ),
     ],
 )
 def test_flags_of_the_other_format_are_refused(words, reported, demo_run, tmp_path, capsys):

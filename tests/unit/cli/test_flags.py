@@ -50,6 +50,10 @@ def test_every_argument_that_a_command_takes_as_a_flag_is_the_key_of_its_own_fla
             "--slurm: is for the launcher slurm. Give --launcher slurm, or leave it out.",
         ),
         ("--launcher slurm --slurm.time 1 --dry_run", "--slurm.time: 1 is too small. Give 3 or more."),
+        ("--stages , --dry_run", "--stages: names no stage. Known: first."),
+        ("--dry_run --json", "--json: is for results, and --dry_run has none. Leave out one of them."),
+        ("--rate 3", "--rate: is for the estimate of --dry_run. Add --dry_run, or leave it out."),
+        ("--rate -1 --dry_run", "--rate: -1 examples per second. Give a number above 0."),
         ("--jobs 0 --dry_run", "--jobs: 0 is not a valid number of processes. Give 1 or more."),
     ],
 )
@@ -64,3 +68,27 @@ def test_a_study_names_the_flag_that_is_wrong(words, line, project, encoder, tmp
     capsys.readouterr()
     assert main(["study", "study.yml", *words.split()]) == 2
     assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["submit", "glue", "run", "--out", "x.txt"], "--out: 'x.txt' does not end in .zip. Rename it."),
+        (
+            ["submit", "glue", "--check", "x.zip"],
+            "benchmark: given in addition to --check. Leave it out: nothing is written.",
+        ),
+        (["embed", "run", "--input", "a.tsv", "--output", "x"], "--output: 'x' does not end in .parquet. Rename it."),
+        (
+            ["serve", "run", "--port", "70000"],
+            "--port: cannot listen at 127.0.0.1:70000: bind(): port must be 0-65535. Give another --port.",
+        ),
+        (
+            ["serve", "run", "--host", "192.0.2.1"],  # TEST-NET-1, RFC 5737: an address of no machine
+            "--host: cannot listen at 192.0.2.1:8000: Cannot assign requested address. Give another --host.",
+        ),
+    ],
+)
+def test_a_command_names_the_flag_that_is_wrong(words, line, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines() == [line]
