@@ -6,6 +6,7 @@ in the dictionary page of its column, and copied into every row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -40,6 +41,59 @@ def values_of(column: Any) -> list[Any]:
         present = column.is_valid().to_pylist()
         return [dict(zip(names, row, strict=True)) if kept else None for kept, row in zip(present, rows, strict=True)]
     return list(column.to_pylist())
+
+
+def schema_paths(schema: Any) -> list[str]:
+    """The columns of a table, and after them the paths to what is nested in them; in a list of mappings, its first one.
+
+    Args:
+        schema: a `pyarrow.Schema`.
+    """
+    leaves = [path for field in schema for path in _leaves(field.name, field.type)]
+    return list(dict.fromkeys([*schema.names, *leaves]))
+
+
+def _leaves(path: str, kind: Any) -> Iterator[str]:
+    import pyarrow.types
+
+    if pyarrow.types.is_struct(kind):
+        for field in (kind.field(index) for index in range(kind.num_fields)):
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif _is_list(kind) and pyarrow.types.is_struct(kind.value_type):
+        yield from _leaves(f"{path}.0", kind.value_type)
+    else:
+        yield path
+
+
+def has_path(schema: Any, path: str) -> bool:
+    """Whether a table has a column of that name, or one that the path leads into.
+
+    Args:
+        schema: a `pyarrow.Schema`.
+        path: a name, or names and numbers joined by dots, such as `annotations.0.choice`.
+    """
+    first, *names = path.split(".")
+    return path in schema.names or (first in schema.names and _leads(schema.field(first).type, names))
+
+
+def _leads(kind: Any, names: Sequence[str]) -> bool:
+    """Whether the names lead to a value within values of an Arrow type."""
+    import pyarrow.types
+
+    if not names:
+        return True
+    first, *rest = names
+    if pyarrow.types.is_struct(kind):
+        index = kind.get_field_index(first)
+        return index >= 0 and _leads(kind.field(index).type, rest)
+    return _is_list(kind) and first.isdecimal() and _leads(kind.value_type, rest)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types
+
+    of_lists = (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list)
+    return any(is_one(kind) for is_one in of_lists)
 
 
 def text_size(value: Any) -> int:

@@ -26,6 +26,7 @@ from mtdnn.rows.source import (
     missing_columns,
     named_values,
     paths,
+    roots,
     with_nested,
 )
 from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, equal_parts
@@ -128,7 +129,9 @@ class FrameRows(TableRows):
     """Rows of a pandas DataFrame; its index is not a column."""
 
     def faults(self, columns: RowColumns) -> list[Fault]:
-        missing = missing_columns(columns.needed, list(map(str, self.table.columns)))
+        present = list(map(str, self.table.columns))
+        needed = [path for path in columns.needed if not roots([path], present)]  # of the others, rows are looked into
+        missing = missing_columns(needed, list(dict.fromkeys([*present, *self.names()])))
         return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
     @cached_property
@@ -190,9 +193,10 @@ def _plain(record: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return _plain(value)
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return [_plain_value(each) for each in plain] if isinstance(plain, (list, tuple)) else plain
 
 
 def content_sha256(records: Iterable[Any], *, head: str = "") -> str:

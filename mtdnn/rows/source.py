@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -154,6 +154,17 @@ def with_nested(values: Mapping[str, Any], columns: RowColumns) -> Mapping[str, 
     found = {path: _at(values, path.split(".")) for path in paths}
     lacking = any(value is LACKING for value in found.values())
     return {**(flat(values) if lacking else values), **{k: v for k, v in found.items() if v is not LACKING}}
+
+
+def roots(paths: Iterable[str], present: Container[str]) -> list[str]:
+    """The columns that paths are, or lead into, each once; those that are not there are left out.
+
+    Args:
+        paths: names, or names and numbers joined by dots.
+        present: names of the columns.
+    """
+    found = (path if path in present else path.split(".")[0] for path in paths)
+    return [name for name in dict.fromkeys(found) if name in present]
 
 
 LACKING = object()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mtdnn.config.task import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 from mtdnn.files import file_sha256
-from mtdnn.rows.arrow_values import expanded_size, largest_dictionary, text_size, texts_in_lists, values_of
+from mtdnn.rows.arrow_values import (
+    expanded_size,
+    has_path,
+    largest_dictionary,
+    schema_paths,
+    text_size,
+    texts_in_lists,
+    values_of,
+)
 from mtdnn.rows.source import (
     MAX_ROW_BYTES,
     PART_BYTES,
@@ -25,7 +33,9 @@ from mtdnn.rows.source import (
     long_row_fault,
     missing_columns,
     named_values,
+    roots,
     unreadable_fault,
+    with_nested,
 )
 
 if TYPE_CHECKING:
@@ -108,14 +118,14 @@ class ParquetRows(RowSource):
             yield Part(start, stop, start + 1)
 
     def names(self) -> list[str]:
-        return list(self._open().schema_arrow.names)
+        return schema_paths(self._open().schema_arrow)
 
     def sha256(self) -> str:
         return file_sha256(self.path)
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         try:
-            missing = missing_columns(columns.needed, self._open().schema_arrow.names)
+            missing = _missing_paths(columns.needed, self._open().schema_arrow)
         except DataError as error:
             return list(error.faults)
         return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
@@ -131,7 +141,8 @@ class ParquetRows(RowSource):
                 self._refuse_expansion(reader.file_bytes, reader.characters)
                 where = Place(self.place, number)
                 long = size > MAX_ROW_BYTES
-                yield long_row_fault(where) if long else Row(named_values(values, columns, number), where)
+                nested = with_nested(values, columns)
+                yield long_row_fault(where) if long else Row(named_values(nested, columns, number), where)
         except PARQUET_ERRORS as error:
             found = f"damaged: {shortened(str(error), MAX_ERROR_CHARACTERS)}"
             raise DataError(fault(self.place, "", found, "Write the file again.")) from error
@@ -154,7 +165,7 @@ class _SequentialReader:
         self.characters = 0
         self.file_bytes = path.stat().st_size
         self._file = file
-        self._wanted = [name for name in map(columns.theirs, columns.names) if name in file.schema_arrow.names]
+        self._wanted = roots(map(columns.theirs, columns.names), file.schema_arrow.names)
         self._starts = list(
             accumulate(_rows_in_groups(file), initial=0)
         )  # first row of each group, then the number of rows
@@ -197,6 +208,17 @@ def _rows_in_groups(file: Any) -> list[int]:
     return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
+def _missing_paths(needed: Sequence[str], schema: Any) -> str:
+    """As `missing_columns`, where a name may also be a path into a column.
+
+    Args:
+        needed: names or paths.
+        schema: a `pyarrow.Schema`.
+    """
+    missing = [path for path in needed if not has_path(schema, path)]
+    return missing_columns(missing, schema_paths(schema))
+
+
 @dataclass(frozen=True)
 class HubRows(RowSource):
     """Rows of one split of a Hugging Face data set; class numbers are read as class names.
@@ -216,7 +238,11 @@ class HubRows(RowSource):
         yield from equal_parts(len(self.dataset), size)
 
     def names(self) -> list[str]:
-        return list(self.dataset.column_names)
+        return schema_paths(self._schema)
+
+    @property
+    def _schema(self) -> Any:
+        return self.dataset.features.arrow_schema
 
     def sha256(self) -> str:
         """The fingerprint of the `datasets` library for this content."""
@@ -226,7 +252,7 @@ class HubRows(RowSource):
         theirs = self._theirs(columns)
         renamed = {*self.renamed, *columns.renamed}
         asked = [name for ours, name in theirs.items() if ours in renamed or ours not in columns.optional]
-        missing = missing_columns(asked, self.dataset.column_names)
+        missing = _missing_paths(asked, self._schema)
         return super().faults(columns) + ([fault(self.place, "", missing, self.column_fix)] if missing else [])
 
     def _theirs(self, columns: RowColumns) -> dict[str, str]:
@@ -235,31 +261,46 @@ class HubRows(RowSource):
 
     @cached_property
     def _class_names(self) -> dict[str, list[str]]:
-        """Column → class names, for columns of classes or of lists of classes."""
-        single = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
-        return {name: feature.names for name, feature in single.items() if hasattr(feature, "names")}
+        """Path → class names, for classes and lists of classes, nested or not; numbers of paths are left out."""
+        return dict(_class_names(self.dataset.features))
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         theirs, named_as_ours = self._theirs(columns), replace(columns, renamed={})
-        present = [name for name in dict.fromkeys(theirs.values()) if name in self.dataset.column_names]
-        chosen = self.dataset.select_columns(present)
+        paths = RowColumns(tuple(dict.fromkeys(theirs.values())))
+        chosen = self.dataset.select_columns(roots(paths.names, self.dataset.column_names))
         number = part.first
         for start in range(part.start, part.stop, ROWS_READ_AT_ONCE):
             block = chosen[start : min(start + ROWS_READ_AT_ONCE, part.stop)]
             for values in zip(*block.values(), strict=True):
-                named = {name: self._named(name, value) for name, value in zip(block, values, strict=True)}
-                ours = {ours: named.get(name) for ours, name in theirs.items()}
+                record = with_nested(dict(zip(block, values, strict=True)), paths)
+                named = {path: self._named(self._names_at(path), record.get(path)) for path in paths.names}
+                ours = {ours: named[path] for ours, path in theirs.items()}
                 yield Row(named_values(ours, named_as_ours, number), Place(self.place, number))
                 number += 1
 
-    def _named(self, column: str, value: Any) -> Any:
+    def _names_at(self, path: str) -> list[str] | None:
+        """The class names of what a path leads to; None if it is no class."""
+        if path in self.dataset.column_names:
+            return self._class_names.get(path)
+        return self._class_names.get(".".join(name for name in path.split(".") if not name.isdecimal()))
+
+    def _named(self, names: list[str] | None, value: Any) -> Any:
         """The name of a class number, also in a list; None for −1, which means no class."""
-        names = self._class_names.get(column)
         if names is not None and isinstance(value, list):
-            return [self._named(column, each) for each in value]
+            return [self._named(names, each) for each in value]
         if names is None or not isinstance(value, int):
             return value
         return names[value] if value >= 0 else None
+
+
+def _class_names(features: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(path, class names) of the classes among the features of a data set."""
+    for name, feature in features.items():
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+        if hasattr(inner, "names"):
+            yield f"{within}{name}", inner.names
+        elif isinstance(inner, Mapping):
+            yield from _class_names(inner, f"{within}{name}.")
 
 
 def equal_parts(num_rows: int, size: int) -> Iterator[Part]:

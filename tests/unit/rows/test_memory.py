@@ -114,6 +114,54 @@ def test_lists_in_cells_are_lists():
         assert values_of(held(holder, rows), columns) == wanted
 
 
+NESTED = [
+    {"data": {"text": "It rained."}, "marks": [{"choice": "wet"}, {"choice": "dry"}], "kinds": ["a", "b"]},
+    {"data": {"text": "The sun shone."}, "marks": [], "kinds": ["c"]},
+]
+PATHS = RowColumns(
+    ("id", "label", "text", "kind"), renamed={"label": "marks.0.choice", "text": "data.text", "kind": "kinds.1"}
+)
+
+
+def nested(kind, tmp_path, rows=NESTED):
+    """The rows as each format and table holds them."""
+    if kind == "parquet":
+        pandas.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+        return rows_of(tmp_path / "rows.parquet")
+    if kind == "jsonl":
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return rows_of(tmp_path / "rows.jsonl")
+    return held(kind, rows)
+
+
+@pytest.mark.parametrize("kind", [*HOLDERS, "parquet", "jsonl"])
+def test_a_path_leads_into_nested_columns_whatever_holds_them(kind, tmp_path):
+    source = nested(kind, tmp_path)
+    assert source.faults(PATHS) == [] and {"data.text", "marks.0.choice"} <= set(source.names())
+    assert values_of(source, PATHS) == [
+        {"id": "1", "label": "wet", "text": "It rained.", "kind": "b"},
+        {"id": "2", "label": "", "text": "The sun shone.", "kind": ""},
+    ]
+
+
+@pytest.mark.parametrize("kind", [*HOLDERS, "parquet", "jsonl"])
+@pytest.mark.parametrize("path", ["data.txt", "dta.text", "data.text.0", "kinds.b", "marks.0.choise"])
+def test_a_path_that_leads_nowhere_is_refused_with_the_paths_there_are(kind, path, tmp_path):
+    source, columns = nested(kind, tmp_path), RowColumns(("id", "text"), renamed={"text": path})
+    found = source.faults(columns) or [row for part in source.parts() for row in source.read(part, columns)]
+    assert f"no column '{path}'; present: data" in str(found[0]) and "data.text, marks.0.choice" in str(found[0])
+    assert str(found[0]).endswith("Rename the column, or name it in the task's `columns`.")
+
+
+def test_nested_classes_of_a_data_set_are_read_by_their_names():
+    classes = ClassLabel(names=["wet", "dry"])
+    features = Features({"text": Value("string"), "data": {"kind": classes, "marks": [{"choice": classes}]}})
+    rows = [{"text": "It rained.", "data": {"kind": 1, "marks": [{"choice": 0}]}}]
+    columns = RowColumns(("label", "mark"), renamed={"label": "data.kind", "mark": "data.marks.0.choice"})
+    source = table_rows(Dataset.from_list(rows, features=features), place="rows")
+    assert values_of(source, columns) == [{"label": "dry", "mark": "wet"}]
+
+
 @pytest.mark.parametrize(
     ("rows", "line"),
     [
