@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from mtdnn.config.yaml_source import MAX_DEPTH
 from mtdnn.errors import DataError, Fault, Place, fault
 
 MAX_FILE_BYTES = 256 << 20
@@ -23,9 +24,6 @@ MAX_FILE_BYTES = 256 << 20
 
 MAX_LINE_BYTES = 64 << 20
 """Longest line of a JSON lines file."""
-
-MAX_DEPTH = 64
-"""Deepest nesting of lists and mappings; our files have at most ten levels."""
 
 
 def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:

@@ -217,13 +217,13 @@ class CrfHead(TokenHead):
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Potentials [N, T, C, C] of hidden states [N, T, H], as `mtdnn.networks.crf` reads them."""
         counts = batch.extras["words"] != NO_WORD
-        begins, ends = first_of(counts), first_of(counts.flip(1)).flip(1)
+        begins, ends = first_counted(counts), first_counted(counts.flip(1)).flip(1)
         ends_of_chain = begins.unsqueeze(-1) * self.first + ends.unsqueeze(-1) * self.last
         emissions = super().forward(hidden, batch) + ends_of_chain
         return emissions.unsqueeze(2) + self.transitions * ~begins[..., None, None]
 
 
-def first_of(counts: Tensor) -> Tensor:
+def first_counted(counts: Tensor) -> Tensor:
     """[N, T] bool, True at the first token of each sequence that counts."""
     return counts & (counts.cumsum(dim=1) == 1)
 

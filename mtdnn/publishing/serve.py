@@ -269,7 +269,7 @@ def answers_of(run: Run, questions: Sequence[Question[Answer]]) -> list[Answer]:
     """
     rows: list[Any] = [row for each in questions for row in each.rows]
     if isinstance(rows[0], dict):
-        rows = [{"id": str(number), **row} for number, row in enumerate(rows)]
+        rows = [{"id": str(number), **row} for number, row in enumerate(rows, 1)]
     found = run.predict(list(questions[0].tasks), rows)
     if len(questions) == 1:
         return [found]
@@ -278,9 +278,9 @@ def answers_of(run: Run, questions: Sequence[Question[Answer]]) -> list[Answer]:
 
 
 def _part(found: Mapping[str, list[Record]], start: int, count: int) -> Answer:
-    """The records of the rows from `start` on, with ids from 0 on."""
+    """The records of the rows from `start` on, with ids from 1 on."""
     return {
-        task: [{**record, "id": str(number)} for number, record in enumerate(records[start : start + count])]
+        task: [{**record, "id": str(number)} for number, record in enumerate(records[start : start + count], 1)]
         for task, records in found.items()
     }
 

@@ -1,4 +1,4 @@
-"""SMART's smoothness-inducing adversarial regularizer, with the paper's values and with tuned ones.
+"""SMART's smoothness-inducing adversarial regularizer, with the paper's values; other values are in `smart_tuned.py`.
 
 Source: Jiang et al. 2020, arXiv 1911.03437, equation 1 and Algorithm 1, lines 6-10. The code its authors released
 computes something else: `smart_release.py`. Dimensions: B rows, N sequences, T tokens, E size of the word embeddings.
@@ -17,7 +17,6 @@ from mtdnn.regularizers.perturbation import (
     Norm,
     PerturbationOptions,
     PerturbationRegularizer,
-    RelativeSize,
     Scope,
     Size,
     SizeOrZero,
@@ -138,28 +137,3 @@ class Smart(PerturbationRegularizer):
             return moved, None
         limit = self.sizes["epsilon"]
         return projected(moved, limit, norm, scope), exceeds(moved, limit, norm, scope)
-
-
-class TunedOptions(SmartOptions):
-    """The values that did best on the dev rows of `experiments/smart_ablation`, where they differ from the paper's."""
-
-    weight: float = Field(3.0, ge=0, description="λ_s, factor of the penalty; 0 turns it off.")
-    epsilon: Size = Field(RelativeSize(relative=0.05), description="ε. Default: {relative: 0.05}, 2.8e-3 for MiniLM.")
-    eta: Size = Field(RelativeSize(relative=0.05), description="η. Default: as ε, the largest move of a coordinate.")
-
-
-@REGULARIZERS.register("smart-tuned")
-class SmartTuned(Smart):
-    """SMART with sizes at which its term has an effect; at the published radius with the same masks it has almost none.
-
-    ε and η are in units of the word embeddings and λ_s = 3: the best of eight settings with 235 rows of SciTail, by a
-    margin within the noise of seeds, on the dev rows that it is reported on, which explains about half of the margin.
-    On MRPC and RTE it is not distinguished from plain fine-tuning (`docs/findings.md`). With η = ε the one step ends
-    within the ball: its largest coordinate moves by ε, the others in proportion to the gradient. The paper has
-    η = 100 ε, where nearly every coordinate ends on the rim: another method at the same radius.
-
-    Cost: 8 forward units, 2.67 times a plain step.
-    """
-
-    name = "smart-tuned"
-    Options = TunedOptions

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from mtdnn.report.document import Block, Heading, Picture, Place, Table
 from mtdnn.report.pictures import Panel, Point, Series, line_panels
-from mtdnn.report.read import Agreement, read_agreement, read_curves
+from mtdnn.report.read import TaskAgreement, read_agreement, read_curves
 
 WEIGHT = "balance.weight"
 
@@ -27,7 +27,7 @@ def balance_section(folder: Path) -> list[Block]:
     return blocks
 
 
-def _conflicts(found: Agreement) -> Table:
+def _conflicts(found: TaskAgreement) -> Table:
     """Mean cosine, and the share of the logged steps with a cosine below 0."""
     lines = []
     for task in found.tasks:
@@ -46,7 +46,7 @@ def _conflicts(found: Agreement) -> Table:
     return Table(["task", *found.tasks], lines, caption=caption, words=[0])
 
 
-def _affinities(found: Agreement) -> Table:
+def _affinities(found: TaskAgreement) -> Table:
     """Mean affinity, in percent of the loss."""
     lines = []
     for task in found.tasks:

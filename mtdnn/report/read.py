@@ -47,7 +47,7 @@ Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class TaskAgreement:
     """How the tasks of a run agree, by the lines of its log.
 
     Attributes:
@@ -97,13 +97,13 @@ def read_curves(run: Path) -> Curves:
     return curves
 
 
-def read_agreement(run: Path) -> Agreement:
+def read_agreement(run: Path) -> TaskAgreement:
     """The conflicts and affinities in a run's log.jsonl; empty if there are none.
 
     Raises:
         DataError: a line is not a log record.
     """
-    found = Agreement([], {}, {})
+    found = TaskAgreement([], {}, {})
     tasks = dict[str, None]()
     for record in _log_records(run / "log.jsonl"):
         if "conflicts" in record:
@@ -116,7 +116,7 @@ def read_agreement(run: Path) -> Agreement:
             tasks |= dict.fromkeys([task])
             for other, value in others.items():
                 found.affinities.setdefault((task, other), []).append(value)
-    return Agreement(list(tasks), found.cosines, found.affinities)
+    return TaskAgreement(list(tasks), found.cosines, found.affinities)
 
 
 def _log_records(path: Path) -> Iterator[LogRecord]:
@@ -252,7 +252,7 @@ def _joined(value: Any) -> str:
     return CHOICES.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def shortened(text: str, length: int = MAX_CHARACTERS) -> str:
+def cut_at_word(text: str, length: int = MAX_CHARACTERS) -> str:
     """The text; if longer than `length` characters, its beginning up to the end of a word, and `…`."""
     if len(text) <= length:
         return text

@@ -15,9 +15,9 @@ from mtdnn.report.read import (
     MAX_CHARACTERS,
     MAX_LABELS,
     confusion,
+    cut_at_word,
     read_curves,
     row_texts,
-    shortened,
     worst,
 )
 from mtdnn.study.statistics import Spread, spread
@@ -266,7 +266,7 @@ def worst_section(
             found = texts.get(mistake.row_id, {})
             words = (*(found.get(name, "") for name in inputs), mistake.label, mistake.prediction)
             often = f"{mistake.wrong} of {mistake.runs}" if mistake.runs > 1 else ""
-            places = row(mistake.row_id, *map(shortened, words), f"{mistake.size:.2f}", often)
+            places = row(mistake.row_id, *map(cut_at_word, words), f"{mistake.size:.2f}", often)
             lines.append(places if any(each.runs > 1 for each in mistakes) else places[:-1])
         head = ["row", *inputs, "label", "prediction", "off by"]
         head = [*head, "wrong in"] if len(lines[0]) > len(head) else head

@@ -62,7 +62,7 @@ class FileOrder:
         lines, units, keys, labels = list[int](), list[int](), dict[str, int](), list[str]()
         faults: list[Fault] = []
         unreadable: Fault | None = None
-        for row in _rows(self.rows, columns):
+        for row in self.rows.read_all(columns):
             if isinstance(row, Fault):
                 unreadable = unreadable or row
                 continue
@@ -77,11 +77,6 @@ class FileOrder:
         strata = labels if self.cut.stratify else None
         order = hashed_order(list(keys), seed=self.cut.seed, strata=strata)
         return _Order(np.array(lines, np.int64), np.array(units, np.int64), order, faults, unreadable)
-
-
-def _rows(source: RowSource, columns: RowColumns) -> Iterator[Row | Fault]:
-    for part in source.parts():
-        yield from source.read(part, columns)
 
 
 class CutRows(RowSource):

@@ -137,5 +137,4 @@ def read_rows(path: str | Path, columns: RowColumns) -> Iterator[Row | Fault]:
     found = source.faults(columns)
     if found:
         raise DataError(found)
-    for part in source.parts():
-        yield from source.read(part, columns)
+    yield from source.read_all(columns)

@@ -90,6 +90,11 @@ class RowSource(ABC):
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
         """The rows of a part; in place of a row that cannot be read, its error."""
 
+    def read_all(self, columns: RowColumns) -> Iterator[Row | Fault]:
+        """All rows in order; in place of a row that cannot be read, its error."""
+        for part in self.parts():
+            yield from self.read(part, columns)
+
     @abstractmethod
     def sha256(self) -> str:
         """Hash of the content, to detect changes."""

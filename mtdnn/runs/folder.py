@@ -137,7 +137,7 @@ class RunFolder:
         faults = [
             fault(str(self.config_file), place, f"the run started with {first!r}, now it is {second!r}")
             for key in fixed
-            for place, first, second in _differences(key, before[key], now[key])
+            for place, first, second in differences(key, before[key], now[key])
         ]
         known = self.read_tasks()
         faults += [
@@ -263,10 +263,16 @@ def _git(where: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, value before, value now) of each difference, down to where one side is no mapping."""
+def differences(place: str, before: Any, now: Any, *, added: bool = True) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value before, value now) of each difference, down to where one side is no mapping.
+
+    Args:
+        place: key of the two values.
+        before, now: the values.
+        added: whether keys that only `now` has count; a later version may have added them.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys((*before, *now)):
-            yield from _differences(f"{place}.{key}", before.get(key), now.get(key))
+        for key in dict.fromkeys((*before, *(now if added else ()))):
+            yield from differences(f"{place}.{key}", before.get(key), now.get(key), added=added)
     elif before != now:
         yield place, before, now

@@ -14,7 +14,7 @@ from mtdnn.data.encode import Job, encoded_by
 from mtdnn.data.prepro import prepare_job, prepare_rows
 from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
 from mtdnn.data.store import Store, open_prepared
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, Place, fault
 from mtdnn.rows.example import Example, RowError
 from mtdnn.rows.memory import is_table, table_rows
 from mtdnn.rows.places import as_task_sees, rows_of
@@ -138,25 +138,24 @@ class GivenRows:
         yield MemoryStore(encoded_by(self.types[task], self._examples(task, rows), self.tokenizer))
 
     def _examples(self, task: str, rows: Sequence[Sequence[str]]) -> list[Example]:
-        """The rows as examples of a task.
+        """The rows as examples of a task; their ids are their numbers, from 1.
 
         Raises:
             DataError: every row that has not the texts of the task.
         """
         task_type, task_def = self.types[task], self.tasks[task]
         examples, faults = [], []
-        for number, texts in enumerate(rows):
+        for number, texts in enumerate(rows, 1):
+            where = Place("rows", number)
             if isinstance(texts, str) or not hasattr(texts, "__len__") or len(texts) != len(task_def.inputs):
                 expected = f"Expected {len(task_def.inputs)}: {', '.join(task_def.inputs)}."
-                faults.append(
-                    fault(f"row {number}", "", f"{texts!r} is not a sequence of texts of this task", expected)
-                )
+                faults.append(fault(where, "", f"{texts!r} is not a sequence of texts of this task", expected))
                 continue
             values: dict[str, Any] = dict(zip(task_def.inputs, texts, strict=True))
             try:
                 examples.append(task_type.read({"id": str(number), "label": "", **values}))
             except RowError as error:
-                faults.append(fault(f"row {number}", error.key, error.found, error.fix))
+                faults.append(fault(where, error.key, error.found, error.fix))
         if faults:
             raise DataError(faults)
         return examples

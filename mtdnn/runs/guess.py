@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mtdnn.config.yaml_source import Dumper
 from mtdnn.errors import ConfigError, DataError, Fault, fault, first_of, printable, shortened, unknown
 from mtdnn.rows.example import UNLABELLED, python_list
 from mtdnn.rows.places import rows_of
-from mtdnn.rows.source import Row, RowColumns, RowSource
+from mtdnn.rows.source import RowColumns, RowSource
 from mtdnn.rows.text import JsonlRows, PlainRows
 
 LABEL_NAMES = (
@@ -37,7 +37,7 @@ SMALL = 500  # rows, below which a fifth of them is used for dev
 
 
 @dataclass
-class Column:
+class ColumnValues:
     """What is known of a column: its values as texts, and whether they are lists.
 
     Attributes:
@@ -163,7 +163,7 @@ def _readable_source(path: Path) -> RowSource:
     return source
 
 
-def _refuse_unknown(columns: Mapping[str, Column], label: str | None, texts: Sequence[str]) -> None:
+def _refuse_unknown(columns: Mapping[str, ColumnValues], label: str | None, texts: Sequence[str]) -> None:
     """Raise ConfigError for each column named by a flag that the file does not have."""
     named = [("--label", label)] if label is not None else []
     faults = [
@@ -175,7 +175,7 @@ def _refuse_unknown(columns: Mapping[str, Column], label: str | None, texts: Seq
         raise ConfigError(faults)
 
 
-def _columns(source: RowSource, path: Path) -> dict[str, Column]:
+def _columns(source: RowSource, path: Path) -> dict[str, ColumnValues]:
     """Name → column of every row that can be read; what is nested in JSON is known by its path.
 
     Raises:
@@ -186,8 +186,8 @@ def _columns(source: RowSource, path: Path) -> dict[str, Column]:
     wanted = RowColumns(tuple(names), optional=tuple(names))
     if found := source.faults(wanted):
         raise DataError(found)
-    columns, unreadable = {name: Column(name) for name in names}, list[Fault]()
-    for row in _rows(source, wanted):
+    columns, unreadable = {name: ColumnValues(name) for name in names}, list[Fault]()
+    for row in source.read_all(wanted):
         if isinstance(row, Fault):
             unreadable.append(row)
             continue
@@ -197,11 +197,6 @@ def _columns(source: RowSource, path: Path) -> dict[str, Column]:
     if read < MIN_ROWS and unreadable:
         raise DataError(first_of(unreadable, len(unreadable), str(path), MAX_REPORTED))
     return columns
-
-
-def _rows(source: RowSource, columns: RowColumns) -> Iterator[Row | Fault]:
-    for part in source.parts():
-        yield from source.read(part, columns)
 
 
 def _unnamed(source: RowSource, path: Path) -> list[str]:
@@ -225,7 +220,7 @@ def _unnamed(source: RowSource, path: Path) -> list[str]:
     return kinds[len(cells)]
 
 
-def _label_column(columns: dict[str, Column], texts: Sequence[str], path: Path) -> Column:
+def _label_column(columns: dict[str, ColumnValues], texts: Sequence[str], path: Path) -> ColumnValues:
     """The column of the labels: by its name, else the one with the fewest different short values.
 
     Args:
@@ -252,15 +247,15 @@ def _label_column(columns: dict[str, Column], texts: Sequence[str], path: Path) 
     raise DataError(fault(str(path), "", found, fix))
 
 
-def _unwrapped(labels: Column) -> Column:
+def _unwrapped(labels: ColumnValues) -> ColumnValues:
     """The labels themselves, where every row has a list of exactly one, as labelling tools write it."""
     lists = [_parts(value, ",") for value in labels.values] if labels.lists else [[]]
     if any(len(each) != 1 for each in lists):
         return labels
-    return Column(f"{labels.name}.0", [each[0] for each in lists], lists=False)
+    return ColumnValues(f"{labels.name}.0", [each[0] for each in lists], lists=False)
 
 
-def _id_column(columns: dict[str, Column]) -> Column | None:
+def _id_column(columns: dict[str, ColumnValues]) -> ColumnValues | None:
     """The column of the rows' ids: one with such a name, and no value twice."""
     for name, each in columns.items():
         if name.lower() in ID_NAMES and "" not in each.values and len({*each.values}) == len(each.values):
@@ -268,7 +263,7 @@ def _id_column(columns: dict[str, Column]) -> Column | None:
     return None
 
 
-def _text_columns(columns: dict[str, Column], taken: set[str], path: Path) -> list[Column]:
+def _text_columns(columns: dict[str, ColumnValues], taken: set[str], path: Path) -> list[ColumnValues]:
     """The one or two columns of texts, in the order of the file: those with more than a word in most rows.
 
     Raises:
@@ -285,7 +280,7 @@ def _text_columns(columns: dict[str, Column], taken: set[str], path: Path) -> li
     return texts
 
 
-def _add_type(guess: Guess, label: Column, texts: Sequence[Column], path: Path) -> None:
+def _add_type(guess: Guess, label: ColumnValues, texts: Sequence[ColumnValues], path: Path) -> None:
     """Add the task type.
 
     Raises:
@@ -330,7 +325,7 @@ def _numbers(values: Sequence[str]) -> list[float] | None:
     return found if all(map(math.isfinite, found)) else None
 
 
-def _tags_words(label: Column, texts: Sequence[Column]) -> bool:
+def _tags_words(label: ColumnValues, texts: Sequence[ColumnValues]) -> bool:
     """Whether each row has as many tags as words, most rows several."""
     if len(texts) != 1:
         return False
@@ -338,7 +333,7 @@ def _tags_words(label: Column, texts: Sequence[Column]) -> bool:
     return tags == words and sum(count > 1 for count in tags) > len(tags) / 2
 
 
-def _sets(label: Column) -> list[list[str]] | None:
+def _sets(label: ColumnValues) -> list[list[str]] | None:
     """The labels of each row, if they are lists, or separated by commas and fewer in kind than their combinations."""
     sets = [_parts(value, ",") for value in label.values]
     kinds = {name for names in sets for name in names}
@@ -359,7 +354,9 @@ def _parts(value: str, separator: str) -> list[str]:
     return [] if value == "none" else [each.strip() for each in value.split(separator)]
 
 
-def _add_columns(guess: Guess, label: Column, row_id: Column | None, texts: Sequence[Column], *, named: bool) -> None:
+def _add_columns(
+    guess: Guess, label: ColumnValues, row_id: ColumnValues | None, texts: Sequence[ColumnValues], *, named: bool
+) -> None:
     """Add the inputs, and the names of columns that are named differently."""
     inputs = [each.name for each in texts]
     means = " and ".join(f"{each.mean_words:.0f}" for each in texts)
@@ -372,7 +369,7 @@ def _add_columns(guess: Guess, label: Column, row_id: Column | None, texts: Sequ
         guess.set("columns", renamed, why + ("; rows are numbered" if row_id is None else ""))
 
 
-def _add_labels(guess: Guess, label: Column) -> None:
+def _add_labels(guess: Guess, label: ColumnValues) -> None:
     """Add the labels of types that have them, with their counts, and metrics that suit these."""
     separator = guess.separator
     if separator is None:
@@ -387,7 +384,7 @@ def _add_labels(guess: Guess, label: Column) -> None:
         guess.set("metrics", ["f1_macro", "accuracy"], why)
 
 
-def _add_length(guess: Guess, texts: Sequence[Column]) -> None:
+def _add_length(guess: Guess, texts: Sequence[ColumnValues]) -> None:
     """Add the number of tokens at which rows are cut."""
     words = sorted(map(sum, zip(*(each.words for each in texts), strict=True)))
     most = words[int(0.95 * (len(words) - 1))]

@@ -11,7 +11,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault
 from mtdnn.files import remove_folder
-from mtdnn.runs.folder import FREE_TO_CHANGE, RunFolder
+from mtdnn.runs.folder import FREE_TO_CHANGE, RunFolder, differences
 from mtdnn.runs.plug_ins import resolved
 from mtdnn.training.checkpoint import (
     State,
@@ -116,19 +116,9 @@ def _edited(state: State, checkpoint: Path, config: RunConfig, tasks: Mapping[st
     of_tasks = [each for each in state.get("tasks", {}).items() if each[0] in definitions]
     places += [(name, "tasks.yml", first, definitions[name]) for name, first in of_tasks]
     for key, file, before, now in places:
-        for place, first, second in _differences(key, before, now):
+        for place, first, second in differences(key, before, now, added=False):
             found = f"{checkpoint.name} was trained with {first!r}, now it is {second!r}"
             yield fault(str(Path(config.output) / file), place, found, fix)
-
-
-def _differences(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, value before, value now) of each difference; keys that the checkpoint does not have are skipped,
-    since a later version may have added them."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before:
-            yield from _differences(f"{place}.{key}", before[key], now.get(key))
-    elif before != now:
-        yield place, before, now
 
 
 def _changed_rows(state: State, checkpoint: Path, config: RunConfig, rows: Mapping[str, TaskRows]) -> Iterator[Fault]:

@@ -103,8 +103,8 @@ def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
 
 def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: str | None) -> list[Fault]:
     """Errors of the tasks' regularizers and teachers. PyTorch is loaded only if there are any."""
-    of_run = config.regularizer or config.distill
-    if not (of_run or any(task.regularizer or task.distill for task in tasks.values())):
+    named = [config.regularizer, *(task.regularizer for task in tasks.values() if not task.regularizer_off)]
+    if not (any(named) or config.distill or any(task.distill for task in tasks.values())):
         return []
     from mtdnn.runs.faults import objective_faults, soft_label_faults
 

@@ -1,4 +1,4 @@
-"""Every task type reads and encodes its sample rows without PyTorch, in the command and in its worker processes."""
+"""Every task type reads and encodes its sample rows, from files and from memory, without PyTorch in any process."""
 
 import os
 import subprocess
@@ -6,14 +6,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas
 import pytest
+from datasets import Dataset
 from packaging.version import Version
 from transformers import T5Config
 
-import mtdnn.task_types  # noqa: F401  registers them
+import mtdnn
 from data_prep.demo import train_tokenizer
+from mtdnn.config.tasks import task_def_from
 from mtdnn.config.yaml_source import dump_yaml
-from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.data.arrow import DATA_FILE
+from mtdnn.task_types.base import TASK_TYPES, TaskType
 
 HEAVY = ("torch", "accelerate", "sklearn", "scipy", "matplotlib")
 ROWS = ["tasks.yml", "--data", "."]
@@ -33,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tasks.yml with a task of each type, their rows, and an encoder."""
     folder = tmp_path_factory.mktemp("formats")
     kinds = {f"of_{name}": TASK_TYPES.get(name) for name in TASK_TYPES}
-    blocks = {name: {**kind.sample_block, "max_length": 24} for name, kind in kinds.items()}
+    blocks = {name: {**kind.sample_block, "max_length": 24, "regularizer": "none"} for name, kind in kinds.items()}
     (folder / "tasks.yml").write_text(dump_yaml(blocks))
     for name, kind in kinds.items():
         (folder / name).mkdir()
@@ -61,3 +65,29 @@ def test_rows_are_read_and_encoded_where_heavy_packages_cannot_be_imported(folde
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def in_memory(kind: type[TaskType], name: str) -> list[dict[str, object]]:
+    """The sample rows of a type as dicts; what a .tsv repeats at the end of a row is a list."""
+    task_type = kind(task_def_from(name, kind.sample_block))
+    *names, last = task_type.columns
+    rows = []
+    for line in kind.sample_rows:
+        cells = line.split("\t")
+        first, rest = cells[: len(names)], cells[len(names) :]
+        rows.append({**dict(zip(names, first, strict=True)), last: rest if task_type.repeats_last else rest[0]})
+    return rows
+
+
+def test_rows_of_every_type_are_stored_alike_whatever_holds_them(folder: Path, tmp_path: Path) -> None:
+    """A .tsv, a list of dicts, a pandas DataFrame and a data set give the same bytes."""
+    kinds = {f"of_{name}": TASK_TYPES.get(name) for name in TASK_TYPES}
+    rows = {name: in_memory(kind, name) for name, kind in kinds.items()}
+    holders = {"file": None, "list": list, "pandas": pandas.DataFrame, "datasets": Dataset.from_list}
+    for holder, make in holders.items():
+        held = {name: dict.fromkeys(("train", "dev"), make(each)) for name, each in rows.items()} if make else folder
+        given = {"data": held, "encoder": folder / "encoder", "out": tmp_path / holder}
+        mtdnn.prepare(folder / "tasks.yml", **given, num_workers=1, progress=False)
+    for name in kinds:
+        stored = [(tmp_path / holder / name / "train" / DATA_FILE).read_bytes() for holder in holders]
+        assert [each == stored[0] for each in stored] == [True] * len(holders), name

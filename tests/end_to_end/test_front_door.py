@@ -271,7 +271,7 @@ def test_an_opened_run_is_shown_in_a_line_and_takes_one_word_where_several_are_e
     assert repr(run) == f"Run('runs/first', checkpoint='best', step={run.step}, tasks={tasks}, device='{run.device}')"
     assert run.evaluate("rte") == run.evaluate(["rte"])
     for wrong in ([3], [None], [("one",)]):
-        with pytest.raises(mtdnn.DataError, match=r"row 0: .* is not a sequence of texts of this task\. Expected 2"):
+        with pytest.raises(mtdnn.DataError, match=r"rows:1: .* is not a sequence of texts of this task\. Expected 2"):
             run.predict("rte", wrong)
     report = mtdnn.check({"a": {"task_type": "clasification"}})
     assert str(report) == str(report.faults[0]) and report.text() == ""
