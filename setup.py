@@ -1,4 +1,4 @@
-"""Installs mtdnn; tool settings lie in pyproject.toml, tested versions in constraints.txt."""
+"""Installs mtdnn; tool settings are in pyproject.toml, tested versions in constraints.txt."""
 
 from pathlib import Path
 

@@ -47,10 +47,12 @@ ACCURACY = {"ranking": "accuracy_at_1", "sequence_labeling": "token_accuracy", "
 METRICS_OF_TYPE = ("SeqEval", "EmF1")  # its task type reports each of them by default
 LOSSES = {"CeCriterion": "cross_entropy", "MseCriterion": "mse"}
 LOSSES_OF_TYPE = ("RankCeCriterion", "SpanCeCriterion", "SpanYNCeCriterion", "SeqCeCriterion", "MlmCriterion")
-NO_COUNTERPART = (  # of data_format or task_type
-    "CLUE_CLASSIFICATION", "CLUE_SPAN", "CLUE_SEQ", "CLUE_GEN", "ClozeChoice", "SpanSeqenceLabeling",
-    "SeqenceGeneration",
-)  # fmt: skip
+NOT_TRANSLATED = {
+    **dict.fromkeys(("CLUE_CLASSIFICATION", "CLUE_SPAN", "CLUE_SEQ", "SpanSeqenceLabeling"), ""),
+    **dict.fromkeys(("CLUE_GEN", "SeqenceGeneration"), "generation"),
+    "ClozeChoice": "multiple_choice",
+}
+"""A data_format or task_type whose blocks are left out → the task type here for such tasks; empty: none."""
 SAN_TYPES = ("classification", "regression", "ranking")
 PIECE_LABELS = ("X", "CLS", "SEP")  # labels of that toolkit for tokens that are not words
 DROPOUT = 0.1  # without dropout_p that toolkit passes None to nn.Dropout and crashes
@@ -67,7 +69,7 @@ def is_legacy(raw: object) -> bool:
 def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Task name → block in our schema, and one remark per key that was translated or has no effect here.
 
-    Tasks whose type has no counterpart (generation, cloze) are left out, with a remark.
+    Tasks of some types (generation, cloze) are left out, with a remark.
 
     Raises:
         ConfigError: a data_format or an n_class is invalid, or no task is left; reports every error of every block.
@@ -79,16 +81,19 @@ def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(block, Mapping) or "data_format" not in block:
             blocks[name] = block  # already in our schema, or an error that the check of our schema reports
             continue
-        missing = [block[key] for key in ("data_format", "task_type") if block.get(key) in NO_COUNTERPART]
-        if missing:
-            remarks.append(f"{name}: {missing[0]} has no counterpart here; the task is left out")
+        strange = [block[key] for key in ("data_format", "task_type") if block.get(key) in NOT_TRANSLATED]
+        if strange:
+            fix = NOT_TRANSLATED[strange[0]] and f". Write it with task_type: {NOT_TRANSLATED[strange[0]]}"
+            remarks.append(f"{name}: {strange[0]} is not translated; the task is left out{fix}")
             continue
         try:
             blocks[name] = translate_block(str(name), block, remarks)
         except ConfigError as error:
             faults.extend(error.faults)
     if not blocks and not faults:
-        faults.append(fault("", "task definitions", "no task has a counterpart here", "Write the tasks in our schema."))
+        faults.append(
+            fault("", "task definitions", "no task is of a type that is translated", "Write the tasks in our schema.")
+        )
     if faults:
         raise ConfigError(faults)
     return blocks, remarks

@@ -173,7 +173,7 @@ def test_requests_at_the_same_time_share_passes_and_are_answered_as_alone(demo_r
     assert [status for status, _ in together] == [200] * 5 + [400] + [200] * 3
     for (status, answer), (_, expected) in zip(together, alone, strict=True):
         if status != 200:
-            assert answer == expected and "rows:1: " in json.dumps(answer)
+            assert answer == expected and '"place": "rows:1"' in json.dumps(answer)
             continue
         for task, records in expected["predictions"].items():
             for one, other in zip(records, answer["predictions"][task], strict=True):

@@ -1,9 +1,10 @@
-"""Messages, descriptions, docstrings and comments of the package use the field's usual words."""
+"""Messages, descriptions, docstrings and comments of the package, and its pages, use the field's usual words."""
 
 import ast
 import re
 import tokenize
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ WORDS = {
 }
 """Words that no message, docstring or comment has → the usual ones."""
 
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]*`|^\s*\w+(?:, \w+)*: |^\s*(>>>|\.\.\.) .*")
 """Parts of a line that are code: between backticks, the names that open a line of Args, examples."""
 
@@ -61,6 +63,24 @@ def found(words):
 @pytest.mark.parametrize("words", WORDS)
 def test_no_prose_has_an_unusual_word(words):
     assert list(found(words)) == [], f"usual: {WORDS[words]}"
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
+RECORDS = ("findings.md", "reliability.md")
+"""Pages that are mostly figures of past runs, in the words of those who took them."""
+
+
+def lines_of(page):
+    """(number, text) of the lines of a page, without blocks of code and what is between backticks."""
+    text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), page.read_text(encoding="utf-8"))
+    return [(number, re.sub(r"`[^`]*`", "", line)) for number, line in enumerate(text.splitlines(), 1)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in RECORDS], ids=lambda page: page.name)
+def test_no_page_has_an_unusual_word(page):
+    pattern = re.compile(rf"\b(?:{'|'.join(WORDS)})\b(?!-)", re.IGNORECASE)
+    assert [(number, line) for number, line in lines_of(page) if pattern.search(line)] == []
 
 
 @pytest.mark.parametrize(

@@ -225,11 +225,11 @@ def test_a_san_task_is_one_that_its_type_takes(tmp_path):
 def test_a_task_without_counterpart_is_left_out_and_reported():
     blocks, remarks = translate({"a": block(), "b": block(data_format="ClozeChoice", task_type="ClozeChoice")})
     assert list(blocks) == ["a"]
-    assert "b: ClozeChoice has no counterpart here; the task is left out" in remarks
+    assert "b: ClozeChoice is not translated; the task is left out. Write it with task_type: multiple_choice" in remarks
 
 
 def test_nothing_left_is_a_fault():
-    with pytest.raises(ConfigError, match="no task has a counterpart here"):
+    with pytest.raises(ConfigError, match="no task is of a type that is translated"):
         translate({"b": block(task_type="SeqenceGeneration")})
 
 
