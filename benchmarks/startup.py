@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.processes import in_fresh_process, peak_resident
 from benchmarks.rounds import interleaved, median_and_spread
 
-PARTS = ("import torch", "import mtdnn", "read and build", "folder and log", "first batch", "first update")
+PARTS = ("import torch", "import of training", "read and build", "folder and log", "first batch", "first update")
 
 
 def start(folder: str, encoder: str, output: str, threads: int) -> dict[str, Any]:

@@ -46,13 +46,13 @@ class Terms:
         ConfigError: an unknown name or option, or a model that cannot be used.
 
     Example:
-        terms = Terms(model, {"name": "smart", "epsilon": 1e-3}, "momentum", total_steps=len(loader))
-        for batch in loader:
-            for loss in terms.losses(batch):
-                loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            terms.after_step()
+        >>> terms = Terms(model, {"name": "smart", "epsilon": 1e-3}, "momentum", total_steps=len(loader))
+        >>> for batch in loader:
+        ...     for loss in terms.losses(batch):
+        ...         loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     terms.after_step()
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             used with these terms.
 
     Example:
-        trainer = RegularizedTrainer(model, arguments, train_dataset=rows, regularizer="smart", proximal="momentum")
-        trainer.train()
+        >>> trainer = RegularizedTrainer(model, arguments, train_dataset=rows, regularizer="smart", proximal="momentum")
+        >>> trainer.train()
     """
 
     def __init__(

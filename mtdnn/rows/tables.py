@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdnn.config.task import Source
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, first_line, shortened
 from mtdnn.files import file_sha256
 from mtdnn.rows.arrow_values import (
     expanded_size,
@@ -329,9 +329,7 @@ def hub_rows(source: Source, split: str, *, where: Place = NOWHERE) -> HubRows:
         texts = _cells_as_texts(datasets.load_dataset_builder(source.path, source.name))
         dataset = datasets.load_dataset(source.path, source.name, split=theirs, **texts)
     except Exception as error:  # the library raises some twenty kinds, from network to YAML of the data set card
-        found = (
-            f"cannot load split '{theirs}' of {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
-        )
+        found = f"cannot load split '{theirs}' of {source.path}: {first_line(error)}"
         fix = "Check name, configuration and split, and the network; `source.splits` renames splits."
         raise DataError(fault(where, "source", found, fix)) from error
     name = "/".join(part for part in (source.path, source.name, theirs) if part)
@@ -354,7 +352,7 @@ def _saved_split(source: Source, split: str, where: Place) -> Dataset:
     try:
         saved = datasets.load_from_disk(source.path)
     except Exception as error:  # the library raises what Arrow, JSON and the file system raise
-        found = f"cannot load {source.path}: {str(error).splitlines()[0] if str(error) else error!r}"
+        found = f"cannot load {source.path}: {first_line(error)}"
         raise DataError(fault(where, "source", found, "Save the data set again.")) from error
     alone = isinstance(saved, datasets.Dataset)
     splits = {str(saved.split or "train"): saved} if alone else dict(saved)
