@@ -25,6 +25,9 @@ MAX_FILE_BYTES = 256 << 20
 MAX_LINE_BYTES = 64 << 20
 """Longest line of a JSON lines file."""
 
+BLOCK_BYTES = 1 << 16
+"""Bytes of lines that are read at a time from a file that is not kept open."""
+
 
 def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
     """The value of a JSON text.
@@ -127,24 +130,45 @@ def json_lines(path: Path, shape: Any, *, fix: str, cut_last: bool = False) -> I
             yield number, checked(json_value(line, place, fix), shape, place, fix)
 
 
-def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def raw_lines(path: Path, *, reopened: bool = False) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes) of each line of a file, including its line feed.
 
+    Args:
+        path: the file.
+        reopened: close the file after every `BLOCK_BYTES`, for loops over more files than a process may have open.
     Raises:
         DataError: the file cannot be read, or a line is longer than `MAX_LINE_BYTES`.
     """
     try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    found = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
-                    raise DataError(fault(Place(str(path), number), "", found, "Give a file of JSON lines."))
-                yield number, line
+        for number, line in enumerate(_blockwise(path) if reopened else _lines(path), 1):
+            if len(line) > MAX_LINE_BYTES:
+                found = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
+                raise DataError(fault(Place(str(path), number), "", found, "Give a file of JSON lines."))
+            yield number, line
     except OSError as error:
         found = f"cannot be read: {error.strerror or error}"
         raise DataError(fault(str(path), "", found, "Check the path and its permissions.")) from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            yield line
+
+
+def _blockwise(path: Path) -> Iterator[bytes]:
+    """The lines of a file that is open only while a block of them is read."""
+    start = 0
+    while True:
+        lines: list[bytes] = []
+        with path.open("rb") as file:
+            file.seek(start)
+            while file.tell() < start + BLOCK_BYTES and (line := file.readline(MAX_LINE_BYTES + 1)):
+                lines.append(line)
+            start = file.tell()
+        if not lines:
+            return
+        yield from lines
 
 
 def _bytes_of(path: Path, fix: str) -> bytes:

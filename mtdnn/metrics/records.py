@@ -96,15 +96,20 @@ class RecordFiles:
     """The prediction records of JSON lines files, read again line by line by each loop over them, never all at once.
 
     A loop raises DataError as `read_records` does. False if there is no record.
+
+    Args:
+        paths: the files.
+        reopened: whether loops do not keep the files open, so that hundreds can be read side by side.
     """
 
-    def __init__(self, *paths: str | Path) -> None:
-        self.paths = paths
+    def __init__(self, *paths: str | Path, reopened: bool = False) -> None:
+        self.paths, self.reopened = paths, reopened
 
     def __iter__(self) -> Iterator[Record]:
         for path in self.paths:
-            lines = ((number, _value_or_none(line)) for number, line in raw_lines(Path(path)) if line.strip())
-            yield from _checked(lines, place=str(path))
+            lines = raw_lines(Path(path), reopened=self.reopened)
+            values = ((number, _value_or_none(line)) for number, line in lines if line.strip())
+            yield from _checked(values, place=str(path))
 
     def __bool__(self) -> bool:
         return any(True for _ in self)

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mtdnn.metrics.base import Record, Scale
 from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.document import Block, Heading, Place, Table, Text, row
 from mtdnn.report.study_view import StudyView, in_order
 from mtdnn.runs.folder import RunFolder
-from mtdnn.study.inference import SIGNIFICANT, bootstrap_over_rows, false_discovery, holm, mcnemar_p, pairs_needed
+from mtdnn.study.inference import (
+    SIGNIFICANT,
+    RowInterval,
+    bootstrap_over_rows,
+    false_discovery,
+    holm,
+    mcnemar_p,
+    pairs_needed,
+)
 from mtdnn.study.statistics import INNER, Comparison, Entry, compared, repeat_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -207,20 +218,18 @@ def shared_starts(view: StudyView) -> list[Block]:
 def over_rows(view: StudyView) -> list[Block]:
     """Accuracy once more, with the rows of the split as a second source of chance, where predictions are kept."""
     right = _right_rows(view)
-    lines = []
+    found = []
     for entry in in_order(view):
         reference = right.get((entry.task, entry.against, entry.across))
         ours = right.get((entry.task, entry.label, entry.across))
         if entry.comparison is None or not reference or not ours or entry.metric != "accuracy":
             continue
-        pairs = [(ours[repeat], reference[repeat]) for repeat in ours if repeat in reference]
-        units = [repeat.partition(INNER)[0] for repeat in ours if repeat in reference]
-        ids = _rows_of_all(pairs)
-        if ids:
-            names = [entry.task, *_column(view, entry), entry.label]
-            lines.append([*row(*names), *_over_rows_line(pairs, ids, units, entry.scale)])
-    if not lines:
+        if (pairs := _row_pairs(entry, ours, reference)) is not None:
+            found.append(pairs)
+    if not found:
         return []
+    intervals = bootstrap_over_rows([pairs.differences for pairs in found])
+    lines = [_over_rows_line(view, *line) for line in zip(found, intervals, strict=True)]
     head = ["task", *([view.across] if view.across else []), view.compare, f"minus {view.reference}"]
     head += ["95 % interval", "pairs", "rows", "McNemar"]
     explanation = (
@@ -233,43 +242,91 @@ def over_rows(view: StudyView) -> list[Block]:
     return [Heading("Over runs and rows"), Table(head, lines, words=words), Text(explanation, note=True)]
 
 
-def _right_rows(view: StudyView) -> dict[tuple[str, str, str], dict[str, dict[str, bool]]]:
-    """(task, label, column) → repeat → row id → whether it is predicted right, on each task's first split."""
-    found: dict[tuple[str, str, str], dict[str, dict[str, bool]]] = {}
+@dataclass(frozen=True)
+class RightRows:
+    """Whether a model is right, row by row.
+
+    Attributes:
+        ids: of the rows; runs of the same rows share the list.
+        right: [rows], bool.
+    """
+
+    ids: list[str]
+    right: np.ndarray
+
+    def of(self, ids: list[str]) -> np.ndarray:
+        """Those of some rows, in their order."""
+        if ids is self.ids:
+            return self.right
+        place = {row_id: number for number, row_id in enumerate(self.ids)}
+        chosen: np.ndarray = self.right[[place[row_id] for row_id in ids]]
+        return chosen
+
+
+@dataclass(frozen=True)
+class RowPairs:
+    """A method and the reference on the rows that all their runs have.
+
+    Attributes:
+        entry: the method's.
+        pairs: of each pair of runs whether they are right, [rows] each.
+        differences: [units, rows], right minus right; of a unit the mean of its pairs.
+    """
+
+    entry: Entry
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+    differences: np.ndarray
+
+
+def _right_rows(view: StudyView) -> dict[tuple[str, str, str], dict[str, RightRows]]:
+    """(task, label, column) → repeat → whether each row is predicted right, on each task's first split."""
+    found: dict[tuple[str, str, str], dict[str, RightRows]] = {}
+    shared: dict[tuple[str, ...], list[str]] = {}
     for line in view.compared:
         if line.metric != "accuracy" or view.first.get(line.task) != (line.split, "accuracy"):
             continue
         place = (line.task, view.label_of(line), line.axes.get(view.across or "", ""))
         path = RunFolder(view.folder / line.run).prediction_file(line.task, line.split)
         if path.exists():
-            found.setdefault(place, {})[repeat_of(line, view.repeats)] = _right(RecordFiles(path))
+            found.setdefault(place, {})[repeat_of(line, view.repeats)] = _right(RecordFiles(path), shared)
     return found
 
 
-def _right(records: Iterable[Record]) -> dict[str, bool]:
-    return {str(each["id"]): each["prediction"] == each["label"] for each in records if each["label"] is not None}
-
-
-Pair = tuple[Mapping[str, bool], Mapping[str, bool]]
-"""For two models: row id → whether it is predicted right."""
-
-
-def _rows_of_all(pairs: Sequence[Pair]) -> list[str]:
-    """The ids that every model of every pair has; none if a file of predictions is of other rows, or damaged."""
-    return [row_id for row_id in pairs[0][0] if all(row_id in each for pair in pairs for each in pair)] if pairs else []
-
-
-def _over_rows_line(pairs: Sequence[Pair], ids: Sequence[str], units: Sequence[str], scale: Scale) -> list[Place]:
+def _right(records: Iterable[Record], shared: dict[tuple[str, ...], list[str]]) -> RightRows:
+    """The labelled rows of a run; `shared` keeps one list of ids for all runs of the same rows."""
     import numpy as np
 
-    right = [[[pair[side][row_id] for row_id in ids] for side in (0, 1)] for pair in pairs]
-    of_unit: dict[str, list[Any]] = {}
-    for unit, (ours, theirs) in zip(units, right, strict=True):
-        of_unit.setdefault(unit, []).append(np.array(ours, dtype=float) - np.array(theirs, dtype=float))
-    found = bootstrap_over_rows(np.array([np.mean(group, axis=0) for group in of_unit.values()]))
-    ps = holm([mcnemar_p(ours, theirs) for ours, theirs in right])
-    differing = sum(p < SIGNIFICANT for p in ps)
-    interval = f"{scale.difference(found.low)} … {scale.difference(found.high)}"
-    return row(
-        scale.difference(found.mean), interval, str(len(of_unit)), f"{len(ids):,}", f"{differing} of {len(pairs)}"
-    )
+    right = {str(each["id"]): each["prediction"] == each["label"] for each in records if each["label"] is not None}
+    ids = tuple(right)
+    return RightRows(shared.setdefault(ids, list(ids)), np.fromiter(right.values(), dtype=bool, count=len(right)))
+
+
+def _row_pairs(entry: Entry, ours: Mapping[str, RightRows], theirs: Mapping[str, RightRows]) -> RowPairs | None:
+    """The pairs of runs of the same repeat; None without a row that all of them have, as of damaged files."""
+    import numpy as np
+
+    repeats = [repeat for repeat in ours if repeat in theirs]
+    ids = _ids_of_all([each[repeat].ids for repeat in repeats for each in (ours, theirs)])
+    if not ids:
+        return None
+    pairs = [(ours[repeat].of(ids), theirs[repeat].of(ids)) for repeat in repeats]
+    of_unit: dict[str, list[np.ndarray]] = {}
+    for repeat, (right, other) in zip(repeats, pairs, strict=True):
+        of_unit.setdefault(repeat.partition(INNER)[0], []).append(right.astype(float) - other.astype(float))
+    return RowPairs(entry, pairs, np.array([np.mean(group, axis=0) for group in of_unit.values()]))
+
+
+def _ids_of_all(lists: Sequence[list[str]]) -> list[str]:
+    """The ids that are in every list; the list itself if all are the same."""
+    if all(each is lists[0] for each in lists):
+        return lists[0] if lists else []
+    known = [set(each) for each in lists[1:]]
+    return [row_id for row_id in lists[0] if all(row_id in each for each in known)]
+
+
+def _over_rows_line(view: StudyView, found: RowPairs, over_rows: RowInterval) -> list[Place]:
+    entry, scale, (units, rows) = found.entry, found.entry.scale, found.differences.shape
+    differing = sum(p < SIGNIFICANT for p in holm([mcnemar_p(*pair) for pair in found.pairs]))
+    interval = f"{scale.difference(over_rows.low)} … {scale.difference(over_rows.high)}"
+    names = [entry.task, *_column(view, entry), entry.label, scale.difference(over_rows.mean), interval]
+    return row(*names, str(units), f"{rows:,}", f"{differing} of {len(found.pairs)}")

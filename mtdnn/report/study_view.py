@@ -164,11 +164,11 @@ def floor_of(view: StudyView, task: str, split: str) -> float | None:
 
 def representatives(view: StudyView) -> dict[tuple[str, str], Path]:
     """(task, label) → one run: the first repeat at the last column."""
-    columns = view.columns
+    columns = {column: place for place, column in enumerate(view.columns)}
     found: dict[tuple[str, str], tuple[int, Path]] = {}
     for line in view.compared:
         if line.value is not None:
-            place = columns.index(line.axes.get(view.across or "", columns[0])) if view.across else 0
+            place = columns.get(line.axes.get(view.across or "", view.columns[0]), 0)
             key = (line.task, line.axes[view.compare])
             if key not in found or place > found[key][0]:
                 found[key] = (place, view.folder / line.run)
@@ -205,11 +205,10 @@ def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dic
 def records_of_runs(view: StudyView) -> dict[str, dict[str, list[RecordFiles]]]:
     """Task → label → records of all splits, of each compared run at the last column."""
     columns = view.columns
-    runs: dict[tuple[str, str], list[str]] = {}
+    runs: dict[tuple[str, str], dict[str, None]] = {}
     for line in view.compared:
         if not view.across or line.axes.get(view.across) == columns[-1]:
-            folders = runs.setdefault((line.task, line.axes[view.compare]), [])
-            folders += [line.run] if line.run not in folders else []
+            runs.setdefault((line.task, line.axes[view.compare]), {})[line.run] = None
     found: dict[str, dict[str, list[RecordFiles]]] = {}
     for (task, label), folders in runs.items():
         for folder in folders:
@@ -222,10 +221,9 @@ def records_of_runs(view: StudyView) -> dict[str, dict[str, list[RecordFiles]]]:
 def all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:
     """(task, first split) → run → records, of every compared run."""
     found: dict[tuple[str, str], dict[Path, Any]] = {}
-    for line in view.compared:
-        place = (line.task, line.split)
-        if view.first.get(line.task, ("",))[0] == line.split:
-            path = RunFolder(view.folder / line.run).prediction_file(*place)
-            if path.exists() and view.folder / line.run not in found.get(place, {}):
-                found.setdefault(place, {})[view.folder / line.run] = RecordFiles(path)
+    runs = {(line.task, line.split, line.run): None for line in view.compared if line.value is not None}
+    for task, split, run in runs:
+        path = RunFolder(view.folder / run).prediction_file(task, split)
+        if view.first[task][0] == split and path.exists():
+            found.setdefault((task, split), {})[view.folder / run] = RecordFiles(path, reopened=True)
     return found

@@ -1,6 +1,7 @@
 """Reports of runs and studies: what stands in them, that they stand alone, and that they need no torch."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.manifest import STORED_KEYS
 from mtdnn.errors import DataError
+from mtdnn.metrics.records import RecordFiles
 from mtdnn.report.document import Document, Heading, Place, Table, to_html, to_markdown
 from mtdnn.report.read import confusion, most_frequent_share, read_curves, row_texts, worst
 from mtdnn.report.study_view import read_study
@@ -635,6 +637,21 @@ def test_a_report_of_ten_times_as_many_rows_takes_no_more_memory(tmp_path: Path)
         tracemalloc.stop()
         assert "Confusion matrices" in markdown.read_text() and "Worst errors" in markdown.read_text()
     assert peaks[1] < peaks[0] + 1_000_000
+
+
+def test_runs_whose_files_would_be_too_many_to_be_open_at_once_are_read_side_by_side(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    paths = [tmp_path / f"{number}.jsonl" for number in range(40)]
+    for path in paths:
+        path.write_text("".join(json.dumps(each) + "\n" for each in records(7)), encoding="utf-8")
+    task, before = Classification(task_def_from("nli", TASKS["nli"])), resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
+    try:
+        found = worst([RecordFiles(path, reopened=True) for path in paths], 12, task_type=task)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [(each.wrong, each.runs) for each in found] == [(40, 40)] * 5
 
 
 def test_the_worst_errors_of_runs_with_other_rows_are_reported_by_row_too() -> None:
