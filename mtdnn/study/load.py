@@ -26,6 +26,8 @@ from mtdnn.study.table import FIXED, SCALE
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
+MAX_NAME = 246
+"""Characters of the values in the name of a cell's folder: with the hash 255, the most that file systems allow."""
 
 TASK_OPTION = re.compile(r"tasks\.([A-Za-z0-9_-]+)\.(\w+)")
 
@@ -148,10 +150,13 @@ class _Expansion:
         return cells
 
     def _check_axis_names(self, name: str, stage: Stage) -> None:
-        for axis in {**stage.axes, **stage.labels}:
-            if axis in (*FIXED, *SCALE):
-                where = self.source.where(("stages", name, "axes", axis))
-                self.faults.append(fault(where, axis, "is already a column of results.csv", "Rename the axis."))
+        for kind, names in (("axes", stage.axes), ("labels", stage.labels)):
+            for axis in names:
+                where = self.source.where(("stages", name, kind, axis))
+                if axis in (*FIXED, *SCALE):
+                    self.faults.append(fault(where, axis, "is already a column of results.csv", "Rename the axis."))
+                elif kind == "labels" and axis in stage.axes:
+                    self.faults.append(fault(where, axis, "is already an axis of the stage", "Rename the label."))
         groups: list[tuple[KeyPath, Mapping[str, tuple[str, ...]]]]
         groups = [(("skip", number), rule) for number, rule in enumerate(stage.skip)]
         groups += [(("cases", number, "when"), case.when) for number, case in enumerate(stage.cases)]
@@ -234,7 +239,7 @@ class _Expansion:
         task_file = dump_yaml(task_source.value) if blocks else None
         fingerprint = _fingerprint(config, _used_blocks(config, task_source.value), needs, stage.evaluate)
         words = "_".join(_plain(value) for value in axes.values())
-        name = f"{stage_name}/{words}-{fingerprint[:8]}"
+        name = f"{stage_name}/{words[:MAX_NAME]}-{fingerprint[:8]}"
         folder = Path(self.study.output) / "cells" / name
         updates: Options = {"output": str(folder / "run")}
         if task_file is not None:

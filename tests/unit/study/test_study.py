@@ -234,6 +234,10 @@ def test_a_number_in_yaml_may_name_a_value(tmp_path: Path) -> None:
     [
         ({"axes": {"seed": [1], "optimiser.lr": [1e-3]}}, "optimiser"),
         ({"axes": {"seed": []}}, "the axis 'seed' has no value"),
+        (
+            {"axes": {"seed": [1, 2]}, "labels": {"seed": "3"}},
+            "seed: is already an axis of the stage. Rename the label.",
+        ),
         ({"axes": {"seed": [1], "task": {"a": None}}}, "task: is already a column of results.csv"),
         ({"axes": {"seed": [1]}, "skip": [{"sed": ["1"]}]}, "unknown axis 'sed'; known: seed. Did you mean 'seed'?"),
         ({"axes": {"seed": [1]}, "skip": [{"seed": ["2"]}]}, "unknown value '2'; known: 1."),
@@ -296,6 +300,13 @@ def test_the_reference_may_be_a_number_as_the_values_of_its_axis_may(tmp_path: P
     for reference, name in ((9, "9"), (1.0, "1.0"), ("9", "9")):
         report = grid_of(tmp_path, stages=stages, report={"compare": "epochs", "reference": reference}).study.report
         assert report is not None and report.reference == name
+
+
+def test_the_folder_of_a_cell_with_long_values_has_a_name_that_file_systems_allow(tmp_path: Path) -> None:
+    values = {"x" * 200 + str(number): {"max_steps": number} for number in (1, 2)}
+    grid = grid_of(tmp_path, stages={"only": {"axes": {"one": values, "other": {"y" * 100: {}}}}})
+    write_study_files(grid)
+    assert len({cell.folder for cell in grid.cells}) == 2 and all(cell.folder.is_dir() for cell in grid.cells)
 
 
 def test_a_value_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
