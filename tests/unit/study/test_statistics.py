@@ -113,6 +113,14 @@ def test_the_rank_test_is_exact_with_a_difference_of_nothing_and_with_equal_ones
     assert found is not None and found.wilcoxon_p == 0.125
 
 
+def test_differences_of_the_same_number_of_rows_have_the_same_rank() -> None:
+    """0.8 − 0.7 and 0.3 − 0.2 differ in the last digit; SciPy's exact p of +1, +1, −1, +2, +3 tenths is 0.25."""
+    ours = {"1": 0.8, "2": 0.3, "3": 0.2, "4": 0.7, "5": 0.9}
+    theirs = {"1": 0.7, "2": 0.2, "3": 0.3, "4": 0.5, "5": 0.6}
+    found = compared(ours, theirs)
+    assert found is not None and found.wilcoxon_p == stats.wilcoxon([1, 1, -1, 2, 3]).pvalue
+
+
 def test_entries_compare_each_label_with_the_reference_at_the_same_place() -> None:
     lines = [
         line(value, init=init, fraction=fraction, seed=seed)
