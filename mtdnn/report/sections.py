@@ -236,12 +236,17 @@ def _agreement_picture(task: str, found: Mapping[str, Mapping[str, Agreements]])
 
 def _agreement_table(found: Mapping[str, Mapping[str, Agreements]]) -> Table:
     lines = [
-        row(label, name, f"{each.rows.count}", f"{each.accuracy.mean:.1f}", f"{each.cross_entropy.mean:.3f}",
-            f"{each.tempered.mean:.3f}", f"{each.temperature.mean:.2f}", f"{each.rows.entropy:.3f}")
+        row(label, name, f"{each.rows.count}", f"{each.accuracy.mean:.1f}", _mean(each.cross_entropy, 3),
+            _mean(each.tempered, 3), _mean(each.temperature, 2), f"{each.rows.entropy:.3f}")
         for label, entries in found.items()
         for name, each in entries.items()
     ]  # fmt: skip
     return Table(["", "votes", "rows", "accuracy, %", "cross-entropy", "at T", "T", "least possible"], lines)
+
+
+def _mean(found: Spread, digits: int) -> str:
+    """The mean of some values; a dash without any, as of predictions without probabilities."""
+    return f"{found.mean:.{digits}f}" if found.count else "–"
 
 
 def worst_section(

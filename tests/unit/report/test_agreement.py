@@ -10,6 +10,8 @@ from scipy.special import softmax
 from mtdnn.errors import DataError
 from mtdnn.metrics.probabilities import best_temperature
 from mtdnn.report.agreement import by_agreement, pattern, read_annotators
+from mtdnn.report.document import Table
+from mtdnn.report.sections import agreement_section
 
 LABELS = ("contradiction", "neutral", "entailment")
 
@@ -79,3 +81,10 @@ def test_annotators_are_read_and_faults_have_their_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_annotators(path)
     assert [fault.split(": ")[0] for fault in caught.value.lines] == [f"{path}:1", f"{path}:2"]
+
+
+def test_predictions_without_probabilities_have_a_dash_for_what_needs_them() -> None:
+    records = [{"id": "r", "prediction": "yes", "label": "yes"}]
+    blocks = agreement_section({"nli": {"one": [records]}}, {"r": ["yes", "yes", "no"]}, {"nli": ["yes", "no"]})
+    (table,) = (block for block in blocks if isinstance(block, Table))
+    assert [place.text for place in table.rows[0]] == ["one", "2/1", "1", "100.0", "–", "–", "–", "0.637"]
