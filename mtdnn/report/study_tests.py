@@ -138,7 +138,7 @@ def verdict(comparison: Comparison, scale: Scale, *, corrected: float | None, ma
         return f"{word}, {within}" if equal else word
     if equal:
         return f"equal {within}"
-    if comparison.difference.std is None or not scale.percent:
+    if not comparison.difference.std or not scale.percent:  # one pair, or no spread to plan with
         return "open"
     needed = pairs_needed(comparison.difference.std, margin)
     return "open" if needed is None else f"open: {needed} pairs"

@@ -138,7 +138,7 @@ def _measured(sizes: Mapping[str, Size], outcomes: Mapping[str, Outcome]) -> flo
     timed = [
         (outcome["seconds"], size.units)
         for name, outcome in outcomes.items()
-        if (size := sizes.get(name)) is not None and size.units is not None
+        if "seconds" in outcome and (size := sizes.get(name)) is not None and size.units is not None
     ]
     units = sum(amount for _, amount in timed)
     return sum(seconds for seconds, _ in timed) / units if units else None

@@ -90,6 +90,10 @@ def test_no_effect_is_a_result_only_where_one_point_is_excluded() -> None:
     assert words(wide, 0.9, LOSS) == "open"
 
 
+def test_without_spread_no_number_of_pairs_is_planned() -> None:
+    assert words([0.05, 0.05, 0.05], None) == "open"
+
+
 def test_p_is_corrected_over_all_lines_of_the_table() -> None:
     gains = {"a": [0.02, 0.03, 0.01, 0.025], "b": [0.01, -0.02, 0.005, 0.01], "c": [-0.01, 0.03, 0.0, 0.01]}
     rows = table_after(study_tests.tests_against_reference(view_of(study(gains))), "Difference to plain, per task")
