@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -93,6 +94,7 @@ class Processes:
 
     def start(self, cell: Cell) -> None:
         """Give the cell to a process."""
+        self._idle = [worker for worker in self._idle if worker.process.is_alive()]
         worker = self._idle.pop() if self._idle else self._new_worker()
         worker.give(cell)
         self._busy.append(worker)
@@ -145,7 +147,8 @@ class _Worker:
     def give(self, cell: Cell) -> None:
         """Send it a cell."""
         self.cell = cell
-        self.connection.send(cell)
+        with suppress(OSError):  # it has died since its last cell: `take` returns this one as lost
+            self.connection.send(cell)
 
     def take(self) -> Ended:
         """The cell and how it ended; lost if the process died."""

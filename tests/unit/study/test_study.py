@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from mtdnn.study.cells import (
     writing_results,
 )
 from mtdnn.study.grid import Cell, Grid, write_study_files
-from mtdnn.study.launchers import Here, Processes, Ray, threads_each
+from mtdnn.study.launchers import Here, Processes, Ray, _Worker, threads_each
 from mtdnn.study.load import load_study
 from mtdnn.study.run import chosen_cells
 from mtdnn.study.scheduler import MAX_LOSSES, Summary, run_cells, write_results
@@ -568,6 +569,19 @@ class _Loses:
         return [Ended(cell, "lost", "its machine is gone") for cell in ended]
 
     def close(self) -> None: ...
+
+
+def test_a_cell_given_to_a_process_that_has_just_died_is_lost_and_the_study_runs_on(tmp_path: Path) -> None:
+    worker = object.__new__(_Worker)
+    worker.connection, theirs = multiprocessing.Pipe()
+    theirs.close()
+    ended: Any = SimpleNamespace(is_alive=lambda: True, join=lambda: None, exitcode=-9)
+    worker.process, worker.gpu = ended, None
+    processes = Processes(score_of_seed, jobs=1)
+    processes._idle.append(worker)
+    cell = grid_of(tmp_path).cells[0]
+    processes.start(cell)
+    assert processes.wait(1.0) == [Ended(cell, "lost", "its process was ended by signal 9 (out of memory?)")]
 
 
 def test_a_cell_that_is_lost_again_and_again_is_broken(tmp_path: Path) -> None:
