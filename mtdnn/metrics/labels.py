@@ -157,14 +157,15 @@ def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
 def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Cohen's κ with quadratic weights: an error counts by its squared distance in the order of the labels.
 
-    0 where it is undefined: no prediction is one of the labels.
+    0 where it is undefined: the pairs of a label and a prediction that are both declared have fewer than two names.
     """
     from sklearn.metrics import cohen_kappa_score
 
     gold, guessed = predictions_and_labels(records)
     if len({*gold, *guessed}) == 1:
         return 1.0
-    if labels and set(gold).isdisjoint(labels) | set(guessed).isdisjoint(labels):
+    declared = set(labels) or {*gold, *guessed}
+    if len({name for pair in zip(gold, guessed, strict=True) if declared.issuperset(pair) for name in pair}) < 2:
         return 0.0
     return float(cohen_kappa_score(gold, guessed, labels=list(labels) or None, weights="quadratic"))
 

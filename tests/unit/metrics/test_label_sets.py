@@ -122,3 +122,10 @@ def test_average_precision_equals_scikit_learn() -> None:
 def test_weighted_kappa_of_words_that_are_no_labels_is_zero() -> None:
     records = [{"id": "1", "prediction": "c", "label": "a"}, {"id": "2", "prediction": "d", "label": "b"}]
     assert compute(["weighted_kappa"], records, ["a", "b"]) == {"weighted_kappa": 0.0}
+
+
+def test_weighted_kappa_where_only_one_label_is_predicted_for_itself_is_zero() -> None:
+    pairs = [("a", "a"), ("x", "b"), ("b", "y")]
+    records = [{"id": "1", "label": label, "prediction": prediction} for label, prediction in pairs]
+    assert compute(["weighted_kappa"], records, ["a", "b"]) == {"weighted_kappa": 0.0}
+    assert compute(["weighted_kappa"], records[1:], ["a", "b"]) == {"weighted_kappa": 0.0}
