@@ -74,7 +74,7 @@ def predict(run: str, *, task: str, input: str, output: str, checkpoint: str = "
         predictions = soft_predictions(names_in(run) or [run], names, Path(input), checkpoint=checkpoint)
     else:
         opened = replace(open_any(run, checkpoint=checkpoint), processes=processes)
-        predictions = opened.predict(names, Path(input))
+        predictions = opened.predicted(names, Path(input))
     if processes is not None and not processes.is_first:
         return ""
     written = []

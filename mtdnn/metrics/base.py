@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
+from mtdnn.metrics.stored import Record, kept
 from mtdnn.registry import Registry
-
-Record = dict[str, Any]
-"""One prediction: `id`, `prediction`, `label` (None: unknown), `scores` (may be empty or absent)."""
 
 
 @dataclass(frozen=True)
@@ -298,9 +296,9 @@ def _read_scale(stored: Any) -> Scale | None:
     return Scale(direction, ends, percent) if known else None
 
 
-def labelled_records(records: Iterable[Record]) -> list[Record]:
+def labelled_records(records: Iterable[Record]) -> Sequence[Record]:
     """The records whose label is known."""
-    return [record for record in records if record.get("label") is not None]
+    return kept(record for record in records if record.get("label") is not None)
 
 
 def declared_labels(records: Sequence[Record]) -> list[str]:

@@ -14,6 +14,7 @@ from mtdnn.config.json_source import json_value, raw_lines
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, keywords_checked, shortened
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured
+from mtdnn.metrics.stored import kept
 from mtdnn.registry import own_words
 
 KINDS: dict[str, Any] = {"text": str, "list": (list, tuple), "mapping": Mapping}
@@ -52,8 +53,9 @@ def score(
         >>> mtdnn.score([{"id": "a", "prediction": 1.5, "label": 1.0}], metrics=["mae"])
         {'mae': 0.5, 'rows': 1}
     """
+    records: Sequence[Record]
     if isinstance(predictions, (str, Path)):
-        place, records = str(predictions), read_records(predictions)
+        place, records = str(predictions), kept(RecordFiles(predictions))
     else:
         place, records = "predictions", checked_records(enumerate(predictions, 1), place="predictions")
     with own_words(list(metrics)), placed_at(place):

@@ -164,11 +164,11 @@ class Run:
         return found
 
     @_as_opened
-    def records(self, store: Store, task: str) -> list[Record]:
+    def records(self, store: Store, task: str) -> Sequence[Record]:
         """Predictions of a task for the rows of a prepared split of it, in their order."""
         return self._records(store, [task])[task]
 
-    def _records_of(self, stores: Mapping[str, Store | MemoryStore]) -> dict[str, list[Record]]:
+    def _records_of(self, stores: Mapping[str, Store | MemoryStore]) -> dict[str, Sequence[Record]]:
         """Predictions of tasks for the same rows, each with its labels, from one pass of the encoder.
 
         Args:
@@ -183,7 +183,7 @@ class Run:
             self.model, loader, list(stores), device=self.device, autocast=self.autocast, processes=self.processes
         )
 
-    def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, list[Record]]:
+    def _records(self, store: Store | MemoryStore, tasks: Sequence[str]) -> dict[str, Sequence[Record]]:
         """Predictions of several tasks for the rows of a store made for the first of them."""
         loader = EvalLoader(
             store,
@@ -212,9 +212,20 @@ class Run:
             ConfigError: an unknown task, or tasks with different inputs.
             DataError: every bad row, with its place.
         """
+        return {name: list(records) for name, records in self.predicted(tasks, rows).items()}
+
+    @_as_opened
+    def predicted(self, tasks: str | Sequence[str], rows: Rows) -> dict[str, Sequence[Record]]:
+        """As `predict`, but many records are in a temporary file, not in memory; see `mtdnn.metrics.stored`.
+
+        Args:
+            tasks, rows: as for `predict`.
+        Raises:
+            ConfigError, DataError: as `predict`.
+        """
         names, rows = self._known([tasks] if isinstance(tasks, str) else tasks), as_sequences(rows)
         self._given.require_same_inputs(names)
-        found: dict[str, list[Record]] = {}
+        found: dict[str, Sequence[Record]] = {}
         for group in self._given.encoded_alike(names):
             if self._given.has_own_columns(group, self.tasks[names[0]]):
                 with self._given.shared_stores(group, rows, columns_of=names[0]) as stores:
@@ -326,7 +337,7 @@ def open_run(folder: str | Path, *, checkpoint: str = "best", trust: bool = Fals
 
 def soft_predictions(
     folders: Sequence[str | Path], tasks: Sequence[str], rows: Rows, *, checkpoint: str = "best"
-) -> dict[str, list[Record]]:
+) -> dict[str, Sequence[Record]]:
     """Prediction records with the mean of several runs' predictions, for each task: soft labels for `distill`.
 
     The runs are opened one after another. Labels are read by the first run's task.
@@ -340,7 +351,7 @@ def soft_predictions(
         DataError: as `Run.predict`, or the runs' labels differ.
     """
     types: dict[str, TaskType] = {}
-    found: dict[str, list[list[Record]]] = {task: [] for task in tasks}
+    found: dict[str, list[Sequence[Record]]] = {task: [] for task in tasks}
     for folder in folders:
         run = open_run(folder, checkpoint=checkpoint)
         types = types or run.model.task_types
@@ -348,7 +359,7 @@ def soft_predictions(
         if unable:
             what = f"'{unable[0]}' is a task of {types[unable[0]].task.task_type}, which has no soft labels"
             raise ConfigError(fault("--soft", "", what, "Predict it without --soft."))
-        for task, records in run.predict(tasks, rows).items():
+        for task, records in run.predicted(tasks, rows).items():
             found[task].append(records)
     places = [str(folder) for folder in folders]
     return {task: averaged(of_runs, types[task], places=places) for task, of_runs in found.items()}

@@ -84,7 +84,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def predictions(file: File, able: Sequence[Answered], data: str | Path | None) -> list[Record]:
+def predictions(file: File, able: Sequence[Answered], data: str | Path | None) -> Sequence[Record]:
     """Records of the file's rows; of several runs, those of their mean probabilities.
 
     Args:
@@ -104,7 +104,7 @@ def predictions(file: File, able: Sequence[Answered], data: str | Path | None) -
     return averaged(of_runs, task_type, places=[str(each.run.folder.path) for each in able])
 
 
-def _records(file: File, answered: Answered, data: str | Path | None) -> list[Record]:
+def _records(file: File, answered: Answered, data: str | Path | None) -> Sequence[Record]:
     """One run's records of the test split, the chosen text of COPA replaced by its number."""
     run, task = answered.run, answered.run.tasks[answered.task]
     split = file.split if file.split in task.split_names else "test"

@@ -16,9 +16,10 @@ from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, unknown
-from mtdnn.metrics.base import METRICS, Record
+from mtdnn.metrics.base import METRICS, Record, labelled_records
 from mtdnn.metrics.labels import TWO_NAMES
 from mtdnn.metrics.probabilities import fitted_temperature, with_temperature
+from mtdnn.metrics.stored import kept
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, Predictor, TaskType, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.ragged import Column, Records
@@ -234,7 +235,7 @@ class Classification(TaskType):
 
     # Predictor: logits → records, and what reports need of them.
 
-    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+    def settle(self, records: Sequence[Record], head: nn.Module, *, tune: bool) -> Sequence[Record]:
         """The records; of a task that is calibrated with the probabilities at its temperature, and `temperature`.
 
         Args:
@@ -245,11 +246,10 @@ class Classification(TaskType):
         if not self.options.calibrate:
             return records
         buffer = _temperature_of(head)
-        labelled = [record for record in records if record["label"] is not None]
-        if tune and labelled:
+        if tune and (labelled := labelled_records(records)):
             buffer.fill_(fitted_temperature(labelled, self.task.labels))
         temperature = float(buffer)
-        return [{**with_temperature(record, temperature), "temperature": temperature} for record in records]
+        return kept({**with_temperature(record, temperature), "temperature": temperature} for record in records)
 
     def logit_factor(self, head: nn.Module) -> float:
         """1 ∕ T for a task that is calibrated."""

@@ -21,6 +21,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault
 from mtdnn.metrics.base import Record
+from mtdnn.metrics.stored import kept
 from mtdnn.rows.example import UNLABELLED, Example, RowError, whole
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.around import tokens_around
@@ -384,7 +385,7 @@ class Coreference(TaskType):
             prediction, label = self.task.labels[int(shares[0] >= max(shares[1:]))], known
         return {"id": row_id, "prediction": prediction, "label": label, "scores": scores, "candidates": parts}
 
-    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+    def settle(self, records: Sequence[Record], head: nn.Module, *, tune: bool) -> Sequence[Record]:
         """The records; rows with one candidate are decided by the head's threshold.
 
         Args:
@@ -399,7 +400,7 @@ class Coreference(TaskType):
             alone = [(_score(each), each["label"]) for each in records if len(each["candidates"]) == 1]
             buffer.fill_(best_threshold([(score, label == self.task.labels[1]) for score, label in alone if label]))
         threshold = float(buffer)
-        return [self._settled(each, threshold) if len(each["candidates"]) == 1 else each for each in records]
+        return kept(self._settled(each, threshold) if len(each["candidates"]) == 1 else each for each in records)
 
     def _settled(self, record: dict[str, Any], threshold: float) -> dict[str, Any]:
         above = self._gamma * (_score(record) - threshold)

@@ -15,8 +15,9 @@ from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
-from mtdnn.metrics.base import Record
+from mtdnn.metrics.base import Record, labelled_records
 from mtdnn.metrics.label_sets import f1_by_label
+from mtdnn.metrics.stored import kept
 from mtdnn.rows.example import UNLABELLED, Example, RowError, python_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
@@ -214,7 +215,7 @@ class Multilabel(TaskType):
         places = zip(self.task.labels, scores, thresholds, strict=True)
         return [name for name, score, threshold in places if score >= threshold]
 
-    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+    def settle(self, records: Sequence[Record], head: nn.Module, *, tune: bool) -> Sequence[Record]:
         """The records with the labels whose probability is at least the label's threshold.
 
         Args:
@@ -223,14 +224,13 @@ class Multilabel(TaskType):
             tune: with `tune_thresholds`, choose the thresholds from these records.
         """
         buffer = head.get_buffer("thresholds")
-        labelled = [record for record in records if record["label"] is not None]
-        if tune and labelled and self.options.tune_thresholds:
+        if tune and self.options.tune_thresholds and (labelled := labelled_records(records)):
             chosen = [best_threshold(labelled, name) for name in self.task.labels]
             buffer.copy_(torch.tensor(chosen))
         thresholds = buffer.double().tolist()
-        return [
+        return kept(
             {**record, "prediction": self._above(list(record["scores"].values()), thresholds)} for record in records
-        ]
+        )
 
     def exported_settings(self, head: nn.Module) -> dict[str, Any]:
         """`thresholds`: label → smallest probability with which it is predicted."""

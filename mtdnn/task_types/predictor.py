@@ -63,11 +63,12 @@ class Predictor(Part):
         """
         return {}
 
-    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+    def settle(self, records: Sequence[Record], head: nn.Module, *, tune: bool) -> Sequence[Record]:
         """The final records of a whole split, to be written and evaluated; unchanged by default.
 
         Args:
-            records: the records of a whole split.
+            records: the records of a whole split. Of many, each use reads one again from a file, and `kept` of
+                `mtdnn.metrics.stored` keeps changed ones in the same way.
             head: this task's head; what is chosen on the dev split (span: the threshold of "no answer") is stored in
                 one of its buffers, and so in every checkpoint.
             tune: choose it again from these records; set for the dev split in training.

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import NOWHERE, DataError, Fault
 from mtdnn.metrics.answers import best, overlap
+from mtdnn.metrics.base import Record
+from mtdnn.metrics.stored import kept
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
@@ -314,7 +317,7 @@ class Span(TaskType):
         text: str = record["answers"][0]["text"]
         return text
 
-    def settle(self, records: list[dict[str, Any]], head: nn.Module, *, tune: bool) -> list[dict[str, Any]]:
+    def settle(self, records: Sequence[Record], head: nn.Module, *, tune: bool) -> Sequence[Record]:
         """The records, with "no answer" where the null score exceeds the best answer's by more than the threshold.
 
         Args:
@@ -325,7 +328,7 @@ class Span(TaskType):
         if tune and self.options.unanswerable and any(record["label"] is not None for record in records):
             head.get_buffer("null_threshold").fill_(best_threshold(records))
         threshold = float(head.get_buffer("null_threshold"))
-        return [{**record, "prediction": self._decided(record, threshold)} for record in records]
+        return kept({**record, "prediction": self._decided(record, threshold)} for record in records)
 
 
 def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
@@ -335,20 +338,28 @@ def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
     answers is chosen, as in SQuAD's script.
     """
     labelled = sorted(
-        (record for record in records if record["label"] is not None and record["answers"]),
-        key=lambda record: record["scores"]["null_odds"],
+        (
+            (record["scores"]["null_odds"], _gain(record))
+            for record in records
+            if record["label"] is not None and record["answers"]
+        ),
+        key=itemgetter(0),
     )
     if not labelled:
         return 0.0
-    chosen, gain, most = labelled[0]["scores"]["null_odds"] - 1.0, 0.0, 0.0
-    for number, record in enumerate(labelled):
-        odds = record["scores"]["null_odds"]
-        given, refused = (best(overlap, text, record["label"]) for text in (record["answers"][0]["text"], ""))
-        gain += given - refused
-        is_last = number + 1 == len(labelled) or labelled[number + 1]["scores"]["null_odds"] > odds
+    chosen, gain, most = labelled[0][0] - 1.0, 0.0, 0.0
+    for number, (odds, added) in enumerate(labelled):
+        gain += added
+        is_last = number + 1 == len(labelled) or labelled[number + 1][0] > odds
         if is_last and gain > most:
             chosen, most = odds, gain
     return float(chosen)
+
+
+def _gain(record: Mapping[str, Any]) -> float:
+    """The F1 of a record's best answer less that of none."""
+    given, refused = (best(overlap, text, record["label"]) for text in (record["answers"][0]["text"], ""))
+    return given - refused
 
 
 def _original_answers(start: str, behind: str, is_impossible: str, answer: str) -> list[tuple[int, str]]:

@@ -13,7 +13,8 @@ import numpy as np
 from mtdnn.data.store import Store
 from mtdnn.errors import DataError, Fault, fault, first_of
 from mtdnn.metrics.base import Record
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.records import RecordFiles
+from mtdnn.metrics.stored import kept
 from mtdnn.rows.example import RowError
 from mtdnn.task_types.base import TaskType
 
@@ -41,7 +42,7 @@ def with_soft_labels(store: Store, task_type: TaskType) -> Store:
         )
     teachers = []
     for path in task.distill.from_:
-        soft = soft_labels(read_records(path), task_type, place=path)
+        soft = soft_labels(RecordFiles(path), task_type, place=path)
         _require_all([row_id for row_id in ids if row_id not in soft], len(ids), task_type, place=path)
         teachers.append(np.array([soft[row_id] for row_id in ids], dtype=np.float64))
     return store.with_column("soft", np.mean(teachers, axis=0).astype(np.float32))
@@ -55,13 +56,15 @@ def teacher_faults(task_type: TaskType) -> list[Fault]:
     faults: list[Fault] = []
     for path in task_type.task.distill.from_ if task_type.task.distill is not None else ():
         try:
-            soft_labels(read_records(path), task_type, place=path)
+            soft_labels(RecordFiles(path), task_type, place=path)
         except DataError as error:
             faults += error.faults
     return faults
 
 
-def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, places: Sequence[str]) -> list[Record]:
+def averaged(
+    predictions: Sequence[Sequence[Record]], task_type: TaskType, *, places: Sequence[str]
+) -> Sequence[Record]:
     """One record per row with the mean of several models' soft labels; its id and label are the first model's.
 
     Args:
@@ -74,11 +77,13 @@ def averaged(predictions: Sequence[Sequence[Record]], task_type: TaskType, *, pl
     teachers = [
         soft_labels(records, task_type, place=place) for records, place in zip(predictions, places, strict=True)
     ]
-    found = []
-    for record in predictions[0]:
-        mean = np.mean([soft[record["id"]] for soft in teachers], axis=0).tolist()
-        found.append({"id": record["id"], "label": record["label"], **task_type.soft_record(mean)})
-    return [{key: record[key] for key in ("id", "prediction", "label", "scores")} for record in found]
+
+    def mean(record: Record) -> Record:
+        soft = task_type.soft_record(np.mean([each[record["id"]] for each in teachers], axis=0).tolist())
+        found = {"id": record["id"], "label": record["label"], **soft}
+        return {key: found[key] for key in ("id", "prediction", "label", "scores")}
+
+    return kept(map(mean, predictions[0]))
 
 
 def soft_labels(records: Iterable[Record], task_type: TaskType, *, place: str) -> dict[str, list[float]]:

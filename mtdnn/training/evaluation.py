@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +13,12 @@ import torch
 from mtdnn.batch import Batch
 from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, metric_of
+from mtdnn.metrics.stored import RecordsByRow
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.modes import evaluation_mode
+
+EXCHANGED_RECORDS = 8192
+"""Records that each process of a run gives the others at once."""
 
 Results = dict[str, dict[str, dict[str, float]]]
 """task → split → metric → value; `rows` counts the labelled rows."""
@@ -37,8 +42,10 @@ def predict_rows(
     tune: Collection[str] = (),
     processes: Processes | None = None,
     progress: Callable[[], object] = lambda: None,
-) -> dict[str, list[Record]]:
+) -> dict[str, Sequence[Record]]:
     """Prediction records of every row, in row order, for several tasks from one pass of the encoder.
+
+    Many records are not held in memory, see `mtdnn.metrics.stored`.
 
     Args:
         tasks: names; of batches of one task, only records of that task have labels.
@@ -50,7 +57,7 @@ def predict_rows(
         device: of the model.
         autocast: context of the run's precision.
     """
-    found: dict[str, dict[int, Record]] = {task: {} for task in tasks}
+    found = {task: RecordsByRow() for task in tasks}
     with evaluation_mode(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
@@ -59,20 +66,30 @@ def predict_rows(
                 else:
                     predictions = model.predict_together([each.to(device) for each in batch])
             for task, records in predictions.items():
-                found[task].update(zip(rows.tolist(), records, strict=True))
+                found[task].add(rows.tolist(), records)
             progress()
-    parts = [found] if processes is None else processes.gather(found)
-    ordered = {task: _in_order([part[task] for part in parts]) for task in tasks}
+    if processes is not None and processes.count > 1:
+        found = _of_all(found, processes)
     return {
-        task: model.task_types[task].settle(records, model.head_of(task), tune=task in tune and task in model.heads)
-        for task, records in ordered.items()
+        task: model.task_types[task].settle(
+            each.in_order(), model.head_of(task), tune=task in tune and task in model.heads
+        )
+        for task, each in found.items()
     }
 
 
-def _in_order(parts: Sequence[Mapping[int, Record]]) -> list[Record]:
-    """The records of all rows, by row number."""
-    records = {row: record for part in parts for row, record in part.items()}
-    return [records[row] for row in sorted(records)]
+def _of_all(own: Mapping[str, RecordsByRow], processes: Processes) -> dict[str, RecordsByRow]:
+    """The records of all processes, on all of them; exchanged in parts, mostly one."""
+    found = {task: RecordsByRow() for task in own}
+    records = ((task, row, record) for task, each in own.items() for row, record in each.items())
+    more = True
+    while more:
+        part = list(islice(records, EXCHANGED_RECORDS))
+        parts = processes.gather((part, len(part) == EXCHANGED_RECORDS))
+        for task, row, record in (each for given, _ in parts for each in given):
+            found[task].add([row], [record])
+        more = any(is_full for _, is_full in parts)
+    return found
 
 
 def main_score(metrics: Sequence[str], splits: Mapping[str, Mapping[str, float]]) -> float | None:

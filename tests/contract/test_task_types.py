@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,8 @@ from mtdnn.data.prepro import prepare
 from mtdnn.data.shards import Shard, merge_shards, prepare_shard
 from mtdnn.data.store import Store, open_store
 from mtdnn.errors import ConfigError
-from mtdnn.metrics.base import Record, measured
+from mtdnn.metrics import stored
+from mtdnn.metrics.base import Record, applicable, measured
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.networks.pretrained import backbone_class
@@ -122,7 +123,7 @@ class Case:
     ) -> Batch:
         return collate(self.stores[split].take(np.array(rows)), model.task_types["task"], pad_token_id=0, seed=seed)
 
-    def predictions(self, model: MultiTaskModel, batch_size: int = 2, *, tune: bool = False) -> list[Record]:
+    def predictions(self, model: MultiTaskModel, batch_size: int = 2, *, tune: bool = False) -> Sequence[Record]:
         loader = EvalLoader(self.stores["dev"], model.task_types["task"], batch_size, 0)
         device = torch.device("cpu")
         tuned = ["task"] if tune else []
@@ -224,6 +225,19 @@ def test_metrics_are_computed_from_the_records_alone(case: Case) -> None:
     assert all(np.isfinite(value) for value in values.values())
     reread = [json.loads(json.dumps(record)) for record in records]
     assert measured(reread, task_type.metric_names, task_type.task.labels) == pytest.approx(values)
+
+
+def test_records_in_a_file_are_those_in_memory(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = case.predictions(case.model(), tune=True)
+    monkeypatch.setattr(stored, "HELD_RECORDS", 1)
+    model = case.model()
+    in_file, task_type = case.predictions(model, tune=True), model.task_types["task"]
+    assert isinstance(in_file, stored.Stored)
+    assert repr(list(in_file)) == repr(in_memory)
+    names, labels = applicable(in_memory, task_type.task.labels), task_type.task.labels
+    values = measured(in_file, names, labels)
+    monkeypatch.undo()
+    assert values == measured(in_memory, names, labels)
 
 
 @pytest.mark.parametrize(
