@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
 from mtdnn.metrics.stored import Record, kept
 from mtdnn.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,6 @@ class Metric:
         """How its values are compared and shown."""
         return Scale(self.direction, self.range, self.percent)
 
-    def unmet(self, records: Iterable[Record], labels: Sequence[str]) -> Record | None:
-        """The first record that does not meet the metric's demand; None if all do."""
-        return next((record for record in records if not self.demand.met(record, labels)), None)
-
 
 METRICS: Registry[Metric] = Registry("metric")
 """The names for `metrics:` in a task definition; each file of this folder registers its own."""
@@ -235,7 +234,8 @@ def applicable(records: Sequence[Record], labels: Sequence[str] = ()) -> list[st
     labelled, declared = labelled_records(records), labels or declared_labels(records)
     if not labelled:
         return []
-    return [name for name in METRICS.names() if METRICS.get(name).unmet(labelled, declared) is None]
+    unmet = _first_unmet({name: METRICS.get(name) for name in METRICS.names()}, labelled, declared)
+    return [name for name in METRICS.names() if name not in unmet]
 
 
 def selection_faults(main_metrics: Mapping[str, str], select_by: str) -> list[Fault]:
@@ -309,14 +309,24 @@ def declared_labels(records: Sequence[Record]) -> list[str]:
 
 def _refuse_unmet(metrics: Mapping[str, Metric], records: Sequence[Record], labels: Sequence[str]) -> None:
     faults = []
-    for name, each in metrics.items():
-        record = each.unmet(records, labels)
-        if record is not None:
-            shown = f"prediction {record.get('prediction')!r} for label {record['label']!r}"
-            found = f"row '{record.get('id')}': {shown}, {len(labels)} labels declared"
-            faults.append(fault("", name, found, f"It needs {each.demand.text}."))
+    for name, record in _first_unmet(metrics, records, labels).items():
+        shown = f"prediction {record.get('prediction')!r} for label {record['label']!r}"
+        found = f"row '{record.get('id')}': {shown}, {len(labels)} labels declared"
+        faults.append(fault("", name, found, f"It needs {metrics[name].demand.text}."))
     if faults:
         raise DataError(faults)
+
+
+def _first_unmet(metrics: Mapping[str, Metric], records: Iterable[Record], labels: Sequence[str]) -> dict[str, Record]:
+    """Metric → the first record that does not meet its demand, where there is one; the records are read once."""
+    demands, unmet = {each.demand for each in metrics.values()}, dict[Demand, Record]()
+    for record in records:
+        for demand in [each for each in demands if not each.met(record, labels)]:
+            unmet[demand] = record
+            demands.remove(demand)
+        if not demands:
+            break
+    return {name: unmet[each.demand] for name, each in metrics.items() if each.demand in unmet}
 
 
 def _refuse_outside(metrics: Mapping[str, Metric], values: Mapping[str, float]) -> None:
@@ -336,5 +346,22 @@ def _refuse_outside(metrics: Mapping[str, Metric], values: Mapping[str, float]) 
 
 
 def predictions_and_labels(records: Sequence[Record]) -> tuple[list[Any], list[Any]]:
-    """Labels and predictions, in this order, as scikit-learn expects them."""
-    return [record["label"] for record in records], [record["prediction"] for record in records]
+    """Labels and predictions, in this order, as scikit-learn expects them; equal texts are one object."""
+    texts = dict[str, str]()
+    labels, predictions = list[Any](), list[Any]()
+    for record in records:
+        for value, column in ((record["label"], labels), (record["prediction"], predictions)):
+            column.append(texts.setdefault(value, value) if isinstance(value, str) else value)
+    return labels, predictions
+
+
+def numbers_of(records: Sequence[Record], number: Callable[[Record], float]) -> np.ndarray:
+    """[rows] float64, a number of each record; the records themselves need not be in memory.
+
+    Args:
+        records: of a split.
+        number: record → its number.
+    """
+    import numpy as np
+
+    return np.fromiter(map(number, records), np.float64, len(records))

@@ -71,7 +71,9 @@ def lrap(records: Sequence[Record], labels: Sequence[str]) -> float:
     from sklearn.metrics import label_ranking_average_precision_score
 
     names = _names(records, labels)
-    scores = np.array([[record["scores"][name] for name in names] for record in records], dtype=np.float64)
+    scores = np.empty((len(records), len(names)))
+    for row, record in enumerate(records):
+        scores[row] = [record["scores"][name] for name in names]
     return float(label_ranking_average_precision_score(_indicators(records, labels)[0], scores))
 
 
@@ -109,10 +111,12 @@ def _names(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
 
 
 def _indicators(records: Sequence[Record], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """[rows, labels] of 0 and 1 for the labels and for the predictions."""
+    """[rows, labels] int8, 0 or 1, for the labels and for the predictions."""
     import numpy as np
 
     names = _names(records, labels)
-    sets = ([record[key] for record in records] for key in ("label", "prediction"))
-    gold, guessed = (np.array([[int(name in each) for name in names] for each in column]) for column in sets)
+    gold, guessed = (np.empty((len(records), len(names)), np.int8) for _ in range(2))
+    for row, record in enumerate(records):
+        for table, key in ((gold, "label"), (guessed, "prediction")):
+            table[row] = [name in record[key] for name in names]
     return gold, guessed

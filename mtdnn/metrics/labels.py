@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mtdnn.metrics.base import CORRELATION, LOSS, RATE, ROUNDING, Demand, Record, metric, predictions_and_labels
+from mtdnn.metrics.base import (
+    CORRELATION,
+    LOSS,
+    RATE,
+    ROUNDING,
+    Demand,
+    Record,
+    metric,
+    numbers_of,
+    predictions_and_labels,
+)
 from mtdnn.metrics.label_sets import f1_of_sets, has_sets
 
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
@@ -183,7 +193,7 @@ def cross_entropy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean negative log probability of the label, in nats; a probability of 0 counts as 2⁻⁵², as in scikit-learn."""
     import numpy as np
 
-    gold = np.array([record["scores"][record["label"]] for record in records], dtype=np.float64)
+    gold = numbers_of(records, lambda record: record["scores"][record["label"]])
     return float(-np.log(np.clip(gold, np.finfo(np.float64).eps, 1.0)).mean())
 
 
@@ -196,8 +206,8 @@ def ece(records: Sequence[Record], labels: Sequence[str]) -> float:
     """
     import numpy as np
 
-    confidence = np.array([max(record["scores"].values()) for record in records], dtype=np.float64)
-    right = np.array([record["prediction"] == record["label"] for record in records], dtype=np.float64)
+    confidence = numbers_of(records, lambda record: max(record["scores"].values()))
+    right = numbers_of(records, lambda record: record["prediction"] == record["label"])
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(records))

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtdnn.metrics.base import LOSS, RATE, Demand, Record, metric
+from mtdnn.metrics.base import LOSS, RATE, Demand, Record, metric, numbers_of, predictions_and_labels
 from mtdnn.metrics.labels import PROBABILITIES, SCORES, ece
+from mtdnn.metrics.stored import kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,10 +39,9 @@ def auc(records: Sequence[Record], labels: Sequence[str]) -> float:
     from sklearn.metrics import roc_auc_score
 
     names = list(labels)[-1:] if len(labels) == 2 else list(labels)
-    gold = np.array([record["label"] for record in records])
+    gold = np.array(predictions_and_labels(records)[0])
     scored = [name for name in names if 0 < (gold == name).sum() < len(gold)]
-    scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in scored}
-    areas = [float(roc_auc_score(gold == name, np.array(scores[name], float))) for name in scored]
+    areas = [float(roc_auc_score(gold == name, _scores_of(name, records))) for name in scored]
     return sum(areas) / len(areas) if areas else 0.5
 
 
@@ -56,10 +56,15 @@ def average_precision(records: Sequence[Record], labels: Sequence[str]) -> float
     from sklearn.metrics import average_precision_score
 
     names = list(labels)[-1:] if len(labels) == 2 else list(labels)
-    gold = np.array([record["label"] for record in records])
-    scores = {name: [record["scores"].get(name, 0.0) for record in records] for name in names if (gold == name).any()}
-    values = [float(average_precision_score(gold == name, np.array(each, float))) for name, each in scores.items()]
+    gold = np.array(predictions_and_labels(records)[0])
+    scored = [name for name in names if (gold == name).any()]
+    values = [float(average_precision_score(gold == name, _scores_of(name, records))) for name in scored]
     return sum(values) / len(values) if values else 0.0
+
+
+def _scores_of(name: str, records: Sequence[Record]) -> np.ndarray:
+    """[rows] the score of one label, 0 where it has none."""
+    return numbers_of(records, lambda record: record["scores"].get(name, 0.0))
 
 
 @metric("cross_entropy_at_best_temperature", PROBABILITIES, direction="minimize", range=LOSS)
@@ -77,7 +82,7 @@ def cross_entropy_at_best_temperature(records: Sequence[Record], labels: Sequenc
 @metric("ece_before_calibration", CALIBRATED, direction="minimize", range=RATE)
 def ece_before_calibration(records: Sequence[Record], labels: Sequence[str]) -> float:
     """`ece` of the probabilities before they were calibrated with the temperature in their records."""
-    return ece([with_temperature(record, 1 / float(record["temperature"])) for record in records], labels)
+    return ece(kept(with_temperature(record, 1 / float(record["temperature"])) for record in records), labels)
 
 
 def fitted_temperature(records: Sequence[Record], labels: Sequence[str] = ()) -> float:
@@ -109,8 +114,11 @@ def _tables(records: Sequence[Record], labels: Sequence[str]) -> tuple[np.ndarra
     import numpy as np
 
     names = list(labels) or list(records[0]["scores"])
-    probabilities = np.array([[record["scores"].get(name, 0.0) for name in names] for record in records], float)
-    return probabilities, np.array([[float(record["label"] == name) for name in names] for record in records])
+    probabilities, gold = (np.empty((len(records), len(names))) for _ in range(2))
+    for row, record in enumerate(records):
+        probabilities[row] = [record["scores"].get(name, 0.0) for name in names]
+        gold[row] = [record["label"] == name for name in names]
+    return probabilities, gold
 
 
 def tempered_cross_entropy(probabilities: np.ndarray, votes: np.ndarray, temperature: float) -> float:

@@ -51,10 +51,11 @@ LIKELIHOOD = Demand("the summed `nll` and the count of `tokens` in its scores", 
 @metric("token_accuracy", TOKENS, range=RATE, percent=True)
 def token_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the tokens of all rows whose prediction equals the label; 0 if there are no tokens."""
-    pairs = [
-        (label, guess) for record in records for label, guess in zip(record["label"], record["prediction"], strict=True)
-    ]
-    return sum(label == guess for label, guess in pairs) / max(len(pairs), 1)
+    right = tokens = 0
+    for record in records:
+        right += sum(label == guess for label, guess in zip(record["label"], record["prediction"], strict=True))
+        tokens += len(record["label"])
+    return right / max(tokens, 1)
 
 
 @metric("entity_f1", TAGS, range=RATE, percent=True)
@@ -111,7 +112,7 @@ def _continues(before: str, tag: str) -> bool:
     return before[2:] == tag[2:] and before[0] not in ENTITY_ENDS and tag[0] not in ENTITY_STARTS
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Counts:
     """Number of entities in all rows: labelled, predicted, and right (both labelled and predicted)."""
 
@@ -121,12 +122,13 @@ class _Counts:
 
 
 def _counts(records: Sequence[Record]) -> _Counts:
-    pairs = [(entities(record["label"]), entities(record["prediction"])) for record in records]
-    return _Counts(
-        labelled=sum(len(labelled) for labelled, _ in pairs),
-        predicted=sum(len(predicted) for _, predicted in pairs),
-        right=sum(len(labelled & predicted) for labelled, predicted in pairs),
-    )
+    found = _Counts(0, 0, 0)
+    for record in records:
+        labelled, predicted = entities(record["label"]), entities(record["prediction"])
+        found.labelled += len(labelled)
+        found.predicted += len(predicted)
+        found.right += len(labelled & predicted)
+    return found
 
 
 @metric("perplexity", LIKELIHOOD, direction="minimize", range=(1.0, math.inf))
