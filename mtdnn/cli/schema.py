@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from mtdnn.config.expectations import plain_default
 from mtdnn.config.options import Named, Options, options_of
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef
@@ -164,13 +164,11 @@ def inner_model(annotation: Any) -> type[BaseModel] | None:
 def default_text(field: FieldInfo) -> str:
     """A field's default as YAML; empty if it is required, off, a group of fields, or given in the description."""
     value = field.default
-    if field.is_required() or value in (None, (), {}) or "Default:" in (field.description or ""):
-        return ""
     if isinstance(value, Named):
         return value.name
-    if isinstance(value, tuple) and all(isinstance(each, Named) for each in value):
+    if isinstance(value, tuple) and value and all(isinstance(each, Named) for each in value):
         return ", ".join(each.name for each in value)
-    return "" if isinstance(value, BaseModel) else value if isinstance(value, str) else json.dumps(value)
+    return plain_default(field)
 
 
 def values_in_words(annotation: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from mtdnn.config.expectations import expectation
 from mtdnn.config.yaml_source import MAX_DEPTH
 from mtdnn.errors import DataError, Fault, Place, fault
 
@@ -107,7 +108,7 @@ def checked(value: object, shape: Any, place: Place, fix: str = "") -> Any:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)[:10]
-        faults = [_value_fault(place, each["loc"], each["msg"], fix) for each in details]
+        faults = [_value_fault(place, each["loc"], expectation(each), fix) for each in details]
         raise DataError(list(dict.fromkeys(faults))) from error
 
 
@@ -196,8 +197,7 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 
 
 def _value_fault(place: Place, keys: tuple[int | str, ...], message: str, fix: str) -> Fault:
-    found = f"damaged: {message[:1].lower()}{message[1:]}"
-    return fault(place, ".".join(str(key)[:80] for key in keys), found, fix)
+    return fault(place, ".".join(str(key)[:80] for key in keys), f"damaged: {message}", fix)
 
 
 def _too_deep() -> str:

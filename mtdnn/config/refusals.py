@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from mtdnn.config.expectations import either, expectation, remedy
 from mtdnn.config.yaml_source import KeyPath, YamlSource
 from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
 
 Model = TypeVar("Model", bound=BaseModel)
 
+
+WITH_KEY = ("missing", "extra_forbidden")
+"""Pydantic's types of errors about keys; all others are about values."""
 
 MAX_SHOWN_CHARACTERS = 40
 """Longest mapping or list that a message quotes; for a longer one the message has only the place."""
@@ -49,7 +54,31 @@ def refusals(
         kind: what messages call a field of the model: key, or keyword of a call.
     """
     details = [detail for detail in error.errors() if not _other_member(detail, error.errors())]
-    return list(dict.fromkeys(_refusal_fault(detail, model, source, keys, kind) for detail in details))
+    groups: dict[Any, list[ErrorDetails]] = {}
+    for number, detail in enumerate(details):
+        of_key = number if detail["type"] in WITH_KEY else None  # each for itself
+        here = _named_in(detail["loc"], source, keys)
+        groups.setdefault((here, id(detail["input"]), of_key), []).append(detail)
+    of_one = (group[0] for group in groups.values() if len(group) == 1)
+    of_union = (group for group in groups.values() if len(group) > 1)
+    faults = [_refusal_fault(each, model, source, keys, kind) for each in of_one]
+    faults += [_union_fault(each, model, source, keys) for each in of_union]
+    return list(dict.fromkeys(faults))
+
+
+def _union_fault(members: Sequence[ErrorDetails], model: type[BaseModel], source: YamlSource, keys: KeyPath) -> Fault:
+    """One error for a value that no member of a union takes.
+
+    Args:
+        members: pydantic's error of each member.
+        model: the pydantic model.
+        source: the document that contains the value.
+        keys: path of keys to the model's values.
+    """
+    inner = _named_in(members[0]["loc"], source, keys)
+    where, name = source.where((*keys, *inner)), ".".join(map(str, (*keys, *inner)))
+    fix = remedy(members[0], _field_at(model, inner))
+    return fault(where, "" if where == Place.of_flag(name) else name, _with_value(members[0], either(members)), fix)
 
 
 def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
@@ -62,7 +91,7 @@ def _other_member(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
 def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSource, keys: KeyPath, kind: str) -> Fault:
     """One pydantic error as `file:line: key: found. fix`."""
     here = (*keys, *_named_in(detail["loc"], source, keys))
-    if detail["type"] in ("missing", "extra_forbidden") and here[-1:] != detail["loc"][-1:]:
+    if detail["type"] in WITH_KEY and here[-1:] != detail["loc"][-1:]:
         here = (*here, detail["loc"][-1])  # a key that is not in the file, or that looks like a union's member
     where, name = source.where(here), ".".join(str(key) for key in here)
     if where == Place.of_flag(name):
@@ -72,8 +101,7 @@ def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSou
         return fault(where, name, unknown("key" if inner else kind, str(here[-1]), _fields_at(model, inner)))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
-    fix = "Put the key in quotes." if detail["type"] == "invalid_key" else ""
-    return fault(where, name, refusal(detail), fix)
+    return fault(where, name, refusal(detail), remedy(detail, _field_at(model, here[len(keys) :])))
 
 
 def refusal(detail: ErrorDetails) -> str:
@@ -81,10 +109,14 @@ def refusal(detail: ErrorDetails) -> str:
 
     The value is left out if it is a long mapping or list. For a missing key, pydantic's value is the enclosing one.
     """
-    ours, message, given = detail["type"] == "value_error", detail["msg"].removeprefix("Value error, "), detail["input"]
-    expected = message if ours else message[:1].lower() + message[1:]
+    return "field required" if detail["type"] == "missing" else _with_value(detail, expectation(detail))
+
+
+def _with_value(detail: ErrorDetails, expected: str) -> str:
+    """What was expected, after the value; a long mapping or list is left out."""
+    given = detail["input"]
     long = isinstance(given, (dict, list)) and len(repr(given)) > MAX_SHOWN_CHARACTERS
-    return expected if long or detail["type"] == "missing" else f"{given!r}: {expected}"
+    return expected if long else f"{given!r}: {expected}"
 
 
 def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> KeyPath:
@@ -98,8 +130,22 @@ def _named_in(loc: Iterable[str | int], source: YamlSource, keys: KeyPath) -> Ke
     return path
 
 
+def _field_at(model: type[BaseModel], path: KeyPath) -> FieldInfo | None:
+    """The field at `path` below `model`; None where it is not one of a model."""
+    if not path or not all(isinstance(part, str) for part in path):
+        return None
+    inner = _model_at(model, path[:-1])
+    return None if inner is None else inner.model_fields.get(str(path[-1]))
+
+
 def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Field names of the model at `path` below `model`; follows fields that are models, optional models, mappings of
+    """Names of the fields of the model at `path` below `model`."""
+    inner = _model_at(model, path)
+    return [] if inner is None else list(inner.model_fields)
+
+
+def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
+    """The model at `path` below `model`, or None; follows fields that are models, optional models, mappings of
     words to models, and types that are `written_as` a model."""
     parts = iter(path)
     for part in parts:
@@ -107,8 +153,8 @@ def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
         inner = [item for item in (annotation, *getattr(annotation, "__args__", ())) if isinstance(item, type)]
         models = [each for item in inner if issubclass(each := getattr(item, "written_as", item), BaseModel)]
         if not models:
-            return []
+            return None
         model = models[0]
         if typing.get_origin(annotation) is dict:
             next(parts, None)
-    return list(model.model_fields)
+    return model

@@ -66,7 +66,7 @@ def test_a_loss_declares_its_options_and_refuses_other_keys(task_type, loss):
 def test_a_metric_has_no_options():
     """What it demands of records is declared with it; a mapping in place of its name is refused."""
     with pytest.raises(
-        ConfigError, match=r"task: task\.metrics\.0: {'name': 'f1', 'average': 'macro'}: input should be"
+        ConfigError, match=r"task: task\.metrics\.0: {'name': 'f1', 'average': 'macro'}: expected a text"
     ):
         task_def_from(
             "task", {**TASK_TYPES.get("classification").sample_block, "metrics": [{"name": "f1", "average": "macro"}]}

@@ -471,7 +471,7 @@ RUNS = [
         "a flag that is no number",
         nothing,
         TRAIN + " --optimizer.lr fast",
-        "--optimizer.lr: 'fast': input should be a valid number, unable to parse string as a number",
+        "--optimizer.lr: 'fast': expected a number",
     ),
     Case(
         "a task that a run trains and nobody defines",
@@ -721,7 +721,7 @@ RESULTS = [
         "results that are none",
         write("runs/first/results.json", b'{"pairs": 3}'),
         "report runs/first",
-        "runs/first/results.json: pairs: damaged: input should be a valid dictionary. Remove it and run: mtdnn",
+        "runs/first/results.json: pairs: damaged: expected a mapping of keys to values. Remove it and run: mtdnn",
     ),
     Case(
         "a checkpoint of another run by its path",

@@ -269,7 +269,8 @@ def test_bad_values_are_refused_by_check_and_by_train(
     demo: Demo, tmp_path: Path, given: dict[str, Any], line: str
 ) -> None:
     faults = faults_of(demo, tmp_path, **given)
-    assert faults == [line]
+    (found_line,) = faults
+    assert found_line.startswith(line)
     with pytest.raises(mtdnn.ConfigError) as found:
         train(load_run_config(None, values_of(demo, tmp_path / "run", **given)), progress=False)
     assert line in str(found.value)

@@ -165,8 +165,8 @@ def test_methods_of_an_opened_run_check_their_keywords_too(inside):
     [
         ({"optimizer": {"l": 1}}, "train(): optimizer.l: unknown key 'l'; known: name, lr, "),
         ({"optimizer.lr": -1}, "train(): optimizer.lr: -1: input should be greater than 0"),
-        ({"epochs": "many"}, "train(): epochs: 'many': input should be a valid number"),
-        ({"output": None}, "train(): output: None: input should be a valid string"),
+        ({"epochs": "many"}, "train(): epochs: 'many': expected a number"),
+        ({"output": None}, "train(): output: None: expected a text"),
     ],
 )
 def test_a_wrong_value_of_a_run_is_named_by_its_keyword(keywords, line):

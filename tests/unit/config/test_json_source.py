@@ -46,10 +46,10 @@ def test_values_of_the_right_types_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"step": "3"}', "step: damaged: input should be a valid integer. Write it again."),
-        (b'{"step": true}', "step: damaged: input should be a valid integer. Write it again."),
-        (b'{"losses": {"rte": null}}', "losses.rte: damaged: input should be a valid number. Write it again."),
-        (b"[]", "damaged: input should be a valid dictionary. Write it again."),
+        (b'{"step": "3"}', "step: damaged: expected a whole number. Write it again."),
+        (b'{"step": true}', "step: damaged: expected a whole number. Write it again."),
+        (b'{"losses": {"rte": null}}', "losses.rte: damaged: expected a number. Write it again."),
+        (b"[]", "damaged: expected a mapping of keys to values. Write it again."),
         (b'{"step": 3', "not JSON: Expecting ',' delimiter: line 1 column 11 (char 10). Write it again."),
         (b"\xff", "not UTF-8 (byte 0). Write it again."),
         (b"", "not JSON: Expecting value: line 1 column 1 (char 0). Write it again."),

@@ -1,9 +1,13 @@
 """What pydantic refuses is reported in our words, with the line or the flag of its key."""
 
+from typing import Literal
+
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtdnn.config.refusals import refusal, validated
+from mtdnn.config.run import OptimizerConfig, RunConfig, Subset
+from mtdnn.config.splits import CutFile
 from mtdnn.config.yaml_source import YamlSource, parse_yaml
 from mtdnn.errors import ConfigError
 
@@ -35,9 +39,10 @@ def both(text):
 def test_every_fault_of_a_document_is_reported_with_its_line():
     assert faults_of("nam: x\ninner:\n  rate: -1\n  rat: 2\nsizes:\n  - 1\n  - two\n") == [
         "a.yml: name: is missing. Add it.",
-        "a.yml:3: inner.rate: -1: input should be greater than 0",
+        "a.yml:3: inner.rate: -1: input should be greater than 0. Give another value, or leave it out for the "
+        "default, 1.0.",
         "a.yml:4: inner.rat: unknown key 'rat'; known: rate. Did you mean 'rate'?",
-        "a.yml:7: sizes.1: 'two': input should be a valid integer, unable to parse string as an integer",
+        "a.yml:7: sizes.1: 'two': expected a whole number. Give another value.",
         "a.yml:1: nam: unknown key 'nam'; known: name, inner, either, sizes. Did you mean 'name'?",
     ]
 
@@ -53,7 +58,7 @@ def test_every_fault_of_a_document_is_reported_with_its_line():
 )
 def test_a_mapping_or_list_is_shown_if_it_is_short(value, shown):
     (reported,) = faults_of(f"name: {value}\n")
-    assert reported == f"a.yml:1: name: {shown}input should be a valid string"
+    assert reported == f"a.yml:1: name: {shown}expected a text. Give another value."
 
 
 def test_a_missing_option_is_reported_without_what_it_is_missing_from():
@@ -72,7 +77,9 @@ def test_a_value_given_as_a_flag_is_reported_by_the_flag():
     source = YamlSource("a.yml", {"name": "x", "inner": {"rate": 0}}, {("name",): 1}, flags=[("inner", "rate")])
     with pytest.raises(ConfigError) as caught:
         validated(Outer, source.value, source)
-    assert str(caught.value) == "--inner.rate: 0: input should be greater than 0"
+    assert str(caught.value) == (
+        "--inner.rate: 0: input should be greater than 0. Give another value, or leave it out for the default, 1.0."
+    )
 
 
 def test_an_unknown_key_that_looks_like_a_member_of_a_union_is_reported():
@@ -81,3 +88,27 @@ def test_an_unknown_key_that_looks_like_a_member_of_a_union_is_reported():
 
 def test_a_sound_document_becomes_its_model():
     assert validated(Outer, *both("name: x\ninner: {rate: 2}\n")) == Outer(name="x", inner=Inner(rate=2))
+
+
+def test_a_value_that_no_member_of_a_union_takes_is_one_error():
+    class Every(BaseModel):
+        every: int | Literal["epoch", "never"] = "epoch"
+
+    with pytest.raises(ConfigError) as caught:
+        validated(Every, *both("every: weekly\n"))
+    assert caught.value.lines == (
+        "a.yml:1: every: 'weekly': expected a whole number, or 'epoch' or 'never'. Give another value, or leave it out "
+        "for the default, epoch.",
+    )
+
+
+@pytest.mark.parametrize("model", [RunConfig, OptimizerConfig, Subset])
+def test_a_boolean_is_no_number(model):
+    """YAML reads `epochs: yes` as true, which pydantic takes as 1."""
+    field = {RunConfig: "epochs", OptimizerConfig: "lr", Subset: "seed"}[model]
+    with pytest.raises(ValidationError, match="YAML reads yes, no, on and off as true and false"):
+        model.model_validate({field: True})
+
+
+def test_a_switch_is_a_boolean():
+    assert CutFile.model_validate({"file": "all", "part": 0.5, "stratify": True}).stratify

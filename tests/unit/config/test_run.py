@@ -81,7 +81,7 @@ def test_a_run_does_not_change(run):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({"optimizer.lr": "fast"}, "--optimizer.lr: 'fast': input should be a valid number"),
+        ({"optimizer.lr": "fast"}, "--optimizer.lr: 'fast': expected a number"),
         ({"optimizer": {"lr": -1}}, "--optimizer: optimizer.lr: -1: input should be greater than 0"),
         ({"epochs": 0}, "--epochs: 0: input should be greater than 0"),
         ({"epochs": float("inf")}, "--epochs: inf: input should be a finite number"),
@@ -105,7 +105,7 @@ def test_a_run_does_not_change(run):
             {"tasks": {"rte": {"dropout": 0.2}}},
             "--tasks: {'rte': {'dropout': 0.2}}: is a YAML file; the options of a task are in its block there",
         ),
-        ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: input should be a valid integer"),
+        ({"seed.a": 1}, "--seed.a: seed: {'a': 1}: expected a whole number"),
     ],
 )
 def test_a_fault_of_a_flag_is_reported_by_the_flag(run, overrides, line):

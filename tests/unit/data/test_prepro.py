@@ -160,7 +160,8 @@ def test_faults_of_blocks_and_of_the_rows_of_sound_ones_come_in_one_report(proje
         prepared(project, encoder, tasks=project.definitions)
     lines = [line.replace(f"{project.data}/", "").split("; known")[0] for line in caught.value.lines]
     assert lines == [
-        f"{project.definitions}:13: other.dropout: 2: input should be less than 1",
+        f"{project.definitions}:13: other.dropout: 2: input should be less than 1. Give another value, or leave it out "
+        "for the default, 0.1.",
         f"{project.definitions}:10: like.metrics: unknown metric 'pearsn'",
         f"nli/train.tsv:1: label: 'maybe' is not in nli.labels ({project.definitions}:4): yes_, no_. "
         "Fix the row, or add the label.",

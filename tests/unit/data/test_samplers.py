@@ -264,7 +264,7 @@ TWO = {"sizes": {"a": 10, "b": 4}, "batch_sizes": {"a": 2, "b": 2}, "seed": 0, "
     ("name", "options", "message"),
     [
         ("temperature", {"tau": 0}, "tau: 0: input should be greater than 0"),
-        ("temperature", {"tau": "hot"}, "tau: 'hot': input should be a valid number"),
+        ("temperature", {"tau": "hot"}, "tau: 'hot': expected a number"),
         ("temperature", {"tau": float("inf")}, "tau: inf: input should be a finite number"),
         ("temperature", {"tua": 2}, "tua: unknown key 'tua'; known: tau. Did you mean 'tau'?"),
         ("uniform", {"tau": 2}, "tau: unknown key 'tau'; there is none here. It is an option of temperature."),

@@ -75,7 +75,7 @@ def test_squad_answers_stand_where_they_are_said_to_in_the_context_as_written(tm
 def test_another_layout_than_squads_is_refused(tmp_path):
     put(tmp_path / "dev-v1.1.json", "[]")
     with pytest.raises(
-        DataError, match=r"dev-v1\.1\.json: damaged: input should be a valid dictionary\. A file of data"
+        DataError, match=r"dev-v1\.1\.json: damaged: expected a mapping of keys to values\. A file of data"
     ):
         squad.convert(tmp_path, tmp_path / "out")
 

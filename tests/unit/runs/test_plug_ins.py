@@ -25,7 +25,7 @@ MISTAKES = {
     "schedule.ratio": (5, "unknown key 'ratio'; known: name, warmup. It is an option of slanted_triangular."),
     "mixing.tau": (2, "unknown key 'tau'; known: turns, exhausted. It is an option of temperature."),
     "mixing.turn": ("equal", "unknown key 'turn'; known: turns, exhausted. Did you mean 'turns'?"),
-    "optimizer.betas.1": ([0.9, 1.5], "1.5: input should be less than 1"),
+    "optimizer.betas.1": ([0.9, 1.5], "1.5: input should be less than 1. Give another value."),
     "proximal.bta": (
         0.9,
         "unknown key 'bta'; known: mu, inner_steps, start_after, beta, beta_late, late_after, half_life. Did you mean "
@@ -104,7 +104,8 @@ def test_unknown_names_and_all_mistakes_come_in_one_report(places):
         "mixing: unknown mixing 'round_robbin'",
         "optimizer: unknown optimizer 'adamv'",
         "schedule: unknown schedule 'cosin'",
-        "proximal.mu: -1: input should be greater than or equal to 0",
+        "proximal.mu: -1: input should be greater than or equal to 0. Give another value, or leave it out for the "
+        "default, 1.0.",
     ]
 
 

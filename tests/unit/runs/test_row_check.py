@@ -90,9 +90,9 @@ EXPECTED = [
     "bad.task_type: unknown task type 'classifcation'; known: classification, coreference, generation, masked_lm, "
     "multilabel, multiple_choice, ranking, regression, sequence_labeling, span",
     "third.labels: 1 labels. Classification needs at least two.",
-    "third.weight: 'heavy': input should be a valid number, unable to parse string as a number",
+    "third.weight: 'heavy': expected a number",
     "worse.head.turns: 0: input should be greater than or equal to 1",
-    "worse.inputs: {'first': 1}: input should be a valid string",
+    "worse.inputs: {'first': 1}: expected a text",
     "worse.loss: unknown loss 'mse'; known: cross_entropy",
     "worse.metrics: unknown metric 'acuracy'; known: accuracy, ",
     "worse.shade: unknown key 'shade'",

@@ -319,7 +319,7 @@ def test_a_value_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
 
 def test_a_value_with_keys_that_have_no_order_is_refused_as_other_values_are(tmp_path: Path) -> None:
     stage = {"axes": {"seed": [1]}, "run": {"tasks.rte.max_rows": {True: 1, "a": 2}}}
-    with pytest.raises(ConfigError, match=r"rte\.max_rows: \{True: 1, 'a': 2\}: input should be a valid integer"):
+    with pytest.raises(ConfigError, match=r"rte\.max_rows: \{True: 1, 'a': 2\}: expected a whole number"):
         grid_of(tmp_path, stages={"only": stage})
 
 

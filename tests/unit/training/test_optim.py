@@ -246,7 +246,8 @@ def test_a_key_of_another_optimizer_or_schedule_is_refused_with_whose_it_is() ->
     ],
 )
 def test_values_out_of_range_are_refused(given: Named, line: str) -> None:
-    assert refused(given) == [line]
+    (found,) = refused(given)
+    assert found.startswith(line)
 
 
 def test_an_optimizer_of_pytorch_is_named_by_its_path_and_takes_its_own_arguments() -> None:
@@ -271,9 +272,7 @@ def test_a_function_of_one_s_own_is_a_schedule_and_its_arguments_are_options() -
     path = f"{__name__}.halves"
     assert rates(path, 4, after=0.5) == pytest.approx([1, 1, 0.5, 0.5, 0.5])
     assert refused(Named(name=path)) == ["schedule.after: is missing. Add it."]
-    assert refused(Named(name=path, after="late")) == [
-        "schedule.after: 'late': input should be a valid number, unable to parse string as a number"
-    ]
+    assert refused(Named(name=path, after="late")) == ["schedule.after: 'late': expected a number. Give another value."]
     (line,) = refused(Named(name=path, after=0.5, flor=0.7))
     assert line == "schedule.flor: unknown key 'flor'; known: after, floor. Did you mean 'floor'?"
 
