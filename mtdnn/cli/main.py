@@ -5,6 +5,7 @@ Exit status: 0 done, 2 user errors (one line each, without traceback), 128 + sig
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:  # processes that this one starts import nothing from the current folder either
         os.environ["PYTHONSAFEPATH"] = "1"
+        escape_unprintable()
     words, level = without_verbosity(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print_text(overview())
@@ -89,6 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(found, file=sys.stderr)
         return EXIT_ERROR
     return 0
+
+
+def escape_unprintable() -> None:
+    """Escape characters that the terminal's encoding lacks, such as … in ASCII, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def require_utf8(words: Sequence[str]) -> None:

@@ -430,3 +430,14 @@ def test_a_word_that_is_not_utf_8_is_refused_by_every_command(words, capsys):
     assert capsys.readouterr().err == (
         "mtdnn: '\\udcff' is not UTF-8. Rename the file or folder, or give another name.\n"
     )
+
+
+def test_a_terminal_without_utf8_gets_escapes(monkeypatch):
+    """`mtdnn --help` has an ellipsis, and ended with a UnicodeEncodeError under PYTHONIOENCODING=ascii."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "argv", ["mtdnn", "--help"])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # which main sets
+    assert main() == 0
+    stream.flush()
+    assert b"usage: mtdnn <command> \\u2026" in stream.buffer.getvalue()
