@@ -72,7 +72,8 @@ def plain_default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, str):
         return value
-    return "" if isinstance(value, (BaseModel, tuple)) else json.dumps(value)
+    of_models = isinstance(value, BaseModel) or (isinstance(value, tuple) and isinstance(value[0], BaseModel))
+    return "" if of_models else json.dumps(value)
 
 
 def _item(count: int) -> str:

@@ -8,16 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    create_model,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from mtdnn.config.expectations import remedy
 from mtdnn.config.refusals import refusal, refusals
@@ -52,20 +43,7 @@ class RaisesConfigError(ModelMetaclass):
             raise ConfigError(refusals(error, model, source, kind="keyword")) from error
 
 
-class NumbersAreNoBooleans(BaseModel):
-    """Base of models in which `true` is no number; YAML reads `yes` and `on` as true, and pydantic takes that as 1."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = typing.get_args(annotation) or (annotation,)
-        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
-            raise ValueError("expected a number; YAML reads yes, no, on and off as true and false")
-        return value
-
-
-class Frozen(NumbersAreNoBooleans, metaclass=RaisesConfigError):
+class Frozen(BaseModel, metaclass=RaisesConfigError):
     """Base of the parts of a definition: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +89,7 @@ def takes_options(options: type[Options]) -> Callable[[Function], Function]:
     return declared
 
 
-class Named(NumbersAreNoBooleans, metaclass=RaisesConfigError):
+class Named(BaseModel, metaclass=RaisesConfigError):
     """A plug-in by name with its options: `{name: smart, weight: 3}`, or only the name `smart`.
 
     The options are kept as given; `named_faults` checks them against what the plug-in declares.

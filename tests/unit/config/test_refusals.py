@@ -6,8 +6,6 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtdnn.config.refusals import refusal, validated
-from mtdnn.config.run import OptimizerConfig, RunConfig, Subset
-from mtdnn.config.splits import CutFile
 from mtdnn.config.yaml_source import YamlSource, parse_yaml
 from mtdnn.errors import ConfigError
 
@@ -100,15 +98,3 @@ def test_a_value_that_no_member_of_a_union_takes_is_one_error():
         "a.yml:1: every: 'weekly': expected a whole number, or 'epoch' or 'never'. Give another value, or leave it out "
         "for the default, epoch.",
     )
-
-
-@pytest.mark.parametrize("model", [RunConfig, OptimizerConfig, Subset])
-def test_a_boolean_is_no_number(model):
-    """YAML reads `epochs: yes` as true, which pydantic takes as 1."""
-    field = {RunConfig: "epochs", OptimizerConfig: "lr", Subset: "seed"}[model]
-    with pytest.raises(ValidationError, match="YAML reads yes, no, on and off as true and false"):
-        model.model_validate({field: True})
-
-
-def test_a_switch_is_a_boolean():
-    assert CutFile.model_validate({"file": "all", "part": 0.5, "stratify": True}).stratify

@@ -1,6 +1,7 @@
 """A key that the chosen plug-in does not have is refused in the same words wherever a run is given."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def test_a_mistake_in_a_study_is_reported_before_any_cell_runs(key, places, tmp_
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     with pytest.raises(ConfigError) as caught:
         checked_cells(load_study(path))
-    assert caught.value.lines == (f"{path}: only (way bad, seed 1): {key}: {found}",)
+    (line,) = caught.value.lines
+    assert re.sub(r"(?<=study\.yml):\d+", "", line) == f"{path}: only (way bad, seed 1): {key}: {found}"
     assert not (tmp_path / "study").exists()
 
 
