@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -147,19 +148,15 @@ def test_a_run_that_cannot_be_is_refused_alike_everywhere(
     text = f"tasks: {demo.tasks}\ndata: {demo.prepared}\nencoder: {demo.encoder}\n"
     text += f"train: [demo_nli]\n{words}\n"
     run.write_text(f"{text}output: {tmp_path / 'run'}\n")
-    cells = {
-        "run": yaml.safe_load(text),
-        "stages": {"fine": {"axes": {"seed": [1]}}},
-        "output": str(tmp_path / "study"),
-    }
-    study.write_text(yaml.safe_dump(cells))
+    stages = f"stages: {{fine: {{axes: {{seed: [1]}}}}}}\noutput: {tmp_path / 'study'}\n"
+    study.write_text(f"run:\n{indent(text, '  ')}{stages}")
     check = ["check", str(demo.tasks), "--run", str(run)]
     for command in (check, [*check, "--data", str(demo.data)], ["train", str(run)]):
         assert main(command) == 2
         assert f"{run}:5: {line}" in capsys.readouterr().err
     for command in (["study", str(study), "--dry_run"], ["study", str(study)]):
         assert main(command) == 2
-        assert f"{study}: fine (seed 1): {line}" in capsys.readouterr().err
+        assert f"{study}:6: fine (seed 1): {line}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists() and not (tmp_path / "study" / "cells").exists()
 
 
