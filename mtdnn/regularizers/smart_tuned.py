@@ -1,4 +1,7 @@
-"""SMART, which is `smart.py`, with values at which its term has an effect."""
+"""SMART, which is `smart.py`, with values at which its term has an effect.
+
+Source: Jiang et al. 2020, arXiv 1911.03437, Algorithm 1; the values are those of `experiments/smart_ablation`.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from mtdnn.training.objective import Objective
 from tests.reference.tiny import make_batch, make_model
 
 TASK_TYPES_OF_TESTS = {"nli": "classification", "similarity": "regression"}
-PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart_release", "smart-tuned": "smart"}
+PRESETS_OF_ANOTHER_FILE = {"smart-mtdnn-release": "smart_release", "smart-tuned": "smart_tuned"}
 
 
 class Operations(TorchDispatchMode):
