@@ -81,7 +81,8 @@ def translate(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(block, Mapping) or "data_format" not in block:
             blocks[name] = block  # already in our schema, or an error that the check of our schema reports
             continue
-        strange = [block[key] for key in ("data_format", "task_type") if block.get(key) in NOT_TRANSLATED]
+        named = (block.get(key) for key in ("data_format", "task_type"))
+        strange = [each for each in named if isinstance(each, str) and each in NOT_TRANSLATED]
         if strange:
             fix = NOT_TRANSLATED[strange[0]] and f". Write it with task_type: {NOT_TRANSLATED[strange[0]]}"
             remarks.append(f"{name}: {strange[0]} is not translated; the task is left out{fix}")

@@ -259,3 +259,15 @@ def test_odd_values_reach_our_own_check_too(tmp_path):
 def test_a_block_of_ours_in_the_same_file_stays_as_it_is():
     ours = {"task_type": "regression", "inputs": ["text"]}
     assert translate({"a": block(), "b": ours})[0]["b"] == ours
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, ["Classification"], 3, None])
+@pytest.mark.parametrize("key", ["data_format", "task_type"])
+def test_a_type_that_is_no_word_is_refused_or_left_out_of_the_translation(key: str, value: object) -> None:
+    block = {"data_format": "PremiseOnly", "task_type": "Classification", "n_class": 2, key: value}
+    try:
+        blocks, _ = translate({"t": block})
+    except ConfigError as error:
+        assert f"t.{key}" in str(error)
+    else:
+        assert set(blocks) == {"t"}
