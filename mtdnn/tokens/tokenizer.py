@@ -21,6 +21,7 @@ from mtdnn.config.json_source import checked
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
+from mtdnn.tokens.block import TokenBlock
 from mtdnn.tokens.families import Family, family_of, unsupported_family, vocab_size_of
 from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
@@ -130,7 +131,7 @@ class Tokenizer:
         encode = self._fast if self.hf.is_fast else self._slow
 
         def tokenize(texts: Sequence[tuple[str, ...]]) -> dict[str, Column]:
-            block = _Block.join([encode(block, max_length) for block in _blocks(texts)])
+            block = TokenBlock.join([encode(block, max_length) for block in _blocks(texts)])
             columns: dict[str, Column] = {"input_ids": block.ids}
             if self.has_segments:
                 columns["token_type_ids"] = block.segments
@@ -182,7 +183,7 @@ class Tokenizer:
             saved.backend_tokenizer.enable_truncation(max_length, direction=saved.truncation_side)
         saved.save_pretrained(folder)
 
-    def _fast(self, texts: Sequence[tuple[str, ...]], max_length: int) -> _Block:
+    def _fast(self, texts: Sequence[tuple[str, ...]], max_length: int) -> TokenBlock:
         """By the Rust tokenizer: word by word where that gives the same ids, as it encodes no word twice then."""
         words = self._words
         template = None if words is None else self._templates.get(len(texts[0]))
@@ -194,11 +195,11 @@ class Tokenizer:
         if by_words is None or suited.all():
             return by_words or self._whole(texts, max_length)
         others = self._whole(list(compress(texts, ~suited)), max_length)
-        return _Block.join([by_words, others]).take(np.argsort(np.argsort(~suited, kind="stable")))
+        return TokenBlock.join([by_words, others]).take(np.argsort(np.argsort(~suited, kind="stable")))
 
     def _by_words(
         self, words: WordMemory, template: Template, texts: Sequence[tuple[str, ...]], max_length: int
-    ) -> _Block | None:
+    ) -> TokenBlock | None:
         """The rows from the ids of their words; None if that does not pay."""
         room = max_length - sum(map(len, template.special))
         if room < len(texts[0]):
@@ -213,14 +214,14 @@ class Tokenizer:
         side = self.hf.truncation_side
         placed = template.placed([cut(part, own, side=side) for part, own in zip(whole, kept, strict=True)])
         has_types, has_starts = self.has_segments, len(whole) > 1 and not self.separates_pairs
-        return _Block(
+        return TokenBlock(
             placed.ids,
             placed.types if has_types else Ragged(placed.types.values[:0], placed.ids.offsets),
             placed.second_starts if has_starts else placed.second_starts[:0],
             truncated,
         )
 
-    def _whole(self, texts: Sequence[tuple[str, ...]], max_length: int) -> _Block:
+    def _whole(self, texts: Sequence[tuple[str, ...]], max_length: int) -> TokenBlock:
         """By the Rust tokenizer, without offsets into the text, which takes a third less time."""
         from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
@@ -240,9 +241,11 @@ class Tokenizer:
         pairs = [] if self.separates_pairs or len(texts[0]) == 1 else encodings
         starts = [_index_of(1, encoding.sequence_ids) for encoding in pairs]
         full = zip(encodings, ids, strict=True)
-        return _Block.of(ids, segments, starts, [len(row) == max_length and bool(one.overflowing) for one, row in full])
+        return TokenBlock.of(
+            ids, segments, starts, [len(row) == max_length and bool(one.overflowing) for one, row in full]
+        )
 
-    def _slow(self, rows: Sequence[tuple[str, ...]], max_length: int) -> _Block:
+    def _slow(self, rows: Sequence[tuple[str, ...]], max_length: int) -> TokenBlock:
         """By a tokenizer written in Python."""
         texts = _as_given(rows)
         with _quiet_transformers():  # it warns for every truncated pair
@@ -258,56 +261,11 @@ class Tokenizer:
         )
         pairs = [] if self.separates_pairs or isinstance(texts[0], str) else encoded
         starts = [_second_text_start(each["special_tokens_mask"]) for each in pairs]
-        return _Block.of(ids, segments, starts, [not each for each in whole])
+        return TokenBlock.of(ids, segments, starts, [not each for each in whole])
 
     def _one(self, text: str | tuple[str, str], **settings: Any) -> Any:
         texts = (text,) if isinstance(text, str) else text
         return self.hf(*texts, verbose=False, **settings)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Tokenized rows.
-
-    Attributes:
-        ids: their token ids.
-        segments: their token types; without values if the tokenizer has none.
-        second_starts: [N] where the second text of each pair starts; empty if that is not needed.
-        truncated: [N] bool.
-    """
-
-    ids: Ragged
-    segments: Ragged
-    second_starts: np.ndarray
-    truncated: np.ndarray
-
-    @classmethod
-    def of(cls, ids: list[list[int]], segments: list[list[int]], starts: list[int], truncated: list[bool]) -> _Block:
-        """The block of rows given as lists; `segments` and `starts` are empty where they are not needed."""
-        rows = Ragged.from_rows(ids, np.int32)
-        types = Ragged(np.frombuffer(b"".join(map(bytes, segments)), np.int8), rows.offsets)
-        return cls(rows, types, np.array(starts, np.int64), np.array(truncated, dtype=bool))
-
-    @classmethod
-    def join(cls, blocks: Sequence[_Block]) -> _Block:
-        """The rows of all blocks."""
-        if len(blocks) == 1:
-            return blocks[0]
-        if not blocks:
-            return cls.of([], [], [], [])
-        ids = Ragged.join(block.ids for block in blocks)
-        return cls(
-            ids,
-            Ragged(np.concatenate([block.segments.values for block in blocks]), ids.offsets),
-            np.concatenate([block.second_starts for block in blocks]),
-            np.concatenate([block.truncated for block in blocks]),
-        )
-
-    def take(self, rows: np.ndarray) -> _Block:
-        """The chosen rows, in the order chosen."""
-        segments = self.segments.take(rows) if len(self.segments.values) else self.segments
-        starts = self.second_starts[rows] if len(self.second_starts) else self.second_starts
-        return _Block(self.ids.take(rows), segments, starts, self.truncated[rows])
 
 
 def _index_of(value: int, values: Sequence[int | None]) -> int:
