@@ -21,6 +21,9 @@ from mtdnn.metrics.label_sets import f1_of_sets, has_sets
 OPTION_ID = re.compile(r"(.+-\d+)-\d+")
 """The id of a row that is one answer to a question, `paragraph-question-answer`; the group is the question's id."""
 
+OF_QUESTIONS = "question_exact_match"
+"""The metric whose unit is a question, all of its rows together."""
+
 
 CALIBRATION_BINS = 15
 """Bins of equal width for `ece`, the number used by Guo et al. 2017."""
@@ -131,7 +134,7 @@ def f1_micro(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(f1_score(*predictions_and_labels(records), average="micro", zero_division=0.0))
 
 
-@metric("question_exact_match", OPTIONS, range=RATE, percent=True)
+@metric(OF_QUESTIONS, OPTIONS, range=RATE, percent=True)
 def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Share of the questions for which every answer is classified correctly: the exact match of MultiRC.
 
@@ -140,9 +143,14 @@ def question_exact_match(records: Sequence[Record], labels: Sequence[str]) -> fl
     """
     right: dict[str, bool] = {}
     for record in records:
-        question = str(record["id"]).rpartition("-")[0]
+        question = question_of(record)
         right[question] = right.get(question, True) and record["prediction"] == record["label"]
     return sum(right.values()) / len(right)
+
+
+def question_of(record: Record) -> str:
+    """The question that a row is an answer to: its id up to the last "-"."""
+    return str(record["id"]).rpartition("-")[0]
 
 
 @metric("balanced_accuracy", NAMES, range=RATE, percent=True)

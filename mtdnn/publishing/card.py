@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,13 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.data.manifest import Manifest, read_manifest
 from mtdnn.errors import DataError, fault
-from mtdnn.metrics.base import SCALES, Record, Scales, compute
-from mtdnn.metrics.records import read_records
+from mtdnn.metrics.base import SCALES, Scales
+from mtdnn.metrics.labels import OF_QUESTIONS
+from mtdnn.metrics.records import RecordFiles
+from mtdnn.publishing.intervals import intervals
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import hub_name
 from mtdnn.task_types.base import TASK_TYPES
-
-RESAMPLES = 1000
-ROWS_IN_ALL = 2_000_000  # rows of all resamples together, so that a split of MNLI's size takes seconds
-OF_CHANCE = 0.025
-LEAST_SHARE = 0.9  # of the resamples that must have a value: an AUC has none where only one label was drawn
 
 NO_HUB_TASK, OF_TOKENS = "other", "token-classification"
 UNKNOWN_DATA = "not known: the prepared rows are no longer where the run read them"
@@ -81,42 +77,11 @@ def results_of(run: RunFolder, results: Mapping[str, Any], tasks: Mapping[str, T
     for task in tasks:
         for split, values in results.get(task, {}).items():
             path = run.prediction_file(task, split)
-            records = read_records(path) if path.is_file() else []
-            rows = int(values.get("rows", 0))
-            for metric, value in values.items():
-                if metric != "rows":
-                    low, high = interval(metric, records, tasks[task].labels) or (None, None)
-                    yield Result(task, split, metric, float(value), rows, low, high)
-
-
-def interval(
-    metric: str, records: Sequence[Record], labels: Sequence[str], *, seed: int = 0
-) -> tuple[float, float] | None:
-    """The 95 % interval of a metric by the percentile bootstrap: rows are drawn with replacement.
-
-    Args:
-        metric: its name.
-        records: predictions of a split.
-        labels: the task's, in declared order.
-        seed: of the draws.
-    Returns:
-        Both ends; None without labelled rows, or if too many of the resamples have no value.
-    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
-    """
-    rows = [record for record in records if record["label"] is not None]
-    if len(rows) < 2:
-        return None
-    generator, values = random.Random(seed), []
-    count = min(RESAMPLES, max(100, ROWS_IN_ALL // len(rows)))
-    for _ in range(count):
-        try:
-            values.append(compute([metric], generator.choices(rows, k=len(rows)), labels)[metric])
-        except (DataError, ValueError):
-            continue
-    if len(values) < LEAST_SHARE * count:
-        return None
-    values.sort()
-    return values[int(OF_CHANCE * len(values))], values[int((1 - OF_CHANCE) * len(values)) - 1]
+            metrics = {metric: float(value) for metric, value in values.items() if metric != "rows"}
+            found = intervals(metrics, RecordFiles(path), tasks[task].labels) if path.is_file() else {}
+            for metric, value in metrics.items():
+                low, high = found.get(metric, (None, None))
+                yield Result(task, split, metric, value, int(values.get("rows", 0)), low, high)
 
 
 def _front_matter(
@@ -234,8 +199,9 @@ def _result_table(results: Sequence[Result], scales: Scales) -> str:
         shown = scales[each.metric].shown
         between = "–" if each.low is None or each.high is None else f"{shown(each.low)} to {shown(each.high)}"
         lines.append((each.task, each.split, each.metric, shown(each.value), between, str(each.rows)))
+    of = "rows, or questions with all of their rows," if OF_QUESTIONS in {each.metric for each in results} else "rows"
     note = (
-        "Rates and correlations in percent. The intervals are percentile bootstraps over the rows of a split: they "
+        f"Rates and correlations in percent. The intervals are percentile bootstraps over the {of} of a split: they "
         "show how much a figure depends on which rows were measured, not how much on the seed of training."
     )
     return f"{table_of(lines)}\n\n{note}"

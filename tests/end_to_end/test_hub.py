@@ -11,9 +11,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import mtdnn
 from mtdnn.cli.main import main
 from mtdnn.config.run import EncoderSource
-from mtdnn.metrics.base import compute
 from mtdnn.metrics.records import read_records
-from mtdnn.publishing import card
+from mtdnn.publishing import card, intervals
 from tests.reference.hub import stand_in
 
 PAIR = [("the doctor finds the book", "the doctor never finds the book")]
@@ -23,7 +22,7 @@ PAIR = [("the doctor finds the book", "the doctor never finds the book")]
 def hub(demo_run, tmp_path_factory):
     """A stand-in with a run of the demo's four tasks, pushed by the command."""
     with stand_in(tmp_path_factory.mktemp("cache")) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card, "RESAMPLES", 100)  # ends of intervals are tested below; here they only have to be there
+        patch.setattr(intervals, "RESAMPLES", 100)  # their ends have their own tests
         assert main(["push", str(demo_run), "me/demo", "--license", "mit"]) == 0
         yield server
 
@@ -108,19 +107,6 @@ def test_the_card_has_what_a_reader_needs(hub, demo_run):
     assert shown in body and results["_run"]["commit"] in body
     assert re.search(r"\| demo_nli \| dev \| accuracy \| [\d.]+ \| [\d.]+ to [\d.]+ \| 24 \|", body)
     assert "| demo_nli | train | 60 | 0 | train.tsv |" in body and "Licence: mit." in body
-
-
-def test_the_interval_of_a_share_is_that_of_the_binomial(monkeypatch):
-    """The bootstrap of 100 rows with 80 right has the quantiles of a binomial: scipy.stats.binom.ppf."""
-    from scipy.stats import binom
-
-    monkeypatch.setattr(card, "RESAMPLES", 1000)
-    records = [{"id": str(row), "label": "a", "prediction": "a" if row < 80 else "b"} for row in range(100)]
-    low, high = card.interval("accuracy", records, ["a", "b"])
-    expected = [binom.ppf(share, 100, 0.8) / 100 for share in (0.025, 0.975)]
-    assert (low, high) == pytest.approx(expected, abs=0.015)  # 1000 draws: one or two rows at the ends
-    assert compute(["accuracy"], records, ["a", "b"])["accuracy"] == 0.8
-    assert card.interval("accuracy", [], ["a", "b"]) is None
 
 
 def test_a_stranger_s_run_names_code_only_with_trust(hub, capsys):
