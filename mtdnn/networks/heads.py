@@ -73,6 +73,18 @@ class Head(nn.Module):
     reads_only_mask: ClassVar[bool] = False
 
 
+def add_tuned(head: nn.Module, name: str, value: Tensor) -> None:
+    """Give a head a buffer whose value is chosen on the dev split: every checkpoint has it, `init_head` leaves it out.
+
+    Args:
+        head: of a task.
+        name: of the buffer.
+        value: until it is chosen.
+    """
+    head.register_buffer(name, value)
+    head.between_labels = (*getattr(head, "between_labels", ()), name)  # type: ignore[assignment]
+
+
 def initialize(layers: Sequence[nn.Linear], std: float) -> None:
     """Draw weights from N(0, std²), and set biases to 0."""
     for layer in layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -76,9 +76,17 @@ def loss_of(named: Named) -> Loss:
     Raises:
         ConfigError: the name or an option is unknown.
     """
-    loss = LOSSES.get(named.name, key="loss")
-    values = option_values(options_of(LOSSES, loss), named.options)
+    loss, values = LOSSES.get(named.name, key="loss"), loss_options(named)
     return partial(loss, **values) if values else loss
+
+
+def loss_options(named: Named) -> dict[str, Any]:
+    """Every option of a named loss, with defaults for those not given.
+
+    Raises:
+        ConfigError: the name or an option is unknown.
+    """
+    return option_values(options_of(LOSSES, LOSSES.get(named.name, key="loss")), named.options)
 
 
 @LOSSES.register("cross_entropy")

@@ -15,6 +15,7 @@ from mtdnn.batch import Batch
 from mtdnn.execution.products import Linear, linear
 from mtdnn.execution.sharding import gathered
 from mtdnn.networks.heads import HEADS, Head, attended, initialize
+from mtdnn.tokens.candidates import CANDIDATE, PRONOUN
 
 NO_TOKENS = -100.0
 """log P of a candidate without tokens."""
@@ -77,7 +78,6 @@ class HybridHead(MaskedLMHead):
     """
 
     starts_new = ("query.weight", "similarity.weight")
-    between_labels = ("threshold",)
 
     def __init__(
         self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
@@ -116,12 +116,12 @@ class HybridHead(MaskedLMHead):
 
         Args:
             hidden: [N, T, H].
-            roles: [N, T], 1 = a token of the pronoun, 2 = of the candidate.
+            roles: [N, T], PRONOUN or CANDIDATE at their tokens, else 0.
         """
         first = hidden[:, 0]
         scale = hidden.shape[-1] ** -0.5
         p, c = (
             attended(hidden, (hidden @ state.unsqueeze(-1)).squeeze(-1) * scale, roles == role)
-            for state, role in ((first, 1), (self.query(first), 2))
+            for state, role in ((first, PRONOUN), (self.query(first), CANDIDATE))
         )
         return (self.similarity(self.sum_dropout(c)) * self.sum_dropout(p)).sum(dim=-1)

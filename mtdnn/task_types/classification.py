@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import divergences, losses
+    from mtdnn.networks import divergences, heads, losses
 else:
     torch = deferred("torch")
     divergences = deferred("mtdnn.networks.divergences")
+    heads = deferred("mtdnn.networks.heads")
     losses = deferred("mtdnn.networks.losses")
 
 
@@ -170,8 +171,7 @@ class Classification(TaskType):
         """A head; for a task that is calibrated with a buffer `temperature` [], so that every checkpoint has it."""
         head = super().build_head(hidden_size, family=family, word_embeddings=word_embeddings)
         if self.options.calibrate:
-            head.register_buffer("temperature", torch.ones(()))
-            head.between_labels = (*getattr(head, "between_labels", ()), "temperature")  # type: ignore[assignment]
+            heads.add_tuned(head, "temperature", torch.ones(()))
         return head
 
     def collate_labels(self, records: Mapping[str, np.ndarray]) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from mtdnn.deferred import deferred
 from mtdnn.errors import ConfigError, Fault
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.stored import kept
+from mtdnn.metrics.thresholds import accuracy_threshold
 from mtdnn.rows.example import UNLABELLED, Example, RowError, whole
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults, wrong_answer
-from mtdnn.tokens.around import tokens_around
+from mtdnn.tokens.candidates import CandidateSequence, candidate_sequences
 from mtdnn.tokens.ragged import Column, Ragged, Records
-from mtdnn.tokens.windows import as_batch
+from mtdnn.tokens.windows import as_batch, sequence_columns
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +43,6 @@ else:
     means = deferred("mtdnn.networks.means")
     losses = deferred("mtdnn.networks.losses")
 
-GAMMA = 10.0  # of a loss of the user's own, which has no gamma
-PRONOUN, CANDIDATE = 1, 2
-"""Roles of tokens in the sequence of a text and a candidate; 0 for all others."""
-
 
 class CoreferenceOptions(Options):
     """Keys specific to coreference."""
@@ -54,24 +52,6 @@ class CoreferenceOptions(Options):
         0.25, ge=0, le=1, description="Score above which the only candidate of a row is the antecedent."
     )
     tune_threshold: bool = Field(False, description="Choose this threshold on the dev split, by accuracy.")
-
-
-@dataclass(frozen=True)
-class Input:
-    """One sequence of a row: its tokens, and what is predicted of them.
-
-    Attributes:
-        ids, segments: of all tokens.
-        targets: id of the token under each mask; IGNORED elsewhere.
-        roles: PRONOUN, CANDIDATE or 0.
-        truncated: tokens of the text are left out.
-    """
-
-    ids: list[int]
-    segments: list[int]
-    targets: list[int]
-    roles: list[int]
-    truncated: bool
 
 
 @TASK_TYPES.register("coreference")
@@ -199,61 +179,25 @@ class Coreference(TaskType):
     def encode(self, examples: Sequence[Example], tokenize: TokenizeBatch) -> dict[str, Column]:
         """Two sequences for each candidate: the text with masks in the pronoun's place, and text and candidate.
 
-        `targets` has the tokens under the masks, `roles` says which tokens are the pronoun's and the candidate's. Of a
-        text that is too long the tokens around the pronoun are kept.
+        `targets` has the tokens under the masks, `roles` says which tokens are the pronoun's and the candidate's.
         """
         rows = [self._sequences(example) for example in examples]
-        ids = Ragged.from_rows([[token for each in row for token in each.ids] for row in rows], np.int32)
         labels = [self.stored_label(each.label) or [np.nan] * (len(each.texts) - 1) for each in examples]
-        columns: dict[str, Column] = {
+        return {
             "id": [each.id for each in examples],
             "label": Ragged.from_rows(labels, np.float32),
-            "input_ids": ids,
-            "sequence_lengths": Ragged.from_rows([[len(each.ids) for each in row] for row in rows], np.int32),
+            **sequence_columns(self.bound_tokenizer(), rows),
             "truncated": np.array([any(each.truncated for each in row) for row in rows], dtype=bool),
             "candidate_names": [json.dumps(each.texts[1:], ensure_ascii=False) for each in examples],
+            "targets": Ragged.from_rows([[one for each in row for one in each.targets] for row in rows], np.int32),
+            "roles": Ragged.from_rows([[one for each in row for one in each.roles] for row in rows], np.int8),
         }
-        targets = [[one for each in row for one in each.targets] for row in rows]
-        roles = [[one for each in row for one in each.roles] for row in rows]
-        columns |= {"targets": Ragged.from_rows(targets, np.int32), "roles": Ragged.from_rows(roles, np.int8)}
-        if "token_type_ids" in self.bound_tokenizer().model_input_names:
-            segments = [[one for each in row for one in each.segments] for row in rows]
-            columns["token_type_ids"] = Ragged.from_rows(segments, np.int8)
-        return columns
 
-    def _sequences(self, example: Example) -> list[Input]:
+    def _sequences(self, example: Example) -> list[CandidateSequence]:
         """The sequences of a row, two for each candidate."""
-        text, start, end = example.texts[0], example.values["start"], example.values["end"]
-        found = []
-        for candidate in example.texts[1:]:
-            replaced = text[:start] + candidate + text[end:]
-            found += [
-                self._masked(replaced, start, start + len(candidate)),
-                self._paired(text, candidate, start, end),
-            ]
-        return found
-
-    def _masked(self, text: str, start: int, end: int) -> Input:
-        """The text with a mask for each token of the characters from `start` to `end`."""
-        tokens = tokens_around(self.bound_tokenizer(), (text,), start, end, max_length=self.task.max_length)
-        under = [inside and own == 0 for inside, own in zip(tokens.inside, tokens.of_text, strict=True)]
-        mask = self.bound_tokenizer().mask_token_id
-        return Input(
-            ids=[mask if hidden else token for hidden, token in zip(under, tokens.ids, strict=True)],
-            segments=tokens.segments,
-            targets=[token if hidden else IGNORED for hidden, token in zip(under, tokens.ids, strict=True)],
-            roles=[0] * len(under),
-            truncated=tokens.truncated,
-        )
-
-    def _paired(self, text: str, candidate: str, start: int, end: int) -> Input:
-        """The text and the candidate, with the role of each token."""
-        tokens = tokens_around(self.bound_tokenizer(), (text, candidate), start, end, max_length=self.task.max_length)
-        roles = [
-            CANDIDATE if own == 1 else PRONOUN if own == 0 and inside else 0
-            for own, inside in zip(tokens.of_text, tokens.inside, strict=True)
-        ]
-        return Input(tokens.ids, tokens.segments, [IGNORED] * len(roles), roles, tokens.truncated)
+        text, *candidates = example.texts
+        tokenizer, place = self.bound_tokenizer(), {**example.values, "max_length": self.task.max_length}
+        return [each for one in candidates for each in candidate_sequences(tokenizer, text, one, **place)]
 
     # Learner: columns of a batch → labels, logits, loss, divergence.
 
@@ -264,9 +208,8 @@ class Coreference(TaskType):
 
     def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
         named = self.head_named(self.task)
-        kind = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
-        head = kind(hidden_size, word_embeddings, dropout=self.task.dropout, **named.options)
-        head.register_buffer("threshold", torch.tensor(self.options.threshold))
+        head = self.head_class(hidden_size, word_embeddings, dropout=self.task.dropout, **named.options)
+        heads.add_tuned(head, "threshold", torch.tensor(self.options.threshold))
         return head
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
@@ -329,10 +272,10 @@ class Coreference(TaskType):
         rival = scores.new_full(alone.shape, self.options.threshold if threshold is None else threshold)
         return self._gamma * torch.cat([scores, rival.masked_fill(~alone, -torch.inf)], dim=1)
 
-    @property
+    @cached_property
     def _gamma(self) -> float:
-        """γ of the loss."""
-        return float(getattr(self.loss_function, "keywords", {}).get("gamma", GAMMA))
+        """γ of the loss; for a loss of the user's own that has none, the default of `hybrid`."""
+        return float(losses.loss_options(self.named_loss).get("gamma", losses.HybridOptions().gamma))
 
     def divergence(self, logits_p: Tensor, logits_q: Tensor, batch: Batch, *, symmetric: bool = True) -> Tensor:
         """[B]: the divergence of the distributions over a row's candidates.
@@ -397,8 +340,9 @@ class Coreference(TaskType):
             return records
         buffer = head.get_buffer("threshold")
         if tune and self.options.tune_threshold:
-            alone = [(_score(each), each["label"]) for each in records if len(each["candidates"]) == 1]
-            buffer.fill_(best_threshold([(score, label == self.task.labels[1]) for score, label in alone if label]))
+            alone = [each for each in records if len(each["candidates"]) == 1 and each["label"]]
+            if scored := [(_score(each), each["label"] == self.task.labels[1]) for each in alone]:
+                buffer.fill_(accuracy_threshold(scored))
         threshold = float(buffer)
         return kept(self._settled(each, threshold) if len(each["candidates"]) == 1 else each for each in records)
 
@@ -420,24 +364,3 @@ def _score(record: Mapping[str, Any]) -> float:
     """The score of a record's first candidate."""
     first = record["candidates"][0]
     return (float(first["language_model"]) + float(first["similarity"])) / 2
-
-
-def best_threshold(scored: Sequence[tuple[float, bool]]) -> float:
-    """The threshold with the most right decisions on (score, is the antecedent); halfway between two scores.
-
-    Of equally good ones the smallest is chosen; without scores it is the default. It is a float32 number, as the head
-    stores it: rounded to the nearest one, the smallest score itself could be above it or below.
-    """
-    if not scored:
-        return float(CoreferenceOptions.model_fields["threshold"].default)
-    ordered = sorted(scored)
-    right = sum(is_one for _, is_one in ordered)
-    nearest = np.float32(ordered[0][0])
-    below = nearest if float(nearest) <= ordered[0][0] else np.nextafter(nearest, np.float32(-np.inf))
-    best, chosen = right, float(below)
-    for number, (score, is_one) in enumerate(ordered, 1):
-        right += 1 - 2 * is_one
-        following = ordered[number][0] if number < len(ordered) else score + 1e-3
-        if right > best and following > score:
-            best, chosen = right, float(np.float32((score + following) / 2))
-    return chosen

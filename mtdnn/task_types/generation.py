@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.networks import divergences, heads
+    from mtdnn.networks import divergences
 else:
     torch = deferred("torch")
-    heads = deferred("mtdnn.networks.heads")
     divergences = deferred("mtdnn.networks.divergences")
 
 
@@ -186,10 +185,9 @@ class Generation(TaskType):
         return len(self.bound_tokenizer())
 
     def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
-        named = self.head_named(self.task)
-        head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
+        options = self.head_named(self.task).options
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else None
-        return head(hidden_size, word_embeddings, backbone=family["backbone"], dropout=dropout, **named.options)
+        return self.head_class(hidden_size, word_embeddings, backbone=family["backbone"], dropout=dropout, **options)
 
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """The batch with labels [B, L], token ids of the targets, IGNORED behind their ends; and all targets.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mtdnn.networks import heads, losses
+    from mtdnn.networks.heads import Head
 else:
     heads = deferred("mtdnn.networks.heads")
     losses = deferred("mtdnn.networks.losses")
@@ -61,10 +62,21 @@ class Learner(Part):
             counts: see `Format.label_counts`.
         """
 
+    @property
+    def named_loss(self) -> Named:
+        """The loss named in the block, or else the default of the type."""
+        return self.task.loss or Named(name=self.default_loss)
+
     @cached_property
     def loss_function(self) -> Callable[..., Tensor]:
-        """The loss named in the block, or else the default of the type."""
-        return losses.loss_of(self.task.loss or Named(name=self.default_loss))
+        """`named_loss` with its options bound."""
+        return losses.loss_of(self.named_loss)
+
+    @property
+    def head_class(self) -> type[Head]:
+        """The class of the task's head."""
+        name = self.head_named(self.task).name
+        return heads.HEADS.get(name, where=self.task.where("head"), key=f"{self.task.name}.head")
 
     def collate_labels(self, records: Records) -> Tensor:
         """Labels of a batch, from the columns of its rows; for types whose `complete` needs nothing else."""
@@ -90,12 +102,10 @@ class Learner(Part):
                 for options that the head has and the block does not set. `backbone`: the encoder of transformers.
             word_embeddings: those of the encoder, for a head whose output layer is tied to them.
         """
-        named = self.head_named(self.task)
-        head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
-        given = {key: value for key, value in named.options.items() if value is not None}
-        known = {"activation", *head.Options.model_fields}
+        given = {key: value for key, value in self.head_named(self.task).options.items() if value is not None}
+        known = {"activation", *self.head_class.Options.model_fields}
         options = {**{key: value for key, value in family.items() if key in known}, **given}
-        return head(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
+        return self.head_class(hidden_size, self.num_outputs, dropout=self.task.dropout, **options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
         """The head's output for hidden states [N, T, H]; [B, C] by default.

@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from mtdnn.networks import divergences, heads, means
+    from mtdnn.networks import divergences, means
 else:
     torch = deferred("torch")
-    heads = deferred("mtdnn.networks.heads")
     divergences = deferred("mtdnn.networks.divergences")
     means = deferred("mtdnn.networks.means")
 
@@ -204,10 +203,8 @@ class MaskedLM(TaskType):
         ids[places[draw < self.options.mask_share]] = mask_id
 
     def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
-        named = self.head_named(self.task)
-        head = heads.HEADS.get(named.name, where=self.task.where("head"), key=f"{self.task.name}.head")
         dropout = self.task.dropout if "dropout" in self.task.model_fields_set else 0.0  # BERT's has none
-        return head(hidden_size, word_embeddings, dropout=dropout, **named.options)
+        return self.head_class(hidden_size, word_embeddings, dropout=dropout, **self.head_named(self.task).options)
 
     def logits(self, head: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
         """[M, V], for the hidden tokens only, piece by piece: logits of all tokens would need too much memory.

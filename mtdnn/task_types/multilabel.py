@@ -18,6 +18,7 @@ from mtdnn.errors import Fault
 from mtdnn.metrics.base import Record, labelled_records
 from mtdnn.metrics.label_sets import f1_by_label
 from mtdnn.metrics.stored import kept
+from mtdnn.metrics.thresholds import f1_threshold
 from mtdnn.rows.example import UNLABELLED, Example, RowError, python_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mtdnn.networks import divergences, losses
+    from mtdnn.networks import divergences, heads, losses
 else:
     torch = deferred("torch")
     divergences = deferred("mtdnn.networks.divergences")
+    heads = deferred("mtdnn.networks.heads")
     losses = deferred("mtdnn.networks.losses")
 
 EMPTY = "none"
@@ -160,8 +162,7 @@ class Multilabel(TaskType):
     def build_head(self, hidden_size: int, *, family: Mapping[str, Any], word_embeddings: nn.Embedding) -> nn.Module:
         """A head with a buffer `thresholds` [C], so that every checkpoint has them."""
         head = super().build_head(hidden_size, family=family, word_embeddings=word_embeddings)
-        head.register_buffer("thresholds", torch.full((self.num_outputs,), self.options.threshold))
-        head.between_labels = (*getattr(head, "between_labels", ()), "thresholds")  # type: ignore[assignment]
+        heads.add_tuned(head, "thresholds", torch.full((self.num_outputs,), self.options.threshold))
         return head
 
     def collate_labels(self, records: Records) -> Tensor:
@@ -225,7 +226,10 @@ class Multilabel(TaskType):
         """
         buffer = head.get_buffer("thresholds")
         if tune and self.options.tune_thresholds and (labelled := labelled_records(records)):
-            chosen = [best_threshold(labelled, name) for name in self.task.labels]
+            chosen = [
+                f1_threshold([(record["scores"][name], name in record["label"]) for record in labelled])
+                for name in self.task.labels
+            ]
             buffer.copy_(torch.tensor(chosen))
         thresholds = buffer.double().tolist()
         return kept(
@@ -259,23 +263,3 @@ class Multilabel(TaskType):
 def _named(row: Sequence[float]) -> list[int] | None:
     """The indices of a row's labels; None if they are unknown."""
     return None if row and row[0] < 0 else [place for place, value in enumerate(row) if value == 1.0]
-
-
-def best_threshold(records: Sequence[Record], name: str) -> float:
-    """The threshold on the probability of a label with the highest F1 on labelled records.
-
-    It is halfway between two neighbouring probabilities; of equally good ones the nearest to 0.5 is chosen. 0.5 for a
-    label that no record has.
-    """
-    scored = sorted(((record["scores"][name], name in record["label"]) for record in records), reverse=True)
-    total = sum(right for _, right in scored)
-    best, chosen, hits = 0.0, 0.5, 0
-    for number, (score, right) in enumerate(scored, 1):
-        hits += right
-        if number < len(scored) and scored[number][0] == score:
-            continue
-        following = scored[number][0] if number < len(scored) else 0.0
-        value, threshold = 2 * hits / (number + total), float(np.float32((score + following) / 2))
-        if value > best or (value == best > 0 and abs(threshold - 0.5) < abs(chosen - 0.5)):
-            best, chosen = value, threshold
-    return chosen

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mtdnn.errors import NOWHERE, DataError, Fault
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.stored import kept
+from mtdnn.metrics.thresholds import cuts
 from mtdnn.rows.example import UNLABELLED, Example, RowError
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
@@ -297,16 +298,17 @@ class Span(TaskType):
         answers: dict[str, float] = {}
         for score, start, end in sorted(found, reverse=True):
             answers.setdefault(context[start:end].strip(), score)
-        kept = [(text, score) for text, score in answers.items() if text][: self.options.num_best]
-        odds = float(np.float32(null - kept[0][1])) if kept else 0.0
-        weights = np.exp(np.array([score for _, score in kept] + [null]) - max([null, *(score for _, score in kept)]))
+        first = [(text, score) for text, score in answers.items() if text][: self.options.num_best]
+        odds = float(np.float32(null - first[0][1])) if first else 0.0
+        scores = np.array([*(score for _, score in first), null])
+        weights = np.exp(scores - scores.max())
         shares = (weights / weights.sum()).tolist()
         record = {
             "id": row_id,
             "prediction": "",
             "label": label,
             "scores": {"null_odds": odds},
-            "answers": [{"text": text, "probability": share} for (text, _), share in zip(kept, shares, strict=False)],
+            "answers": [{"text": text, "probability": share} for (text, _), share in zip(first, shares, strict=False)],
         }
         record["prediction"] = self._decided(record, 0.0)
         return record
@@ -326,34 +328,23 @@ class Span(TaskType):
             tune: choose the threshold again from these records.
         """
         if tune and self.options.unanswerable and any(record["label"] is not None for record in records):
-            head.get_buffer("null_threshold").fill_(best_threshold(records))
+            head.get_buffer("null_threshold").fill_(null_threshold(records))
         threshold = float(head.get_buffer("null_threshold"))
         return kept({**record, "prediction": self._decided(record, threshold)} for record in records)
 
 
-def best_threshold(records: Sequence[Mapping[str, Any]]) -> float:
+def null_threshold(records: Sequence[Mapping[str, Any]]) -> float:
     """The threshold on `null_odds` that gives the labelled records the highest mean F1.
 
     An answer is predicted if the odds are not above the threshold. Of equally good thresholds the one with the fewest
     answers is chosen, as in SQuAD's script.
     """
-    labelled = sorted(
-        (
-            (record["scores"]["null_odds"], _gain(record))
-            for record in records
-            if record["label"] is not None and record["answers"]
-        ),
-        key=itemgetter(0),
-    )
-    if not labelled:
+    answered = [record for record in records if record["label"] is not None and record["answers"]]
+    if not answered:
         return 0.0
-    chosen, gain, most = labelled[0][0] - 1.0, 0.0, 0.0
-    for number, (odds, added) in enumerate(labelled):
-        gain += added
-        is_last = number + 1 == len(labelled) or labelled[number + 1][0] > odds
-        if is_last and gain > most:
-            chosen, most = odds, gain
-    return float(chosen)
+    best_cut = max(cuts((-record["scores"]["null_odds"], _gain(record)) for record in answered), key=attrgetter("gain"))
+    lowest = min(record["scores"]["null_odds"] for record in answered)
+    return float(-best_cut.lowest if best_cut.gain > 0 else lowest - 1.0)
 
 
 def _gain(record: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -172,15 +172,26 @@ def _is_left_out(character: str) -> bool:
     return character.isspace() or character == "\ufffd" or unicodedata.category(character)[0] in "CM"
 
 
-def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Window]]) -> dict[str, Any]:
-    """Store columns of rows: input_ids, token_type_ids (if the encoder has them), sequence_lengths and truncated."""
+class Tokens(Protocol):
+    """One sequence of a row: ids and token types of its tokens, special ones included."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+    @property
+    def segments(self) -> list[int]: ...
+
+
+def sequence_columns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
+    """Store columns of rows of sequences: input_ids, token_type_ids (if the encoder has them), sequence_lengths and
+    truncated, which is False, as windows leave no token out."""
     columns: dict[str, Any] = {
-        "input_ids": Ragged.from_rows([[each for window in row for each in window.ids] for row in rows], np.int32),
-        "sequence_lengths": Ragged.from_rows([[len(window.ids) for window in row] for row in rows], np.int32),
+        "input_ids": Ragged.from_rows([[token for each in row for token in each.ids] for row in rows], np.int32),
+        "sequence_lengths": Ragged.from_rows([[len(each.ids) for each in row] for row in rows], np.int32),
         "truncated": np.zeros(len(rows), dtype=bool),
     }
     if "token_type_ids" in tokenizer.model_input_names:
-        segments = [[each for window in row for each in window.segments] for row in rows]
+        segments = [[kind for each in row for kind in each.segments] for row in rows]
         columns["token_type_ids"] = Ragged.from_rows(segments, np.int8)
     return columns
 

@@ -3,7 +3,6 @@
 import math
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -16,7 +15,8 @@ from mtdnn.networks.losses import hybrid
 from mtdnn.rows.example import RowError
 from mtdnn.runs.export import export_task
 from mtdnn.runs.initialisation import init_head_from
-from mtdnn.task_types.coreference import CANDIDATE, PRONOUN, Coreference, best_threshold
+from mtdnn.task_types.coreference import Coreference
+from mtdnn.tokens.candidates import CANDIDATE, PRONOUN
 from mtdnn.training.objective import Objective
 
 CHOICE = {"task_type": "coreference", "inputs": ["text", "candidate"]}
@@ -124,21 +124,13 @@ def test_the_threshold_is_tuned_on_request_and_stored_in_the_head(make):
     settled = made.type.settle(records, head, tune=True)
     assert [each["prediction"] for each in settled] == ["no", "yes"]
     assert float(head.threshold) == pytest.approx((torch.sigmoid(torch.tensor([1.0, 2.0])).mean() / 2).item(), abs=1e-3)
-    assert best_threshold([]) == 0.25
 
 
-def test_best_threshold_is_between_two_scores():
-    scored = [(0.1, False), (0.2, False), (0.3, True), (0.4, True)]
-    assert best_threshold(scored) == pytest.approx(0.25)
-    assert best_threshold([(0.1, True), (0.2, True)]) <= 0.1
-
-
-def test_best_threshold_is_not_rounded_above_the_smallest_score_in_the_head():
-    """The mean of two float32 numbers is mostly none; of 0.3 and 0.4 the nearest float32 number is larger."""
-    score = (float(np.float32(0.3)) + float(np.float32(0.4))) / 2
-    for number in range(1, 40):
-        smallest = score * number / 40
-        assert float(torch.tensor(best_threshold([(smallest, True), (1.0, True)]))) <= smallest
+def test_without_a_row_of_one_candidate_the_threshold_stays_that_of_the_options(make):
+    made = make({**JUDGED, "tune_threshold": True, "threshold": 0.3}, [["1", "no", *ROW[2:]]])
+    head = model_of(made).head_of("task")
+    made.type.settle(made.type.predict(torch.zeros(1, 2, 2), made.batch()), head, tune=True)
+    assert float(head.threshold) == pytest.approx(0.3)
 
 
 def test_a_candidate_that_is_null_is_not_the_text_none(make):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
@@ -19,7 +18,7 @@ from mtdnn.networks.encoder import Encoder
 from mtdnn.networks.losses import binary_cross_entropy, binary_focal
 from mtdnn.rows.example import RowError
 from mtdnn.runs.export import export_task
-from mtdnn.task_types.multilabel import Multilabel, best_threshold
+from mtdnn.task_types.multilabel import Multilabel
 from tests.reference.project import WORDS, Project, save_encoder
 
 BLOCK = {"task_type": "multilabel", "labels": ["sport", "money", "war"]}
@@ -113,25 +112,6 @@ def test_the_divergence_is_the_mean_over_labels_of_that_of_two_bernoulli_distrib
     batch = Batch("news", {"mask": torch.ones(1, 1).bool()}, None, ["1"])
     found = made(labels=["a", "b"]).divergence(p_logits, q_logits, batch)
     torch.testing.assert_close(found, (one_way + other_way).mean(dim=1))
-
-
-def test_the_best_threshold_is_that_of_every_threshold_tried() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(20):
-        scores = rng.random(12).round(1)  # so that some are equal
-        right = scores + rng.normal(0, 0.4, 12) > 0.5
-        records = [
-            {"scores": {"a": float(score)}, "label": ["a"] if hit else []}
-            for score, hit in zip(scores, right, strict=True)
-        ]
-
-        def f1(threshold: float, scores: Any = scores, right: Any = right) -> float:
-            guessed = scores >= threshold
-            return 2 * (guessed & right).sum() / max(guessed.sum() + right.sum(), 1)
-
-        best = max(f1(threshold) for threshold in np.arange(-0.05, 1.1, 0.1))
-        assert f1(best_threshold(records, "a")) == pytest.approx(best)
-    assert best_threshold([{"scores": {"a": 0.9}, "label": []}], "a") == 0.5
 
 
 def model_of(**more: Any) -> MultiTaskModel:

@@ -9,7 +9,7 @@ import torch
 
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.rows.example import RowError
-from mtdnn.task_types.span import OUTSIDE, best_threshold
+from mtdnn.task_types.span import OUTSIDE, null_threshold
 
 BLOCK = {"task_type": "span", "inputs": ["context", "question"], "max_length": 16, "stride": 4}
 LONG = " ".join(f"{word}{number}" for number in range(12) for word in ("heron", "nests", "pond,"))
@@ -222,7 +222,7 @@ def test_the_chosen_threshold_gives_the_highest_f1_there_is():
             return sum(best(overlap, text, each["label"]) for text, each in zip(given, records, strict=True))
 
         highest = max(f1(threshold) for threshold in itertools.chain([-9], range(-3, 4)))
-        assert f1(best_threshold(records)) == pytest.approx(highest)
+        assert f1(null_threshold(records)) == pytest.approx(highest)
 
 
 def test_divergence_is_the_sum_over_both_ends_and_the_mean_over_windows(make):
