@@ -11,20 +11,18 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, lines_and_missing, outcome_table
 from mtdnn.errors import DataError
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Place, Table, Text, row, to_markdown
-from mtdnn.report.study_tests import verdict
 from mtdnn.runs.folder import RunFolder
-from mtdnn.study.grid import read_plan
-from mtdnn.study.inference import CONFIDENCE, RESAMPLES, false_discovery, holm
+from mtdnn.study.inference import CONFIDENCE, RESAMPLES
 from mtdnn.study.statistics import MARGIN, Comparison, compared
-from mtdnn.study.table import Line, read_csv
+from mtdnn.study.table import Line
 
 TASK, SPLIT, CLEAN, NOISY = "scitail", "dev", "0", "0.3"
 PLAIN, LONGER, CONTROL = "plain", "plain, 2.67 times the steps", "noise without ascent"
@@ -34,15 +32,6 @@ OTHERS = ("cross_entropy", "cross_entropy_at_best_temperature")
 
 Values = Mapping[tuple[str, str, str], Mapping[str, float]]
 """(metric, noise, method) → seed → value."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One tested difference: what it is, and the pairs."""
-
-    name: str
-    metric: str
-    comparison: Comparison
 
 
 def main() -> None:
@@ -57,18 +46,6 @@ def main() -> None:
     print(to_markdown(document_of(given.study, lines, verdicts=not given.interim), pictures=""), end="")
 
 
-def finished_lines(folder: Path) -> list[Line]:
-    """The numbers of a finished study.
-
-    Raises:
-        DataError: a cell has no result yet.
-    """
-    lines, missing = lines_and_missing(folder)
-    if missing:
-        raise DataError(f"{folder}: {len(missing)} cells are not finished; the protocol looks at none before.")
-    return lines
-
-
 def whole_seeds(folder: Path) -> list[Line]:
     """The numbers of the seeds of which every cell is finished, for the interim report.
 
@@ -76,18 +53,11 @@ def whole_seeds(folder: Path) -> list[Line]:
         DataError: there are fewer than two such seeds.
     """
     lines, missing = lines_and_missing(folder)
-    lines = [line for line in lines if line.axes["seed"] not in missing]
+    cut = {str(axes["seed"]) for axes in missing}
+    lines = [line for line in lines if line.axes["seed"] not in cut]
     if len({line.axes["seed"] for line in lines}) < 2:
         raise DataError(f"{folder}: fewer than two seeds are finished in all arms.")
     return lines
-
-
-def lines_and_missing(folder: Path) -> tuple[list[Line], list[str]]:
-    """The numbers that are there, and the seed of each cell that is not finished."""
-    lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
-    found = {line.run for line in lines}
-    missing = [str(cell["axes"]["seed"]) for cell in cells if f"cells/{cell['name']}/run" not in found]
-    return [line for line in lines if (line.task, line.split) in ((TASK, SPLIT), (TASK, ""))], missing
 
 
 def document_of(folder: Path, lines: Sequence[Line], *, verdicts: bool = True) -> Document:
@@ -101,7 +71,7 @@ def document_of(folder: Path, lines: Sequence[Line], *, verdicts: bool = True) -
     found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     scales = {line.metric: line.scale for line in lines if line.metric}
     for line in lines:
-        if line.value is not None:
+        if line.value is not None and (line.task, line.split) == (TASK, SPLIT):
             found[line.metric, line.axes["noise"], line.axes["method"]][line.axes["seed"]] = line.value
     first, second = primary(found), secondary(found)
     document = Document("Wrong labels")
@@ -156,46 +126,6 @@ def difference(values: Values, metric: str, noise: str, ours: str, theirs: str) 
     if found is None:
         raise DataError(f"no finished seed has both '{ours}' and '{theirs}' at noise {noise}.")
     return found
-
-
-def holm_of(outcomes: Sequence[Outcome]) -> list[float | None]:
-    """p corrected by Holm; differences that are all the same have none, and count as 1."""
-    ps = [outcome.comparison.t_p for outcome in outcomes]
-    return [
-        None if p is None else fixed for p, fixed in zip(ps, holm([1.0 if p is None else p for p in ps]), strict=True)
-    ]
-
-
-def discovery_of(outcomes: Sequence[Outcome]) -> list[float | None]:
-    return false_discovery([outcome.comparison.t_p for outcome in outcomes])
-
-
-def outcome_table(
-    outcomes: Sequence[Outcome], scales: Mapping, corrected: Sequence[float | None], *, verdicts: bool
-) -> Table:
-    """One line for each outcome.
-
-    Args:
-        outcomes: the tested differences.
-        scales: of each metric.
-        corrected: p of each outcome.
-        verdicts: whether the last column says one.
-    """
-    lines = []
-    for outcome, p in zip(outcomes, corrected, strict=True):
-        found, scale = outcome.comparison, scales[outcome.metric]
-        low, high = found.difference.low, found.difference.high
-        interval = "–" if low is None or high is None else f"{scale.difference(low)} … {scale.difference(high)}"
-        word = verdict(found, scale, corrected=p, margin=MARGIN) if verdicts else "interim"
-        ps = [shown_p(each) for each in (found.t_p, p, found.equivalence_p)]
-        mean, count = scale.difference(found.difference.mean), str(found.difference.count)
-        lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))
-    head = ["difference", "metric", "mean", "95 % interval", "pairs", "p", "corrected", "equivalence p", "verdict"]
-    return Table(head, lines, words=[1, 8])
-
-
-def shown_p(p: float | None) -> str:
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def means(values: Values, scales: Mapping) -> Table:

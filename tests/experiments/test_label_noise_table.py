@@ -13,12 +13,11 @@ from experiments.label_noise.table import (
     LONGER,
     bootstrap,
     document_of,
-    finished_lines,
-    holm_of,
     primary,
     statistic,
     whole_seeds,
 )
+from experiments.outcomes import finished_lines, holm_of
 from mtdnn.errors import DataError
 from mtdnn.report.document import to_markdown
 from mtdnn.study.inference import holm

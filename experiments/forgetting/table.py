@@ -1,0 +1,99 @@
+"""The tables of the study of forgetting: the primary outcome by Holm, the secondary ones by Benjamini and Hochberg.
+
+    python -m experiments.forgetting.table STUDY-FOLDER
+
+Reads `results.csv`; refuses a study that is not finished, as arms are not to be looked at before. The units are the
+runs of the first stage: of each the mean over its fine-tunings is taken, and differences are paired by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, outcome_table
+from mtdnn.errors import DataError
+from mtdnn.metrics.base import Scale
+from mtdnn.report.document import Document, Heading, Place, Table, Text, row, to_markdown
+from mtdnn.study.statistics import Entry, Spread, entries, spread
+from mtdnn.study.table import Line
+
+EARLIER, LATER = "mnli", "scitail"
+UPSTREAM = ("upstream", "draw")
+PLAIN = "plain"
+PRIMARY = (EARLIER, "accuracy")
+COLUMNS = (
+    (EARLIER, "accuracy"),
+    (EARLIER, "cross_entropy_at_best_temperature"),
+    (LATER, "accuracy"),
+    (LATER, "auc"),
+    (LATER, "cross_entropy_at_best_temperature"),
+)
+"""(task, metric): the primary outcome, and the secondary ones that the README names."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", type=Path, help="folder of the study")
+    try:
+        lines = finished_lines(parser.parse_args().study)
+    except DataError as error:
+        raise SystemExit(str(error)) from error
+    print(to_markdown(document_of(lines), pictures=""), end="")
+
+
+def document_of(lines: Sequence[Line]) -> Document:
+    """All tables, of the numbers of a finished study."""
+    found = entries(lines, compare="method", reference=PLAIN, repeats=UPSTREAM)
+    scales = {entry.metric: entry.scale for entry in found}
+    first = outcomes(found, [PRIMARY])
+    second = outcomes(found, [column for column in COLUMNS if column != PRIMARY])
+    document = Document("Forgetting")
+    document.add(Heading("Means"), means(found, before(lines), scales))
+    document.add(Text("Means over the runs of the first stage, each the mean of its fine-tunings, ± their deviation."))
+    document.add(Heading("Primary outcome"), outcome_table(first, scales, holm_of(first), verdicts=True))
+    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
+    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
+    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    return document
+
+
+def outcomes(found: Sequence[Entry], columns: Sequence[tuple[str, str]]) -> list[Outcome]:
+    """Each arm minus plain, for each (task, metric)."""
+    return [
+        Outcome(f"{entry.label} − {PLAIN}, {entry.task}", entry.metric, entry.comparison)
+        for column in columns
+        for entry in found
+        if (entry.task, entry.metric) == column and entry.comparison is not None
+    ]
+
+
+def before(lines: Sequence[Line]) -> Mapping[str, Spread]:
+    """Metric → its values on the earlier task after the first stage, before anything is adapted."""
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        if line.stage == EARLIER and line.task == EARLIER and line.value is not None:
+            values.setdefault(line.metric, []).append(line.value)
+    return {metric: spread(group) for metric, group in values.items()}
+
+
+def means(found: Sequence[Entry], start: Mapping[str, Spread], scales: Mapping[str, Scale]) -> Table:
+    """One line for the first stage, and one for each arm."""
+
+    def place(each: Spread | None, metric: str) -> Place:
+        if each is None:
+            return Place("–")
+        std = "" if each.std is None else f" ± {scales[metric].shown(each.std)}"
+        return Place(f"{scales[metric].shown(each.mean)}{std}")
+
+    of_arm = {(entry.label, entry.task, entry.metric): entry.spread for entry in found}
+    starts = [place(start.get(metric) if task == EARLIER else None, metric) for task, metric in COLUMNS]
+    lines = [[*row("before"), *starts]]
+    for label in dict.fromkeys(entry.label for entry in found):
+        lines.append([*row(label), *(place(of_arm.get((label, *column)), column[1]) for column in COLUMNS)])
+    return Table(["arm", *(f"{task} {metric}" for task, metric in COLUMNS)], lines)
+
+
+if __name__ == "__main__":
+    main()

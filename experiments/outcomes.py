@@ -1,0 +1,83 @@
+"""Tested differences of a study that the protocol froze, as tables: what `table.py` of several studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtdnn.errors import DataError
+from mtdnn.report.document import Table, row
+from mtdnn.report.study_tests import verdict
+from mtdnn.study.grid import read_plan
+from mtdnn.study.inference import false_discovery, holm
+from mtdnn.study.statistics import MARGIN, Comparison
+from mtdnn.study.table import Line, read_csv
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One tested difference: what it is, and the pairs."""
+
+    name: str
+    metric: str
+    comparison: Comparison
+
+
+def finished_lines(folder: Path) -> list[Line]:
+    """The numbers of a finished study.
+
+    Raises:
+        DataError: a cell has no result yet.
+    """
+    lines, missing = lines_and_missing(folder)
+    if missing:
+        raise DataError(f"{folder}: {len(missing)} cells are not finished; the protocol looks at none before.")
+    return lines
+
+
+def lines_and_missing(folder: Path) -> tuple[list[Line], list[Mapping[str, str]]]:
+    """The numbers that are there, and the axes of each cell that is not finished."""
+    lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
+    found = {line.run for line in lines}
+    return lines, [cell["axes"] for cell in cells if f"cells/{cell['name']}/run" not in found]
+
+
+def holm_of(outcomes: Sequence[Outcome]) -> list[float | None]:
+    """p corrected by Holm; differences that are all the same have none, and count as 1."""
+    ps = [outcome.comparison.t_p for outcome in outcomes]
+    return [
+        None if p is None else fixed for p, fixed in zip(ps, holm([1.0 if p is None else p for p in ps]), strict=True)
+    ]
+
+
+def discovery_of(outcomes: Sequence[Outcome]) -> list[float | None]:
+    return false_discovery([outcome.comparison.t_p for outcome in outcomes])
+
+
+def outcome_table(
+    outcomes: Sequence[Outcome], scales: Mapping, corrected: Sequence[float | None], *, verdicts: bool
+) -> Table:
+    """One line for each outcome.
+
+    Args:
+        outcomes: the tested differences.
+        scales: of each metric.
+        corrected: p of each outcome.
+        verdicts: whether the last column says one.
+    """
+    lines = []
+    for outcome, p in zip(outcomes, corrected, strict=True):
+        found, scale = outcome.comparison, scales[outcome.metric]
+        low, high = found.difference.low, found.difference.high
+        interval = "–" if low is None or high is None else f"{scale.difference(low)} … {scale.difference(high)}"
+        word = verdict(found, scale, corrected=p, margin=MARGIN) if verdicts else "interim"
+        ps = [shown_p(each) for each in (found.t_p, p, found.equivalence_p)]
+        mean, count = scale.difference(found.difference.mean), str(found.difference.count)
+        lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))
+    head = ["difference", "metric", "mean", "95 % interval", "pairs", "p", "corrected", "equivalence p", "verdict"]
+    return Table(head, lines, words=[1, 8])
+
+
+def shown_p(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
