@@ -117,7 +117,7 @@ class Meeting:
     """Sums tensors over threads in place of the processes of a run."""
 
     def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count, timeout=60)
+        self.barrier = threading.Barrier(count, timeout=300)
         self.brought: dict[int, list[torch.Tensor]] = {}
 
     def sums(self, rank: int, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -67,7 +67,7 @@ def by_torchrun(processes: int, *words: str) -> tuple[int, str, str]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
         try:
-            output, errors = process.communicate(timeout=300)
+            output, errors = process.communicate(timeout=600)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

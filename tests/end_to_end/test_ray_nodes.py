@@ -28,7 +28,7 @@ from tests.conftest import Demo
 from tests.end_to_end import test_study_killed
 from tests.unit.study.test_study import attempts, grid_of, score_of_seed
 
-LONGEST_WAIT_SECONDS = 300
+LONGEST_WAIT_SECONDS = 600
 unbroken = test_study_killed.unbroken  # a fixture: the same study, trained without a loss
 
 

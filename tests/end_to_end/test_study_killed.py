@@ -22,7 +22,7 @@ from mtdnn.study.table import read_csv
 from tests.conftest import REPOSITORY, Demo
 from tests.reference.forks import Started, start
 
-LONGEST_WAIT_SECONDS = 120
+LONGEST_WAIT_SECONDS = 600
 
 
 def write_study(demo: Demo, folder: Path) -> Path:

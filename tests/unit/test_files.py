@@ -134,7 +134,7 @@ def test_a_pipe_is_written_to(tmp_path):
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
     write_text(pipe, "through\n")
-    assert reader.communicate(timeout=20)[0] == "through\n" and pipe.is_fifo()
+    assert reader.communicate(timeout=120)[0] == "through\n" and pipe.is_fifo()
 
 
 def test_a_folder_is_removed_as_a_whole_and_a_link_alone(tmp_path):

@@ -656,7 +656,7 @@ def test_two_studies_on_one_folder_share_the_cells_and_run_none_twice(tmp_path: 
     studies = [context.Process(target=study_in_a_process, args=(path, queue)) for _ in range(2)]
     for study in studies:
         study.start()
-    summaries = [queue.get(timeout=60) for _ in studies]
+    summaries = [queue.get(timeout=300) for _ in studies]
     for study in studies:
         study.join()
     assert [summary.finished for summary in summaries] == [9, 9]
