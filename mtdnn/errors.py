@@ -23,6 +23,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 MAX_LINE = 300
 """Characters of another library's message that ours repeat."""
 
+MAX_REPORTED_ERRORS = 20
+"""Errors of one file, or of one split, that a report lists, so that they do not hide those of others."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -186,6 +189,13 @@ def first_of(faults: Sequence[Fault], number: int, place: str, limit: int) -> li
     """
     more = number - limit
     return [*faults[:limit], *([fault(place, "", f"{more} more errors like these")] if more > 0 else [])]
+
+
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file cannot be read: `cannot be read: No such file or directory`, or `not UTF-8 (byte 3)`."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.start})"
+    return f"cannot be read: {error.strerror or error}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ module.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from functools import cache
@@ -26,6 +27,9 @@ MAX_FILE_BYTES = 256 << 20
 MAX_LINE_BYTES = 64 << 20
 """Longest line of a JSON lines file."""
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair: an escape in JSON may have one alone, which cannot be written, drawn or printed."""
+
 BLOCK_BYTES = 1 << 16
 """Bytes of lines that are read at a time from a file that is not kept open."""
 
@@ -38,7 +42,8 @@ def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
         place: where the text is, for the message.
         fix: what to do if it is invalid, for the message.
     Raises:
-        DataError: it is not UTF-8, not JSON, nested too deeply, or has a number that is too large.
+        DataError: it is not UTF-8, not JSON, nested too deeply, or has a number that is too large or a text that UTF-8
+            has no bytes for.
     """
     try:
         value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
@@ -50,7 +55,21 @@ def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
         raise DataError(fault(place, "", f"not JSON: {str(error)[:200]}", fix)) from error
     if _deeper_than(value, MAX_DEPTH):
         raise DataError(fault(place, "", _too_deep(), fix))
+    if _has_surrogate_escape(text) and not _is_text(value):
+        raise DataError(fault(place, "", "an unpaired surrogate (\\ud8… alone); both halves are expected", fix))
     return value
+
+
+def _has_surrogate_escape(text: str | bytes) -> bool:
+    """Whether a JSON text may have unpaired surrogates: an escape, or a Python text that was not decoded from UTF-8."""
+    if isinstance(text, bytes):
+        return b"\\ud" in text or b"\\uD" in text
+    return "\\ud" in text or "\\uD" in text or (not text.isascii() and SURROGATE.search(text) is not None)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether UTF-8 can encode every text in a value, keys included."""
+    return SURROGATE.search(json.dumps(value, ensure_ascii=False)) is None
 
 
 def sorted_json(value: Any, *, default: Callable[[Any], Any] = str, ascii: bool = False) -> str:

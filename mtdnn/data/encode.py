@@ -22,7 +22,7 @@ import pyarrow as pa
 from mtdnn.columns import seconds_between_bars
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
-from mtdnn.errors import DataError, Fault, Place, fault, printable
+from mtdnn.errors import MAX_REPORTED_ERRORS, DataError, Fault, Place, fault, printable
 from mtdnn.execution.machine import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
 from mtdnn.rows.source import Part, Row, RowColumns, RowSource
@@ -32,7 +32,6 @@ from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-MAX_REPORTED_ERRORS = 20  # per split, so that one split's errors do not hide those of others
 MAX_PARTS_AHEAD = 2  # per process: results that wait to be written
 
 

@@ -9,8 +9,8 @@ from tempfile import SpooledTemporaryFile
 
 import numpy as np
 
-from mtdnn.data.encode import MAX_REPORTED_ERRORS, Job
-from mtdnn.errors import Fault, first_of
+from mtdnn.data.encode import Job
+from mtdnn.errors import MAX_REPORTED_ERRORS, Fault, first_of
 
 
 class IdHashes:

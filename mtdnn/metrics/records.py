@@ -11,7 +11,17 @@ from types import NoneType
 from typing import Any
 
 from mtdnn.config.json_source import json_value, raw_lines
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, keywords_checked, shortened
+from mtdnn.errors import (
+    MAX_REPORTED_ERRORS,
+    NOWHERE,
+    DataError,
+    Fault,
+    Place,
+    fault,
+    first_of,
+    keywords_checked,
+    shortened,
+)
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured
 from mtdnn.metrics.stored import kept
@@ -138,19 +148,23 @@ def checked_records(numbered: Iterable[tuple[int, Any]], *, place: str) -> list[
 
 
 def _checked(numbered: Iterable[tuple[int, Any]], *, place: str) -> Iterator[Record]:
-    """The records up to the first that has an error; then DataError with the errors of all."""
+    """The records up to the first that has an error; then DataError with the first errors and the number of others."""
     faults: list[Fault] = []
+    count = 0
     for number, record in numbered:
-        where = Place(place, number)
-        if isinstance(record, Mapping) and {"id", "prediction", "label"} <= record.keys():
-            faults += list(_bad_values(record, where)) or _bad_kinds(record, where)
-        else:
-            expected = 'Expected {"id": …, "prediction": …, "label": …}.'
-            faults.append(fault(where, "", "not a prediction record", expected))
-        if not faults:
+        if found := _faults_of(record, Place(place, number)):
+            count += len(found)
+            faults += found[: MAX_REPORTED_ERRORS - len(faults)]
+        elif not faults:
             yield dict(record)
     if faults:
-        raise DataError(faults)
+        raise DataError(first_of(faults, count, place, MAX_REPORTED_ERRORS))
+
+
+def _faults_of(record: object, where: Place) -> list[Fault]:
+    if isinstance(record, Mapping) and {"id", "prediction", "label"} <= record.keys():
+        return list(_bad_values(record, where)) or _bad_kinds(record, where)
+    return [fault(where, "", "not a prediction record", 'Expected {"id": …, "prediction": …, "label": …}.')]
 
 
 def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtdnn.errors import DataError, Place, fault
+from mtdnn.errors import DataError, Place, fault, unreadable
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.probabilities import SMALLEST, best_temperature
 
@@ -53,8 +53,8 @@ def read_annotators(path: Path) -> dict[str, list[str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        found = f"cannot be read: {error}"
-        raise DataError(fault(str(path), "", found, "Give lines of: id, tab, labels joined by commas.")) from error
+        fix = "Give lines of: id, tab, labels joined by commas."
+        raise DataError(fault(str(path), "", unreadable(error), fix)) from error
     labels: dict[str, list[str]] = {}
     faults = []
     for number, line in enumerate(lines, 1):

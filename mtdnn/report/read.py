@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from typing_extensions import TypedDict
 
 from mtdnn.config.json_source import json_lines
@@ -68,13 +68,21 @@ class ConflictsRecord(TypedDict):
     cosine: list[list[float]]
 
 
+def _of_pairs(conflicts: ConflictsRecord) -> ConflictsRecord:
+    """The conflicts, whose matrix has a row and a column for each task."""
+    tasks, rows = conflicts["tasks"], conflicts["cosine"]
+    if len(rows) != len(tasks) or any(len(row) != len(tasks) for row in rows):
+        raise ValueError(f"expected a matrix of {len(tasks)} by {len(tasks)} numbers, as there are {len(tasks)} tasks")
+    return conflicts
+
+
 class LogRecord(TypedDict):
     """A line of log.jsonl, with the fields used by curves."""
 
     step: int
     train: NotRequired[dict[str, Numbers]]
     evaluation: NotRequired[dict[str, dict[str, Numbers]]]
-    conflicts: NotRequired[ConflictsRecord]
+    conflicts: NotRequired[Annotated[ConflictsRecord, AfterValidator(_of_pairs)]]
     affinity: NotRequired[dict[str, Numbers]]
 
 

@@ -6,15 +6,15 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdnn.config.json_source import json_value
-from mtdnn.errors import NOWHERE, ConfigError, DataError, Fault, Place, fault
+from mtdnn.errors import ConfigError, DataError, Fault, Place, fault, unreadable
 from mtdnn.files import named_file, same_file
-from mtdnn.rows.text import is_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,10 +179,9 @@ def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
     if not ids_file.exists():
         return
     there = list(_lines_of_text(ids_file).values())
-    if there == list(chosen_ids) or (
-        out.exists() and there == [_id_of(line, out.suffix) for line in _lines(out).values()]
-    ):
-        return
+    with suppress(DataError):  # rows that cannot be read have no ids
+        if there == list(chosen_ids) or (out.exists() and there == _ids(out, _lines(out))):
+            return
     found = f"'{ids_file}', the ids file, exists and does not belong to a subset in '{out}'"
     raise ConfigError(fault("--out", "", found, "Name another file, or remove the ids file."))
 
@@ -204,30 +203,30 @@ def _lines_of_text(path: Path) -> dict[int, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(fault(str(path), "", f"cannot be read: {error}", "Check the path.")) from error
+        raise DataError(fault(str(path), "", unreadable(error), "Check the path.")) from error
     return {number: line.rstrip("\r") for number, line in enumerate(text.split("\n"), 1) if line.strip()}
 
 
 def _ids(path: Path, lines: Mapping[int, str]) -> list[str]:
-    ids, faults = [], []
+    ids: list[str] = []
+    faults: list[Fault] = []
     for number, line in lines.items():
-        row_id = _id_of(line, path.suffix)
-        if not row_id:
-            faults.append(fault(Place(str(path), number), "id", "the row has no id", "Give every row its own."))
-        elif not is_text(row_id):
-            found = "an unpaired surrogate (\\ud8… alone)"
-            faults.append(fault(Place(str(path), number), "id", found, "Escape both halves of the pair."))
-        ids.append(row_id)
+        place = Place(str(path), number)
+        try:
+            ids.append(_id_of(line, place, path.suffix))
+        except DataError as error:
+            faults += error.faults
+            continue
+        if not ids[-1]:
+            faults.append(fault(place, "id", "the row has no id", "Give every row its own."))
     if faults:
         raise DataError(faults[:20])
     return ids
 
 
-def _id_of(line: str, suffix: str) -> str:
+def _id_of(line: str, place: Place, suffix: str) -> str:
+    """The id in a line; empty if it has none. Raises DataError for a line of a .jsonl file that is not JSON."""
     if suffix == ".tsv":
         return line.split("\t", 1)[0]
-    try:
-        record = json_value(line, NOWHERE)
-    except DataError:
-        return ""
+    record = json_value(line, place, "One object per line is expected.")
     return str(record.get("id", "")) if isinstance(record, dict) else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -175,8 +174,6 @@ class JsonlRows(LineRows):
             values = json_value(line, where, "One object per line is expected.")
         except DataError as error:
             return error.faults[0]
-        if "\\ud" in line.lower() and not is_text(values):
-            return fault(where, "", "an unpaired surrogate (\\ud8… alone)", "Escape both halves of the pair.")
         if not isinstance(values, dict):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
         values = with_nested(values, columns)
@@ -328,12 +325,3 @@ def _decoded(line: bytes) -> str | UnicodeDecodeError:
 def _encoding_fault(error: UnicodeDecodeError, where: Place) -> Fault:
     found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the line"
     return fault(where, "", found, "Save the file as UTF-8.")
-
-
-def is_text(values: Any) -> bool:
-    """Whether values from JSON can be encoded as UTF-8: an escape may be an unpaired surrogate."""
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mtdnn.config.run import RunConfig
-from mtdnn.data.encode import MAX_REPORTED_ERRORS, Job, id_hash, map_parts
+from mtdnn.data.encode import Job, id_hash, map_parts
 from mtdnn.data.split_faults import SplitFaults
-from mtdnn.errors import Fault
+from mtdnn.errors import MAX_REPORTED_ERRORS, Fault
 from mtdnn.rows.example import Example
 from mtdnn.rows.source import Part
 from mtdnn.rows.summaries import number_counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from mtdnn.study.definition import Options, Stage, Study, name_of_value, value_n
 from mtdnn.study.grid import Cell, Grid, of_cell
 from mtdnn.study.table import FIXED, SCALE
 
-VARIABLE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 
 MAX_NAME = 246
 """Characters of the values in the name of a cell's folder: with the hash 255, the most that file systems allow."""
@@ -61,6 +61,8 @@ def load_study(
     values = _variables(source, _declared(source), variables or {})
     raw["stages"] = _with_named_values(raw.get("stages"))
     raw["variables"] = {name: value for name, value in values.items() if name != "here"}
+    if faults := _unknown_variables("output", raw.get("output"), values):
+        raise ConfigError([each.at(source.where(("output",))) for each in faults])
     raw["output"] = _filled(raw.get("output"), values)
     study = validated(Study, raw, source)
     return Grid(study=study, cells=_Expansion(study, source, values).cells(), source=source)
@@ -112,7 +114,7 @@ def _texts(values: Mapping[Any, Any]) -> Options:
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """`value` with every ${name} replaced; as the whole text it keeps its type. Unknown names are left unchanged."""
+    """`value` with every ${name} replaced; as the whole text it keeps its type."""
     if isinstance(value, dict):
         return {_filled(key, values): _filled(inner, values) for key, inner in value.items()}
     if isinstance(value, list):
@@ -123,6 +125,30 @@ def _filled(value: Any, values: Mapping[str, Any]) -> Any:
     if alone and alone[1] in values:
         return values[alone[1]]
     return VARIABLE.sub(lambda found: str(values.get(found[1], found[0])), value)
+
+
+def _unknown_variables(key: str, value: Any, known: Collection[str]) -> list[Fault]:
+    """An error for each ${name} within an option that is neither a variable nor an axis of the stage.
+
+    Args:
+        key: the option.
+        value: its value, before variables are replaced.
+        known: the names that exist.
+    """
+    names = dict.fromkeys(name for text in _texts_in(value) for name in VARIABLE.findall(text) if name not in known)
+    fix = "Declare it under `variables`, or use the name of an axis of this stage."
+    return [fault("", key, unknown("variable", name, sorted(known)), fix) for name in names]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The texts in a value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for inner in value:
+            yield from _texts_in(inner)
+        for inner in value.values() if isinstance(value, dict) else ():
+            yield from _texts_in(inner)
 
 
 class _Expansion:
@@ -224,9 +250,12 @@ class _Expansion:
                 self.faults += [of_cell(each, self.source, stage=name, axes=axes, given_at=given_at) for each in new]
 
     def _options(self, settings: Mapping[str, _Setting], axes: Mapping[str, str]) -> Options:
-        """The options of a cell's run, with every ${name} replaced."""
+        """The options of a cell's run, with every ${name} replaced; raises ConfigError for names that do not exist."""
         given = {key: setting.value for key, setting in settings.items()}
-        options: Options = _filled(given, {**axes, **self.variables})
+        known = {**axes, **self.variables}
+        if faults := [each for key, value in given.items() for each in _unknown_variables(key, value, known)]:
+            raise ConfigError(faults)
+        options: Options = _filled(given, known)
         return options
 
     def _cell(

@@ -1,7 +1,8 @@
 """results.csv: one line per cell, task, split and metric, with the study's axes as columns.
 
 Nothing in it depends on the clock, on the machine or on the order in which cells ran. A text that a spreadsheet
-would take for a formula has a `'` before it, which `read_csv` removes.
+would take for a formula has a `'` before it, which `read_csv` removes. A cell of an axis is empty where the stage lacks
+the axis; an axis value that is an empty text is `'` alone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from mtdnn.errors import DataError, fault
 from mtdnn.metrics.base import SCALES, Scale, Scales
 
 FIXED = ("stage", "outcome", "task", "split", "train_rows", "metric", "value", "run")
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How a text begins that spreadsheets take for a formula, or that was such a text and has been guarded."""
+FORMULA = re.compile(r"'*([=+\-@\t\r]|\Z)")
+"""How a text begins that spreadsheets take for a formula, or that was such a text and has been guarded; or no text."""
 
 SCALE = ("direction", "percent")
 """Columns of every study (`direction` and `percent` are missing in old files); no axis may have one of these names."""
@@ -78,20 +79,23 @@ def lines_of(
 
 def to_csv(lines: Sequence[Line], axes: Sequence[str]) -> str:
     """The text of results.csv; numbers with all their digits."""
-    head = ["stage", *axes, *FIXED[1:], *SCALE]
-    return "".join(f"{','.join(map(_cell, cells))}\n" for cells in (head, *(_cells(line, axes) for line in lines)))
+    rows: list[list[str | None]] = [["stage", *axes, *FIXED[1:], *SCALE], *(_cells(line, axes) for line in lines)]
+    return "".join(f"{','.join(map(_cell, cells))}\n" for cells in rows)
 
 
-def _cells(line: Line, axes: Sequence[str]) -> list[str]:
-    rows = "" if line.train_rows is None else str(line.train_rows)
-    value = "" if line.value is None else repr(line.value)
-    scale = (line.scale.direction, str(line.scale.percent)) if line.metric else ("", "")
-    values = [line.axes.get(axis, "") for axis in axes]
-    return [line.stage, *values, line.outcome, line.task, line.split, rows, line.metric, value, line.run, *scale]
+def _cells(line: Line, axes: Sequence[str]) -> list[str | None]:
+    rows = None if line.train_rows is None else str(line.train_rows)
+    value = None if line.value is None else repr(line.value)
+    scale = (line.scale.direction, str(line.scale.percent)) if line.metric else (None, None)
+    values = [line.axes.get(axis) for axis in axes]
+    split, metric = line.split or None, line.metric or None  # of a run that diverged
+    return [line.stage, *values, line.outcome, line.task, split, rows, metric, value, line.run, *scale]
 
 
-def _cell(text: str) -> str:
+def _cell(text: str | None) -> str:
     """A text as a cell; Python's own writer leaves a carriage return without quotes, which its reader then refuses."""
+    if text is None:
+        return ""
     text = _guarded(text)
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
 
@@ -137,7 +141,10 @@ def read_csv(path: Path) -> list[Line]:
         (number for number, record in enumerate(records, 2) if None in {*record, *record.values()}), None
     ):
         raise DataError(fault(f"{path}:{uneven}", "", "damaged: its cells are not those of the header", REWRITE))
-    texts = [{_unguarded(name): _unguarded(cell) for name, cell in record.items()} for record in records]
+    texts = [
+        {_unguarded(name): _unguarded(cell) for name, cell in record.items() if cell or name in (*FIXED, *SCALE)}
+        for record in records
+    ]
     if strange := next((record["run"] for record in texts if not _is_within(record["run"])), None):
         raise DataError(fault(str(path), "run", f"{strange!r} is no run within this study", REWRITE))
     try:
@@ -153,7 +160,7 @@ def _is_within(run: str) -> bool:
 
 
 def _line(record: Mapping[str, str]) -> Line:
-    axes = {name: value for name, value in record.items() if name not in (*FIXED, *SCALE) and value != ""}
+    axes = {name: value for name, value in record.items() if name not in (*FIXED, *SCALE)}
     return Line(
         stage=record["stage"], axes=axes, outcome=record["outcome"], task=record["task"], split=record["split"],
         train_rows=int(record["train_rows"]) if record["train_rows"] else None, metric=record["metric"],

@@ -43,6 +43,12 @@ def test_values_of_the_right_types_come_back(tmp_path):
     assert read_json(path, State, fix=FIX) == {"step": 3, "losses": {"rte": 1.0}}
 
 
+def test_both_halves_of_a_pair_are_one_character():
+    assert json_value('["\\ud83d\\ude00", "\\\\ud800"]', Place("a.json")) == ["😀", "\\ud800"]
+    with pytest.raises(DataError, match="unpaired surrogate"):
+        json_value('["\ud800"]', Place("a.json"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -53,6 +59,8 @@ def test_values_of_the_right_types_come_back(tmp_path):
         (b'{"step": 3', "not JSON: Expecting ',' delimiter: line 1 column 11 (char 10). Write it again."),
         (b"\xff", "not UTF-8 (byte 0). Write it again."),
         (b"", "not JSON: Expecting value: line 1 column 1 (char 0). Write it again."),
+        (b'{"\\ud800": 1}', "an unpaired surrogate (\\ud8… alone); both halves are expected. Write it again."),
+        (b'["\\uDFFF"]', "an unpaired surrogate (\\ud8… alone); both halves are expected. Write it again."),
         (b"[" * 70 + b"]" * 70, "more than 64 nested lists or mappings. Write it again."),
         (b"[" * 100_000, "more than 64 nested lists or mappings. Write it again."),
     ],

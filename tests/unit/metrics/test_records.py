@@ -26,6 +26,15 @@ def test_every_line_that_is_no_record_is_reported(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in caught.value.lines] == [f"{path}:1", f"{path}:4"]
 
 
+def test_a_file_of_rows_gives_its_first_errors_and_the_number_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"id": "1", "text": "A kite."}\n' * 5000, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        score(path)
+    assert len(caught.value.lines) == 21
+    assert caught.value.lines[-1] == f"{path}: 4980 more errors like these"
+
+
 @pytest.mark.parametrize(
     ("line", "reported"),
     [

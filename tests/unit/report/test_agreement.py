@@ -73,6 +73,15 @@ def test_patterns_name_labels_nobody_voted_for() -> None:
     assert pattern({"x": 3, "y": 2}, 3) == "3/2/0"
 
 
+def test_a_file_of_annotators_that_cannot_be_read_is_reported_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "annotators.tsv"
+    with pytest.raises(DataError, match=rf"^{path}: cannot be read: No such file or directory\. Give lines of"):
+        read_annotators(path)
+    path.write_bytes(b"a\tx\xff")
+    with pytest.raises(DataError, match=rf"^{path}: not UTF-8 \(byte 3\)\. Give lines of"):
+        read_annotators(path)
+
+
 def test_annotators_are_read_and_faults_have_their_line(tmp_path: Path) -> None:
     path = tmp_path / "annotators.tsv"
     path.write_text("a\tx,y,x\r\nb\tx\n\n", encoding="utf-8")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from mtdnn.errors import DataError
 from mtdnn.report.balance import balance_section
 from mtdnn.report.document import Heading, Picture, Table
 
@@ -40,3 +43,11 @@ def test_conflicts_affinities_and_weights_are_shown(tmp_path: Path) -> None:
 def test_a_run_that_logged_none_of_it_has_no_such_section(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "train": {"a": {"task": 1.0}}}) + "\n")
     assert balance_section(tmp_path) == []
+
+
+def test_a_matrix_of_another_size_is_refused_with_its_line(tmp_path: Path) -> None:
+    conflicts = {"tasks": ["a", "b"], "cosine": [[1.0, 0.5]]}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "conflicts": conflicts}) + "\n")
+    message = r"log.jsonl:1: conflicts: damaged: expected a matrix of 2 by 2 numbers, as there are 2 tasks. Remove"
+    with pytest.raises(DataError, match=message):
+        balance_section(tmp_path)

@@ -97,9 +97,14 @@ def test_a_written_subset_holds_whole_unchanged_lines_and_their_ids(tmp_path: Pa
 def test_an_id_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "train.jsonl"
     source.write_text('{"id": "a"}\n{"id": "b\\ud800"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"train.jsonl:2: id: an unpaired surrogate"):
+    with pytest.raises(DataError, match=r"train.jsonl:2: an unpaired surrogate"):
         write_subset(source, tmp_path / "part.jsonl", seed=1, rows=1)
     assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_a_file_that_is_not_there_is_reported_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train.tsv: cannot be read: No such file or directory\. Check the path\.$"):
+        write_subset(tmp_path / "train.tsv", tmp_path / "part.tsv", seed=1, rows=1)
 
 
 def test_rows_without_id_and_other_formats_are_refused(tmp_path: Path) -> None:

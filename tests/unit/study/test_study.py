@@ -330,6 +330,18 @@ def test_variables_that_are_no_mapping_are_refused(tmp_path: Path, variables: An
         load_study(a_study(tmp_path, variables=variables))
 
 
+def test_an_unknown_name_in_a_value_is_refused_with_the_names_that_exist(tmp_path: Path) -> None:
+    path = a_study(tmp_path, variables={"encoder": "tiny"}, output="${folder}/s")
+    with pytest.raises(ConfigError, match=r"study.yml:\d+: output: unknown variable 'folder'; known: encoder, here."):
+        load_study(path)
+    for written in ("${encodr}", ["${encodr}-a"], {"run": "${encodr}"}):
+        run = {"tasks": "${here}/tasks.yml", "data": "prepared", "encoder": written}
+        path = a_study(tmp_path, variables={"encoder": "tiny"}, run=run)
+        message = r"study.yml:\d+: .*: encoder: unknown variable 'encodr'; known: encoder, .*Did you mean 'encoder'\?"
+        with pytest.raises(ConfigError, match=message):
+            load_study(path)
+
+
 def test_a_variable_nobody_gave_is_reported_with_its_line(tmp_path: Path) -> None:
     path = a_study(tmp_path, variables={"encoder": None})
     with pytest.raises(ConfigError, match=r"study.yml:\d+: variables.encoder: no value. Give --encoder."):

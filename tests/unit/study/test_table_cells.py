@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,19 @@ def test_an_axis_of_numbers_stays_one(number: str) -> None:
     assert f",{number}," in to_csv([line_of(number)], ["method"])
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: "\0" not in text))
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "\0" not in text))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "results.csv"
     path.write_bytes(to_csv([line_of(text)], ["method"]).encode("utf-8"))
     assert read_csv(path) == [line_of(text)]
+
+
+@pytest.mark.parametrize("text", ["", "'", "''"])
+def test_an_empty_value_differs_from_a_stage_without_the_axis(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.csv"
+    lines = [line_of(text), replace(line_of(text), axes={}), replace(line_of(text), axes={"": text})]
+    path.write_text(to_csv(lines, ["method", ""]), encoding="utf-8", newline="")
+    assert read_csv(path) == lines
 
 
 @pytest.mark.parametrize("run", ["../../elsewhere/run", "/etc", "cells/../../run"])
