@@ -1,7 +1,10 @@
 """The table of the study of affinities, from lines written by hand."""
 
-from experiments.affinity.table import gains, report
+import pytest
+
+from experiments.affinity.table import agreements, gains, permuted, report, targets_of
 from mtdnn.metrics.base import Scale
+from mtdnn.report.read import TaskAgreement
 from mtdnn.study.table import Line
 
 HELPERS = ("mrpc", "stsb", "cola")
@@ -24,8 +27,25 @@ def test_helpers_are_ordered_by_affinity_next_to_what_pairs_gained():
         "mrpc": 0.03, "stsb": 0.02, "cola": -0.01,
     }  # fmt: skip
     affinities = {("mrpc", "rte"): [0.02, 0.04], ("stsb", "rte"): [0.01], ("cola", "rte"): [-0.02]}
-    text = report(lines, affinities).splitlines()
-    assert [each.split()[:4] for each in text[1:4]] == [
-        ["rte", "mrpc", "+3", "+3.0"], ["rte", "stsb", "+1", "+2.0"], ["rte", "cola", "-2", "-1.0"],
+    cosines = {("mrpc", "rte"): [-0.3, -0.1], ("stsb", "rte"): [0.0], ("cola", "rte"): [0.5]}
+    assert targets_of(lines) == ["rte"]
+    text = report(lines, TaskAgreement(["rte", *HELPERS], cosines, affinities)).splitlines()
+    assert [each.split()[:5] for each in text[1:4]] == [
+        ["rte", "mrpc", "+3", "-0.20", "+3.0"], ["rte", "stsb", "+1", "+0.00", "+2.0"],
+        ["rte", "cola", "-2", "+0.50", "-1.0"],
     ]  # fmt: skip
-    assert text[-1].startswith("rte: Spearman's ρ 1.00")
+    assert text[4].startswith("affinity, rte: Spearman's ρ 1.00")
+    assert text[6].startswith("cosine, rte: Spearman's ρ -1.00")
+
+
+def test_targets_are_pooled_by_their_mean_correlation_and_permuted_within_each():
+    """Three numbers have 6 orders. Both targets are as far as can be from no order in 2 · 2 of 36 pairs of orders, of
+    which half have one sign: |mean ρ| = 1 in 2 of 36."""
+    groups = [([1.0, 2.0, 3.0], [5.0, 6.0, 9.0]), ([1.0, 2.0, 3.0], [-1.0, 0.0, 4.0])]
+    mean, p = permuted(groups)
+    assert mean == pytest.approx(1.0)
+    assert p == pytest.approx(2 / 36, abs=0.01)  # 9,999 draws: a standard error of 0.0023
+
+
+def test_targets_of_two_helpers_have_no_correlation():
+    assert agreements("affinity", {("a", "t"): 1.0, ("b", "t"): 2.0}, {("a", "t"): 1.0, ("b", "t"): 2.0}) == []
