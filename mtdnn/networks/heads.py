@@ -62,6 +62,7 @@ class Head(nn.Module):
         starts_new: weights that start new where the head that `init_head` names has none of that name.
         counterpart: the kind of transformers' model with the same layers: a classifier of sequences or of tokens, or an
             encoder-decoder.
+        returns_chains: for sequence labelling: its output is the potentials [N, T, C, C] of chains of tags (`crf.py`).
         reads_only_mask: of the batch, `forward` reads only the mask, so that the head can be part of an exported graph.
     """
 
@@ -70,6 +71,7 @@ class Head(nn.Module):
     between_labels: ClassVar[tuple[str, ...]] = ()
     starts_new: ClassVar[tuple[str, ...]] = ()
     counterpart: ClassVar[Counterpart] = None
+    returns_chains: ClassVar[bool] = False
     reads_only_mask: ClassVar[bool] = False
 
 
@@ -218,6 +220,7 @@ class CrfHead(TokenHead):
 
     between_labels = ("transitions", "first", "last")
     counterpart = None
+    returns_chains = True
     reads_only_mask = False
 
     def __init__(self, hidden_size: int, num_outputs: int, *, dropout: float, activation: str, **options: Any) -> None:

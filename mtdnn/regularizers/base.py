@@ -168,6 +168,11 @@ class Regularizer:
         penalty = self.penalty(forward_pass)
         yield LossTerms(loss, self.weight * self.options.every * penalty, penalty)
 
+    @property
+    def keeps_label_loss(self) -> bool:
+        """Whether `losses` yields one loss, with that of the rows as they are: not so if a subclass has its own."""
+        return type(self).losses is Regularizer.losses
+
     def after_step(self) -> None:
         """Count a step of this task; called after the optimizer's update."""
         self.steps_seen += 1

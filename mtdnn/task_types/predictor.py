@@ -102,8 +102,8 @@ class Predictor(Part):
 
     def predicts_with(self, other: Predictor) -> bool:
         """Whether rows of this task can be used for the other one: the same number of texts, read in the same way."""
-        alike = type(other) is type(self) or (self.same_rows is not None and self.same_rows == other.same_rows)
-        return alike and len(other.task.inputs) == len(self.task.inputs)
+        ours, theirs = ((each.same_rows or each.task.task_type, len(each.task.inputs)) for each in (self, other))
+        return ours == theirs
 
     def mistake(self, record: Record) -> float | None:
         """How far a prediction is from its label, in [0, 1] or in units of the label; None if it is correct.

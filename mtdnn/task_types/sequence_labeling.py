@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,8 +53,8 @@ class SequenceLabeling(TaskType):
     is lost or counted twice. The store has the tag of each word in `label`, and in `words` the number of the word that
     counts at each token.
 
-    Logits are [N, T, C], for independent tags, or [N, T, C, C], potentials of chains of tags (`mtdnn.networks.crf`):
-    one chain for the words that count in a window.
+    Logits are [N, T, C], for independent tags, or from a head that `returns_chains` [N, T, C, C], potentials of chains
+    of tags (`mtdnn.networks.crf`): one chain for the words that count in a window.
     """
 
     Options = SequenceLabelingOptions
@@ -186,6 +186,11 @@ class SequenceLabeling(TaskType):
     def num_outputs(self) -> int:
         return len(self.task.labels)
 
+    @cached_property
+    def _has_chains(self) -> bool:
+        """Whether the logits are potentials of chains of tags."""
+        return self.head_class.returns_chains
+
     def complete(self, batch: Batch, records: Records, *, seed: int) -> Batch:
         """The batch with labels [N, T], IGNORED except at tokens where a labelled word counts; `words` [N, T]; `tags`;
         `places` [M] of tokens where a word counts, and `word_counts` [N] of them in each sequence.
@@ -209,7 +214,7 @@ class SequenceLabeling(TaskType):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         loss: Callable[..., Tensor] = self.loss_function
-        if are_chain_potentials(logits):
+        if self._has_chains:
             loss = partial(crf.mean_negative_log_likelihood, longest=int(batch.extras["word_counts"].max()))
         return loss(logits, batch.labels)
 
@@ -229,7 +234,7 @@ class SequenceLabeling(TaskType):
         """
         p, q = (
             crf.log_marginals(x, batch.extras["words"] != NO_WORD, batch.extras["word_counts"])
-            if are_chain_potentials(x)
+            if self._has_chains
             else batch.at_places(x)
             for x in (logits_p, logits_q)
         )
@@ -241,7 +246,7 @@ class SequenceLabeling(TaskType):
     def predict(self, logits: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """`prediction` and `label` are lists of tags, one per word; a word without a token gets the tag "O"."""
         words, rows = batch.extras["words"], batch.row_of_place.tolist()
-        if are_chain_potentials(logits):
+        if self._has_chains:
             best = crf.best_tags(logits, words != NO_WORD, batch.extras["word_counts"])
         else:
             best = batch.at_places(logits).argmax(-1)
@@ -257,11 +262,6 @@ class SequenceLabeling(TaskType):
 
     def _named(self, labels: list[int]) -> list[str] | None:
         return None if IGNORED in labels else [self.task.labels[label] for label in labels]
-
-
-def are_chain_potentials(logits: Tensor) -> bool:
-    """Whether logits are potentials of chains of tags."""
-    return logits.dim() == 4
 
 
 def _checked_words(value: Any, key: str) -> Any:

@@ -122,14 +122,10 @@ class Objective:
                 proximal = None
             yield losses
 
-    def tells_label_loss(self, task: str) -> bool:
-        """Whether the "task" value of `parts` is the loss of the rows as they are, not of changed ones."""
+    def keeps_label_loss(self, task: str) -> bool:
+        """Whether `parts` yields one loss at this step, and its "task" value is of the rows as they are, unchanged."""
         method = self._method(task)
-        return method is None or type(method).losses is Regularizer.losses
-
-    def has_one_backward(self, task: str) -> bool:
-        """Whether `parts` yields one loss at this step, in which the proximal term is included."""
-        return self.tells_label_loss(task)
+        return method is None or method.keeps_label_loss
 
     def label_loss(self, batch: Batch, *, step: int, part: int = 0) -> Tensor:
         """The task's loss of a batch, a scalar without gradient, with the dropout masks of that step and part.

@@ -107,7 +107,7 @@ class Updater:
         for turn in turns:
             shares = self._shares(turn.parts)
             turn.coming = [self._losses_of_part(turn, index, share) for index, share in enumerate(shares)]
-            if self.balancer.measures_again and not self.objective.tells_label_loss(turn.task):
+            if self.balancer.measures_again and not self.objective.keeps_label_loss(turn.task):
                 turn.plain_loss = self._label_loss(turn)
         while waiting := [turn for turn in turns if not turn.ended]:
             norm = self._move_by(waiting, turns)
@@ -188,7 +188,7 @@ class Updater:
         """Whether a movement has a single backward pass, so that no gradient changes after its sum has begun."""
         apart = move.keep or self.balancer.needs_apart()
         single = len(waiting) == 1 and len(waiting[0].parts) == 1 and not waiting[0].passes
-        return single and not apart and self.objective.has_one_backward(waiting[0].task)
+        return single and not apart and self.objective.keeps_label_loss(waiting[0].task)
 
     def _go_backward(self, move: Move, turns: Sequence[Turn]) -> None:
         """Send tasks that share a pass backward: part by part or, where each gradient is needed apart, one by one."""
