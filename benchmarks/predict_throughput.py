@@ -33,7 +33,7 @@ from mtdnn.data.store import open_store
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.runs.parts import task_types_of
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from mtdnn.training.evaluation import predict_rows
 
 TASKS = "task_defs/glue.yml"

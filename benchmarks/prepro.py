@@ -251,7 +251,7 @@ def map_rows(folder: Path, encoder: Path, workers: int) -> float:
     """Seconds of `datasets.map` with the tokenizer of transformers; like prepro it writes an Arrow file."""
     import datasets
 
-    from mtdnn.tokens.tokenizer import load_tokenizer
+    from mtdnn.tokens.loading import load_tokenizer
 
     tokenizer = load_tokenizer(encoder).hf
     names = ("premise", "hypothesis")
@@ -283,7 +283,7 @@ def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "
 
     from mtdnn.config.tasks import load_task_defs
     from mtdnn.data import prepro
-    from mtdnn.tokens.tokenizer import load_tokenizer
+    from mtdnn.tokens.loading import load_tokenizer
 
     tokenizer = load_tokenizer(encoder)
     prepro.load_tokenizer = lambda name: tokenizer

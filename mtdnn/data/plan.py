@@ -16,7 +16,8 @@ from mtdnn.data.split_faults import SplitFaults
 from mtdnn.data.staging import STAGING, clean_staging, foreign_content, holds, split_folder
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.places import Data
-from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

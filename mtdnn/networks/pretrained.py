@@ -23,8 +23,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from mtdnn.errors import ConfigError, fault, first_line
 from mtdnn.registry import is_trusted
 from mtdnn.tokens.families import WITH_DECODER, WITH_OWN_ENCODER, is_causal
-from mtdnn.tokens.hub import hub_error
-from mtdnn.tokens.tokenizer import refuse_missing_folder
+from mtdnn.tokens.hub import hub_error, refuse_missing_folder
 
 
 def read_config(where: str) -> PretrainedConfig:

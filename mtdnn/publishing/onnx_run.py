@@ -26,7 +26,7 @@ from mtdnn.runs.memory_rows import Rows
 from mtdnn.runs.opened import Run, open_run
 from mtdnn.runs.parts import task_types_of
 from mtdnn.task_types.base import TaskType
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from mtdnn.training.evaluation import Results
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from mtdnn.runs.hub import run_place
 from mtdnn.runs.memory_rows import MemoryStore, Rows, as_sequences, task_of
 from mtdnn.runs.parts import autocast_of, task_types_of
 from mtdnn.task_types.base import TaskType
-from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.checkpoint import ENCODER, load_weights, open_checkpoint, read_state
 from mtdnn.training.distillation import averaged
 from mtdnn.training.evaluation import Results, predict_rows

@@ -25,7 +25,8 @@ from mtdnn.runs.inspection import inspect_splits
 from mtdnn.runs.named import measured_tasks, selecting_tasks, task_faults, trained_tasks
 from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.task_types.base import TASK_TYPES
-from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

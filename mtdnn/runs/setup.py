@@ -47,7 +47,8 @@ from mtdnn.runs.parts import (
 )
 from mtdnn.runs.resumption import require_same_run, resume_point, settings_of
 from mtdnn.task_types.base import TaskType
-from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer
 from mtdnn.training.average import MovingAverage
 from mtdnn.training.bar import ProgressBar
 from mtdnn.training.checkpoint import (

@@ -178,7 +178,7 @@ def _soft_label_faults(cell: Cell) -> tuple[Fault, ...]:
 
 
 def _encoder_faults(cell: Cell) -> tuple[Fault, ...]:
-    from mtdnn.tokens.tokenizer import load_tokenizer
+    from mtdnn.tokens.loading import load_tokenizer
 
     encoder = cell.config.encoder
     try:

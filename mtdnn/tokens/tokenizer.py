@@ -5,42 +5,28 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from mtdnn.config.json_source import checked
 from mtdnn.config.tasks import TaskDef
-from mtdnn.deferred import imported_later
-from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
+from mtdnn.errors import DataError, Fault, fault
 from mtdnn.tokens.block import TokenBlock
-from mtdnn.tokens.families import Family, family_of, unsupported_family, vocab_size_of
-from mtdnn.tokens.hub import hub_error
 from mtdnn.tokens.ragged import Ragged
 from mtdnn.tokens.word_memory import Template, WordMemory, cut, kept_lengths, template_of, word_memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from mtdnn.tokens.ragged import Column
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "sentencepiece.model", "bpe.codes",
-)  # fmt: skip
 ROWS_AT_ONCE = 1000  # the Rust tokenizer needs about 5 kB for each row
-NO_LIMIT = 1_000_000  # transformers says 1e30 where a tokenizer names no limit
-
-LARGEST_ID = 10_000_000
-"""Of a token. Vocabularies have up to a million; tokenizers writes them by way of a list as long as the largest id."""
 
 
 @dataclass(frozen=True)
@@ -301,111 +287,3 @@ def _blocks(texts: Sequence[tuple[str, ...]]) -> Iterator[Sequence[tuple[str, ..
 def _as_given(rows: Sequence[tuple[str, ...]]) -> list[Any]:
     """Rows in the form that tokenizers take: texts or pairs."""
     return [row[0] for row in rows] if len(rows[0]) == 1 else list(rows)
-
-
-def refuse_missing_folder(encoder: str) -> None:
-    """Raise ConfigError for an encoder that can only be a path but does not exist; hub names have at most one slash."""
-    is_path = encoder.startswith((".", "/", "~")) or encoder.count("/") > 1 or encoder.endswith("/")
-    if is_path and not Path(encoder).is_dir():
-        found, fix = f"there is no folder '{encoder}'", "Check the path, or give a Hugging Face hub name."
-        raise ConfigError(fault("", "encoder", found, fix))
-
-
-def load_tokenizer(encoder: str | Path) -> Tokenizer:
-    """The tokenizer of an encoder by hub name or folder; no weights are read.
-
-    Raises:
-        ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
-        DataError: a setting of the tokenizer has another type, or a token an absurd id or no word embedding.
-    """
-    encoder = str(encoder)
-    refuse_missing_folder(encoder)
-    if Path(encoder).is_dir() and not _has_tokenizer_files(Path(encoder)):
-        raise ConfigError(_missing_tokenizer(Path(encoder)))
-    try:
-        hf, config = _without_torch(encoder)
-    except (
-        Exception
-    ) as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind of tokenizer
-        fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
-        found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
-        raise ConfigError(fault("", "encoder", found, fix)) from error
-    _require_settings(hf, encoder)
-    if (largest := max(hf.get_vocab().values(), default=0)) > LARGEST_ID:
-        found, fix = f"a token has the id {largest}", f"Save the tokenizer again; ids are at most {LARGEST_ID:,}."
-        raise DataError(fault(encoder, "", found, fix))
-    if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):
-        raise ConfigError(
-            _missing_tokenizer(Path(encoder))
-        )  # transformers creates an empty one if there is no vocabulary
-    family = Family(None, decodes=True) if config is None else family_of(config)
-    if config is not None and family.obstacle is not None:
-        raise ConfigError(unsupported_family(encoder, config, family.obstacle))
-    embeddings = None if config is None else vocab_size_of(config)
-    tokenizer = Tokenizer(encoder, hf, family.max_tokens, family.decodes, embeddings)
-    added_later = (hf.pad_token_id, hf.mask_token_id)  # other tokens are in the rows when they are tokenized
-    tokenizer.require_embeddings([each for each in added_later if each is not None])
-    return tokenizer
-
-
-class Settings(TypedDict):
-    """The settings of a tokenizer that are used; transformers accepts any value for them."""
-
-    model_max_length: float
-    model_input_names: list[str]
-    padding_side: Literal["left", "right"]
-    truncation_side: Literal["left", "right"]
-
-
-def _require_settings(hf: PreTrainedTokenizerBase, encoder: str) -> None:
-    """Raise DataError for a setting of the wrong type, as in a damaged `tokenizer_config.json`."""
-    values = {name: getattr(hf, name, None) for name in Settings.__annotations__}
-    checked(values, Settings, Place(encoder), "Save the tokenizer again, or correct its tokenizer_config.json.")
-
-
-def _without_torch(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
-    """Tokenizer and configuration, without importing PyTorch (200 MB) where transformers allows it."""
-    try:
-        with imported_later("torch"):
-            return _tokenizer_and_config(encoder)
-    except ModuleNotFoundError:  # transformers up to 5.20, and perhaps later, imports parts of torch directly
-        return _tokenizer_and_config(encoder)
-
-
-def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | None]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    config: PreTrainedConfig | None
-    try:
-        of_torch = {"dtype": None, "torch_dtype": None}  # a dtype would need PyTorch
-        with _without_note_on_dtype():
-            config = AutoConfig.from_pretrained(encoder, trust_remote_code=False, **of_torch)
-    except (OSError, ValueError):
-        config = None
-    return AutoTokenizer.from_pretrained(encoder, config=config, trust_remote_code=False), config
-
-
-@contextmanager
-def _without_note_on_dtype() -> Iterator[None]:
-    """A context without transformers' warning that `torch_dtype` is deprecated, a key of ours."""
-    logger = logging.getLogger("transformers.configuration_utils")
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("`torch_dtype` is deprecated")
-
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
-
-
-def _has_tokenizer_files(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
-
-
-def _missing_tokenizer(folder: Path) -> Fault:
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    there = f"; there: {', '.join(names[:10])}" if names else ""
-    found = f"'{folder}' has no tokenizer, none of {', '.join(TOKENIZER_FILES[:4])}, …{there}"
-    return fault("", "encoder", found, "Save it there: AutoTokenizer.from_pretrained(…).save_pretrained(folder).")

@@ -66,7 +66,7 @@ def test_nothing_changes_for_a_package_that_is_imported_or_not_installed(heavy: 
 
 def test_a_model_is_loaded_after_its_tokenizer_in_one_process(demo) -> None:
     code = (
-        "import sys; from mtdnn.tokens.tokenizer import load_tokenizer\n"
+        "import sys; from mtdnn.tokens.loading import load_tokenizer\n"
         f"assert load_tokenizer({str(demo.encoder)!r}).max_positions == 64\n"
         f"from transformers import AutoModel; AutoModel.from_pretrained({str(demo.encoder)!r})\n"
         "from transformers import modeling_rope_utils; import torch; assert torch is sys.modules['torch']\n"

@@ -7,7 +7,7 @@ from mtdnn.config.tasks import task_def_from
 from mtdnn.data.encode import encoded_by
 from mtdnn.errors import DataError
 from mtdnn.task_types.base import TASK_TYPES
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 ADDED = "geocaching"

@@ -24,7 +24,7 @@ from mtdnn.data.store import open_store
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.places import open_split, rows_of
 from mtdnn.rows.text import TextRows
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 SHARED = Path(__file__).parents[4] / "shared"

@@ -13,7 +13,7 @@ from mtdnn.errors import DataError
 from mtdnn.rows.places import open_split, rows_of
 from mtdnn.rows.source import RowColumns
 from mtdnn.runs.row_check import check
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 COLUMNS = {"nli": ("id", "label", "premise", "hypothesis"), "like": ("id", "label", "text")}

@@ -18,7 +18,7 @@ from mtdnn.data.shards import Shard, merge_shards, prepare_shard
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.places import open_split
 from mtdnn.rows.text import TextRows
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import save_encoder
 
 PART_BYTES = 700

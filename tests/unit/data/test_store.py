@@ -13,8 +13,8 @@ from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import DataError
 from mtdnn.rows.places import rows_of
 from mtdnn.runs.length import train_part
+from mtdnn.tokens.loading import load_tokenizer
 from mtdnn.tokens.ragged import Ragged
-from mtdnn.tokens.tokenizer import load_tokenizer
 from tests.reference.project import DEFINITIONS, WORDS, save_encoder
 
 

@@ -43,7 +43,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.errors import ConfigError
 from mtdnn.networks.encoder import Encoder, has_token_types
 from mtdnn.networks.pretrained import backbone_class, recompute_layers
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import save_encoder
 
 PAD = 1

@@ -32,7 +32,7 @@ from mtdnn.study.load import load_study
 from mtdnn.study.run import train_cell
 from mtdnn.study.scheduler import run_cells
 from mtdnn.study.size import cell_size, row_costs, run_size
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.conftest import Demo
 
 PAIR = ("demo_nli", "demo_similarity")

@@ -26,7 +26,7 @@ from mtdnn.rows.example import RowError
 from mtdnn.runs.export import export_task
 from mtdnn.runs.initialisation import init_decoders
 from mtdnn.task_types.generation import Generation
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 
 BLOCK = {"task_type": "generation", "inputs": ["text"], "max_target_length": 6}
 ROWS = [["1", "a red boat", "boat red"], ["2", "nobody", "storm came"], ["3", "the bell near a door", "door near bell"]]

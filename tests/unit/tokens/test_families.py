@@ -21,7 +21,7 @@ from mtdnn.tokens.families import (
     is_known,
     max_tokens,
 )
-from mtdnn.tokens.tokenizer import load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 POSITIONS = 40

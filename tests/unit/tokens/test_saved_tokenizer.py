@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoTokenizer, BertTokenizerLegacy, PreTrai
 from transformers.utils import logging
 
 from mtdnn.errors import DataError
-from mtdnn.tokens.tokenizer import Tokenizer, load_tokenizer
+from mtdnn.tokens.loading import load_tokenizer
+from mtdnn.tokens.tokenizer import Tokenizer
 from tests.reference.project import WORDS, save_encoder
 
 TEXTS = [(" ".join(["a red kite flies over the lake", "slowly"][: 1 + n % 2] * (1 + n)),) for n in range(8)]
