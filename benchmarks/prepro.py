@@ -282,11 +282,11 @@ def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "
     import datasets  # noqa: F401  loaded here, so that it does not count as work
 
     from mtdnn.config.tasks import load_task_defs
-    from mtdnn.data import prepro
+    from mtdnn.data import plan, prepro
     from mtdnn.tokens.loading import load_tokenizer
 
     tokenizer = load_tokenizer(encoder)
-    prepro.load_tokenizer = lambda name: tokenizer
+    plan.load_tokenizer = lambda name: tokenizer
     tasks = load_task_defs(folder / "tasks.yml")
     if launcher == "ray":
         import ray
