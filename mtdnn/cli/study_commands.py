@@ -125,7 +125,8 @@ def tune(
         prune: Stop trials that are worse than the median of the others at the same evaluation.
         json: Print the best values, their score and the number of trials as JSON.
     """
-    from mtdnn.study.tuning import BEST, Search, read_space, require_optuna
+    from mtdnn.study.space import read_space
+    from mtdnn.study.tuning import BEST, Search, require_optuna
     from mtdnn.study.tuning import tune as tune_run
 
     require_optuna()

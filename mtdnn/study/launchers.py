@@ -158,10 +158,11 @@ class _Worker:
             return Ended(self.cell, self.connection.recv())
         except (EOFError, OSError):
             self.process.join()
-            return Ended(self.cell, "lost", _death(self.process.exitcode))
+            return Ended(self.cell, "lost", death(self.process.exitcode))
 
 
-def _death(exit_code: int | None) -> str:
+def death(exit_code: int | None) -> str:
+    """How a process ended that was not asked to."""
     if exit_code is not None and exit_code < 0:
         killed = " (out of memory?)" if exit_code == -9 else ""
         return f"its process was ended by signal {-exit_code}{killed}"
@@ -177,7 +178,7 @@ def threads_each(jobs: int) -> int | None:
 
 def _serve(connection: Connection, run_cell: RunCell, threads: int | None, gpu: str | None) -> None:
     """Run cells as they arrive, until the study closes the connection or dies."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if gpu is not None:  # read when CUDA is first used
@@ -191,7 +192,7 @@ def _serve(connection: Connection, run_cell: RunCell, threads: int | None, gpu: 
         connection.send(run_cell_once(cell, run_cell))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the study's has ended, even by SIGKILL."""
     parent = parent_process()
     if parent is not None:

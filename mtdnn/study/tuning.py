@@ -6,36 +6,36 @@ and measures dev splits only: test splits are never read.
 
 from __future__ import annotations
 
+import logging
 import math
-import multiprocessing
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.run import RunConfig, run_source
-from mtdnn.config.yaml_source import dump_yaml, read_yaml
-from mtdnn.errors import ConfigError, DataError, Fault, fault, unknown
-from mtdnn.files import write_text
+from mtdnn.config.yaml_source import dump_yaml
+from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.files import exclusive, write_text
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.plug_ins import checked_run
+from mtdnn.study.searchers import work_in_processes
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, TrialState
 
-Space = Mapping[str, Any]
-RANGE_KEYS = ("low", "high", "log", "step")
+logger = logging.getLogger(__name__)
+
 STARTUP_TRIALS = 5
 """Trials that are not pruned, so that there is a median to compare with."""
 
 WEIGHTS = ("best", "last", "checkpoints")
-JOURNAL, BEST = "study.log", "best.yml"
+JOURNAL, BEST, LOCK = "study.log", "best.yml", ".lock"
 
 
 @dataclass(frozen=True)
@@ -79,114 +79,6 @@ def require_optuna() -> None:
         raise ConfigError(fault("", "mtdnn tune", "needs the package optuna", fix))
 
 
-def read_space(path: str | Path, run: str) -> dict[str, Any]:
-    """The space in a YAML file: dotted keys of a run, each with a list of values or `{low, high, log, step}`.
-
-    Args:
-        path: the file.
-        run: the run's YAML; both ends of every range, and every value of a list, must be valid in it.
-    Raises:
-        ConfigError: every error of the run and of the space, with its line.
-    """
-    of_run = _run_faults(run)
-    sound = partial(_run_faults, run) if not of_run else partial(_rest_faults, _without(run, of_run))
-    try:
-        source = read_yaml(path)
-    except ConfigError as error:
-        raise ConfigError([*of_run, *error.faults]) from error
-    faults: list[Fault] = []
-    if not source.value:
-        faults.append(fault("", "", "no key to search", "Name one, such as optimizer.lr: {low: 1e-5, high: 1e-4}."))
-    for key, given in source.value.items():
-        found = _space_faults(key, given) or _value_faults(sound, key, _ends(given))
-        faults += [each.at(source.where((str(key),))) for each in found]
-    if of_run or faults:
-        raise ConfigError([*of_run, *faults])
-    return dict(source.value)
-
-
-def _run_faults(run: str | None, overrides: Mapping[str, Any] | None = None) -> list[Fault]:
-    """Errors of a run's YAML, or of none, with values of some keys replaced."""
-    try:
-        checked_run(run_source(run, overrides))
-    except ConfigError as error:
-        return list(error.faults)
-    return []
-
-
-def _without(run: str, faults: Sequence[Fault]) -> dict[str, Any]:
-    """The keys of a run's YAML that have no error, and made-up values of those that a run must have."""
-    wrong = {each.key.split(".")[0] for each in faults}
-    try:
-        given = run_source(run).value
-    except ConfigError:
-        given = {}
-    needed = dict.fromkeys(("tasks", "data", "output", "encoder"), "unknown")
-    return {**needed, **{key: value for key, value in given.items() if str(key) == key and key not in wrong}}
-
-
-def _rest_faults(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Fault]:
-    """Errors that values of some keys make in a run that has none without them."""
-    return _run_faults(None, {**deepcopy(dict(options)), **overrides})  # a dotted key is set within its mapping
-
-
-def _space_faults(key: object, given: object) -> list[Fault]:
-    if not isinstance(key, str):
-        return [fault("", str(key), "is not a text", "Name a key of the run, such as optimizer.lr.")]
-    if key.split(".")[0] in ("output", "tasks", "data"):
-        return [fault("", key, "is a path and not a setting", "Leave it out.")]
-    if isinstance(given, list):
-        plain = all(each is None or isinstance(each, (str, int, float, bool)) for each in given)
-        return [] if given and plain else [fault("", key, f"{given!r}", "Give a list of numbers or words.")]
-    if not isinstance(given, dict):
-        return [fault("", key, f"{given!r}", "Give a list of values, or {low: …, high: …}.")]
-    return _range_faults(key, given)
-
-
-def _range_faults(key: str, given: Mapping[Any, Any]) -> list[Fault]:
-    """Errors of a range, which Optuna would report during the search, without the key."""
-    faults = [fault("", key, unknown("key", str(each), RANGE_KEYS)) for each in given if each not in RANGE_KEYS]
-    low, high, log, step = (given.get(word) for word in RANGE_KEYS)
-    if not _is_number(low) or not _is_number(high) or not low < high:
-        faults.append(fault("", key, f"low {low!r}, high {high!r}", "Give two numbers, the lower one first."))
-    elif log and low <= 0:
-        faults.append(fault("", key, f"low {low!r} with log", "Give a number above 0."))
-    if log not in (None, True, False):
-        faults.append(fault("", key, f"log {log!r}", "Give true or false."))
-    whole = isinstance(low, int) and isinstance(high, int)
-    if step is not None and not (_is_number(step) and step > 0 and (isinstance(step, int) or not whole)):
-        fix = "Give a whole number above 0, as low and high are." if whole else "Give a number above 0."
-        faults.append(fault("", key, f"step {step!r}", fix))
-    elif step is not None and log is True:
-        faults.append(fault("", key, f"step {step!r} with log", "Leave out one of them."))
-    return faults
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _ends(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [given["low"], given["high"]]
-
-
-def _value_faults(
-    faults_with: Callable[[Mapping[str, Any]], list[Fault]], key: str, values: Sequence[Any]
-) -> list[Fault]:
-    """Errors of a run with each of some values of a key; an unknown key is reported once.
-
-    Args:
-        faults_with: the errors that values of dotted keys make.
-        key: dotted key.
-        values: its values, one at a time.
-    """
-    found = dict[Fault, Fault]()
-    for value in values:
-        for each in faults_with({key: value}):
-            found.setdefault(each, fault("", key, f"{value!r}: {each}"))
-    return list(found.values())
-
-
 def tune(search: Search, *, jobs: int = 1) -> Found:
     """Carry out a search, or continue it; the best run is written to `best.yml` in its folder.
 
@@ -195,7 +87,7 @@ def tune(search: Search, *, jobs: int = 1) -> Found:
         jobs: processes, each with a trial at a time; more can be started by the same command elsewhere.
     Raises:
         ConfigError: Optuna is missing; the folder has a search of another run or space; no task has a dev split.
-        DataError: no trial finished.
+        DataError: no trial finished; processes were killed, and the trials that were asked for are not complete.
     """
     require_optuna()
     if jobs < 1 or search.trials < 1:
@@ -206,12 +98,12 @@ def tune(search: Search, *, jobs: int = 1) -> Found:
     search.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(search)
     _require_same(study, search, config)
+    _fail_lost_trials(study, search)
     if jobs == 1:
         work(search)
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for each in [pool.submit(work, search, worker) for worker in range(jobs)]:
-                each.result()
+    elif lost := work_in_processes(partial(work, search), jobs):
+        _fail_lost_trials(study, search)
+        _require_complete(search, lost, jobs)
     return _result(open_study(search), search)
 
 
@@ -223,13 +115,8 @@ def _require_dev(config: RunConfig) -> None:
         )
 
 
-def open_study(search: Search, *, worker: int = 0) -> Study:
-    """Optuna's study in the folder of a search, with a sampler of its own for each process.
-
-    Args:
-        search: what is searched.
-        worker: number of the process.
-    """
+def open_study(search: Search) -> Study:
+    """Optuna's study in the folder of a search."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -240,13 +127,49 @@ def open_study(search: Search, *, worker: int = 0) -> Study:
     pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS) if search.prune else optuna.pruners.NopPruner()
     )
-    study = optuna.create_study(
-        study_name="mtdnn", storage=storage, direction="maximize", load_if_exists=True, pruner=pruner
+    return optuna.create_study(
+        study_name="mtdnn",
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=pruner,
+        sampler=_sampler(search.seed),
     )
-    # A continued search must not draw the values of its beginning again, nor two processes the same.
-    seed = search.seed + 7919 * len(study.trials) + 104729 * worker
-    study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=True, constant_liar=True)
-    return study
+
+
+def _sampler(seed: int) -> BaseSampler:
+    """TPE, with random numbers of its own for each trial.
+
+    So neither the processes of a search, wherever they were started, nor its continuation draw the same values again.
+
+    Args:
+        seed: of the search.
+    """
+    from optuna.samplers import BaseSampler, TPESampler
+
+    class OfTrials(BaseSampler):
+        """A sampler for each trial, by its number."""
+
+        def __init__(self) -> None:
+            self.number, self.sampler = -1, TPESampler()
+
+        def _of(self, trial: FrozenTrial) -> TPESampler:
+            if self.number != trial.number:
+                of_trial = (seed + 7919 * trial.number) % 2**32
+                self.sampler = TPESampler(seed=of_trial, multivariate=True, constant_liar=True)
+                self.number = trial.number
+            return self.sampler
+
+        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
+            return self._of(trial).infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> Any:
+            return self._of(trial).sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Study, trial: FrozenTrial, *param: Any) -> Any:
+            return self._of(trial).sample_independent(study, trial, *param)
+
+    return OfTrials()
 
 
 def _require_same(study: Study, search: Search, config: RunConfig) -> None:
@@ -259,21 +182,60 @@ def _require_same(study: Study, search: Search, config: RunConfig) -> None:
         study.set_user_attr(key, text)
 
 
-def work(search: Search, worker: int = 0) -> None:
-    """Carry out trials until the search has as many as it should; several processes may do so at once.
-
-    Args:
-        search: what is searched.
-        worker: number of the process.
-    """
+def work(search: Search) -> None:
+    """Carry out trials until the search has as many as it should; several processes may do so at once."""
     from optuna.study import MaxTrialsCallback
+
+    study = open_study(search)
+    if _missing(study, search) > 0:
+        study.optimize(partial(_score, search), callbacks=[MaxTrialsCallback(search.trials, states=_ended())])
+
+
+def _ended() -> tuple[TrialState, ...]:
     from optuna.trial import TrialState
 
-    study = open_study(search, worker=worker)
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    if len(study.get_trials(deepcopy=False, states=ended)) < search.trials:
-        until = MaxTrialsCallback(search.trials, states=ended)
-        study.optimize(partial(_score, search), callbacks=[until])
+    return (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def _missing(study: Study, search: Search) -> int:
+    """How many trials are still to be carried out."""
+    return search.trials - len(study.get_trials(deepcopy=False, states=_ended()))
+
+
+def _require_complete(search: Search, lost: Sequence[str], jobs: int) -> None:
+    """Report that processes were killed: DataError if trials are missing for it, otherwise a warning."""
+    what = f"{len(lost)} of {jobs} processes ended: {lost[0]}"
+    missing = _missing(open_study(search), search)
+    if missing > 0:
+        fix = "Run the same command to continue, with fewer --jobs if the memory was too small."
+        done = f"trials: {search.trials - missing} of {search.trials}"
+        raise DataError(fault(str(search.folder), "", f"{what}; {done}", fix))
+    logger.warning("%s; the others carried out all trials", what)
+
+
+def _fail_lost_trials(study: Study, search: Search) -> None:
+    """Record trials whose process was killed as failed, and remove their weights.
+
+    Optuna would take them for running trials, and avoid values like theirs.
+    """
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        folder = _folder_of(search, trial)
+        if (folder.path / LOCK).exists():
+            with exclusive(folder.path / LOCK, wait=False) as nobody_else:
+                if nobody_else:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                    _remove_weights(folder)
+
+
+def _folder_of(search: Search, trial: Trial | FrozenTrial) -> RunFolder:
+    return RunFolder(search.folder / "trials" / str(trial.number))
+
+
+def _remove_weights(folder: RunFolder) -> None:
+    for name in WEIGHTS:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
 def _score(search: Search, trial: Trial) -> float:
@@ -287,18 +249,18 @@ def _score(search: Search, trial: Trial) -> float:
     from mtdnn.training.meter import NonFiniteLoss
 
     values = {key: _suggested(trial, key, given) for key, given in search.space.items()}
-    folder = RunFolder(search.folder / "trials" / str(trial.number))
+    folder = _folder_of(search, trial)
     shutil.rmtree(folder.path, ignore_errors=True)  # of an earlier search whose file was removed
     own = {"output": str(folder.path), "checkpoint_every": "never"}
     config = checked_run(run_source(search.run, {**values, **own}))
     try:
-        return _trained(config, folder, trial)
+        with exclusive(folder.path / LOCK, wait=True):
+            return _trained(config, folder, trial)
     except NonFiniteLoss as error:
         trial.set_user_attr("why", str(error))
         raise TrialPruned from error
     finally:
-        for name in WEIGHTS:
-            shutil.rmtree(folder.path / name, ignore_errors=True)
+        _remove_weights(folder)
 
 
 def _suggested(trial: Trial, key: str, given: Any) -> Any:

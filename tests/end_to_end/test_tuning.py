@@ -2,6 +2,13 @@
 
 import csv
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -9,9 +16,11 @@ import yaml
 
 import mtdnn
 from mtdnn.cli.main import main
+from mtdnn.files import exclusive
 from mtdnn.runs.opened import Run
 from mtdnn.study import tuning
-from mtdnn.study.tuning import Search, open_study, read_space, tune
+from mtdnn.study.space import read_space
+from mtdnn.study.tuning import Search, open_study, tune
 
 
 @pytest.fixture
@@ -75,8 +84,6 @@ def search_of(files, **values):
 
 
 def files_out(files):
-    from pathlib import Path
-
     return Path(files[5])
 
 
@@ -129,6 +136,12 @@ def test_another_space_in_the_same_folder_is_refused(files, tmp_path, capsys, mo
         ("optimizer.lr: {low: 0.1, high: 1, step: 0}", "space.yml:1: optimizer.lr: step 0. Give a number above 0."),
         ("optimizer.lr: {low: 0.1, high: 1, step: 0.1, log: true}", "step 0.1 with log. Leave out one of them."),
         ("optimizer.lr: {low: 0.1, high: 1, log: 'no'}", "log 'no'. Give true or false."),
+        (
+            "optimizer.weight_decay: {low: 0, high: 1}",
+            "space.yml:1: optimizer.weight_decay: low 0, high 1, but the key takes fractions. "
+            "Write {low: 0.0, high: 1.0} to search those, or add `step: 1` to search whole numbers.",
+        ),
+        ("epochs: {low: 1, high: 4, log: true}", "takes fractions. Write {low: 1.0, high: 4.0} to search those.\n"),
         ("optimizer.lr: {low: -.inf, high: 1}", "low -inf, high 1. Give two numbers, the lower one first."),
         ("1: [0.1]", "space.yml:1: 1: is not a text. Name a key of the run, such as optimizer.lr."),
         ("batch_size: [8, many]", "batch_size: 'many': "),
@@ -151,6 +164,105 @@ def test_errors_of_the_run_and_of_the_space_are_in_one_report(files, tmp_path, c
     lines = capsys.readouterr().err.strip().splitlines()
     expected = ("unknown key 'batchsize'", "space.yml:1: optimizer.lrr: 0.1: ", "space.yml:2: batch_size: 'many': ")
     assert all(part in line for part, line in zip((*expected, "space.yml:3: seed: 1. "), lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "drawn"),
+    [
+        ("epochs", {"low": 1, "high": 4, "step": 1}, int),
+        ("batch_size", {"low": 1, "high": 4}, int),
+        ("clip_norm", {"low": 1.0, "high": 4}, float),
+    ],
+)
+def test_whole_numbers_are_drawn_where_a_range_says_so(key, given, drawn, files, tmp_path):
+    (tmp_path / "space.yml").write_text(yaml.safe_dump({key: given}), encoding="utf-8")
+    space = read_space(files[3], files[1])
+    assert type(tuning._suggested(optuna.create_study().ask(), key, space[key])) is drawn
+
+
+def drawn_by(search, number, key="optimizer.lr"):
+    """Values of some trials of a search, one after another."""
+    study = open_study(search)
+    trials = [study.ask() for _ in range(number)]
+    return [tuning._suggested(trial, key, search.space[key]) for trial in trials]
+
+
+def test_processes_that_start_at_the_same_time_draw_other_values(files, tmp_path):
+    """Two studies opened while there is no trial, as by an array of jobs; and the draws of one are those of two."""
+    search = search_of(files, trials=4)
+    search.folder.mkdir()
+    first, second = open_study(search), open_study(search)
+    trials = [study.ask() for study in (first, second, first, second)]
+    key = "optimizer.lr"
+    values = [tuning._suggested(trial, key, search.space[key]) for trial in trials]
+    assert len(set(values)) == 4
+    alone = replace(search, folder=tmp_path / "alone")
+    alone.folder.mkdir()
+    assert drawn_by(alone, 4) == values
+
+
+def test_the_keys_of_a_trial_are_drawn_apart(files):
+    """One random number for both keys would make the places of their values in their ranges equal."""
+    search = search_of(files, trials=1)
+    search.folder.mkdir()
+    trial = open_study(search).ask()
+    first, second = (tuning._suggested(trial, key, {"low": 0.0, "high": 1.0}) for key in ("clip_norm", "epochs"))
+    assert first != second
+
+
+def test_a_killed_process_is_one_message_and_its_trial_has_failed(files, tmp_path, monkeypatch, capsys):
+    """What a process leaves that was killed in training: a running trial, a lock that nobody has, weights."""
+    search = search_of(files, trials=1)
+
+    def loses_one(work, jobs):
+        trial = open_study(search).ask()
+        folder = tmp_path / "out" / "trials" / str(trial.number)
+        (folder / "best").mkdir(parents=True)
+        (folder / tuning.LOCK).touch()
+        return ["its process was ended by signal 9 (out of memory?)"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "work_in_processes", loses_one)
+        assert main([*files, "--trials", "1", "--jobs", "2"]) == 2
+    reported = capsys.readouterr().err.strip().splitlines()[-1]
+    assert reported == (
+        f"{tmp_path / 'out'}: 1 of 2 processes ended: its process was ended by signal 9 (out of memory?); "
+        "trials: 0 of 1. Run the same command to continue, with fewer --jobs if the memory was too small."
+    )
+    assert not (tmp_path / "out" / "trials" / "0" / "best").exists()
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    assert main([*files, "--trials", "1"]) == 0
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["fail", "complete"]
+
+
+def test_a_trial_of_another_process_is_left_alone(files, monkeypatch):
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    search = search_of(files, trials=1)
+    search.folder.mkdir()
+    elsewhere = open_study(search).ask()
+    with exclusive(search.folder / "trials" / str(elsewhere.number) / tuning.LOCK, wait=False):
+        tune(search)
+    states = [trial.state.name for trial in open_study(search).trials]
+    assert states == ["RUNNING", "COMPLETE"]
+
+
+@pytest.mark.slow
+def test_a_search_continues_without_a_killed_process(files, tmp_path, caplog):
+    """SIGKILL to one of two processes in training: the other carries out the trials."""
+    search = search_of(files, trials=3)
+
+    def kill_one():
+        while not any(tmp_path.glob("out/trials/*/log.jsonl")):
+            time.sleep(0.05)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    found = tune(search, jobs=2)
+    killer.join()
+    states = [row["state"] for row in rows(tmp_path / "out")]
+    assert found.finished + found.pruned >= 3 and "running" not in states
+    assert "1 of 2 processes ended: its process was ended by signal 9" in caplog.text
 
 
 @pytest.mark.slow

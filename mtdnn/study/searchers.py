@@ -1,0 +1,99 @@
+"""The processes of `mtdnn tune --jobs`: each carries out trials until the search has as many as it should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from mtdnn.errors import MtdnnError
+from mtdnn.execution.machine import visible_gpus
+from mtdnn.study.launchers import STOP_SECONDS, death, end_with_parent, threads_each
+
+Work = Callable[[], None]
+
+
+def work_in_processes(work: Work, jobs: int) -> list[str]:
+    """Run a function in several processes of this machine, and wait until it has returned in all of them.
+
+    The cores are divided among them, and each has a GPU to itself as long as there are enough. When one dies (out of
+    memory, say) the others continue.
+
+    Args:
+        work: at the top level of a module, or a partial of such a function.
+        jobs: number of processes.
+    Returns:
+        Why processes were lost.
+    Raises:
+        Exception: the function's in one of the processes, which stops the others.
+    """
+    gpus, started = visible_gpus(), list[tuple[Connection, BaseProcess]]()
+    try:
+        for number in range(jobs):
+            gpu = gpus[number % len(gpus)] if gpus else None
+            started.append(_started(work, threads=threads_each(jobs), gpu=gpu))
+        return _outcomes(dict(started))
+    finally:
+        _stop([process for _, process in started])
+
+
+def _started(work: Work, *, threads: int | None, gpu: str | None) -> tuple[Connection, BaseProcess]:
+    """A process that runs the function, and the connection on which it sends the error that ended it, or None."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(theirs, work, threads, gpu))
+    process.start()
+    theirs.close()  # so that the connection ends when the process does
+    return ours, process
+
+
+def _outcomes(running: dict[Connection, BaseProcess]) -> list[str]:
+    lost = []
+    while running:
+        for connection in wait(list(running)):
+            assert isinstance(connection, Connection), "only connections are waited for"
+            process = running.pop(connection)
+            try:
+                error: Exception | None = connection.recv()
+            except EOFError:
+                process.join()
+                lost.append(death(process.exitcode))
+            else:
+                if error is not None:
+                    raise error
+    return lost
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """End the processes that still run; a trial in training is recorded as failed."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(STOP_SECONDS)
+        if process.is_alive():
+            process.kill()
+
+
+def _serve(connection: Connection, work: Work, threads: int | None, gpu: str | None) -> None:
+    """Run the function, and send how it ended."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which Optuna records
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:  # read when CUDA is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        work()
+    except KeyboardInterrupt:
+        return
+    except Exception as error:
+        if not isinstance(error, MtdnnError):
+            error.add_note(traceback.format_exc())  # its own traceback is not sent
+        connection.send(error)
+    else:
+        connection.send(None)
