@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import BertConfig, PretrainedConfig, PreTrainedModel, T5Config
 
+import mtdnn.balancing  # registers them
 import mtdnn.regularizers  # registers them
 import mtdnn.task_types  # noqa: F401  registers them
 from data_prep.demo import train_tokenizer
@@ -37,6 +38,7 @@ from mtdnn.regularizers.proximal import Momentum
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.training.evaluation import predict_rows
 from mtdnn.training.objective import Objective
+from tests.reference.balanced import Made, assert_pcgrad, trainer_of
 
 CASES = [(name, head) for name in TASK_TYPES for head in TASK_TYPES.get(name).heads]
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -214,6 +216,36 @@ def test_every_regularizer_takes_a_step_in_which_no_token_is_scored(case: Case, 
         part.loss.backward()
         assert all(float(value) == 0 for value in part.named.values())
     assert all(weight.grad is None or float(weight.grad.abs().max()) == 0 for weight in model.parameters())
+
+
+def two_tasks(case: Case) -> tuple[Made, list[Batch]]:
+    """A model of two tasks of the type, in float64 without dropout, and batches of the first and the last two rows."""
+    torch.manual_seed(0)
+    kinds = {}
+    for name in ("task", "other"):
+        kinds[name] = case.kind(case.task.model_copy(update={"name": name, "dropout": 0.0}))
+        kinds[name].bind(case.tokenizer)
+    model = MultiTaskModel(Encoder(case.backbone()), kinds).double().eval()
+    first, last = (case.batch(model, rows=rows) for rows in ((0, 1), (1, 2)))
+    return (model, Objective(model, seed=1, autocast=nullcontext)), [first, replace(last, task="other")]
+
+
+def test_pcgrad_projects_the_gradients_of_two_tasks_of_the_type(case: Case) -> None:
+    assert_pcgrad(lambda: two_tasks(case)[0], two_tasks(case)[1])
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "gradnorm", "famo"])
+def test_methods_that_weigh_losses_move_both_tasks_and_take_a_step_of_one(case: Case, name: str) -> None:
+    """One that learns weights before the backward pass, one that needs norms, one that weighs gradients after it."""
+    (model, objective), batches = two_tasks(case)
+    start = {name: each.detach().clone() for name, each in model.named_parameters()}
+    trainer = trainer_of(name, model, objective)
+    trainer.train_step(batches)
+    moved = {key.split(".")[1] for key, each in model.named_parameters()
+             if key.startswith("heads.") and not torch.equal(each, start[key])}  # fmt: skip
+    assert moved == {key.split(".")[1] for key in start if key.startswith("heads.")}
+    trainer.train_step(batches[1:])
+    assert all(bool(each.isfinite().all()) for each in model.parameters())
 
 
 def test_metrics_are_computed_from_the_records_alone(case: Case) -> None:
