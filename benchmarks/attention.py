@@ -80,7 +80,8 @@ def cost(way: str, case: Case, batches: Sequence[tuple[Layout, list[Tensor]]], d
         started = time.perf_counter()
         for batch in batches:
             attend, terms = chosen(way, case, batch)
-            attend(*batch[1], terms).sum().backward()
+            output = attend(*batch[1], terms)
+            output.backward(torch.ones_like(output))  # of a sum, it would be one number, expanded
             for leaf in batch[1]:
                 leaf.grad = None
         wait_for(device)

@@ -132,6 +132,7 @@ def packed_attention(
     if packing is None:
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+    query, key, value = _as_autocast_has_them(query, key, value)
     repeats = query.shape[1] // key.shape[1]
     tokens, places = len(packing.index), query.shape[2]
     q, k, v = (x[0, :, :tokens].transpose(0, 1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats)))
@@ -140,6 +141,17 @@ def packed_attention(
     terms = AttentionSettings(packing, scale, dropout, sliding_window, causal)
     output = choose_attention(query, terms, dropout_masks, packed_by)(q, k, v, terms)
     return pad(output, (0, 0, 0, 0, 0, places - tokens)).unsqueeze(0), None
+
+
+def _as_autocast_has_them(*tensors: Tensor) -> list[Tensor]:
+    """Query, key and value in the type that PyTorch's attention would cast them to under autocast.
+
+    Rotary positions leave query and key in float32, next to a value in 16 bits, which kernels for ragged batches
+    refuse. Attention on a CPU takes both types.
+    """
+    device = tensors[0].device.type
+    coarse = device != "cpu" and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return [each.to(torch.get_autocast_dtype(device)) for each in tensors] if coarse else list(tensors)
 
 
 def choose_attention(

@@ -176,8 +176,10 @@ def ordinal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weigh
     Source: Hou, Yu & Samaras 2016, arXiv 1611.05916, eq. 4 with l = 2.
     """
     counts = labels != IGNORED if mask is None else mask & (labels != IGNORED)
-    below = log_softmax(logits, counts).exp().cumsum(dim=-1)
     classes = torch.arange(logits.shape[-1], device=logits.device)
+    probabilities = log_softmax(logits, counts).exp()
+    # Not `cumsum`, for which PyTorch has no deterministic algorithm on a GPU.
+    below = (probabilities.unsqueeze(-2) * (classes <= classes.unsqueeze(-1))).sum(dim=-1)
     right = (labels.masked_fill(~counts, 0).unsqueeze(-1) <= classes).to(below.dtype)
     terms = (below - right).square().sum(dim=-1)
     return masked_mean(terms if weights is None else terms * weights, counts)

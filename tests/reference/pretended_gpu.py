@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mtdnn.execution import ragged
+from tests.reference.gpu_kernels import KERNELS, MADE_OF_OTHERS, Autocast, flex
+
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
 TO, COPY = aten._to_copy.default, aten.copy_.default
@@ -29,6 +32,14 @@ READS = {
 }  # fmt: skip
 """Operations that read from the device; `multinomial` checks its probabilities there."""
 
+NONDETERMINISTIC = {
+    aten.cumsum, aten.cumprod, aten.nll_loss2d_forward, aten._ctc_loss, aten.histc, aten.bincount, aten.median,
+    aten.kthvalue, aten.put, aten.put_, aten.upsample_linear1d_backward, aten.reflection_pad1d_backward,
+    aten._adaptive_avg_pool2d_backward, aten.grid_sampler_2d_backward, aten.max_unpool2d, aten.scatter_reduce,
+}  # fmt: skip
+"""Operations without a deterministic algorithm on a GPU, the first two of floats: `torch.use_deterministic_algorithms`
+refuses them, and a resumed run could not end with the same weights. Source: its documentation."""
+
 WAITING = {"deberta-v2"}
 """Families whose code in transformers makes the host wait: it copies constants in every layer."""
 
@@ -38,6 +49,10 @@ if Version(version("transformers")) < Version("5.23"):  # 5.7 copies their masks
 
 class HostWaits(AssertionError):
     """The host would wait for the device here."""
+
+
+class NoDeterministicAlgorithm(AssertionError):
+    """With deterministic algorithms PyTorch would refuse this operation on a GPU."""
 
 
 class OnGPU(torch.Tensor):
@@ -86,12 +101,14 @@ class PretendedGPU(TorchDispatchMode):
 
     Attributes:
         copies: number of asynchronous copies to or from the device.
+        kernels: names of the kernels that were called, of those that only a GPU has.
         may_wait: whether the host may wait, as before the first step and where a run logs.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.copies = 0
+        self.kernels: set[str] = set()
         self.may_wait = False
         self._pinned: dict[int, Tensor] = {}
 
@@ -108,11 +125,16 @@ class PretendedGPU(TorchDispatchMode):
                 found = func.decompose(*args, **kwargs)
             if found is not NotImplemented:
                 return found
+        if func in MADE_OF_OTHERS:
+            with self:
+                return MADE_OF_OTHERS[func](*args, **kwargs)
         if func in (TO, COPY):
             return self._copied(func, args, kwargs)
         for each in tensors:
             if not isinstance(each, OnGPU) and each.dim() > 0:
                 raise HostWaits(f"{func}: one of its tensors is on the host: {list(each.shape)}")
+        if func.overloadpacket in NONDETERMINISTIC and (tensors[0].is_floating_point() or "cum" not in str(func)):
+            raise NoDeterministicAlgorithm(str(func))
         self._require(func.overloadpacket not in READS, f"{func} reads from the device")
         self._require(not _counts_a_mask(func, args), f"{func} reads from the device how many elements a mask chooses")
         return self._computed(func, args, kwargs)
@@ -122,7 +144,9 @@ class PretendedGPU(TorchDispatchMode):
         inner_args, inner_kwargs = tree_map(_numbers, (args, kwargs))
         if inner_kwargs.get("device") is not None:
             inner_kwargs["device"] = torch.device("cpu")
-        found = tree_map(_on_gpu, func(*inner_args, **inner_kwargs))
+        if func in KERNELS:
+            self.kernels.add(KERNELS[func].__name__)
+        found = tree_map(_on_gpu, KERNELS.get(func, func)(*inner_args, **inner_kwargs))
         if not func._schema.returns:
             return None
         returned = list(found) if isinstance(found, (tuple, list)) and len(func._schema.returns) > 1 else [found]
@@ -216,6 +240,10 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         for place, name, value in (
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "Event", _NoEvent),
+            (torch.cuda, "get_device_capability", lambda device=None: (8, 0)),
+            (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
+            (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+            (ragged, "_flex_attention", lambda device: flex),
             (torch, "Generator", _Generator),
             (torch.Tensor, "pin_memory", lambda tensor, device=None: gpu.pin(tensor)),
             (torch.Tensor, "is_pinned", lambda tensor, device=None: gpu.is_pinned(tensor)),
@@ -223,6 +251,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
             changed.enter_context(mock.patch.object(place, name, value))
         changed.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)  # so that `torch.tensor(…, device=…)` shows its copy to the mode
+        changed.enter_context(Autocast(OnGPU))
         yield changed.enter_context(gpu)
 
 

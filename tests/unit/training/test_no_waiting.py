@@ -16,11 +16,12 @@ import torch
 
 import mtdnn.balancing  # noqa: F401  registers them
 from mtdnn.balancing.base import BALANCERS
-from mtdnn.batch import Batch
+from mtdnn.batch import IGNORED, Batch
 from mtdnn.config.execution import Execution
 from mtdnn.execution.layout import Layout
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
+from mtdnn.networks.losses import LOSSES
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.proximal import Momentum
 from mtdnn.task_types.base import TASK_TYPES
@@ -30,7 +31,15 @@ from mtdnn.training.optim import build_optimizer
 from mtdnn.training.plan import Plan
 from mtdnn.training.trainer import Trainer
 from tests.contract.test_task_types import Case
-from tests.reference.pretended_gpu import GPU, WAITING, HostWaits, PretendedGPU, pretended_gpu, waiting_allowed
+from tests.reference.pretended_gpu import (
+    GPU,
+    WAITING,
+    HostWaits,
+    NoDeterministicAlgorithm,
+    PretendedGPU,
+    pretended_gpu,
+    waiting_allowed,
+)
 from tests.reference.tiny import make_batch, make_model
 
 CASES = [
@@ -52,10 +61,10 @@ def trainer_of(model: MultiTaskModel, accelerator: Any, *, mu: float = 0.0, ema:
         accelerator: of the run.
         mu: factor of the proximal term; 0: none.
         ema: decay of the average of the weights; 0: none.
-        given: `regularizers` and `autocast` of the objective; the rest is the trainer's.
+        given: `regularizers`, `autocast` and `loss_scale` of the objective; the rest is the trainer's.
     """
     term = Momentum(model, total_steps=100, mu=mu) if mu else None
-    of_objective = {name: given.pop(name) for name in ("regularizers", "autocast") if name in given}
+    of_objective = {name: given.pop(name) for name in ("regularizers", "autocast", "loss_scale") if name in given}
     objective = Objective(model, proximal=term, seed=1, **of_objective)
     average = MovingAverage(model, ema) if ema else None
     for each in (model, term and term.teacher, average and average.teacher):
@@ -134,6 +143,25 @@ def test_what_makes_the_host_wait_is_found() -> None:
             with pytest.raises(HostWaits):
                 waiting()
         torch.where(chosen, values, 0.0).masked_fill(chosen, 1.0).index_select(0, values.argsort())
+
+
+def test_what_has_no_deterministic_algorithm_is_found() -> None:
+    with pretended_gpu() as gpu:
+        values = gpu.pin(torch.arange(6.0)).to(GPU, non_blocking=True)
+        values.long().cumsum(0)
+        for refused in (lambda: values.cumsum(0), lambda: values.histc(), lambda: values.median(0)):
+            with pytest.raises(NoDeterministicAlgorithm):
+                refused()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "ordinal"])
+def test_every_loss_of_classes_has_a_deterministic_algorithm_and_does_not_wait(loss: str) -> None:
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, IGNORED, 1])
+    expected = LOSSES.get(loss)(logits, labels)
+    with pretended_gpu() as gpu:
+        found = LOSSES.get(loss)(*(gpu.pin(each).to(GPU, non_blocking=True) for each in (logits, labels)))
+        with waiting_allowed(gpu):
+            assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
