@@ -20,7 +20,24 @@ from mtdnn.config.run import load_run_config
 from mtdnn.runs.train import train
 from mtdnn.training.checkpoint import read_training
 from tests.conftest import REPOSITORY, Demo
+from tests.end_to_end.update_processes import NUM_ROWS, WAYS, everything
 from tests.reference.forks import launched
+
+EXCHANGES = {
+    "regularizer free_at": 5,
+    "balance fixed": 5,
+    "adapter of each task": 5,
+    "balance dwa": 6,
+    "balance uncertainty": 6,
+    "balance cagrad": 8,
+    "balance gradnorm": 8,
+    "balance imtl": 8,
+    "balance pcgrad": 8,
+    "balance upgrad": 8,
+    "balance famo": 12,
+}
+"""Exchanges of an update where they are not 3. `free_at` moves three times, each time by a gradient; two tasks have
+counts and losses each; a method may need a task's loss, its norm or its gradient, and `famo` its loss again."""
 
 SETTINGS = {
     "train": ["demo_nli", "demo_similarity"],
@@ -128,6 +145,44 @@ def require_same_weights(first: Path, second: Path, *, averaged: bool) -> None:
         assert one["steps_done"] == two["steps_done"] == 8
         moved = [(one["weights"][name] - stored[0][name]).abs().mean() for name in one["weights"]]
         assert max(map(float, moved)) > 1e-4  # the average is not the run's own weights
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `update_processes` ends with in one process, and in each of two."""
+    folder = tmp_path_factory.mktemp("updates")
+    status, _, errors = launched(2, "-m", "tests.end_to_end.update_processes", str(folder))
+    assert status == 0, errors[-3000:]
+    return [everything(), *(torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_end_with_the_weights_of_one_in_every_way(ends: list[dict[str, Any]], way: str) -> None:
+    """Sums of numbers of 64 bits in another order, three steps of AdamW, attacks along normalised gradients: 1e-6 of
+    what three steps of 1e-3 move."""
+    one, *two = (each[way] for each in ends)
+    for name, value in one["weights"].items():
+        assert torch.equal(two[0]["weights"][name], two[1]["weights"][name])
+        torch.testing.assert_close(two[0]["weights"][name], value, rtol=0, atol=3e-9, msg=name)
+    for task, values in one["losses"].items():
+        assert two[0]["losses"][task]["task"] == pytest.approx(values["task"], rel=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_update_takes_a_handful_of_exchanges(ends: list[dict[str, Any]], way: str) -> None:
+    """Of one task: how many rows and labels there are, the gradients, and the losses for the log."""
+    counted = ends[1][way]["exchanges"]
+    assert counted == [EXCHANGES.get(way, 3)] * 3 == ends[2][way]["exchanges"]
+    assert ends[0][way]["exchanges"] == [0, 0, 0]
+
+
+def test_any_number_of_rows_is_predicted_once_and_in_order_by_every_process(ends: list[dict[str, Any]]) -> None:
+    """Also fewer rows than processes, and none."""
+    one, *two = (each["predictions"] for each in ends)
+    assert two == [one, one]
+    assert [[record.split()[0] for record in each] for each in one] == [
+        [str(row) for row in range(number)] for number in NUM_ROWS
+    ]
 
 
 @pytest.mark.parametrize(
