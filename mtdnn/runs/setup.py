@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from mtdnn.config.run import RunConfig
-from mtdnn.config.tasks import TaskDef, row_units
+from mtdnn.config.tasks import TaskDef
 from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import Sampler
 from mtdnn.data.store import Store
@@ -25,25 +24,17 @@ from mtdnn.execution.processes import Processes
 from mtdnn.execution.sharding import Parts, Whole, held_whole, units_of, whole_state, whole_values
 from mtdnn.metrics.base import selection_faults
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import Regularizer
+from mtdnn.runs.assembly import build_loader, build_objective, build_optimizer_for, divide, rows_and_length
 from mtdnn.runs.encoders import encoder_place, refuse_other_base, write_parts
-from mtdnn.runs.faults import resolution_faults
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.length import RunLength, needs_lengths, run_length
 from mtdnn.runs.measure import dev_results, dev_score
 from mtdnn.runs.named import regularizers_of, run_tasks, selecting_tasks
 from mtdnn.runs.parts import (
-    autocast_as_written,
-    autocast_of,
     build_balancer,
     build_model,
     build_plan,
-    build_proximal,
-    keeps_precision,
-    loss_scale_of,
     measured_stores,
     task_types_of,
-    train_stores,
 )
 from mtdnn.runs.resumption import require_same_run, resume_point, settings_of
 from mtdnn.task_types.base import TaskType
@@ -62,10 +53,9 @@ from mtdnn.training.checkpoint import (
     recover,
     save_checkpoint,
 )
-from mtdnn.training.distillation import with_soft_labels
 from mtdnn.training.evaluation import Results
-from mtdnn.training.objective import Objective, run_precision
-from mtdnn.training.optim import build_optimizer, build_schedule, parameter_groups
+from mtdnn.training.objective import Objective
+from mtdnn.training.optim import build_schedule
 from mtdnn.training.plan import Plan
 from mtdnn.training.recorder import Recorder
 from mtdnn.training.trackers import TENSORBOARD, Trackers, study_of, tracker_faults
@@ -108,29 +98,17 @@ class Setup:
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
         _refuse_selection(config, tasks, types)
-        stores, length = _rows_and_length(config, trained, types, tokenizer)
+        stores, length = rows_and_length(config, trained, types, tokenizer)
         dev_stores = measured_stores(config, tasks, tokenizer)
         plan = build_plan(config, length)
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
-        objective = _objective(config, model, regularizers, plan, accelerator)
-        on_gpu = accelerator.device.type == "cuda"
-        loader = TrainLoader(
-            stores,
-            model.task_types,
-            length.sampler,
-            pad_token_id=tokenizer.pad_token_id,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            prefetch=2 if on_gpu else 0,
-            pin=on_gpu,
-            units=row_units(trained),
-        )
+        objective = build_objective(config, model, regularizers, plan, accelerator)
+        pad_token_id = tokenizer.pad_token_id
+        loader = build_loader(config, stores, model, length.sampler, pad_token_id=pad_token_id, accelerator=accelerator)
         average = None if config.ema is None else MovingAverage(model, config.ema)
-        _divide(config, objective, average, accelerator)
+        divide(config, objective, average, accelerator)
         parts = (config, tasks, tokenizer, model, length.sampler, loader, stores, dev_stores, objective, plan)
         return cls(*parts, accelerator, average)
 
@@ -214,23 +192,10 @@ class Setup:
             recorder: writes log and timing; None = nothing is written.
             on_step: called after each step.
         """
-        config, encoder = self.config, self.model.encoder
-        rule = config.optimizer
-        parts = Parts(self.model)
-        groups = parameter_groups(
-            parts.named(),
-            lr=rule.lr,
-            weight_decay=rule.weight_decay,
-            head_lr=rule.head_lr,
-            layer_decay=rule.layer_decay,
-            layer_of=encoder.layer_of,
-            num_layers=encoder.num_layers,
-        )
+        config, parts = self.config, Parts(self.model)
         trained = {name: self.model.task_types[name] for name in self.train_stores}
         balancer = build_balancer(config, trained, self.accelerator.device)
-        if learned := balancer.parameters():
-            groups.append({"params": learned, "lr": balancer.lr, "weight_decay": 0.0})
-        optimizer = build_optimizer(rule.name, groups, lr=rule.lr, **rule.options)
+        optimizer = build_optimizer_for(config, self.model.encoder, parts, balancer)
         schedule, num_steps = config.schedule, self.plan.total_steps
         return Trainer(
             model=self.model,
@@ -299,78 +264,3 @@ def _refuse_selection(config: RunConfig, tasks: Mapping[str, TaskDef], types: Ma
     main_metrics = {name: types[name].metric_names[0] for name in selecting}
     if faults := selection_faults(main_metrics, config.select_by) + tracker_faults(config.trackers):
         raise ConfigError(faults)
-
-
-def _rows_and_length(
-    config: RunConfig, trained: Mapping[str, TaskDef], types: Mapping[str, TaskType], tokenizer: Tokenizer
-) -> tuple[dict[str, Store], RunLength]:
-    """Task → the rows it is trained on, with soft labels where there are some; and how long the run is.
-
-    Args:
-        config: the run.
-        trained: tasks it trains on.
-        types: of all its tasks; those that use counts of labels learn them.
-        tokenizer: the tokenizer of its encoder.
-    """
-    chosen, available = train_stores(config, trained, tokenizer)
-    stores = {name: with_soft_labels(store, types[name]) for name, store in chosen.items()}
-    for name, store in stores.items():
-        if types[name].reads_label_counts:
-            types[name].learn_label_counts(types[name].label_counts(store.labels))
-    lengths = None
-    if needs_lengths(config):
-        lengths = {unit: stores[names[0]].lengths for unit, names in row_units(trained).items()}
-    return stores, run_length(config, trained, available, lengths)
-
-
-def _objective(
-    config: RunConfig,
-    model: MultiTaskModel,
-    regularizers: Mapping[str, Regularizer | None],
-    plan: Plan,
-    accelerator: Accelerator,
-) -> Objective:
-    """What a run minimizes, in its precision on this device.
-
-    Args:
-        config: the run.
-        model: on the device.
-        regularizers: task → its regularizer.
-        plan: of the run.
-        accelerator: of this process.
-    Raises:
-        ConfigError: a regularizer is too fine for the precision.
-    """
-    device = accelerator.device
-    autocast = autocast_of(config, device)
-    if not keeps_precision(config, device):
-        logger.info("precision: bf16: this processor is faster in float32, and the run is computed in it")
-    proximal = build_proximal(config.proximal, model, plan.total_steps)
-    precision = run_precision(model, autocast_as_written(config, device))
-    tasks = {name: each.task for name, each in model.task_types.items()}
-    if faults := resolution_faults(regularizers, tasks, config, model.encoder, precision):
-        raise ConfigError(faults)
-    scale = loss_scale_of(config, device, processes=accelerator.num_processes)
-    return Objective(model, regularizers, proximal, seed=config.seed, autocast=autocast, loss_scale=scale)
-
-
-def _divide(config: RunConfig, objective: Objective, average: MovingAverage | None, accelerator: Accelerator) -> None:
-    """Divide the model, its teacher and its average among the processes of a run, if it says so.
-
-    Args:
-        config: the run.
-        objective: holds the model and the teacher.
-        average: of the weights, if the run has one.
-        accelerator: of this process.
-    """
-    if config.sharding == "none":
-        return
-    if accelerator.num_processes == 1:
-        logger.info("sharding: full has no effect in one process, which holds the whole model")
-        return
-    in_float32 = any(method.precision == "float32" for method in objective.regularizers.values())
-    in_bf16 = config.precision == "bf16" and keeps_precision(config, accelerator.device) and not in_float32
-    dtype = torch.bfloat16 if in_bf16 else None
-    copies = [each.teacher.module for each in (objective.proximal, average) if each is not None]
-    for model in (objective.model, *copies):
-        cast(MultiTaskModel, model).divide(device=accelerator.device, gathered_as=dtype)
