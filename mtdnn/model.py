@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,8 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault
 from mtdnn.execution.products import use_fast_products
 from mtdnn.execution.sharding import divide
-from mtdnn.networks.decoder import DecoderHead
 from mtdnn.networks.encoder import Encoder
-from mtdnn.networks.heads import PooledHead, family_options
+from mtdnn.networks.heads import Head, StartsAs, family_options
 from mtdnn.networks.layers import outermost_layers
 from mtdnn.seeding import preserved_default_generators, seed_default_generators
 from mtdnn.task_types.base import TaskType
@@ -55,10 +55,13 @@ class MultiTaskModel(nn.Module):
 
     def _start_from_pooler(self) -> None:
         """Initialise heads with BERT's dense layer from the checkpoint's pretrained pooler, as transformers does."""
-        pooler = self.encoder.pooler_state()
-        for head in self.heads.values():
-            if pooler is not None and isinstance(head, PooledHead):
-                head.start_from_pooler(pooler)
+        if (pooler := self.encoder.pooler_state()) is not None:
+            for head in self.heads_that_start_as("pooler"):
+                head.start_from(pooler)
+
+    def heads_that_start_as(self, kind: StartsAs) -> list[Head]:
+        """The heads that can start from pretrained weights of a kind; a plain module in place of a head cannot."""
+        return [cast(Head, head) for head in self.heads.values() if getattr(head, "starts_as", None) == kind]
 
     def divide(self, *, device: torch.device, gathered_as: torch.dtype | None = None) -> None:
         """Divide the layers and the word embeddings among the processes of the run; see `execution.sharding`.
@@ -70,8 +73,7 @@ class MultiTaskModel(nn.Module):
             ConfigError: the encoder has no layers that can be gathered one by one.
         """
         backbone = self.encoder.backbone
-        pairs = [head.model for head in self.heads.values() if isinstance(head, DecoderHead)]
-        stacks = [outermost_layers(each) for each in (backbone, *pairs)]
+        stacks = [outermost_layers(each) for each in (backbone, *self.heads_that_start_as("decoder"))]
         if not stacks[0]:
             found = f"{type(backbone).__name__} has no modules that are layers, which are gathered one by one"
             raise ConfigError(fault("", "sharding", found, "Set sharding: none."))

@@ -18,7 +18,7 @@ from mtdnn.batch import IGNORED, Batch, on_device
 from mtdnn.config.options import NoOptions
 from mtdnn.execution.attention import known_padding
 from mtdnn.execution.sharding import gathered
-from mtdnn.networks.heads import HEADS, Counterpart, Head
+from mtdnn.networks.heads import HEADS, Counterpart, Head, StartsAs
 
 
 class Borrowed(nn.Module):
@@ -87,7 +87,8 @@ class DecoderHead(Head):
     """
 
     Options: ClassVar[Any] = NoOptions
-    counterpart: ClassVar[Counterpart] = "generation"
+    starts_as: ClassVar[StartsAs] = "decoder"
+    counterpart: ClassVar[Counterpart] = "encoder_decoder"
 
     def __init__(
         self,

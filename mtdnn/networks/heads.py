@@ -46,7 +46,8 @@ def family_options(config: PretrainedConfig) -> dict[str, str]:
     return {"activation": activation, "pooling": "last" if causal else "first", "dense": "none" if causal else "pooler"}
 
 
-Counterpart = Literal["sequence", "token", "generation"] | None
+Counterpart = Literal["sequence", "token", "encoder_decoder"] | None
+StartsAs = Literal["pooler", "masked_lm", "decoder"] | None
 
 
 class Head(nn.Module):
@@ -60,6 +61,8 @@ class Head(nn.Module):
         min_texts: smallest number of texts in a row.
         between_labels: weights that `init_head` does not copy, as they are specific to the labels.
         starts_new: weights that start new where the head that `init_head` names has none of that name.
+        starts_as: what its `start_from` takes: the pooler in the files of the encoder, the layers for masked words, or
+            the decoder; None: its weights always start at random.
         counterpart: the kind of transformers' model with the same layers: a classifier of sequences or of tokens, or an
             encoder-decoder.
         returns_chains: for sequence labelling: its output is the potentials [N, T, C, C] of chains of tags (`crf.py`).
@@ -70,9 +73,18 @@ class Head(nn.Module):
     min_texts: ClassVar[int] = 1
     between_labels: ClassVar[tuple[str, ...]] = ()
     starts_new: ClassVar[tuple[str, ...]] = ()
+    starts_as: ClassVar[StartsAs] = None
     counterpart: ClassVar[Counterpart] = None
     returns_chains: ClassVar[bool] = False
     reads_only_mask: ClassVar[bool] = False
+
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> bool:
+        """Copy pretrained weights of the kind `starts_as`; False, and no change, if they are not of this head.
+
+        Args:
+            pretrained: name → weight, named as the kind has them.
+        """
+        return False
 
 
 def add_tuned(head: nn.Module, name: str, value: Tensor) -> None:
@@ -115,6 +127,7 @@ class PooledHead(Head):
     """
 
     Options = PooledOptions
+    starts_as = "pooler"
     counterpart = "sequence"
     reads_only_mask = True
     dense: nn.Linear | None
@@ -132,10 +145,12 @@ class PooledHead(Head):
         self.output = nn.Linear(hidden_size, num_outputs, bias=self.dense is not None)
         initialize([layer for layer in (self.dense, self.output) if layer is not None], settings.initializer_std)
 
-    def start_from_pooler(self, pooler: Mapping[str, Tensor]) -> None:
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> bool:
         """Copy a pretrained pooler's `weight` [H, H] and `bias` [H] into the dense layer, unless `dense: random`."""
-        if self.takes_pooler and self.dense is not None:
-            self.dense.load_state_dict(dict(pooler))
+        if not self.takes_pooler or self.dense is None:
+            return False
+        self.dense.load_state_dict(dict(pretrained))
+        return True
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [N, C] of hidden states [N, T, H]."""

@@ -35,6 +35,8 @@ class MaskedLMHead(Head):
         options: see `HeadOptions`.
     """
 
+    starts_as = "masked_lm"
+
     def __init__(
         self, hidden_size: int, word_embeddings: nn.Embedding, *, dropout: float = 0.0, **options: Any
     ) -> None:
@@ -47,9 +49,10 @@ class MaskedLMHead(Head):
         initialize((self.dense,), self.Options(**options).initializer_std)
         self._tied = (word_embeddings,)  # in a tuple, so that it is not registered as a submodule
 
-    def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
+    def start_from(self, pretrained: Mapping[str, Tensor]) -> bool:
         """Copy the weights of a pretrained head, with the names used here; a bias the family does not have stays 0."""
         self.load_state_dict(dict(pretrained), strict=False)
+        return True
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Logits [M, V] of hidden states [M, H]."""

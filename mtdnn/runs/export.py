@@ -15,13 +15,15 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.decoder import DecoderHead, pair_config
+from mtdnn.networks.decoder import pair_config
+from mtdnn.networks.heads import Counterpart
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.networks.pretrained import no_bars_for_folders
 from mtdnn.tokens.families import is_causal
@@ -55,10 +57,8 @@ def export_task(
         ConfigError: the model has no such task, transformers has no counterpart of the task's head or of the encoder's
             family, or the logits would differ.
     """
-    if task in model.task_types and isinstance(model.head_of(task), DecoderHead):
-        exported = encoder_decoder(model, task)
-    else:
-        exported = classifier(model, task, pad_token_id=pad_token_id)
+    generates = _counterpart(model, task) == "encoder_decoder"
+    exported = encoder_decoder(model, task) if generates else classifier(model, task, pad_token_id=pad_token_id)
     difference = largest_difference(model, exported, task)
     if not difference <= TOLERANCE:
         found = f"{type(exported).__name__} returns other logits (differing by up to {difference:.1e})"
@@ -69,26 +69,46 @@ def export_task(
         save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
 
 
+def _counterpart(model: MultiTaskModel, task: str) -> Counterpart:
+    """The kind of transformers' model with the layers of a task's head; ConfigError if there is none."""
+    if task not in model.task_types:
+        raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
+    head = model.head_of(task)
+    found: Counterpart = getattr(head, "counterpart", None)
+    if found is None:
+        fix = "Only heads named `pooled`, `token` or `decoder` can be exported."
+        raise ConfigError(fault(task, "export", f"a {type(head).__name__} has no counterpart in transformers", fix))
+    return found
+
+
 def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = None) -> PreTrainedModel:
     """The family's classification model with the weights of the shared encoder and of the head of a task.
-
-    Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
-    labels are degrees of relevance, bears none.
 
     Args:
         model: encoder and heads.
         task: its name.
         pad_token_id: as for `export_task`.
+    Raises:
+        ConfigError: as `export_task`.
     """
-    if task not in model.task_types:
-        raise ConfigError(fault("", "task", unknown("task", task, model.task_types), "Name one of them."))
-    head: Any = model.head_of(task)
-    task_def = model.task_types[task].task
-    if head.counterpart is None:
-        found = f"a {type(head).__name__} has no counterpart in transformers"
-        raise ConfigError(
-            fault(task, "export", found, "Only heads named `pooled`, `token` or `decoder` can be exported.")
-        )
+    kind, head = _counterpart(model, task), cast(Any, model.head_of(task))
+    exported = _new_classifier(COUNTERPARTS[str(kind)], _classifier_config(model, task, pad_token_id), task)
+    exported.base_model.load_state_dict(model.merged_weights(task), strict=False)
+    if kind == "sequence" and head.dense is not None:
+        _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
+    factor = model.task_types[task].logit_factor(head)
+    output = {name: value * factor for name, value in head.output.state_dict().items()}
+    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(output)
+    return exported
+
+
+def _classifier_config(model: MultiTaskModel, task: str, pad_token_id: int | None) -> PretrainedConfig:
+    """The configuration of the classification model of a task.
+
+    Its outputs bear the names of the task's labels where there is one for each; the score of a ranking task, whose
+    labels are degrees of relevance, bears none.
+    """
+    head, task_type = cast(Any, model.head_of(task)), model.task_types[task]
     config = type(model.encoder.config).from_dict(model.encoder.config.to_dict())
     if is_causal(config):  # whose heads look for the last token that is no padding
         if pad_token_id is None:
@@ -96,25 +116,24 @@ def classifier(model: MultiTaskModel, task: str, *, pad_token_id: int | None = N
             raise ConfigError(fault(task, "export", "no token to pad with, whose place the head asks for", fix))
         config.pad_token_id = pad_token_id
     config.num_labels = head.output.out_features
-    config.problem_type = model.task_types[task].problem_type
-    for key, value in model.task_types[task].exported_settings(head).items():
+    config.problem_type = task_type.problem_type
+    for key, value in task_type.exported_settings(head).items():
         setattr(config, key, value)
-    if len(task_def.labels) == config.num_labels:
-        config.id2label = dict(enumerate(task_def.labels))
+    labels = task_type.task.labels
+    if len(labels) == config.num_labels:
+        config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-    kind = COUNTERPARTS[head.counterpart]
+    return config
+
+
+def _new_classifier(kind: Any, config: PretrainedConfig, task: str) -> PreTrainedModel:
+    """A model of a configuration with random weights; the default random states are left unchanged."""
     with torch.random.fork_rng(devices=[]):
         try:
             exported: PreTrainedModel = kind.from_config(config).eval()
         except ValueError as error:
             found = f"transformers has no {kind.__name__} of '{config.model_type}'"
             raise ConfigError(fault(task, "export", found, "Use `mtdnn predict`.")) from error
-    exported.base_model.load_state_dict(model.merged_weights(task), strict=False)
-    if head.counterpart == "sequence" and head.dense is not None:
-        _layer(exported, DENSE_LAYERS, head.dense).load_state_dict(head.dense.state_dict())
-    factor = model.task_types[task].logit_factor(head)
-    output = {name: value * factor for name, value in head.output.state_dict().items()}
-    _layer(exported, OUTPUT_LAYERS, head.output).load_state_dict(output)
     return exported
 
 
@@ -172,7 +191,7 @@ def largest_difference(model: MultiTaskModel, exported: PreTrainedModel, task: s
         ids = ids.masked_fill(ids == exported.config.pad_token_id, 5 if exported.config.pad_token_id != 5 else 6)
         ids = ids.masked_fill(~mask, exported.config.pad_token_id)
     head = model.head_of(task)
-    targets = {"labels": ids[:, :7].contiguous()} if isinstance(head, DecoderHead) else {}
+    targets = {"labels": ids[:, :7].contiguous()} if _counterpart(model, task) == "encoder_decoder" else {}
     batch = Batch(task, {"input_ids": ids, "mask": mask}, targets.get("labels"), ["0", "1", "2", "3"])
     with evaluation_mode(model), torch.inference_mode():
         moved = batch.to(next(model.parameters()).device)

@@ -15,9 +15,7 @@ from mtdnn.config.run import EncoderSource
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.model import MultiTaskModel
-from mtdnn.networks.decoder import DecoderHead
 from mtdnn.networks.pretrained import loading_only_data, no_bars_for_folders
-from mtdnn.networks.word_heads import MaskedLMHead
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
 from mtdnn.task_types.base import TASK_TYPES
@@ -63,18 +61,29 @@ def init_heads(
         if task.init_head is not None:
             init_head_from(model, task, known, checkpoint)
         elif source.heads == "keep" and name in known and name in model.heads:
-            weights = head_weights(checkpoint, known[name])
-            if has_same_head(task, known[name]) and has_same_layers(model.heads[name], weights):
-                keep_head(model.heads[name], weights)
-            elif name in untrained:
+            kept = keep_head_of(model, task, known[name], checkpoint)
+            if not kept and name in untrained:
                 fix = "Give the definition that it was trained with."
                 raise ConfigError(task.fault("head", f"its layers differ from those of the head in {run.path}", fix))
-            else:
-                logger.info(
-                    "%s: starts with a new head: its labels, kind of head or layers differ from those in %s",
-                    name,
-                    run.path,
-                )
+            if not kept:
+                reason = "its labels, kind of head or layers differ from those in"
+                logger.info("%s: starts with a new head: %s %s", name, reason, run.path)
+
+
+def keep_head_of(model: MultiTaskModel, task: TaskDef, earlier: TaskDef, checkpoint: Path) -> bool:
+    """Initialise a task's head from its own in an earlier run; False, and no change, if that has other layers.
+
+    Args:
+        model: encoder and heads.
+        task: its definition.
+        earlier: its definition in the earlier run.
+        checkpoint: of the earlier run.
+    """
+    weights, head = head_weights(checkpoint, earlier), model.heads[task.name]
+    if not has_same_head(task, earlier) or not has_same_layers(head, weights):
+        return False
+    keep_head(head, weights)
+    return True
 
 
 def keep_head(head: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -115,7 +124,7 @@ def init_lm_heads(model: MultiTaskModel, place: str) -> None:
 
     Training a new head would first degrade the pretrained encoder.
     """
-    heads = [head for head in model.heads.values() if isinstance(head, MaskedLMHead)]
+    heads = model.heads_that_start_as("masked_lm")
     pretrained = pretrained_lm_head(place) if heads else None
     for head in heads:
         if pretrained is not None:
@@ -126,7 +135,7 @@ def init_lm_heads(model: MultiTaskModel, place: str) -> None:
 
 def init_decoders(model: MultiTaskModel, place: str) -> None:
     """Initialise decoders with that in the encoder's files, if they contain one."""
-    heads = [head for head in model.heads.values() if isinstance(head, DecoderHead)]
+    heads = model.heads_that_start_as("decoder")
     if not heads:
         return
     with no_bars_for_folders(place):

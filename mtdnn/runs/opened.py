@@ -104,11 +104,7 @@ class Run:
         """
         names = self._known(tasks)
         self._require_own_folder()
-        prepared = Path(data or self.config.data)
-        if not prepared.is_dir():
-            place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
-            found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
-            raise DataError(fault(place, key, found, "Give --data the folder that mtdnn prepro wrote."))
+        prepared = self._prepared_folder(data)
         results: Results = {}
         opened = {
             (name, each): open_store(prepared, self.tasks[name], each, tokenizer=self.tokenizer)
@@ -117,12 +113,7 @@ class Run:
         for stores in same_rows(opened):
             records = self._records_of({name: store for (name, _), store in stores.items()})
             for name, each in stores:
-                written, task_type = self.folder.prediction_file(name, each), self.model.task_types[name]
-                if self._writes:
-                    write_records(written, records[name])
-                with placed_at(str(written)):
-                    values = measured(records[name], task_type.metric_names, task_type.task.labels)
-                results.setdefault(name, {})[each] = values
+                results.setdefault(name, {})[each] = self._measured(records[name], name, each)
         words = {word for name in results for word in self.model.task_types[name].metric_names}
         if self._writes:
             self.folder.write_results(
@@ -133,6 +124,23 @@ class Run:
                 checkpoint=self.checkpoint,
             )
         return results
+
+    def _prepared_folder(self, data: str | Path | None) -> Path:
+        """The folder given, or else the run's; DataError if there is none."""
+        prepared = Path(data or self.config.data)
+        if prepared.is_dir():
+            return prepared
+        place, key = ("--data", "") if data else (str(self.folder.config_file), "data")
+        found = f"there is no folder '{prepared}'; looked for {prepared.absolute()}"
+        raise DataError(fault(place, key, found, "Give --data the folder that mtdnn prepro wrote."))
+
+    def _measured(self, records: Sequence[Record], task: str, split: str) -> dict[str, float]:
+        """Metrics of the predictions of a split, which are written to their file."""
+        written, task_type = self.folder.prediction_file(task, split), self.model.task_types[task]
+        if self._writes:
+            write_records(written, records)
+        with placed_at(str(written)):
+            return measured(records, task_type.metric_names, task_type.task.labels)
 
     def _require_own_folder(self) -> None:
         """ConfigError for a run in the cache of the hub library, whose files must stay as they were uploaded."""

@@ -23,7 +23,7 @@ def test_a_pretrained_pooler_starts_the_dense_layer_unless_configured_otherwise(
     taken, left = PooledHead(8, 3, dropout=0.1), PooledHead(8, 3, dropout=0.1, dense="random")
     before = left.dense.weight.clone()
     for head in (taken, left):
-        head.start_from_pooler(pooler)
+        head.start_from(pooler)
     assert torch.equal(taken.dense.weight, pooler["weight"])
     assert torch.equal(left.dense.weight, before)
 
