@@ -80,7 +80,7 @@ def with_unused(run: Mapping[str, Any]) -> dict[str, Any]:
 SWITCHES = {"layout": "execution", "dropout": "dropout_masks", "products": "products"}
 """Switch of `execution` → the key it had in these versions."""
 
-ADDED_SWITCHES = {"attention": "auto"}
+ADDED_SWITCHES: dict[str, Any] = {"attention": "auto", "deterministic": False}
 """Switches that these versions did not have, with the values at which a run is as it was without them."""
 
 

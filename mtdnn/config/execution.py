@@ -20,6 +20,7 @@ class Execution(Frozen):
     attention: Literal["auto", "kernel", "squares", "flex", "padded"] = Field(
         "auto", description="Of packed rows on GPUs: see `gpu.md`."
     )
+    deterministic: bool = Field(False, description="On GPUs: sums in a fixed order, the same bits in every run.")
 
 
 def with_word(value: object) -> object:

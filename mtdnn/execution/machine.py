@@ -1,8 +1,13 @@
-"""The CPU cores and GPUs that this process may use."""
+"""The CPU cores and GPUs that this process may use, and the order in which GPUs add."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mtdnn.errors import ConfigError, fault, first_line
 
 
 def usable_cores() -> int:
@@ -33,3 +38,37 @@ def num_launched() -> int:
 def num_launched_here() -> int:
     """Those of them on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+@contextmanager
+def fixed_order(wanted: bool) -> Iterator[None]:
+    """A context in which a GPU adds numbers in a fixed order, if wanted.
+
+    New memory is not filled, as PyTorch does by default then: nothing here reads what it has not written.
+
+    Args:
+        wanted: False changes nothing.
+    Raises:
+        ConfigError: PyTorch has no such algorithm for an operation.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+    from torch.utils import deterministic as module
+
+    deterministic: Any = module  # with a property that mypy does not know
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product on a GPU
+    before = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        fix = "Set it to false; a resumed run then ends with nearly the same weights."
+        raise ConfigError(fault("", "execution.deterministic", first_line(error), fix)) from error
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        deterministic.fill_uninitialized_memory = before[1]

@@ -19,6 +19,7 @@ from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import Sampler
 from mtdnn.data.store import Store
 from mtdnn.errors import ConfigError
+from mtdnn.execution.machine import fixed_order
 from mtdnn.execution.memory import freed_memory_kept
 from mtdnn.execution.processes import Processes
 from mtdnn.execution.sharding import Parts, Whole, held_whole, units_of, whole_state, whole_values
@@ -148,7 +149,8 @@ class Setup:
                 refuse_other_base(self.model.encoder, start)
                 load_weights(start, self.model, left_out=self.model.frozen_weights())
                 trainer.load_state_dict(read_training(start))
-            with freed_memory_kept():
+            in_order = self.config.execution.deterministic and self.accelerator.device.type != "cpu"
+            with freed_memory_kept(), fixed_order(in_order):
                 trainer.train()
 
     def _recorder(self, folder: RunFolder, step: int) -> Recorder:

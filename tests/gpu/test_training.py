@@ -184,14 +184,11 @@ def test_a_resumed_run_ends_with_bit_identical_weights(device: torch.device, dem
     """With deterministic algorithms, as `docs/gpu.md` says."""
     AcceleratorState._reset_state(reset_partial_state=True)
     assert Accelerator().device.type == device.type
-    torch.use_deterministic_algorithms(True)
-    try:
-        given = {**SETTINGS, "train": ["demo_nli", "demo_similarity"], "max_steps": 12}
-        configs = [load_run_config(None, demo.run_values(tmp_path / name, **given)) for name in ("unbroken", "resumed")]
-        train(configs[0], progress=False)
-        stopped_and_resumed(configs[1], step=8)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    given = {**SETTINGS, "train": ["demo_nli", "demo_similarity"], "max_steps": 12}
+    given |= {"execution": {"deterministic": True}}
+    configs = [load_run_config(None, demo.run_values(tmp_path / name, **given)) for name in ("unbroken", "resumed")]
+    train(configs[0], progress=False)
+    stopped_and_resumed(configs[1], step=8)
     assert_same_run(tmp_path / "unbroken", tmp_path / "resumed")
 
 

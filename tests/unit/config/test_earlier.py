@@ -91,8 +91,9 @@ def test_three_switches_are_read_as_one_record_and_hashed_as_three_keys(tmp_path
     mine = tmp_path / "mine.yml"
     mine.write_text("tasks: t\ndata: d\noutput: o\nencoder: e\nexecution: packed\ndropout_masks: torch\n")
     switches = load_run_config(mine).execution.model_dump()
-    assert switches == {"layout": "packed", "dropout": "torch", "products": "fast", "attention": "auto"}
+    later = {"attention": "auto", "deterministic": False}
+    assert switches == {"layout": "packed", "dropout": "torch", "products": "fast", **later}
     as_before = {"execution": "packed", "dropout_masks": "torch", "products": "fast"}
     assert with_unused({"execution": switches}) == as_before
-    changed = {"execution": {**switches, "attention": "squares"}}
-    assert with_unused(changed) == {**as_before, "attention": "squares"}
+    for changed in ({"attention": "squares"}, {"deterministic": True}):
+        assert with_unused({"execution": {**switches, **changed}}) == {**as_before, **changed}

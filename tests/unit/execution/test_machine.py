@@ -1,11 +1,14 @@
-"""The GPUs a process may use, as its environment and PyTorch name them."""
+"""The GPUs a process may use, as its environment and PyTorch name them, and the order in which they add."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
 
-from mtdnn.execution.machine import visible_gpus
+from mtdnn.errors import ConfigError
+from mtdnn.execution.machine import fixed_order, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,22 @@ def test_without_it_pytorch_counts_them(monkeypatch: pytest.MonkeyPatch, count: 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert visible_gpus() == [str(number) for number in range(count)]
+
+
+def test_sums_in_a_fixed_order_end_with_the_context_and_what_has_none_is_an_error_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with fixed_order(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ConfigError) as caught, fixed_order(True):
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        raise RuntimeError("histc_cuda has no deterministic implementation.")
+    assert str(caught.value) == (
+        "execution.deterministic: histc_cuda has no deterministic implementation. "
+        "Set it to false; a resumed run then ends with nearly the same weights."
+    )
+    with pytest.raises(RuntimeError, match="out of memory"), fixed_order(True):
+        raise RuntimeError("out of memory")
+    assert not torch.are_deterministic_algorithms_enabled()

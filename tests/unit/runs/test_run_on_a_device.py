@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from mtdnn.config.run import load_run_config
 from mtdnn.runs import opened, setup
 from mtdnn.runs import train as training
+from mtdnn.training.updater import Updater
 from tests.conftest import Demo
 from tests.reference.interrupted import stopped_and_resumed
 from tests.reference.pretended_gpu import GPU, OnGPU, pretended_gpu, waiting_allowed
@@ -28,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "evaluate_every": "never",
     "checkpoint_every": 2,
     "ema": 0.9,
+    "execution": {"deterministic": True},
     "regularizer": {"name": "smart", "epsilon": 1e-3},
     "proximal": {"name": "momentum"},
 }
@@ -66,11 +68,20 @@ def test_a_run_is_trained_evaluated_stored_and_resumed_on_a_device(
     for place, name in ((setup, "build_model"), (opened, "stored_encoder")):
         monkeypatch.setattr(place, name, built_on_the_host(getattr(place, name)))
     configs = [load_run_config(None, demo.run_values(tmp_path / name, **SETTINGS)) for name in ("whole", "resumed")]
+    in_order, update = [], Updater.update
+
+    def watched(*given: Any, **options: Any) -> Any:
+        in_order.append(torch.are_deterministic_algorithms_enabled())
+        return update(*given, **options)
+
+    monkeypatch.setattr(Updater, "update", watched)
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda values, *given: save(tree_map(on_the_host, values), *given))
     with pretended_gpu() as gpu, waiting_allowed(gpu):
         whole = training.train(configs[0], progress=False)
         resumed = stopped_and_resumed(configs[1], step=3)
     assert whole == resumed and whole
+    assert in_order == [True] * len(in_order) and len(in_order) >= 8
+    assert not torch.are_deterministic_algorithms_enabled()
     logs = [lines_of(tmp_path / name) for name in ("whole", "resumed")]
     assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == [2, 4]
