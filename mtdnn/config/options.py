@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from mtdnn.config.booleans import ExactBooleans
 from mtdnn.config.expectations import remedy
 from mtdnn.config.refusals import refusal, refusals
 from mtdnn.config.yaml_source import YamlSource
@@ -43,7 +44,7 @@ class RaisesConfigError(ModelMetaclass):
             raise ConfigError(refusals(error, model, source, kind="keyword")) from error
 
 
-class Frozen(BaseModel, metaclass=RaisesConfigError):
+class Frozen(ExactBooleans, metaclass=RaisesConfigError):
     """Base of the parts of a definition: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,7 +90,7 @@ def takes_options(options: type[Options]) -> Callable[[Function], Function]:
     return declared
 
 
-class Named(BaseModel, metaclass=RaisesConfigError):
+class Named(ExactBooleans, metaclass=RaisesConfigError):
     """A plug-in by name with its options: `{name: smart, weight: 3}`, or only the name `smart`.
 
     The options are kept as given; `named_faults` checks them against what the plug-in declares.

@@ -115,6 +115,9 @@ def refusal(detail: ErrorDetails) -> str:
 def _with_value(detail: ErrorDetails, expected: str) -> str:
     """What was expected, after the value; a long mapping or list is left out."""
     given = detail["input"]
+    if isinstance(given, bool):  # of which YAML does not keep how it was written
+        shown = "true (or yes, on)" if given else "false (or no, off)"
+        return f"{shown}: {expected}"
     long = isinstance(given, (dict, list)) and len(repr(given)) > MAX_SHOWN_CHARACTERS
     return expected if long else f"{given!r}: {expected}"
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import Any
 
-from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 
 JOB_NAME = "mtdnn-study"
+
+LOWEST = {"time": 3, "mem": 0.1, "cpus_per_task": 1, "requeue": 0}
+"""Option → its smallest number."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,7 @@ class SlurmOptions:
         if faults:
             raise ConfigError(faults)
         found = cls(**(values or {}))
-        lowest = {"time": 3, "mem": 0.1, "cpus_per_task": 1, "requeue": 0}
-        faults = [
-            fault("", f"slurm.{name}", f"{value:g} is too small", f"Give {least:g} or more.")
-            for name, least in lowest.items()
-            if (value := getattr(found, name)) is not None and value < least
-        ]
-        if faults:
+        if faults := [each for name, least in LOWEST.items() for each in _number_faults(name, found, least)]:
             raise ConfigError(faults)
         return found
 
@@ -75,3 +73,18 @@ class SlurmOptions:
             "cpus_per_task": self.cpus_per_task,
             "slurm_additional_parameters": {"requeue": True},  # after the failure of a node
         }
+
+
+def _number_faults(name: str, options: SlurmOptions, least: float) -> list[Fault]:
+    """The error if an option is no number, or too small.
+
+    Args:
+        name: of the option.
+        options: have its value.
+        least: its smallest number.
+    """
+    value, fix = getattr(options, name), f"Give {least:g} or more."
+    if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
+        return [fault("", f"slurm.{name}", f"{value!r}: expected a number", fix)]
+    is_small = value is not None and value < least
+    return [fault("", f"slurm.{name}", f"{value:g} is too small", fix)] if is_small else []

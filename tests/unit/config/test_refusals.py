@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtdnn.config.refusals import refusal, validated
+from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import YamlSource, parse_yaml
 from mtdnn.errors import ConfigError
 
@@ -98,3 +99,25 @@ def test_a_value_that_no_member_of_a_union_takes_is_one_error():
         "a.yml:1: every: 'weekly': expected a whole number, or 'epoch' or 'never'. Give another value, or leave it out "
         "for the default, epoch.",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        ("epochs: yes", "epochs: true (or yes, on): expected a number. Give another value, or leave it out for the "
+         "default, 3."),
+        ("compile: 1", "compile: 1: expected true or false. Give another value, or leave it out for the default, "
+         "false."),
+        ("compile: 'yes'", "compile: 'yes': expected true or false. Give another value, or leave it out for the "
+         "default, false."),
+        ("evaluate_every: no", "evaluate_every: false (or no, off): expected a whole number, or 'epoch' or 'never'. "
+         "Give another value, or leave it out for the default, epoch."),
+        ("optimizer: {lr: on}", "optimizer.lr: true (or yes, on): expected a number. Give another value, or leave it "
+         "out for the default, 5e-05."),
+    ],
+)  # fmt: skip
+def test_a_boolean_of_yaml_is_shown_as_it_may_have_been_written(text, reported):
+    source = parse_yaml(f"{text}\ntasks: t\ndata: d\noutput: o\nencoder: e\n", path="a.yml")
+    with pytest.raises(ConfigError) as caught:
+        validated(RunConfig, source.value, source)
+    assert caught.value.lines == (f"a.yml:1: {reported}",)

@@ -236,4 +236,10 @@ def test_options_are_those_that_are_declared() -> None:
         SlurmOptions.of({"partitoin": "gpu"})
     with pytest.raises(ConfigError, match=r"slurm.mem: 0 is too small. Give 0.1 or more"):
         SlurmOptions.of({"mem": 0})
+    with pytest.raises(ConfigError) as caught:
+        SlurmOptions.of({"time": True, "cpus_per_task": "4", "mem": None})
+    assert caught.value.lines == (
+        "slurm.time: True: expected a number. Give 3 or more.",
+        "slurm.cpus_per_task: '4': expected a number. Give 1 or more.",
+    )
     assert SlurmOptions.of({"partition": "gpu"}) == SlurmOptions(partition="gpu")
