@@ -6,6 +6,7 @@ The flags of a command and their help come from the signature and docstring of i
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -13,27 +14,25 @@ import sys
 import types
 import typing
 from argparse import Action, ArgumentError, Namespace
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser
-from pydantic.fields import FieldInfo
 
+from mtdnn.cli.flag_errors import flag_faults, flags_of_parser
+from mtdnn.cli.flags import names_in
+from mtdnn.cli.help import NAMES, PlainHelp, make_plain, name_groups, shown_fields
 from mtdnn.cli.schema import described, fields_of, inner_model, is_open, option_keys
 from mtdnn.cli.verbosity import VERBOSITY_FLAGS
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
-from mtdnn.errors import ConfigError, did_you_mean, fault, home_expanded, unknown
+from mtdnn.errors import ConfigError, Fault, fault, home_expanded
 from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")
 """The ways to write null in YAML."""
-
-
-NO_SUCH_WORD = re.compile(r'key "(?P<flag>\w+)": .*Literal\[(?P<words>[^]]*)\]\. Got value: (?P<word>\S+)')
-"""What jsonargparse says of a word that a flag does not take."""
 
 
 def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[str, Any]:
@@ -44,16 +43,36 @@ def call_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict
         SystemExit: after --help or --schema.
     """
     parser = _call_parser(function)
-    found = vars(parser.instantiate(_parsed(parser, _spelt_out(function, argv))))
+    found = vars(parser.instantiate(_parsed(parser, _spelt_out(function, argv), function)))
+    _refuse_empty(found, function)
     renamed = {name.rstrip("_"): name for name in _python_words(function)}
     return {renamed.get(name, name): home_expanded(each) for name, each in found.items()}
 
 
+def _refuse_empty(given: Mapping[str, object], function: Callable[..., object]) -> None:
+    """Raise ConfigError for each argument that is an empty text."""
+    if faults := [each for name, value in given.items() if (each := _empty_fault(name, value, function)) is not None]:
+        raise ConfigError(faults)
+
+
+def _empty_fault(name: str, value: object, function: Callable[..., object]) -> Fault | None:
+    """The error for an argument of a command that is empty, as in `--out "$OUT"` without an OUT."""
+    if not isinstance(value, str) or value.strip():
+        return None
+    parameter = inspect.signature(function).parameters.get(name)
+    is_flag = parameter is None or parameter.kind is parameter.KEYWORD_ONLY
+    optional = parameter is None or parameter.default is not parameter.empty
+    place = f"--{name}" if is_flag else f"mtdnn {function.__name__}"
+    key = "" if is_flag else name.upper()
+    return fault(place, key, f"{value!r} is not a value", f"Give one{', or leave it out' if optional else ''}.")
+
+
 def _call_parser(function: Callable[..., object]) -> ArgumentParser:
     """The parser of a command's flags."""
-    parser = _parser(function)
+    parser = _parser(function, description=(inspect.getdoc(function) or "").split("\n")[0])
     if function.__name__ == "check":
-        parser.add_argument("--schema", action=PrintSchema, help="Print the JSON Schema, for editors, and exit.")
+        text = "Print the JSON Schema of task definitions or of a run, for editors, and exit."
+        parser.add_argument("--schema", action=PrintSchema, metavar="tasks|run", help=text)
     optional = _optional_positionals(function)
     for name, text in optional.items():
         parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
@@ -61,11 +80,35 @@ def _call_parser(function: Callable[..., object]) -> ArgumentParser:
     for name, text in several.items():
         parser.add_argument(name, nargs="+", metavar=name.upper(), help=text)
     words = _python_words(function)
-    parser.add_function_arguments(function, as_positional=True, skip={*optional, *several, *words})
+    skipped = {*optional, *several, *words}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
     for name, text in words.items():
         parser.add_argument(f"--{name.rstrip('_')}", default=None, metavar="FILE", help=text)
     _add_common(parser)
+    for action in parser._actions:
+        if dataclasses.is_dataclass(typing.get_type_hints(function).get(action.dest)):
+            action.help, action.metavar = "These options as a YAML file.", "FILE"
+    make_plain(parser, _hints(function), usage="[flags]")
     return parser
+
+
+def _hints(function: Callable[..., object]) -> dict[str, Any]:
+    """Argument of a command → its type; those of a group with the group's name and a dot before it."""
+    hints = {name: hint for name, hint in typing.get_type_hints(function).items() if name != "return"}
+    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    nested = {
+        f"{name}.{key}": hint for name, kind in groups.items() for key, hint in typing.get_type_hints(kind).items()
+    }
+    return {**{name: hint for name, hint in hints.items() if name not in groups}, **nested}
+
+
+def _defaults(function: Callable[..., object]) -> dict[str, Any]:
+    """Argument of a command → its default, for those that have one; groups as in `_hints`."""
+    found = inspect.signature(function).parameters.values()
+    given = {each.name: each.default for each in found if each.default is not each.empty}
+    groups = {name: value for name, value in given.items() if dataclasses.is_dataclass(value)}
+    nested = {f"{name}.{key}": each for name, value in groups.items() for key, each in vars(value).items()}
+    return {**given, **nested}
 
 
 def command_parser(function: Callable[..., object]) -> ArgumentParser:
@@ -80,8 +123,13 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
     """
     given: dict[str, str] = {}
     parser = _run_parser(function, argv, given)
-    found = _parsed(parser, argv)
-    overrides = {key: _value(key, text) for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))}
+    found = _parsed(parser, argv, function)
+    _refuse_empty({"run": found["run"]}, function)
+    lists = {flag for action in parser._actions if action.metavar == NAMES for flag in action.option_strings}
+    overrides = {
+        key: _value(key, text, is_list=f"--{key}" in lists)
+        for key, text in sorted(given.items(), key=lambda pair: pair[0].count("."))
+    }
     return {
         "run": home_expanded(found["run"]),
         "resume": found["resume"],
@@ -94,19 +142,21 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
 def _run_parser(function: Callable[..., object], argv: Sequence[str], given: dict[str, str]) -> ArgumentParser:
     """The parser of a run's flags, which collects their texts in `given`."""
     usage = f"mtdnn {function.__name__} [RUN.yml] [--resume] [--key value …]"
+    about = "A flag has the name and the values of a key of RUN.yml: --optimizer.lr 3e-5, --train rte,mrpc, --ema null."
     epilog = "mtdnn check --schema run also lists the options of regularizers and proximal terms."
-    parser = _parser(function, usage=usage, description=function.__doc__, epilog=epilog)
+    parser = _parser(function, usage=usage, description=f"{function.__doc__} {about}", epilog=epilog)
+    name_groups(parser)
     parser.add_argument("run", nargs="?", metavar="RUN.yml", help="A run's YAML file; flags replace its values.")
     parser.add_argument("--resume", action="store_true", help="Resume from the newest complete checkpoint.")
     parser.add_argument("--json", action="store_true", help="Print the results as JSON.")
     _add_common(parser)
     fields = {key: field for key, field in fields_of(RunConfig) if "<" not in key}
-    flags = [(key, _metavar(field), described(field)) for key, field in fields.items()]
-    flags += [(key, "VALUE", text) for key, text in option_keys(LIGHT_KEYS)]
+    flags = [(key, shown_fields([field]), described(field)) for key, field in fields.items()]
+    flags += [(key, shown_fields(same), text) for key, text, same in option_keys(LIGHT_KEYS)]
     blocks = list(RunConfig.model_fields)
     for key, metavar, text in sorted(flags, key=lambda flag: blocks.index(flag[0].split(".")[0])):
         parser.add_argument(f"--{key}", action=Collect, into=given, metavar=metavar, help=text.replace("%", "%%"))
-    for key in _open_keys(argv, _flags(parser)):
+    for key in _open_keys(argv, flags_of_parser(parser)):
         parser.add_argument(f"--{key}", action=Collect, into=given, help=SUPPRESS)
     return parser
 
@@ -137,7 +187,13 @@ class PrintSchema(Action):
 
 
 def _parser(function: Callable[..., object], **settings: Any) -> ArgumentParser:
-    return ArgumentParser(prog=f"mtdnn {function.__name__}", exit_on_error=False, allow_abbrev=False, **settings)
+    return ArgumentParser(
+        prog=f"mtdnn {function.__name__}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=PlainHelp,
+        **settings,
+    )
 
 
 def _optional_positionals(function: Callable[..., object]) -> dict[str, str]:
@@ -177,22 +233,18 @@ def _python_words(function: Callable[..., object]) -> dict[str, str]:
 def _add_common(parser: ArgumentParser) -> None:
     """Add the flags that every command has; `main` has taken out those of verbosity before a command is parsed."""
     text = "Import dotted paths named in files, and load pickled weights of an encoder."
-    parser.add_argument("--trust", action="store_true", help=text)
+    common = parser.add_argument_group("flags of every command")
+    common.add_argument("--trust", action="store_true", help=text)
     for flags, text in VERBOSITY_FLAGS.values():
-        parser.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
+        common.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
 
 
-def _parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+def _parsed(parser: ArgumentParser, argv: Sequence[str], function: Callable[..., object]) -> Any:
     try:
         return parser.parse_args(list(argv))
     except ArgumentError as error:
         message = re.sub(r"\s+", " ", str(error))
-        if wrong := NO_SUCH_WORD.search(message):
-            found = unknown("word", wrong["word"].strip("'"), re.findall(r"'([^']*)'", wrong["words"]))
-            raise ConfigError(fault(f"--{wrong['flag']}", "", found)) from error
-        strange = [word for word in argv if word.startswith("--") and word.split("=")[0] not in _flags(parser)]
-        near = did_you_mean(strange[0].split("=")[0], _flags(parser)) if strange else ""
-        raise ConfigError(fault("", parser.prog, message, f"See {parser.prog} --help.{near}")) from error
+        raise ConfigError(flag_faults(message, parser, argv, _hints(function), _defaults(function))) from error
 
 
 def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str]:
@@ -204,16 +256,6 @@ def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str
     return spelt
 
 
-def _flags(parser: ArgumentParser) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-
-
-def _metavar(field: FieldInfo) -> str:
-    """The allowed words of a field, or VALUE."""
-    words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
-    return "|".join(map(str, words)) or "VALUE"
-
-
 def _open_keys(argv: Sequence[str], flags: Container[str]) -> list[str]:
     """Keys such as `regularizer.weight` and `subset.rte.rows`, which are not declared as flags."""
     open_fields = [name for name, field in RunConfig.model_fields.items() if is_open(field)]
@@ -222,18 +264,22 @@ def _open_keys(argv: Sequence[str], flags: Container[str]) -> list[str]:
     return list(dict.fromkeys(word for word in unknown if word.split(".")[0] in open_fields))
 
 
-def _value(key: str, text: str) -> object:
+def _value(key: str, text: str, *, is_list: bool) -> object:
     """A flag's text as the value it would have in a YAML file: numbers, lists, mappings; paths and names stay text.
 
+    Args:
+        key: dotted key.
+        text: what was given after the flag.
+        is_list: the value is a list, whose items may be separated by commas.
     Raises:
         ConfigError: it is not YAML, or it is empty, as in `--regularizer "$METHOD"` without a METHOD.
     """
     annotation = RunConfig.model_fields[key].annotation if key in RunConfig.model_fields else None
     members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if str in members and not text.startswith("{"):
+    if str in members and not text.startswith("{") and text.strip():
         return text
-    if key == "train" and not text.startswith("["):
-        return [name.strip() for name in text.split(",")]
+    if is_list and "," in text and not text.startswith(("[", "{")):
+        return names_in(text)
     value = parse_value(text, where=f"--{key}")
     if value is None and text.strip() not in NULLS:
         raise ConfigError(fault(f"--{key}", "", f"{text!r} is not a value", f"Give a value{_word_for_off(key)}."))

@@ -33,7 +33,7 @@ def list(kind: Kind, *, json: bool = False) -> str:
     """List what can be named: tasks, types, metrics, regularizers, optimizers and the other plug-ins.
 
     Args:
-        kind: Which names; those of installed plug-in packages are included.
+        kind: Which names, those of installed plug-in packages included:
         json: Print name → description as JSON.
     """
     if kind == "tasks":

@@ -85,8 +85,8 @@ def options_by_name(registry: Registry[Any], kind: type[Named] = Named) -> dict[
     return {name: options_of(registry, registry.get(name), common) for name in registry}
 
 
-def option_keys(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(dotted key, plug-ins and description) of every option of the registered plug-ins of a run.
+def option_keys(keys: Sequence[str]) -> Iterator[tuple[str, str, list[FieldInfo]]]:
+    """(dotted key, plug-ins and description, fields) of every option of the registered plug-ins of a run.
 
     Args:
         keys: keys of the run, such as `optimizer`; regularizers and proximal terms load PyTorch.
@@ -94,13 +94,15 @@ def option_keys(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     for key in keys:
         models = options_by_name(run_registry(key), _named_model(RunConfig, key))
         meanings: dict[str, dict[str, list[str]]] = {}
+        fields: dict[str, list[FieldInfo]] = {}
         for name, model in models.items():
             for option, field in model.model_fields.items():
                 meanings.setdefault(option, {}).setdefault(described(field), []).append(name)
+                fields.setdefault(option, []).append(field)
         for option, owners in meanings.items():
             of_all = len(owners) == 1 and len(next(iter(owners.values()))) == len(models)
             parts = (text if of_all else f"{', '.join(names)}: {text}" for text, names in owners.items())
-            yield f"{key}.{option}", " ".join(parts)
+            yield f"{key}.{option}", " ".join(parts), fields[option]
 
 
 def _named_model(model: type[BaseModel], key: str) -> type[Named]:
@@ -149,6 +151,13 @@ def is_open(field: FieldInfo) -> bool:
     """Whether the keys below a field are not fixed: a plug-in's options, or names of tasks."""
     inner = inner_model(field.annotation)
     return typing.get_origin(field.annotation) is dict or (inner is not None and issubclass(inner, Named))
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether a value is a list of words, or of plug-ins that words may name."""
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[-1] is ...
+    return any(is_list(member) for member in typing.get_args(annotation))
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:

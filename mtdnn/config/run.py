@@ -170,7 +170,9 @@ class RunConfig(Finite):
     checkpoint_every: int | Literal["epoch", "never"] = Field("epoch", description="Steps, epoch or never.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept in addition to best and last.")
     select_by: str = Field("mean", description="mean of the tasks' main metrics, or one task's name.")
-    early_stopping: EarlyStopping | None = Field(None, description="Default: off.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="Stop when the score that select_by selects by no longer increases. Default: off."
+    )
     log_every: int = Field(10, ge=1, description="Steps between two lines of log.jsonl.")
     log_gradients: bool = Field(False, description="Log the gradient norm of each term, once per task and line.")
     trackers: Annotated[

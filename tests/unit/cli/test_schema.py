@@ -105,7 +105,7 @@ def test_the_schema_lists_the_options_of_each_plug_in_and_no_others():
 
 
 def test_the_help_says_whose_an_option_is():
-    reported = dict(option_keys(["optimizer", "schedule"]))
+    reported = {key: text for key, text, _ in option_keys(["optimizer", "schedule"])}
     assert reported["optimizer.betas"] == "adamax, adamw, radam: Decay of the two moments. [[0.9, 0.999]]"
     assert reported["optimizer.momentum"].startswith("sgd: ")
     assert set(reported) == {

@@ -1,0 +1,72 @@
+"""Names of settings in other libraries → the key of a run that is the same setting here.
+
+The names are those of transformers' TrainingArguments and of its example scripts; docs/from_run_glue.md explains them.
+"""
+
+from __future__ import annotations
+
+KEYS = {
+    "model_name_or_path": "encoder",
+    "output_dir": "output",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "optim": "optimizer",
+    "adam_beta1": "optimizer.betas",
+    "adam_beta2": "optimizer.betas",
+    "adam_epsilon": "optimizer.eps",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "schedule.warmup",
+    "warmup_steps": "schedule.warmup",
+    "max_grad_norm": "clip_norm",
+    "bf16": "precision: bf16",
+    "fp16": "precision: fp16",
+    "torch_compile": "compile",
+    "eval_strategy": "evaluate_every",
+    "evaluation_strategy": "evaluate_every",
+    "eval_steps": "evaluate_every",
+    "save_strategy": "checkpoint_every",
+    "save_steps": "checkpoint_every",
+    "save_total_limit": "keep_checkpoints",
+    "metric_for_best_model": "select_by",
+    "load_best_model_at_end": "select_by",
+    "logging_steps": "log_every",
+    "train_sampling_strategy": "group_by_length",
+    "report_to": "trackers",
+    "max_train_samples": "subset",
+}
+"""Name → key of a run, with its value if the name stands for one."""
+
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("max_seq_length", "max_length"),
+        "It is `max_length` of a task, in the task definitions, as `mtdnn prepro` cuts rows.",
+    ),
+    "label_smoothing_factor": "It is `loss: {name: cross_entropy, label_smoothing: 0.1}` of a task, in its definition.",
+    "resume_from_checkpoint": "It is `mtdnn train RUN.yml --resume`, or resume=True in Python.",
+    "overwrite_output_dir": "No run is overwritten: remove its folder, or name another `output`.",
+    "do_train": "Leave it out: `mtdnn train` trains.",
+    "do_eval": "Leave it out: `mtdnn train` also evaluates, every `evaluate_every`.",
+    "do_predict": "It is a command of its own: mtdnn predict.",
+    "task_name": "Tasks are blocks of the file `tasks`; `train` chooses among them.",
+}  # fmt: skip
+"""Name → what to do here, where that is no key of a run."""
+
+
+def ours(name: str, *, flag: bool = False) -> str:
+    """What to write here in place of a name of another library: ` Did you mean 'optimizer.lr'?`; empty if unknown.
+
+    Args:
+        name: the name, without dashes before it.
+        flag: suggest a flag, such as `--precision fp16`, in place of a key.
+    """
+    if name in ELSEWHERE:
+        return f" {ELSEWHERE[name]}"
+    key = KEYS.get(name)
+    if key is None:
+        return ""
+    return f" Did you mean '--{key.replace(': ', ' ')}'?" if flag else f" Did you mean '{key}'?"

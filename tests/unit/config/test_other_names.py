@@ -1,0 +1,68 @@
+"""Names of settings of transformers lead to the key that is the same setting here: as key, keyword, flag or option."""
+
+import re
+
+import pytest
+
+from mtdnn.cli.schema import fields_of, option_keys
+from mtdnn.config.other_names import ELSEWHERE, KEYS, ours
+from mtdnn.config.run import RunConfig, load_run_config
+from mtdnn.config.task import TaskDef
+from mtdnn.errors import ConfigError
+from mtdnn.runs.plug_ins import LIGHT_KEYS
+from tests.conftest import REPOSITORY
+
+PLACES = {"tasks": "t.yml", "data": "d", "encoder": "e", "output": "o"}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_key_that_is_suggested_is_one_of_a_run(name):
+    known = {key for key, _ in fields_of(RunConfig)} | {key for key, *_ in option_keys(LIGHT_KEYS)}
+    assert KEYS[name].split(":")[0] in known
+
+
+@pytest.mark.parametrize("name", [*KEYS, *ELSEWHERE])
+def test_no_name_is_a_key_of_a_run(name):
+    assert name not in RunConfig.model_fields
+    assert ours(name)
+
+
+def test_the_page_for_users_of_run_glue_says_the_same():
+    text = (REPOSITORY / "docs" / "from_run_glue.md").read_text(encoding="utf-8").split("## Flags")[1]
+    lines = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `--")]
+    on_page = {name: here for flags, here in lines for name in re.findall(r"--(\w+)", flags)}
+    for name in KEYS.keys() & on_page.keys():
+        block, _, option = KEYS[name].split(":")[0].partition(".")
+        assert re.search(rf"\b{option or block}\b", on_page[name]), name
+    assert len(KEYS.keys() & on_page.keys()) > 25
+    assert "max_length" in on_page["max_seq_length"] and "max_length" in TaskDef.model_fields
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("learning_rate", 1e-5, "--learning_rate: unknown key 'learning_rate'. Did you mean 'optimizer.lr'?"),
+        ("fp16", True, "--fp16: unknown key 'fp16'. Did you mean 'precision: fp16'?"),
+        ("max_seq_length", 128, "--max_seq_length: unknown key 'max_seq_length'. It is `max_length` of a task, "),
+    ],
+)
+def test_a_key_of_a_file_is_explained(key, value, line):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(None, {**PLACES, key: value})
+    (found,) = caught.value.lines
+    assert found.replace("keyword", "key").startswith(line)
+
+
+def test_a_keyword_is_explained():
+    with pytest.raises(ConfigError) as caught:
+        RunConfig(**PLACES, num_train_epochs=3)
+    assert caught.value.lines == (
+        "RunConfig(): num_train_epochs: unknown keyword 'num_train_epochs'. Did you mean 'epochs'?",
+    )
+
+
+def test_within_a_block_only_its_own_keys_are_suggested():
+    assert ours("learning_rate", within="optimizer") == " Did you mean 'lr'?"
+    assert ours("warmup_ratio", within="schedule") == " Did you mean 'warmup'?"
+    assert ours("learning_rate", within="schedule") == ours("max_seq_length", within="optimizer") == ""
+    assert ours("nothing_like_it") == ""
