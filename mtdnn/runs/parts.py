@@ -176,8 +176,14 @@ def build_balancer(config: RunConfig, task_types: Mapping[str, TaskType], device
     return kind({name: each.logits_of for name, each in task_types.items()}, device=device, **config.balance.options)
 
 
-def build_plan(config: RunConfig, length: RunLength) -> Plan:
-    """When a run logs, evaluates, saves and stops."""
+def build_plan(config: RunConfig, length: RunLength, *, score_name: str) -> Plan:
+    """When a run logs, evaluates, saves and stops.
+
+    Args:
+        config: the run.
+        length: its steps.
+        score_name: what selects its best checkpoint, for messages.
+    """
     stopping = config.early_stopping
     return Plan(
         total_steps=length.steps,
@@ -189,4 +195,5 @@ def build_plan(config: RunConfig, length: RunLength) -> Plan:
         log_affinity=config.log_affinity,
         patience=None if stopping is None else stopping.patience,
         min_delta=0.0 if stopping is None else stopping.min_delta,
+        score_name=score_name,
     )

@@ -64,6 +64,9 @@ from mtdnn.training.trainer import OnStep, Trainer
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMED = 3
+"""Most metrics that a message names one by one."""
+
 
 @dataclass
 class Setup:
@@ -98,10 +101,10 @@ class Setup:
         regularizers = regularizers_of(config, trained)
         tokenizer = load_tokenizer(encoder_place(config.encoder))
         types = task_types_of(tasks, tokenizer)
-        _refuse_selection(config, tasks, types)
+        score_name = _selection(config, tasks, types)
         stores, length = rows_and_length(config, trained, types, tokenizer)
         dev_stores = measured_stores(config, tasks, tokenizer)
-        plan = build_plan(config, length)
+        plan = build_plan(config, length, score_name=score_name)
         model = build_model(config, types).to(accelerator.device)
         if config.compile:
             model.encoder.compile_layers()
@@ -260,9 +263,21 @@ class Setup:
         write_parts(folder, self.model)
 
 
-def _refuse_selection(config: RunConfig, tasks: Mapping[str, TaskDef], types: Mapping[str, TaskType]) -> None:
-    """Raise ConfigError for a `select_by` that cannot select, and for trackers that cannot be used."""
+def _selection(config: RunConfig, tasks: Mapping[str, TaskDef], types: Mapping[str, TaskType]) -> str:
+    """What the best checkpoint is selected by, in words.
+
+    Args:
+        config: the run.
+        tasks: those it measures.
+        types: the same tasks, seen through their types.
+    Raises:
+        ConfigError: `select_by` cannot select, or a tracker cannot be used.
+    """
     selecting = [name for name, task in selecting_tasks(config, tasks).items() if task.splits.get("dev")]
     main_metrics = {name: types[name].metric_names[0] for name in selecting}
     if faults := selection_faults(main_metrics, config.select_by) + tracker_faults(config.trackers):
         raise ConfigError(faults)
+    metrics = [f"{metric} of {name}" for name, metric in main_metrics.items() if config.select_by in ("mean", name)]
+    if len(metrics) > MOST_NAMED:
+        return f"the mean of the main dev metrics of {len(metrics)} tasks"
+    return f"the mean of dev {' and '.join(metrics)}" if len(metrics) > 1 else f"dev {''.join(metrics) or 'score'}"

@@ -41,6 +41,7 @@ class Plan:
         log_gradients: also log, once per task and line, the gradient norm of each loss term; costs one more pass.
         log_conflicts, log_affinity: steps between two measurements of how the tasks of a step agree; 0 = never.
         patience: evaluations without a rise of more than `min_delta` after which the run stops; None = never.
+        score_name: what the score is that selects the best checkpoint, for messages.
     """
 
     total_steps: int
@@ -52,3 +53,4 @@ class Plan:
     log_affinity: int = 0
     patience: int | None = None
     min_delta: float = 0.0
+    score_name: str = "the dev score"

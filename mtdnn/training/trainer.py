@@ -130,14 +130,20 @@ class Trainer:
                     if self.finished:
                         break
         if self.progress.step < self.plan.total_steps:
-            logger.info(
-                "stopped after step %d of %d: patience of %d evaluations ran out; the best dev score was at step %d",
-                *(self.progress.step, self.plan.total_steps, self.progress.without_rise, self.progress.best_step),
-            )
+            logger.info("%s", self._why_early())
         if self.progress.best_step == 0:
             self.save("best", self)
         self.save("last", self)
         return self.progress
+
+    def _why_early(self) -> str:
+        """Why training stopped before its last step: the score, its best value, and since when it has not risen."""
+        done, plan = self.progress, self.plan
+        more = f" by more than {plan.min_delta:g}" if plan.min_delta else ""
+        return (
+            f"stopped after step {done.step} of {plan.total_steps}: {plan.score_name} has not risen{more} in the last "
+            f"{done.without_rise} evaluations; its best value is {done.best_score:.4f}, at step {done.best_step}"
+        )
 
     def _signal_of_any_rank(self, received: Sequence[int]) -> int:
         """The number of a signal that any process has received; 0 for none.

@@ -53,7 +53,10 @@ def test_any_rise_is_the_best_though_patience_asks_for_a_larger_one(caplog: pyte
     progress = trainer.train()
     assert (progress.best_score, progress.best_step, progress.step) == (0.808, 2, 3)
     assert saved == [("best", 1), ("best", 2), ("last", 3)]
-    assert "stopped after step 3 of 4: patience of 2 evaluations ran out" in caplog.text
+    assert (
+        "stopped after step 3 of 4: the dev score has not risen by more than 0.01 in the last 2 evaluations; its best "
+        "value is 0.8080, at step 2" in caplog.text
+    )
 
 
 def test_small_rises_that_add_up_to_a_larger_one_renew_patience() -> None:
