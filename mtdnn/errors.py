@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,6 +116,16 @@ class MtdnnError(Exception):
         faults: all errors, as records.
     """
 
+    def __new__(cls, *args: object, **keywords: object) -> Self:
+        """A new error; an unknown or missing keyword is a ConfigError, as of all public names."""
+        place = f"{cls.__name__}()"
+        wrong = [fault(place, "", unknown("keyword", word, ["faults"])) for word in keywords if word != "faults"]
+        if not args and not keywords:
+            wrong.append(fault(place, "faults", "is missing", "Give it."))
+        if wrong:
+            raise ConfigError(wrong)
+        return super().__new__(cls, *args)
+
     def __init__(self, faults: Fault | str | Sequence[Fault | str]) -> None:
         several = (faults,) if isinstance(faults, (Fault, str)) else faults
         self.faults = tuple(each if isinstance(each, Fault) else Fault(NOWHERE, "", each) for each in several)
@@ -207,21 +217,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{best[0]}'?" if best else ""
 
 
-def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+def unknown(kind: str, word: str, known: Iterable[str], *, instead: str = "") -> str:
     """`unknown metric 'acuracy'; known: accuracy, f1. Did you mean 'accuracy'?`; each name once.
 
     Args:
         kind: what the word names, such as "metric".
         word: the word that was given.
         known: the known words.
+        instead: what to write in place of the word, if that is known; it replaces the known words.
     """
+    if instead:
+        return f"unknown {kind} '{word}'.{instead}"
     names = list(dict.fromkeys(known))
     if not names:
         return f"unknown {kind} '{word}'; there is none here"
     return f"unknown {kind} '{word}'; known: {', '.join(names)}.{did_you_mean(word, names)}"
 
 
-def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def keywords_checked(
+    more: Callable[[], Iterable[str]] = tuple, *, instead: Callable[[str], str] = lambda word: ""
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator of public functions: an unknown or missing keyword argument raises a ConfigError.
 
     `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?` In arguments, `~/data` is in the user's
@@ -229,6 +244,7 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
 
     Args:
         more: returns the names that `**options` accepts in addition, with dots for nested keys; called when needed.
+        instead: returns what to write in place of an unknown word, for the message; empty if it is not known.
     """
 
     def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -236,7 +252,7 @@ def keywords_checked(more: Callable[[], Iterable[str]] = tuple) -> Callable[[Cal
 
         @wraps(function)
         def call(*args: P.args, **keywords: P.kwargs) -> R:
-            if found := _keyword_faults(function.__qualname__, signature, args, keywords, more):
+            if found := _keyword_faults(function.__qualname__, signature, args, keywords, more, instead):
                 raise ConfigError(found)
             of_words: Callable[..., R] = function
             several = {each.name for each in signature.parameters.values() if _takes_words(each)}
@@ -275,6 +291,7 @@ def _keyword_faults(
     args: Sequence[object],
     keywords: Mapping[str, object],
     more: Callable[[], Iterable[str]],
+    instead: Callable[[str], str],
 ) -> list[Fault]:
     """Every unknown keyword of a call, and every required argument that is missing."""
     parameters = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -282,7 +299,11 @@ def _keyword_faults(
     strange = [word for word in keywords if word not in own]
     further = list(more()) if strange else []
     place, known = f"{name}()", [each for each in (*own, *further) if each != "self"]
-    found = [fault(place, "", unknown("keyword", word, known)) for word in strange if word.split(".")[0] not in further]
+    found = [
+        fault(place, "", unknown("keyword", word, known, instead=instead(word)))
+        for word in strange
+        if word.split(".")[0] not in further
+    ]
     given = {*own[: len(args)], *keywords}
     needed = (each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL)
     return found + [fault(place, word, "is missing", "Give it.") for word in needed if word not in given]

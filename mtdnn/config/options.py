@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mtdnn.config.booleans import ExactBooleans
 from mtdnn.config.expectations import remedy
+from mtdnn.config.other_names import ours
 from mtdnn.config.refusals import refusal, refusals
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, home_expanded, unknown
@@ -119,7 +120,9 @@ def named(value: object) -> object:
 
 
 def path_as_text(value: object) -> object:
-    """The text of a path, with `~` as the home directory; other values unchanged."""
+    """The text of a path, with `~` as the home directory; other values unchanged. Raises ValueError for no text."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("expected a path or a name, not an empty text")
     return home_expanded(str(value) if isinstance(value, Path) else value)
 
 
@@ -198,18 +201,21 @@ class OptionFault(NamedTuple):
     fix: str = ""
 
 
-def option_faults(model: type[BaseModel], options: Mapping[str, Any], known: Sequence[str] = ()) -> list[OptionFault]:
+def option_faults(
+    model: type[BaseModel], options: Mapping[str, Any], known: Sequence[str] = (), *, within: str = ""
+) -> list[OptionFault]:
     """Every unknown, invalid or missing option.
 
     Args:
         model: the pydantic model of the plug-in's options.
         options: the options as given in YAML.
         known: further known names, listed before the model's fields.
+        within: key of the plug-in, such as `optimizer`.
     """
     is_open = model.model_config.get("extra") == "allow"
     fields = [*known, *model.model_fields]
     strange = [key for key in options if not is_open and key not in model.model_fields]
-    faults = [OptionFault(key, unknown("key", key, fields)) for key in strange]
+    faults = [OptionFault(key, unknown("key", key, fields, instead=ours(key, within=within))) for key in strange]
     try:
         model.model_validate({key: value for key, value in options.items() if key not in strange})
     except ValidationError as error:
@@ -237,7 +243,7 @@ def named_faults(registry: Registry[Any], given: Named, key: str, *, where: Plac
     model = options_of(registry, item, common)
     return [
         fault(where, f"{key}.{each.key}".rstrip("."), each.found, each.fix or _owners(registry, model, each.key))
-        for each in option_faults(model, given.options, common)
+        for each in option_faults(model, given.options, common, within=key)
     ]
 
 

@@ -39,7 +39,7 @@ KEYS = {
     "report_to": "trackers",
     "max_train_samples": "subset",
 }
-"""Name → key of a run, with its value if the name stands for one."""
+"""Name → key of a run, with its value if it has one."""
 
 ELSEWHERE = {
     **dict.fromkeys(
@@ -57,13 +57,17 @@ ELSEWHERE = {
 """Name → what to do here, where that is no key of a run."""
 
 
-def ours(name: str, *, flag: bool = False) -> str:
+def ours(name: str, *, flag: bool = False, within: str = "") -> str:
     """What to write here in place of a name of another library: ` Did you mean 'optimizer.lr'?`; empty if unknown.
 
     Args:
         name: the name, without dashes before it.
         flag: suggest a flag, such as `--precision fp16`, in place of a key.
+        within: the key whose block the name was found in, such as `optimizer`; only keys of that block are suggested.
     """
+    if within:
+        block, _, option = KEYS.get(name, "").partition(".")
+        return f" Did you mean '{option}'?" if option and block == within else ""
     if name in ELSEWHERE:
         return f" {ELSEWHERE[name]}"
     key = KEYS.get(name)

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mtdnn.config.expectations import either, expectation, remedy
+from mtdnn.config.other_names import ours
 from mtdnn.config.yaml_source import KeyPath, YamlSource
 from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
 
@@ -97,8 +98,9 @@ def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSou
     if where == Place.of_flag(name):
         name = ""
     if detail["type"] == "extra_forbidden":
-        inner = here[len(keys) : -1]
-        return fault(where, name, unknown("key" if inner else kind, str(here[-1]), _fields_at(model, inner)))
+        inner, known = here[len(keys) : -1], _fields_at(model, here[len(keys) : -1])
+        instead = ours(str(here[-1])) if "optimizer" in known else ""  # the keys of a run
+        return fault(where, name, unknown("key" if inner else kind, str(here[-1]), known, instead=instead))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
     return fault(where, name, refusal(detail), remedy(detail, _field_at(model, here[len(keys) :])))

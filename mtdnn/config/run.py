@@ -216,6 +216,11 @@ class RunConfig(Finite):
         return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
 
+def no_run() -> RunConfig:
+    """A run with the defaults of all keys and without paths, for `check` without a run."""
+    return RunConfig.model_construct(tasks="", data="", output="", encoder="")
+
+
 @keywords_checked()
 def load_run_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of a run, from a YAML file and overrides.

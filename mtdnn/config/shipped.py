@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mtdnn.errors import ConfigError, did_you_mean, fault
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -25,7 +27,15 @@ def definitions_file(word: str | Path) -> str | Path:
     """The file of task definitions that a user names: a path, or the name of one that comes with the package.
 
     A file or folder of that name in the current folder has precedence.
+
+    Raises:
+        ConfigError: there is no such file, and the word is, or looks like, a name.
     """
     if isinstance(word, Path) or Path(word).exists():
         return word
-    return shipped_definitions().get(word, word)
+    known = shipped_definitions()
+    near = did_you_mean(Path(word).stem, known)
+    if word in known or Path(word).name != word or not (near or Path(word).stem == word):
+        return known.get(word, word)
+    found = f"no such file, nor definitions of this name; known: {', '.join(known)}.{near}"
+    raise ConfigError(fault(word, "", found, "" if near else "Check the path."))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtdnn.config.run import RunConfig
+from mtdnn.config.run import RunConfig, no_run
 from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.samplers import Sampler
 from mtdnn.data.sharing import reads_all_sequences
@@ -33,7 +33,7 @@ def add_length(tasks: Mapping[str, TaskDef], run: RunConfig | None, report: Repo
         run: None = the defaults, and no steps are counted.
         report: has the statistics of the rows; the results are added to it.
     """
-    config = run or RunConfig(tasks="", data="", output="", encoder="")
+    config = run or no_run()
     trained = trained_tasks(config, report.tasks)
     splits = {name: _train_splits(task, report) for name, task in trained.items()}
     sampler = None

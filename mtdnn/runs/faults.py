@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
-from mtdnn.config.run import RunConfig
+import torch
+
+from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
 from mtdnn.errors import ConfigError, Fault, MtdnnError
+from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
-from mtdnn.runs.encoders import build_encoder, checkpoint_of
+from mtdnn.runs.encoders import build_encoder, checkpoint_of, empty_encoder
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
-from mtdnn.runs.initialisation import init_head_faults, kept_head_faults
+from mtdnn.runs.initialisation import (
+    has_same_layers,
+    head_weights,
+    init_head_faults,
+    kept_head_faults,
+    other_layers,
+)
 from mtdnn.runs.named import named_regularizer, regularizers_of, with_teachers
 from mtdnn.runs.parts import DTYPES
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.checkpoint import ENCODER
 from mtdnn.training.distillation import teacher_faults
 
 
@@ -85,11 +96,33 @@ def source_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault
         return init_head_faults(tasks, None)
     try:
         checkpoint_of(config.encoder)
-        known = RunFolder(run_place(config.encoder.run)).read_tasks()
-        untrained = [name for name in config.also_evaluate if name in tasks]
-        return init_head_faults(tasks, known) + kept_head_faults(tasks, known, untrained)
+        run = RunFolder(run_place(config.encoder.run))
+        known, untrained = run.read_tasks(), [name for name in config.also_evaluate if name in tasks]
+        faults = init_head_faults(tasks, known) + kept_head_faults(tasks, known, untrained)
+        return faults or _kept_layer_faults({name: tasks[name] for name in untrained}, config, run)
     except MtdnnError as error:
         return list(error.faults)
+
+
+def _kept_layer_faults(untrained: Mapping[str, TaskDef], config: RunConfig, run: RunFolder) -> list[Fault]:
+    """Errors of tasks of `also_evaluate` whose heads have other layers than those that they would start from.
+
+    Args:
+        untrained: these tasks; each has a head of the same kind in the earlier run.
+        config: the run.
+        run: the earlier run.
+    """
+    checkpoint, known = checkpoint_of(cast(EncoderSource, config.encoder)), run.read_tasks()
+    types = {name: TASK_TYPES.get(task.task_type)(task) for name, task in untrained.items() if not block_faults(task)}
+    if not types:
+        return []
+    with torch.device("meta"):  # only shapes are compared
+        heads = MultiTaskModel(empty_encoder(checkpoint / ENCODER, config), types).heads
+    return [
+        other_layers(untrained[name], run)
+        for name, head in heads.items()
+        if not has_same_layers(head, head_weights(checkpoint, known[name]))
+    ]
 
 
 def soft_label_faults(tasks: Mapping[str, TaskDef], config: RunConfig) -> list[Fault]:

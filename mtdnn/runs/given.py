@@ -42,7 +42,7 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
         ConfigError: every error in the configuration, or in definitions in memory.
     """
     in_memory = {key: options[key] for key in ("tasks", "data") if isinstance(options.get(key), Mapping)}
-    config = _config(run, {**options, **dict.fromkeys(in_memory, "")})
+    config = _config(run, {**options, **dict.fromkeys(in_memory, "in memory")})
     folder = RunFolder(config.output)
     places = {"tasks": str(folder.tasks_file), "data": str(folder.prepared)}
     config = config.model_copy(update={key: places[key] for key in in_memory})

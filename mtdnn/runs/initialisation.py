@@ -63,8 +63,7 @@ def init_heads(
         elif source.heads == "keep" and name in known and name in model.heads:
             kept = keep_head_of(model, task, known[name], checkpoint)
             if not kept and name in untrained:
-                fix = "Give the definition that it was trained with."
-                raise ConfigError(task.fault("head", f"its layers differ from those of the head in {run.path}", fix))
+                raise ConfigError(other_layers(task, run))
             if not kept:
                 reason = "its labels, kind of head or layers differ from those in"
                 logger.info("%s: starts with a new head: %s %s", name, reason, run.path)
@@ -97,6 +96,12 @@ def keep_head(head: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own = head.state_dict()
     tuned = {key: own[key] for key in chosen if key in own}
     head.load_state_dict({**tuned, **{key: value for key, value in weights.items() if key in own}})
+
+
+def other_layers(task: TaskDef, run: RunFolder) -> Fault:
+    """The error for a task of `also_evaluate` whose head has other layers than that of the earlier run."""
+    fix = "Give the definition that it was trained with."
+    return task.fault("head", f"its layers differ from those of the head in {run.path}", fix)
 
 
 def has_same_layers(head: nn.Module, weights: Mapping[str, Tensor]) -> bool:

@@ -77,8 +77,9 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     faults = [
         fault("", "train", unknown("task", name, trainable)) for name in names if name not in (*trainable, *unread)
     ]
+    trained = [name for name in names if name in (*trainable, *unread)]
     if config.select_by not in ("mean", *names, *unread):
-        faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *names])))
+        faults.append(fault("", "select_by", unknown("task", config.select_by, ["mean", *trained])))
     measured = [name for name in names if name in unread or (name in known and known[name].splits.get("dev"))]
     if config.select_by in names and config.select_by not in measured:
         fix = f"Add one, or choose among: {', '.join(['mean', *measured])}."
@@ -88,7 +89,7 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
         faults.append(fault("", "early_stopping", "no task has a dev split to measure", fix))
     for key, named in (("subset", config.subset), ("distill", config.distill)):
         unknown_names = [name for name in named if name not in (*names, *unread)]
-        faults += [fault("", key, unknown("task", name, names)) for name in unknown_names]
+        faults += [fault("", key, unknown("task", name, trained)) for name in unknown_names]
     if not names and not unread:
         faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
     faults += also_evaluate_faults(config, known, trained=names, unread=unread)

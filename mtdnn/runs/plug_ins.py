@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
+
+from pydantic import ValidationError
 
 from mtdnn.balancing.base import BALANCERS
 from mtdnn.config.options import Named, named_faults, options_of
@@ -20,6 +23,9 @@ LIGHT_KEYS = ("mixing", "balance", "optimizer", "schedule", "adapter")
 """The keys of a run whose plug-ins load no PyTorch."""
 
 KEYS = (*LIGHT_KEYS, "regularizer", "proximal")
+
+PLACES = ("tasks", "data", "output", "encoder")
+"""The keys that a run must have."""
 
 
 def run_registry(key: str) -> Registry[Any]:
@@ -51,10 +57,44 @@ def checked_run(source: YamlSource) -> RunConfig:
     Raises:
         ConfigError: every error, with its place.
     """
-    config = run_config_of(source)
+    try:
+        config = run_config_of(source)
+    except ConfigError as error:
+        raise ConfigError([*error.faults, *rest_faults(source, error)]) from error
     if faults := plug_in_faults(config):
         raise ConfigError([source.placed(each) for each in faults])
     return config
+
+
+def rest_faults(source: YamlSource, refused: ConfigError) -> list[Fault]:
+    """Errors in the plug-ins of a malformed run, apart from the values that were refused, each with its place.
+
+    Args:
+        source: the document.
+        refused: raised by `run_config_of`.
+    """
+    if not isinstance(cause := refused.__cause__, ValidationError):
+        return []
+    rest = deepcopy(source.value)
+    for detail in cause.errors():
+        _remove(rest, detail["loc"])
+    try:
+        config = RunConfig.model_validate({**dict.fromkeys(PLACES, "unknown"), **rest})
+    except ValidationError:  # what is left of a value is not valid without the rest
+        return []
+    return [source.placed(each) for each in plug_in_faults(config)]
+
+
+def _remove(values: dict[str, Any], keys: Sequence[str | int]) -> None:
+    """Remove the innermost value of a path from nested mappings, as far as the path leads through mappings."""
+    holder, name = values, keys[0]
+    for key in keys[1:]:
+        inner = holder.get(str(name))
+        if not isinstance(inner, dict):
+            break
+        if key in inner:
+            holder, name = inner, key
+    holder.pop(str(name), None)
 
 
 def resolved(config: RunConfig, keys: Sequence[str] = KEYS) -> RunConfig:

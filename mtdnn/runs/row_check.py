@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mtdnn.config.run import RunConfig, run_config_of, run_source
+from mtdnn.config.run import RunConfig, no_run, run_config_of, run_source
 from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
@@ -23,7 +23,7 @@ from mtdnn.runs.check_length import add_length
 from mtdnn.runs.check_report import Report, SplitFacts
 from mtdnn.runs.inspection import inspect_splits
 from mtdnn.runs.named import measured_tasks, selecting_tasks, task_faults, trained_tasks
-from mtdnn.runs.plug_ins import plug_in_faults
+from mtdnn.runs.plug_ins import plug_in_faults, rest_faults
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.tokens.loading import load_tokenizer
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -67,8 +67,8 @@ def check(
     """
     blocks, source = read_task_defs(tasks), _source_of(run)
     faults, of_arguments = [*blocks.faults, *part_faults(blocks.parts)], list[Fault]()
-    config = run if isinstance(run, RunConfig) else _or_fault(partial(run_config_of, source), faults)
-    usable = config or run_config_of(_source_of(None))
+    config = run if isinstance(run, RunConfig) else None if run is None else _run_or_faults(source, faults)
+    usable = config or no_run()
     name = encoder or (usable.encoder if isinstance(usable.encoder, str) else "")
     tokenizer = _or_fault(partial(load_tokenizer, name), of_arguments if encoder else faults) if name else None
     if name and tokenizer is None:  # then there are no weights either
@@ -95,11 +95,19 @@ def _or_fault(make: Callable[[], T], faults: list[Fault]) -> T | None:
         return None
 
 
+def _run_or_faults(source: YamlSource, faults: list[Fault]) -> RunConfig | None:
+    """The run in a document; if it is malformed None, and its errors and those of its plug-ins are added to
+    `faults`."""
+    try:
+        return run_config_of(source)
+    except ConfigError as error:
+        faults += [*error.faults, *rest_faults(source, error)]
+        return None
+
+
 def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
     """The document of a run; for no run, or one made in Python, a document without places."""
-    if isinstance(run, (str, Path)):
-        return run_source(run)
-    return YamlSource(path="", value={"tasks": "", "data": "", "output": "", "encoder": ""})
+    return run_source(run) if isinstance(run, (str, Path)) else YamlSource(path="", value={})
 
 
 def _training_faults(tasks: Mapping[str, TaskDef], config: RunConfig, encoder: str | None) -> list[Fault]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from mtdnn.config.other_names import ours
 from mtdnn.config.run import RunConfig
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
@@ -28,7 +29,7 @@ from mtdnn.runs.resumption import is_finished, restore_best
 from mtdnn.runs.setup import Setup
 
 
-@keywords_checked(more=lambda: RunConfig.model_fields)
+@keywords_checked(more=lambda: RunConfig.model_fields, instead=ours)
 @trusting
 def train(
     run: RunConfig | str | Path | None = None,

@@ -1,6 +1,7 @@
 """Faults are one line each: place, what was found, what to do."""
 
 import errno
+import pickle
 
 import pytest
 
@@ -134,6 +135,18 @@ def test_a_function_that_checks_its_keywords_refuses_unknown_and_missing_ones_to
         f"{bake.__qualname__}(): unknown keyword 'rat.inner'; {known} Did you mean 'rate'?",
         f"{bake.__qualname__}(): oven: is missing. Give it.",
     )
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+def test_an_error_with_a_wrong_keyword_is_a_config_error(kind):
+    for keywords, line in [
+        ({"fault": "x"}, f"{kind.__name__}(): unknown keyword 'fault'; known: faults. Did you mean 'faults'?"),
+        ({}, f"{kind.__name__}(): faults: is missing. Give it."),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            kind(**keywords)
+        assert caught.value.lines == (line,)
+    assert kind(faults="x").lines == kind("x").lines == pickle.loads(pickle.dumps(kind("x"))).lines == ("x",)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,18 @@ def test_definitions_are_found_by_name_unless_there_is_such_a_file(tmp_path, mon
     assert list(load_task_defs("demo")) == list(load_task_defs(REPOSITORY / "task_defs" / "demo.yml"))
     (tmp_path / "glue").write_text("own:\n  task_type: regression\n", encoding="utf-8")
     assert list(load_task_defs("glue")) == ["own"]
-    assert definitions_file("unknown") == "unknown"
+    assert definitions_file("unknown.yml") == "unknown.yml"
+    assert definitions_file("folder/glu") == "folder/glu"
+
+
+@pytest.mark.parametrize(
+    ("word", "end"),
+    [("glu", "wikiqa. Did you mean 'glue'?"), ("gleu.yml", "Did you mean 'glue'?"), ("x", "Check the path.")],
+)
+def test_a_misspelt_name_of_definitions_gets_the_nearest(word, end, capsys):
+    assert main(["check", word]) == 2
+    line = capsys.readouterr().err.rstrip()
+    assert line.startswith(f"{word}: no such file, nor definitions of this name; known: anli,") and line.endswith(end)
 
 
 def test_a_converter_runs_by_name_with_its_own_flags(tmp_path, capsys):

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mtdnn.config.run import RunConfig
+from mtdnn.config.run import no_run
 from mtdnn.data.arrow import DATA_FILE, SplitFile, SplitWriter, record_batch
 from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.store import open_prepared, open_store
@@ -101,7 +101,7 @@ def test_splits_joined_are_one_store_in_their_order(ready, encoder):
 
 def test_max_rows_takes_the_same_rows_every_time_and_nests(project, encoder):
     project.rows("nli/train", [f"n{number}\tyes_\tA.\tB." for number in range(40)])
-    chosen, run = {}, RunConfig(tasks="", data="", output="", encoder="")
+    chosen, run = {}, no_run()
     for limit in (5, 20, 400):
         project.define(DEFINITIONS.split("like:")[0] + f"  max_rows: {limit}\n")
         prepare(project.tasks, data=project.data, encoder=encoder, out=project.out, num_workers=1)

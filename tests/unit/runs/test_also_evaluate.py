@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,18 @@ def test_a_task_without_a_trained_head_is_refused_by_check_and_train(
         found = capsys.readouterr().err
         assert f"{run}:" in found and line in found
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_head_with_other_layers_is_refused_by_check_and_train(
+    demo: Demo, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """`dense: none` leaves out the layer that the run before has, which only its weights and its family show."""
+    tasks, run = tmp_path / "tasks.yml", tmp_path / "run.yml"
+    head = "  head: {name: pooled, dense: none}"
+    tasks.write_text(re.sub(r"^demo_nli:.*$", rf"\g<0>\n{head}", demo.tasks.read_text(), flags=re.MULTILINE))
+    given = {**adapted(demo, base, tmp_path / "run"), "tasks": str(tasks)}
+    run.write_text(mtdnn.load_run_config(None, given).to_yaml())
+    assert main(["check", str(tasks), "--run", str(run)] if command == "check" else ["train", str(run)]) == 2
+    line = f"demo_nli.head: its layers differ from those of the head in {base}. Give the definition"
+    assert f"{tasks}:" in (found := capsys.readouterr().err) and line in found

@@ -38,6 +38,11 @@ def test_a_task_answered_by_another_s_head_comes_with_it_and_is_not_trained(task
         ({"train": ["nil"]}, "train: unknown task 'nil'; known: nli, bare. Did you mean 'nli'?"),
         ({"train": ["hard"]}, "train: unknown task 'hard'; known: nli, bare."),
         ({"select_by": "hard"}, "select_by: unknown task 'hard'; known: mean, nli, bare."),
+        (
+            {"train": ["nli", "nil"], "select_by": "hard"},
+            "train: unknown task 'nil'; known: nli, bare. Did you mean 'nli'?\n"
+            "select_by: unknown task 'hard'; known: mean, nli.",
+        ),
         ({"select_by": "bare"}, "select_by: 'bare' has no dev split. Add one, or choose among: mean, nli."),
         (
             {"train": ["bare"], "early_stopping.patience": 2},

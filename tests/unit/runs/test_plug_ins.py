@@ -69,6 +69,51 @@ def test_a_mistake_is_reported_with_its_line_by_check_and_train(key, project, pl
     assert line in capsys.readouterr().err
 
 
+MALFORMED = """\
+tasks: {tasks}
+data: prepared
+encoder: {encoder}
+epochs: yes
+optimizer: {{lr: x, betaz: 3}}
+mixing: {{name: temperature, tauu: 3}}
+regularizer: {{name: smart, espilon: 3}}
+schedule: {{warmup: true}}
+early_stopping: {{patience: 0}}
+"""
+
+
+def test_options_of_plug_ins_are_checked_though_other_values_are_malformed(project, encoder, tmp_path, capsys):
+    run = tmp_path / "run.yml"
+    run.write_text(MALFORMED.format(tasks=project.definitions, encoder=encoder))
+    assert main(["train", str(run)]) == 2
+    by_train = capsys.readouterr().err.splitlines()
+    starts = [
+        "run.yml: output: is missing.",
+        "run.yml:4: epochs: true (or yes, on): expected a number.",
+        "run.yml:5: optimizer.lr: 'x': expected a number.",
+        "run.yml:9: early_stopping.patience: 0: input should be greater",
+        "run.yml:6: mixing.tauu: unknown key 'tauu'; known: tau.",
+        "run.yml:5: optimizer.betaz: unknown key 'betaz';",
+        "run.yml:8: schedule.warmup: true (or yes, on): expected a number.",
+        "run.yml:7: regularizer.espilon: unknown key 'espilon';",
+    ]
+    assert len(by_train) == len(starts)
+    assert [
+        start for start, line in zip(starts, by_train, strict=True) if not line.startswith(f"{tmp_path}/{start}")
+    ] == []
+    by_check = list(map(str, check(project.definitions, run=run).faults))
+    assert [line for line in by_train if line not in by_check] == []
+
+
+def test_a_key_of_transformers_within_a_block_is_explained(places):
+    with pytest.raises(ConfigError) as caught:
+        mtdnn.train(**places, optimizer={"learning_rate": 1e-5})
+    assert caught.value.lines == ("train(): optimizer.learning_rate: unknown key 'learning_rate'. Did you mean 'lr'?",)
+    with pytest.raises(ConfigError) as caught:
+        mtdnn.train(**places, learning_rate=1e-5)
+    assert caught.value.lines == ("train(): unknown keyword 'learning_rate'. Did you mean 'optimizer.lr'?",)
+
+
 @pytest.mark.parametrize("key", MISTAKES)
 def test_a_mistake_is_reported_by_its_flag_or_keyword(key, places, capsys):
     value, found = MISTAKES[key]

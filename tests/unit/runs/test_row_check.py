@@ -182,9 +182,9 @@ def test_without_data_only_the_definitions_are_checked(project):
         check(project.data / "none.yml")
 
 
-def test_a_run_s_tasks_are_known_without_their_rows(project, tmp_path):
+def test_a_run_s_tasks_are_known_without_their_rows(project, encoder, tmp_path):
     run = tmp_path / "run.yml"
-    run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: ''\ntrain: [nli]\n")
+    run.write_text(f"tasks: {project.definitions}\ndata: d\noutput: o\nencoder: {encoder}\ntrain: [nli]\n")
     assert check(project.definitions, run=run).faults == []
 
 
@@ -202,9 +202,9 @@ def test_faults_are_given_to_editors_and_to_workflows_as_records(project, capsys
     assert line.startswith(f"::error file={project.definitions},line=1::nli.metrics: unknown metric 'acuracy'")
 
 
-def test_a_run_made_in_python_is_checked_as_one_in_a_file(project, tmp_path):
-    values = {"tasks": "tasks.yml", "data": "d", "output": "o", "encoder": "", "train": ["nli", "lik"], "batch_size": 2}
-    values["regularizer"] = {"name": "smart", "epsilom": 1}
+def test_a_run_made_in_python_is_checked_as_one_in_a_file(project, encoder, tmp_path):
+    values = {"tasks": "tasks.yml", "data": "d", "output": "o", "encoder": str(encoder), "train": ["nli", "lik"]}
+    values |= {"batch_size": 2, "regularizer": {"name": "smart", "epsilom": 1}}
     path = tmp_path / "run.yml"
     path.write_text(json.dumps(values), encoding="utf-8")
     of_file, in_python = (checked(project, run=run) for run in (path, RunConfig(**values)))

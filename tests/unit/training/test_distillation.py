@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import mtdnn.task_types  # noqa: F401  registers them
 from mtdnn.batch import Batch
-from mtdnn.config.run import RunConfig
+from mtdnn.config.run import no_run
 from mtdnn.config.tasks import TaskDef, task_def_from
 from mtdnn.data.collate import collate
 from mtdnn.data.jobs import block_faults
@@ -133,7 +133,7 @@ def student(project: Project, *files: str, name: str = "nli", **changes: Any) ->
         update={"distill": task_def_from("t", {"task_type": "", "distill": {"from": files}}).distill}
     )
     store = open_store(project.out, task, "train")
-    store = train_part(store, RunConfig(tasks="", data="", output="", encoder=""), task) if name == "nli" else store
+    store = train_part(store, no_run(), task) if name == "nli" else store
     return store, typed(task)
 
 
