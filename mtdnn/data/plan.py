@@ -65,15 +65,7 @@ def planned(
     progress: bool,
 ) -> Plan:
     """The plan of a prepro, after all checks that need no encoding. Args and Raises as for `prepare`."""
-    blocks = read_task_defs(tasks)
-    if blocks.faults:  # `only` may name a block that could not be read
-        chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
-    else:
-        chosen = with_sharing(chosen_tasks(blocks.tasks, only, key="only"), blocks.tasks)
-    known_faults = [
-        *blocks.faults,
-        *part_faults(each for each in blocks.parts if only is None or each.task.name in only),
-    ]
+    chosen, known_faults = _chosen(tasks, only)
     out, tokenizer = Path(out), _tokenizer_of(encoder, known_faults)
     valid, of_blocks = valid_tasks(chosen, tokenizer)
     separate, missing = readable_jobs(valid, data)
@@ -86,6 +78,17 @@ def planned(
     if occupied:
         raise DataError(occupied)
     return Plan(out, data, tokenizer, jobs, separate)
+
+
+def _chosen(tasks: Definitions, only: Sequence[str] | None) -> tuple[dict[str, TaskDef], list[Fault]]:
+    """The tasks to prepare, with those that share their rows; and the errors in their definitions."""
+    blocks = read_task_defs(tasks)
+    if blocks.faults:  # `only` may name a block that could not be read
+        chosen = {name: task for name, task in blocks.tasks.items() if only is None or name in only}
+    else:
+        chosen = with_sharing(chosen_tasks(blocks.tasks, only, key="only"), blocks.tasks)
+    of_parts = part_faults(each for each in blocks.parts if only is None or each.task.name in only)
+    return chosen, [*blocks.faults, *of_parts]
 
 
 def with_sharing(chosen: Mapping[str, TaskDef], tasks: Mapping[str, TaskDef]) -> dict[str, TaskDef]:

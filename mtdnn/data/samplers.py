@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -85,16 +86,9 @@ class Sampler(ABC):
         self.sizes, self.tasks, self.seed = dict(sizes), tuple(sizes), seed
         self.num_epochs, self.max_steps = num_epochs, max_steps
         self.epoch = 0
+        stream = partial(RowStream, seed=seed, max_tokens=max_tokens, group_by_length=group_by_length)
         self.streams = [
-            RowStream(
-                task,
-                size,
-                batch_sizes[task],
-                seed=seed,
-                lengths=None if lengths is None else lengths[task],
-                max_tokens=max_tokens,
-                group_by_length=group_by_length,
-            )
+            stream(task, size, batch_sizes[task], lengths=None if lengths is None else lengths[task])
             for task, size in sizes.items()
         ]
         self.options: Any = self.Options(**options)

@@ -66,37 +66,55 @@ def run_document(
         raise DataError(
             fault(str(folder), "", "has no results yet", "Let `mtdnn train` finish, or run `mtdnn evaluate`.")
         )
-    made_by = results.get("_run", {})
-    start = config.encoder.run if isinstance(config.encoder, EncoderSource) else config.encoder
-    length = f"{config.max_steps} steps" if config.max_steps else f"{config.epochs:g} epochs"
     document = Document(f"Run {folder.resolve().name}")
     document.add(
-        Text(
-            f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
-            f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
-            f"`{made_by.get('commit', 'unknown')}`.{_added_terms(config, _trained_tasks(run, config))}"
-        ),
+        Text(_introduction(run, config, results.get("_run", {}))),
         *_results(results),
         *together,
         *_dev_curves(folder, Scales(results.get(SCALES))),
         *loss_section({"": [folder]}),
         *_terms(folder),
         *balance_section(folder),
+        *_prediction_sections(folder, annotators=annotators, worst=worst),
     )
+    return document
+
+
+def _introduction(run: RunFolder, config: RunConfig, made_by: Mapping[str, object]) -> str:
+    """What was trained how, and which checkpoint the results are of."""
+    start = config.encoder.run if isinstance(config.encoder, EncoderSource) else config.encoder
+    length = f"{config.max_steps} steps" if config.max_steps else f"{config.epochs:g} epochs"
+    return (
+        f"Encoder `{start}`, {length}, batches of {config.batch_size}, {config.optimizer.name} at "
+        f"{config.optimizer.lr:g}, seed {config.seed}; checkpoint of step {made_by.get('step', '?')}, commit "
+        f"`{made_by.get('commit', 'unknown')}`.{_added_terms(config, _trained_tasks(run, config))}"
+    )
+
+
+def _prediction_sections(folder: Path, *, annotators: Mapping[str, Sequence[str]], worst: int) -> list[Block]:
+    """What the run's predictions show: confusions, scores of labels, agreement with annotators, worst errors."""
     records = {place: RecordFiles(path) for place, path in prediction_files(folder).items()}
     types = types_of_tasks(folder)
     labels = {task: task_type.confusion_labels for task, task_type in types.items()}
-    document.add(*confusion_section({place: {"": found} for place, found in records.items()}, labels))
-    document.add(*label_section(records, types))
-    if annotators:
-        paths: dict[str, list[str | Path]] = {}
-        for (task, _), found in records.items():
-            if labels.get(task):
-                paths.setdefault(task, []).extend(found.paths)
-        of_tasks = {task: {task: [RecordFiles(*each)]} for task, each in paths.items()}
-        document.add(*agreement_section(of_tasks, annotators, labels))
-    document.add(*worst_section({place: {folder: found} for place, found in records.items()}, types, count=worst))
-    return document
+    return [
+        *confusion_section({place: {"": found} for place, found in records.items()}, labels),
+        *label_section(records, types),
+        *(_agreement(records, annotators, labels) if annotators else ()),
+        *worst_section({place: {folder: found} for place, found in records.items()}, types, count=worst),
+    ]
+
+
+def _agreement(
+    records: Mapping[tuple[str, str], RecordFiles],
+    annotators: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[str]],
+) -> list[Block]:
+    """The agreement of the run with the annotators, of all splits of each task with labels."""
+    paths: dict[str, list[str | Path]] = {}
+    for (task, _), found in records.items():
+        if labels.get(task):
+            paths.setdefault(task, []).extend(found.paths)
+    return agreement_section({task: {task: [RecordFiles(*each)]} for task, each in paths.items()}, annotators, labels)
 
 
 def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:

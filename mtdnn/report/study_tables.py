@@ -179,24 +179,32 @@ def _minus_alone(view: StudyView, lines: Sequence[Line]) -> list[str]:
     trained = tasks_of_runs(view.lines)
     encoder = cache(partial(encoder_of, view.folder))
     reference = [line for line in view.compared if line.axes[view.compare] == view.reference]
-    alone = [line for line in (*reference, *lines) if trained.get(line.run) == {line.task} and line.value is not None]
+    alone: dict[tuple[object, ...], list[Line]] = {}
+    for line in (*reference, *lines):
+        if trained.get(line.run) == {line.task} and line.value is not None:
+            alone.setdefault(_measured_on(line), []).append(line)
 
     def gain(line: Line) -> str:
         if line.value is None or line.train_rows is None or len(trained[line.run]) < 2:
             return ""
-        same = [
-            other
-            for other in alone
-            if (other.task, other.split, other.metric, other.train_rows)
-            == (line.task, line.split, line.metric, line.train_rows)
-            and encoder(other.run) == encoder(line.run) != ""
-        ]
-        kinds = {
-            tuple((axis, value) for axis, value in other.axes.items() if axis not in view.repeats) for other in same
-        }
-        if len(kinds) != 1:  # none, or different ways of training it, of which none is the one to compare with
-            return ""
-        values = [other.value for other in same if other.value is not None]
-        return f"{line.scale.difference(line.value - sum(values) / len(values))} ({len(values)})"
+        same = [each for each in alone.get(_measured_on(line), ()) if encoder(each.run) == encoder(line.run) != ""]
+        return _minus_mean(line, same, view.repeats)
 
     return [gain(line) for line in lines]
+
+
+def _measured_on(line: Line) -> tuple[object, ...]:
+    """What two values have in common that can be compared."""
+    return line.task, line.split, line.metric, line.train_rows
+
+
+def _minus_mean(line: Line, alone: Sequence[Line], repeats: Sequence[str]) -> str:
+    """A value minus the mean of runs alone, and their number; empty without such runs.
+
+    Empty, too, where they were trained in different ways, of which none is the one to compare with.
+    """
+    ways = {tuple((axis, value) for axis, value in each.axes.items() if axis not in repeats) for each in alone}
+    if line.value is None or len(ways) != 1:
+        return ""
+    values = [each.value for each in alone if each.value is not None]
+    return f"{line.scale.difference(line.value - sum(values) / len(values))} ({len(values)})"

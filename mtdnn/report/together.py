@@ -70,18 +70,16 @@ def together_of_study(
         label_of: gives the label of a line that has the compared axis. Default: its value.
     """
     trained = tasks_of_runs(lines)
+    measured = [line for line in lines if line.task in trained.get(line.run, ()) and line.metric not in COUNTS]
+    first = {line.task: (line.split, line.metric) for line in reversed(measured) if line.value is not None}
     found: dict[str, Measured] = {}
-    first: dict[str, tuple[str, str]] = {}
-    for line in lines:
-        own = trained.get(line.run, set())
-        if line.value is None or line.task not in own or line.metric in COUNTS:
+    for line in measured:
+        if line.value is None or first[line.task] != (line.split, line.metric):
             continue
-        if first.setdefault(line.task, (line.split, line.metric)) != (line.split, line.metric):
-            continue
-        measured = found.setdefault(line.task, Measured(line.scale))
         label = line.axes.get(compare, line.stage)
         label = label_of(line) if label_of and compare in line.axes else label
-        runs = measured.alone if len(own) == 1 else measured.together
+        of_task = found.setdefault(line.task, Measured(line.scale))
+        runs = of_task.alone if len(trained[line.run]) == 1 else of_task.together
         runs.setdefault((label, line.axes.get(across or "", "")), {})[repeat_of(line, repeats)] = line.value
     return together_section(found, reference=reference)
 

@@ -163,12 +163,12 @@ def entries(
     diverged = _groups((line for line in lines if line.outcome == "diverged"), place)
     words = {label(line): line.axes[compare] for line in lines}
     reference = reference or next((line.axes[compare] for line in lines), "")
+    against = {name: reference + name.removeprefix(word) for name, word in words.items()}
     scales = {line.metric: line.scale for line in reversed(lines)}
     found = {
         key: _entry(key, measured.get(key, []), scales, repeats=repeats, diverged=len(diverged.get(key[:3], [])))
         for key in _keys(map(place, lines), measured)
     }
-    against = {name: reference + name.removeprefix(word) for name, word in words.items()}
     return [
         _with_comparison(replace(entry, against=against[name]), found.get((task, against[name], *rest)), margin)
         for (task, name, *rest), entry in found.items()
@@ -286,6 +286,8 @@ def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_ove
     Args:
         lines: of results.csv.
         compare: axis whose values are compared.
+        across: axis of the columns, of whose values each has its own best.
+        best_over: the tuned axes.
     """
     if not best_over:
         return list(lines)
