@@ -1,4 +1,4 @@
-"""Regularizers by name: every module in this folder registers one or more."""
+"""Regularizers by name: importing this folder imports all of its modules, which register theirs."""
 
 from importlib import import_module
 from pkgutil import iter_modules

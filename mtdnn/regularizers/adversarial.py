@@ -12,7 +12,7 @@ from pydantic import Field
 from mtdnn.regularizers.attack import Attack, AttackOptions
 from mtdnn.regularizers.base import REGULARIZERS, LossTerms
 from mtdnn.regularizers.forward_pass import ForwardPass
-from mtdnn.regularizers.perturbation import Size
+from mtdnn.regularizers.sizes import Size
 
 
 class AdversarialOptions(AttackOptions):

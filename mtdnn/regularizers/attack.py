@@ -8,18 +8,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from mtdnn.regularizers.directions import Norm, Scope, direction, exceeds, projected
 from mtdnn.regularizers.forward_pass import ForwardPass
-from mtdnn.regularizers.perturbation import (
-    Norm,
-    PerturbationOptions,
-    PerturbationRegularizer,
-    Scope,
-    Size,
-    SizeOrZero,
-    direction,
-    exceeds,
-    projected,
-)
+from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer
+from mtdnn.regularizers.sizes import Size, SizeOrZero
 
 
 class AttackOptions(PerturbationOptions):

@@ -1,4 +1,4 @@
-"""Perturbations of word embeddings: sizes, directions, limits, and the precision they need.
+"""Regularizers that move word embeddings: their sizes, and the precision they need.
 
 Dimensions: N sequences, T tokens, E size of the word embeddings.
 """
@@ -7,146 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Context
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from mtdnn.config.options import Options
 from mtdnn.errors import ConfigError, Fault, Place, fault
 from mtdnn.regularizers.base import Regularizer, RegularizerOptions, RunPrecision
+from mtdnn.regularizers.directions import fraction, root_mean_square
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
+from mtdnn.regularizers.sizes import resolved, rounded_up
 
 CHECKED_BELOW = 1e-6
 """Smaller sizes may be too small for float32 next to the encoder's word embeddings; `check` then loads these."""
-
-Norm = Literal["inf", "l2"]
-Scope = Literal["example", "token"]
-
-
-class RelativeSize(Options):
-    """A size in units of the root mean square of the encoder's word embeddings."""
-
-    relative: float = Field(description="In units of the root mean square of the word embeddings.")
-
-
-def _size(value: object) -> float | RelativeSize:
-    """A number, or `{relative: number}`; neither negative nor infinite."""
-    if isinstance(value, RelativeSize):
-        return value
-    relative = isinstance(value, Mapping) and set(value) == {"relative"}
-    number = value["relative"] if relative else value  # type: ignore[index]
-    try:
-        size = float(number)  # type: ignore[arg-type]  # YAML reads 1e-5 as a word
-    except (TypeError, ValueError):
-        size = math.nan
-    if isinstance(number, bool) or not (math.isfinite(size) and size >= 0):
-        raise ValueError("expected a number ≥ 0, or {relative: number} in units of the embeddings' root mean square")
-    return RelativeSize(relative=size) if relative else size
-
-
-def _positive(value: object) -> object:
-    if (value.relative if isinstance(value, RelativeSize) else value) == 0:
-        raise ValueError("expected a number above 0; to turn the regularizer off, give weight: 0")
-    return value
-
-
-def resolved(size: float | RelativeSize, embedding_rms: float) -> float:
-    """The size as a plain number."""
-    return size.relative * embedding_rms if isinstance(size, RelativeSize) else size
-
-
-SizeOrZero = Annotated[float | RelativeSize, BeforeValidator(_size)]
-Size = Annotated[float | RelativeSize, BeforeValidator(lambda value: _positive(_size(value)))]
-
-
-def rounded_up(size: float) -> float:
-    """The size rounded up to two significant digits."""
-    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(size))
-
-
-def norm_dims(scope: Scope) -> tuple[int, ...]:
-    """Dimensions of [N, T, E] that a norm is taken over."""
-    return (1, 2) if scope == "example" else (2,)
-
-
-def extent(values: Tensor, norm: Norm, scope: Scope) -> Tensor:
-    """[N, 1, 1] or [N, T, 1]: the norm of each example or token of [N, T, E], safe from underflow.
-
-    Args:
-        values: [N, T, E].
-        norm: inf | l2.
-        scope: example | token.
-    """
-    peak = values.abs().amax(norm_dims(scope), keepdim=True)
-    if norm == "inf":
-        return peak
-    scaled = values / peak.clamp(min=torch.finfo(values.dtype).tiny)
-    norms: Tensor = peak * torch.linalg.vector_norm(scaled, dim=norm_dims(scope), keepdim=True)
-    return norms
-
-
-def direction(gradient: Tensor, norm: Norm, scope: Scope) -> Tensor:
-    """[N, T, E]: g/‖g‖ of each example or token; 0 where the gradient is 0.
-
-    Args:
-        gradient: [N, T, E], with respect to the perturbation.
-        norm: inf | l2.
-        scope: example | token.
-    """
-    return gradient / extent(gradient, norm, scope).clamp(min=torch.finfo(gradient.dtype).tiny)
-
-
-def exceeds(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
-    """Bool: where a perturbation exceeds its limit, per coordinate for inf, per example or token for l2.
-
-    Args:
-        delta: [N, T, E] the perturbation.
-        limit: radius of the ball.
-        norm: inf | l2.
-        scope: example | token.
-    """
-    return delta.abs() > limit if norm == "inf" else extent(delta, norm, scope) > limit
-
-
-def projected(delta: Tensor, limit: float, norm: Norm, scope: Scope) -> Tensor:
-    """[N, T, E]: the nearest perturbation with ‖δ‖ ≤ limit.
-
-    Args:
-        delta: [N, T, E] the perturbation.
-        limit: radius of the ball.
-        norm: inf | l2.
-        scope: example | token.
-    """
-    if norm == "inf":
-        return delta.clamp(-limit, limit)
-    return delta * (limit / extent(delta, norm, scope).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
-
-
-def within_ball(delta: Tensor, embeddings: Tensor, limit: float) -> Tensor:
-    """[N, T, E]: the perturbation, reduced by a rounding error where its sum with the embeddings would exceed ±limit.
-
-    Args:
-        delta: [N, T, E] the perturbation.
-        embeddings: [N, T, E] the clean word embeddings.
-        limit: radius of the ball.
-    """
-    shifted = embeddings + delta
-    rounding = shifted.abs() * torch.finfo(delta.dtype).eps
-    return torch.where((shifted - embeddings).abs() > limit, delta - delta.sign() * rounding, delta)
-
-
-def root_mean_square(delta: Tensor, mask: Tensor) -> Tensor:
-    """Scalar: root mean square over the coordinates of real tokens; padding is zero."""
-    return (delta.square().sum() / (mask.sum() * delta.shape[-1]).clamp(min=1)).sqrt()
-
-
-def fraction(chosen: Tensor, mask: Tensor) -> Tensor:
-    """Scalar: fraction of the real coordinates [N, T, E], tokens [N, T, 1] or examples [N, 1, 1] that are chosen."""
-    real = (mask if chosen.shape[1] == mask.shape[1] else mask.any(dim=1, keepdim=True)).unsqueeze(-1)
-    return (chosen & real).sum() / (real.sum() * chosen.shape[2]).clamp(min=1)
 
 
 class PerturbationOptions(RegularizerOptions):

@@ -5,21 +5,20 @@ Source: Jiang et al. 2020, arXiv 1911.03437, equations 2 and 3, Algorithm 1, lin
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mtdnn.config.options import Options
-from mtdnn.execution.sharding import fill, is_part, norm_of, own
+from mtdnn.execution.sharding import fill, is_part, norm_of
 from mtdnn.registry import Registry
 from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.regularizers.sizes import HalfLife, PartOfRun, Start
+from mtdnn.regularizers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -30,55 +29,6 @@ PROXIMAL: Registry[type[Proximal]] = Registry(
     takes=("model",),
     keywords=("total_steps",),
 )
-
-
-class PartOfRun(Options):
-    """A number of optimizer steps, as a fraction of the run's."""
-
-    fraction: float = Field(description="Of the run's optimizer steps.")
-
-    def steps(self, total_steps: int) -> float:
-        """The fraction of a run of `total_steps`, in optimizer steps."""
-        return self.fraction * total_steps
-
-    def whole_steps(self, total_steps: int) -> int:
-        """The same, rounded down, with the fraction as a decimal number: 0.29 of 100 steps are 29, not 28."""
-        return math.floor(Fraction(str(self.fraction)) * total_steps)
-
-
-def _steps_or_part(value: object) -> float | PartOfRun:
-    """A finite number, or `{fraction: number}`."""
-    if isinstance(value, PartOfRun):
-        return value
-    part = isinstance(value, Mapping) and set(value) == {"fraction"}
-    number = value["fraction"] if part else value  # type: ignore[index]
-    try:
-        steps = math.nan if isinstance(number, bool) else float(number)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        steps = math.nan
-    return PartOfRun(fraction=steps) if part else steps
-
-
-def _half_life(value: object) -> float | PartOfRun:
-    """A number above 0, or `{fraction: number}` above 0."""
-    found = _steps_or_part(value)
-    number = found.fraction if isinstance(found, PartOfRun) else found
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError("expected a number of optimizer steps above 0, or {fraction: number} of the run's")
-    return found
-
-
-def _start(value: object) -> float | PartOfRun:
-    """A whole number from 0, or `{fraction: number}` from 0 up to but not including 1."""
-    found = _steps_or_part(value)
-    valid = 0 <= found.fraction < 1 if isinstance(found, PartOfRun) else found >= 0 and found.is_integer()
-    if not valid:
-        raise ValueError("expected a whole number of optimizer steps, or {fraction: number below 1} of the run's")
-    return found
-
-
-HalfLife = Annotated[float | PartOfRun, BeforeValidator(_half_life)]
-Start = Annotated[float | PartOfRun, BeforeValidator(_start)]
 
 
 class ProximalOptions(Options):
@@ -108,40 +58,6 @@ class MomentumOptions(ProximalOptions):
         if self.half_life is not None and changed:
             raise ValueError(f"half_life sets β for the whole run; remove {', '.join(changed)}, or half_life")
         return self
-
-
-class Teacher(nn.Module):
-    """A copy of a model in evaluation mode, which shares with it the weights that are frozen.
-
-    Args:
-        model: nothing of it is changed.
-    Attributes:
-        module: the copy.
-        shared: names of the weights that both have.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
-        self.module = copy.deepcopy(model, {id(weight): weight for weight in frozen.values()})
-        self.shared = frozen.keys()
-        self.eval().requires_grad_(False)
-
-    def pairs(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """The weights that are trained, of the copy and of the model."""
-        copied = [each.detach() for name, each in self.module.named_parameters() if name not in self.shared]
-        return copied, [each.detach() for name, each in model.named_parameters() if name not in self.shared]
-
-    def move_weights(self, model: nn.Module, share: float) -> None:
-        """As `move`; buffers stay."""
-        copied, weights = self.pairs(model)
-        torch._foreach_lerp_([own(each) for each in copied], [own(each) for each in weights], share)
-
-    def move(self, model: nn.Module, share: float) -> None:
-        """θ̃ ← θ̃ + share · (θ − θ̃), in place; buffers are copied."""
-        self.move_weights(model, share)
-        for copied, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
-            copied.copy_(theirs)
 
 
 class Proximal:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
-from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer, Size
+from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer
+from mtdnn.regularizers.sizes import Size
 
 
 class R3FOptions(PerturbationOptions):

@@ -12,19 +12,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
+from mtdnn.regularizers.directions import Norm, Scope, direction, exceeds, projected, within_ball
 from mtdnn.regularizers.forward_pass import ForwardPass
-from mtdnn.regularizers.perturbation import (
-    Norm,
-    PerturbationOptions,
-    PerturbationRegularizer,
-    Scope,
-    Size,
-    SizeOrZero,
-    direction,
-    exceeds,
-    projected,
-    within_ball,
-)
+from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer
+from mtdnn.regularizers.sizes import Size, SizeOrZero
 
 
 def _in_paper(value: object) -> object:

@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.directions import Scope, extent
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
-from mtdnn.regularizers.perturbation import Scope, Size, extent
+from mtdnn.regularizers.sizes import Size
 from mtdnn.regularizers.smart import Smart, SmartOptions
 
 UNIT_OFFSET = 1e-6

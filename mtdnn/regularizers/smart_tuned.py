@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from mtdnn.regularizers.base import REGULARIZERS
-from mtdnn.regularizers.perturbation import RelativeSize, Size
+from mtdnn.regularizers.sizes import RelativeSize, Size
 from mtdnn.regularizers.smart import Smart, SmartOptions
 
 

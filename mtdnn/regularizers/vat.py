@@ -11,15 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS
+from mtdnn.regularizers.directions import Scope, direction
 from mtdnn.regularizers.forward_pass import ForwardPass
-from mtdnn.regularizers.perturbation import (
-    PerturbationOptions,
-    PerturbationRegularizer,
-    RelativeSize,
-    Scope,
-    Size,
-    direction,
-)
+from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer
+from mtdnn.regularizers.sizes import RelativeSize, Size
 
 
 class VATOptions(PerturbationOptions):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from mtdnn.execution.sharding import fill
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.proximal import Teacher
+from mtdnn.regularizers.teacher import Teacher
 
 
 class MovingAverage:

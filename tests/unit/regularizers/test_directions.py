@@ -1,46 +1,15 @@
-"""Sizes, directions and limits of perturbations."""
+"""Directions and limits of perturbations."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from pydantic import BaseModel, ValidationError
 
-from mtdnn.regularizers.perturbation import (
-    RelativeSize,
-    Size,
-    SizeOrZero,
-    direction,
-    exceeds,
-    extent,
-    fraction,
-    projected,
-    resolved,
-    root_mean_square,
-    within_ball,
-)
-
-
-class Sizes(BaseModel):
-    size: Size = 1.0
-    other: SizeOrZero = 1.0
+from mtdnn.regularizers.directions import direction, exceeds, extent, fraction, projected, root_mean_square, within_ball
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
-
-
-def test_a_size_is_a_number_or_relative() -> None:
-    assert Sizes(size="1e-5").size == 1e-5  # YAML reads 1e-5 as a word
-    assert Sizes(other=0).other == 0
-    assert Sizes(size={"relative": 0.002}).size == RelativeSize(relative=0.002)
-    assert resolved(RelativeSize(relative=0.002), 0.057) == pytest.approx(1.14e-4)
-
-
-@pytest.mark.parametrize("value", [-1e-5, 0, "small", True, float("nan"), float("inf"), {"relative": -1}, {"of": 1}])
-def test_no_other_size_is_taken(value: object) -> None:
-    with pytest.raises(ValidationError, match="expected"):
-        Sizes(size=value)
 
 
 def test_direction_has_norm_one_over_its_scope() -> None:
