@@ -36,7 +36,7 @@ def _conflicts(found: TaskAgreement) -> Table:
             values = found.cosines.get((task, other), [])
             share = sum(value < 0 for value in values) / len(values) if values else 0.0
             is_pair = bool(values) and other != task
-            shown = f"{fmean(values):.2f} ({100 * share:.0f})" if is_pair else "–"
+            shown = f"{fmean(values):z.2f} ({100 * share:.0f})".replace("-", "−") if is_pair else "–"
             places.append(Place(shown, heat=share if is_pair else None))
         lines.append(places)
     caption = (
@@ -65,7 +65,7 @@ def _affinity(values: Sequence[float], is_own: bool) -> Place:
         return Place("–")
     mean = fmean(values)
     trend = "" if is_own or mean == 0 else "up" if mean > 0 else "down"
-    return Place(f"{100 * mean:+.2g}", trend=trend)
+    return Place(f"{100 * mean:+.2g}".replace("-", "−"), trend=trend)
 
 
 def _weights(weights: Mapping[str, Sequence[tuple[int, float]]]) -> Picture:

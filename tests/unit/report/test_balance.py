@@ -16,25 +16,27 @@ LINES = [
     {"step": 1, "conflicts": {"tasks": ["a", "b"], "cosine": [[1.0, -0.5], [-0.5, 1.0]], "norm": [1.0, 2.0]}},
     {"step": 2, "conflicts": {"tasks": ["a", "b"], "cosine": [[1.0, 0.1], [0.1, 1.0]], "norm": [1.0, 2.0]}},
     {"step": 2, "conflicts": {"tasks": ["b", "c"], "cosine": [[1.0, 0.3], [0.3, 1.0]], "norm": [1.0, 2.0]}},
+    {"step": 3, "conflicts": {"tasks": ["b", "c"], "cosine": [[1.0, -0.304], [-0.304, 1.0]], "norm": [1.0, 2.0]}},
     {"step": 3, "affinity": {"a": {"a": 0.02, "b": -0.01}, "b": {"a": 0.004, "b": 0.03}}},
     {"step": 3, "train": {"a": {"task": 1.0, "balance.weight": 0.6}, "b": {"task": 2.0, "balance.weight": 1.4}}},
 ]
 
 
 def test_conflicts_affinities_and_weights_are_shown(tmp_path: Path) -> None:
-    """Mean of −0.5 and 0.1 is −0.2, one of two below 0; a pair never seen together has a dash."""
+    """Mean of −0.5 and 0.1 is −0.2, one of two below 0; of 0.3 and −0.304 it is no −0.00;
+    a pair never seen together has a dash."""
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     blocks = balance_section(tmp_path)
     headings = [block.text for block in blocks if isinstance(block, Heading)]
     assert headings == ["Conflicts between tasks", "Affinities between tasks", "Weights of the tasks"]
     conflicts, affinities = (block for block in blocks if isinstance(block, Table))
     assert [[place.text for place in line] for line in conflicts.rows] == [
-        ["a", "–", "-0.20 (50)", "–"],
-        ["b", "-0.20 (50)", "–", "0.30 (0)"],
-        ["c", "–", "0.30 (0)", "–"],
+        ["a", "–", "−0.20 (50)", "–"],
+        ["b", "−0.20 (50)", "–", "0.00 (50)"],
+        ["c", "–", "0.00 (50)", "–"],
     ]
-    assert [place.heat for place in conflicts.rows[1]] == [None, 0.5, None, 0.0]
-    assert [place.text for place in affinities.rows[0]] == ["a", "+2", "-1", "–"]
+    assert [place.heat for place in conflicts.rows[1]] == [None, 0.5, None, 0.5]
+    assert [place.text for place in affinities.rows[0]] == ["a", "+2", "−1", "–"]
     assert [place.trend for place in affinities.rows[0]] == ["", "", "down", ""]
     (picture,) = (block for block in blocks if isinstance(block, Picture))
     assert picture.svg.startswith("<svg") or "<svg" in picture.svg
