@@ -90,7 +90,7 @@ class Processes:
         for places in buckets(tensors, self.bucket_bytes):
             flat = torch.cat([tensors[place].reshape(-1) for place in places])
             with self._exchange():
-                flat = self.accelerator.reduce(flat, reduction="sum")
+                torch.distributed.all_reduce(flat)
             for place, part in zip(places, _split(flat, [tensors[place].shape for place in places]), strict=True):
                 summed[place] = part
         return [each for each in summed if each is not None]

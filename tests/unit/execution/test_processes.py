@@ -19,27 +19,34 @@ class Twin:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
-        assert reduction == "sum"
+    def all_reduce(self, tensor: Tensor) -> None:
+        """What `torch.distributed` would do."""
         self.sizes.append(tensor.numel())
-        return tensor + tensor
+        tensor.mul_(2)
 
     def wait_for_everyone(self) -> None:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:33122")
 
 
-def test_two_hundred_gradients_are_summed_in_one_exchange() -> None:
-    accelerator: Any = Twin()
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Any:
+    twin = Twin()
+    monkeypatch.setattr(torch.distributed, "all_reduce", twin.all_reduce)
+    return twin
+
+
+def test_two_hundred_gradients_are_summed_in_one_exchange_and_stay_as_they_are(accelerator: Any) -> None:
     processes = Processes(accelerator)
     gradients = [torch.full((3, number % 5), float(number)) for number in range(1, 201)]
     summed = processes.sums(gradients)
     assert processes.exchanges == 1
     assert all(torch.equal(after, 2 * before) for before, after in zip(gradients, summed, strict=True))
+    (alone,) = processes.sums(gradients[:1])
+    assert torch.equal(alone, 2 * gradients[0])
 
 
-def test_buffers_have_one_type_and_a_largest_size() -> None:
+def test_buffers_have_one_type_and_a_largest_size(accelerator: Any) -> None:
     """Ten float32 numbers are 40 bytes: four tensors of three make 48, so that a buffer has three of them."""
-    accelerator: Any = Twin()
     processes = Processes(accelerator, bucket_bytes=40)
     values = [
         torch.ones(3),
@@ -55,8 +62,7 @@ def test_buffers_have_one_type_and_a_largest_size() -> None:
     assert sorted(accelerator.sizes) == [3, 3, 9, 50] and processes.exchanges == 4
 
 
-def test_nothing_is_exchanged_for_nothing() -> None:
-    accelerator: Any = Twin()
+def test_nothing_is_exchanged_for_nothing(accelerator: Any) -> None:
     processes = Processes(accelerator)
     assert processes.sums([]) == [] and processes.exchanges == 0
 
