@@ -288,8 +288,9 @@ class Encoder(nn.Module):
         }
         if token_type_ids is not None and has_token_types(self.config):
             inputs["token_type_ids"] = layout.pack_rounded(token_type_ids)[None]
-        # All families use a mask of four dimensions as it is and build none; packed attention needs none.
-        inputs["attention_mask"] = torch.ones(1, 1, 1, 1)
+        # All families use a mask of four dimensions as it is and build none; packed attention needs none. It is on the
+        # device, as FSDP copies what a layer gets on the host, and would wait for that.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, device=embeddings.device)
         switches = {
             "packing": layout,
             "dropout_masks": self.execution.dropout,
