@@ -253,6 +253,42 @@ def test_several_processes_prepare_what_one_does_and_report_the_errors_of_all(de
     assert not list((tmp_path / "bad").glob("demo_*"))
 
 
+@pytest.mark.slow
+def test_three_processes_prepare_evaluate_and_predict_fewer_rows_than_there_are_processes(
+    demo: Demo, tmp_path: Path
+) -> None:
+    """One train row, two dev rows, and a file of one row; a file without rows is an error in every number."""
+    data, rows = tmp_path / "data" / "demo_nli", (demo.data / "demo_nli" / "train.tsv").read_text().splitlines(True)
+    data.mkdir(parents=True)
+    for split, count in (("train", 1), ("dev", 2), ("one", 1), ("none", 0)):
+        (data / f"{split}.tsv").write_text("".join(rows[:count]))
+    tasks = tmp_path / "tasks.yml"
+    tasks.write_text(yaml.safe_dump({"demo_nli": yaml.safe_load(demo.tasks.read_text())["demo_nli"]}))
+    for number, out in ((1, "alone"), (3, "together")):
+        places = ["--data", str(tmp_path / "data"), "--encoder", str(demo.encoder), "--out", str(tmp_path / out)]
+        status, _, errors = launched(number, "-m", "mtdnn", "prepro", str(tasks), *places)
+        assert status == 0, errors[-2000:]
+    stores = [
+        {path.relative_to(store): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+        for store in (tmp_path / "alone", tmp_path / "together")
+    ]
+    assert stores[0] == stores[1]
+    values = {"tasks": str(tasks), "data": str(tmp_path / "together"), "train": ["demo_nli"], "max_steps": 2}
+    config, found = tmp_path / "run.yml", []
+    for number in (1, 3):
+        run = tmp_path / f"run{number}"
+        config.write_text(load_run_config(None, demo.run_values(run, **values)).to_yaml())
+        assert launched(number, "-m", "mtdnn", "train", str(config))[0] == 0
+        words = ["predict", str(tmp_path / "run1"), "--task", "demo_nli", "--input"]
+        for name in ("one", "none"):
+            to = tmp_path / f"{name}{number}.jsonl"
+            status, _, errors = launched(number, "-m", "mtdnn", *words, str(data / f"{name}.tsv"), "--output", str(to))
+            found.append((name, status, to.read_bytes() if to.exists() else b""))
+    assert found[:2] == found[2:] and found[0][1] == 0 and found[0][2].count(b"\n") == 1
+    sizes = [json.loads((tmp_path / f"run{n}" / "results.json").read_text())["demo_nli"]["dev"]["rows"] for n in (1, 3)]
+    assert sizes == [2, 2]
+
+
 IN_MEMORY = """
 import sys
 import mtdnn
