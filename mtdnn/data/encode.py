@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow as pa
 from mtdnn.columns import seconds_between_bars
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
+from mtdnn.data.manifest import Manifest, stored_block
 from mtdnn.errors import MAX_REPORTED_ERRORS, DataError, Fault, Place, fault, printable
 from mtdnn.execution.machine import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
@@ -31,6 +32,9 @@ from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
+
+LabelPolicy = Literal["required", "allowed", "ignored"]
+"""Whether the rows of a split must have labels, may have them, or are taken as unlabelled."""
 
 MAX_PARTS_AHEAD = 2  # per process: results that wait to be written
 
@@ -43,18 +47,23 @@ class Job:
         task: the task's definition.
         split: name of the split.
         rows: source of the rows.
-        labels: required | allowed | ignored.
+        labels: whether its rows must have labels.
     """
 
     task: TaskDef
     split: str
     rows: RowSource
-    labels: str
+    labels: LabelPolicy
 
     @property
     def key(self) -> tuple[str, str]:
         """Task and split."""
         return self.task.name, self.split
+
+    @property
+    def separate(self) -> tuple[Job, ...]:
+        """The split as each of its tasks sees it."""
+        return (self,)
 
     @cached_property
     def task_type(self) -> TaskType:
@@ -122,6 +131,23 @@ class Job:
     def label_summary(self, counts: Counter[Any]) -> dict[str, Any]:
         """Summary of the labels of a split, as plain JSON values, from the counts of all rows."""
         return self.task_type.label_summary(counts)
+
+    def block(self) -> dict[str, Any]:
+        """What decides what is stored, as its manifest has it."""
+        return stored_block(self.task)
+
+    def manifests_of_tasks(self, stored: Manifest, tokenizer: Tokenizer) -> Iterator[tuple[Job, Manifest]]:
+        """The jobs of tasks that share these rows, with the manifest of each; none for a task with rows of its own.
+
+        Args:
+            stored: the manifest of the shared rows.
+            tokenizer: of the run's encoder.
+        """
+        return iter(())
+
+    def unlabelled_faults(self, stored: Manifest) -> list[Fault]:
+        """Errors that the counts of all labels show; of rows of its own each row's have been found before."""
+        return []
 
     def duplicates(self, hashes: set[int]) -> Iterator[Fault]:
         """An error for every row with the id of an earlier row, among rows whose id has one of these hashes."""
@@ -324,6 +350,7 @@ def _by_pool(
 
 
 _worker: dict[str, Any] = {}
+"""In a process of the pool: what `_start_worker` was given, as the pool hands its functions nothing else."""
 
 
 def _start_worker(*setup: Any) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from mtdnn.config.tasks import PartialBlock, TaskDef
 from mtdnn.data.encode import Job
-from mtdnn.data.manifest import Manifest, Source, mtdnn_version, read_with, store_format, stored_block
-from mtdnn.data.sharing import SharedJob, separate_jobs, sharing_faults
+from mtdnn.data.manifest import Manifest, Source, mtdnn_version, read_with, store_format
+from mtdnn.data.sharing import sharing_faults
 from mtdnn.errors import ConfigError, DataError, Fault
 from mtdnn.rows.cut import CutRows, FileOrder
 from mtdnn.rows.places import Data, open_split
@@ -188,8 +188,8 @@ def wanted_manifest(job: Job, tokenizer: Tokenizer, data: Data) -> Manifest:
         task=job.task.name,
         split=job.split,
         tokenizer={"encoder": tokenizer.name, "sha256": tokenizer.sha256},
-        block=job.block() if isinstance(job, SharedJob) else stored_block(job.task),
+        block=job.block(),
         source=source,
-        store_format=max(store_format(each.task, tokenizer) for each in separate_jobs([job])),
+        store_format=max(store_format(each.task, tokenizer) for each in job.separate),
         mtdnn_version=mtdnn_version(),
     )

@@ -16,13 +16,13 @@ from typing import Literal
 
 from mtdnn.config.tasks import Definitions, TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
-from mtdnn.data.encode import EncodedPart, Job, StoredCounts, encode_part, map_parts
+from mtdnn.data.encode import EncodedPart, Job, LabelPolicy, StoredCounts, encode_part, map_parts
 from mtdnn.data.jobs import wanted_manifest
 from mtdnn.data.manifest import Manifest, length_summary, read_manifest
 from mtdnn.data.on_ray import encoded_on_ray
 from mtdnn.data.part_files import PartFiles, remove_parts
 from mtdnn.data.plan import Plan, planned
-from mtdnn.data.sharing import SharedJob, separate_jobs
+from mtdnn.data.sharing import separate_jobs
 from mtdnn.data.split_faults import IdHashes, SplitFaults
 from mtdnn.data.staging import (
     STAGING,
@@ -147,7 +147,7 @@ def prepare_rows(
     tokenizer: Tokenizer,
     folder: Path,
     *,
-    labels: str = "allowed",
+    labels: LabelPolicy = "allowed",
     num_workers: int = 1,
 ) -> Manifest:
     """Prepare the rows of one source as a split in `folder`, which is created here; `id` and `label` may be missing.
@@ -202,7 +202,7 @@ def made_splits(plan: Plan, due: list[Job]) -> dict[str, dict[str, Manifest]]:
         due: the splits that were; the others are unchanged.
     """
     made: dict[str, dict[str, Manifest]] = {}
-    renewed = {member.key for job in due for member in separate_jobs([job])}
+    renewed = {job.key for job in separate_jobs(due)}
     for job in separate_jobs(plan.jobs):
         manifest = read_manifest(split_folder(plan.out, job))
         if manifest is not None:
@@ -283,7 +283,7 @@ def _finish(job: Job, split: _Split, wanted: Manifest, staging: Path) -> list[Fa
         return faults
     split.writer.close(wanted.source["sha256"])
     manifest = described(wanted, split.counts, job, split.writer.folder)
-    if isinstance(job, SharedJob) and (faults := job.unlabelled_faults(manifest)):
+    if faults := job.unlabelled_faults(manifest):
         split.abandon()
         return faults
     manifest.write(split.writer.folder)

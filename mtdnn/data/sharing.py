@@ -108,9 +108,12 @@ class SharedJob(Job):
         if not isinstance(rows, RenamedRows) or first.task.rows is None:
             raise TypeError(f"'{first.task.name}' has rows of its own")
         task = first.task.model_copy(update={"name": shared_folder(first.task.rows.file)})
-        task._yaml = first.task._yaml
         theirs_id = {"id": first.task.their_column("id")}
         return cls(task, first.split, RenamedRows(rows.inner, theirs_id), "allowed", tuple(members))
+
+    @property
+    def separate(self) -> tuple[Job, ...]:
+        return self.members
 
     @cached_property
     def types(self) -> dict[str, TaskType]:
@@ -168,24 +171,23 @@ class SharedJob(Job):
         return {"tasks": own, "together": [[list(key[1]), rows] for key, rows in counts.items() if key[0] == ""]}
 
     def block(self) -> dict[str, Any]:
-        """What decides what is stored, of every task."""
         return {
-            **stored_block(self.task),
+            **super().block(),
             "options": {each.task.name: stored_block(each.task) for each in self.members},
         }
 
-    def manifest_of(self, member: Job, stored: Manifest, tokenizer: Tokenizer) -> Manifest:
-        """The manifest of one of the tasks.
-
-        Args:
-            member: its job.
-            stored: the manifest of the shared rows.
-            tokenizer: of the run's encoder.
-        """
-        name, block = member.task.name, stored_block(member.task)
-        labels = {**stored.labels["tasks"][name], "together": stored.labels["together"]}
-        format_ = store_format(member.task, tokenizer)
-        return replace(stored, task=name, block=block, labels=labels, store_format=format_)
+    def manifests_of_tasks(self, stored: Manifest, tokenizer: Tokenizer) -> Iterator[tuple[Job, Manifest]]:
+        for member in self.members:
+            yield (
+                member,
+                replace(
+                    stored,
+                    task=member.task.name,
+                    block=member.block(),
+                    labels={**stored.labels["tasks"][member.task.name], "together": stored.labels["together"]},
+                    store_format=store_format(member.task, tokenizer),
+                ),
+            )
 
     def unlabelled_faults(self, stored: Manifest) -> list[Fault]:
         """An error for each task that trains on this split and has no label in it: its column is misspelt, perhaps."""
@@ -224,7 +226,7 @@ def joined_jobs(jobs: Sequence[Job]) -> list[Job]:
 
 def separate_jobs(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, with each that several tasks share in the form of one for each task."""
-    return [member for job in jobs for member in (job.members if isinstance(job, SharedJob) else (job,))]
+    return [member for job in jobs for member in job.separate]
 
 
 def _as_seen(row: Row, job: Job) -> Row:

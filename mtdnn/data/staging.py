@@ -10,7 +10,6 @@ from pathlib import Path
 from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.encode import Job
 from mtdnn.data.manifest import Manifest, read_manifest
-from mtdnn.data.sharing import SharedJob
 from mtdnn.errors import DataError, Fault, fault, is_full_disk
 from mtdnn.files import flush
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -53,6 +52,7 @@ def holds(folder: Path, job: Job, wanted: Mapping[tuple[str, str], Manifest]) ->
 
 
 def split_folder(root: Path, job: Job) -> Path:
+    """The folder of a split below a root: the prepared rows, or their staging folder."""
     return root / job.task.name / job.split
 
 
@@ -92,10 +92,7 @@ def write_members(out: Path, job: Job, tokenizer: Tokenizer) -> None:
         tokenizer: of the run's encoder.
     """
     stored = read_manifest(split_folder(out, job))
-    if not isinstance(job, SharedJob) or stored is None:
-        return
-    for member in job.members:
-        manifest = job.manifest_of(member, stored, tokenizer)
+    for member, manifest in job.manifests_of_tasks(stored, tokenizer) if stored is not None else ():
         if read_manifest(split_folder(out, member)) == manifest:
             continue
         staged = split_folder(out / STAGING, member)
@@ -106,6 +103,7 @@ def write_members(out: Path, job: Job, tokenizer: Tokenizer) -> None:
 
 
 def partial_folder(staging: Path, job: Job) -> Path:
+    """Where a split is written until it is complete."""
     return staging / job.task.name / f"{job.split}.partial"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mtdnn.config.task import SharedRows, TaskDef
-from mtdnn.data.encode import Job, encoded_by
+from mtdnn.data.encode import Job, LabelPolicy, encoded_by
 from mtdnn.data.prepro import prepare_job, prepare_rows
 from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
 from mtdnn.data.store import Store, open_prepared
@@ -96,7 +96,8 @@ class GivenRows:
     def _stored_rows(self, task: str, rows: RowSource, columns_of: str) -> Iterator[Store]:
         owner = self.tasks[columns_of]
         task_def = self.tasks[task].model_copy(update={key: getattr(owner, key) for key in SEEN_AS})
-        labels, rows = "allowed" if task == columns_of else "ignored", as_task_sees(owner, rows)
+        labels: LabelPolicy = "allowed" if task == columns_of else "ignored"
+        rows = as_task_sees(owner, rows)
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
             place = Path(folder) / "rows" / "split"
             prepare_rows(rows, task_def, self.tokenizer, place, labels=labels)
@@ -124,7 +125,7 @@ class GivenRows:
             own = self.tasks[name]
             of_file = owner.rows is not None and own.unit == owner.unit
             update: dict[str, Any] = {"inputs": owner.inputs, "rows": own.rows if of_file else shared, "columns": {}}
-            labels = "allowed" if of_file or name == columns_of else "ignored"
+            labels: LabelPolicy = "allowed" if of_file or name == columns_of else "ignored"
             task = own.model_copy(update=update)
             members.append(Job(task, "split", as_task_sees(task, source), labels))
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
