@@ -49,7 +49,7 @@ setup(
     extras_require={
         "adapters": ["peft>=0.18"],
         "balance": ["torchjd[cagrad,quadprog-projector]>=0.18"],
-        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
         "trackers": ["mlflow-skinny>=2.16", "wandb>=0.18"],
         "tune": ["optuna>=4.2"],
@@ -64,7 +64,7 @@ setup(
             "mypy>=1.10",
             "onnx>=1.17",
             "onnxruntime>=1.20",
-            "onnxscript>=0.5",
+            "onnxscript>=0.6",
             "optuna>=4.2",
             "peft>=0.18",
             "psutil>=5.9",

@@ -211,15 +211,20 @@ def quantize(folder: Path, *, data: Path | None = None) -> list[Loss]:
         data: folder of prepared rows; None = the run's. Where there is none, nothing is measured.
     """
     require_onnx("onnx", "onnxruntime")
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     before = _measured(folder, data)
     whole, small = folder / GRAPH, folder / QUANTIZED
+    graph = onnx.load(whole)
+    del graph.graph.value_info[
+        :
+    ]  # shapes that PyTorch 2.11 notes; they do not fit the weights that are transposed here
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises to preprocess graphs, which PyTorch's exporter has done
     try:
-        quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
+        quantize_dynamic(graph, small, weight_type=QuantType.QInt8)
     finally:
         root.setLevel(level)
     small.replace(whole)
