@@ -109,6 +109,8 @@ def tune(
     out: str,
     trials: int = 20,
     jobs: int = 1,
+    launcher: str = "local",
+    gpus: float = 0.0,
     seed: int = 1,
     prune: bool = True,
     json: bool = False,
@@ -121,6 +123,8 @@ def tune(
         out: Folder of the search: its study, its trials, and the best run as best.yml.
         trials: Trials after which the search ends, those of earlier commands included.
         jobs: Processes, each with one trial at a time.
+        launcher: local = processes of this machine; ray = a Ray cluster, or a local Ray.
+        gpus: GPUs of each process, for ray; at most 1.
         seed: Seed of the draws.
         prune: Stop trials that are worse than the median of the others at the same evaluation.
         json: Print the best values, their score and the number of trials as JSON.
@@ -132,7 +136,7 @@ def tune(
     require_optuna()
     search = Search(run, read_space(space, run), Path(out), trials=trials, seed=seed, prune=prune)
     with stopped_by_sigterm():
-        found = tune_run(search, jobs=jobs)
+        found = tune_run(search, jobs=jobs, launcher=launcher, gpus=gpus)
     if json:
         return as_json(vars(found))
     lines = table([[key, str(value)] for key, value in found.values.items()])

@@ -1,7 +1,8 @@
-"""The processes of `mtdnn tune --jobs`: each carries out trials until the search has as many as it should."""
+"""The processes of `mtdnn tune`, here or on a Ray cluster: each carries out trials until there are enough."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,8 +12,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, first_line
 from mtdnn.execution.machine import visible_gpus
+from mtdnn.execution.ray_cluster import connected_ray
+from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.launchers import STOP_SECONDS, death, end_with_parent, threads_each
 
 Work = Callable[[], None]
@@ -40,6 +43,52 @@ def work_in_processes(work: Work, jobs: int) -> list[str]:
         return _outcomes(dict(started))
     finally:
         _stop([process for _, process in started])
+
+
+def work_on_ray(work: Work, jobs: int, *, gpus: float) -> list[str]:
+    """Run a function in several tasks of a Ray cluster, and wait until it has returned in all of them.
+
+    Every machine of the cluster must have this process's current folder and what the function reads in it.
+
+    Args:
+        work: at the top level of a module, or a partial of such a function.
+        jobs: number of tasks, each with a CPU.
+        gpus: GPUs of each task; a part of one is shared with other tasks.
+    Returns:
+        Why tasks were lost.
+    Raises:
+        ConfigError: ray is not installed, or the cluster cannot be reached.
+        Exception: the function's in one of the tasks, which stops the others.
+    """
+    ray, lost = connected_ray(), list[str]()
+    task = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_run_on_ray)
+    running = [task.remote(work, is_trusted(), os.getcwd()) for _ in range(jobs)]
+    try:
+        while running:
+            (ended, *_), running = ray.wait(running, num_returns=1)
+            try:
+                error = ray.get(ended)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as broken:
+                lost.append(f"its Ray worker ended: {first_line(broken)}")
+            else:
+                if error is not None:
+                    raise error
+    finally:
+        for each in running:
+            ray.cancel(each, force=True)
+    return lost
+
+
+def _run_on_ray(work: Work, trust: bool, folder: str) -> MtdnnError | None:
+    """Run the function as the process that submitted it would; an error to report is returned as it is."""
+    with trusted(trust), contextlib.chdir(folder):
+        try:
+            work()
+        except MtdnnError as error:
+            return error
+    return None
 
 
 def _started(work: Work, *, threads: int | None, gpu: str | None) -> tuple[Connection, BaseProcess]:

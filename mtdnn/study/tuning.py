@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.run import RunConfig, run_source
 from mtdnn.config.yaml_source import dump_yaml
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import exclusive, write_text
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.plug_ins import checked_run
-from mtdnn.study.searchers import work_in_processes
+from mtdnn.study.launchers import require_launchable
+from mtdnn.study.searchers import work_in_processes, work_on_ray
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 STARTUP_TRIALS = 5
 """Trials that are not pruned, so that there is a median to compare with."""
+
+LAUNCHERS = ("local", "ray")
 
 WEIGHTS = ("best", "last", "checkpoints")
 JOURNAL, BEST, LOCK = "study.log", "best.yml", ".lock"
@@ -79,32 +82,52 @@ def require_optuna() -> None:
         raise ConfigError(fault("", "mtdnn tune", "needs the package optuna", fix))
 
 
-def tune(search: Search, *, jobs: int = 1) -> Found:
+def tune(search: Search, *, jobs: int = 1, launcher: str = "local", gpus: float = 0.0) -> Found:
     """Carry out a search, or continue it; the best run is written to `best.yml` in its folder.
 
     Args:
         search: what is searched.
         jobs: processes, each with a trial at a time; more can be started by the same command elsewhere.
+        launcher: local = processes of this machine; ray = tasks of a Ray cluster, which all have the folder.
+        gpus: of each task of Ray.
     Raises:
         ConfigError: Optuna is missing; the folder has a search of another run or space; no task has a dev split.
         DataError: no trial finished; processes were killed, and the trials that were asked for are not complete.
     """
     require_optuna()
-    if jobs < 1 or search.trials < 1:
-        key, value = ("jobs", jobs) if jobs < 1 else ("trials", search.trials)
-        raise ConfigError(fault("", key, f"{value}", "Give at least 1."))
+    _require_launchable(search, launcher, jobs=jobs, gpus=gpus)
     config = checked_run(run_source(search.run))
     _require_dev(config)
     search.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(search)
     _require_same(study, search, config)
     _fail_lost_trials(study, search)
-    if jobs == 1:
+    if launcher == "ray":
+        lost = work_on_ray(partial(work, search), jobs, gpus=gpus)
+    elif jobs > 1:
+        lost = work_in_processes(partial(work, search), jobs)
+    else:
         work(search)
-    elif lost := work_in_processes(partial(work, search), jobs):
+        lost = []
+    if lost:
         _fail_lost_trials(study, search)
         _require_complete(search, lost, jobs)
     return _result(open_study(search), search)
+
+
+def _require_launchable(search: Search, launcher: str, *, jobs: int, gpus: float) -> None:
+    faults = []
+    if search.trials < 1:
+        faults.append(fault("", "trials", f"{search.trials}", "Give at least 1."))
+    if launcher not in LAUNCHERS:
+        faults.append(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
+    else:
+        try:
+            require_launchable(launcher, jobs=jobs, gpus=gpus)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
 
 
 def _require_dev(config: RunConfig) -> None:

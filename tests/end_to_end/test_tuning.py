@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ from mtdnn.runs.opened import Run
 from mtdnn.study import tuning
 from mtdnn.study.space import read_space
 from mtdnn.study.tuning import Search, open_study, tune
+from tests.reference import ray_stand_in
 
 
 @pytest.fixture
@@ -263,6 +265,65 @@ def test_a_search_continues_without_a_killed_process(files, tmp_path, caplog):
     states = [row["state"] for row in rows(tmp_path / "out")]
     assert found.finished + found.pruned >= 3 and "running" not in states
     assert "1 of 2 processes ended: its process was ended by signal 9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "reported"),
+    [
+        (
+            ["--jobs", "0", "--trials", "0"],
+            ["trials: 0. Give at least 1.", "jobs: 0 is not a valid number of processes."],
+        ),
+        (["--launcher", "rya"], ["launcher: unknown launcher 'rya'; known: local, ray. Did you mean 'ray'?"]),
+        (["--gpus", "1"], ["gpus: is for the launchers ray and slurm."]),
+    ],
+)
+def test_what_cannot_be_launched_is_refused(flags, reported, files, capsys):
+    assert main([*files, *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all(part in line for part, line in zip(reported, lines, strict=True))
+
+
+def test_a_search_runs_on_ray(files, tmp_path, monkeypatch):
+    """On a stand-in, whose tasks run in this process, one by one; the first of two carries out all trials."""
+    monkeypatch.setitem(sys.modules, "ray", ray_stand_in)
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    assert main([*files, "--trials", "2", "--jobs", "2", "--launcher", "ray"]) == 0
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["complete", "complete"]
+
+
+def test_errors_and_lost_tasks_on_ray_are_reported(files, tmp_path, monkeypatch, capsys):
+    def refused(*_):
+        raise mtdnn.DataError("rows.tsv:3: no label")
+
+    monkeypatch.setitem(sys.modules, "ray", ray_stand_in)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_trained", refused)
+        assert main([*files, "--trials", "2", "--launcher", "ray"]) == 2
+    assert capsys.readouterr().err.strip() == "rows.tsv:3: no label"
+
+    def node_lost(handle):
+        raise ray_stand_in.RayError("the node died\nand more")
+
+    monkeypatch.setattr(ray_stand_in, "get", node_lost)
+    assert main([*files, "--trials", "2", "--jobs", "3", "--launcher", "ray"]) == 2
+    assert "3 of 3 processes ended: its Ray worker ended: the node died; trials: 0 of 2." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_real_ray_carries_out_a_search(files, tmp_path, monkeypatch):
+    """A local Ray of two processes; files are given relative to the current folder, which is not that of Ray."""
+    ray = pytest.importorskip("ray", reason="ray is an optional extra: pip install 'mtdnn[ray]'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the processes of Ray find these files
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    monkeypatch.chdir(tmp_path)
+    try:
+        words = ["tune", "run.yml", "--space", "space.yml", "--out", "out", "--trials", "2", "--jobs", "2"]
+        assert main([*words, "--launcher", "ray"]) == 0
+    finally:
+        ray.shutdown()
+    assert [row["state"] for row in rows(tmp_path / "out")].count("complete") >= 1
 
 
 @pytest.mark.slow
