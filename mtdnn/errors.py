@@ -116,6 +116,8 @@ class MtdnnError(Exception):
         faults: all errors, as records.
     """
 
+    __signature__ = inspect.Signature([inspect.Parameter("faults", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
+
     def __new__(cls, *args: object, **keywords: object) -> Self:
         """A new error; an unknown or missing keyword is a ConfigError, as of all public names."""
         place = f"{cls.__name__}()"
