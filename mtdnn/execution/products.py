@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -99,6 +101,29 @@ def bf16_is_faster() -> bool:
     flags = set(found.group(1).split())
     slow_instructions = "AuthenticAMD" not in described and "avx512_fp16" in flags
     return "amx_bf16" in flags or ("avx512_bf16" in flags and not slow_instructions)
+
+
+def has_tf32() -> bool:
+    """Whether products of float32 numbers are TF32 on a GPU, in whichever of PyTorch's two ways it was allowed."""
+    products: Any = torch.backends.cuda.matmul
+    return bool(products.fp32_precision == "tf32")
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """A context in which float32 numbers are multiplied as such, without TF32 on a GPU or bf16 on a CPU.
+
+    `torch.get_float32_matmul_precision` is an error where a script has allowed TF32 by `fp32_precision`.
+    """
+    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+    before = [each.matmul.fp32_precision for each in backends]
+    for each in backends:
+        each.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for each, precision in zip(backends, before, strict=True):
+            each.matmul.fp32_precision = precision
 
 
 def processor() -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch, on_device
 from mtdnn.errors import ConfigError, fault
+from mtdnn.execution.products import whole_float32
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import has_token_types, position_ids
 from mtdnn.networks.modes import evaluation_mode
@@ -248,13 +249,8 @@ class ForwardPass:
             with self._autocast():
                 yield
             return
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.autocast(self.device.type, enabled=False):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+        with whole_float32(), torch.autocast(self.device.type, enabled=False):
+            yield
 
 
 def dropout_stream(seed: int, *, step: int, part: int = 0, rank: int = 0) -> tuple[int, str, int, int, int]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mtdnn.batch import Batch, SharedInputs
+from mtdnn.execution.products import has_tf32
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import LossTerms, Regularizer, RunPrecision
 from mtdnn.regularizers.forward_pass import Autocast, ForwardPass, Precision, dropout_stream
@@ -280,6 +281,6 @@ def run_precision(model: MultiTaskModel, autocast: Autocast = nullcontext) -> Ru
     device = weight.device.type
     with autocast():
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    if dtype == torch.float32 and device == "cuda" and torch.get_float32_matmul_precision() != "highest":
+    if dtype == torch.float32 and device == "cuda" and has_tf32():
         return RunPrecision("tf32", 2.0**-10)
     return RunPrecision.of(dtype)

@@ -167,21 +167,28 @@ def test_float32_passes_are_untouched_by_autocast() -> None:
     assert torch.equal(fine, model(batch))
 
 
-@pytest.fixture
-def tf32_allowed() -> Iterator[None]:
-    """As a run with `precision: tf32` sets it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+@pytest.fixture(params=["high", "tf32"])
+def tf32_allowed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As a script may allow it, in the older way and in the newer one, after which PyTorch refuses the older."""
+    if request.param == "high":
+        torch.set_float32_matmul_precision("high")
+    else:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+
+
+def precision_of_products() -> str:
+    return str(torch.backends.cuda.matmul.fp32_precision)
 
 
 @pytest.mark.usefixtures("tf32_allowed")
-@pytest.mark.parametrize(("precision", "expected"), [("float32", "highest"), ("run", "high")])
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "ieee"), ("run", "tf32")])
 def test_float32_passes_have_no_tf32_and_the_run_has_it_back_after_each(precision: str, expected: str) -> None:
     model, batch, seen = make_model(dtype=torch.float32), make_batch(), []
     for module in (model, model.encoder.backbone.get_input_embeddings(), model.encoder.backbone.embeddings):
-        module.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+        module.register_forward_hook(lambda *_: seen.append(precision_of_products()))
     given = ForwardPass(model, batch, seed=1, step=0, precision=precision)
     passes = [
         given.embed,
@@ -194,7 +201,7 @@ def test_float32_passes_have_no_tf32_and_the_run_has_it_back_after_each(precisio
         seen.clear()
         each()
         assert set(seen) == {expected}
-        assert torch.get_float32_matmul_precision() == "high"
+        assert precision_of_products() == "tf32"
 
 
 @pytest.mark.usefixtures("tf32_allowed")
@@ -206,4 +213,4 @@ def test_a_float32_pass_that_fails_leaves_tf32_as_it_was() -> None:
     model.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         ForwardPass(model, make_batch(), seed=1, step=0, precision="float32").logits  # noqa: B018
-    assert torch.get_float32_matmul_precision() == "high"
+    assert precision_of_products() == "tf32"

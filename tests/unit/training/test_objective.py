@@ -18,6 +18,7 @@ from mtdnn.regularizers.proximal import Momentum, Vanilla
 from mtdnn.regularizers.r_drop import RDrop
 from mtdnn.regularizers.smart import Smart
 from mtdnn.training.objective import Objective, run_precision
+from tests.reference.pretended_gpu import GPU, pretended_gpu, waiting_allowed
 from tests.reference.tiny import make_batch, make_model, slice_batch
 
 SIZES: dict[str, Any] = {"epsilon": 0.02, "eta": 0.03, "noise": 0.01}
@@ -230,3 +231,13 @@ def test_the_runs_precision_is_known() -> None:
     assert run_precision(model).name == "float32"
     assert run_precision(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16)).name == "bf16"
     assert run_precision(make_model()).spacing == 2.0**-52
+
+
+def test_float32_on_a_gpu_is_tf32_where_a_script_has_allowed_it() -> None:
+    found = []
+    with pretended_gpu() as gpu, waiting_allowed(gpu):
+        model = make_model(dtype=torch.float32).to(GPU)
+        for allowed in ("tf32", "ieee"):
+            torch.backends.cuda.matmul.fp32_precision = allowed
+            found.append(run_precision(model).name)
+    assert found == ["tf32", "float32"]
