@@ -261,16 +261,18 @@ def _file_faults(file: File, data: bytes) -> Iterator[Fault]:
     if tabs and (not lines or lines[0].rstrip("\r") != HEADER):
         yield fault(file.name, "line 1", f"'{lines[0] if lines else ''}'", "Expected the header index⇥prediction.")
         return
-    numbers = []
+    numbers, is_whole = [], True
     for line_number, line in enumerate(lines[tabs:], 1 + tabs):
         place = Place(file.name, line_number)
         try:
             numbers += _tab_line(file, line) if tabs else _json_line(file, line, place)
         except MtdnnError as error:
             yield from error.faults
+            is_whole = False
         except (ValueError, TypeError, KeyError) as error:
             yield fault(place, "", str(error), "See the benchmark's rules for this file.")
-    yield from _count_faults(file, numbers)
+            is_whole = False
+    yield from _count_faults(file, numbers, is_whole=is_whole)
 
 
 def _tab_line(file: File, line: str) -> list[int]:
@@ -329,10 +331,17 @@ def _number(value: Mapping[str, Any], is_label: Callable[[Any], bool]) -> int:
     return number
 
 
-def _count_faults(file: File, numbers: Sequence[int]) -> Iterator[Fault]:
-    """Rows that are missing, too many, or in another order. The numbers of ReCoRD's queries are its own."""
+def _count_faults(file: File, numbers: Sequence[int], *, is_whole: bool) -> Iterator[Fault]:
+    """Rows that are missing, too many, or in another order. The numbers of ReCoRD's queries are its own.
+
+    Args:
+        file: the benchmark's.
+        numbers: of the rows without an error.
+        is_whole: whether these are all of its rows.
+    """
     if len(numbers) != file.rows:
-        yield fault(file.name, "", f"{len(numbers)} rows", f"Expected {file.rows}, the rows of the test split.")
+        found = f"{len(numbers)} rows" if is_whole else f"{len(numbers)} rows without an error"
+        yield fault(file.name, "", found, f"Expected {file.rows}, the rows of the test split.")
     twice = next((number for number, count in Counter(numbers).items() if count > 1), None)
     if twice is not None:
         yield fault(file.name, "", f"row {twice} occurs twice", "Give each row once.")

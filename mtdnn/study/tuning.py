@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -168,6 +169,7 @@ def _sampler(seed: int) -> BaseSampler:
     Args:
         seed: of the search.
     """
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import BaseSampler, TPESampler
 
     class OfTrials(BaseSampler):
@@ -179,7 +181,9 @@ def _sampler(seed: int) -> BaseSampler:
         def _of(self, trial: FrozenTrial) -> TPESampler:
             if self.number != trial.number:
                 of_trial = (seed + 7919 * trial.number) % 2**32
-                self.sampler = TPESampler(seed=of_trial, multivariate=True, constant_liar=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)  # two of its arguments
+                    self.sampler = TPESampler(seed=of_trial, multivariate=True, constant_liar=True)
                 self.number = trial.number
             return self.sampler
 

@@ -140,6 +140,7 @@ def test_a_sound_archive_has_nothing_to_report_and_is_the_same_bytes_every_time(
         ("index\tprediction\n0 entailment\n1\tentailment\n", "RTE.tsv:2: 1 columns; expected 2"),
         ("index\tprediction\nx\tentailment\n1\tentailment\n", "RTE.tsv:2: index 'x' is no row's number"),
         ("index\tprediction\n\n1\tentailment\n", "RTE.tsv:2: 1 columns"),
+        ("index\tprediction\n0\tneutral\n1\tentailment\n", "RTE.tsv: 1 rows without an error. Expected 2"),
     ],
 )
 def test_each_deviation_of_a_table_is_named(tmp_path, monkeypatch, text, found):
