@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
+from mtdnn.rows.source import missing_columns
+
 INDEX_BYTES = 4
 """Size of the number by which a value of a list refers to a dictionary."""
 
@@ -163,3 +165,14 @@ def _page_size(header: bytes) -> int | None:
                 break
         size = number >> 1  # zigzag: the last bit is the sign
     return size
+
+
+def missing_paths(needed: Sequence[str], schema: Any) -> str:
+    """As `missing_columns`, where a name may also be a path into a column.
+
+    Args:
+        needed: names or paths.
+        schema: a `pyarrow.Schema`.
+    """
+    missing = [path for path in needed if not has_path(schema, path)]
+    return missing_columns(missing, schema_paths(schema))

@@ -16,20 +16,22 @@ from typing import Any, ClassVar
 from mtdnn.config.json_source import sorted_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, Place, did_you_mean, fault
+from mtdnn.rows.data_sets import HubRows
 from mtdnn.rows.source import (
     PART_BYTES,
     RENAME_COLUMN,
+    ROWS_READ_AT_ONCE,
     Part,
     Row,
     RowColumns,
     RowSource,
+    equal_parts,
     missing_columns,
     named_values,
     paths,
     roots,
     with_nested,
 )
-from mtdnn.rows.tables import ROWS_READ_AT_ONCE, HubRows, equal_parts
 
 EXPECTED = "Give a datasets.Dataset, a pandas DataFrame or a list of dicts."
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import DataError, Fault, fault, unknown
+from mtdnn.rows.data_sets import hub_rows
 from mtdnn.rows.memory import rows_in_memory
+from mtdnn.rows.parquet import ParquetRows
 from mtdnn.rows.shared import RenamedRows
 from mtdnn.rows.source import Row, RowColumns, RowSource, unreadable_fault
-from mtdnn.rows.tables import ParquetRows, hub_rows
 from mtdnn.rows.text import CsvRows, JsonlRows, PlainRows, TsvRows
 
 FORMATS: dict[str, type[TsvRows] | type[JsonlRows] | type[CsvRows] | type[ParquetRows] | type[PlainRows]] = {

@@ -19,6 +19,9 @@ PART_BYTES = 1 << 20
 MAX_ROW_BYTES = 16 << 20
 """Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
 
+ROWS_PER_PART = PART_BYTES // 200  # of a table; a pair of sentences is about 200 bytes
+ROWS_READ_AT_ONCE = 1000
+
 MAX_NAMES_CHARACTERS = 500  # of the names of columns, in messages
 RENAME_COLUMN = "Rename the column, or name it in the task's `columns`."
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
@@ -121,6 +124,13 @@ def unreadable_fault(place: str, error: OSError) -> Fault:
 def long_row_fault(where: Place) -> Fault:
     """The error of a row that is too long to be tokenized."""
     return fault(where, "", f"a row of more than {MAX_ROW_BYTES >> 20} MiB", "Split it into several rows.")
+
+
+def equal_parts(num_rows: int, size: int) -> Iterator[Part]:
+    """Parts of a table with `num_rows` rows, each of about `size` bytes."""
+    step = max(1, size * ROWS_PER_PART // PART_BYTES)
+    for start in range(0, num_rows, step):
+        yield Part(start, min(start + step, num_rows), start + 1)
 
 
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ def test_a_row_of_a_list_with_many_references_to_one_text_takes_little_memory(tm
 
 
 def test_a_page_that_expands_to_gigabytes_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("mtdnn.rows.tables.ANY_EXPANSION_BYTES", 9 * MIB)  # in place of 256, for a quick test
+    monkeypatch.setattr("mtdnn.rows.parquet.ANY_EXPANSION_BYTES", 9 * MIB)  # in place of 256, for a quick test
     path = tmp_path / "rows.parquet"
     texts = pyarrow.array(["x" * MIB] * 10)
     pyarrow.parquet.write_table(

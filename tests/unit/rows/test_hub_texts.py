@@ -10,9 +10,9 @@ from packaging.version import Version
 
 from mtdnn.config.task import Source
 from mtdnn.errors import DataError
+from mtdnn.rows.data_sets import hub_rows
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowColumns
-from mtdnn.rows.tables import hub_rows
 
 COLUMNS = RowColumns(("id", "label", "text", "score"))
 TEXTS = [

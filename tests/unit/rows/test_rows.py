@@ -12,10 +12,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtdnn.errors import DataError, Place
+from mtdnn.rows.data_sets import HubRows
 from mtdnn.rows.memory import table_rows
 from mtdnn.rows.places import find_split, read_rows, rows_of
-from mtdnn.rows.source import PART_BYTES, Part, Row, RowColumns
-from mtdnn.rows.tables import ROWS_PER_PART, HubRows
+from mtdnn.rows.source import PART_BYTES, ROWS_PER_PART, Part, Row, RowColumns
 
 PAIR = RowColumns(("id", "label", "premise", "hypothesis"))
 TEXT = RowColumns(("id", "label", "text"))
