@@ -232,10 +232,11 @@ class Generation(TaskType):
         """
         targets = [None] * len(batch) if batch.labels is None else batch.row_values["targets"]
         labels = logits.new_full(logits.shape[:2], IGNORED, dtype=torch.long) if batch.labels is None else batch.labels
-        terms = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        terms = torch.nn.functional.cross_entropy(  # of [B, V, L] it has no deterministic algorithm on a GPU
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        rows = zip(batch.row_ids, targets, terms.sum(1).tolist(), (labels != IGNORED).sum(1).tolist(), strict=True)
+        sums = terms.view(labels.shape).sum(1)
+        rows = zip(batch.row_ids, targets, sums.tolist(), (labels != IGNORED).sum(1).tolist(), strict=True)
         return [
             {"id": row_id, "prediction": "", "label": target, "scores": {"nll": nll, "tokens": tokens}}
             for row_id, target, nll, tokens in rows

@@ -14,15 +14,18 @@ import torch
 
 from mtdnn.config.execution import Execution
 from mtdnn.config.tasks import task_def_from
+from mtdnn.data.loaders import EvalLoader
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
 from mtdnn.task_types.base import TASK_TYPES
+from mtdnn.training.evaluation import predict_rows
 from mtdnn.training.loss_scale import LossScale
+from tests.contract.test_task_types import Case
 from tests.reference.pretended_gpu import GPU, pretended_gpu, waiting_allowed
 from tests.reference.tiny import BLOCKS, make_batch
 from tests.unit.networks.test_encoder import backbone
-from tests.unit.training.test_no_waiting import smart, take_steps, trainer_on
+from tests.unit.training.test_no_waiting import CASES, smart, take_steps, trainer_on
 
 FAMILIES = ("bert", "modernbert", "llama")
 """With absolute positions; with rotary ones and a window; with rotary ones, causal, and keys shared by heads."""
@@ -111,3 +114,18 @@ def test_steps_in_fp16_with_a_loss_scale(attention: str, name: str) -> None:
     given = {"regularizers": lambda: {"nli": REGULARIZERS.get(name)(precision="run") if name != "smart" else smart()}}
     (found, used), (expected, _) = (losses(model, precision, **given) for precision in (torch.float16, None))
     assert found["task"] == pytest.approx(expected["task"], rel=0.01) and used == FLASH
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(*request.param, tmp_path_factory.mktemp(request.param[0]))
+
+
+def test_predictions_of_every_task_type_in_bf16(case: Case) -> None:
+    """Every row once, and no operation without a deterministic algorithm: a run may be evaluated while it trains."""
+    with pretended_gpu() as gpu, waiting_allowed(gpu):
+        model = case.model().eval().to(GPU)
+        loader = EvalLoader(case.stores["dev"], model.task_types["task"], 2, 0)
+        autocast = partial(torch.autocast, "cuda", torch.bfloat16)
+        records = predict_rows(model, loader, ["task"], device=GPU, autocast=autocast)["task"]
+        assert [record["id"] for record in records] == list(case.stores["dev"].ids)
