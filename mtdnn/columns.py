@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from typing import Any, TextIO
 
 from mtdnn.errors import printable
 
 ON_SCREEN, IN_FILE = 0.1, 30.0
+MAX_INTERVAL = 10.0  # seconds after which tqdm draws slow steps one by one
 
 
-def seconds_between_bars() -> float:
-    """Seconds between two states of a progress bar on standard error, of which a file keeps each."""
-    return ON_SCREEN if sys.stderr.isatty() or "ipykernel" in sys.modules else IN_FILE
+def bar_settings() -> dict[str, Any]:
+    """Settings of tqdm for a bar on standard error: drawn again in place on a screen; in a file or a pipe, which keeps
+    each state, a line every 30 s, and none for what takes less."""
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return {"file": sys.stderr, "mininterval": ON_SCREEN, "maxinterval": MAX_INTERVAL, "dynamic_ncols": True}
+    return {"file": Lines(sys.stderr), "mininterval": IN_FILE, "maxinterval": IN_FILE + MAX_INTERVAL, "delay": IN_FILE}
+
+
+class Lines(io.TextIOBase):
+    """Writes each state of a bar as a line of its own, where a terminal would draw it over the one before.
+
+    Args:
+        stream: where to write.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # of which tqdm asks which characters it can draw
+        return self.stream.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write a state of the bar; nothing for what only moves the cursor."""
+        if line := text.strip():
+            self.stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self.stream.flush()
 
 
 def table(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from mtdnn.columns import seconds_between_bars
+from mtdnn.columns import bar_settings
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.arrow import record_batch
 from mtdnn.data.manifest import Manifest, stored_block
@@ -307,10 +307,7 @@ def with_bar(
     """
     from tqdm import tqdm
 
-    every, hidden = seconds_between_bars(), not progress or not total
-    with tqdm(
-        total=total, unit="part", disable=hidden, file=sys.stderr, mininterval=every, maxinterval=every + 10
-    ) as bar:
+    with tqdm(total=total, unit="part", disable=not progress or not total, **bar_settings()) as bar:
         for index, result in made:
             bar.set_description(printable("/".join(jobs[index].key)), refresh=False)
             bar.update()

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from mtdnn.columns import ON_SCREEN, bar_settings
 from mtdnn.files import write_text
 from mtdnn.study.cells import (
     Ended,
@@ -97,7 +98,8 @@ def run_cells(grid: Grid, launcher: Launcher, *, cells: Sequence[Cell] | None = 
     write_study_files(grid)
     scheduler = _Scheduler(grid, launcher, grid.cells if cells is None else cells)
     try:
-        with tqdm(total=len(scheduler.cells), unit="cell", disable=not progress, dynamic_ncols=True) as bar:
+        settings = {**bar_settings(), "mininterval": ON_SCREEN, "delay": 0}  # cells take long: a line for each
+        with tqdm(total=len(scheduler.cells), unit="cell", disable=not progress, **settings) as bar:
             scheduler.run(lambda: _show(bar, scheduler))
     finally:
         launcher.close()

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from mtdnn.columns import seconds_between_bars
+from mtdnn.columns import bar_settings
 from mtdnn.training.plan import Progress
 
 SMOOTHING = 0.3  # weight of the newest log line in the displayed running loss
-MAX_INTERVAL = 10.0  # seconds after which tqdm draws slow steps one by one
 
 
 class ProgressBar:
@@ -23,16 +22,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, *, done: int = 0, shown: bool = True) -> None:
-        every = seconds_between_bars()
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            disable=not shown,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=every,
-            maxinterval=max(every, MAX_INTERVAL),
-        )
+        self._bar = tqdm(total=total, initial=done, disable=not shown, unit="step", **bar_settings())
         self._running: dict[str, float] = {}
 
     def __call__(self, progress: Progress, means: Mapping[str, Mapping[str, float]]) -> None:

@@ -5,10 +5,12 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -341,18 +343,34 @@ def test_results_of_nothing_are_a_sentence():
     assert results_table({"_run": {"step": 3}}) == "nothing was measured: no task has a dev split"
 
 
-@pytest.mark.parametrize("on_screen", [True, False])
-def test_a_bar_is_drawn_rarely_where_each_state_is_kept(monkeypatch, on_screen):
+def shown_of_a_bar(monkeypatch, *, on_screen, seconds=30.0, pause=0.0):
+    """What a bar of 100 steps writes to a terminal, or to a file with a state every so many seconds."""
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: on_screen, raising=False)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr("mtdnn.columns.ON_SCREEN", 0.0)
+    monkeypatch.setattr("mtdnn.columns.IN_FILE", seconds)
     bar = ProgressBar(100)
     for step in range(1, 101):
-        bar(Progress(step=step), {})
+        time.sleep(pause)
+        bar(Progress(step=step), {"rte": {"task": 0.5}})
     bar.close()
-    states = screen.getvalue().count("/100")
-    assert states > 50 if on_screen else states == 2  # of a file, its start and its end
+    return screen.getvalue()
+
+
+def test_a_bar_on_a_screen_is_drawn_over_itself(monkeypatch):
+    shown = shown_of_a_bar(monkeypatch, on_screen=True)
+    assert shown.count("\r") == shown.count("/100") > 50
+
+
+def test_a_bar_in_a_file_or_a_pipe_is_a_line_now_and_then(monkeypatch):
+    """A file would keep every state, and carriage returns run them together."""
+    assert shown_of_a_bar(monkeypatch, on_screen=False) == ""  # it took less than 30 s
+    shown = shown_of_a_bar(monkeypatch, on_screen=False, seconds=0.05, pause=0.002)
+    lines = shown.splitlines()
+    assert "\r" not in shown and 1 < len(lines) < 50
+    assert all(re.search(r"\d+%.* \d+/100 .*rte=0.500", line) for line in lines)
+    assert lines[-1].startswith("100%")
 
 
 def test_vectors_are_written_whole_with_their_ids(tmp_path):
