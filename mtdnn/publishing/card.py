@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mtdnn.metrics.base import SCALES, Scales
 from mtdnn.metrics.labels import OF_QUESTIONS
 from mtdnn.metrics.records import RecordFiles
 from mtdnn.publishing.intervals import intervals
+from mtdnn.report.document import as_code, escaped
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import hub_name
 from mtdnn.task_types.base import TASK_TYPES
@@ -59,7 +61,7 @@ def model_card(run: RunFolder, *, name: str, license: str | None = None, task: s
     title = name.split("/")[-1]
     parts = [
         f"---\n{dump_yaml(_front_matter(config, shown, found, license=license, whole=task is None, title=title))}---",
-        f"# {title}",
+        f"# {escaped(title)}",
         _opening(config, shown, whole=task is None),
         f"## How to use it\n\n{_usage(name, shown, whole=task is None)}",
         f"## Tasks\n\n{_task_table(shown)}",
@@ -121,7 +123,10 @@ def _hub_task(task: TaskDef) -> str:
 
 def _opening(config: RunConfig, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
     source = config.encoder
-    start = f"an earlier run (`{_named(source.run)}`)" if isinstance(source, EncoderSource) else f"`{_named(source)}`"
+    if isinstance(source, EncoderSource):
+        start = f"an earlier run ({as_code(_named(source.run))})"
+    else:
+        start = as_code(_named(source))
     if not whole:
         (task,) = tasks
         return (
@@ -139,7 +144,7 @@ def _named(encoder: str) -> str:
 
 def _usage(name: str, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
     first = next(iter(tasks.values()))
-    texts = ", ".join(f'"{column} …"' for column in first.inputs)
+    texts = ", ".join(json.dumps(f"{column} …", ensure_ascii=False) for column in first.inputs)
     if not whole:
         kind = f"AutoModelFor{'Token' if _hub_task(first) == OF_TOKENS else 'Sequence'}Classification"
         return (
@@ -239,7 +244,7 @@ def _limits(config: RunConfig, tasks: Mapping[str, TaskDef], license: str | None
     cut = ", ".join(f"{name} {task.max_length}" for name, task in tasks.items())
     lines.append(f"Longer rows are cut; the limits in tokens: {cut}.")
     lines.append("Biases of its training rows and of its encoder are in it; this card does not measure them.")
-    lines.append(f"Licence: {license}." if license else "Its licence is not stated: ask before you use it.")
+    lines.append(f"Licence: {escaped(license)}." if license else "Its licence is not stated: ask before you use it.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -250,4 +255,4 @@ def table_of(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    return escaped(" ".join(text.split()))

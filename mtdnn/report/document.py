@@ -140,19 +140,18 @@ def _with_code(text: str) -> Markup:
 def to_markdown(document: Document, *, pictures: str) -> str:
     """The same as Markdown; `pictures` is the folder of the SVG files, as seen from it."""
     return (
-        "\n\n".join([f"# {_escaped(document.title)}", *(_markdown(block, pictures) for block in document.blocks)])
-        + "\n"
+        "\n\n".join([f"# {escaped(document.title)}", *(_markdown(block, pictures) for block in document.blocks)]) + "\n"
     )
 
 
 def _markdown(block: Block, pictures: str) -> str:
     match block:
         case Heading(text, level):
-            return f"{'#' * level} {_escaped(text)}"
+            return f"{'#' * level} {escaped(text)}"
         case Text(text, _):
-            return text
+            return prose(text)
         case Picture(name, _, caption):
-            explanation = _escaped(caption)
+            explanation = escaped(caption)
             alternative = re.sub(r"[][]", r"\\\g<0>", explanation)
             return f"![{alternative}]({pictures}/{name}.svg)\n\n{explanation}"
         case Table():
@@ -162,12 +161,12 @@ def _markdown(block: Block, pictures: str) -> str:
 def _markdown_table(table: Table) -> str:
     left = {0, *table.words, *table.prose}
     rule = "|".join(" --- " if column in left else " ---: " for column in range(len(table.head)))
-    lines = [f"| {' | '.join(map(_escaped, table.head))} |", f"|{rule}|"]
+    lines = [f"| {' | '.join(map(escaped, table.head))} |", f"|{rule}|"]
     for places in table.rows:
-        texts = [f"**{_escaped(place.text)}**" if place.strong else _escaped(place.text) for place in places]
+        texts = [f"**{escaped(place.text)}**" if place.strong else escaped(place.text) for place in places]
         lines.append(f"| {' | '.join(texts)} |")
     text = "\n".join(lines)
-    caption = _escaped(table.caption)
+    caption = escaped(table.caption)
     if table.matrix:
         return f"{caption}\n\n{text}"
     return f"{text}\n\n{caption}" if caption else text
@@ -185,10 +184,31 @@ MARKS = re.compile(
 """Characters with a meaning in Markdown."""
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text on one line, so that Markdown and the HTML in it show it as it is."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split("\n")))
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", MARKS.sub(r"\\\g<0>", text))
+
+
+CODE = re.compile(r"(`[^`]+`)")
+"""What is between backticks."""
+
+OPENING = re.compile(r"^(?:(?=[#>+-])|\d+(?=[.)](?:\s|$)))")
+"""The start of a line that Markdown would take as a heading, a quotation or an item of a list."""
+
+
+def prose(text: str) -> str:
+    """A paragraph that Markdown shows as it is, with what is between backticks set as code."""
+    parts = CODE.split(" ".join(text.split("\n")).lstrip())
+    shown = "".join(part if CODE.fullmatch(part) else escaped(part) for part in parts)
+    return OPENING.sub(r"\g<0>\\", shown)
+
+
+def as_code(text: str) -> str:
+    """A text on one line set as code in Markdown, whatever backticks it contains."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"`{line}`" if len(fence) == 1 else f"{fence} {line} {fence}"
 
 
 def standing_alone(svg: str) -> str:

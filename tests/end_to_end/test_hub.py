@@ -51,6 +51,17 @@ def test_the_folder_of_an_earlier_run_is_not_in_the_card(demo_run):
         assert "start" in text and "secret" not in text
 
 
+def test_no_name_or_label_has_a_meaning_in_the_markdown_of_a_card(demo_run):
+    run = mtdnn.open_run(demo_run)
+    task = run.tasks["demo_nli"].model_copy(update={"labels": ("a|b*c*", "<b>"), "inputs": ('say "x"',)})
+    assert r"| a\|b\*c\*, &lt;b> |" in card._task_table({"demo_nli": task})
+    assert r'[("say \"x\" …",)]' in card._usage("me/demo", {"demo_nli": task}, whole=True)
+    config = run.config.model_copy(update={"encoder": "a/b/`tiny`"})
+    opening = card._opening(config, run.tasks, whole=True)
+    assert "fine-tuned from `` `tiny` ``" in opening
+    assert r"Licence: my_own\*\*." in card._limits(config, run.tasks, "my_own**")
+
+
 def test_a_revision_of_a_run_is_read(hub):
     assert mtdnn.open_run(f"me/demo@{hub.head('me/demo')}").step == 6
     with pytest.raises(mtdnn.ConfigError, match="me/demo@v9: contains no run"):
