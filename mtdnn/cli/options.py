@@ -57,6 +57,8 @@ def _refuse_empty(given: Mapping[str, object], function: Callable[..., object]) 
 
 def _empty_fault(name: str, value: object, function: Callable[..., object]) -> Fault | None:
     """The error for an argument of a command that is empty, as in `--out "$OUT"` without an OUT."""
+    if isinstance(value, list) and (empty := [each for each in value if isinstance(each, str) and not each.strip()]):
+        value = empty[0]
     if not isinstance(value, str) or value.strip():
         return None
     parameter = inspect.signature(function).parameters.get(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from mtdnn.cli.flags import keys_as_flags, names_in
 from mtdnn.cli.output import as_json
 from mtdnn.columns import table
-from mtdnn.errors import ConfigError, MtdnnError, fault
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault
 from mtdnn.study.slurm_options import SlurmOptions
 
 NO_OPTIONS = SlurmOptions()
@@ -145,7 +145,7 @@ def tune(
 
 
 def report(
-    folder: str,
+    folders: list[str],
     *,
     annotators: str | None = None,
     worst: int = 10,
@@ -155,7 +155,7 @@ def report(
     """Write report.md and a self-contained report.html of a run or a study.
 
     Args:
-        folder: Folder of the run or of the study.
+        folders: Folder of the run or of the study; for several, such as runs/*, each gets a report of its own.
         annotators: Labels of several annotators, `id<TAB>labels joined by commas`: adds results by their agreement.
         worst: Rows shown with their texts among the worst errors.
         alone: Runs of one task each, comma-separated: adds a table of each task alone, with others, the difference.
@@ -165,14 +165,25 @@ def report(
 
     if worst < 0:
         raise ConfigError(fault("--worst", "", f"{worst} rows", "Give 0 or more."))
-    written = write_report(
-        folder,
-        annotators=annotators or None,
-        worst=worst,
-        alone=names_in(alone) or (),
-        together=names_in(together) or (),
-    )
-    return "\n".join(str(path) for path in written)
+    if len(folders) > 1 and (alone or together):
+        found = f"compares one run with others, and {len(folders)} are given"
+        raise ConfigError(fault("--alone" if alone else "--together", "", found, "Give the folder of one run."))
+    written: list[Path] = []
+    faults: list[Fault] = []
+    for folder in dict.fromkeys(folders):
+        try:
+            written += write_report(
+                folder,
+                annotators=annotators,
+                worst=worst,
+                alone=names_in(alone) or (),
+                together=names_in(together) or (),
+            )
+        except MtdnnError as error:
+            faults += error.faults
+    if faults:
+        raise MtdnnError([*faults, *(f"{path}: written" for path in written)])
+    return "\n".join(map(str, written))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeGuard
 
 from mtdnn.config.run import run_source
@@ -104,7 +105,7 @@ def _range_faults(key: str, given: Mapping[Any, Any]) -> list[Fault]:
         faults.append(fault("", key, f"low {low!r}, high {high!r}", "Give two numbers, the lower one first."))
     elif log and low <= 0:
         faults.append(fault("", key, f"low {low!r} with log", "Give a number above 0."))
-    if log not in (None, True, False):
+    if not isinstance(log, (bool, NoneType)):
         faults.append(fault("", key, f"log {log!r}", "Give true or false."))
     whole = isinstance(low, int) and isinstance(high, int)
     if step is not None and not (_is_number(step) and step > 0 and (isinstance(step, int) or not whole)):

@@ -138,6 +138,7 @@ def test_another_space_in_the_same_folder_is_refused(files, tmp_path, capsys, mo
         ("optimizer.lr: {low: 0.1, high: 1, step: 0}", "space.yml:1: optimizer.lr: step 0. Give a number above 0."),
         ("optimizer.lr: {low: 0.1, high: 1, step: 0.1, log: true}", "step 0.1 with log. Leave out one of them."),
         ("optimizer.lr: {low: 0.1, high: 1, log: 'no'}", "log 'no'. Give true or false."),
+        ("optimizer.lr: {low: 0.1, high: 1, log: 1}", "log 1. Give true or false."),
         (
             "optimizer.weight_decay: {low: 0, high: 1}",
             "space.yml:1: optimizer.weight_decay: low 0, high 1, but the key takes fractions. "

@@ -1,5 +1,6 @@
 """transformers' Trainer with our terms: steps, accumulation, precision, logs and checkpoints."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -87,6 +88,47 @@ class Plain(Trainer):
 @pytest.mark.parametrize("terms", [{}, {"regularizer": {**SMART, "weight": 0}}, {"regularizer": "none"}])
 def test_without_weight_it_is_transformers_trainer_bit_for_bit(tmp_path, terms):
     same(trained(tmp_path, terms=terms), trained(tmp_path, kind=Plain))
+
+
+def ragged_rows(count=16):
+    """Rows of 3 to 6 tokens as lists, whose lengths the sampler of Trainer reads."""
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(4, 40, (3 + row % 4,), generator=generator).tolist() for row in range(count)]
+    return [{"input_ids": each, "labels": row % 3, "row_ids": str(row)} for row, each in enumerate(ids)]
+
+
+def padded(batch):
+    longest = max(len(row["input_ids"]) for row in batch)
+    ids = torch.tensor([row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in batch])
+    labels = torch.tensor([row["labels"] for row in batch])
+    return {"input_ids": ids, "attention_mask": ids.ne(0).long(), "labels": labels,
+            "row_ids": [row["row_ids"] for row in batch]}  # fmt: skip
+
+
+@pytest.mark.parametrize("terms", [{}, {"regularizer": SMART, "proximal": MOMENTUM}])
+def test_batches_of_similar_lengths_are_those_of_trainer(tmp_path, terms):
+    """`group_by_length` until transformers 4, `train_sampling_strategy` after it."""
+    known = {each.name for each in dataclasses.fields(TrainingArguments)}
+    new = "train_sampling_strategy" in known
+    grouped = {"train_sampling_strategy": "group_by_length"} if new else {"group_by_length": True}
+    seen = {RegularizedTrainer: [], Plain: []}
+    for kind, batches in seen.items():
+
+        def noted(batch, batches=batches):
+            batches.append([row["row_ids"] for row in batch])
+            return padded(batch)
+
+        trainer = kind(
+            model(),
+            arguments(tmp_path, **grouped),
+            train_dataset=ragged_rows(),
+            data_collator=noted,
+            **(terms if kind is RegularizedTrainer else {}),
+        )
+        trainer.train()
+    assert seen[RegularizedTrainer] == seen[Plain] and len(seen[Plain]) >= 4
+    longest, *_ = seen[Plain][0]
+    assert int(longest) % 4 == 3  # 6 tokens: the sampler begins with the longest row
 
 
 def test_label_smoothing_and_a_loss_of_the_users_are_those_of_trainer(tmp_path):

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from mtdnn.cli.main import main
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.manifest import STORED_KEYS
 from mtdnn.errors import DataError
 from mtdnn.metrics.records import RecordFiles
-from mtdnn.report.document import Document, Heading, Place, Table, to_html, to_markdown
+from mtdnn.report.document import Document, Heading, Place, Table, Text, as_code, to_html, to_markdown
 from mtdnn.report.read import confusion, most_frequent_share, read_curves, row_texts, worst
 from mtdnn.report.study_view import read_study
 from mtdnn.report.write import write_report
@@ -548,6 +549,32 @@ def test_labels_and_texts_are_shown_as_they_are(text: str, markdown: str, page: 
     assert to_html(document).count(f">{page}<") == 4 + 1  # and the link to the heading
 
 
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("The axis `a_b*c*` of *x*", r"The axis `a_b*c*` of \*x\*"),
+        ("<b>x</b> of [c](d) | $e$", r"&lt;b>x&lt;/b> of [c]\(d) \| \$e\$"),
+        ("# no heading", r"\# no heading"),
+        ("- no item", r"\- no item"),
+        ("1. no item", r"1\. no item"),
+        ("2024) neither", r"2024\) neither"),
+        ("0.5 of the rows\n> no quotation", "0.5 of the rows > no quotation"),
+        ("> no quotation", r"\> no quotation"),
+    ],
+)
+def test_a_paragraph_is_shown_as_it_is_but_for_code(text: str, markdown: str) -> None:
+    """What CommonMark makes of the Markdown is one paragraph of the text; by hand."""
+    assert to_markdown(Document("t", [Text(text)]), pictures="") == f"# t\n\n{markdown}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"), [("a*b*", "`a*b*`"), ("a`b\nc", "`` a`b c ``"), ("``", "``` `` ```"), ("x", "`x`")]
+)
+def test_code_may_have_backticks(text: str, markdown: str) -> None:
+    """CommonMark 0.31, section 6.1: the fence is longer than any run of backticks within it."""
+    assert as_code(text) == markdown
+
+
 def test_worst_errors_name_the_inputs_are_shortened_and_list_the_choices(tmp_path: Path) -> None:
     run, data = tmp_path / "run", write_rows(tmp_path)
     write_run(run, right=9, rows_of=data)
@@ -661,3 +688,24 @@ def test_the_worst_errors_of_runs_with_other_rows_are_reported_by_row_too() -> N
     same = worst([first, second], 12, task_type=task)
     assert worst([first, [second[5], *second[:5], *second[6:]]], 12, task_type=task) == same
     assert sorted(each.runs for each in worst([first, second[:6]], 12, task_type=task)) == [1] * 6 + [2] * 6
+
+
+def test_a_report_of_several_folders_is_one_of_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell writes runs/*; what is no run is reported, and the others are written."""
+    for name in ("a", "b"):
+        write_run(tmp_path / name, right=9, rows_of=tmp_path)
+    (tmp_path / "notes").mkdir()
+    a, b, notes = (str(tmp_path / name) for name in ("a", "b", "notes"))
+    assert main(["report", a, b, a]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{each}/report.{end}" for each in (a, b) for end in ("md", "html")]
+    assert main(["report", a, notes]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"{notes}: contains neither run.yml nor study.json. Give the folder of a run or of a study.",
+        *(f"{a}/report.{end}: written" for end in ("md", "html")),
+    ]
+    assert main(["report", a, b, "--alone", b]) == 2
+    assert capsys.readouterr().err == (
+        "--alone: compares one run with others, and 2 are given. Give the folder of one run.\n"
+    )
+    assert main(["report", a, ""]) == 2
+    assert capsys.readouterr().err == "mtdnn report: FOLDERS: '' is not a value. Give one.\n"
