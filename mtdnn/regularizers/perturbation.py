@@ -96,6 +96,8 @@ class PerturbationRegularizer(Regularizer):
     ) -> list[Fault]:
         """Sizes that cannot be resolved: by the run's precision with `precision: run`, by float32 with any.
 
+        Sets `sizes` for these embeddings first.
+
         Args:
             where: file and line, for the message.
             key: the key, for the message.

@@ -51,6 +51,7 @@ class LossScale:
     def unscale(self, optimizer: Optimizer) -> Tensor:
         """Divide the optimizer's gradients by S; a scalar, 1 if any of them, in any process, is not finite, else 0."""
         self._scaler.unscale_(optimizer)
+        # PyTorch has no public name for it, and all processes must agree on it before the update.
         found = list(self._scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         for each in found if self._agreed else ():
             torch.distributed.all_reduce(each, op=torch.distributed.ReduceOp.MAX)
