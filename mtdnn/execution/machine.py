@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,3 +73,19 @@ def fixed_order(wanted: bool) -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(before[0])
         deterministic.fill_uninitialized_memory = before[1]
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """A context in which Ctrl-C waits; processes started in it never receive it, so that only their parent ends them.
+
+    A terminal sends it to all processes; one that still imports its modules would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -21,6 +21,12 @@ def _has_numbers(record: Record, labels: Sequence[str]) -> bool:
 NUMBERS = Demand("finite numbers as prediction and as label", _has_numbers)
 
 
+def _numbers(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    """Labels and predictions as floats: NumPy makes objects of whole numbers beyond 64 bits, which SciPy refuses."""
+    labels, predictions = predictions_and_labels(records)
+    return list(map(float, labels)), list(map(float, predictions))
+
+
 @metric("pearson", NUMBERS, range=CORRELATION, percent=True)
 def pearson(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Pearson correlation; 0 where it is undefined (fewer than two rows, or constant labels or predictions).
@@ -41,7 +47,7 @@ def spearman(records: Sequence[Record], labels: Sequence[str]) -> float:
 
 
 def _correlation(function: Callable[..., Any], records: Sequence[Record]) -> float:
-    targets, predictions = predictions_and_labels(records)
+    targets, predictions = _numbers(records)
     if len(set(targets)) < 2 or len(set(predictions)) < 2:
         return 0.0
     return float(function(targets, predictions).statistic)
@@ -52,7 +58,7 @@ def mse(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean squared error, in squared units of the label."""
     from sklearn.metrics import mean_squared_error
 
-    return float(mean_squared_error(*predictions_and_labels(records)))
+    return float(mean_squared_error(*_numbers(records)))
 
 
 @metric("mae", NUMBERS, direction="minimize", range=LOSS)
@@ -60,4 +66,4 @@ def mae(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean absolute error, in units of the label."""
     from sklearn.metrics import mean_absolute_error
 
-    return float(mean_absolute_error(*predictions_and_labels(records)))
+    return float(mean_absolute_error(*_numbers(records)))

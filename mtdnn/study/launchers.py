@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mtdnn.errors import ConfigError, fault, first_line, unknown
-from mtdnn.execution.machine import usable_cores, visible_gpus
+from mtdnn.execution.machine import interrupts_held, usable_cores, visible_gpus
 from mtdnn.execution.ray_cluster import connected_ray, num_cpus
 from mtdnn.registry import is_trusted, trusted
 from mtdnn.study.cells import Ended, RunCell, Status, run_cell_once
@@ -140,7 +140,8 @@ class _Worker:
         context, self.gpu = get_context("spawn"), gpu
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, run_cell, threads, gpu))
-        self.process.start()
+        with interrupts_held():
+            self.process.start()
         theirs.close()  # so that the connection ends when the process does
         self.cell: Cell | None = None
 

@@ -1,8 +1,9 @@
 """Stops commands at file events, and says what came of each trial of a plan.
 
 A file event is what a process does to files of its world: opening for writing, making, renaming or removing. An audit
-hook counts them before they happen. At a trial's event the process is killed (`kill`), or every event from it on fails
-as on a full disk (`full`) or in a folder that may only be read (`read_only`). Other trials limit what the system gives:
+hook counts them before they happen. At a trial's event the process is killed (`kill`) or gets the signal of Ctrl-C
+(`interrupt`), or every event from it on fails as on a full disk (`full`) or in a folder that may only be read
+(`read_only`). Other trials limit what the system gives:
 the size of a file (`largest`, bytes) or the number of open files (`files`, more than at the start); or another process
 carries out a second command while the first waits at the event (`meanwhile`). Then the command that carries on follows,
 without any of this, and the world is compared with that of a command nothing stopped.
@@ -33,6 +34,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+
+from mtdnn.files import LEFTOVER
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 NEEDS_ROOM = {"open", "os.mkdir", "os.link", "os.symlink"}
@@ -79,6 +82,8 @@ def stop(kind: str, point: int, other: Other) -> Callable[[int, str, str], None]
             other.begin()
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "interrupt" and number == point:
+            signal.raise_signal(signal.SIGINT)
         if kind == "full" and event in NEEDS_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if kind == "read_only":
@@ -241,6 +246,7 @@ def carry_out_plan(plan: dict[str, Any], scratch: Path) -> list[dict[str, Any]]:
             trial = {"kind": kind, "point": point, "event": events[point - 1] if 0 < point <= len(events) else ""}
             trial["status"], trial["said"], _ = carry_out(world, plan["command"], kind, point, plan["meanwhile"])
             kept = contents(world)
+            left = [name for name in kept if LEFTOVER.fullmatch(Path(name).name)]
             somewhere = {*kept.values()}  # a folder that is replaced steps aside first
             lost = [name for name in before if kept.get(name) != after.get(name) and before[name] not in somewhere]
             if kind == "meanwhile":
@@ -248,7 +254,7 @@ def carry_out_plan(plan: dict[str, Any], scratch: Path) -> list[dict[str, Any]]:
             trial["again"], trial["said_again"], _ = carry_out(world, plan["again"])
             end = contents(world)
             different = [name for name in sorted({*after, *end}) if after.get(name) != end.get(name)]
-            trials.append({**trial, "lost": lost, "different": different})
+            trials.append({**trial, "lost": lost, "left": left, "different": different})
             shutil.rmtree(world)
     shutil.rmtree(whole)
     return trials

@@ -1,4 +1,4 @@
-"""Kills, full disks, read-only folders and no more file descriptors: nothing is lost, and the same command carries on.
+"""Kills, Ctrl-C, full disks, read-only folders, no more file descriptors: nothing is lost, the same command carries on.
 
 `file_events.py` carries the commands out. By default a few points of each; all of them with `-m slow`.
 """
@@ -14,16 +14,22 @@ from tests.reference.small_world import PREPRO, make_world, succeed
 
 ALL = 100_000
 KILLED = -9
+INTERRUPTED = 130
 SIZES = [0, 1, 100, 300, 1000, 3000, 10_000, 30_000]
 FULL = ("no space left", "No space left", "File too large")
 SAID = {
     "kill": (),
+    "interrupt": ("interrupted", "stopped by SIGINT after step"),
     "full": FULL,
     "largest": FULL,
     "read_only": ("Read-only file system", "read-only"),
     "files": ("Too many open files", "no file descriptors left"),
 }
 """Kind of trial → what a command says in its last line, if it does not succeed all the same."""
+ENDS = {"kill": (KILLED,), "interrupt": (INTERRUPTED,)}
+"""Kind of trial → the exit status of the command; of the others 0 or 2."""
+DONE = "SIGINT: stopping after this step"
+"""What `train` says at once. After its last step there is nothing to resume, and it ends as if nothing happened."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def all_trials(worlds, scratch, stops, points):
 @pytest.fixture(scope="module")
 def few(worlds, tmp_path_factory):
     """Trials at some of the events of some scenarios, and with some limits."""
-    others = [("full", [5]), ("read_only", [3]), ("largest", [100]), ("files", [0])]
+    others = [("interrupt", [4]), ("full", [5]), ("read_only", [3]), ("largest", [100]), ("files", [0])]
     stops = {name: [("kill", SCENARIOS[name].few), *others] for name in FEW}
     return all_trials(worlds, tmp_path_factory.mktemp("few"), stops, [6])
 
@@ -123,7 +129,8 @@ def few(worlds, tmp_path_factory):
 @pytest.fixture(scope="module")
 def every(worlds, tmp_path_factory):
     """Trials at all events of all scenarios, and with many limits."""
-    kinds = [("kill", ALL), ("full", ALL), ("read_only", ALL), ("largest", SIZES), ("files", list(range(12)))]
+    everywhere = [(kind, ALL) for kind in ("kill", "interrupt", "full", "read_only")]
+    kinds = [*everywhere, ("largest", SIZES), ("files", list(range(12)))]
     return all_trials(worlds, tmp_path_factory.mktemp("every"), dict.fromkeys(SCENARIOS, kinds), ALL)
 
 
@@ -133,11 +140,17 @@ def assert_sound(found):
     for trial in found:
         assert not trial["lost"], trial
         assert "Traceback" not in trial["said"], trial
-        assert trial["status"] in ((KILLED,) if trial["kind"] == "kill" else (0, 2)), trial
-        if trial["status"] == 2:
+        assert trial["status"] in ENDS.get(trial["kind"], (0, 2)) or is_done(trial), trial
+        if trial["status"] > 0:
             assert any(word in trial["said"].splitlines()[-1] for word in SAID[trial["kind"]]), trial
+            assert not trial["left"], trial
         assert trial["again"] == 0 or is_exported(trial), trial
         assert not trial["different"], trial
+
+
+def is_done(trial):
+    """Whether Ctrl-C came while `train` wrote what its last step has led to."""
+    return (trial["kind"], trial["status"]) == ("interrupt", 0) and DONE in trial["said"]
 
 
 def is_exported(trial):

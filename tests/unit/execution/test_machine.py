@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mtdnn.errors import ConfigError
-from mtdnn.execution.machine import fixed_order, visible_gpus
+from mtdnn.execution.machine import fixed_order, interrupts_held, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,16 @@ def test_sums_in_a_fixed_order_end_with_the_context_and_what_has_none_is_an_erro
     with pytest.raises(RuntimeError, match="out of memory"), fixed_order(True):
         raise RuntimeError("out of memory")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_ctrl_c_waits_for_the_end_of_the_block_and_does_not_reach_processes_started_in_it() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        signal.raise_signal(signal.SIGINT)
+        reached = "the end"
+    assert reached == "the end"
+    child.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    child.terminate()
+    assert child.wait(10) == -signal.SIGTERM

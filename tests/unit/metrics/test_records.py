@@ -68,3 +68,11 @@ def test_scores_and_relevances_are_numbers(tmp_path: Path, line: str, reported: 
         score(path)
     assert str(caught.value).startswith(f"{path}:2: {reported}")
     assert len(str(caught.value)) < 500
+
+
+def test_whole_numbers_of_more_than_64_bits_are_numbers() -> None:
+    """Expected by hand: of 1, 2, 3·2⁷⁰ and itself; each difference is 0."""
+    values = [1, 2, 3 * 2**70]
+    records = [{"id": str(value), "prediction": value, "label": value} for value in values]
+    found = score(records, metrics=["pearson", "spearman", "mse", "mae"])
+    assert found == pytest.approx({"pearson": 1.0, "spearman": 1.0, "mse": 0.0, "mae": 0.0, "rows": 3})
