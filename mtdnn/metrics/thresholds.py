@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-import numpy as np
-
 LEAD = 1e-3
 """How far above the highest score a threshold is that no score reaches, times 2."""
 
@@ -76,10 +74,14 @@ def f1_threshold(scored: Sequence[tuple[float, bool]]) -> float:
 
 
 def _halfway(one: float, other: float) -> float:
+    import numpy as np  # here, as reading prediction files needs none
+
     return float(np.float32((one + other) / 2))
 
 
 def _not_above(score: float) -> float:
     """The largest float32 number that is not above a score: the nearest one could be."""
+    import numpy as np  # here, as above
+
     nearest = np.float32(score)
     return float(nearest if float(nearest) <= score else np.nextafter(nearest, np.float32(-np.inf)))
