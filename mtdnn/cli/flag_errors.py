@@ -84,13 +84,15 @@ def _missing(name: str, parser: ArgumentParser) -> Fault:
 
 def _too_many(words: str, parser: ArgumentParser, argv: Sequence[str]) -> Fault:
     """The error for words that no argument takes, such as further paths of `runs/*`, or the value of a switch."""
-    if (action := _switch_before(words.split()[0], parser, argv)) is not None:
+    blank = next((repr(word) for word in argv if not word.strip()), "''")
+    first = next((word for word in argv if f"{words} ".startswith(f"{word} ")), words)
+    if (action := _switch_before(first, parser, argv)) is not None:
         takes = "takes no value" if action.nargs == 0 or is_switch(action) else "expected true or false"
         return fault(action.option_strings[-1], "", f"'{words}': {takes}", "Leave it out.")
     names = [str(each.metavar or each.dest) for each in parser._actions if not each.option_strings]
     takes = f"takes {' and '.join(names)}" if names else "takes only flags"
     fix = f"For several, call {parser.prog} once for each." if names else f"See {parser.prog} --help."
-    return fault("", parser.prog, f"{takes}; given in addition: {words}", fix)
+    return fault("", parser.prog, f"{takes}; given in addition: {words.strip() or blank}", fix)
 
 
 def _switch_before(word: str, parser: ArgumentParser, argv: Sequence[str]) -> Action | None:

@@ -59,6 +59,8 @@ def test_a_wrong_value_is_reported_at_its_flag(words, lines, capsys):
         (["prepro", "a.yml", "--out"], ["--out: no value is given. Give one."]),
         (["train", "a.yml", "b.yml", "c.yml"],
          ["mtdnn train: takes RUN.yml; given in addition: b.yml c.yml. For several, call mtdnn train once for each."]),
+        (["train", "a.yml", "\t"],
+         ["mtdnn train: takes RUN.yml; given in addition: '\\t'. For several, call mtdnn train once for each."]),
         (["evaluate", "runs/a", "--batch_size", "3"],
          ["--batch_size: mtdnn evaluate has no such flag. See mtdnn evaluate --help."]),
     ],
