@@ -181,7 +181,7 @@ class RunConfig(Finite):
         (TrackerConfig(name="tensorboard"),),
         description="Where to log in addition to log.jsonl: tensorboard, wandb, mlflow, trackio, aim; none: nowhere.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of PyTorch. Default: PyTorch's choice.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of PyTorch. Default: PyTorch's choice.")
 
     @field_validator("tasks", mode="before")
     @classmethod

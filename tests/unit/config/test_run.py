@@ -139,6 +139,7 @@ def test_without_a_file_missing_keys_are_reported():
         ("early_stopping.min_delta", float("inf"), "--early_stopping.min_delta: inf: input should be a finite number"),
         ("clip_norm", float("inf"), "--clip_norm: inf: input should be a finite number"),
         ("epochs", float("nan"), "--epochs: nan: input should be a finite number"),
+        ("threads", 2**31, "--threads: 2147483648: input should be less than or equal to 1024"),  # PyTorch takes an int
         ("train", [], "--train: []: is empty; leave it out to train on all tasks"),
     ],
 )
