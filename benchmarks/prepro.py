@@ -43,14 +43,6 @@ WAYS = ("tokenizers", "tokenizers-fast", "prepro")
 WAYS_OF = {"local": WAYS, "ray": ("one-process", "ray")}
 OF_MTDNN = ("prepro", "ray", "one-process")
 LABELS = ("entailment", "neutral", "contradiction")
-DEFINITION = f"""\
-pairs:
-  task_type: classification
-  inputs: [premise, hypothesis]
-  labels: [{", ".join(LABELS)}]
-  max_length: 128
-  splits: {{train: train}}
-"""
 
 
 def main() -> None:
@@ -71,12 +63,24 @@ def main() -> None:
             words = made_up_words(20_000)
             encoder = given.encoder or save_tokenizer(folder / "encoder", words)
             write_rows(folder / "pairs" / "train.tsv", rows, words)
-            (folder / "tasks.yml").write_text(DEFINITION, encoding="utf-8")
+            (folder / "tasks.yml").write_text(pair_task("pairs", "train"), encoding="utf-8")
             found[rows] = measure(folder, encoder, ways, repeats=given.repeats, workers=given.workers)
         print(f"{rows:,} pair rows, {given.workers} workers, {given.repeats} rounds; medians (spread)\n")
         print(report(found[rows], rows) + "\n", flush=True)
     if len(found) > 1:
         print(growth(found))
+
+
+def pair_task(name: str, *splits: str) -> str:
+    """The definition of a task whose rows are those of `write_rows`."""
+    return f"""\
+{name}:
+  task_type: classification
+  inputs: [premise, hypothesis]
+  labels: [{", ".join(LABELS)}]
+  max_length: 128
+  splits: {{{", ".join(f"{split}: {split}" for split in splits)}}}
+"""
 
 
 def made_up_words(number: int) -> list[str]:

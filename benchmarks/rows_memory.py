@@ -23,19 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.prepro import LABELS, made_up_words, write_rows
+from benchmarks.prepro import LABELS, made_up_words, pair_task, write_rows
 from benchmarks.processes import in_fresh_process, peak_resident
 
 COMMANDS = ("score", "evaluate", "report")
 TRAIN_ROWS = 64
-DEFINITION = f"""\
-pairs:
-  task_type: classification
-  inputs: [premise, hypothesis]
-  labels: [{", ".join(LABELS)}]
-  max_length: 128
-  splits: {{train: train, dev: dev}}
-"""
 
 
 def in_own_process(words: Sequence[str], threads: int) -> dict[str, Any]:
@@ -80,7 +72,7 @@ def write_pairs(folder: Path, encoder: Path, rows: int) -> Path:
         (folder / "pairs").mkdir(exist_ok=True)
         (folder / split / "pairs" / "pairs.tsv").rename(folder / "pairs" / f"{split}.tsv")
     tasks = folder / "tasks.yml"
-    tasks.write_text(DEFINITION, encoding="utf-8")
+    tasks.write_text(pair_task("pairs", "train", "dev"), encoding="utf-8")
     prepare(load_task_defs(tasks), data=folder, encoder=encoder, out=folder / "prepared")
     return folder / "prepared"
 

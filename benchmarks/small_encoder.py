@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.prepro import LABELS, made_up_words, save_tokenizer, write_rows
+from benchmarks.prepro import made_up_words, pair_task, save_tokenizer, write_rows
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256},
@@ -32,15 +32,8 @@ def write_tasks(folder: Path, rows: Mapping[str, int], words: list[str]) -> Path
     """Definitions of pair tasks, and so many generated training rows of each; the file of the definitions."""
     for task, size in rows.items():
         write_rows(folder / task / "train.tsv", size, words)
-    block = f"""\
-  task_type: classification
-  inputs: [premise, hypothesis]
-  labels: [{", ".join(LABELS)}]
-  max_length: 128
-  splits: {{train: train}}
-"""
     definitions = folder / "tasks.yml"
-    definitions.write_text("".join(f"{task}:\n{block}" for task in rows), encoding="utf-8")
+    definitions.write_text("".join(pair_task(task, "train") for task in rows), encoding="utf-8")
     return definitions
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtdnn.errors import DataError
 from mtdnn.report.document import Table, row
-from mtdnn.report.study_tests import verdict
+from mtdnn.report.study_tests import shown_p, verdict
 from mtdnn.study.grid import read_plan
 from mtdnn.study.inference import false_discovery, holm
 from mtdnn.study.statistics import MARGIN, Comparison
@@ -77,7 +77,3 @@ def outcome_table(
         lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))
     head = ["difference", "metric", "mean", "95 % interval", "pairs", "p", "corrected", "equivalence p", "verdict"]
     return Table(head, lines, words=[1, 8])
-
-
-def shown_p(p: float | None) -> str:
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

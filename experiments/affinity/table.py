@@ -16,6 +16,7 @@ from scipy.stats import rankdata, spearmanr, zscore
 
 from mtdnn.columns import table
 from mtdnn.report.read import TaskAgreement, read_agreement
+from mtdnn.report.study_tests import shown_p
 from mtdnn.study.inference import false_discovery
 from mtdnn.study.statistics import Comparison, compared, main_metrics
 from mtdnn.study.table import Line, read_csv
@@ -73,7 +74,7 @@ def report(lines: Sequence[Line], agreement: TaskAgreement) -> str:
         interval = "" if difference.low is None or difference.high is None else (
             f"{_points(difference.low)} … {_points(difference.high)}"
         )  # fmt: skip
-        numbers += [_points(difference.mean), interval, str(difference.count), "–" if p is None else f"{p:.3f}"]
+        numbers += [_points(difference.mean), interval, str(difference.count), shown_p(p)]
         rows.append([target, helper, *numbers])
     means = {(helper, target): found[target][helper].difference.mean for helper, target in pairs}
     return "\n".join([table(rows), *agreements("affinity", affinities, means), *agreements("cosine", cosines, means)])

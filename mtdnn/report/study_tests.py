@@ -118,7 +118,7 @@ def _line(finding: Finding, corrected: float | None, margin: float) -> list[Plac
     places = row(*finding.names)
     places.append(Place(scale.difference(found.mean), strong=sure, trend=trend))
     ps = (finding.comparison.t_p, corrected, finding.comparison.wilcoxon_p)
-    return [*places, *row(interval, str(found.count), *map(_p, ps), word)]
+    return [*places, *row(interval, str(found.count), *map(shown_p, ps), word)]
 
 
 def verdict(comparison: Comparison, scale: Scale, *, corrected: float | None, margin: float) -> str:
@@ -144,7 +144,8 @@ def verdict(comparison: Comparison, scale: Scale, *, corrected: float | None, ma
     return "open" if needed is None else f"open: {needed} pairs"
 
 
-def _p(value: float | None) -> str:
+def shown_p(value: float | None) -> str:
+    """A p as tables show it; a dash where there is none."""
     if value is None:
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
