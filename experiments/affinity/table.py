@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr, zscore
 
+from experiments.outcomes import finished_lines
 from mtdnn.columns import table
 from mtdnn.report.read import TaskAgreement, read_agreement
 from mtdnn.report.study_tests import shown_p
-from mtdnn.study.inference import false_discovery
+from mtdnn.study.inference import false_discovery, holm
 from mtdnn.study.statistics import Comparison, compared, main_metrics
-from mtdnn.study.table import Line, read_csv
+from mtdnn.study.table import Line
 
 ALONE = " alone"
 DRAWS = 9999
@@ -52,14 +54,14 @@ def gains(lines: Sequence[Line], target: str) -> dict[str, Comparison]:
     return found
 
 
-def report(lines: Sequence[Line], agreement: TaskAgreement) -> str:
+def report(lines: Sequence[Line], logged: TaskAgreement) -> str:
     """A line per target and helper, and how well each predictor orders the helpers; in percent, but the cosines.
 
     Args:
         lines: of results.csv.
-        agreement: the affinities and cosines that the run of all tasks has logged.
+        logged: the affinities and cosines of the run of all tasks.
     """
-    affinities, cosines = _means(agreement.affinities), _means(agreement.cosines)
+    affinities, cosines = _means(logged.affinities), _means(logged.cosines)
     found = {target: gains(lines, target) for target in targets_of(lines)}
     pairs = [
         (helper, target) for target in found for helper in found[target] if (helper, target) in affinities
@@ -77,13 +79,29 @@ def report(lines: Sequence[Line], agreement: TaskAgreement) -> str:
         numbers += [_points(difference.mean), interval, str(difference.count), shown_p(p)]
         rows.append([target, helper, *numbers])
     means = {(helper, target): found[target][helper].difference.mean for helper, target in pairs}
-    return "\n".join([table(rows), *agreements("affinity", affinities, means), *agreements("cosine", cosines, means)])
+    predictors = [agreement("affinity", affinities, means), agreement("cosine", cosines, means)]
+    return "\n".join([table(rows), *agreement_lines([each for each in predictors if each is not None])])
 
 
-def agreements(name: str, predicted: Mapping[Pair, float], gained: Mapping[Pair, float]) -> list[str]:
-    """Spearman's ρ of a predictor with the gains, per target, and the mean over the targets with p.
+@dataclass(frozen=True)
+class Agreement:
+    """How well a predictor orders the helpers of each target.
 
-    p is two-sided, by permuting the helpers within each target.
+    Attributes:
+        name: of the predictor.
+        by_target: target → Spearman's ρ, its p, and the number of helpers.
+        mean: of ρ over the targets.
+        p: of the mean, two-sided, by permuting the helpers within each target.
+    """
+
+    name: str
+    by_target: Mapping[str, tuple[float, float, int]]
+    mean: float
+    p: float
+
+
+def agreement(name: str, predicted: Mapping[Pair, float], gained: Mapping[Pair, float]) -> Agreement | None:
+    """The agreement of a predictor with the gains; None where no target has three helpers.
 
     Args:
         name: of the predictor.
@@ -98,13 +116,20 @@ def agreements(name: str, predicted: Mapping[Pair, float], gained: Mapping[Pair,
             theirs.append(gain)
     known = {target: each for target, each in by_target.items() if len(each[0]) > 2}
     if not known:
-        return []
+        return None
+    found = {target: (*spearmanr(ours, theirs), len(ours)) for target, (ours, theirs) in known.items()}
+    return Agreement(name, found, *permuted(list(known.values())))
+
+
+def agreement_lines(found: Sequence[Agreement]) -> list[str]:
+    """Each predictor per target and over the targets; p of the predictors' means are corrected by Holm."""
     lines = []
-    for target, (ours, theirs) in known.items():
-        rho, p = spearmanr(ours, theirs)
-        lines.append(f"{name}, {target}: Spearman's ρ {rho:.2f}, p {p:.2f}, {len(ours)} helpers")
-    mean, p = permuted(list(known.values()))
-    return [*lines, f"{name}: mean ρ {mean:.2f} over {len(known)} targets, p {p:.4f} by permutation"]
+    for each, corrected in zip(found, holm([each.p for each in found]), strict=True):
+        for target, (rho, p, count) in each.by_target.items():
+            lines.append(f"{each.name}, {target}: Spearman's ρ {rho:.2f}, p {p:.2f}, {count} helpers")
+        mean = f"{each.name}: mean ρ {each.mean:.2f} over {len(each.by_target)} targets"
+        lines.append(f"{mean}, p {each.p:.4f} by permutation, corrected {corrected:.4f}")
+    return lines
 
 
 def permuted(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[float, float]:
@@ -131,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
     folder = parser.parse_args(words).study
-    lines = read_csv(folder / "results.csv")
+    lines = finished_lines(folder)
     run = next(line.run for line in lines if line.stage == "all")
     print(report(lines, read_agreement(folder / run)))
 

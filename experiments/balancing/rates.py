@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from experiments.outcomes import finished_lines
 from mtdnn.columns import table
 from mtdnn.study.statistics import main_metrics
-from mtdnn.study.table import Line, read_csv
+from mtdnn.study.table import Line
 
 
 def means(lines: Sequence[Line]) -> dict[str, dict[str, float | None]]:
@@ -51,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
-    print(report(read_csv(parser.parse_args(words).study / "results.csv")))
+    print(report(finished_lines(parser.parse_args(words).study)))
 
 
 if __name__ == "__main__":

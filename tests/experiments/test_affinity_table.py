@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.affinity.table import agreements, gains, permuted, report, targets_of
+from experiments.affinity.table import Agreement, agreement, agreement_lines, gains, permuted, report, targets_of
 from mtdnn.metrics.base import Scale
 from mtdnn.report.read import TaskAgreement
 from mtdnn.study.table import Line
@@ -48,4 +48,10 @@ def test_targets_are_pooled_by_their_mean_correlation_and_permuted_within_each()
 
 
 def test_targets_of_two_helpers_have_no_correlation():
-    assert agreements("affinity", {("a", "t"): 1.0, ("b", "t"): 2.0}, {("a", "t"): 1.0, ("b", "t"): 2.0}) == []
+    assert agreement("affinity", {("a", "t"): 1.0, ("b", "t"): 2.0}, {("a", "t"): 1.0, ("b", "t"): 2.0}) is None
+
+
+def test_p_of_the_two_predictors_are_corrected_together_by_holm():
+    """The smaller of two is doubled, the larger stays."""
+    found = [Agreement("affinity", {}, 0.5, 0.02), Agreement("cosine", {}, 0.1, 0.4)]
+    assert [line.rsplit(" ", 1)[1] for line in agreement_lines(found)] == ["0.0400", "0.4000"]
