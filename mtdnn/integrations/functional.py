@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
@@ -22,6 +23,7 @@ from mtdnn.regularizers.base import REGULARIZERS, Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.seeding import preserved_default_generators
+from mtdnn.training.loss_scale import LossScale
 from mtdnn.training.objective import LossPart, Objective
 
 PlugIn = str | Mapping[str, Any] | None
@@ -42,6 +44,8 @@ class Terms:
         total_steps: number of optimizer steps of the run.
         seed: seed of noise and dropout masks, which depend on it and on the step.
         autocast: context of the forward passes, such as `accelerator.autocast`.
+        scaler: what scales the losses of an fp16 loop, such as `accelerator.scaler`; gradients towards a perturbation
+            are scaled by it too, as they would underflow. None: no scaling.
     Raises:
         ConfigError: an unknown name or option, or a model that cannot be used.
 
@@ -65,6 +69,7 @@ class Terms:
         total_steps: int | None = None,
         seed: int = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        scaler: GradScaler | None = None,
     ) -> None:
         wanted = named_regularizers(regularizer, tasks)
         bare = model.module if isinstance(model, DistributedDataParallel) else model
@@ -76,6 +81,7 @@ class Terms:
             self._proximal(proximal, total_steps),
             seed=seed,
             autocast=autocast,
+            loss_scale=None if scaler is None else LossScale(next(bare.parameters()).device, scaler=scaler),
         )
         self._headed.go_through(model)
         self._checked = False
@@ -169,6 +175,7 @@ class Terms:
             return term.penalty(self._forward_pass(self.batch_of(inputs, task=task), None))
 
     def _forward_pass(self, batch: Batch, method: Regularizer | None) -> ForwardPass:
+        scale = self.objective.loss_scale
         return ForwardPass(
             self.objective.model,
             batch,
@@ -177,6 +184,7 @@ class Terms:
             rank=self.objective.rank,
             precision="run" if method is None else method.precision,
             autocast=self.objective.autocast,
+            loss_scale=None if scale is None else scale.factor,
         )
 
     def batch_of(self, inputs: Mapping[str, Any], *, task: str | None = None, part: int = 0) -> Batch:

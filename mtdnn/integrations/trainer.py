@@ -153,6 +153,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             total_steps=self.state.max_steps,
             seed=self.args.seed,
             autocast=self.accelerator.autocast,
+            scaler=self.accelerator.scaler,
         )
         if self._resumed_from is not None:
             state = torch.load(self._resumed_from, map_location=self.args.device, weights_only=True)

@@ -24,10 +24,18 @@ class LossScale:
         device: of the run.
         start: S of the first step.
         agreed: whether processes have to agree on what overflows, as each holds gradients of its own.
+        scaler: of somebody else's loop, which does the steps; None: one of its own, from `start`.
     """
 
-    def __init__(self, device: torch.device, *, start: float = 2.0**16, agreed: bool = False) -> None:
-        self._scaler = torch.amp.GradScaler(device.type, init_scale=start)
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        start: float = 2.0**16,
+        agreed: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self._scaler = scaler or torch.amp.GradScaler(device.type, init_scale=start)
         self._agreed = agreed
         self._skipped = torch.zeros((), device=device)
         self._one = torch.ones((), device=device)

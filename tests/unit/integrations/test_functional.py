@@ -1,7 +1,10 @@
 """The terms for other people's loops equal ours, on models of transformers with their own heads."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -228,3 +231,21 @@ def test_encoder_decoders_that_take_no_embeddings_are_refused():
     model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(ConfigError, match="takes no word embeddings"):
         list(Terms(model, "smart").losses({"input_ids": IDS, "labels": torch.tensor([0, 2])}))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_in_fp16_the_ascent_has_a_direction_if_the_scaler_is_known(scaled):
+    """Gradients of a loss of 1e-7 are 0 in fp16, whose smallest number is 6e-8; times 2^16 they are not."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**BERT, num_labels=3)).train()
+    inputs = {"input_ids": IDS, "attention_mask": (IDS != 0).long(), "labels": torch.tensor([0, 2])}
+    adversarial = {"name": "adversarial", "start": 0, "eta": 0.1, "epsilon": None, "precision": "run"}
+    autocast = partial(torch.autocast, "cpu", dtype=torch.float16)
+
+    def loss_of(regularizer, scaler=None):
+        terms = Terms(model, regularizer, autocast=autocast, scaler=scaler)
+        small = terms.parts(inputs, loss_of=lambda logits, batch: terms.answers.own_loss(logits, batch) * 1e-7)
+        return next(small).loss.item()
+
+    moved = loss_of(adversarial, GradScaler("cpu", init_scale=2.0**16) if scaled else None) - loss_of(None)
+    assert moved > 1e-9 if scaled else moved == 0

@@ -260,6 +260,16 @@ def test_bf16_passes_that_compare_run_in_float32_through_accelerates_wrapper(tmp
     assert "_original_forward" in trainer.model.__dict__ and "forward" in trainer.model.__dict__
 
 
+def test_in_fp16_the_terms_know_the_scale_of_accelerate(tmp_path):
+    """accelerate has a scaler on GPUs alone; here it is given one."""
+    trainer = RegularizedTrainer(
+        model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, regularizer="adversarial"
+    )
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    trainer.train()
+    assert trainer._terms.objective.loss_scale.value == 2.0**10
+
+
 def test_each_task_has_its_own_regularizer(tmp_path):
     terms = {"tasks": {"a": SMART, "b": None}}
     data = rows(8, task="a")
