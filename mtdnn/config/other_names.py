@@ -5,6 +5,8 @@ The names are those of transformers' TrainingArguments and of its example script
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 KEYS = {
     "model_name_or_path": "encoder",
     "output_dir": "output",
@@ -49,6 +51,7 @@ ELSEWHERE = {
     "label_smoothing_factor": "It is `loss: {name: cross_entropy, label_smoothing: 0.1}` of a task, in its definition.",
     "resume_from_checkpoint": "It is `mtdnn train RUN.yml --resume`, or resume=True in Python.",
     "overwrite_output_dir": "No run is overwritten: remove its folder, or name another `output`.",
+    "dry_run": "It is a command of its own: mtdnn check TASKS --run RUN.yml.",
     "do_train": "Leave it out: `mtdnn train` trains.",
     "do_eval": "Leave it out: `mtdnn train` also evaluates, every `evaluate_every`.",
     "do_predict": "It is a command of its own: mtdnn predict.",
@@ -74,3 +77,18 @@ def ours(name: str, *, flag: bool = False, within: str = "") -> str:
     if key is None:
         return ""
     return f" Did you mean '--{key.replace(': ', ' ')}'?" if flag else f" Did you mean '{key}'?"
+
+
+def dotted(name: str, known: Iterable[str]) -> str:
+    """What to write in a run's file in place of a dotted key, which flags and studies take; empty for other keys.
+
+    Args:
+        name: the key.
+        known: the keys of a run.
+    """
+    block, _, option = name.partition(".")
+    if not option or block not in known:
+        return ""
+    if block == "tasks":
+        return " Options of a task are in the task definitions; only a study takes them with dots."
+    return f" Keys with dots are for flags and studies; write it as a block: `{block}: {{{option}: …}}`."

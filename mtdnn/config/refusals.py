@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mtdnn.config.expectations import either, expectation, remedy
-from mtdnn.config.other_names import ours
+from mtdnn.config.other_names import dotted, ours
 from mtdnn.config.yaml_source import KeyPath, YamlSource
 from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
 
@@ -99,7 +99,8 @@ def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSou
         name = ""
     if detail["type"] == "extra_forbidden":
         inner, known = here[len(keys) : -1], _fields_at(model, here[len(keys) : -1])
-        instead = ours(str(here[-1])) if "optimizer" in known else ""  # the keys of a run
+        is_run = "optimizer" in known
+        instead = dotted(str(here[-1]), known) or ours(str(here[-1])) if is_run else ""
         return fault(where, name, unknown("key" if inner else kind, str(here[-1]), known, instead=instead))
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")

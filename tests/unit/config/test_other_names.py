@@ -44,6 +44,11 @@ def test_the_page_for_users_of_run_glue_says_the_same():
         ("learning_rate", 1e-5, "--learning_rate: unknown key 'learning_rate'. Did you mean 'optimizer.lr'?"),
         ("fp16", True, "--fp16: unknown key 'fp16'. Did you mean 'precision: fp16'?"),
         ("max_seq_length", 128, "--max_seq_length: unknown key 'max_seq_length'. It is `max_length` of a task, "),
+        (
+            "dry_run",
+            True,
+            "--dry_run: unknown key 'dry_run'. It is a command of its own: mtdnn check TASKS --run RUN.yml.",
+        ),
     ],
 )
 def test_a_key_of_a_file_is_explained(key, value, line):
@@ -51,6 +56,19 @@ def test_a_key_of_a_file_is_explained(key, value, line):
         load_run_config(None, {**PLACES, key: value})
     (found,) = caught.value.lines
     assert found.replace("keyword", "key").startswith(line)
+
+
+def test_a_key_with_dots_in_a_file_is_written_as_a_block(tmp_path):
+    path = tmp_path / "run.yml"
+    path.write_text("tasks: t\ndata: d\nencoder: e\noutput: o\noptimizer.lr: 1e-4\ntasks.nli.dropout: 0.3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path)
+    assert [line.split(": ", 1)[1] for line in caught.value.lines] == [
+        "optimizer.lr: unknown key 'optimizer.lr'. Keys with dots are for flags and studies; "
+        "write it as a block: `optimizer: {lr: …}`.",
+        "tasks.nli.dropout: unknown key 'tasks.nli.dropout'. Options of a task are in the task definitions; "
+        "only a study takes them with dots.",
+    ]
 
 
 def test_a_keyword_is_explained():
