@@ -42,7 +42,7 @@ setup(
         "pyarrow>=23.0.1",
         "scikit-learn>=1.4",
         "scipy>=1.15",
-        "tensorboard>=2.16",
+        "tensorboard>=2.16.2",
         "tqdm>=4.66.3",
         "xxhash>=3.4",
     ],
