@@ -76,14 +76,14 @@ def _call_parser(function: Callable[..., object]) -> ArgumentParser:
         text = "Print the JSON Schema of task definitions or of a run, for editors, and exit."
         parser.add_argument("--schema", action=PrintSchema, metavar="tasks|run", help=text)
     optional = _optional_positionals(function)
-    for name, text in optional.items():
-        parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
     several = _list_positionals(function)
     for name, text in several.items():
         parser.add_argument(name, nargs="+", metavar=name.upper(), help=text)
     words = _python_words(function)
     skipped = {*optional, *several, *words}
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
+    for name, text in optional.items():  # after those that must be given
+        parser.add_argument(name, nargs="?", default=None, metavar=name.upper(), help=text)
     for name, text in words.items():
         parser.add_argument(f"--{name.rstrip('_')}", default=None, metavar="FILE", help=text)
     _add_common(parser)

@@ -74,8 +74,9 @@ def export(
 
 def push(
     run: str,
-    repo: str,
+    name: str | None = None,
     *,
+    repo: str | None = None,
     task: str | None = None,
     checkpoint: str = "best",
     license: str | None = None,
@@ -86,6 +87,7 @@ def push(
 
     Args:
         run: Folder of the run.
+        name: The same as --repo.
         repo: Name of the repository on the hub, user/name; it is created if there is none.
         task: Only this task, as a model of transformers. Default: the whole run, which open_run reads.
         checkpoint: best, last or step-N.
@@ -93,10 +95,14 @@ def push(
         private: Create a repository that only you can see.
         out: A new folder: write everything there, to look at, and upload nothing.
     """
+    if name is not None and repo is not None:
+        raise ConfigError(fault("--repo", "", f"'{repo}' is given in addition to '{name}'", "Leave out one of them."))
+    if (target := repo or name) is None:
+        raise ConfigError(fault("--repo", "", "is missing", "Name the repository: --repo user/name."))
     from mtdnn.publishing.push import Upload, write_repository
     from mtdnn.publishing.push import push as push_run
 
-    upload = Upload(repo, task=task, checkpoint=checkpoint, license=license, private=private)
+    upload = Upload(target, task=task, checkpoint=checkpoint, license=license, private=private)
     if out is None:
         address, files = push_run(run, upload)
         return "\n".join([*files, f"\nuploaded: {address}"])

@@ -23,7 +23,7 @@ def hub(demo_run, tmp_path_factory):
     """A stand-in with a run of the demo's four tasks, pushed by the command."""
     with stand_in(tmp_path_factory.mktemp("cache")) as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "RESAMPLES", 100)  # their ends have their own tests
-        assert main(["push", str(demo_run), "me/demo", "--license", "mit"]) == 0
+        assert main(["push", str(demo_run), "--repo", "me/demo", "--license", "mit"]) == 0
         yield server
 
 

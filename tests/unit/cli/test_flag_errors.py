@@ -61,6 +61,9 @@ def test_a_wrong_value_is_reported_at_its_flag(words, lines, capsys):
          ["mtdnn train: takes RUN.yml; given in addition: b.yml c.yml. For several, call mtdnn train once for each."]),
         (["train", "a.yml", "\t"],
          ["mtdnn train: takes RUN.yml; given in addition: '\\t'. For several, call mtdnn train once for each."]),
+        (["push", "runs/a"], ["--repo: is missing. Name the repository: --repo user/name."]),
+        (["push", "runs/a", "me/a", "--repo", "me/b"],
+         ["--repo: 'me/b' is given in addition to 'me/a'. Leave out one of them."]),
         (["evaluate", "runs/a", "--batch_size", "3"],
          ["--batch_size: mtdnn evaluate has no such flag. See mtdnn evaluate --help."]),
     ],
@@ -82,6 +85,7 @@ def test_flags_and_words_that_are_missing_or_too_many_are_one_report(words, line
         (["train", "r.yml", "--data="], ["--data: '' is not a value. Give a value."]),
         (["train", "r.yml", "--encoder", " "], ["--encoder: ' ' is not a value. Give a value."]),
         (["evaluate", "run", "--split", ""], ["--split: '' is not a value. Give one, or leave it out."]),
+        (["push", "run", "--repo", ""], ["--repo: '' is not a value. Give one, or leave it out."]),
         (["init", "f", "--from", ""], ["--from: '' is not a value. Give one, or leave it out."]),
     ],
 )  # fmt: skip
