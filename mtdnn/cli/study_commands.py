@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtdnn.cli.flags import keys_as_flags, names_in
 from mtdnn.cli.output import as_json
+from mtdnn.cli.verbosity import shows_progress
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, Fault, MtdnnError, fault
 from mtdnn.study.slurm_options import SlurmOptions
@@ -96,7 +97,8 @@ def study(
         require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=slurm)
         return plan_of(checked_cells(grid, names), rate=rate)
     with stopped_by_sigterm():
-        summary = run_study(grid, stages=names, jobs=jobs, launcher=launcher, gpus=gpus, slurm=slurm)
+        ways: dict[str, Any] = {"launcher": launcher, "jobs": jobs, "gpus": gpus, "slurm": slurm}
+        summary = run_study(grid, stages=names, progress=shows_progress(), **ways)
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)

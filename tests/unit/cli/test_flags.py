@@ -92,3 +92,20 @@ def test_a_study_names_the_flag_that_is_wrong(words, line, project, encoder, tmp
 def test_a_command_names_the_flag_that_is_wrong(words, line, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], True), (["-q"], False)])
+def test_a_quiet_study_shows_no_progress(flags, shown, project, tmp_path, monkeypatch):
+    from mtdnn.study import run
+    from mtdnn.study.scheduler import Summary
+
+    def noted(grid, *, progress, **settings):
+        seen.append(progress)
+        return Summary()
+
+    seen: list[bool] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "run_study", noted)
+    (tmp_path / "study.yml").write_text(STUDY, encoding="utf-8")
+    assert main(["study", "study.yml", *flags]) == 0
+    assert seen == [shown]
