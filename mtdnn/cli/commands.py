@@ -36,10 +36,17 @@ def check(
         format: text, json (one object, for editors), or github (annotations of a workflow).
         json: The same as --format json.
     """
+    from mtdnn.runs.check_report import Report
     from mtdnn.runs.row_check import check as check_rows
 
-    report = check_rows(definitions, data=data, encoder=encoder, run=run)
-    if json or format != "text":
+    for_text = format == "text" and not json
+    try:
+        report = check_rows(definitions, data=data, encoder=encoder, run=run)
+    except (ConfigError, DataError) as error:  # a file that cannot be read as a whole
+        if for_text:
+            raise
+        report = Report(faults=list(error.faults))
+    if not for_text:
         print_text(json_report(report) if json or format == "json" else github_annotations(report))
         raise SystemExit(EXIT_ERROR if report.faults else 0)
     if report.faults:

@@ -202,6 +202,24 @@ def test_faults_are_given_to_editors_and_to_workflows_as_records(project, capsys
     assert line.startswith(f"::error file={project.definitions},line=1::nli.metrics: unknown metric 'acuracy'")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "found"),
+    [(None, None, "cannot be read: No such file"), ("nli: [a\nb: {", 2, "not valid YAML")],
+    ids=["missing", "malformed"],
+)
+def test_an_editor_gets_a_record_also_of_a_file_that_cannot_be_read(text, line, found, project, tmp_path, capsys):
+    file = tmp_path / "other.yml"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", str(file), "--json"])
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert (fault["file"], fault["line"]) == (str(file), line) and fault["found"].startswith(found)
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", str(project.definitions), "--run", str(file), "--format", "github"])
+    assert capsys.readouterr().out.startswith(f"::error file={file}")
+
+
 def test_a_run_made_in_python_is_checked_as_one_in_a_file(project, encoder, tmp_path):
     values = {"tasks": "tasks.yml", "data": "d", "output": "o", "encoder": str(encoder), "train": ["nli", "lik"]}
     values |= {"batch_size": 2, "regularizer": {"name": "smart", "epsilom": 1}}
