@@ -50,6 +50,12 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
     return GivenRun(config, tasks, in_memory.get("data"))
 
 
+def keys_in(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a run that a mapping in place of its YAML file has; a mapping of definitions is its tasks."""
+    is_tasks = bool(run) and all(isinstance(each, TaskDef) for each in run.values())
+    return {"tasks": run} if is_tasks else dict(run)
+
+
 def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> RunConfig:
     if isinstance(run, RunConfig) and not options:
         if faults := plug_in_faults(run):

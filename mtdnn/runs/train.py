@@ -22,7 +22,7 @@ from mtdnn.registry import own_words, trusting
 from mtdnn.runs.encoders import encoder_place
 from mtdnn.runs.environment import refuse_other_settings
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.given import GivenRun, given_run
+from mtdnn.runs.given import GivenRun, given_run, keys_in
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.opened import open_run
 from mtdnn.runs.resumption import is_finished, restore_best
@@ -32,7 +32,7 @@ from mtdnn.runs.setup import Setup
 @keywords_checked(more=lambda: RunConfig.model_fields, instead=ours)
 @trusting
 def train(
-    run: RunConfig | str | Path | None = None,
+    run: RunConfig | str | Path | Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
     progress: bool = True,
@@ -42,7 +42,8 @@ def train(
     """Train one encoder on the tasks of a run, and measure its best checkpoint.
 
     Args:
-        run: a configuration, or its YAML file; None = the options alone.
+        run: a configuration, its YAML file, or the mapping that would be in one; or only its tasks, a mapping from
+            names to `TaskDef`. None = the options alone.
         resume: continue from the newest whole checkpoint in the run's folder, or from the start when there is none; a
             finished run is only evaluated.
         progress: show a bar on standard error.
@@ -74,6 +75,8 @@ def train(
         >>> results["weather"]["dev"]["rows"]
         2
     """
+    if isinstance(run, Mapping):
+        options, run = {**keys_in(run), **options}, None
     with own_words({name: value for name, value in options.items() if name not in ("tasks", "data")}):
         return _trained(given_run(run, options), resume=resume, progress=progress)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import yaml
 from datasets import Dataset
 
 import mtdnn
@@ -177,6 +178,9 @@ def test_a_wrong_value_of_a_run_is_named_by_its_keyword(keywords, line):
     with pytest.raises(mtdnn.ConfigError) as caught:
         mtdnn.train(mtdnn.RunConfig(**given), **keywords)
     assert str(caught.value).startswith(line)
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        mtdnn.train({**given, **keywords})
+    assert str(caught.value).startswith(line)
 
 
 def test_train_takes_a_run_its_file_or_keywords(inside):
@@ -185,11 +189,12 @@ def test_train_takes_a_run_its_file_or_keywords(inside):
         mtdnn.train(config, progress=False),
         mtdnn.train("run.yml", output=Path("runs/of_file"), progress=False),
         mtdnn.train(**{**config.model_dump(), "output": "runs/of_keywords"}, progress=False),
+        mtdnn.train(yaml.safe_load(Path("run.yml").read_text()), output="runs/of_mapping", progress=False),
     ]
     first, *others = ({task: each[task] for task in ("rte", "mrpc")} for each in same)
     assert all(each == first for each in others)
-    losses = [Path(f"runs/{name}/log.jsonl").read_text() for name in ("of_config", "of_file", "of_keywords")]
-    assert losses[0] == losses[1] == losses[2] != ""
+    names = ("of_config", "of_file", "of_keywords", "of_mapping")
+    assert len({Path(f"runs/{name}/log.jsonl").read_text() for name in names}) == 1
 
 
 def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
@@ -200,6 +205,8 @@ def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
     results = mtdnn.train(tasks=tasks, output="runs/of_memory", **given)
     of_file = mtdnn.train(tasks="tasks.yml", output="runs/of_their_file", **given)
     assert results["rte"] == of_file["rte"]
+    alone = mtdnn.train({"rte": rte}, output="runs/of_one", **given)
+    assert alone["rte"] == mtdnn.train(tasks={"rte": rte}, output="runs/of_one_by_name", **given)["rte"]
     run = mtdnn.open_run("runs/of_memory")
     (of_run, given_ones) = (
         {name: task.model_dump() for name, task in each.items()} for each in (run.tasks, mtdnn.load_task_defs(tasks))
