@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from mtdnn.batch import IGNORED, Batch, on_device
-from mtdnn.config.options import Options
+from mtdnn.config.options import Named, Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, unknown
@@ -45,7 +45,9 @@ class ClassificationOptions(Options):
     class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
         None, description="Label → factor of its rows' loss. balanced: rows ∕ (labels × its rows). Default: none."
     )
-
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="The same as this option of the loss `cross_entropy`; 0: none."
+    )
     row_weights: bool = Field(
         False, description="Rows have a column `weight` after the label: a factor of their loss; an empty one is 1."
     )
@@ -62,7 +64,7 @@ class Classification(TaskType):
     default_metrics = ("accuracy",)
     default_loss = "cross_entropy"
     losses = ("cross_entropy", "focal", "ordinal")
-    unstored = ("class_weights", "calibrate")
+    unstored = ("class_weights", "label_smoothing", "calibrate")
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",
         "cross_entropy", "ece", "auc", "cross_entropy_at_best_temperature", "average_precision", "balanced_accuracy",
@@ -108,7 +110,18 @@ class Classification(TaskType):
             found.append(task.fault("metrics", f"{', '.join(of_two)} with {len(task.labels)} labels", fix))
         if "ece_before_calibration" in task.metrics and not task.options.get("calibrate", False):
             found.append(task.fault("metrics", "ece_before_calibration without calibration", "Add calibrate: true."))
-        return found + cls._weight_faults(task)
+        return found + cls._weight_faults(task) + cls._smoothing_faults(task)
+
+    @classmethod
+    def _smoothing_faults(cls, task: TaskDef) -> list[Fault]:
+        """An error for label_smoothing in addition to a loss that has none, or that has its own."""
+        if "label_smoothing" not in task.options or task.loss is None:
+            return []
+        if task.loss.name != "cross_entropy":
+            found = f"'{task.loss.name}' has no such option"
+            return [task.fault("label_smoothing", found, "Leave it out, or use loss: cross_entropy.")]
+        twice = "label_smoothing" in task.loss.options
+        return [task.fault("label_smoothing", "is an option of `loss` as well", "Keep one of them.")] if twice else []
 
     @classmethod
     def _weight_faults(cls, task: TaskDef) -> list[Fault]:
@@ -166,6 +179,11 @@ class Classification(TaskType):
     @property
     def num_outputs(self) -> int:
         return len(self.task.labels)
+
+    @property
+    def named_loss(self) -> Named:
+        named, smoothing = super().named_loss, self.options.label_smoothing
+        return Named(name=named.name, **{**named.options, "label_smoothing": smoothing}) if smoothing else named
 
     def build_head(self, hidden_size: int, *, family: Mapping[str, str], word_embeddings: nn.Embedding) -> nn.Module:
         """A head; for a task that is calibrated with a buffer `temperature` [], so that every checkpoint has it."""

@@ -46,9 +46,9 @@ def batch(labels: Tensor = LABELS) -> Batch:
 
 def test_smoothed_labels_are_those_of_pytorch() -> None:
     wanted = torch.nn.functional.cross_entropy(logits(), LABELS, label_smoothing=0.1)
-    torch.testing.assert_close(
-        made(loss={"name": "cross_entropy", "label_smoothing": 0.1}).loss(logits(), batch()), wanted
-    )
+    of_loss = {"loss": {"name": "cross_entropy", "label_smoothing": 0.1}}
+    for block in (of_loss, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "loss": "cross_entropy"}):
+        torch.testing.assert_close(made(**block).loss(logits(), batch()), wanted)
 
 
 def test_the_focal_loss_is_its_formula_and_cross_entropy_without_gamma() -> None:
@@ -103,7 +103,13 @@ def test_given_weights_are_by_label_and_1_for_the_others() -> None:
         ({"class_weights": {"d": 1}}, "nli.class_weights.d: unknown label 'd'; known: a, b, c"),
         ({"class_weights": {"a": -1}}, "greater than or equal to 0"),
         ({"class_weights": "balance"}, "nli.class_weights"),
-        ({"label_smoothing": 0.1}, "Write loss: {name: cross_entropy, label_smoothing: 0.1}"),
+        ({"label_smoothing": 1}, "nli.label_smoothing: 1: input should be less than 1"),
+        ({"label_smoothing": 0.1, "loss": "focal"}, "nli.label_smoothing: 'focal' has no such option. Leave it out"),
+        (
+            {"label_smoothing": 0.1, "loss": {"name": "cross_entropy", "label_smoothing": 0.2}},
+            "nli.label_smoothing: is an option of `loss` as well. Keep one of them.",
+        ),
+        ({"gamma": 1}, "Write loss: {name: focal, gamma: 1}"),
         ({"loss": {"name": "cross_entropy", "label_smoothing": 1}}, "nli.loss.label_smoothing: "),
         ({"loss": {"name": "focal", "gamma": -1}}, "nli.loss.gamma: "),
         ({"loss": {"name": "ordinal", "gamma": 2}}, "It is an option of "),
@@ -116,7 +122,7 @@ def test_bad_values_are_refused(more: dict[str, Any], reported: str) -> None:
 
 
 def test_rows_need_not_be_prepared_again_for_other_weights_and_tasks_of_both_share_a_pass() -> None:
-    plain, weighted = made(), made(class_weights="balanced")
+    plain, weighted = made(), made(class_weights="balanced", label_smoothing=0.1)
     assert stored_block(plain.task) == stored_block(weighted.task)
     assert plain.encodes_like(weighted)
     assert plain.encodes_like(TASK_TYPES.get("regression")(task_def_from("other", {"task_type": "regression"})))
