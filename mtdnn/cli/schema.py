@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from mtdnn.config.expectations import plain_default
 from mtdnn.config.options import Named, Options, options_of
-from mtdnn.config.run import RunConfig
+from mtdnn.config.run import DEFAULTS, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.registry import Registry
 from mtdnn.runs.plug_ins import KEYS, run_registry
@@ -60,14 +60,14 @@ def _list_plug_ins(schema: dict[str, Any], key: str, registry: Registry[Any], ki
     """Allow for a property: a registered name, alone or with that plug-in's options, or a dotted path."""
     definitions, values = schema["$defs"], schema["properties"][key]
     off = {"type": "null"} in values["anyOf"]
-    common, default = kind.model_json_schema()["properties"], kind.model_fields["name"]
+    common, default = kind.model_json_schema()["properties"], DEFAULTS.get(key, kind.model_fields["name"].default)
     words = [{"enum": [*registry.names(), *(["none"] if off else [])]}, {"type": "string", "pattern": r"\."}]
     blocks = []
     for name, options in options_by_name(registry, kind).items():
         own = options.model_json_schema(by_alias=True)
         definitions.update(own.pop("$defs", {}))
         properties = {**common, **own.get("properties", {}), "name": {"const": name}}
-        required = {} if default.default == name else {"required": ["name"]}
+        required = {} if default == name else {"required": ["name"]}
         blocks.append({"type": "object", "properties": properties, **required, "additionalProperties": False})
     elsewhere = {"name": {"type": "string", "pattern": r"\."}}
     blocks.append({"type": "object", "properties": {**common, **elsewhere}, "required": ["name"]})

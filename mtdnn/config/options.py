@@ -132,6 +132,16 @@ PathText = Annotated[str, BeforeValidator(path_as_text, json_schema_input_type=s
 NamedOrWord = Annotated[Named, BeforeValidator(named, json_schema_input_type=str | Named)]
 
 
+def named_or_default(default: str) -> Callable[[object], object]:
+    """As `named`, of a key with a default: a mapping without `name` has options of the default."""
+
+    def with_name(value: object) -> object:
+        given = named(value)
+        return {"name": default, **given} if isinstance(given, dict) else given
+
+    return with_name
+
+
 def options_of(registry: Registry[Any], item: Any, common: Collection[str] = ()) -> type[Options]:
     """The model of a plug-in's options: its `Options`, or one made of its own arguments.
 

@@ -10,7 +10,16 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from mtdnn.config.earlier import is_of_a_run, with_execution, without_unused
 from mtdnn.config.execution import Execution, ExecutionOrWord
-from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields, named, path_as_text
+from mtdnn.config.options import (
+    Frozen,
+    Named,
+    NamedOrWord,
+    PathText,
+    args_from_fields,
+    named,
+    named_or_default,
+    path_as_text,
+)
 from mtdnn.config.refusals import validated
 from mtdnn.config.task import Distill
 from mtdnn.config.words import Words
@@ -24,6 +33,10 @@ def _off(value: object) -> object:
 
 
 NamedOrOff = Annotated[NamedOrWord | None, BeforeValidator(_off, json_schema_input_type=str | Named | None)]
+
+
+DEFAULTS = {"mixing": "round_robin", "balance": "fixed"}
+"""Key → the plug-in whose options a mapping without `name` has."""
 
 
 class Finite(Frozen):
@@ -147,11 +160,13 @@ class RunConfig(Finite):
         description="β of a moving average of the weights, evaluated and stored in their place. Default: off.",
     )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; null turns it off.")
-    mixing: NamedOrWord = Field(Named(name="round_robin"), description="Order of the tasks' batches, with its options.")
+    mixing: Annotated[
+        Named, BeforeValidator(named_or_default(DEFAULTS["mixing"]), json_schema_input_type=str | Named)
+    ] = Field(Named(name=DEFAULTS["mixing"]), description="Order of the tasks' batches, with its options.")
     tasks_per_step: int | Literal["all"] = Field(1, description="Tasks that a step has a batch of: a number, or all.")
-    balance: NamedOrWord = Field(
-        Named(name="fixed"), description="How the tasks of a step are combined, with its options."
-    )
+    balance: Annotated[
+        Named, BeforeValidator(named_or_default(DEFAULTS["balance"]), json_schema_input_type=str | Named)
+    ] = Field(Named(name=DEFAULTS["balance"]), description="How the tasks of a step are combined, with its options.")
     log_conflicts: int = Field(0, ge=0, description="Steps between two lines of gradients' cosines by task; 0: off.")
     log_affinity: int = Field(
         0, ge=0, description="Steps between two measurements of what a step on one task does to the others; 0: off."

@@ -104,6 +104,13 @@ def test_the_schema_lists_the_options_of_each_plug_in_and_no_others():
     assert keys_of(block, "regularizer")["r_drop"] == {"name", "weight", "every"}
 
 
+def test_a_block_without_a_name_has_the_options_of_the_default():
+    for key, name in {"mixing": "round_robin", "balance": "fixed", "optimizer": "adamw", "schedule": "linear"}.items():
+        blocks = [each for each in run_schema()["properties"][key]["anyOf"] if "properties" in each]
+        (free,) = [each["properties"]["name"]["const"] for each in blocks if "required" not in each]
+        assert free == name
+
+
 def test_the_help_says_whose_an_option_is():
     reported = {key: text for key, text, _ in option_keys(["optimizer", "schedule"])}
     assert reported["optimizer.betas"] == "adamax, adamw, radam: Decay of the two moments. [[0.9, 0.999]]"

@@ -3,6 +3,7 @@
 import pydantic
 import pytest
 
+from mtdnn.config.options import Named
 from mtdnn.config.run import EncoderSource, RunConfig, load_run_config, run_config_from_yaml
 from mtdnn.errors import ConfigError
 
@@ -59,6 +60,8 @@ def test_a_run_survives_writing_and_reading(run):
         ({"regularizer": {"name": "none"}}, lambda config: config.regularizer is None),
         ({"proximal": {"name": "none"}}, lambda config: config.proximal is None),
         ({"mixing.tau": 2}, lambda config: config.mixing.model_dump() == {"name": "temperature", "tau": 2}),
+        ({"mixing": {"turns": "equal"}}, lambda config: config.mixing == Named(name="round_robin", turns="equal")),
+        ({"balance.weights": {"x": 2}}, lambda config: config.balance == Named(name="fixed", weights={"x": 2})),
         ({"encoder.run": "runs/b"}, lambda config: config.encoder == EncoderSource(run="runs/b")),
         ({"train": ["x"]}, lambda config: config.train == ("x",)),
         ({"clip_norm": None}, lambda config: config.clip_norm is None),
