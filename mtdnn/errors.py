@@ -211,11 +211,13 @@ def unreadable(error: OSError | UnicodeDecodeError) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'accuracy'?` for the closest known word, ignoring case; empty when none is close."""
+    """` Did you mean 'accuracy'?` for the closest known word, ignoring case, or one that has the word between
+    underscores; empty when there is none."""
     names = list(known)
     near = difflib.get_close_matches(word.casefold(), [name.casefold() for name in names], n=1, cutoff=0.6)
     alike = [name for name in names if name.casefold() in near]
     best = difflib.get_close_matches(word, alike, n=1, cutoff=0.0)
+    best = best or [name for name in names if word in name.split("_")]
     return f" Did you mean '{best[0]}'?" if best else ""
 
 

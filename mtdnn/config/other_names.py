@@ -1,6 +1,6 @@
-"""Names of settings in other libraries → the key of a run that is the same setting here.
+"""Names of settings in other libraries, or under other keys here → the key of a run that is the same setting.
 
-The names are those of transformers' TrainingArguments and of its example scripts; docs/from_run_glue.md explains them.
+The first are those of transformers' TrainingArguments and of its example scripts; docs/from_run_glue.md explains them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ KEYS = {
     "gradient_accumulation_steps": "accumulate",
     "learning_rate": "optimizer.lr",
     "lr": "optimizer.lr",
+    "head_lr": "optimizer.head_lr",
+    "layer_decay": "optimizer.layer_decay",
+    "warmup": "schedule.warmup",
+    "turns": "mixing.turns",
+    "layout": "execution.layout",
+    "patience": "early_stopping.patience",
     "weight_decay": "optimizer.weight_decay",
     "optim": "optimizer",
     "adam_beta1": "optimizer.betas",
@@ -43,12 +49,22 @@ KEYS = {
 }
 """Name → key of a run, with its value if it has one."""
 
+KEYS_OF_A_TASK = (
+    *("task_type", "inputs", "labels", "metrics", "splits", "columns", "dropout", "loss", "weight", "max_rows"),
+    *("head", "head_of", "init_head", "rows", "source", "class_weights"),
+)
+
 ELSEWHERE = {
     **dict.fromkeys(
         ("max_seq_length", "max_length"),
         "It is `max_length` of a task, in the task definitions, as `mtdnn prepro` cuts rows.",
     ),
-    "label_smoothing_factor": "It is `loss: {name: cross_entropy, label_smoothing: 0.1}` of a task, in its definition.",
+    **dict.fromkeys(
+        ("label_smoothing_factor", "label_smoothing"),
+        "It is `label_smoothing` of a task, in the task definitions.",
+    ),
+    "pooling": "It is an option of a task's head, in the task definitions: `head: {name: pooled, pooling: mean}`.",
+    **{key: f"It is `{key}` of a task, in the task definitions." for key in KEYS_OF_A_TASK},
     "resume_from_checkpoint": "It is `mtdnn train RUN.yml --resume`, or resume=True in Python.",
     "overwrite_output_dir": "No run is overwritten: remove its folder, or name another `output`.",
     "dry_run": "It is a command of its own: mtdnn check TASKS --run RUN.yml.",
@@ -70,7 +86,7 @@ def ours(name: str, *, flag: bool = False, within: str = "") -> str:
     """
     if within:
         block, _, option = KEYS.get(name, "").partition(".")
-        return f" Did you mean '{option}'?" if option and block == within else ""
+        return f" Did you mean '{option}'?" if option not in ("", name) and block == within else ""
     if name in ELSEWHERE:
         return f" {ELSEWHERE[name]}"
     key = KEYS.get(name)

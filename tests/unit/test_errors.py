@@ -59,6 +59,7 @@ def test_the_nearest_name_is_offered_only_when_one_is_near():
     assert did_you_mean("acuracy", ["accuracy", "f1"]) == " Did you mean 'accuracy'?"
     assert did_you_mean("zebra", ["accuracy", "f1"]) == ""
     assert did_you_mean("zebra", []) == ""
+    assert did_you_mean("focal", ["binary_cross_entropy", "binary_focal"]) == " Did you mean 'binary_focal'?"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mtdnn.cli.schema import fields_of, option_keys
-from mtdnn.config.other_names import ELSEWHERE, KEYS, ours
+from mtdnn.config.other_names import ELSEWHERE, KEYS, KEYS_OF_A_TASK, ours
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.task import TaskDef
 from mtdnn.errors import ConfigError
@@ -27,6 +27,11 @@ def test_no_name_is_a_key_of_a_run(name):
     assert ours(name)
 
 
+def test_keys_of_a_task_are_explained_in_a_run():
+    elsewhere = {"name", "options", "max_length", *RunConfig.model_fields}
+    assert TaskDef.model_fields.keys() - elsewhere <= {*KEYS_OF_A_TASK}
+
+
 def test_the_page_for_users_of_run_glue_says_the_same():
     text = (REPOSITORY / "docs" / "from_run_glue.md").read_text(encoding="utf-8").split("## Flags")[1]
     lines = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `--")]
@@ -44,6 +49,8 @@ def test_the_page_for_users_of_run_glue_says_the_same():
         ("learning_rate", 1e-5, "--learning_rate: unknown key 'learning_rate'. Did you mean 'optimizer.lr'?"),
         ("fp16", True, "--fp16: unknown key 'fp16'. Did you mean 'precision: fp16'?"),
         ("max_seq_length", 128, "--max_seq_length: unknown key 'max_seq_length'. It is `max_length` of a task, "),
+        ("head", "pooled", "--head: unknown key 'head'. It is `head` of a task, in the task definitions."),
+        ("warmup", 0.1, "--warmup: unknown key 'warmup'. Did you mean 'schedule.warmup'?"),
         (
             "dry_run",
             True,
@@ -83,4 +90,5 @@ def test_within_a_block_only_its_own_keys_are_suggested():
     assert ours("learning_rate", within="optimizer") == " Did you mean 'lr'?"
     assert ours("warmup_ratio", within="schedule") == " Did you mean 'warmup'?"
     assert ours("learning_rate", within="schedule") == ours("max_seq_length", within="optimizer") == ""
+    assert ours("warmup", within="schedule") == ""
     assert ours("nothing_like_it") == ""
