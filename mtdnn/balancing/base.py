@@ -45,7 +45,8 @@ class Balancer:
         needs_several: whether updates of one task leave it nothing to do.
         needs_losses: whether it gets the losses of an update's tasks; their sums over processes cost a reduction.
         needs_norms: whether `before_move` gets the norms of the gradients at the last shared layer.
-        measures_again: whether `after_step` gets the losses of the same batches after the step, a forward pass each.
+        measures_again: whether `after_measuring` gets the losses of the same batches after the step, a forward pass
+            each.
         packages: modules it imports that mtdnn does not need otherwise.
     Args:
         tasks: those of the run → what their logits belong to.
@@ -61,6 +62,11 @@ class Balancer:
     needs_norms: ClassVar[bool] = False
     measures_again: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "acts" not in vars(cls) and {"combine", "combine_apart"} & vars(cls).keys():
+            cls.acts = "together"
 
     def __init__(self, tasks: Mapping[str, LogitsOf], *, device: torch.device | str = "cpu", **options: Any) -> None:
         self.tasks, self.device = dict(tasks), device
@@ -94,13 +100,18 @@ class Balancer:
         """Weights that it learns, for the run's optimizer; their gradients are set by `before_move`."""
         return []
 
+    def weight(self, task: str) -> Tensor | float:
+        """Factor of the loss of a task, a scalar without gradient, where it is known before the backward pass."""
+        return 1.0
+
     def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Task → factor of its loss in this update, a scalar without gradient; {} = all 1.
+        """Task → its `weight` in this update; without those that are the number 1.
 
         Args:
             tasks: those of the update.
         """
-        return {}
+        found = {task: self.weight(task) for task in tasks}
+        return {task: torch.as_tensor(each, device=self.device) for task, each in found.items() if not _is_one(each)}
 
     def weight_after(self, task: str, tasks: Sequence[str], loss: Tensor) -> Tensor:
         """Factor of the gradient of a task, a scalar, where it `acts` after the backward pass.
@@ -121,15 +132,29 @@ class Balancer:
         """
         raise NotImplementedError
 
-    def combine(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
-        """One gradient from those of K ≥ 2 tasks; may overwrite them.
+    def combine(self, gradients: Tensor) -> Tensor:
+        """[P]: one gradient of the shared weights from those of K ≥ 2 tasks. A class that has it `acts` together.
+
+        Args:
+            gradients: [K, P] float32, of each task of the update; 0 for weights that it does not touch.
+        """
+        raise NotImplementedError
+
+    def combine_apart(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
+        """As `combine`, for a method that can do without a second copy of the gradients; may overwrite them.
 
         Args:
             gradients: float32, of each task of the update by shared weight.
         Returns:
             The gradient by shared weight; and [K] the weights it is the weighted sum with, None where it is none.
         """
-        raise NotImplementedError
+        shapes = [next((each for each in found if each is not None), None) for found in zip(*gradients, strict=True)]
+        touched = [(index, like) for index, like in enumerate(shapes) if like is not None]
+        if not touched:
+            return [None] * len(shapes), None
+        rows = [torch.cat([_or_zeros(own[index], like).reshape(-1) for index, like in touched]) for own in gradients]
+        parts = iter(self.combine(torch.stack(rows)).split([like.numel() for _, like in touched]))
+        return [None if like is None else next(parts).view_as(like) for like in shapes], None
 
     def before_move(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         """All gradients are there: set those of `parameters`.
@@ -139,16 +164,23 @@ class Balancer:
             norms: task → norm of the gradient of its weighted loss at the last shared layer, where `needs_norms`.
         """
 
-    def after_step(
-        self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor], *, epoch_ended: bool = False
-    ) -> None:
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
         """The optimizer has moved.
 
         Args:
             losses: task of the update → L_i; the label loss where it `measures_again`.
-            again: task → label loss of the same batch with the new weights, where it `measures_again`.
-            epoch_ended: this was the last step of an epoch.
         """
+
+    def after_measuring(self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+        """The optimizer has moved, and the losses are measured again, where it `measures_again`.
+
+        Args:
+            losses: task of the update → label loss.
+            again: task → label loss of the same batch with the new weights.
+        """
+
+    def after_epoch(self) -> None:
+        """The step that `after_step` was called for was the last one of an epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; tensors and plain values."""
@@ -158,15 +190,25 @@ class Balancer:
         """Resume from what `state_dict` gave."""
 
 
+def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient
+
+
+def _is_one(weight: Tensor | float) -> bool:
+    return isinstance(weight, (int, float)) and weight == 1
+
+
 class GradientBalancer(Balancer):
     """A method whose combined gradient is Σ w_i g_i, with weights w that depend on the inner products of the g_i.
 
     Costs a backward pass per task, as `fixed` does, and memory for the shared weights' gradient of each task.
     """
 
-    acts = "together"
+    def combine(self, gradients: Tensor) -> Tensor:
+        (found,), _ = self.combine_apart([[each.clone()] for each in gradients])
+        return torch.zeros_like(gradients[0]) if found is None else found
 
-    def combine(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
+    def combine_apart(self, gradients: Sequence[Gradient]) -> tuple[list[Tensor | None], Tensor | None]:
         products = gramian(gradients)
         weights = self.task_weights(products)
         return weighted_sum(gradients, weights), weights

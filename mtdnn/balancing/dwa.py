@@ -6,7 +6,7 @@ has it for updates that always hold every task; here a task's average is over th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -57,18 +57,20 @@ class DWA(Balancer):
         self.means: list[dict[str, Tensor]] = []
         self.current: dict[str, Tensor] = {}
 
-    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self.current[task] for task in tasks if task in self.current}
+    def weight(self, task: str) -> Tensor | float:
+        return self.current.get(task, 1.0)
 
-    def after_step(
-        self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor], *, epoch_ended: bool = False
-    ) -> None:
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
         for task, loss in losses.items():
             self.sums[task] = self.sums[task] + loss if task in self.sums else loss.clone()
             self.counts[task] = self.counts.get(task, 0) + 1
         self.steps += 1
         every = self.options.every
-        if epoch_ended if every == "epoch" else self.steps % every == 0:
+        if every != "epoch" and self.steps % every == 0:
+            self._end_period()
+
+    def after_epoch(self) -> None:
+        if self.options.every == "epoch":
             self._end_period()
 
     def _end_period(self) -> None:

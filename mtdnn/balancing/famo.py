@@ -68,9 +68,7 @@ class FAMO(Balancer):
         logits = torch.stack([self.logits[task].detach() for task in tasks])
         return dict(zip(tasks, torch.softmax(logits, dim=0).unbind(), strict=True))
 
-    def after_step(
-        self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor], *, epoch_ended: bool = False
-    ) -> None:
+    def after_measuring(self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
         tasks = list(losses)
         shares = self._shares(tasks)
         falls = {task: (losses[task] + LEAST).log() - (again[task] + LEAST).log() for task in tasks}

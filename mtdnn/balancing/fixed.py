@@ -47,5 +47,5 @@ class Fixed(Balancer):
         super().__init__(tasks, device=device, **options)
         self.factors = {task: torch.tensor(factor, device=device) for task, factor in self.options.weights.items()}
 
-    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self.factors[task] for task in tasks if task in self.factors}
+    def weight(self, task: str) -> Tensor | float:
+        return self.factors.get(task, 1.0)

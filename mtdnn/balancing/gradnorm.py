@@ -6,7 +6,7 @@ Added here: a weight stays above 0.001, where Adam's steps of one size would car
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -53,8 +53,8 @@ class GradNorm(Balancer):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.factors.values())
 
-    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self.factors[task].detach().clone() for task in tasks}
+    def weight(self, task: str) -> Tensor | float:
+        return self.factors[task].detach().clone()
 
     def before_move(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         for task, loss in losses.items():
@@ -70,9 +70,7 @@ class GradNorm(Balancer):
             slope = (norm - mean_norm * rate**self.options.alpha).sign() * norm / factor.detach()
             factor.grad = slope.to(factor.dtype)
 
-    def after_step(
-        self, losses: Mapping[str, Tensor], again: Mapping[str, Tensor], *, epoch_ended: bool = False
-    ) -> None:
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             kept = {task: factor.clamp(min=LEAST) for task, factor in self.factors.items()}
             total = torch.stack(list(kept.values())).sum()

@@ -6,7 +6,7 @@ Source: Kendall, Gal, Cipolla 2018, "Multi-Task Learning Using Uncertainty to We
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -48,17 +48,14 @@ class Uncertainty(Balancer):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.log_variances.values())
 
-    def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return {task: self._weight(task) for task in tasks}
-
-    def _weight(self, task: str) -> Tensor:
+    def weight(self, task: str) -> Tensor:
         half = 0.5 if self.tasks[task] == "number" else 1.0
         return half * (-self.log_variances[task].detach()).exp()
 
     def before_move(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         for task, loss in losses.items():
             weight = self.log_variances[task]
-            weight.grad = (0.5 - self._weight(task) * loss).to(weight.dtype)
+            weight.grad = (0.5 - self.weight(task) * loss).to(weight.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         return {"log_variances": {task: each.detach().cpu() for task, each in self.log_variances.items()}}

@@ -173,7 +173,7 @@ class Combination:
             return weighted_sum(kept, torch.ones(len(kept)))
         with preserved_default_generators():
             seed_default_generators(self.seed, "balance", step)
-            combined, weights = self.balancer.combine(kept)
+            combined, weights = self.balancer.combine_apart(kept)
         if weights is not None:
             move.weights.update(zip(move.kept, on_device(weights, self.shared[0].device).unbind(), strict=True))
         return combined

@@ -175,7 +175,11 @@ class Trainer:
         for task, values in done.values.items():
             self.meter.add(task, {**values, **gradients[task]})
         self._advance()
-        self.balancer.after_step(done.losses, done.again, epoch_ended=self.progress.epoch_step == 0)
+        self.balancer.after_step(done.losses)
+        if self.balancer.measures_again:
+            self.balancer.after_measuring(done.losses, done.again)
+        if self.progress.epoch_step == 0:
+            self.balancer.after_epoch()
 
     def _measured_gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """At a task's first step since the last log line, the gradient norms of its terms, over the first part of its

@@ -9,6 +9,7 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
+from mtdnn.balancing.base import BALANCERS
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
 from mtdnn.data.samplers import SAMPLERS
@@ -28,7 +29,7 @@ TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8
 @pytest.fixture
 def examples(monkeypatch):
     """Everything the Python blocks define, registered for the length of one test."""
-    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS, METRICS, OPTIMIZERS, SCHEDULES):
+    for registry in (TASK_TYPES, REGULARIZERS, SAMPLERS, METRICS, OPTIMIZERS, SCHEDULES, BALANCERS):
         monkeypatch.setattr(registry, "_known", dict(registry._known))
     names = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
@@ -106,6 +107,13 @@ def test_the_sampler_takes_the_smallest_task_first_and_every_row_once(examples):
     assert [step.task for step in steps] == ["small"] * 2 + ["large"] * 5
     assert len(sampler) == 7
     assert sorted(row for step in steps if step.task == "large" for row in step.rows) == list(range(10))
+
+
+def test_the_balancer_keeps_what_the_tasks_agree_on(examples):
+    signed = BALANCERS.get("signed")({"a": "classes", "b": "number"}, share=1.0)
+    assert signed.combine(torch.tensor([[1.0, -2.0], [3.0, 4.0]])).tolist() == [2.0, 0.0]
+    (moved, head), _ = signed.combine_apart([[torch.tensor([1.0, -2.0]), None], [torch.tensor([3.0, 4.0]), None]])
+    assert moved.tolist() == [2.0, 0.0] and head is None
 
 
 def test_the_optimizer_takes_steps_of_one_size_and_the_schedule_falls_with_the_root(examples):

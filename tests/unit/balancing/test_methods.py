@@ -38,7 +38,7 @@ def rows(gradients: np.ndarray) -> list[list[Tensor | None]]:
 
 
 def combined(balancer: Balancer, gradients: np.ndarray) -> np.ndarray:
-    found, _ = balancer.combine(rows(gradients))
+    found, _ = balancer.combine_apart(rows(gradients))
     return np.concatenate([each.reshape(-1).numpy() for each in found if each is not None])
 
 
@@ -47,6 +47,41 @@ def scalars(values: dict[str, float]) -> dict[str, Tensor]:
 
 
 # Gradient methods
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "cagrad", "upgrad", "imtl"])
+def test_a_matrix_of_gradients_and_gradients_by_weight_are_combined_alike(name: str) -> None:
+    gradients = random_gradients(3)
+    apart, matrix = [], torch.tensor(gradients)
+    for whole in (False, True):
+        torch.manual_seed(0)
+        apart.append(made(name).combine(matrix).numpy() if whole else combined(made(name), gradients))
+    assert apart[0] == pytest.approx(apart[1], rel=EXACT, abs=EXACT)
+    assert np.array_equal(matrix.numpy(), gradients)
+
+
+def test_a_method_of_ones_own_needs_only_one_function() -> None:
+    """A weight that a task does not touch counts as 0 in its row, and is None where no task touches it."""
+
+    class LargestOfEach(Balancer):
+        name = "largest_of_each"
+
+        def combine(self, gradients: Tensor) -> Tensor:
+            return gradients.gather(0, gradients.abs().argmax(dim=0, keepdim=True))[0]
+
+    class Halved(Balancer):
+        name = "halved"
+
+        def weight(self, task: str) -> float:
+            return 0.5 if task == "b" else 1
+
+    assert (LargestOfEach.acts, LargestOfEach.needs_apart(), Halved.acts) == ("together", True, "before")
+    one = [torch.tensor([[1.0, -4.0]]), None, torch.tensor([3.0])]
+    other = [torch.tensor([[-2.0, 0.5]]), None, None]
+    found, weights = LargestOfEach(TASKS).combine_apart([one, other])
+    assert [None if each is None else each.tolist() for each in found] == [[[-2.0, -4.0]], None, [3.0]]
+    assert weights is None
+    assert {task: float(each) for task, each in Halved(TASKS).weights(["a", "b"]).items()} == {"b": 0.5}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,7 +105,7 @@ def test_pcgrad_projects_each_gradient_off_those_it_conflicts_with(seed: int) ->
 def test_pcgrad_of_two_opposed_gradients_by_hand() -> None:
     """g₁ = (1, 0), g₂ = (−1, 1): g₁·g₂ = −1; g₁' = g₁ + g₂ ∕ 2 = (½, ½), g₂' = g₂ + g₁ = (0, 1)."""
     gradients: list[list[Tensor | None]] = [[torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]]
-    found, weights = made("pcgrad").combine(gradients)
+    found, weights = made("pcgrad").combine_apart(gradients)
     assert found[0] is not None and weights is not None
     assert found[0].tolist() == [0.5, 1.5] and weights.tolist() == [2.0, 1.5]
 
@@ -78,7 +113,7 @@ def test_pcgrad_of_two_opposed_gradients_by_hand() -> None:
 def test_pcgrad_of_three_opposed_gradients_by_hand() -> None:
     """g₁ = (1, 0), g₂ = (−1, 0), g₃ = (0, 1): the first two cancel whatever the order, the third meets no conflict."""
     gradients: list[list[Tensor | None]] = [[torch.tensor(each)] for each in ([1.0, 0.0], [-1.0, 0.0], [0.0, 1.0])]
-    found, _ = made("pcgrad").combine(gradients)
+    found, _ = made("pcgrad").combine_apart(gradients)
     assert found[0] is not None and found[0].tolist() == [0.0, 1.0]
 
 
@@ -92,7 +127,7 @@ def cagrad_objective(gradients: np.ndarray, share: np.ndarray, c: float) -> floa
 def test_cagrad_moves_from_the_mean_along_the_mixture_that_minimizes_its_objective(seed: int) -> None:
     """The update of the weights found to 1e-9; these by their objective, to the 1e-8 that the solver stops at."""
     gradients, c = random_gradients(3, seed), 0.5
-    found, weights = made("cagrad", c=c).combine(rows(gradients))
+    found, weights = made("cagrad", c=c).combine_apart(rows(gradients))
     assert weights is not None
     share = weights.numpy() - 1 / 3
     share = share / share.sum()
@@ -220,7 +255,7 @@ def test_dwa_weights_as_in_liu_et_al() -> None:
     steps = [(1.0, 2.0, 4.0), (3.0, 2.0, 2.0), (1.0, 1.0, 3.0), (1.0, 2.0, 2.0)]
     for losses in steps:
         assert balancer.weights(list(TASKS)) == {}
-        balancer.after_step(scalars(dict(zip(TASKS, losses, strict=True))), {})
+        balancer.after_step(scalars(dict(zip(TASKS, losses, strict=True))))
     ratios = np.array([1.0 / 2.0, 1.5 / 2.0, 2.5 / 3.0])
     expected = 3 * np.exp(ratios / 2) / np.exp(ratios / 2).sum()
     found = [balancer.weights(list(TASKS))[task].item() for task in TASKS]
@@ -229,10 +264,12 @@ def test_dwa_weights_as_in_liu_et_al() -> None:
 
 def test_dwa_takes_epochs_for_periods_and_keeps_the_mean_of_a_task_that_did_not_come() -> None:
     balancer = made("dwa")
-    balancer.after_step(scalars({"a": 2.0, "b": 2.0, "c": 2.0}), {}, epoch_ended=True)
-    balancer.after_step(scalars({"a": 1.0}), {}, epoch_ended=False)
+    balancer.after_step(scalars({"a": 2.0, "b": 2.0, "c": 2.0}))
+    balancer.after_epoch()
+    balancer.after_step(scalars({"a": 1.0}))
     assert balancer.weights(["a"]) == {}
-    balancer.after_step(scalars({"b": 1.0}), {}, epoch_ended=True)
+    balancer.after_step(scalars({"b": 1.0}))
+    balancer.after_epoch()
     weights = [balancer.weights([task])[task].item() for task in TASKS]
     ratios = np.exp(np.array([0.5, 0.5, 1.0]) / 2)
     assert weights == pytest.approx(3 * ratios / ratios.sum(), rel=EXACT)
@@ -260,7 +297,7 @@ def test_gradnorm_has_the_slopes_of_chen_et_al_and_keeps_the_sum_of_weights() ->
     optimizer = torch.optim.SGD(balancer.parameters(), lr=0.1)
     moved = weights.detach() - 0.1 * weights.grad
     optimizer.step()
-    balancer.after_step(second, {})
+    balancer.after_step(second)
     assert [factor.item() for factor in balancer.parameters()] == pytest.approx((moved * 3 / moved.sum()).tolist())
 
 
@@ -283,7 +320,7 @@ def test_famo_weights_and_moves_as_algorithm_1_of_liu_et_al() -> None:
         fall = torch.log(torch.tensor(before) + 1e-8) - torch.log(torch.tensor(after) + 1e-8)
         (torch.softmax(logits, 0) * fall).sum().backward()
         optimizer.step()
-        balancer.after_step(losses, again)
+        balancer.after_measuring(losses, again)
         assert [each.item() for each in balancer.logits.values()] == pytest.approx(logits.tolist(), rel=EXACT)
 
 
@@ -305,7 +342,9 @@ def used(balancer: Balancer, task: str, losses: Sequence[float]) -> float:
         for each in balancer.parameters():
             if each.grad is not None:
                 each.data -= 0.1 * each.grad
-        balancer.after_step(loss, loss, epoch_ended=True)
+        balancer.after_step(loss)
+        balancer.after_measuring(loss, loss)
+        balancer.after_epoch()
     if balancer.acts == "after":
         factor = balancer.common_factor([task], loss)
         return float(factor * balancer.weight_after(task, [task], loss[task]))
@@ -332,7 +371,10 @@ def test_a_method_resumes_from_its_state(name: str) -> None:
             balancer.before_move(losses, norms)
         for each in balancer.parameters():
             each.data -= 0.1 * each.grad  # type: ignore[operator]
-        balancer.after_step(losses, scalars({"a": 0.3, "b": 1.0, "c": 0.4}), epoch_ended=number % 2 == 1)
+        balancer.after_step(losses)
+        balancer.after_measuring(losses, scalars({"a": 0.3, "b": 1.0, "c": 0.4}))
+        if number % 2 == 1:
+            balancer.after_epoch()
 
     def weights(balancer: Balancer) -> list[float]:
         if balancer.acts == "after":
