@@ -108,11 +108,16 @@ def train_stores(
         tokenizer: of the run's encoder.
     Raises:
         ConfigError: a subset with no row, or with more rows than there are.
-        DataError: rows that are not prepared for this tokenizer and these tasks.
+        DataError: every split that is damaged or not prepared for this tokenizer and these tasks.
     """
-    whole = {
-        name: open_store(config.data, task, task.splits["train"], tokenizer=tokenizer) for name, task in tasks.items()
-    }
+    whole, faults = dict[str, Store](), list[Fault]()
+    for name, task in tasks.items():
+        try:
+            whole[name] = open_store(config.data, task, task.splits["train"], tokenizer=tokenizer)
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
     units = row_units(tasks)
     for names in units.values():
         whole |= with_labels({name: whole[name] for name in names})

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from mtdnn.config.run import load_run_config
+from mtdnn.errors import DataError
 from mtdnn.runs import parts
-from mtdnn.runs.parts import autocast_as_written, autocast_of
+from mtdnn.runs.parts import autocast_as_written, autocast_of, train_stores
+from mtdnn.tokens.loading import load_tokenizer
 
 
 def config_of(precision, products):
@@ -37,3 +39,12 @@ def test_a_bf16_run_has_the_numbers_of_float32_where_that_is_faster(monkeypatch)
         with autocast_of(config_of(precision, "fast"), torch.device("cpu"))():
             found[precision] = x @ x.t()
     assert torch.equal(found["bf16"], found["float32"])
+
+
+def test_all_tasks_whose_rows_are_not_prepared_are_in_one_report(project, encoder):
+    given = {"tasks": str(project.definitions), "data": str(project.out), "encoder": str(encoder), "output": "output"}
+    with pytest.raises(DataError) as caught:
+        train_stores(load_run_config(None, given), project.tasks, load_tokenizer(str(encoder)))
+    assert [line.split(":")[0] for line in caught.value.lines] == [
+        str(project.out / name / "train") for name in project.tasks
+    ]
