@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtdnn.config.options import Options
 from mtdnn.errors import Fault, Place, fault
@@ -173,8 +173,12 @@ class Regularizer:
         """Whether `losses` yields one loss, with that of the rows as they are: not so if a subclass has its own."""
         return type(self).losses is Regularizer.losses
 
-    def after_step(self) -> None:
-        """Count a step of this task; called after the optimizer's update."""
+    def after_step(self, model: nn.Module) -> None:
+        """Count a step of this task; called after the optimizer's update. One that overrides it calls it.
+
+        Args:
+            model: with its new weights.
+        """
         self.steps_seen += 1
 
     def diagnostics(self) -> dict[str, Tensor]:

@@ -203,7 +203,7 @@ class Objective:
     def after_step(self) -> None:
         """Update teachers and counters; called after the optimizer's update."""
         for task in self._tasks_in_step & self.regularizers.keys():
-            self.regularizers[task].after_step()
+            self.regularizers[task].after_step(self.model)
         self._tasks_in_step.clear()
         if self.proximal is not None:
             self.proximal.after_step(self.model)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mtdnn.config.options import Named, named_faults
 from mtdnn.regularizers.base import REGULARIZERS, Regularizer
+from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL
 from mtdnn.task_types.base import TASK_TYPES
 from mtdnn.training.objective import Objective
@@ -158,8 +159,9 @@ def test_the_momentum_term_costs_one_forward_pass() -> None:
 @pytest.mark.parametrize("name", list(REGULARIZERS))
 def test_state_survives_a_file(name: str) -> None:
     method = REGULARIZERS.get(name)(every=3)
-    Objective(make_model(), {"nli": method}, seed=1)
-    method.after_step()
+    model = make_model()
+    Objective(model, {"nli": method}, seed=1)
+    method.after_step(model)
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
@@ -167,3 +169,25 @@ def test_state_survives_a_file(name: str) -> None:
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.state_dict() == method.state_dict()
     assert not resumed.is_due
+
+
+def test_a_method_that_keeps_state_sees_the_moved_weights() -> None:
+    class Remembers(Regularizer):
+        name = "remembers"
+        seen = 0.0
+
+        def penalty(self, forward_pass: ForwardPass) -> torch.Tensor:
+            return forward_pass.logits.square().mean()
+
+        def after_step(self, model: torch.nn.Module) -> None:
+            super().after_step(model)
+            self.seen = float(next(model.parameters()).detach().sum())
+
+    model, method = make_model(), Remembers()
+    objective = Objective(model, {"nli": method}, seed=1)
+    for part in objective.parts(make_batch(), step=0):
+        part.loss.backward()
+    with torch.no_grad():
+        next(model.parameters()).fill_(1.0)
+    objective.after_step()
+    assert method.seen == next(model.parameters()).numel() and method.steps_seen == 1
