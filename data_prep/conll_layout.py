@@ -20,6 +20,11 @@ NUMBER = re.compile(r"\d+([-.]\d+)?")  # 3; 3-4, one word written for several; 3
 NO_TAGS = ("", "_", "-")
 CONLL_U = 10  # columns; the fourth is the universal part of speech
 UPOS = 3
+WORD_NAMES = ("word", "words", "token", "tokens", "form", "text")
+TAG_NAMES = (
+    "tag", "tags", "label", "labels", "pos", "upos", "xpos", "pos_tag", "pos_tags", "ner", "ner_tag", "ner_tags",
+    "entity", "bio", "chunk",
+)  # fmt: skip
 FAULTS_REPORTED = 20
 OPTIONS = "Name them with --word_column and --tag_column, counted from 1."
 
@@ -95,6 +100,7 @@ def read_table(path: Path, *, word_column: int | None = None, tag_column: int | 
     words = [line for line in lines if not line.text.startswith("#")]
     if not words:
         raise DataError(fault(str(path), "", "no words", "Check that this is the file, or leave it out."))
+    _refuse_header(path, words[0])
     width = max(Counter(len(line.cells) for line in words).items(), key=lambda item: (item[1], item[0]))[0]
     layout = _layout(path, [line for line in words if len(line.cells) == width], width, (word_column, tag_column))
     kept = _without_comments(lines, {_tag_cell(line, layout) for line in words}, layout)
@@ -122,6 +128,14 @@ def _lines(path: Path) -> list[Line]:
     return [Line(number, text, split(text), sentence) for number, text, sentence in found]
 
 
+def _refuse_header(path: Path, line: Line) -> None:
+    """Raise DataError if a file's first line has the names of its columns."""
+    cells = [cell.lower() for cell in line.cells]
+    if any(cell in WORD_NAMES for cell in cells) and any(cell in TAG_NAMES for cell in cells):
+        found = f"'{' '.join(line.cells)}' is a header, not a word with its tag"
+        raise DataError(fault(Place(str(path), line.number), "", found, "Remove the line."))
+
+
 def _splitter(texts: Sequence[str]) -> Callable[[str], list[str]]:
     """What splits a line: tabs where most lines have one; several in a row are one where that makes lines alike."""
     if 2 * sum("\t" in text for text in texts) <= len(texts):
@@ -140,15 +154,19 @@ def _layout(path: Path, lines: Sequence[Line], width: int, given: tuple[int | No
     columns = [[line.cells[column] for line in lines] for column in range(width)]
     if outside := [column for column in given if column is not None and not 1 <= column <= width]:
         raise DataError(fault(str(path), "", f"no column {outside[0]}; the lines have {width}", "Count from 1."))
-    numbered = width > 2 and _counts_words(lines)
+    numbered = width > 1 and _counts_words(lines)
     if given == (None, None) and not numbered and width > 2 and len(lines) > 1 and _are_numbers(columns[0]):
         raise DataError(fault(str(path), "", "the first column holds numbers that do not count words", OPTIONS))
+    if given[0] is None and not numbered and width > 1 and (found := _not_words(lines)):
+        raise DataError(fault(str(path), "", f"the first column {found}", OPTIONS))
     reversed_ = width == 2 and _has_begin(columns[0]) and _holds_entities(columns[0]) and not _has_begin(columns[1])
     word = given[0] - 1 if given[0] is not None else int(numbered or reversed_)
     if given[1] is not None:
         tag: int | None = given[1] - 1
     else:
         tag = 0 if reversed_ else _tag_column(path, columns, word, numbered)
+    if given[1] is None and tag is not None and not reversed_ and _repeats(columns[word], columns[tag]):
+        raise DataError(fault(str(path), "", f"column {tag + 1} repeats the words, as lemmas do", OPTIONS))
     if tag is None or all(cell in NO_TAGS for cell in columns[tag]):
         return Layout(width, word, None, numbered)
     entities = _has_begin(columns[tag]) or all(cell == "O" for cell in columns[tag])
@@ -188,6 +206,25 @@ def _counts_words(lines: Sequence[Line]) -> bool:
         shown = len(numbers) > 1 or numbers in ([0], [1])  # else 1999 alone would count the words of its sentence
         counted[shown and in_order and all(map(NUMBER.fullmatch, first))] += 1
     return counted[True] > counted[False]
+
+
+def _not_words(lines: Sequence[Line]) -> str:
+    """What shows that the first column has no words, but names of sentences or of words; empty if nothing does."""
+    sentences = [[line.cells[0] for line in each] for _, each in groupby(lines, key=lambda line: line.sentence)]
+    alike = Counter(len(set(cells)) == 1 for cells in sentences if len(cells) > 1)
+    if len(lines[0].cells) > 2 and alike[True] > alike[False]:
+        return "is the same for all words of a sentence"
+    cells = [line.cells[0] for line in lines]
+    shapes = {re.sub(r"\d+", "0", cell) for cell in cells}
+    if len(cells) > 1 and len(shapes) == 1 and len(set(cells)) == len(cells) and re.search(r"\D0|0\D", shapes.pop()):
+        return f"numbers the words ('{cells[0]}', '{cells[1]}', …)"
+    return ""
+
+
+def _repeats(words: Sequence[str], tags: Sequence[str]) -> bool:
+    """Whether more than a third of the tags are their words; of punctuation they may be, as in Penn's tags."""
+    same = sum(word.casefold() == tag.casefold() for word, tag in zip(words, tags, strict=True))
+    return len(words) > 2 and 3 * same > len(words)
 
 
 def _holds_entities(cells: Sequence[str]) -> bool:

@@ -58,12 +58,15 @@ def row_of(context: str, question: Mapping[str, Any]) -> Row | Dropped:
     """One question; characters are counted in the context as it is written, without space at its ends."""
     id, shift = str(question["id"]), len(context) - len(context.lstrip())
     context = BREAKS.sub(" ", context.strip())
-    given = [] if question.get("is_impossible") else question["answers"]
+    impossible = question.get("is_impossible", False)
+    if impossible not in (True, False):
+        return Dropped(f"is_impossible is {impossible!r}, neither true nor false", id)
+    given = [] if impossible else question["answers"]
     answers = [(int(each["answer_start"]) - shift, BREAKS.sub(" ", str(each["text"]))) for each in given]
     if any(start < 0 or not text.strip() or context[start : start + len(text)] != text for start, text in answers):
         return Dropped("an answer is not where it is said to stand", id)
-    if not answers and "is_impossible" not in question:
-        return Dropped("no answer", id)
+    if not answers and not impossible:
+        return Dropped("no answer, and not said to be impossible", id)
     return Row(id, json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False), (context, str(question["question"])))
 
 

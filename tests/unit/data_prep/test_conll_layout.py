@@ -131,6 +131,13 @@ def test_a_comment_among_words_is_refused_where_rows_have_no_numbers(tmp_path):
         ),
         ("4\ta\tB-X\n9\tb\tO\n", ": the first column holds numbers that do not count words"),
         ("1\ta\tb\tc\n2\td\te\tf\n", ": none of its 4 columns holds tags of entities alone"),
+        ("d1\tAda\tB-PER\nd1\tleft\tO\n\nd1\tRain\tO\nd1\tfell\tO\n", ": the first column is the same for all"),
+        ("w1\tAda\tB-PER\nw2\tleft\tO\n", ": the first column numbers the words ('w1', 'w2', …). Name them with"),
+        ("s1-w1\tAda\ns1-w2\tleft\n", ": the first column numbers the words ('s1-w1', 's1-w2', …)"),
+        ("1\tAda\n2\tleft\n\n1\tRain\n2\tfell\n", ": no column of tags, in a train split"),
+        ("Ships\tNNS\tship\nsail\tVBP\tsail\n.\t.\t.\n", ": column 3 repeats the words, as lemmas do. Name them with"),
+        ("Word\tTag\nAda\tB-PER\nleft\tO\n", ":1: 'Word Tag' is a header, not a word with its tag. Remove the line."),
+        ("ID FORM UPOS\n1 Ada PROPN\n2 left VERB\n", ":1: 'ID FORM UPOS' is a header"),
         ("#begin document (a)\na 0 1 x NN (X*\n", ":1: CoNLL-2012's layout"),
         ("a\nb\n", ": no column of tags, in a train split"),
         ("a _ _ _\nb _ _ _\n", ": no column of tags, in a train split"),
@@ -147,9 +154,24 @@ def test_every_line_that_does_not_fit_is_reported_at_once(tmp_path):
     assert len(many) == 21 and many[-1] == "/train.txt: 10 more errors like these"
 
 
-@pytest.mark.parametrize("text", ["a _ _ _\nb _ _ _\n\nc _ _ _\n", "a\nb\n\nc\n", "a -\nb -\n\nc -\n"])
+@pytest.mark.parametrize(
+    "text", ["1\ta\n2\tb\n\n1\tc\n", "a _ _ _\nb _ _ _\n\nc _ _ _\n", "a\nb\n\nc\n", "a -\nb -\n\nc -\n"]
+)
 def test_a_test_split_without_tags_has_rows_without_labels(tmp_path, text):
     assert converted(tmp_path, text, "test.txt")[0] == [("", "a b"), ("", "c")]
+
+
+def test_words_that_their_tags_or_other_words_repeat_are_words(tmp_path):
+    text = "ha UH\nha UH\nha UH\n\nOla NNP\nleft VBD\n. .\n\nB2 NN\nA1 NN\n"
+    rows, _ = converted(tmp_path, text)
+    assert [words for _, words in rows] == ["ha ha ha", "Ola left .", "B2 A1"]
+
+
+def test_what_is_no_word_is_left_out_where_the_columns_are_named(tmp_path):
+    text = "d1\tAda\tB-PER\nd1\tleft\tO\n\nd2\tRain\tO\nd2\tfell\tO\n"
+    assert converted(tmp_path, text, word_column=2)[0] == [("B-PER O", "Ada left"), ("O O", "Rain fell")]
+    tagged = "Ships\tNNS\tship\nsail\tVBP\tsail\n.\t.\t.\n"
+    assert converted(tmp_path, tagged, tag_column=2)[0] == [("NNS VBP .", "Ships sail .")]
 
 
 def test_columns_may_be_named(tmp_path):

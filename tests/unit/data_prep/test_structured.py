@@ -62,6 +62,8 @@ def test_squad_answers_stand_where_they_are_said_to_in_the_context_as_written(tm
         {"id": "a", "question": "When?\n", "answers": answers, "is_impossible": False},
         {"id": "b", "question": "Who?", "answers": [], "is_impossible": True, "plausible_answers": answers},
         {"id": "c", "question": "Where?", "answers": [{"text": "Leith", "answer_start": 2}], "is_impossible": False},
+        {"id": "d", "question": "Why?", "answers": [], "is_impossible": False},
+        {"id": "e", "question": "Why?", "answers": answers, "is_impossible": "false"},
     )
     put(tmp_path / "in/dev-v2.0.json", json.dumps(article(" It\tleft at  noon. ", *questions)))
     report = squad.convert(tmp_path / "in", tmp_path / "out")[0]
@@ -69,7 +71,11 @@ def test_squad_answers_stand_where_they_are_said_to_in_the_context_as_written(tm
         ["a", '[[12, "noon"]]', "It left at  noon.", "When?"],
         ["b", "[]", "It left at  noon.", "Who?"],
     ]
-    assert report.dropped == {"an answer is not where it is said to stand": 1}
+    assert report.dropped == {
+        "an answer is not where it is said to stand": 1,
+        "no answer, and not said to be impossible": 1,
+        "is_impossible is 'false', neither true nor false": 1,
+    }
 
 
 def test_another_layout_than_squads_is_refused(tmp_path):
