@@ -67,7 +67,8 @@ def block_faults(task: TaskDef, tokenizer: Tokenizer | None = None) -> list[Faul
     found = task_type.faults(task)
     if tokenizer is not None:
         found += tokenizer.length_faults(task) + decoder_faults(task, task_type, tokenizer)
-        found += [] if found else tokenizer_faults(task, task_type, tokenizer)
+    if tokenizer is not None and not found:
+        found = tokenizer_faults(task, task_type, tokenizer) + target_faults(task, task_type, tokenizer)
     return found
 
 
@@ -86,6 +87,20 @@ def decoder_faults(task: TaskDef, task_type: type[TaskType], tokenizer: Tokenize
         return []
     found = f"{task.task_type} needs a decoder, and {tokenizer.name} is an encoder without one"
     return [task.fault("task_type", found, "Choose an encoder-decoder, such as t5-small or facebook/bart-base.")]
+
+
+def target_faults(task: TaskDef, task_type: type[TaskType], tokenizer: Tokenizer) -> list[Fault]:
+    """Errors for targets of a valid task that may be longer than the positions of the decoder."""
+    limit = tokenizer.max_positions
+    return [
+        task.fault(
+            name,
+            f"{length} tokens; the decoder of {tokenizer.name} takes at most {limit}",
+            f"Set {name} to {limit} or less.",
+        )
+        for name, length in task_type(task).decoder_lengths.items()
+        if limit is not None and length > limit
+    ]
 
 
 def part_faults(parts: Iterable[PartialBlock]) -> list[Fault]:

@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mtdnn.errors import ConfigError, fault, first_line
 from mtdnn.registry import is_trusted
-from mtdnn.tokens.families import WITH_DECODER, WITH_OWN_ENCODER, is_causal
+from mtdnn.tokens.families import WITH_DECODER, WITH_OWN_ENCODER, decoder_fault
 from mtdnn.tokens.hub import hub_error, refuse_missing_folder
 
 
@@ -40,14 +40,9 @@ def read_config(where: str) -> PretrainedConfig:
 
 def refuse_decoders(config: PretrainedConfig, where: str) -> None:
     """Raise ConfigError for encoder-decoders without a separate encoder, and for encoders configured as decoders."""
-    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_DECODER:
-        kind = "an encoder-decoder without a separate encoder"
-    elif getattr(config, "is_decoder", False) and not is_causal(config):
-        kind = "a decoder"
-    else:
-        return
-    fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
-    raise ConfigError(fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix))
+    found = decoder_fault(config, where)
+    if found is not None:
+        raise ConfigError(found)
 
 
 class EncoderOfPair:

@@ -115,6 +115,11 @@ class Format(Declaration):
         return ("id", "label", *self.task.inputs)
 
     @property
+    def decoder_lengths(self) -> Mapping[str, int]:
+        """Option → the largest number of tokens that a decoder reads by it; empty for a type that needs no decoder."""
+        return {}
+
+    @property
     def group_by(self) -> str | None:
         """The column by which rows with equal values, anywhere in the file, are joined by `join`; None: no joining."""
         return None

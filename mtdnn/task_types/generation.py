@@ -108,6 +108,12 @@ class Generation(TaskType):
             raise ConfigError(self.task.fault("task_type", found, "Choose an encoder-decoder with its own tokenizer."))
 
     @property
+    def decoder_lengths(self) -> Mapping[str, int]:
+        """Of a target, and of what is generated: the last generated token is not read, a start token is."""
+        most = {"max_target_length": self.options.max_target_length, "max_new_tokens": self.options.max_new_tokens}
+        return {name: length for name, length in most.items() if length is not None}
+
+    @property
     def _end(self) -> int | None:
         """Id of the token that ends a target."""
         tokenizer = self.bound_tokenizer()

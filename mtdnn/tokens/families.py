@@ -34,6 +34,8 @@ WITH_OWN_ENCODER = ("t5", "mt5", "umt5")
 """Encoder-decoders with a separate encoder class in transformers, whose configuration is not an encoder-decoder's."""
 WITH_DECODER = (*WITH_OWN_ENCODER, "bart")
 """Encoder-decoders whose encoder can be shared, and whose decoder can be a head."""
+OBSTACLES = {"dpr": "it returns no hidden states"}
+"""Families that only a model with memory for its weights shows to be unusable."""
 NEEDED = ("inputs_embeds", "attention_mask")
 NO_TABLE = "it has no plain table of word embeddings"
 FIX = "Choose an encoder that takes word embeddings, such as bert-base-uncased or microsoft/deberta-v3-base."
@@ -57,8 +59,10 @@ class Family:
 def family_of(config: PretrainedConfig) -> Family:
     """The limits of a configuration's family; for an unknown family, those of its model class."""
     kind, limit = config.model_type, limit_of(config)
-    if getattr(config, "is_encoder_decoder", False) or kind in WITH_OWN_ENCODER:  # refused when the encoder is built
+    if getattr(config, "is_encoder_decoder", False) or kind in WITH_OWN_ENCODER:  # others: see `decoder_fault`
         return Family(limit, decodes=kind in WITH_DECODER)
+    if kind in OBSTACLES:
+        return Family(limit, OBSTACLES[kind])
     if kind in FROM_ZERO:
         return Family(limit)
     if kind in MAYBE_RELATIVE:
@@ -76,6 +80,23 @@ def is_causal(config: PretrainedConfig) -> bool:
     kind = type(config)
     predicts_next = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     return predicts_next and not is_known(config)  # families that can be both are used as encoders
+
+
+def decoder_fault(config: PretrainedConfig, where: str) -> Fault | None:
+    """The error for an encoder-decoder without a separate encoder, or an encoder configured as a decoder.
+
+    Args:
+        config: of the encoder.
+        where: its hub name or folder.
+    """
+    if getattr(config, "is_encoder_decoder", False) and config.model_type not in WITH_DECODER:
+        kind = "an encoder-decoder without a separate encoder"
+    elif getattr(config, "is_decoder", False) and not is_causal(config):
+        kind = "a decoder"
+    else:
+        return None
+    fix = "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
+    return fault("", "encoder", f"{where}: '{config.model_type}' is {kind}", fix)
 
 
 def is_known(config: PretrainedConfig) -> bool:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from mtdnn.config.json_source import checked
 from mtdnn.deferred import imported_later
 from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
-from mtdnn.tokens.families import Family, family_of, unsupported_family, vocab_size_of
+from mtdnn.tokens.families import Family, decoder_fault, family_of, unsupported_family, vocab_size_of
 from mtdnn.tokens.hub import hub_error, refuse_missing_folder
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     """The tokenizer of an encoder by hub name or folder; no weights are read.
 
     Raises:
-        ConfigError: there is no tokenizer, or the encoder's family cannot take word embeddings as input.
+        ConfigError: there is no tokenizer, or the encoder is a decoder or cannot take word embeddings as input.
         DataError: a setting of the tokenizer has another type, or a token an absurd id or no word embedding.
     """
     encoder = str(encoder)
@@ -43,6 +43,8 @@ def load_tokenizer(encoder: str | Path) -> Tokenizer:
     hf, config = _read(encoder)
     _require_usable(hf, encoder)
     family = Family(None, decodes=True) if config is None else family_of(config)
+    if config is not None and (decoder := decoder_fault(config, encoder)) is not None:
+        raise ConfigError(decoder)
     if config is not None and family.obstacle is not None:
         raise ConfigError(unsupported_family(encoder, config, family.obstacle))
     embeddings = None if config is None else vocab_size_of(config)

@@ -194,6 +194,21 @@ def test_an_encoder_without_decoder_is_refused_with_its_place(tmp_path):
     assert str(fault).endswith("Choose an encoder-decoder, such as t5-small or facebook/bart-base.")
 
 
+def test_targets_longer_than_the_decoders_positions_are_refused_before_anything_is_tokenized(tmp_path):
+    tokenizer = train_tokenizer(KNOWN)
+    tokenizer.save_pretrained(tmp_path)
+    BartConfig(vocab_size=len(tokenizer), **SIZES, **OF_BART).save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    block = {**BLOCK, "max_length": 40, "max_target_length": 40, "max_new_tokens": 40}
+    assert block_faults(task_def_from("task", block), loaded) == []
+    found = block_faults(task_def_from("task", {**block, "max_target_length": 41, "max_new_tokens": 50}), loaded)
+    assert [str(each).replace(str(tmp_path), "pair") for each in found] == [
+        "task: task.max_target_length: 41 tokens; the decoder of pair takes at most 40. "
+        "Set max_target_length to 40 or less.",
+        "task: task.max_new_tokens: 50 tokens; the decoder of pair takes at most 40. Set max_new_tokens to 40 or less.",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["masked_lm", "coreference"])
 def test_check_finds_a_mask_token_that_a_task_lacks(tmp_path, kind):
     tokenizer = train_tokenizer(KNOWN)

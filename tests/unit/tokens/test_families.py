@@ -43,6 +43,7 @@ NO_TABLE_OF_POSITIONS = ("esm", "eurobert", "gte", "jina_embeddings_v3", "modern
 UNFIT = {
     "bros": "You have to specify bbox",
     "canine": "it has no plain table of word embeddings",
+    "dpr": "it returns no hidden states",
     "clip_text_model": "its forward has no argument inputs_embeds",
     "esmc": "its forward has no argument inputs_embeds",
     "fnet": "its forward has no argument attention_mask",
@@ -153,6 +154,26 @@ def test_a_family_that_is_not_known_is_asked_and_used_when_it_can_be_fed():
     assert not is_known(config)
     assert family_of(config) == Family(POSITIONS)
     assert encode(Encoder(OtherModel(config)).eval(), 9).shape == (2, 9, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "found"),
+    [
+        ("blenderbot", {}, "an encoder-decoder without a separate encoder"),
+        ("pegasus", {}, "an encoder-decoder without a separate encoder"),
+        ("m2m_100", {}, "an encoder-decoder without a separate encoder"),
+        ("bert", {"is_decoder": True}, "a decoder"),
+    ],
+)
+def test_decoders_are_refused_with_their_tokenizer_before_anything_is_tokenized(tmp_path, kind, more, found):
+    save_encoder(tmp_path, WORDS)
+    config_of(kind, **more).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_tokenizer(tmp_path)
+    assert str(caught.value) == (
+        f"encoder: {tmp_path}: '{kind}' is {found}. "
+        "Choose an encoder, such as bert-base-uncased or microsoft/deberta-v3-base."
+    )
 
 
 @pytest.mark.parametrize("kind", ["esm", "luke", "markuplm", "roberta-prelayernorm", "xlm-roberta-xl"])
