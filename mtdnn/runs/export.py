@@ -23,6 +23,7 @@ from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.decoder import pair_config
+from mtdnn.networks.encoder import has_token_types
 from mtdnn.networks.heads import Counterpart
 from mtdnn.networks.modes import evaluation_mode
 from mtdnn.networks.pretrained import no_bars_for_folders
@@ -39,7 +40,7 @@ TOLERANCE = 1e-4  # float32 logits after the same operations in another order of
 class SaveTokenizer(Protocol):
     """Writes a tokenizer's files into a folder; see `mtdnn.tokens.tokenizer.Tokenizer.save`."""
 
-    def __call__(self, folder: Path, *, max_length: int) -> None: ...
+    def __call__(self, folder: Path, *, max_length: int, token_types: bool) -> None: ...
 
 
 def export_task(
@@ -48,7 +49,8 @@ def export_task(
     """Write one task's encoder and head as its family's sequence (or token) classification model.
 
     Args:
-        save_tokenizer: writes the tokenizer's files into the folder it is given, to cut rows at the task's max_length.
+        save_tokenizer: writes the tokenizer's files into the folder it is given, to cut rows at the task's max_length;
+            it returns token types only if the encoder is given them here.
         pad_token_id: the tokenizer's, or that of a token it pads with in place of one; decoder-only families need it.
         model: encoder and heads.
         task: its name.
@@ -66,7 +68,8 @@ def export_task(
     with atomic_folder(folder) as partial:
         with no_bars_for_folders(str(partial)):
             exported.save_pretrained(partial)
-        save_tokenizer(partial, max_length=model.task_types[task].task.max_length)
+        max_length = model.task_types[task].task.max_length
+        save_tokenizer(partial, max_length=max_length, token_types=has_token_types(model.encoder.config))
 
 
 def _counterpart(model: MultiTaskModel, task: str) -> Counterpart:

@@ -158,16 +158,31 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = self.hf.split_special_tokens
 
-    def save(self, folder: Path, *, max_length: int) -> None:
-        """Write its files so that its truncation equals that of `cutting_at(max_length)`."""
-        saved = copy.deepcopy(self.hf)
-        saved.model_max_length = max_length
+    def save(self, folder: Path, *, max_length: int, token_types: bool = True) -> None:
+        """Write its files for a model of transformers, so that it truncates as `cutting_at(max_length)` does.
+
+        Args:
+            folder: of the model.
+            max_length: tokens of a row.
+            token_types: whether the model is given token types, if the tokenizer has them. GPT-2 and XLM would look
+                them up in the table of the words.
+        """
+        saved = self.limited_to(max_length)
         if saved.pad_token is None and self.pads_with is not None:
             saved.pad_token = self.pads_with
-        if saved.is_fast:  # for those who read tokenizer.json without transformers
-            saved.backend_tokenizer.no_padding()
-            saved.backend_tokenizer.enable_truncation(max_length, direction=saved.truncation_side)
+        if not token_types and self.has_segments:
+            names = [name for name in saved.model_input_names if name != "token_type_ids"]
+            saved.model_input_names = saved.init_kwargs["model_input_names"] = names
         saved.save_pretrained(folder)
+
+    def limited_to(self, max_length: int) -> PreTrainedTokenizerBase:
+        """A copy that truncates, where it is asked to, as `cutting_at(max_length)` does."""
+        limited = copy.deepcopy(self.hf)
+        limited.model_max_length = max_length
+        if limited.is_fast:  # for those who read tokenizer.json without transformers
+            limited.backend_tokenizer.no_padding()
+            limited.backend_tokenizer.enable_truncation(max_length, direction=limited.truncation_side)
+        return limited
 
     def _fast(self, texts: Sequence[tuple[str, ...]], max_length: int) -> TokenBlock:
         """By the Rust tokenizer: word by word where that gives the same ids, as it encodes no word twice then."""

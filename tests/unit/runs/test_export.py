@@ -1,6 +1,7 @@
 """An exported task is the family's own sequence classification model, with equal logits."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +47,22 @@ def model_of(family: str) -> MultiTaskModel:
     return MultiTaskModel(encoder, types).eval()
 
 
-def save_nothing(folder: Path, *, max_length: int) -> None:
+def save_nothing(folder: Path, *, max_length: int, token_types: bool) -> None:
     (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(("family", "given"), [("gpt2", False), ("distilbert", False), ("bert", True)])
+def test_a_tokenizer_leaves_with_token_types_only_where_the_encoder_reads_them(
+    tmp_path: Path, family: str, given: bool
+) -> None:
+    found = {}
+
+    def save(folder: Path, **settings: Any) -> None:
+        found.update(settings)
+
+    model = decoder_of(family) if family == "gpt2" else model_of(family)
+    export_task(model, "nli", tmp_path / "out", save_tokenizer=save, pad_token_id=3)
+    assert found["token_types"] == given
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen3", "gemma"])

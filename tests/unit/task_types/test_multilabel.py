@@ -136,7 +136,7 @@ def test_thresholds_are_tuned_on_request_kept_with_the_head_and_exported(tmp_pat
     fixed = model_of(threshold=0.35)
     settled = fixed.task_types["news"].settle(records, fixed.heads["news"], tune=True)
     assert [each["prediction"] for each in settled] == [["war"], ["sport", "war"], ["sport", "war"]]
-    export_task(model, "news", tmp_path / "out", save_tokenizer=lambda folder, max_length: None)
+    export_task(model, "news", tmp_path / "out", save_tokenizer=lambda *_, **__: None)
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert exported.config.problem_type == "multi_label_classification"
     assert exported.config.thresholds == pytest.approx({"sport": 0.35, "money": 0.5, "war": 0.45})

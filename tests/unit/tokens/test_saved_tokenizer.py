@@ -79,6 +79,20 @@ def test_the_file_alone_cuts_rows_for_those_who_read_it_without_transformers(tmp
     ]
 
 
+@pytest.mark.parametrize("make", [wordpiece, bytelevel])
+def test_token_types_leave_only_for_a_model_that_is_given_them(tmp_path, make):
+    """transformers' GPT-2 and XLM add the word embeddings of token types, which ours are never given."""
+    ours = Tokenizer("x", make(tmp_path / "ours"))
+    before = list(ours.hf.model_input_names)
+    for token_types in (True, False):
+        ours.save(tmp_path / "saved", max_length=9, token_types=token_types)
+        saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+        encoded = saved(TEXTS[3][0], truncation=True)
+        assert ("token_type_ids" in encoded) == (token_types and ours.has_segments)
+        assert encoded["input_ids"] == ours.cutting_at(9)(TEXTS)["input_ids"].row(3).tolist()
+    assert ours.hf.model_input_names == before
+
+
 def test_saving_leaves_the_tokenizer_itself_as_it_was(tmp_path):
     ours = Tokenizer("x", wordpiece(tmp_path / "ours", model_max_length=512))
     before = ours.sha256, ours.hf.model_max_length, ours.hf.backend_tokenizer.truncation
