@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 
 from mtdnn.errors import fault
 
+from mtdnn.rows.lists import is_broken
 UNLABELLED = ("", "-")
 MISSING_LABEL_MARKS = ("-1", "-100", "_")
 """Marks for a missing label in other tools: −1 on the hub, −100 that losses ignore, _ in files with columns."""
@@ -32,20 +32,6 @@ def whole(number: str) -> str:
     """A whole number written as `1.0` without its fraction; other texts unchanged."""
     digits, point, rest = number.partition(".")
     return digits if point and rest == "0" and digits.removeprefix("-").isdecimal() else number
-
-
-def python_list(text: str) -> list[Any] | None:
-    """The list that a text writes as Python does, such as `['a', 'b']`; None for any other text.
-
-    `ast.literal_eval` raises TypeError for a text such as `[{[1]}]`: a set cannot hold a list.
-    """
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
 
 
 def marks_missing(label: Any, marks: Container[str], known: Container[str]) -> bool:
@@ -77,6 +63,12 @@ def refuse_beyond_32_bits(label: float) -> None:
     largest = float(np.finfo(np.float32).max)
     if abs(label) > largest:
         raise RowError("label", f"'{label:g}' is too large for float32", f"Give a number up to {largest:.1e}.")
+def refuse_broken_list(text: str, key: str) -> None:
+    """Raise RowError for a text that is meant as a list of texts but is none, as NumPy shortens it with `...`."""
+    if is_broken(text.strip()):
+        raise RowError(key, "begins like a list of texts, but cannot be read as one", 'Write it as ["a", "b"].')
+
+
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from mtdnn.config.json_source import json_value
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
 
+from mtdnn.rows.lists import written_list
 PART_BYTES = 1 << 20
 MAX_ROW_BYTES = 16 << 20
 """Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
@@ -217,10 +218,12 @@ def paths(values: Mapping[str, Any]) -> list[str]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """A list unchanged; a text with a JSON list (as in a cell of a .csv) parsed; other values as a list of one."""
+    """A list unchanged; that in a text, as in a cell of a .csv, if it is JSON or has texts; others as a list of one."""
     if isinstance(value, str) and value.startswith("["):
         with suppress(DataError):
-            value = json_value(value, NOWHERE)
+            return _as_list(json_value(value, NOWHERE))
+        found = written_list(value)
+        return found if found and any(isinstance(each, str) for each in found) else [value]
     return value if isinstance(value, list) else [value]
 
 

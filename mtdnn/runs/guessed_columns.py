@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.errors import DataError, Fault, fault, first_of, shortened
-from mtdnn.rows.example import python_list
+from mtdnn.rows.lists import written_list
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowColumns, RowSource
 from mtdnn.rows.text import PlainRows
@@ -182,7 +182,7 @@ def text_columns(columns: dict[str, ColumnValues], taken: set[str], path: Path) 
 
 def items_of(value: str, separator: str) -> list[str]:
     """The items of a list written as one, or separated; `none` is the empty list."""
-    if (items := python_list(value)) is not None:
+    if (items := written_list(value)) is not None:
         return [str(each).strip() for each in items]
     if value.startswith("[") and value.endswith("]"):
         value = value[1:-1]

@@ -24,7 +24,7 @@ from mtdnn.errors import ConfigError, Fault
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.stored import kept
 from mtdnn.metrics.thresholds import accuracy_threshold
-from mtdnn.rows.example import UNLABELLED, Example, RowError, whole
+from mtdnn.rows.example import UNLABELLED, Example, RowError, refuse_broken_list, whole
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults, wrong_answer
 from mtdnn.tokens.candidates import CandidateSequence, candidate_sequences
 from mtdnn.tokens.ragged import Column, Ragged, Records
@@ -127,6 +127,8 @@ class Coreference(TaskType):
         candidates = ["" if each is None else str(each).strip() for each in listed]
         if not candidates or not all(candidates):
             raise RowError(name, "empty text" if candidates else "no candidates", "Give at least one.")
+        if len(candidates) == 1:
+            refuse_broken_list(candidates[0], name)
         if len(candidates) < 2 and not self.task.labels:
             fix = 'Give two or more; or set labels: ["no", "yes"], to ask whether it is this one.'
             raise RowError(name, "one candidate to choose from", fix)

@@ -19,7 +19,8 @@ from mtdnn.metrics.base import Record, labelled_records
 from mtdnn.metrics.label_sets import f1_by_label
 from mtdnn.metrics.stored import kept
 from mtdnn.metrics.thresholds import f1_threshold
-from mtdnn.rows.example import UNLABELLED, Example, RowError, python_list
+from mtdnn.rows.example import UNLABELLED, Example, RowError
+from mtdnn.rows.lists import written_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -105,7 +106,7 @@ class Multilabel(TaskType):
     def parse_label(self, text: str) -> list[str]:
         if text == EMPTY:
             return []
-        names = python_list(text)
+        names = written_list(text)
         if names is None:
             names = (text[1:-1] if text.startswith("[") and text.endswith("]") else text).split(",")
         return self._checked([str(each).strip() for each in names])

@@ -19,7 +19,7 @@ from mtdnn.config.options import Options
 from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
-from mtdnn.rows.example import UNLABELLED, Example, RowError, refuse_beyond_32_bits
+from mtdnn.rows.example import UNLABELLED, Example, RowError, refuse_beyond_32_bits, refuse_broken_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -125,6 +125,8 @@ class Ranking(TaskType):
         candidates = ["" if each is None or each != each else str(each) for each in _listed(values[name])]
         if not candidates:
             raise RowError(name, "no candidates", "Give at least one, or remove the row.")
+        if len(candidates) == 1:
+            refuse_broken_list(candidates[0], name)
         texts = (*(str(values[each]) for each in self.task.inputs[:-1]), *candidates)
         names = (*self.task.inputs[:-1], *(f"{name} {number}" for number in range(1, len(candidates) + 1)))
         for key, text in zip(names, texts, strict=True):

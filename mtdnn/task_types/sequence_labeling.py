@@ -21,7 +21,8 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, did_you_mean
 from mtdnn.metrics.tags import is_entity_tag
-from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, python_list
+from mtdnn.rows.example import UNLABELLED, Example, RowError, declared, refuse_broken_list
+from mtdnn.rows.lists import written_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch
 from mtdnn.tokens.ragged import Column, Ragged, Records
 from mtdnn.tokens.windows import Window, as_batch, sequence_columns, windows
@@ -48,10 +49,10 @@ class SequenceLabelingOptions(Options):
 class SequenceLabeling(TaskType):
     """Predicts a tag for each word, at the word's first sub-word.
 
-    Words and tags are separated by spaces, or given as Python lists of strings. A text of more than max_length tokens
-    is split into overlapping windows; each word counts in the window where it is farthest from an edge, so that no word
-    is lost or counted twice. The store has the tag of each word in `label`, and in `words` the number of the word that
-    counts at each token.
+    Words and tags are separated by spaces, or given as lists of texts, in JSON, Python or NumPy. A text of more than
+    max_length tokens is split into overlapping windows; each word counts in the window where it is farthest from an
+    edge, so that no word is lost or counted twice. The store has the tag of each word in `label`, and in `words` the
+    number of the word that counts at each token.
 
     Logits are [N, T, C], for independent tags, or from a head that `returns_chains` [N, T, C, C], potentials of chains
     of tags (`mtdnn.networks.crf`): one chain for the words that count in a window.
@@ -117,7 +118,7 @@ class SequenceLabeling(TaskType):
         label = values.get("label", "")
         if isinstance(label, str) and label.strip() in UNLABELLED and label.strip() not in self._index:
             return Example(str(values["id"]), (" ".join(words),), None, {"words": words})
-        tags = self.parse_label(_checked_words(label, "label"))
+        tags = self.parse_label(_checked_words(label, "label", numbers=True))
         if len(tags) != len(words):
             raise RowError("label", f"{len(tags)} tags for {len(words)} words", "Give one tag for each word.")
         return Example(str(values["id"]), (" ".join(words),), tags, {"words": words})
@@ -264,24 +265,39 @@ class SequenceLabeling(TaskType):
         return None if IGNORED in labels else [self.task.labels[label] for label in labels]
 
 
-def _checked_words(value: Any, key: str) -> Any:
-    """The value; raises RowError for a list with items that are neither texts nor numbers."""
-    for place, word in enumerate(value if isinstance(value, (list, tuple)) else (), 1):
+def _checked_words(value: Any, key: str, *, numbers: bool = False) -> Any:
+    """The value, a list that is written in a text as a list.
+
+    Args:
+        value: of a cell.
+        key: name of the column.
+        numbers: whether a text may be a list of numbers alone; else it is one that happens to be in brackets.
+    Raises:
+        RowError: a list has items that are neither texts nor numbers, or a text is meant as a list and is none.
+    """
+    if isinstance(value, str):
+        refuse_broken_list(value, key)
+    found = _list_in(value, numbers=numbers) if isinstance(value, str) else value
+    for place, word in enumerate(found if isinstance(found, (list, tuple)) else (), 1):
         if not isinstance(word, (str, int, float)) or word != word:
-            found = f"{'nothing' if word is None else repr(word)} at position {place} of {len(value)}"
-            raise RowError(key, found, "Give only texts.")
-    return value
+            what = f"{'nothing' if word is None else repr(word)} at position {place} of {len(found)}"
+            raise RowError(key, what, "Give only texts.")
+    return found
 
 
 def words_of(value: Any) -> list[str]:
-    """The words of a cell: a list, a text with a Python list of strings, or a text split at spaces."""
-    if isinstance(value, (list, tuple)):
-        return [str(word) for word in value]
-    text = str(value).strip()
-    words = python_list(text)
-    if words and all(isinstance(word, str) for word in words):  # else a text that happens to be in brackets
-        return words
-    return [word for word in text.split(" ") if word]
+    """The words of a cell: a list, a text with a list that has texts, or a text split at spaces."""
+    found = _list_in(value, numbers=False) if isinstance(value, str) else value
+    if isinstance(found, (list, tuple)):
+        return [str(word) for word in found]
+    return [word for word in str(found).strip().split(" ") if word]
+
+
+def _list_in(text: str, *, numbers: bool) -> list[Any] | str:
+    """The list that is written in a text, if it has texts or may be of numbers alone; else the text."""
+    found = written_list(text.strip())
+    is_meant = found and (numbers or any(isinstance(each, str) for each in found))
+    return found if found and is_meant else text
 
 
 def _mark(row: Sequence[Window], words: Sequence[str]) -> list[np.ndarray]:
