@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
 from mtdnn.errors import fault
-
 from mtdnn.rows.lists import is_broken
+
 UNLABELLED = ("", "-")
 MISSING_LABEL_MARKS = ("-1", "-100", "_")
 """Marks for a missing label in other tools: −1 on the hub, −100 that losses ignore, _ in files with columns."""
 
 
-def declared(label: str, known: Container[str]) -> str:
+def declared(label: str, known: Collection[str]) -> str:
     """The known label for a label of a table: unchanged if known, else `1` for the number 1.0 and `true` for True.
 
-    pandas stores whole numbers as floats if one of them is missing, and JSON and Parquet have booleans.
+    pandas stores whole numbers as floats if one of them is missing, and JSON and Parquet have booleans. An accent may
+    be a character of its own (NFD, as macOS has it) or part of its letter (NFC): Unicode calls these the same text.
     """
     if label in known:
         return label
     plain = label.lower() if label in ("True", "False") else whole(label)
-    return plain if plain in known else label
+    if plain in known or label.isascii():
+        return plain if plain in known else label
+    composed = normalize("NFC", label)
+    return next((each for each in known if normalize("NFC", each) == composed), label)
 
 
 def whole(number: str) -> str:
@@ -58,17 +63,17 @@ class RowError(Exception):
         super().__init__(fault("", key, found, fix))
 
 
-def refuse_beyond_32_bits(label: float) -> None:
-    """Raise RowError for a finite label that would become infinite when stored as float32."""
-    largest = float(np.finfo(np.float32).max)
-    if abs(label) > largest:
-        raise RowError("label", f"'{label:g}' is too large for float32", f"Give a number up to {largest:.1e}.")
 def refuse_broken_list(text: str, key: str) -> None:
     """Raise RowError for a text that is meant as a list of texts but is none, as NumPy shortens it with `...`."""
     if is_broken(text.strip()):
         raise RowError(key, "begins like a list of texts, but cannot be read as one", 'Write it as ["a", "b"].')
 
 
+def refuse_beyond_32_bits(label: float) -> None:
+    """Raise RowError for a finite label that would become infinite when stored as float32."""
+    largest = float(np.finfo(np.float32).max)
+    if abs(label) > largest:
+        raise RowError("label", f"'{label:g}' is too large for float32", f"Give a number up to {largest:.1e}.")
 
 
 @dataclass(frozen=True)
