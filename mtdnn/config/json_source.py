@@ -34,19 +34,21 @@ BLOCK_BYTES = 1 << 16
 """Bytes of lines that are read at a time from a file that is not kept open."""
 
 
-def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
+def json_value(text: str | bytes, place: Place, fix: str = "", *, unique: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: a text, or bytes in UTF-8.
         place: where the text is, for the message.
         fix: what to do if it is invalid, for the message.
+        unique: refuse an object that has a name twice; else the last value of the name is taken.
     Raises:
         DataError: it is not UTF-8, not JSON, nested too deeply, or has a number that is too large or a text that UTF-8
             has no bytes for.
     """
+    hook = _with_unique_names if unique else None
     try:
-        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=hook)
     except UnicodeDecodeError as error:
         raise DataError(fault(place, "", f"not UTF-8 (byte {error.start})", fix)) from error
     except RecursionError as error:
@@ -58,6 +60,19 @@ def json_value(text: str | bytes, place: Place, fix: str = "") -> Any:
     if _has_surrogate_escape(text) and not _is_text(value):
         raise DataError(fault(place, "", "an unpaired surrogate (\\ud8… alone); both halves are expected", fix))
     return value
+
+
+def _with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these names and values.
+
+    Raises:
+        ValueError: a name comes twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice in an object")
+    return found
 
 
 def _has_surrogate_escape(text: str | bytes) -> bool:

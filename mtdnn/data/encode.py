@@ -26,7 +26,7 @@ from mtdnn.data.manifest import Manifest, stored_block
 from mtdnn.errors import MAX_REPORTED_ERRORS, DataError, Fault, Place, fault, printable
 from mtdnn.execution.machine import usable_cores
 from mtdnn.rows.example import UNLABELLED, Example, RowError, marks_missing
-from mtdnn.rows.source import Part, Row, RowColumns, RowSource
+from mtdnn.rows.source import OPTIONAL, Part, Row, RowColumns, RowSource
 from mtdnn.task_types.base import TASK_TYPES, TaskType
 from mtdnn.tokens.ragged import Column, Ragged
 from mtdnn.tokens.tokenizer import Tokenizer
@@ -73,7 +73,8 @@ class Job:
     @property
     def columns(self) -> RowColumns:
         """The columns that its rows must have."""
-        return RowColumns(self.task_type.columns, self.task_type.repeats_last, self.task.columns)
+        optional = ("id",) if self.labels == "required" and self.task.rows is None else OPTIONAL
+        return RowColumns(self.task_type.columns, self.task_type.repeats_last, self.task.columns, optional)
 
     def parts(self) -> list[Part]:
         """The parts of its rows; a single part for a task that joins rows across the file."""

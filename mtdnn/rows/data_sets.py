@@ -18,6 +18,7 @@ from mtdnn.rows.source import (
     Row,
     RowColumns,
     RowSource,
+    asked_for,
     equal_parts,
     named_values,
     roots,
@@ -61,10 +62,9 @@ class HubRows(RowSource):
         return str(self.dataset._fingerprint)
 
     def faults(self, columns: RowColumns) -> list[Fault]:
-        theirs = self._theirs(columns)
-        renamed = {*self.renamed, *columns.renamed}
-        asked = [name for ours, name in theirs.items() if ours in renamed or ours not in columns.optional]
-        missing = missing_paths(asked, self._schema)
+        theirs, given = self._theirs(columns), {*self.renamed, *columns.renamed}
+        renamed = {ours: name for ours, name in theirs.items() if ours in given}
+        missing = missing_paths(asked_for(replace(columns, renamed=renamed), self.names()), self._schema)
         return super().faults(columns) + ([fault(self.place, "", missing, self.column_fix)] if missing else [])
 
     def _theirs(self, columns: RowColumns) -> dict[str, str]:
@@ -85,10 +85,29 @@ class HubRows(RowSource):
             block = chosen[start : min(start + ROWS_READ_AT_ONCE, part.stop)]
             for values in zip(*block.values(), strict=True):
                 record = with_nested(dict(zip(block, values, strict=True)), paths)
-                named = {path: self._named(self._names_at(path), record.get(path)) for path in paths.names}
-                ours = {ours: named[path] for ours, path in theirs.items()}
-                yield Row(named_values(ours, named_as_ours, number), Place(self.place, number))
+                yield self._row(record, theirs, named_as_ours, Place(self.place, number))
                 number += 1
+
+    def _row(
+        self, record: Mapping[str, Any], theirs: Mapping[str, str], columns: RowColumns, where: Place
+    ) -> Row | Fault:
+        """The row of a record.
+
+        Args:
+            record: the values, by path.
+            theirs: our column → path.
+            columns: the task's, by our names.
+            where: place of the row.
+        """
+        ours = dict[str, Any]()
+        for name, path in theirs.items():
+            classes = self._names_at(path)
+            try:
+                ours[name] = self._named(classes, record.get(path))
+            except IndexError:
+                found = f"{record.get(path)} is no number of one of its {len(classes or ())} classes"
+                return fault(where, path, found, "Correct the row, or the names of the classes of the data set.")
+        return Row(named_values(ours, columns, where.line), where)
 
     def _names_at(self, path: str) -> list[str] | None:
         """The class names of what a path leads to; None if it is no class."""

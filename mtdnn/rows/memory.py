@@ -19,16 +19,19 @@ from mtdnn.errors import DataError, Fault, Place, did_you_mean, fault
 from mtdnn.rows.data_sets import HubRows
 from mtdnn.rows.source import (
     PART_BYTES,
+    RENAME_ALL_BUT_ONE,
     RENAME_COLUMN,
     ROWS_READ_AT_ONCE,
     Part,
     Row,
     RowColumns,
     RowSource,
+    asked_for,
     equal_parts,
     missing_columns,
     named_values,
     paths,
+    repeated_columns,
     roots,
     with_nested,
 )
@@ -132,7 +135,10 @@ class FrameRows(TableRows):
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         present = list(map(str, self.table.columns))
-        needed = [path for path in columns.needed if not roots([path], present)]  # of the others, rows are looked into
+        if repeated := repeated_columns(columns, present):
+            return [fault(self.place, "", repeated, RENAME_ALL_BUT_ONE)]
+        asked = asked_for(columns, present)
+        needed = [path for path in asked if not roots([path], present)]  # of the others, rows are looked into
         missing = missing_columns(needed, list(dict.fromkeys([*present, *self.names()])))
         return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
@@ -168,7 +174,7 @@ def _row(record: Any, columns: RowColumns, where: Place) -> Row | Fault:
     if not isinstance(record, Mapping):
         return fault(where, "", f"a {type(record).__name__}; expected a dict of columns", EXPECTED)
     record = with_nested(record, columns)
-    if missing := missing_columns(columns.needed, list(record)):
+    if missing := missing_columns(asked_for(columns, record), list(record)):
         return fault(where, "", missing, RENAME_COLUMN)
     values = named_values(record, columns, where.line)
     broken = [name for name, value in values.items() if not _is_text(value)]

@@ -23,6 +23,7 @@ from mtdnn.rows.arrow_values import (
 from mtdnn.rows.source import (
     MAX_ROW_BYTES,
     PART_BYTES,
+    RENAME_ALL_BUT_ONE,
     RENAME_COLUMN,
     ROWS_PER_PART,
     ROWS_READ_AT_ONCE,
@@ -30,8 +31,10 @@ from mtdnn.rows.source import (
     Row,
     RowColumns,
     RowSource,
+    asked_for,
     long_row_fault,
     named_values,
+    repeated_columns,
     roots,
     unreadable_fault,
     with_nested,
@@ -115,9 +118,12 @@ class ParquetRows(RowSource):
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         try:
-            missing = missing_paths(columns.needed, self._open().schema_arrow)
+            schema = self._open().schema_arrow
         except DataError as error:
             return list(error.faults)
+        if repeated := repeated_columns(columns, schema.names):
+            return [fault(self.place, "", repeated, RENAME_ALL_BUT_ONE)]
+        missing = missing_paths(asked_for(columns, schema_paths(schema)), schema)
         return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:

@@ -11,11 +11,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
+from unicodedata import normalize
 
 from mtdnn.config.json_source import json_value
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, shortened
-
 from mtdnn.rows.lists import written_list
+
 PART_BYTES = 1 << 20
 MAX_ROW_BYTES = 16 << 20
 """Longest row; tokenizers need several hundred bytes per character, and abort the process if memory runs out."""
@@ -25,6 +26,7 @@ ROWS_READ_AT_ONCE = 1000
 
 MAX_NAMES_CHARACTERS = 500  # of the names of columns, in messages
 RENAME_COLUMN = "Rename the column, or name it in the task's `columns`."
+RENAME_ALL_BUT_ONE = "Rename all but one."
 OPTIONAL = ("id", "label")  # columns that may be missing in a format with named columns
 
 
@@ -132,6 +134,34 @@ def equal_parts(num_rows: int, size: int) -> Iterator[Part]:
     step = max(1, size * ROWS_PER_PART // PART_BYTES)
     for start in range(0, num_rows, step):
         yield Part(start, min(start + step, num_rows), start + 1)
+
+
+def asked_for(columns: RowColumns, present: Iterable[str]) -> list[str]:
+    """The columns, by their names there, that must be present: the needed ones, and optional ones under another name.
+
+    A column `Label`, or ` label` after a comma and a space, would else be overlooked, and its rows be unlabelled.
+    A row's `id` may be missing in any case.
+
+    Args:
+        columns: the columns of the task.
+        present: names of those there.
+    """
+    present = [*map(str, present)]
+    optional = [columns.theirs(name) for name in columns.names if name in columns.optional and name != "id"]
+    absent = [name for name in optional if name not in present]
+    plain = {plain_name(name) for name in present} if absent else set()
+    return [*columns.needed, *(name for name in absent if name not in columns.needed and plain_name(name) in plain)]
+
+
+def plain_name(name: str) -> str:
+    """A column's name as it is compared with others: without case, and without spaces or marks around it."""
+    return normalize("NFC", name).strip("\ufeff\u200b \t\r\n\u00a0\"'").casefold()
+
+
+def repeated_columns(columns: RowColumns, present: Sequence[str]) -> str:
+    """The message for a column of the task that comes more than once in a table; empty if none does."""
+    repeated = [name for name in map(columns.theirs, columns.names) if present.count(name) > 1]
+    return f"{present.count(repeated[0])} columns are named '{repeated[0]}'" if repeated else ""
 
 
 def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:

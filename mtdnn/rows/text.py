@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import csv
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtdnn.config.json_source import json_value
-from mtdnn.errors import DataError, Fault, Place, fault
+from mtdnn.errors import DataError, Fault, Place, fault, shortened
 from mtdnn.files import file_sha256
 from mtdnn.rows.source import (
     MAX_ROW_BYTES,
     PART_BYTES,
+    RENAME_ALL_BUT_ONE,
     RENAME_COLUMN,
     Part,
     Row,
     RowColumns,
     RowSource,
+    asked_for,
     long_row_fault,
     missing_columns,
     named_values,
     paths,
+    repeated_columns,
     unreadable_fault,
     with_nested,
 )
 
 BOM = b"\xef\xbb\xbf"
+HEAD_BYTES = 1 << 16
+SAVE_AS_UTF8 = "Save the file as UTF-8."
+
+ID_NAMES = ("id", "idx", "guid", "uid", "uuid", "key", "row_id", "index", "pairid")
+HEADER_NAMES = (
+    "label", "labels", "gold_label", "score", "text", "sentence", "premise", "hypothesis", "question", "context",
+    "answer", "candidate", "choice", "tokens", "words", "tags", "source", "target",
+)  # fmt: skip
 
 CSV_FIX = "Close the quotes, and double quotes inside texts."
 SEPARATORS = (",", ";", "\t")
@@ -84,15 +95,18 @@ class TextRows(RowSource):
     def faults(self, columns: RowColumns) -> list[Fault]:
         try:
             with self.path.open("rb") as file:
-                head = file.read(4)
+                head = file.read(HEAD_BYTES)
         except OSError as error:
             return [unreadable_fault(self.place, error)]
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return [
-                fault(Place(self.place, 1), "", "not UTF-8 but UTF-16 (byte order mark)", "Save the file as UTF-8.")
-            ]
+            return [fault(Place(self.place, 1), "", "not UTF-8 but UTF-16 (byte order mark)", SAVE_AS_UTF8)]
+        if b"\0" in head[:4]:
+            return [fault(Place(self.place, 1), "", "not UTF-8 but UTF-16 or UTF-32 (a byte is zero)", SAVE_AS_UTF8)]
         if not head.removeprefix(BOM):
             return [fault(self.place, "", "the file is empty", "Add rows, or remove the split.")]
+        if len(head) < HEAD_BYTES and b"\n" not in head and b"\r" in head.rstrip(b"\r"):
+            found = "one line, as its lines end with a carriage return and no line feed"
+            return [fault(self.place, "", found, "Save the file with line feeds at the ends of lines.")]
         return []
 
     def lines(self, part: Part) -> Iterator[tuple[int, str | UnicodeDecodeError]]:
@@ -137,6 +151,29 @@ class TsvRows(LineRows):
 
     has_names = False
 
+    def faults(self, columns: RowColumns) -> list[Fault]:
+        if found := super().faults(columns):
+            return found
+        header = self.header_fault(columns.names)
+        return [] if header is None else [header]
+
+    def header_fault(self, names: Sequence[str] = ()) -> Fault | None:
+        """The error of a file whose first line has names of columns, which would be read as a row.
+
+        Args:
+            names: of the columns of the task.
+        """
+        with self.path.open("rb") as file:
+            line = file.readline(HEAD_BYTES).removeprefix(BOM).decode("utf-8", "replace")
+        cells = line.rstrip("\r\n").split("\t")
+        plain, known = [cell.strip().lower() for cell in cells], {*HEADER_NAMES, *map(str.lower, names)}
+        are_names = [cell in ID_NAMES or cell.rstrip("_0123456789") in known or cell in known for cell in plain]
+        if len(cells) < 2 or not (all(are_names) or (plain[0] in ID_NAMES and any(are_names[1:]))):
+            return None
+        found = f"the first line is a header ({shortened(', '.join(cells), 60)}), which a .tsv does not have"
+        fix = "Remove it, or save the file as .csv with a header. A row without a label has an empty column."
+        return fault(Place(self.place, 1), "", found, fix)
+
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault:
         cells: list[Any] = line.split("\t")
         names = columns.names
@@ -171,13 +208,13 @@ class JsonlRows(LineRows):
         if not line.strip():
             return None
         try:
-            values = json_value(line, where, "One object per line is expected.")
+            values = json_value(line, where, "One object per line is expected.", unique=True)
         except DataError as error:
             return error.faults[0]
         if not isinstance(values, dict):
             return fault(where, "", f"{type(values).__name__}, not a JSON object", "One object per line is expected.")
         values = with_nested(values, columns)
-        missing = missing_columns(columns.needed, list(values))
+        missing = missing_columns(asked_for(columns, values), list(values))
         if missing:
             return fault(where, "", missing, RENAME_COLUMN)
         return Row(named_values(values, columns, where.line), where)
@@ -276,11 +313,9 @@ class CsvRows(TextRows):
             number, names, _ = self.header()
         except DataError as error:
             return list(error.faults)
-        repeated = [name for name in map(columns.theirs, columns.names) if names.count(name) > 1]
-        if repeated:
-            message = f"{names.count(repeated[0])} columns are named '{repeated[0]}'"
-            return [fault(Place(self.place, number), "", message, "Rename all but one.")]
-        missing = missing_columns(columns.needed, names)
+        if repeated := repeated_columns(columns, names):
+            return [fault(Place(self.place, number), "", repeated, RENAME_ALL_BUT_ONE)]
+        missing = missing_columns(asked_for(columns, names), names)
         return [fault(Place(self.place, number), "", missing, RENAME_COLUMN)] if missing else []
 
     def read(self, part: Part, columns: RowColumns) -> Iterator[Row | Fault]:
@@ -324,4 +359,4 @@ def _decoded(line: bytes) -> str | UnicodeDecodeError:
 
 def _encoding_fault(error: UnicodeDecodeError, where: Place) -> Fault:
     found = f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the line"
-    return fault(where, "", found, "Save the file as UTF-8.")
+    return fault(where, "", found, SAVE_AS_UTF8)

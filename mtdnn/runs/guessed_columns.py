@@ -11,13 +11,12 @@ from mtdnn.errors import DataError, Fault, fault, first_of, shortened
 from mtdnn.rows.lists import written_list
 from mtdnn.rows.places import rows_of
 from mtdnn.rows.source import RowColumns, RowSource
-from mtdnn.rows.text import PlainRows
+from mtdnn.rows.text import ID_NAMES, PlainRows
 
 LABEL_NAMES = (
     "label", "labels", "gold_label", "class", "category", "target", "y", "tag", "tags", "ner_tags", "sentiment",
     "score", "rating", "stars", "similarity", "answer",
 )  # fmt: skip
-ID_NAMES = ("id", "idx", "guid", "uid", "uuid", "key", "row_id", "index", "pairid")
 
 MIN_ROWS = 10
 MAX_REPORTED = 3

@@ -103,3 +103,14 @@ def test_numbers_that_are_all_minus_one_are_pointed_out(project):
     project.rows("like/dev", ["a\t-1\tA.", "b\t2\tC."])
     warned = [str(each) for each in check(project.definitions, data=project.data, num_workers=1).warnings]
     assert not [line for line in warned if "which the hub uses for missing labels" in line]
+
+
+def test_a_train_file_without_a_column_of_labels_is_refused_once_and_its_columns_are_named(project):
+    project.rows("like/train", [])
+    (project.data / "like" / "train.tsv").unlink()
+    (project.data / "like" / "train.csv").write_text("text,stars\nA kite.,2\nA boat.,3\n", encoding="utf-8")
+    found = [str(each) for each in check(project.definitions, data=project.data, num_workers=1).faults]
+    assert found == [
+        f"{project.data}/like/train.csv:1: no column 'label'; present: text, stars. "
+        "Rename the column, or name it in the task's `columns`."
+    ]

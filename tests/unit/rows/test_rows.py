@@ -90,6 +90,15 @@ def test_another_encoding_is_refused_with_line_and_byte(tmp_path):
             "1\tyes\tA\n".encode("utf-16"),
             "train.tsv:1: not UTF-8 but UTF-16 (byte order mark). Save the file as UTF-8.",
         ),
+        (
+            "1\tyes\tA\n".encode("utf-16-le"),
+            "train.tsv:1: not UTF-8 but UTF-16 or UTF-32 (a byte is zero). Save the file as UTF-8.",
+        ),
+        (
+            b"1\tyes\tA\r2\tno\tB\r",
+            "train.tsv: one line, as its lines end with a carriage return and no line feed. "
+            "Save the file with line feeds at the ends of lines.",
+        ),
     ],
 )
 def test_a_file_that_is_unusable_as_a_whole_is_refused(tmp_path, content, message):
@@ -480,3 +489,90 @@ def test_two_columns_of_one_name_are_refused_where_it_is_read(tmp_path):
     assert caught.value.lines == (f"{path}:1: 2 columns are named 'text'. Rename all but one.",)
     path = written(tmp_path / "dev.csv", "id,label,text,,\n1,yes,a,b,c\n")
     assert values(path, TEXT) == [("1", "yes", "a")]
+
+
+@pytest.mark.parametrize("name", ["train.txt", "train.csv", "train.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_two_bytes_a_character_are_refused_without_a_mark_too(tmp_path, name, encoding):
+    path = written(tmp_path / name, "text\nAn ox.\n".encode(encoding))
+    with pytest.raises(DataError, match=rf"{name}:1: not UTF-8 but UTF-16 or UTF-32 \(a byte is zero\)"):
+        list(read_rows(path, RowColumns(("text",))))
+
+
+def test_a_carriage_return_within_a_row_is_a_character_of_it(tmp_path):
+    assert values(written(tmp_path / "train.tsv", "1\tyes\ta\rb\n2\tno\tc"), TEXT)[0] == ("1", "yes", "a\rb")
+    assert values(written(tmp_path / "one.tsv", "1\tyes\ta\r"), TEXT) == [("1", "yes", "a")]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["id\tlabel\ttext", "index\tsentence\tlabel", "\ufeffID\tText\tstars", "idx\tquestion1\tquestion2", "text\tlabel"],
+)
+@pytest.mark.parametrize("columns", [TEXT, RowColumns(("id", "text")), RowColumns(TEXT.names, repeats_last=True)])
+def test_a_header_of_a_tsv_is_refused_and_not_read_as_a_row(tmp_path, header, columns):
+    path = written(tmp_path / "train.tsv", f"{header}\n1\tyes\tA\n")
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path, columns))
+    names = header.removeprefix("\ufeff").replace("\t", ", ")
+    assert str(caught.value) == (
+        f"{path}:1: the first line is a header ({names}), which a .tsv does not have. Remove it, or save the file as "
+        ".csv with a header. A row without a label has an empty column."
+    )
+
+
+@pytest.mark.parametrize("line", ["1\tlabel\ttext", "id\tyes\tAn ox.", "index\t1\tA text.", "text\tlabel\tAn ox."])
+def test_a_row_with_a_word_that_may_name_a_column_is_a_row(tmp_path, line):
+    assert values(written(tmp_path / "train.tsv", f"{line}\n"), TEXT) == [tuple(line.split("\t"))]
+
+
+OTHER_NAMES = ["Label", " label", "LABEL ", "\ufefflabel", '"label"', "\u00a0label"]
+
+
+@pytest.mark.parametrize("other", OTHER_NAMES)
+def test_labels_under_almost_their_name_are_not_overlooked(tmp_path, other):
+    rows = [{"text": "An ox.", other: "yes"}]
+    written(tmp_path / "dev.csv", 'text,"' + other.replace('"', '""') + '"\nAn ox.,yes\n')
+    written(tmp_path / "dev.jsonl", json.dumps(rows[0]) + "\n")
+    Dataset.from_list(rows).to_parquet(tmp_path / "dev.parquet")
+    for kind in ("csv", "jsonl", "parquet"):
+        try:
+            (found,) = map(str, read_rows(tmp_path / f"dev.{kind}", TEXT))
+        except DataError as error:
+            found = str(error)
+        assert "no column 'label'; present: text, " in found, kind
+    assert "no column 'label'" in str(HubRows("org/data", Dataset.from_list(rows), {}).faults(TEXT)[0])
+    listed = table_rows(rows, place="rows")
+    assert "no column 'label'" in str(next(listed.read(Part(0, 1, 1), TEXT)))
+    renamed = RowColumns(TEXT.names, renamed={"label": other})
+    assert next(listed.read(Part(0, 1, 1), renamed)).values["label"] == "yes"
+
+
+def test_rows_without_a_column_of_labels_are_unlabelled_whatever_else_they_have(tmp_path):
+    path = written(tmp_path / "test.csv", "ID,text,labels\n7,An ox.,yes\n")
+    assert values(path, TEXT) == [("2", "", "An ox.")]
+
+
+def test_a_column_that_comes_twice_is_refused_in_every_format(tmp_path):
+    import pandas
+
+    written(tmp_path / "train.jsonl", '{"text": "A", "label": "yes", "text": "B", "more": {"a": 1}}\n')
+    (found,) = map(str, read_rows(tmp_path / "train.jsonl", TEXT))
+    assert found.startswith(f"{tmp_path}/train.jsonl:1: not JSON: 'text' is given twice in an object. ")
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["A"]), pyarrow.array(["B"])], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train.parquet: 2 columns are named 'text'. Rename all but one."):
+        list(read_rows(tmp_path / "train.parquet", TEXT))
+    frame = table_rows(pandas.DataFrame([["A", "B"]], columns=["text", "text"]), place="rows")
+    assert [str(each) for each in frame.faults(TEXT)] == ["rows: 2 columns are named 'text'. Rename all but one."]
+
+
+def test_a_class_number_that_a_data_set_does_not_name_is_refused():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    table = pyarrow.table({"text": ["A", "B"], "label": [1, 2]}, schema=features.arrow_schema)  # as in a Parquet file
+    rows = HubRows("org/data/train", Dataset(table), {})
+    first, second = rows.read(Part(0, 2, 1), TEXT)
+    assert first.values["label"] == "good"
+    assert str(second) == (
+        "org/data/train:2: label: 2 is no number of one of its 2 classes. "
+        "Correct the row, or the names of the classes of the data set."
+    )
