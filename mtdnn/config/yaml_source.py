@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,9 @@ def read_yaml(path: str | Path) -> YamlSource:
         ConfigError: there is no such file, or it is too large, not UTF-8, not YAML or not a mapping, or has a duplicate
             key, an alias of an enclosing value or too many values.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        found = f"a {type(path).__name__}, where the path of a YAML file is expected"
+        raise ConfigError(fault("", "", found, "Give the path, or write it to a file first."))
     path = Path(path)
     try:
         with path.open("rb") as file:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def check(
     *,
     data: Data = None,
     encoder: str | Path | None = None,
-    run: str | Path | RunConfig | None = None,
+    run: str | Path | RunConfig | Mapping[str, Any] | None = None,
     num_workers: int | None = None,
     trust: bool = False,
 ) -> Report:
@@ -49,7 +49,8 @@ def check(
         data: folder of the rows, or task → split → rows in memory, as for `prepare`; without it only the definitions,
             and rows of a `source`, are checked.
         encoder: hub name or folder, for lengths in tokens; None = that of `run`, if given.
-        run: a run, or its YAML file: batches of an epoch are counted, regularizers and teachers are checked.
+        run: a run, its YAML file, or the mapping that would be in one: batches of an epoch are counted, regularizers
+            and teachers are checked.
         num_workers: processes; None = one per core.
         trust: allow dotted paths in the files, which import code.
     Returns:
@@ -105,8 +106,10 @@ def _run_or_faults(source: YamlSource, faults: list[Fault]) -> RunConfig | None:
         return None
 
 
-def _source_of(run: str | Path | RunConfig | None) -> YamlSource:
+def _source_of(run: str | Path | RunConfig | Mapping[str, Any] | None) -> YamlSource:
     """The document of a run; for no run, or one made in Python, a document without places."""
+    if isinstance(run, Mapping):
+        return YamlSource(path="", value=dict(run))
     return run_source(run) if isinstance(run, (str, Path)) else YamlSource(path="", value={})
 
 

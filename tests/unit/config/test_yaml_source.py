@@ -185,3 +185,8 @@ def test_what_is_written_is_read_back(value):
     """Names, labels and numbers, among them words that YAML takes for numbers, dates and truth values."""
     if value:
         assert parse_yaml(dump_yaml(value), path="a.yml").value == value
+
+
+def test_what_is_no_path_is_one_error():
+    with pytest.raises(ConfigError, match=r"a dict, where the path of a YAML file is expected\. Give the path"):
+        read_yaml({"output": "study"})

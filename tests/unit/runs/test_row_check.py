@@ -225,7 +225,10 @@ def test_a_run_made_in_python_is_checked_as_one_in_a_file(project, encoder, tmp_
     values |= {"batch_size": 2, "regularizer": {"name": "smart", "epsilom": 1}}
     path = tmp_path / "run.yml"
     path.write_text(json.dumps(values), encoding="utf-8")
-    of_file, in_python = (checked(project, run=run) for run in (path, RunConfig(**values)))
+    of_file, in_python, in_mapping = (checked(project, run=run) for run in (path, RunConfig(**values), values))
     assert [str(each) for each in of_file.faults] == [f"{path}:1: {each}" for each in in_python.faults]
+    assert (in_mapping.faults, in_mapping.batches) == (in_python.faults, in_python.batches)
+    fault, *_ = checked(project, run={**values, "epocs": 1}).faults
+    assert fault.key == "epocs" and "Did you mean 'epochs'?" in fault.found
     assert [each.key for each in in_python.faults] == ["train", "regularizer.epsilom"]
     assert in_python.batches == of_file.batches == {"nli": 2}
