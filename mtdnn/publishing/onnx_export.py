@@ -148,8 +148,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_description(run: Run, names: Sequence[str], folder: Path) -> None:
-    """The tokenizer, the encoder's configuration, the run and its tasks, and the thresholds of the heads."""
-    run.tokenizer.hf.save_pretrained(folder)
+    """The tokenizer, the encoder's configuration, the run and its tasks, and the thresholds of the heads.
+
+    For those who read the folder without mtdnn, the tokenizer's limit is the largest max_length of its tasks.
+    """
+    run.tokenizer.limited_to(max(run.tasks[name].max_length for name in names)).save_pretrained(folder)
     run.model.encoder.config.save_pretrained(folder)
     kept = {name: run.tasks[name] for name in names}
     owners = {task.head_of: name for name, task in kept.items() if task.head_of and task.head_of not in kept}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaModel
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
 import mtdnn
 from mtdnn.batch import Batch
@@ -71,6 +71,16 @@ def test_a_folder_needs_nothing_of_the_run(exported, tmp_path):
     assert list(open_any(exported).tasks) == list(TASKS)
     with pytest.raises(mtdnn.ConfigError, match="an exported graph has no hidden states"):
         open_any(exported).embed([("it rains",)], task="demo_sentiment")
+
+
+def test_the_tokenizer_in_a_folder_cuts_rows_where_the_run_does(exported, demo_run):
+    """For those who run the graph with onnxruntime and transformers alone."""
+    run = mtdnn.open_run(demo_run)
+    longest = max(run.tasks[name].max_length for name in TASKS)
+    tokenizer, text = AutoTokenizer.from_pretrained(exported), "it rains " * longest
+    expected = run.tokenizer.cutting_at(longest)([(text,)])["input_ids"].row(0).tolist()
+    assert len(expected) == longest == tokenizer.model_max_length
+    assert tokenizer(text, truncation=True)["input_ids"] == expected
 
 
 def test_eight_bit_weights_report_what_they_cost(demo_run, tmp_path, capsys):
