@@ -20,6 +20,7 @@ from mtdnn.config.tasks import TaskDef
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault
 from mtdnn.rows.example import UNLABELLED, Example, RowError, refuse_beyond_32_bits, refuse_broken_list
+from mtdnn.rows.lists import written_list
 from mtdnn.task_types.base import TASK_TYPES, TaskType, TokenizeBatch, label_faults
 from mtdnn.tokens.ragged import Column, Ragged, Records
 
@@ -49,9 +50,9 @@ class Ranking(TaskType):
     """Orders candidates by a score for each pair of the first text and a candidate.
 
     A row is `id, ids of the candidates, labels, text, candidate, candidate, …`; ids and labels are separated by commas,
-    one for each candidate. A label is a relevance ≥ 0 or, if the task has labels, one of them, whose index in the list
-    is the relevance: `labels: [not_entailment, entailment]`. With `group_by` the rows are those of a classification
-    task. A row without a relevant candidate is used neither for training nor for evaluation.
+    or given as lists, one for each candidate. A label is a relevance ≥ 0 or, if the task has labels, one of them, whose
+    index in the list is the relevance: `labels: [not_entailment, entailment]`. With `group_by` the rows are those of a
+    classification task. A row without a relevant candidate is used neither for training nor for evaluation.
     """
 
     Options: ClassVar[type[Options]] = RankingOptions
@@ -301,9 +302,13 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _split(value: Any) -> list[str]:
-    """The comma-separated texts of a cell, or the items of a list as texts; empty for an empty cell."""
-    if isinstance(value, (list, tuple)):
-        return [str(each).strip() for each in value]
+    """The comma-separated texts of a cell, or the items of a list as texts; empty for an empty cell.
+
+    A cell that writes a list is read as one, as in a .csv that pandas wrote: `['a', 'b']`, `[0, 1]`.
+    """
+    listed = value if isinstance(value, (list, tuple)) else written_list(str(value).strip())
+    if listed is not None:
+        return [str(each).strip() for each in listed]
     return [each.strip() for each in str(value).split(",")] if str(value).strip() else []
 
 

@@ -109,6 +109,15 @@ def test_labels_of_a_set_may_be_listed_as_numpy_does():
     assert read("set", text="x", label="['joy' 'fear']").label == ["joy", "fear"]
 
 
+@pytest.mark.parametrize("ids", ["['p', 'q']", '["p", "q"]', "['p' 'q']", "p,q", ["p", "q"]])
+@pytest.mark.parametrize("labels", ["[0, 1]", "[0. 1.]", "0,1", [0, 1]])
+def test_ids_and_labels_of_candidates_in_a_cell_may_be_lists(ids, labels):
+    block = {"task_type": "ranking", "inputs": ["question", "candidate"]}
+    values = {"id": "1", "candidate_ids": ids, "label": labels, "question": "Which?", "candidate": ["an ox", "a cow"]}
+    example = TASK_TYPES.get("ranking")(task_def_from("t", block)).read(values)
+    assert (example.values["ids"], example.label) == (["p", "q"], [0.0, 1.0])
+
+
 @pytest.mark.parametrize("cell", ["['an ox', 'a cow']", '["an ox", "a cow"]', "['an ox' 'a cow']"])
 def test_candidates_in_a_cell_are_several(tmp_path, cell):
     quoted = cell.replace('"', '""')
