@@ -77,7 +77,7 @@ class GivenRows:
         return len(kinds) > 1 or (len(group) > 1 and len(sharing) > 0)
 
     def store(
-        self, task: str, rows: Rows, *, columns_of: str | None = None
+        self, task: str, rows: Rows, *, columns_of: str | None = None, labels: LabelPolicy = "allowed"
     ) -> AbstractContextManager[Store | MemoryStore]:
         """The rows, encoded for a task: rows with columns through a temporary folder, texts in memory.
 
@@ -85,18 +85,20 @@ class GivenRows:
             task: its name.
             rows: as for `Run.predict`.
             columns_of: the task of the columns and labels; None = `task`.
+            labels: "ignored" where they are not needed; those of another task always are.
         """
+        owner = columns_of or task
+        policy: LabelPolicy = labels if task == owner else "ignored"
         if isinstance(rows, (str, Path)):
-            return self._stored_rows(task, rows_of(rows), columns_of or task)
+            return self._stored_rows(task, rows_of(rows), owner, policy)
         if is_table(rows):
-            return self._stored_rows(task, table_rows(rows, place="rows"), columns_of or task)
+            return self._stored_rows(task, table_rows(rows, place="rows"), owner, policy)
         return self._stored_texts(task, cast(Sequence[Sequence[str]], rows))
 
     @contextmanager
-    def _stored_rows(self, task: str, rows: RowSource, columns_of: str) -> Iterator[Store]:
+    def _stored_rows(self, task: str, rows: RowSource, columns_of: str, labels: LabelPolicy) -> Iterator[Store]:
         owner = self.tasks[columns_of]
         task_def = self.tasks[task].model_copy(update={key: getattr(owner, key) for key in SEEN_AS})
-        labels: LabelPolicy = "allowed" if task == columns_of else "ignored"
         rows = as_task_sees(owner, rows)
         with tempfile.TemporaryDirectory(prefix="mtdnn-") as folder:
             place = Path(folder) / "rows" / "split"

@@ -250,7 +250,7 @@ class Run:
         """Ids of the rows, and [rows, H] float32, one vector per row.
 
         Args:
-            rows: as for `predict`.
+            rows: as for `predict`; their labels are not read.
             task: the task of the rows; None = the run's only task, or the first with as many columns.
             pooling: mean = mean of the hidden states of a row's real tokens; first = hidden state of its first token.
         Raises:
@@ -260,7 +260,7 @@ class Run:
             raise ConfigError(fault("", "pooling", unknown("word", pooling, POOLINGS)))
         types, rows = {name: self.model.task_types[name] for name in self.tasks}, as_sequences(rows)
         name = self._known([task])[0] if task else task_of(rows, types)
-        with self._given.store(name, rows) as store:
+        with self._given.store(name, rows, labels="ignored") as store:
             loader = EvalLoader(
                 store, self.model.task_types[name], self.config.eval_batch_size, self.tokenizer.pad_token_id
             )

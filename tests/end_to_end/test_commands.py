@@ -167,6 +167,18 @@ def test_embed_writes_one_vector_per_row(answer):
     assert reported.startswith("400 vectors of ")
 
 
+def test_embed_reads_no_labels_so_that_rows_of_any_task_with_as_many_texts_do(answer, world):
+    rows = (world / "data" / "demo_similarity" / "dev.tsv").read_text(encoding="utf-8").splitlines()[:20]
+    found = []
+    for label in ("4.5", "entailment", ""):
+        cells = [row.split("\t") for row in rows]
+        lines = "".join(f"{row[0]}\t{label}\t{row[2]}\t{row[3]}\n" for row in cells)
+        (world / "any.tsv").write_text(lines, encoding="utf-8")
+        answer("embed run --input any.tsv --output any.parquet")
+        found.append(pyarrow.parquet.read_table("any.parquet"))
+    assert len(found[0]) == 20 and found[0] == found[1] == found[2]
+
+
 def test_an_exported_model_gives_the_same_probabilities(answer, world):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
