@@ -220,7 +220,7 @@ def option_faults(
         model: the pydantic model of the plug-in's options.
         options: the options as given in YAML.
         known: further known names, listed before the model's fields.
-        within: key of the plug-in, such as `optimizer`.
+        within: key of the plug-in, such as `optimizer`, or `tasks` for a block of task definitions.
     """
     is_open = model.model_config.get("extra") == "allow"
     fields = [*known, *model.model_fields]

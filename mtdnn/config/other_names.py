@@ -83,7 +83,10 @@ def ours(name: str, *, flag: bool = False, within: str = "") -> str:
         name: the name, without dashes before it.
         flag: suggest a flag, such as `--precision fp16`, in place of a key.
         within: the key whose block the name was found in, such as `optimizer`; only keys of that block are suggested.
+            `tasks` is a block of task definitions, where nothing refers a key of other types to these definitions.
     """
+    if within == "tasks":
+        return "" if ELSEWHERE.get(name, "").startswith(f"It is `{name}` of a task") else ours(name)
     if within:
         block, _, option = KEYS.get(name, "").partition(".")
         return f" Did you mean '{option}'?" if option not in ("", name) and block == within else ""

@@ -167,4 +167,5 @@ def _key_faults(
         prefix: prefix of the keys in messages, such as "head.".
         known: further known names, listed before the model's fields.
     """
-    return [task.fault(prefix + each.key, each.found, each.fix) for each in option_faults(model, options, known)]
+    found = option_faults(model, options, known, within="tasks")
+    return [task.fault(prefix + each.key, each.found, each.fix) for each in found]

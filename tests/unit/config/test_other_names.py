@@ -8,8 +8,10 @@ from mtdnn.cli.schema import fields_of, option_keys
 from mtdnn.config.other_names import ELSEWHERE, KEYS, KEYS_OF_A_TASK, ours
 from mtdnn.config.run import RunConfig, load_run_config
 from mtdnn.config.task import TaskDef
+from mtdnn.config.tasks import task_def_from
 from mtdnn.errors import ConfigError
 from mtdnn.runs.plug_ins import LIGHT_KEYS
+from mtdnn.task_types.multilabel import Multilabel
 from tests.conftest import REPOSITORY
 
 PLACES = {"tasks": "t.yml", "data": "d", "encoder": "e", "output": "o"}
@@ -84,6 +86,14 @@ def test_a_keyword_is_explained():
     assert caught.value.lines == (
         "RunConfig(): num_train_epochs: unknown keyword 'num_train_epochs'. Did you mean 'epochs'?",
     )
+
+
+def test_a_key_of_other_types_of_tasks_is_not_referred_to_the_definitions_it_is_in():
+    assert ours("class_weights", within="tasks") == ours("label_smoothing", within="tasks") == ""
+    assert ours("learning_rate", within="tasks") == " Did you mean 'optimizer.lr'?"
+    assert ours("max_seq_length", within="tasks").startswith(" It is `max_length` of a task")
+    (found,) = Multilabel.faults(task_def_from("set", {**Multilabel.sample_block, "class_weights": "balanced"}))
+    assert str(found).startswith("set: set.class_weights: unknown key 'class_weights'; known: task_type, inputs, ")
 
 
 def test_within_a_block_only_its_own_keys_are_suggested():
