@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -214,7 +214,7 @@ def exclusive(lock: Path, *, wait: bool) -> Iterator[bool]:
     The system releases the lock when the process ends, even if it is killed, so that there is nothing to clean up.
 
     Args:
-        lock: the lock file; it is not removed afterwards, as a second process could then lock a new file.
+        lock: the lock file; it is not removed afterwards, as a process that waits would then lock a file that is gone.
         wait: wait until the other process releases the lock.
     Raises:
         DataError: the file cannot be created, or the file system has no locks.
@@ -242,7 +242,7 @@ def exclusive(lock: Path, *, wait: bool) -> Iterator[bool]:
 
 @contextmanager
 def sole_writer(folder: Path, *, command: str) -> Iterator[None]:
-    """Create the folder and lock it against other writers.
+    """Create the folder and lock it against other writers; if nothing is written before an error, it is removed again.
 
     Args:
         folder: the folder that is written to.
@@ -250,9 +250,23 @@ def sole_writer(folder: Path, *, command: str) -> Iterator[None]:
     Raises:
         DataError: another process is writing there, or the folder cannot be written.
     """
-    with exclusive(folder / ".lock", wait=False) as ours:
-        if not ours:
+    lock, created = folder / ".lock", [each for each in (folder, *folder.parents) if not each.exists()]
+    with exclusive(lock, wait=False) as ours:
+        if not ours or not lock.exists():  # it was opened before another process removed it
             fix = "Wait until it is done, or choose another folder."
             raise DataError(fault(str(folder), "", f"another {command} is writing here", fix))
         remove_leftovers(folder)
-        yield
+        try:
+            yield
+        except BaseException:
+            if created and list(folder.iterdir()) == [lock]:
+                _remove_empty(lock, created)
+            raise
+
+
+def _remove_empty(lock: Path, folders: Iterable[Path]) -> None:
+    """Remove a lock that this process has, and the folders that then have nothing in them, the inner ones first."""
+    with suppress(OSError):  # something was written there since; Windows keeps a file that is open
+        lock.unlink()
+        for folder in folders:
+            folder.rmdir()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from mtdnn import files
@@ -160,6 +161,38 @@ def test_a_folder_has_one_writer_and_the_lock_of_an_ended_one_is_free(tmp_path, 
         assert f"{tmp_path}: another mtdnn train is writing here. Wait until it is done" in other.stderr
     with sole_writer(tmp_path, command="mtdnn train"), exclusive(tmp_path / "lock", wait=True) as ours:
         assert ours
+
+
+def test_a_new_folder_is_removed_again_if_nothing_was_written_before_an_error(tmp_path):
+    for kept in ("old/run", "new/run/best"):
+        with pytest.raises(KeyError), sole_writer(tmp_path / "new" / "run", command="mtdnn train"):
+            raise KeyError
+        assert not (tmp_path / "new").exists()
+        (tmp_path / kept).mkdir(parents=True)
+    for name in ("old", "new"):
+        with pytest.raises(KeyError), sole_writer(tmp_path / name / "run", command="mtdnn train"):
+            raise KeyError
+        assert (tmp_path / name / "run" / ".lock").exists()
+    with pytest.raises(KeyError), sole_writer(tmp_path / "run", command="mtdnn train"):
+        (tmp_path / "run" / "run.yml").touch()
+        raise KeyError
+    assert (tmp_path / "run" / "run.yml").exists()
+    with sole_writer(tmp_path / "ended", command="mtdnn train"):
+        pass
+    assert os.listdir(tmp_path / "ended") == [".lock"]
+
+
+def test_a_lock_that_is_removed_while_a_process_waits_for_it_is_not_its_own(tmp_path, monkeypatch):
+    class Removed(filelock.FileLock):
+        def acquire(self, *args, **keywords):
+            found = super().acquire(*args, **keywords)
+            Path(self.lock_file).unlink()
+            return found
+
+    monkeypatch.setattr(filelock, "FileLock", Removed)
+    reported = pytest.raises(DataError, match="another mtdnn train is writing here")
+    with reported, sole_writer(tmp_path / "run", command="mtdnn train"):
+        pass
 
 
 def test_a_place_that_cannot_be_written_is_reported(tmp_path):
