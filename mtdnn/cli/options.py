@@ -124,6 +124,7 @@ def run_arguments(function: Callable[..., object], argv: Sequence[str]) -> dict[
     Raises as `call_arguments`.
     """
     given: dict[str, str] = {}
+    argv = _with_true(argv)
     parser = _run_parser(function, argv, given)
     found = _parsed(parser, argv, function)
     _refuse_empty({"run": found["run"]}, function)
@@ -255,6 +256,15 @@ def _spelt_out(function: Callable[..., object], argv: Sequence[str]) -> list[str
     spelt: list[str] = []
     for word, following in zip_longest(argv, argv[1:]):
         spelt += [word, "true"] if word in switches and following not in ("true", "false") else [word]
+    return spelt
+
+
+def _with_true(argv: Sequence[str]) -> list[str]:
+    """The words with `--freeze_encoder` alone as `--freeze_encoder true`."""
+    switches = {f"--{key}" for key, field in fields_of(RunConfig) if field.annotation is bool}
+    spelt: list[str] = []
+    for word, following in zip_longest(argv, argv[1:], fillvalue="-"):
+        spelt += [word, "true"] if word in switches and following.startswith("-") else [word]
     return spelt
 
 

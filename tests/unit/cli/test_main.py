@@ -150,6 +150,11 @@ def test_a_run_file_and_flags_are_distinguished():
         (["--evaluate_every", "epoch"], {"evaluate_every": "epoch"}),
         (["--evaluate_every", "50"], {"evaluate_every": 50}),
         (["--gradient_checkpointing", "true"], {"gradient_checkpointing": True}),
+        (["--gradient_checkpointing"], {"gradient_checkpointing": True}),
+        (
+            ["--freeze_encoder", "--compile", "false", "--execution.deterministic", "--resume"],
+            {"freeze_encoder": True, "compile": False, "execution.deterministic": True},
+        ),
         (["--optimizer.betas", "[0.9, 0.98]"], {"optimizer.betas": [0.9, 0.98]}),
         (["--regularizer", "{name: smart, weight: 2}"], {"regularizer": {"name": "smart", "weight": 2}}),
         (["--subset.rte.rows", "100"], {"subset.rte.rows": 100}),
