@@ -42,7 +42,7 @@ class Balancer:
         acts: before = the weight of a loss is known before its backward pass; after = it depends on the loss's value,
             and the gradient is multiplied afterwards; together = gradients of the shared weights are combined once all
             tasks have gone backward, while every head keeps its own gradient.
-        needs_several: whether updates of one task leave it nothing to do.
+        needs_several: whether updates of one task leave it nothing to do; not so for a class that has a `weight`.
         needs_losses: whether it gets the losses of an update's tasks; their sums over processes cost a reduction.
         needs_norms: whether `before_move` gets the norms of the gradients at the last shared layer.
         measures_again: whether `after_measuring` gets the losses of the same batches after the step, a forward pass
@@ -67,6 +67,8 @@ class Balancer:
         super().__init_subclass__(**keywords)
         if "acts" not in vars(cls) and {"combine", "combine_apart"} & vars(cls).keys():
             cls.acts = "together"
+        if "needs_several" not in vars(cls) and "weight" in vars(cls):
+            cls.needs_several = cls.acts != "before" or cls.needs_norms
 
     def __init__(self, tasks: Mapping[str, LogitsOf], *, device: torch.device | str = "cpu", **options: Any) -> None:
         self.tasks, self.device = dict(tasks), device

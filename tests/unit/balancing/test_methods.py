@@ -76,6 +76,9 @@ def test_a_method_of_ones_own_needs_only_one_function() -> None:
             return 0.5 if task == "b" else 1
 
     assert (LargestOfEach.acts, LargestOfEach.needs_apart(), Halved.acts) == ("together", True, "before")
+    assert LargestOfEach.needs_several and not Halved.needs_several  # a weight is of use in steps of one task too
+    of_norms = type("OfNorms", (Halved,), {"needs_norms": True, "weight": lambda self, task: 1.0})
+    assert of_norms.needs_several
     one = [torch.tensor([[1.0, -4.0]]), None, torch.tensor([3.0])]
     other = [torch.tensor([[-2.0, 0.5]]), None, None]
     found, weights = LargestOfEach(TASKS).combine_apart([one, other])
