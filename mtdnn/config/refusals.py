@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from mtdnn.config.expectations import either, expectation, remedy
 from mtdnn.config.other_names import dotted, ours
 from mtdnn.config.yaml_source import KeyPath, YamlSource
-from mtdnn.errors import ConfigError, Fault, Place, fault, unknown
+from mtdnn.errors import ConfigError, Fault, Place, did_you_mean, fault, unknown
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,10 +101,20 @@ def _refusal_fault(detail: ErrorDetails, model: type[BaseModel], source: YamlSou
         inner, known = here[len(keys) : -1], _fields_at(model, here[len(keys) : -1])
         is_run = "optimizer" in known
         instead = dotted(str(here[-1]), known) or ours(str(here[-1])) if is_run else ""
-        return fault(where, name, unknown("key" if inner else kind, str(here[-1]), known, instead=instead))
+        found = unknown("key" if inner else kind, str(here[-1]), known, instead=instead)
+        of_task = kind == "keyword" and "options" in known
+        return fault(where, name, found, _as_option(str(here[-1]), known) if of_task else "")
     if detail["type"] == "missing":
         return fault(where, name, "is missing", "Add it.")
     return fault(where, name, refusal(detail), remedy(detail, _field_at(model, here[len(keys) :])))
+
+
+def _as_option(word: str, known: Sequence[str]) -> str:
+    """How a key that only some types of tasks have is given to a `TaskDef`; empty for one that seems misspelt."""
+    of_some_types = ours(word, within="tasks") != ours(word)
+    if did_you_mean(word, known) and not of_some_types:
+        return ""
+    return f"A key of its task type is given as options={{'{word}': …}}."
 
 
 def refusal(detail: ErrorDetails) -> str:

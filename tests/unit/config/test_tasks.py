@@ -235,3 +235,12 @@ def test_a_wrong_keyword_of_a_task_raises_our_error_with_the_nearest_name():
     assert second.startswith("TaskDef(): dropuot: unknown keyword 'dropuot'; known: name, task_type, inputs")
     assert second.endswith("Did you mean 'dropout'?")
     assert first == "TaskDef(): splits: {'trian': ['x']}: unknown role 'trian'; known: train, dev, test"
+
+
+@pytest.mark.parametrize("key", ["class_weights", "label_smoothing", "tune_thresholds", "group_by"])
+def test_a_keyword_that_is_a_key_of_a_task_type_is_referred_to_options(key):
+    with pytest.raises(ConfigError) as caught:
+        TaskDef(name="a", task_type="classification", **{key: 1})
+    (line,) = caught.value.lines
+    assert line.startswith(f"TaskDef(): {key}: unknown keyword '{key}'; known: name, ")
+    assert line.endswith(f"A key of its task type is given as options={{'{key}': …}}.")
