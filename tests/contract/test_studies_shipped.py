@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mtdnn.config.run import load_run_config
 from mtdnn.runs.named import task_faults
 from mtdnn.study.checks import require_known_splits
 from mtdnn.study.load import load_study
@@ -44,3 +45,11 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
 def test_a_study_reports_what_it_is_and_how_to_run_it(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"{folder.name}/{path.name}" in text for path in STUDIES if path.parent == folder)
+
+
+def test_the_run_of_one_multi_task_model_is_that_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    run = load_run_config("experiments/glue/mtdnn_smart.yml")
+    cells = load_study(REPOSITORY / "experiments/glue/full.yml").cells
+    of_study = [each.config for each in cells if each.stage == "multi_task" and each.config.regularizer is not None]
+    assert run in [each.model_copy(update={"output": run.output}) for each in of_study]
