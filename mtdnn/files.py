@@ -259,14 +259,15 @@ def sole_writer(folder: Path, *, command: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if created and list(folder.iterdir()) == [lock]:
-                _remove_empty(lock, created)
+            if created:
+                _remove_if_empty(lock, created)
             raise
 
 
-def _remove_empty(lock: Path, folders: Iterable[Path]) -> None:
-    """Remove a lock that this process has, and the folders that then have nothing in them, the inner ones first."""
+def _remove_if_empty(lock: Path, folders: Iterable[Path]) -> None:
+    """Remove folders in which nothing but a lock of this process is, and the lock; the inner ones first."""
     with suppress(OSError):  # something was written there since; Windows keeps a file that is open
-        lock.unlink()
-        for folder in folders:
-            folder.rmdir()
+        if list(lock.parent.iterdir()) == [lock]:
+            lock.unlink()
+            for folder in folders:
+                folder.rmdir()
