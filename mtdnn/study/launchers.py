@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -32,6 +32,9 @@ BUSY_SECONDS = 1.0
 
 STOP_SECONDS = 60.0
 """How long a process may take to write a checkpoint when the study is stopped."""
+
+UNGUARDED = 78
+"""Exit status of a process that was to start the study again, since it imports a script that does."""
 
 
 class Here:
@@ -159,7 +162,17 @@ class _Worker:
             return Ended(self.cell, self.connection.recv())
         except (EOFError, OSError):
             self.process.join()
+            if self.process.exitcode == UNGUARDED:
+                found = "the script starts the study again in each of its processes, which import the script"
+                fix = 'Put the call under `if __name__ == "__main__":`, or give launcher="here".'
+                raise ConfigError(fault("", "run_study()", found, fix)) from None
             return Ended(self.cell, "lost", death(self.process.exitcode))
+
+
+def end_where_imported() -> None:
+    """End a process that would start a study while it still imports the script of the process that spawned it."""
+    if getattr(current_process(), "_inheriting", False):  # as Python tells it before it refuses a process of its own
+        raise SystemExit(UNGUARDED)
 
 
 def death(exit_code: int | None) -> str:

@@ -20,7 +20,7 @@ from mtdnn.study.checks import (
     stored_rows,
 )
 from mtdnn.study.grid import Cell, Grid
-from mtdnn.study.launchers import require_launchable
+from mtdnn.study.launchers import end_where_imported, require_launchable
 from mtdnn.study.load import load_study
 from mtdnn.study.scheduler import Launcher, Summary, run_cells
 from mtdnn.study.size import cell_size
@@ -53,8 +53,9 @@ def run_study(
         variables: values of the file's variables by name, as in `${data}`; not with a grid.
         stages: names of the stages to run; None = all.
         jobs: cells at a time; 1 leaves their number to the cluster, for ray and slurm.
-        launcher: here = one after another in this process, as in a notebook; local = processes on this machine; ray =
-            a Ray cluster, or a local Ray; slurm = jobs of a SLURM cluster.
+        launcher: here = one after another in this process, as in a notebook; local = processes on this machine, which
+            import the calling script (so it calls this under `if __name__ == "__main__":`); ray = a Ray cluster, or a
+            local Ray; slurm = jobs of a SLURM cluster.
         gpus: GPUs of each cell, for ray and slurm; at most 1.
         slurm: options of the jobs, such as `{"partition": "gpu", "time": 240}`; see `mtdnn study --help`.
         progress: show a bar on standard error.
@@ -62,7 +63,7 @@ def run_study(
     Returns:
         The number of finished cells, and which diverged or broke; `results.csv` is in the study's folder.
     Raises:
-        ConfigError: every error in the file, or in what its cells name.
+        ConfigError: every error in the file, or in what its cells name; a script that does not guard the call.
         DataError: no cell can run, since rows are not prepared or the encoder does not exist.
 
     Example:
@@ -71,6 +72,7 @@ def run_study(
         >>> (summary.finished, summary.cells, summary.broken)
         (2, 2, {})
     """
+    end_where_imported()
     options = SlurmOptions.of(slurm)
     require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=options)
     if isinstance(study, Grid):

@@ -295,3 +295,15 @@ def test_an_opened_run_predicts_and_embeds_rows_in_memory(inside):
     with pytest.raises(mtdnn.DataError) as caught:
         run.predict("rte", [{"premise": "It rained.", "hypothesis": ""}])
     assert str(caught.value) == "rows:1: hypothesis: empty text. Give the text, or remove the row."
+
+
+def test_a_script_that_its_processes_would_carry_out_again_is_told_so_at_the_first(inside):
+    lines = ["import mtdnn", 'mtdnn.run_study("study.yml", output="again", progress=False)']
+    Path("script.py").write_text("\n".join(lines), encoding="utf-8")
+    ended = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "mtdnn.errors.ConfigError: run_study(): the script starts the study again in each of its processes, which "
+        'import the script. Put the call under `if __name__ == "__main__":`, or give launcher="here".'
+    )
+    assert ended.stderr.count("Traceback") == 1
