@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mtdnn.balancing.base import BALANCERS
+from mtdnn.balancing.base import BALANCERS, Balancer
 from mtdnn.config.options import Named, named_faults
 from mtdnn.config.run import RunConfig
 from mtdnn.config.tasks import TaskDef, load_task_defs, row_units
@@ -198,12 +198,22 @@ def balance_faults(config: RunConfig, units: Sequence[Sequence[str]]) -> list[Fa
     for key in ("log_conflicts", "log_affinity"):
         if getattr(config, key) and not several:
             faults.append(fault("", key, "compares the tasks of a step, but tasks_per_step is 1", fix))
-        if getattr(config, key) and config.freeze_encoder:
-            found = "compares gradients of shared weights, but freeze_encoder leaves none to train"
-            faults.append(fault("", key, found, "Leave it out, or set freeze_encoder: false."))
-    if config.freeze_encoder and (kind.acts == "together" or kind.needs_norms):
-        found = f"{kind.name} compares gradients of shared weights, but freeze_encoder leaves none to train"
-        faults.append(fault("", "balance", found, "Use fixed, or set freeze_encoder: false."))
+    return faults + _unshared_faults(config, kind)
+
+
+def _unshared_faults(config: RunConfig, kind: type[Balancer]) -> list[Fault]:
+    """Gradients of shared weights that are to be compared, where the run trains no weight that its tasks share."""
+    if config.freeze_encoder:
+        reason, remedy = "freeze_encoder leaves none to train", "set freeze_encoder: false"
+    elif config.adapter is not None and config.adapter.options.get("scope") == "task":
+        reason, remedy = "each task trains an adapter of its own", "give all tasks one, adapter: {scope: shared}"
+    else:
+        return []
+    found = f"compares gradients of shared weights, but {reason}"
+    keys = [key for key in ("log_conflicts", "log_affinity") if getattr(config, key)]
+    faults = [fault("", key, found, f"Leave it out, or {remedy}.") for key in keys]
+    if kind.acts == "together" or kind.needs_norms:
+        faults.append(fault("", "balance", f"{kind.name} {found}", f"Use fixed, or {remedy}."))
     return faults
 
 

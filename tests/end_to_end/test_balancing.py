@@ -257,13 +257,27 @@ SEVERAL = "Set tasks_per_step to 2 or more, or to all."
             "balance: upgrad compares gradients of shared weights, but freeze_encoder leaves none to train. "
             "Use fixed, or set freeze_encoder: false.",
         ),
+        (
+            {"balance": "gradnorm", "adapter": {"name": "lora", "scope": "task"}},
+            "balance: gradnorm compares gradients of shared weights, but each task trains an adapter of its own. "
+            "Use fixed, or give all tasks one, adapter: {scope: shared}.",
+        ),
         ({"balance": {"name": "cagrad", "c": 1.5}}, "balance.c: 1.5: input should be less than 1"),
         (
             {"mixing": "sequential"},
             "tasks_per_step: 3 tasks, but this mixing trains one task after another. Give 1, or choose another mixing.",
         ),
     ],
-    ids=["one task", "nothing to compare", "too many", "unknown task", "frozen", "out of range", "sequential"],
+    ids=[
+        "one task",
+        "nothing to compare",
+        "too many",
+        "unknown task",
+        "frozen",
+        "unshared",
+        "out of range",
+        "sequential",
+    ],
 )
 def test_bad_values_are_refused_by_check_and_by_train(
     demo: Demo, tmp_path: Path, given: dict[str, Any], line: str
