@@ -22,6 +22,8 @@ from mtdnn.study.table import Line
 EARLIER, LATER = "mnli", "scitail"
 UPSTREAM = ("upstream", "draw")
 PLAIN = "plain"
+CONTROL = "plain, half the rate"
+"""An arm that was added when the others had a result: whether a smaller step keeps as much."""
 PRIMARY = (EARLIER, "accuracy")
 COLUMNS = (
     (EARLIER, "accuracy"),
@@ -45,24 +47,32 @@ def main() -> None:
 
 def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study."""
-    found = entries(lines, compare="method", reference=PLAIN, repeats=UPSTREAM)
+    planned = [line for line in lines if line.axes.get("method") != CONTROL]
+    found = entries(planned, compare="method", reference=PLAIN, repeats=UPSTREAM)
     scales = {entry.metric: entry.scale for entry in found}
     first = outcomes(found, [PRIMARY])
     second = outcomes(found, [column for column in COLUMNS if column != PRIMARY])
     document = Document("Forgetting")
-    document.add(Heading("Means"), means(found, before(lines), scales))
+    every = entries(lines, compare="method", reference=PLAIN, repeats=UPSTREAM)
+    document.add(Heading("Means"), means(every, before(lines), scales))
     document.add(Text("Means over the runs of the first stage, each the mean of its fine-tunings, ± their deviation."))
     document.add(Heading("Primary outcome"), outcome_table(first, scales, holm_of(first), verdicts=True))
     document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
     document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
     document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    if len(planned) < len(lines):
+        added = outcomes(entries(lines, compare="method", reference=CONTROL, repeats=UPSTREAM), COLUMNS, CONTROL)
+        document.add(
+            Heading("Added after that result"), outcome_table(added, scales, discovery_of(added), verdicts=True)
+        )
+        document.add(Text("p corrected by Benjamini and Hochberg over this table."))
     return document
 
 
-def outcomes(found: Sequence[Entry], columns: Sequence[tuple[str, str]]) -> list[Outcome]:
-    """Each arm minus plain, for each (task, metric)."""
+def outcomes(found: Sequence[Entry], columns: Sequence[tuple[str, str]], reference: str = PLAIN) -> list[Outcome]:
+    """Each arm minus the reference that the entries were compared with, for each (task, metric)."""
     return [
-        Outcome(f"{entry.label} − {PLAIN}, {entry.task}", entry.metric, entry.comparison)
+        Outcome(f"{entry.label} − {reference}, {entry.task}", entry.metric, entry.comparison)
         for column in columns
         for entry in found
         if (entry.task, entry.metric) == column and entry.comparison is not None

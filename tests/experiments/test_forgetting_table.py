@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.forgetting.table import COLUMNS, document_of, outcomes
+from experiments.forgetting.table import COLUMNS, CONTROL, document_of, outcomes
 from experiments.outcomes import finished_lines, holm_of
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import compute
@@ -16,7 +16,7 @@ from mtdnn.study.inference import holm
 from mtdnn.study.statistics import entries
 from mtdnn.study.table import lines_of, to_csv
 
-ARMS = ("plain", "momentum", "SMART, sign")
+ARMS = ("plain", "momentum", "SMART, sign", CONTROL)
 METRICS = {task: tuple(metric for of, metric in COLUMNS if of == task) for task, _ in COLUMNS}
 
 
@@ -54,7 +54,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_differences_are_paired_by_runs_of_the_first_stage(study: Path) -> None:
-    lines = finished_lines(study)
+    lines = [line for line in finished_lines(study) if line.axes.get("method") != CONTROL]
     found = entries(lines, compare="method", reference="plain", repeats=("upstream", "draw"))
     tested = outcomes(found, [("mnli", "accuracy")])
     assert [each.name for each in tested] == ["momentum − plain, mnli", "SMART, sign − plain, mnli"]
@@ -68,12 +68,26 @@ def test_differences_are_paired_by_runs_of_the_first_stage(study: Path) -> None:
     assert holm_of(tested) == pytest.approx(holm([each.comparison.t_p for each in tested]))
 
 
-def test_all_tables_are_written_and_none_before_the_last_cell(study: Path) -> None:
+def test_all_tables_are_written(study: Path) -> None:
     lines = finished_lines(study)
     text = to_markdown(document_of(lines), pictures="")
     start = [line.value for line in lines if (line.stage, line.metric) == ("mnli", "accuracy")]
     assert f"| before | {100 * np.mean(start):.1f} ± {100 * np.std(start, ddof=1):.1f} |" in text
     assert text.count("momentum − plain, mnli") == 2 and text.count("momentum − plain, scitail") == 3
+
+
+def test_an_arm_added_after_the_result_changes_nothing_of_what_was_planned(study: Path) -> None:
+    lines = finished_lines(study)
+    planned = [line for line in lines if line.axes.get("method") != CONTROL]
+    text, alone = (to_markdown(document_of(each), pictures="") for each in (lines, planned))
+    heading = "## Added after that result"
+    assert heading in text and heading not in alone
+    tables = text[text.index("## Primary") : text.index(heading)]
+    assert tables.strip() == alone[alone.index("## Primary") :].strip() and CONTROL not in tables
+    assert text.count(f"plain − {CONTROL}, mnli") == 2 and text.count(f"momentum − {CONTROL}, scitail") == 3
+
+
+def test_no_table_is_written_before_the_last_cell(study: Path) -> None:
     whole = (study / "results.csv").read_text().splitlines(keepends=True)
     (study / "results.csv").write_text("".join(whole[:-5]))
     with pytest.raises(DataError, match="1 cells are not finished"):
