@@ -171,7 +171,7 @@ class _Worker:
 
 def end_where_imported() -> None:
     """End a process that would start a study while it still imports the script of the process that spawned it."""
-    if getattr(current_process(), "_inheriting", False):  # as Python tells it before it refuses a process of its own
+    if getattr(current_process(), "_inheriting", False):  # what Python looks at, too, before it refuses such a process
         raise SystemExit(UNGUARDED)
 
 
