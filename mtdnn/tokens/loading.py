@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +27,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 LARGEST_ID = 10_000_000
-"""Of a token. Vocabularies have up to a million; tokenizers writes them by way of a list as long as the largest id."""
+"""Of a token. Vocabularies have up to a million; tokenizers copies and writes them by way of all ids up to the last."""
 
 
 def load_tokenizer(encoder: str | Path) -> Tokenizer:
@@ -58,6 +59,8 @@ def _read(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | Non
     """Tokenizer and configuration; ConfigError if there is no tokenizer."""
     try:
         return _without_torch(encoder)
+    except DataError:
+        raise
     except Exception as error:  # OSError, ValueError, KeyError, or a missing library's ImportError, by kind
         fix = "Give a name on the hub (and a network, the first time) or a folder with a tokenizer."
         found = f"no tokenizer for '{encoder}': {hub_error(encoder, error)}"
@@ -67,11 +70,29 @@ def _read(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig | Non
 def _require_usable(hf: PreTrainedTokenizerBase, encoder: str) -> None:
     """Raise DataError for wrong settings or an absurd id, and ConfigError for a tokenizer without a vocabulary."""
     _require_settings(hf, encoder)
-    if (largest := max(hf.get_vocab().values(), default=0)) > LARGEST_ID:
-        found, fix = f"a token has the id {largest}", f"Save the tokenizer again; ids are at most {LARGEST_ID:,}."
-        raise DataError(fault(encoder, "", found, fix))
+    _require_possible(max(hf.get_vocab().values(), default=0), encoder)
     if hf.is_fast and hf.vocab_size <= len(hf.all_special_tokens):  # transformers makes an empty one of no vocabulary
         raise ConfigError(_missing_tokenizer(Path(encoder)))
+
+
+def _require_possible(largest: int, encoder: str) -> None:
+    if largest > LARGEST_ID:
+        found, fix = f"a token has the id {largest}", f"Save the tokenizer again; ids are at most {LARGEST_ID:,}."
+        raise DataError(fault(encoder, "", found, fix))
+
+
+def _largest_id_in_files(encoder: str) -> int:
+    """The largest id in `tokenizer.json` and `vocab.json`; what is wrong with a file, loading says."""
+    from transformers.utils import cached_file
+
+    largest = 0
+    for name in ("tokenizer.json", "vocab.json"):
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            content = json.loads(Path(cached_file(encoder, name)).read_bytes())
+            vocab = content["model"]["vocab"] if name == "tokenizer.json" else content
+            if isinstance(vocab, dict):  # of a list, as Unigram has it, the ids are the places
+                largest = max(largest, *vocab.values())
+    return largest
 
 
 class Settings(TypedDict):
@@ -108,6 +129,8 @@ def _tokenizer_and_config(encoder: str) -> tuple[PreTrainedTokenizerBase, PreTra
             config = AutoConfig.from_pretrained(encoder, trust_remote_code=False, **of_torch)
     except (OSError, ValueError):
         config = None
+    if config is not None or Path(encoder).is_dir():
+        _require_possible(_largest_id_in_files(encoder), encoder)
     return AutoTokenizer.from_pretrained(encoder, config=config, trust_remote_code=False), config
 
 

@@ -113,7 +113,7 @@ def test_a_key_that_we_set_is_not_reported_as_deprecated(tmp_path, caplog, monke
 
 
 def test_a_token_with_an_absurd_id_is_refused(tmp_path):
-    """Saving such a tokenizer takes memory for every id below it, and ends the process when there is none."""
+    """Copying or saving such a tokenizer takes memory for every id below it; without it the process ends."""
     save_encoder(tmp_path, WORDS)
     file = tmp_path / "tokenizer.json"
     if not file.exists():
@@ -121,6 +121,16 @@ def test_a_token_with_an_absurd_id_is_refused(tmp_path):
     values = json.loads(file.read_text())
     values["model"]["vocab"]["lake"] = 2**31
     file.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"a token has the id 2147483648. .* ids are at most 10,000,000"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_absurd_id_of_a_vocabulary_on_its_own_is_refused(tmp_path):
+    """Of tokenizers that are built of `vocab.json`; a file without a vocabulary beside it is passed over."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 2**31}))
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     with pytest.raises(DataError, match=r"a token has the id 2147483648. .* ids are at most 10,000,000"):
         load_tokenizer(tmp_path)
 
