@@ -319,8 +319,13 @@ def is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in numbers
     message = str(error)
-    words = ("PytorchStreamWriter", "unexpected pos", "iostream error", *(f"(os error {number})" for number in numbers))
+    words = ("PytorchStreamWriter", "unexpected pos", "iostream error", *_numbers_in_rust(*numbers))
     return any(word in message for word in words)
+
+
+def _numbers_in_rust(*numbers: int) -> tuple[str, ...]:
+    """How libraries written in Rust give the number of a system error, for reading and for debugging."""
+    return tuple(form.format(number) for number in numbers for form in ("(os error {})", "Os {{ code: {},"))
 
 
 SYSTEM_ERRORS = (
@@ -329,7 +334,7 @@ SYSTEM_ERRORS = (
 )
 """System errors that only the user can fix: paths, permissions, limits, disks. A missing file is not one of them."""
 
-NO_DESCRIPTORS = (os.strerror(errno.EMFILE), f"(os error {errno.EMFILE})", f"(os error {errno.ENFILE})")
+NO_DESCRIPTORS = (os.strerror(errno.EMFILE), *_numbers_in_rust(errno.EMFILE, errno.ENFILE))
 """How Python, the loader of shared libraries and libraries written in Rust report that no file can be opened."""
 
 MAX_PLACE_CHARACTERS = 200

@@ -85,6 +85,7 @@ def test_an_unknown_word_lists_the_known_ones():
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors 0.8
+        Exception('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })'),  # 0.5
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 10496 vs 10416"),  # torch 2.13
         RuntimeError("basic_ios::clear: iostream error"),  # torch 2.13, to a file of limited size
     ],
