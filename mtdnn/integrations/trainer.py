@@ -28,7 +28,8 @@ OURS = ("task", "row_ids")
 class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes transformers as untyped
     """A `Trainer` that minimises the model's loss + λ·penalty + μ·D_Breg.
 
-    Evaluation, logging, checkpoints, accumulation, mixed precision and DistributedDataParallel are those of `Trainer`.
+    Evaluation, logging, checkpoints, accumulation, mixed precision and DistributedDataParallel are those of `Trainer`,
+    but that `ddp_broadcast_buffers` is false where it is not set.
     A batch may have its task under the key `task`, and names of its rows under `row_ids`, on which noise then depends.
 
     Args:
@@ -59,6 +60,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         regularizers_of(named_regularizers(regularizer, tasks))  # so that typing errors are reported here
         proximal_block(proximal)
         self._require_usable()
+        self._keep_buffers()
         self._resumed_from: Path | None = None
         self.begin()
         self.add_callback(_Steps(self))
@@ -74,6 +76,16 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             if is_on:
                 fix = "Start one process per device with torchrun or accelerate launch."
                 raise ConfigError(fault("", "args", f"{way} with regularizer or proximal", fix))
+
+    def _keep_buffers(self) -> None:
+        """Have DistributedDataParallel leave buffers alone, unless `ddp_broadcast_buffers` is set.
+
+        A batch has several passes before the backward pass that they share; a buffer overwritten in between, such as
+        BERT's position_ids, is an error of autograd.
+        """
+        handler = self.accelerator.ddp_handler
+        if handler is not None and self.args.ddp_broadcast_buffers is None:
+            handler.broadcast_buffers = False
 
     def begin(self) -> None:
         """Forget the terms and sums of earlier training: terms are made at the first step, with the weights then."""

@@ -281,6 +281,12 @@ def test_each_task_has_its_own_regularizer(tmp_path):
         trained(tmp_path, terms=terms, data=rows(4, task="c"))
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, False), (True, True)])
+def test_buffers_are_left_alone_between_the_passes_of_a_batch_where_nothing_is_set(tmp_path, given, used):
+    trainer = RegularizedTrainer(model(), arguments(tmp_path, ddp_broadcast_buffers=given), regularizer=SMART)
+    assert trainer.accelerator.ddp_handler.broadcast_buffers is used
+
+
 def test_a_typo_is_refused_before_training(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'smart'"):
         RegularizedTrainer(model(), arguments(tmp_path), regularizer="smrt")
