@@ -9,7 +9,7 @@ from pathlib import Path
 from mtdnn.errors import DataError
 from mtdnn.report.document import Table, row
 from mtdnn.report.study_tests import shown_p, verdict
-from mtdnn.study.grid import read_plan
+from mtdnn.study.grid import PlannedCell, read_plan
 from mtdnn.study.inference import false_discovery, holm
 from mtdnn.study.statistics import MARGIN, Comparison
 from mtdnn.study.table import Line, read_csv
@@ -36,11 +36,11 @@ def finished_lines(folder: Path) -> list[Line]:
     return lines
 
 
-def lines_and_missing(folder: Path) -> tuple[list[Line], list[Mapping[str, str]]]:
-    """The numbers that are there, and the axes of each cell that is not finished."""
+def lines_and_missing(folder: Path) -> tuple[list[Line], list[PlannedCell]]:
+    """The numbers that are there, and each cell that is not finished."""
     lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
     found = {line.run for line in lines}
-    return lines, [cell["axes"] for cell in cells if f"cells/{cell['name']}/run" not in found]
+    return lines, [cell for cell in cells if f"cells/{cell['name']}/run" not in found]
 
 
 def holm_of(outcomes: Sequence[Outcome]) -> list[float | None]:

@@ -53,7 +53,7 @@ def whole_seeds(folder: Path) -> list[Line]:
         DataError: there are fewer than two such seeds.
     """
     lines, missing = lines_and_missing(folder)
-    cut = {str(axes["seed"]) for axes in missing}
+    cut = {cell["axes"]["seed"] for cell in missing}
     lines = [line for line in lines if line.axes["seed"] not in cut]
     if len({line.axes["seed"] for line in lines}) < 2:
         raise DataError(f"{folder}: fewer than two seeds are finished in all arms.")
