@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtdnn.config.tasks import TaskDef
+from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
@@ -18,6 +18,22 @@ from mtdnn.runs.plug_ins import plug_in_faults
 from mtdnn.study.cells import Outcome, outcomes
 from mtdnn.study.grid import Cell, Grid, of_cell
 from mtdnn.study.size import measured_by, tasks_of
+
+
+def require_planned_tasks(cell: Cell) -> None:
+    """Require, before a cell is trained, the task definitions that the study had when it began.
+
+    A cell's hash is of those; with others its results would be taken for results of the plan.
+
+    Raises:
+        ConfigError: the file of definitions has other options for one of the cell's tasks now.
+    """
+    now = {name: task.model_dump() for name, task in load_task_defs(cell.config.tasks).items()}
+    changed = [name for name, planned in measured_by(cell).items() if now.get(name) != planned.model_dump()]
+    if changed:
+        found = "is no longer what it was when the study was started"
+        fix = "Start the study again: it makes new cells of those that the change touches."
+        raise ConfigError([fault(str(cell.config.tasks), name, found, fix) for name in changed])
 
 
 def require_prepared(cell: Cell) -> None:

@@ -13,6 +13,7 @@ from mtdnn.study.cells import Diverged, Outcome, outcomes
 from mtdnn.study.checks import (
     of_other_rows,
     require_known_splits,
+    require_planned_tasks,
     require_prepared,
     require_runnable,
     require_valid_lengths,
@@ -135,6 +136,7 @@ def train_cell(cell: Cell) -> Outcome:
     from mtdnn.training.meter import NonFiniteLoss
     from mtdnn.training.signals import Interrupted
 
+    require_planned_tasks(cell)
     size, rows = cell_size(cell), stored_rows(cell)
     require_prepared(cell)
     try:

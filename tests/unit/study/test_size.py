@@ -25,7 +25,7 @@ from mtdnn.regularizers.base import Regularizer
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.runs.length import needs_lengths, run_length
 from mtdnn.runs.parts import train_stores
-from mtdnn.study.checks import require_prepared, require_runnable, stored_rows
+from mtdnn.study.checks import require_planned_tasks, require_prepared, require_runnable, stored_rows
 from mtdnn.study.grid import Cell, write_study_files
 from mtdnn.study.launchers import Here
 from mtdnn.study.load import load_study
@@ -148,6 +148,26 @@ def test_what_cannot_be_measured_is_reported_before_the_run(
 @pytest.mark.parametrize("word", ["dev", "train"])
 def test_what_can_be_measured_is_let_through(demo: Demo, tmp_path: Path, word: str) -> None:
     require_prepared(cell_that_evaluates(demo, tmp_path, word))
+
+
+def test_a_cell_is_not_trained_with_definitions_that_changed_after_the_plan(demo: Demo, tmp_path: Path) -> None:
+    """Its results would be stored under the hash of the old ones. Tasks of other cells may change."""
+    values, tasks = demo.run_values(tmp_path), tmp_path / "tasks.yml"
+    blocks = yaml.safe_load(Path(values["tasks"]).read_text())
+    tasks.write_text(yaml.safe_dump(blocks))
+    run = {**{key: value for key, value in values.items() if key != "output"}, "tasks": str(tasks)}
+    study = tmp_path / "study.yml"
+    stages = {"only": {"run": {"train": ["demo_nli"]}, "axes": {"seed": [1]}}}
+    study.write_text(yaml.safe_dump({"output": str(tmp_path / "study"), "run": run, "stages": stages}))
+    cell = load_study(study).cells[0]
+    blocks["demo_similarity"]["metrics"] = ["spearman"]
+    tasks.write_text(yaml.safe_dump(blocks))
+    require_planned_tasks(cell)
+    blocks["demo_nli"]["metrics"] = ["accuracy", "macro_f1"]
+    tasks.write_text(yaml.safe_dump(blocks))
+    with pytest.raises(ConfigError, match=r"tasks\.yml: demo_nli: is no longer what it was .* Start the study again"):
+        train_cell(cell)
+    assert not cell.run_folder.exists()
 
 
 def cell_that_evaluates(demo: Demo, folder: Path, word: str) -> Cell:
