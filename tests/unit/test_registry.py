@@ -158,7 +158,7 @@ def test_a_function_that_takes_other_arguments_is_refused():
     registry.register("glue")(lambda head, tail: head + tail)
     for path, what in (
         ("os.getcwd", "a function"),
-        ("pathlib.PurePath", "a class derived from object"),
+        (f"{__name__}.Stone", "a class derived from object"),
         (f"{__name__}.stone", f"an object of the class {__name__}.Stone"),
     ):
         found = f"'{path}' is {what}; expected a function of (head, tail)"
