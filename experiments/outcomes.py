@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtdnn.errors import DataError
+from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Table, row
 from mtdnn.report.study_tests import shown_p, verdict
 from mtdnn.study.grid import PlannedCell, read_plan
 from mtdnn.study.inference import false_discovery, holm
-from mtdnn.study.statistics import MARGIN, Comparison
+from mtdnn.study.statistics import MARGIN, Comparison, Spread
 from mtdnn.study.table import Line, read_csv
 
 
@@ -41,6 +42,14 @@ def lines_and_missing(folder: Path) -> tuple[list[Line], list[PlannedCell]]:
     lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
     found = {line.run for line in lines}
     return lines, [cell for cell in cells if f"cells/{cell['name']}/run" not in found]
+
+
+def mean_and_std(found: Spread | None, scale: Scale) -> str:
+    """`mean ± deviation` over the units, as tables of means have it; a dash where there is none."""
+    if found is None:
+        return "–"
+    std = "" if found.std is None else f" ± {scale.shown(found.std)}"
+    return f"{scale.shown(found.mean)}{std}"
 
 
 def holm_of(outcomes: Sequence[Outcome]) -> list[float | None]:

@@ -13,7 +13,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.outcomes import Outcome, discovery_of, lines_and_missing, outcome_table
+from experiments.outcomes import Outcome, discovery_of, lines_and_missing, mean_and_std, outcome_table
+from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.grid import PlannedCell
@@ -33,7 +34,10 @@ OTHERS = ("auc", "cross_entropy_at_best_temperature")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    lines, missing = lines_and_missing(parser.parse_args().study)
+    try:
+        lines, missing = lines_and_missing(parser.parse_args().study)
+    except DataError as error:
+        raise SystemExit(str(error)) from error
     print(to_markdown(document_of(lines, missing), pictures=""), end="")
 
 
@@ -98,11 +102,7 @@ def means(lines: Sequence[Line], scales: Mapping[str, Scale]) -> Table:
     columns = list(dict.fromkeys((task, fraction) for task, fraction, *_ in of_cell))
     found = []
     for metric, label in dict.fromkeys((metric, label) for *_, metric, label in of_cell):
-        scale, places = scales[metric], []
-        for task, fraction in columns:
-            each = of_cell.get((task, fraction, metric, label))
-            std = "" if each is None or each.std is None else f" ± {scale.shown(each.std)}"
-            places.append("–" if each is None else f"{scale.shown(each.mean)}{std}")
+        places = [mean_and_std(of_cell.get((*column, metric, label)), scales[metric]) for column in columns]
         found.append(row(label, metric, *places))
     return Table(["start", "metric", *(f"{task} {fraction}" for task, fraction in columns)], found, words=[1])
 

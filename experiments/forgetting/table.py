@@ -12,10 +12,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, outcome_table
+from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, mean_and_std, outcome_table
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
-from mtdnn.report.document import Document, Heading, Place, Table, Text, row, to_markdown
+from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import Entry, Spread, entries, spread
 from mtdnn.study.table import Line
 
@@ -91,17 +91,11 @@ def before(lines: Sequence[Line]) -> Mapping[str, Spread]:
 def means(found: Sequence[Entry], start: Mapping[str, Spread], scales: Mapping[str, Scale]) -> Table:
     """One line for the first stage, and one for each arm."""
 
-    def place(each: Spread | None, metric: str) -> Place:
-        if each is None:
-            return Place("–")
-        std = "" if each.std is None else f" ± {scales[metric].shown(each.std)}"
-        return Place(f"{scales[metric].shown(each.mean)}{std}")
-
     of_arm = {(entry.label, entry.task, entry.metric): entry.spread for entry in found}
-    starts = [place(start.get(metric) if task == EARLIER else None, metric) for task, metric in COLUMNS]
-    lines = [[*row("before"), *starts]]
+    starts = [mean_and_std(start.get(metric) if task == EARLIER else None, scales[metric]) for task, metric in COLUMNS]
+    lines = [row("before", *starts)]
     for label in dict.fromkeys(entry.label for entry in found):
-        lines.append([*row(label), *(place(of_arm.get((label, *column)), column[1]) for column in COLUMNS)])
+        lines.append(row(label, *(mean_and_std(of_arm.get((label, *column)), scales[column[1]]) for column in COLUMNS)))
     return Table(["arm", *(f"{task} {metric}" for task, metric in COLUMNS)], lines)
 
 
