@@ -24,7 +24,7 @@ from mtdnn.study.inference import (
     mcnemar_p,
     pairs_needed,
 )
-from mtdnn.study.statistics import INNER, Comparison, Entry, compared, repeat_of
+from mtdnn.study.statistics import INNER, Comparison, Entry, compared, pooled_over_tasks, repeat_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,10 +180,7 @@ def _pooled(view: StudyView) -> list[Finding]:
             places.setdefault((*_column(view, entry), entry.label), []).append(entry)
     found = []
     for names, group in places.items():
-        differences = [entry.comparison.by_unit for entry in group if entry.comparison is not None]
-        shared = [unit for unit in differences[0] if all(unit in each for each in differences)]
-        means = {unit: sum(each[unit] for each in differences) / len(differences) for unit in shared}
-        pooled = compared(means, dict.fromkeys(means, 0.0), margin=view.margin)
+        pooled = pooled_over_tasks([entry.comparison for entry in group if entry.comparison], margin=view.margin)
         if len(group) > 1 and pooled is not None:
             found.append(Finding(names, group[0].scale, pooled))
     return found

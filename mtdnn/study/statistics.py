@@ -130,6 +130,19 @@ def compared(
     return Comparison(spread(differences), t_p, rank_p, equivalent, by_unit)
 
 
+def pooled_over_tasks(comparisons: Sequence[Comparison], *, margin: float | None = None) -> Comparison | None:
+    """The mean over tasks of a unit's differences, over the units that all of them have; None without any.
+
+    Args:
+        comparisons: of one method with one reference, one for each task.
+        margin: as of `compared`.
+    """
+    differences = [each.by_unit for each in comparisons]
+    shared = [unit for unit in differences[0] if all(unit in each for each in differences)] if differences else []
+    means = {unit: sum(each[unit] for each in differences) / len(differences) for unit in shared}
+    return compared(means, dict.fromkeys(means, 0.0), margin=margin)
+
+
 def entries(
     lines: Sequence[Line],
     *,

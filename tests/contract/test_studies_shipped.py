@@ -13,7 +13,7 @@ from mtdnn.task_types.base import TASK_TYPES
 from tests.conftest import REPOSITORY
 
 STUDIES = sorted(path for path in (REPOSITORY / "experiments").glob("*/*.yml") if "stages:" in path.read_text())
-GIVEN = {"encoder": "an/encoder", "data": "prepared", "mt_dnn": "runs/a", "mt_dnn_smart": "runs/b"}
+GIVEN = dict.fromkeys(("mt_dnn", "mt_dnn_smart", "upstream"), "runs/a") | {"encoder": "an/encoder", "data": "prepared"}
 
 
 def name_of(path: Path) -> str:
