@@ -13,6 +13,9 @@ from mtdnn.study.definition import Options
 
 VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 
+OWN_FLAGS = ("encoder", "data")
+"""Variables that `mtdnn study` has a flag for; the others are given as `--variables.name`."""
+
 
 def declared_variables(source: YamlSource) -> Options:
     """The variables that a study declares; raises ConfigError if they are no names with values."""
@@ -31,14 +34,19 @@ def variable_values(source: YamlSource, declared: Mapping[str, Any], given: Mapp
     for name in given:
         if name not in declared:
             found = unknown("variable", name, declared)
-            faults.append(fault(f"--{name}", "", found, f"{source.path} declares its variables at the top."))
+            faults.append(fault(flag_of(name), "", found, f"{source.path} declares its variables at the top."))
     values = {**declared, **given}
     for name, value in values.items():
         if value is None:
-            faults.append(fault(source.where(("variables", name)), f"variables.{name}", "no value", f"Give --{name}."))
+            where, key = source.where(("variables", name)), f"variables.{name}"
+            faults.append(fault(where, key, "no value", f"Give {flag_of(name)}."))
     if faults:
         raise ConfigError(faults)
     return {"here": str(Path(source.path).parent), **values}
+
+
+def flag_of(name: str) -> str:
+    return f"--{name}" if name in OWN_FLAGS else f"--variables.{name}"
 
 
 def filled(value: Any, values: Mapping[str, Any]) -> Any:

@@ -343,9 +343,12 @@ def test_an_unknown_name_in_a_value_is_refused_with_the_names_that_exist(tmp_pat
 
 
 def test_a_variable_nobody_gave_is_reported_with_its_line(tmp_path: Path) -> None:
-    path = a_study(tmp_path, variables={"encoder": None})
-    with pytest.raises(ConfigError, match=r"study.yml:\d+: variables.encoder: no value. Give --encoder."):
+    path = a_study(tmp_path, variables={"encoder": None, "upstream": None})
+    with pytest.raises(ConfigError) as refused:
         load_study(path)
+    assert "variables.encoder: no value. Give --encoder." in str(refused.value)
+    assert "variables.upstream: no value. Give --variables.upstream." in str(refused.value)
+    path = a_study(tmp_path, variables={"encoder": None})
     assert load_study(path, variables={"encoder": "other"}).cells[0].config.encoder == "other"
     with pytest.raises(ConfigError, match="unknown variable 'encder'"):
         load_study(path, variables={"encder": "other"})
