@@ -74,6 +74,10 @@ class Scale:
         text = f"{100 * value:+.1f}" if self.percent else f"{value:+.3f}"
         return text.replace("-", "−")
 
+    def interval(self, low: float | None, high: float | None) -> str:
+        """The ends of an interval of a difference; a dash where there is none."""
+        return "–" if low is None or high is None else f"{self.difference(low)} … {self.difference(high)}"
+
     def unit(self, name: str) -> str:
         """`accuracy, %`."""
         return f"{name}, %" if self.percent else name

@@ -1,7 +1,8 @@
 """What a study's runs show: each method against the reference, with intervals, corrected p and a verdict in words.
 
 The words follow the numbers: *ahead* and *behind* only where p, corrected over the table, is below 0.05; *equal* where
-two one-sided tests exclude a difference of the margin; *open* otherwise, with the number of pairs that would decide.
+two one-sided tests exclude a difference of the margin; *open* otherwise, with the number of pairs that would find the
+margin, where that is more than there are.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def _section(
     explanation = (
         "Intervals are t intervals; p is that of the paired t-test, corrected over the table by Benjamini and "
         f"Hochberg. Ahead and behind, in bold: corrected p below {SIGNIFICANT}. Equal: two one-sided t-tests exclude a "
-        f"difference of {points}. Open: neither; then the number of pairs that would find {points} with a chance of "
-        "80 %, at the spread found here. The t-test has no p where all differences are the same; with n pairs "
+        f"difference of {points}. Open: neither; then, if it is more than there are, the number of pairs with which a "
+        f"test that is not corrected would find {points} with a chance of 80 %, at the spread found here. The t-test "
+        "has no p where all differences are the same; with n pairs "
         "Wilcoxon's p cannot be below 2/2ⁿ."
     )
     return [Heading(title), Table(head, lines, words=words), *([Text(explanation, note=True)] if note else [])]
@@ -109,16 +111,13 @@ def _section(
 
 def _line(finding: Finding, corrected: float | None, margin: float) -> list[Place]:
     found, scale = finding.comparison.difference, finding.scale
-    interval = "" if found.low is None or found.high is None else (
-        f"{scale.difference(found.low)} … {scale.difference(found.high)}"
-    )  # fmt: skip
     word = verdict(finding.comparison, scale, corrected=corrected, margin=margin)
     trend = {"ahead": "up", "behind": "down"}.get(word.split(",")[0], "")
     sure = corrected is not None and corrected < SIGNIFICANT and scale.direction != "unknown"
     places = row(*finding.names)
     places.append(Place(scale.difference(found.mean), strong=sure, trend=trend))
     ps = (finding.comparison.t_p, corrected, finding.comparison.wilcoxon_p)
-    return [*places, *row(interval, str(found.count), *map(shown_p, ps), word)]
+    return [*places, *row(scale.interval(found.low, found.high), str(found.count), *map(shown_p, ps), word)]
 
 
 def verdict(comparison: Comparison, scale: Scale, *, corrected: float | None, margin: float) -> str:
@@ -141,7 +140,7 @@ def verdict(comparison: Comparison, scale: Scale, *, corrected: float | None, ma
     if not comparison.difference.std or not scale.percent:  # one pair, or no spread to plan with
         return "open"
     needed = pairs_needed(comparison.difference.std, margin)
-    return "open" if needed is None else f"open: {needed} pairs"
+    return "open" if needed is None or needed <= comparison.difference.count else f"open: {needed} pairs"
 
 
 def shown_p(value: float | None) -> str:
@@ -172,17 +171,21 @@ def _changes(view: StudyView) -> list[Finding]:
 def _pooled(view: StudyView) -> list[Finding]:
     """Per method and column the mean over the tasks of the differences of a unit, where there are several tasks.
 
-    Over tasks whose metric is shown in percent, and units that all of them have: it holds for these tasks.
+    Over tasks whose metric is shown in percent, and units that all of them have: it holds for these tasks. Tasks of
+    which a method has runs but no difference, as all of them diverged, are named.
     """
     places: dict[tuple[str, ...], list[Entry]] = {}
     for entry in in_order(view):
-        if entry.comparison is not None and entry.scale.percent and entry.scale.direction == "maximize":
+        if entry.label != entry.against and entry.scale.percent and entry.scale.direction == "maximize":
             places.setdefault((*_column(view, entry), entry.label), []).append(entry)
     found = []
-    for names, group in places.items():
-        pooled = pooled_over_tasks([entry.comparison for entry in group if entry.comparison], margin=view.margin)
-        if len(group) > 1 and pooled is not None:
-            found.append(Finding(names, group[0].scale, pooled))
+    for (*column, label), group in places.items():
+        compared_in = [entry.comparison for entry in group if entry.comparison is not None]
+        pooled = pooled_over_tasks(compared_in, margin=view.margin)
+        if len(compared_in) > 1 and pooled is not None:
+            without = [entry.task for entry in group if entry.comparison is None]
+            name = f"{label} (without {', '.join(without)})" if without else label
+            found.append(Finding([*column, name], group[0].scale, pooled))
     return found
 
 
@@ -325,6 +328,11 @@ def _ids_of_all(lists: Sequence[list[str]]) -> list[str]:
 def _over_rows_line(view: StudyView, found: RowPairs, over_rows: RowInterval) -> list[Place]:
     entry, scale, (units, rows) = found.entry, found.entry.scale, found.differences.shape
     differing = sum(p < SIGNIFICANT for p in holm([mcnemar_p(*pair) for pair in found.pairs]))
-    interval = f"{scale.difference(over_rows.low)} … {scale.difference(over_rows.high)}"
-    names = [entry.task, *_column(view, entry), entry.label, scale.difference(over_rows.mean), interval]
-    return row(*names, str(units), f"{rows:,}", f"{differing} of {len(found.pairs)}")
+    names = [entry.task, *_column(view, entry), entry.label, scale.difference(over_rows.mean)]
+    return row(
+        *names,
+        scale.interval(over_rows.low, over_rows.high),
+        str(units),
+        f"{rows:,}",
+        f"{differing} of {len(found.pairs)}",
+    )

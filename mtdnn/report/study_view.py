@@ -103,7 +103,7 @@ def read_study(folder: Path) -> StudyView:
     reference = wanted.get("reference") or next((line.axes[compare] for line in lines if compare in line.axes), "")
     repeats, margin = _words(wanted.get("repeats")) or ("seed",), wanted.get("margin", MARGIN)
     compared = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
-    compared = best_of(compared, compare=compare, across=across, best_over=best_over)
+    compared = best_of(compared, compare=compare, across=across, best_over=best_over, repeats=repeats)
     table = entries(
         compared, compare=compare, reference=reference, across=across, repeats=repeats, margin=margin,
         best_over=best_over,

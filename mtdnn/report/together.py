@@ -12,7 +12,7 @@ from mtdnn.report.document import Block, Heading, Place, Table, row
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import trained_tasks
 from mtdnn.study.inference import SIGNIFICANT, false_discovery
-from mtdnn.study.statistics import COUNTS, Comparison, compared, repeat_of, spread, units
+from mtdnn.study.statistics import COUNTS, Comparison, compared, labels_of, repeat_of, spread, units
 from mtdnn.study.table import Line
 
 CAPTION = (
@@ -63,7 +63,7 @@ def together_of_study(
 
     Args:
         lines: of results.csv; where axes were tuned, of their best values alone.
-        compare: axis whose values label the runs; others have the name of their stage.
+        compare: axis whose values label the runs; others have the name of their stage, and what else differs there.
         repeats: axes that repeat a run, by which runs are paired.
         reference: value of that axis whose runs of single tasks are compared with. Default: all are.
         across: axis of the columns; runs are compared with those at the same value.
@@ -73,10 +73,12 @@ def together_of_study(
     measured = [line for line in lines if line.task in trained.get(line.run, ()) and line.metric not in COUNTS]
     first = {line.task: (line.split, line.metric) for line in reversed(measured) if line.value is not None}
     found: dict[str, Measured] = {}
+    others = [line for line in measured if compare not in line.axes]
+    label_of_stage = labels_of(others, compare=compare, hidden=(across, *repeats))
     for line in measured:
         if line.value is None or first[line.task] != (line.split, line.metric):
             continue
-        label = line.axes.get(compare, line.stage)
+        label = line.axes[compare] if compare in line.axes else label_of_stage(line)
         label = label_of(line) if label_of and compare in line.axes else label
         of_task = found.setdefault(line.task, Measured(line.scale))
         runs = of_task.alone if len(trained[line.run]) == 1 else of_task.together
@@ -183,12 +185,9 @@ def _row(line: _Pair, shown: Sequence[int], p: float | None) -> list[Place]:
     scale, difference = line.scale, line.comparison.difference
     sure = p is not None and p < SIGNIFICANT and scale.direction != "unknown"
     better = scale.gain(difference.mean) > 0 if sure else False
-    interval = "–"
-    if difference.low is not None and difference.high is not None:
-        interval = f"{scale.difference(difference.low)} … {scale.difference(difference.high)}"
     trend = ("up" if better else "down") if sure else ""
     return [
         *row(*(line.names[place] for place in shown), *map(scale.shown, line.means)),
         Place(scale.difference(difference.mean), strong=sure, trend=trend),
-        *row(interval, str(difference.count)),
+        *row(scale.interval(difference.low, difference.high), str(difference.count)),
     ]

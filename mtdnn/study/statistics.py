@@ -166,7 +166,7 @@ def entries(
         lines: of results.csv.
     """
     lines = [line for line in lines if compare in line.axes and line.metric not in COUNTS]
-    lines = best_of(lines, compare=compare, across=across, best_over=best_over)
+    lines = best_of(lines, compare=compare, across=across, best_over=best_over, repeats=repeats)
     label = labels_of(lines, compare=compare, hidden=(across, *repeats, *best_over))
 
     def place(line: Line) -> tuple:
@@ -249,7 +249,7 @@ def _with_comparison(entry: Entry, reference: Entry | None, margin: float) -> En
 
 
 def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | None]) -> Callable[[Line], str]:
-    """The label of each line: its value of the compared axis, and of every other axis that varies too.
+    """The label of each line: its value of the compared axis, or its stage, and of every other axis that varies too.
 
     An axis that has one value per task (`data_set`) adds nothing, and neither do those in `hidden`. The stage is part
     of the label where runs of several stages would otherwise be at the same place, of which only one could be shown.
@@ -259,18 +259,22 @@ def labels_of(lines: Sequence[Line], *, compare: str, hidden: Sequence[str | Non
         compare: axis whose values are compared.
         hidden: axes that are not part of the label.
     """
+
+    def first(line: Line) -> str:
+        return line.axes.get(compare, line.stage)
+
     seen: dict[tuple[str, str, str], set[str]] = {}
     for line in lines:
         for axis, value in line.axes.items():
-            seen.setdefault((line.task, line.axes[compare], axis), set()).add(value)
+            seen.setdefault((line.task, first(line), axis), set()).add(value)
 
     def by_axes(line: Line) -> str:
         extra = [
             f"{axis} {value}"
             for axis, value in line.axes.items()
-            if axis != compare and axis not in hidden and len(seen[line.task, line.axes[compare], axis]) > 1
+            if axis != compare and axis not in hidden and len(seen[line.task, first(line), axis]) > 1
         ]
-        return ", ".join([line.axes[compare], *extra])
+        return ", ".join([first(line), *extra])
 
     shared = _in_several_stages(lines, by_axes, hidden)
 
@@ -292,32 +296,43 @@ def _in_several_stages(
     return {place[:2] for place, found in stages.items() if len(found) > 1}
 
 
-def best_of(lines: Sequence[Line], *, compare: str, across: str | None, best_over: Sequence[str]) -> list[Line]:
+def best_of(
+    lines: Sequence[Line],
+    *,
+    compare: str,
+    across: str | None,
+    best_over: Sequence[str],
+    repeats: Sequence[str] = ("seed",),
+) -> list[Line]:
     """The lines whose tuned axes have their best values: those with the smallest share of diverged runs, and among
-    these the best by each task's main metric on its first split, which is its dev split.
+    these the best by each task's main metric on its first split, which is its dev split. Each label has its own.
 
     Args:
         lines: of results.csv.
         compare: axis whose values are compared.
         across: axis of the columns, of whose values each has its own best.
         best_over: the tuned axes.
+        repeats: axes that repeat a run.
     """
     if not best_over:
         return list(lines)
+    label = labels_of(lines, compare=compare, hidden=(across, *repeats, *best_over))
+
+    def place_of(line: Line) -> tuple:
+        return line.task, label(line), line.axes.get(across or "")
+
     tuned_on = {line.task: (line.split, line.metric) for line in reversed(lines) if line.metric}
     chosen: dict[tuple, tuple[tuple[float, float], tuple]] = {}
     candidates = _groups(
         (line for line in lines if line.value is None or tuned_on[line.task] == (line.split, line.metric)),
-        lambda line: (*_place(line, compare, across), tuple(line.axes.get(axis) for axis in best_over)),
+        lambda line: (*place_of(line), tuple(line.axes.get(axis) for axis in best_over)),
     )
     for (*place, tuned), group in candidates.items():
         rank = _rank(group)
         if tuple(place) not in chosen or rank > chosen[tuple(place)][0]:
             chosen[tuple(place)] = (rank, tuned)
     best = {(*place, *tuned) for place, (_, tuned) in chosen.items()}
-    return [
-        line for line in lines if (*_place(line, compare, across), *(line.axes.get(axis) for axis in best_over)) in best
-    ]
+    return [line for line in lines if (*place_of(line), *(line.axes.get(axis) for axis in best_over)) in best]
 
 
 def _rank(runs: Sequence[Line]) -> tuple[float, float]:
@@ -325,10 +340,6 @@ def _rank(runs: Sequence[Line]) -> tuple[float, float]:
     finished = [line for line in runs if line.value is not None]
     mean = sum(line.value or 0.0 for line in finished) / max(1, len(finished))
     return len(finished) / len(runs), finished[0].scale.gain(mean) if finished else 0.0
-
-
-def _place(line: Line, compare: str, across: str | None) -> tuple:
-    return line.task, line.axes[compare], line.axes.get(across or "")
 
 
 def main_metrics(lines: Sequence[Line]) -> dict[str, str]:

@@ -87,6 +87,8 @@ def test_no_effect_is_a_result_only_where_one_point_is_excluded() -> None:
     wide = [0.02, -0.02, 0.01, -0.01]  # deviation 1.826 points: 29 pairs for one point, see test_inference
     assert words(wide, 0.9) == "open: 29 pairs"
     assert words([0.02], None) == "open"
+    more = [0.008 + each for each in wide] * 8  # 32 pairs, and p is not small after its correction
+    assert words(more, 0.06) == "open"
     assert words(wide, 0.9, LOSS) == "open"
 
 
@@ -124,6 +126,18 @@ def test_the_mean_over_tasks_is_that_of_each_units_differences() -> None:
         for b in study_tests.tests_against_reference(view_of(first))
         if getattr(b, "text", "") == "Mean over the tasks"
     ]
+
+
+def test_a_task_of_which_a_method_has_lost_every_run_is_named_beside_its_mean() -> None:
+    tasks = {name: study({"SMART": [0.02, 0.00, 0.01]}) for name in ("nli", "other", "third")}
+    lines = [Line(**{**each.__dict__, "task": name}) for name, found in tasks.items() for each in found]
+    lost = {"outcome": "diverged", "split": "", "metric": "", "value": None}
+    lines = [
+        Line(**{**each.__dict__, **lost}) if (each.task, each.axes["method"]) == ("third", "SMART") else each
+        for each in lines
+    ]
+    (row,) = table_after(study_tests.tests_against_reference(view_of(lines)), "Mean over the tasks")
+    assert row[:2] == ["SMART (without third)", "+1.0"]
 
 
 def test_repeats_that_start_from_one_run_are_warned_of() -> None:

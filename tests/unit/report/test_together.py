@@ -67,6 +67,21 @@ def test_of_several_ways_to_train_a_task_alone_the_references_counts():
     assert "| rte | SMART alone | 90.0 | 68.3 | -21.7 |" in text.replace("−", "-").replace("**", "")
 
 
+def test_ways_of_training_together_in_another_stage_have_a_line_each():
+    """A stage without the compared axis has two kinds of runs of several tasks: neither replaces the other."""
+    lines = [line("rte", f"alone{seed}", 0.7, method="single", seed=seed) for seed in (1, 2)]
+    for objective, value in (("plain", 0.8), ("smart", 0.6)):
+        for seed in "12":
+            axes, run = {"objective": objective, "seed": seed}, f"{objective}{seed}"
+            lines += [
+                Line("multi_task", axes, "finished", task, "dev", 9, "a", value, run, ACCURACY)
+                for task in ("rte", "mrpc")
+            ]
+    text = shown(together_of_study(lines, compare="method", repeats=("seed",)))
+    assert "| rte | multi_task, objective plain | 70.0 | 80.0 | +10.0 |" in text
+    assert "| rte | multi_task, objective smart | 70.0 | 60.0 | −10.0 |" in text
+
+
 def test_runs_are_compared_with_those_in_their_column():
     lines = [
         Line("s", {"method": method, "fraction": fraction, "seed": seed}, "finished", task, "dev", 9, "a", value,

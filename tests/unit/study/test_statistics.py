@@ -210,6 +210,18 @@ def test_tuned_axes_show_their_best_value_per_task_and_label() -> None:
     assert {entry.label: entry.spread.mean for entry in found} == {"a": pytest.approx(0.6), "b": pytest.approx(0.85)}
 
 
+def test_each_label_has_a_best_value_of_its_own() -> None:
+    """Both poolings are of the method `a`, and are tuned apart."""
+    grid = {("first", "1"): 0.9, ("first", "2"): 0.1, ("mean", "1"): 0.5, ("mean", "2"): 0.8}
+    lines = [
+        line(value, init="a", pooling=pooling, lr=lr, seed=seed)
+        for (pooling, lr), value in grid.items()
+        for seed in "12"
+    ]
+    found = entries(lines, compare="init", best_over=["lr"])
+    assert {entry.label: entry.spread.mean for entry in found} == {"a, pooling first": 0.9, "a, pooling mean": 0.8}
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "mse"])
 def test_a_tuned_value_that_diverges_more_often_is_not_the_best(metric: str) -> None:
     good, better = (0.69, 0.70) if metric == "accuracy" else (0.70, 0.69)
