@@ -4,8 +4,9 @@
 
 Each row draws from (seed, id) alone: it is flipped when its draw is below the rate, and its new label is one of the
 file's other labels, all equally likely. So the rows flipped at a rate are also flipped at every higher rate of the same
-seed, whatever else is in the file; of N rows about rate·N are flipped. Ids, texts and order stay. The flipped rows are
-written next to the output, as `<name>.flipped.tsv`: id, label before, label after.
+seed, whatever else is in the file; of N rows about rate·N are flipped. Ids, texts and order stay, and rows without a
+label (empty or `-`) stay as they are. The flipped rows are written next to the output, as `<name>.flipped.tsv`: id,
+label before, label after.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import UNLABELLED, Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
+from data_prep.rows_out import Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
 from mtdnn.errors import DataError
+from mtdnn.rows.example import UNLABELLED
 from mtdnn.seeding import derive_seed
 
 LARGEST_SEED = 2**63  # derive_seed gives numbers below
@@ -53,7 +55,7 @@ def write_noisy(source: Path, out: Path, *, rate: float, seed: int) -> list[Repo
     if not 0 <= rate <= 1:
         raise DataError(f"--rate: {rate} is no share. Give a number from 0 to 1.")
     rows = list(read_rows(source))
-    labels = sorted({row.label for row in rows if row.label != UNLABELLED})
+    labels = sorted({row.label for row in rows if row.label not in UNLABELLED})
     if len(labels) < 2:
         raise DataError(f"{source}: {len(labels)} label in {len(rows)} rows. A flip needs a second one.")
     noisy = list(_noisy(rows, labels, rate=rate, seed=seed))
@@ -69,7 +71,7 @@ def write_noisy(source: Path, out: Path, *, rate: float, seed: int) -> list[Repo
 
 def _noisy(rows: Iterable[Row], labels: Sequence[str], *, rate: float, seed: int) -> Iterator[Row]:
     for row in rows:
-        yield row if row.label == UNLABELLED else replace(row, label=flipped_label(row, labels, rate=rate, seed=seed))
+        yield row if row.label in UNLABELLED else replace(row, label=flipped_label(row, labels, rate=rate, seed=seed))
 
 
 def main() -> None:

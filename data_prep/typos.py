@@ -3,7 +3,8 @@
 `python -m data_prep.typos --input data/scitail/dev.tsv --kind typos --rate 0.1 --seed 1 --out data/scitail/typos.tsv`
 
 - typos: a word of four letters or more gets one error: two neighbouring letters swapped, a letter left out, a letter
-  doubled, or a letter replaced by a neighbour on an English keyboard. The first letter stays.
+  doubled, or a letter replaced by a neighbour on an English keyboard. The first letter stays, and so do the marks
+  around a word; what has other characters within, such as `well-known`, is no such word.
 - dropped: a word is left out; a text keeps at least one.
 - swapped: a word changes places with the next one.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,15 +34,22 @@ NEIGHBOURS = {
     for at, letter in enumerate(row)
 }
 
+WORD = re.compile(r"(\W*)(.*?)(\W*)", re.DOTALL)
+"""The marks before a word, the word, and the marks after it."""
+
 Change = Callable[[list[str], float, random.Random], list[str]]
 
 
 def with_typos(words: list[str], rate: float, rng: random.Random) -> list[str]:
     """The words, some of the longer ones with one error."""
-    return [
-        mistyped(word, rng) if rng.random() < rate and len(word) >= SHORTEST and word.isalpha() else word
-        for word in words
-    ]
+    return [_maybe_mistyped(word, rate, rng) for word in words]
+
+
+def _maybe_mistyped(word: str, rate: float, rng: random.Random) -> str:
+    hit, (before, letters, after) = rng.random() < rate, WORD.fullmatch(word).groups()
+    return (
+        f"{before}{mistyped(letters, rng)}{after}" if hit and len(letters) >= SHORTEST and letters.isalpha() else word
+    )
 
 
 def mistyped(word: str, rng: random.Random) -> str:

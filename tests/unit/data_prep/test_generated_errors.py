@@ -10,7 +10,7 @@ import pytest
 from data_prep.label_noise import write_noisy
 from data_prep.rows_out import Row, read_rows
 from data_prep.tune_rows import write_parts
-from data_prep.typos import KINDS, changed, mistyped, with_swapped_words, write_changed
+from data_prep.typos import KINDS, changed, mistyped, with_swapped_words, with_typos, write_changed
 from mtdnn.errors import DataError
 from mtdnn.rows.subset import write_subset
 from tests.conftest import REPOSITORY
@@ -75,6 +75,21 @@ def test_rates_and_files_that_cannot_be_are_refused(source: Path, tmp_path: Path
     with pytest.raises(DataError, match="1 label in 1 rows"):
         write_noisy(tmp_path / "one.tsv", tmp_path / "x.tsv", rate=0.3, seed=1)
     assert not (tmp_path / "x.tsv").exists()
+
+
+def test_rows_without_a_label_stay_without_one(tmp_path: Path) -> None:
+    """Empty and `-` both mean that there is none; neither is a label that another could become."""
+    source = tmp_path / "train.tsv"
+    source.write_text("".join(f"{n}\t{label}\ttext\n" for n, label in enumerate(("a", "b", "-", "", "a", "b"))))
+    write_noisy(source, tmp_path / "noisy.tsv", rate=1.0, seed=1)
+    assert [row.label for row in read_rows(tmp_path / "noisy.tsv")] == ["b", "a", "-", "", "b", "a"]
+
+
+def test_marks_around_a_word_stay_and_do_not_protect_it() -> None:
+    words = ["water,", "(protein)", "well-known", "it's", "...", "cells."]
+    found = with_typos(words, 1.0, random.Random(0))
+    assert [old == new for old, new in zip(words, found, strict=True)] == [False, False, True, True, True, False]
+    assert found[0][-1] == "," and (found[1][0], found[1][-1]) == ("(", ")") and found[5][-1] == "."
 
 
 @pytest.mark.parametrize("kind", KINDS)
