@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -168,15 +169,16 @@ def _faults_of(record: object, where: Place) -> list[Fault]:
 
 
 def _bad_values(record: Mapping[str, Any], where: Place) -> Iterator[Fault]:
-    """An error for each score or relevance that is not a number, and each ranked candidate that is not a name."""
+    """An error for each score or relevance that is no finite number, and each ranked candidate that is not a name."""
     scores = record.get("scores")
     if not isinstance(scores, (dict, NoneType)):
         yield fault(where, "scores", f"{_shown(scores)} is not a mapping of names to numbers", "Give one, or none.")
     for key in ("scores", "label"):
         values = record.get(key)
         for name, value in values.items() if isinstance(values, dict) else ():
-            if not _is_number(value):
-                yield fault(where, key, f"{_shown(value)} for '{name}' is not a number", "Give a number.")
+            if not _is_number(value) or not math.isfinite(value):
+                found = "not finite" if _is_number(value) else "not a number"
+                yield fault(where, key, f"{_shown(value)} for '{name}' is {found}", "Give a number.")
     ranked = record["prediction"] if isinstance(record["label"], dict) else None
     for name in ranked if isinstance(ranked, list) else ():
         if not isinstance(name, str):

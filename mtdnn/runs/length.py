@@ -64,7 +64,11 @@ class RunLength:
 def _start_faults(config: RunConfig, steps: int) -> list[Fault]:
     """A proximal term that a run of so many steps never has; its other options are checked where it is built."""
     start = config.proximal.options.get("start_after", 0) if config.proximal is not None else 0
-    if isinstance(start, bool) or not isinstance(start, int | float) or start < steps:
+    try:
+        start = float(start)  # a text too, as in a study's variables
+    except (TypeError, ValueError):
+        return []
+    if start < steps:
         return []
     found = f"{start:g} steps, and the run has {steps}: the term would never act"
     return [fault("", "proximal.start_after", found, "Give fewer, or {fraction: number below 1}, or remove proximal.")]

@@ -53,6 +53,8 @@ def test_a_file_of_rows_gives_its_first_errors_and_the_number_of_others(tmp_path
             "scores: 'a' is not a mapping of names to numbers. Give one",
         ),
         (f'"prediction": "a", "label": "b", "scores": {{"a": {10**400}}}', "scores: 1000"),
+        ('"prediction": "a", "label": "b", "scores": {"a": NaN}', "scores: nan for 'a' is not finite. Give a number."),
+        ('"prediction": ["a"], "label": {"a": Infinity}', "label: inf for 'a' is not finite. Give a number."),
         ('"prediction": {"a": 1}, "label": 2.5', "prediction: {'a': 1}, where the label is a number. Give a number."),
         ('"prediction": ["a"], "label": "a"', "prediction: ['a'], where the label is a text. Give a text."),
         ('"prediction": null, "label": "a"', "prediction: None, where the label is a text. Give a text."),

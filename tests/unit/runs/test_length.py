@@ -138,6 +138,11 @@ def test_check_dry_run_and_training_agree(
             "proximal.start_after: 6 steps, and the run has 6: the term would never act. Give fewer, or "
             "{fraction: number below 1}, or remove proximal.",
         ),
+        (
+            "proximal: {start_after: '1e3', name: momentum}",
+            "proximal.start_after: 1000 steps, and the run has 6: the term would never act. Give fewer, or "
+            "{fraction: number below 1}, or remove proximal.",
+        ),
     ],
     ids=lambda words: words.split(":")[0],
 )
