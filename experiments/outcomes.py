@@ -25,28 +25,43 @@ class Outcome:
     comparison: Comparison
 
 
-def finished_lines(folder: Path) -> list[Line]:
+def finished_lines(folder: Path, *, axes: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Line]:
     """The numbers of a finished study.
 
+    Args:
+        folder: of the study.
+        axes, metrics: that it must have.
     Raises:
-        DataError: a cell has no result yet.
+        DataError: a cell has no result yet; other errors as of `lines_and_missing`.
     """
-    lines, missing = lines_and_missing(folder)
+    lines, missing = lines_and_missing(folder, axes=axes, metrics=metrics)
     if missing:
         raise DataError(f"{folder}: {len(missing)} cells are not finished; the protocol looks at none before.")
     return lines
 
 
-def lines_and_missing(folder: Path) -> tuple[list[Line], list[PlannedCell]]:
-    """The numbers that are there, and each cell that is not finished."""
+def lines_and_missing(
+    folder: Path, *, axes: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> tuple[list[Line], list[PlannedCell]]:
+    """The numbers that are there, and each cell that is not finished.
+
+    Raises:
+        DataError: no study is there, or it has not the axes and metrics of the one that is asked for.
+    """
     lines, cells = read_csv(folder / "results.csv"), read_plan(folder)["cells"]
+    for kind, wanted, known in (
+        ("axis", axes, {axis for line in lines for axis in line.axes}),
+        ("metric", metrics, {line.metric for line in lines}),
+    ):
+        for name in (name for name in wanted if name not in known):
+            raise DataError(f"{folder / 'results.csv'}: no {kind} '{name}'; this table is of another study.")
     found = {line.run for line in lines}
     return lines, [cell for cell in cells if f"cells/{cell['name']}/run" not in found]
 
 
 def mean_and_std(found: Spread | None, scale: Scale) -> str:
     """`mean ± deviation` over the units, as tables of means have it; a dash where there is none."""
-    if found is None:
+    if found is None or not found.count:
         return "–"
     std = "" if found.std is None else f" ± {scale.shown(found.std)}"
     return f"{scale.shown(found.mean)}{std}"
@@ -78,8 +93,7 @@ def outcome_table(
     lines = []
     for outcome, p in zip(outcomes, corrected, strict=True):
         found, scale = outcome.comparison, scales[outcome.metric]
-        low, high = found.difference.low, found.difference.high
-        interval = "–" if low is None or high is None else f"{scale.difference(low)} … {scale.difference(high)}"
+        interval = scale.interval(found.difference.low, found.difference.high)
         word = verdict(found, scale, corrected=p, margin=MARGIN) if verdicts else "interim"
         ps = [shown_p(each) for each in (found.t_p, p, found.equivalence_p)]
         mean, count = scale.difference(found.difference.mean), str(found.difference.count)

@@ -15,8 +15,11 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import rankdata, spearmanr, zscore
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import finished_lines
 from mtdnn.columns import table
+from mtdnn.errors import DataError
+from mtdnn.metrics.base import Scale
 from mtdnn.report.read import TaskAgreement, read_agreement
 from mtdnn.report.study_tests import shown_p
 from mtdnn.study.inference import false_discovery, holm
@@ -25,6 +28,7 @@ from mtdnn.study.table import Line
 
 ALONE = " alone"
 DRAWS = 9999
+POINTS = Scale("maximize", percent=True)
 Pair = tuple[str, str]
 
 
@@ -73,10 +77,8 @@ def report(lines: Sequence[Line], logged: TaskAgreement) -> str:
         (helper, target), p = pairs[place], corrected[place]
         difference = found[target][helper].difference
         numbers = [f"{100 * affinities[helper, target]:+.2g}", f"{cosines.get((helper, target), float('nan')):+.2f}"]
-        interval = "" if difference.low is None or difference.high is None else (
-            f"{_points(difference.low)} … {_points(difference.high)}"
-        )  # fmt: skip
-        numbers += [_points(difference.mean), interval, str(difference.count), shown_p(p)]
+        interval = POINTS.interval(difference.low, difference.high)
+        numbers += [POINTS.difference(difference.mean), interval, str(difference.count), shown_p(p)]
         rows.append([target, helper, *numbers])
     means = {(helper, target): found[target][helper].difference.mean for helper, target in pairs}
     predictors = [agreement("affinity", affinities, means), agreement("cosine", cosines, means)]
@@ -101,7 +103,7 @@ class Agreement:
 
 
 def agreement(name: str, predicted: Mapping[Pair, float], gained: Mapping[Pair, float]) -> Agreement | None:
-    """The agreement of a predictor with the gains; None where no target has three helpers.
+    """The agreement of a predictor with the gains; None where no target has three helpers that differ.
 
     Args:
         name: of the predictor.
@@ -114,7 +116,11 @@ def agreement(name: str, predicted: Mapping[Pair, float], gained: Mapping[Pair, 
             ours, theirs = by_target.setdefault(pair[1], ([], []))
             ours.append(predicted[pair])
             theirs.append(gain)
-    known = {target: each for target, each in by_target.items() if len(each[0]) > 2}
+    known = {  # equal numbers have no order, and no correlation
+        target: (ours, theirs)
+        for target, (ours, theirs) in by_target.items()
+        if len(ours) > 2 and len(set(ours)) > 1 and len(set(theirs)) > 1
+    }
     if not known:
         return None
     found = {target: (*spearmanr(ours, theirs), len(ours)) for target, (ours, theirs) in known.items()}
@@ -147,18 +153,17 @@ def _means(values: Mapping[Pair, Sequence[float]]) -> dict[Pair, float]:
     return {pair: fmean(each) for pair, each in values.items()}
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
     folder = parser.parse_args(words).study
-    lines = finished_lines(folder)
-    run = next(line.run for line in lines if line.stage == "all")
-    print(report(lines, read_agreement(folder / run)))
+    with errors_reported():
+        lines = finished_lines(folder, axes=("tasks", "seed"))
+        run = next((line.run for line in lines if line.stage == "all"), None)
+        if run is None:
+            raise DataError(f"{folder}: no stage 'all', whose log has the affinities.")
+        print(report(lines, read_agreement(folder / run)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import finished_lines
 from mtdnn.columns import table
 from mtdnn.study.statistics import main_metrics
@@ -52,7 +53,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
-    print(report(finished_lines(parser.parse_args(words).study)))
+    folder = parser.parse_args(words).study
+    with errors_reported():
+        print(report(finished_lines(folder, axes=("method", "lr"))))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import Outcome, discovery_of, lines_and_missing, mean_and_std, outcome_table
-from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.grid import PlannedCell
@@ -34,11 +34,10 @@ OTHERS = ("auc", "cross_entropy_at_best_temperature")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    try:
-        lines, missing = lines_and_missing(parser.parse_args().study)
-    except DataError as error:
-        raise SystemExit(str(error)) from error
-    print(to_markdown(document_of(lines, missing), pictures=""), end="")
+    folder = parser.parse_args().study
+    with errors_reported():
+        lines, missing = lines_and_missing(folder, axes=("fraction", "init", *UPSTREAM), metrics=("accuracy",))
+        print(to_markdown(document_of(lines, missing), pictures=""), end="")
 
 
 def document_of(lines: Sequence[Line], missing: Sequence[PlannedCell]) -> Document:
@@ -55,7 +54,7 @@ def document_of(lines: Sequence[Line], missing: Sequence[PlannedCell]) -> Docume
     document.add(Text("Means over the multi-task runs, each the mean of its fine-tunings, ± their deviation."))
     first = outcomes(seen, PRIMARY, ["accuracy"])
     second = outcomes(seen, SECONDARY, ["accuracy"]) + outcomes(seen, (*PRIMARY, *SECONDARY), OTHERS)
-    third = multi_task(lines)
+    third = multi_task(lines) if FIRST not in {cell["stage"] for cell in missing} else []
     for name, found in (("Primary outcomes", first), ("Secondary outcomes", second), ("The multi-task runs", third)):
         document.add(Heading(name), outcome_table(found, scales, discovery_of(found), verdicts=True))
         document.add(Text("p corrected by Benjamini and Hochberg over this table."))

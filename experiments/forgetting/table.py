@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, mean_and_std, outcome_table
-from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import Entry, Spread, entries, spread
@@ -38,11 +38,10 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    try:
-        lines = finished_lines(parser.parse_args().study)
-    except DataError as error:
-        raise SystemExit(str(error)) from error
-    print(to_markdown(document_of(lines), pictures=""), end="")
+    folder = parser.parse_args().study
+    with errors_reported():
+        lines = finished_lines(folder, axes=(*UPSTREAM, "method"), metrics=[metric for _, metric in COLUMNS])
+        print(to_markdown(document_of(lines), pictures=""), end="")
 
 
 def document_of(lines: Sequence[Line]) -> Document:

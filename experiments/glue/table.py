@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, mean_and_std, outcome_table
 from mtdnn.errors import DataError
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
@@ -35,11 +36,10 @@ AT_BEST = "cross_entropy_at_best_temperature"
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    try:
-        lines = finished_lines(parser.parse_args().study)
-    except DataError as error:
-        raise SystemExit(str(error)) from error
-    print(to_markdown(document_of(lines), pictures=""), end="")
+    folder = parser.parse_args().study
+    with errors_reported():
+        lines = finished_lines(folder, axes=("unit", "method"), metrics=(AT_BEST,))
+        print(to_markdown(document_of(lines), pictures=""), end="")
 
 
 def document_of(lines: Sequence[Line]) -> Document:
@@ -72,12 +72,18 @@ def differences(lines: Sequence[Line], pair: tuple[str, str], metrics: Mapping[s
 
 
 def over_tasks(lines: Sequence[Line], pair: tuple[str, str], metrics: Mapping[str, str], score: str) -> Outcome:
-    """The mean over the tasks, in points, under the name and the scale of the metric `score`."""
-    found = list(differences(lines, pair, metrics).values())
-    pooled = pooled_over_tasks(found, margin=MARGIN)
+    """The mean over the tasks, in points, under the name and the scale of the metric `score`.
+
+    Raises:
+        DataError: a task has no pair, as all of its runs diverged, or no unit has all tasks.
+    """
+    found, name = differences(lines, pair, metrics), " − ".join(pair)
+    if without := [task for task in metrics if task not in found]:
+        raise DataError(f"{name}: no pair of finished runs of {', '.join(without)}.")
+    pooled = pooled_over_tasks(list(found.values()), margin=MARGIN)
     if pooled is None:
-        raise DataError(f"{' − '.join(pair)}: no unit has all tasks.")
-    return Outcome(" − ".join(pair), score, pooled)
+        raise DataError(f"{name}: no unit has all tasks.")
+    return Outcome(name, score, pooled)
 
 
 def by_task(lines: Sequence[Line], pair: tuple[str, str], metrics: Mapping[str, str]) -> list[Outcome]:

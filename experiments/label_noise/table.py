@@ -15,18 +15,28 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, lines_and_missing, outcome_table
+from data_prep.rows_out import errors_reported
+from experiments.outcomes import (
+    Outcome,
+    discovery_of,
+    finished_lines,
+    holm_of,
+    lines_and_missing,
+    mean_and_std,
+    outcome_table,
+)
 from mtdnn.errors import DataError
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Place, Table, Text, row, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.inference import CONFIDENCE, RESAMPLES
-from mtdnn.study.statistics import MARGIN, Comparison, compared
+from mtdnn.study.statistics import MARGIN, Comparison, compared, spread
 from mtdnn.study.table import Line
 
 TASK, SPLIT, CLEAN, NOISY = "scitail", "dev", "0", "0.3"
 PLAIN, LONGER, CONTROL = "plain", "plain, 2.67 times the steps", "noise without ascent"
 METHODS = ("SMART", "R-Drop")
+AXES = ("noise", "method", "seed")
 PRIMARY = ("accuracy", "auc")
 OTHERS = ("cross_entropy", "cross_entropy_at_best_temperature")
 
@@ -39,11 +49,9 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="folder of the study")
     parser.add_argument("--interim", action="store_true", help="the seeds that are finished, without verdicts")
     given = parser.parse_args()
-    try:
-        lines = whole_seeds(given.study) if given.interim else finished_lines(given.study)
-    except DataError as error:
-        raise SystemExit(str(error)) from error
-    print(to_markdown(document_of(given.study, lines, verdicts=not given.interim), pictures=""), end="")
+    with errors_reported():
+        lines = whole_seeds(given.study) if given.interim else finished_lines(given.study, axes=AXES)
+        print(to_markdown(document_of(given.study, lines, verdicts=not given.interim), pictures=""), end="")
 
 
 def whole_seeds(folder: Path) -> list[Line]:
@@ -52,7 +60,7 @@ def whole_seeds(folder: Path) -> list[Line]:
     Raises:
         DataError: there are fewer than two such seeds.
     """
-    lines, missing = lines_and_missing(folder)
+    lines, missing = lines_and_missing(folder, axes=AXES)
     cut = {cell["axes"]["seed"] for cell in missing}
     lines = [line for line in lines if line.axes["seed"] not in cut]
     if len({line.axes["seed"] for line in lines}) < 2:
@@ -135,10 +143,8 @@ def means(values: Values, scales: Mapping) -> Table:
     for noise, method in dict.fromkeys((noise, method) for _, noise, method in values):
         places = []
         for metric in metrics:
-            found = list(values[metric, noise, method].values())
-            scale = scales[metric]
-            std = scale.shown(float(np.std(found, ddof=1))) if len(found) > 1 else "–"
-            places.append(Place(f"{scale.shown(float(np.mean(found)))} ± {std} ({len(found)})"))
+            found = spread(list(values[metric, noise, method].values()))
+            places.append(Place(f"{mean_and_std(found, scales[metric])} ({found.count})"))
         lines.append([*row(noise, method), *places])
     return Table(["noise", "arm", *metrics], lines, words=[1])
 
@@ -147,7 +153,11 @@ def means(values: Values, scales: Mapping) -> Table:
 
 
 def over_rows(folder: Path, lines: Sequence[Line], scales: Mapping) -> Table:
-    """Accuracy and AUC of each method minus plain at 30 %, when both seeds and dev rows are drawn anew."""
+    """Accuracy and AUC of each method minus plain at 30 %, when both seeds and dev rows are drawn anew.
+
+    Raises:
+        DataError: the runs have not predicted the same rows in the same order.
+    """
     runs: dict[tuple[str, str], Path] = {
         (line.axes["method"], line.axes["seed"]): RunFolder(folder / line.run).prediction_file(TASK, SPLIT)
         for line in lines
@@ -157,6 +167,8 @@ def over_rows(folder: Path, lines: Sequence[Line], scales: Mapping) -> Table:
     for method in METHODS:
         seeds = [seed for of, seed in runs if of == method and (PLAIN, seed) in runs]
         pairs = [(read_records(runs[method, seed]), read_records(runs[PLAIN, seed])) for seed in seeds]
+        if len({tuple(each["id"] for each in records) for pair in pairs for records in pair}) > 1:
+            raise DataError(f"{folder}: the runs' predictions are not of the same rows in the same order.")
         for metric in PRIMARY:
             functions = [[statistic(records, metric) for records in pair] for pair in pairs]
             mean, low, high = bootstrap(functions, len(pairs[0][0]))

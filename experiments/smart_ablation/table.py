@@ -15,14 +15,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from data_prep.rows_out import errors_reported
+from experiments.outcomes import lines_and_missing
+from mtdnn.errors import DataError
 from mtdnn.metrics.records import read_records
 from mtdnn.report.document import Document, Heading, Place, Table, row, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import compared, main_metrics, spread
-from mtdnn.study.table import Line, read_csv
+from mtdnn.study.table import Line
 
 REFERENCES = ("plain", "r_drop")
-TERMS = ("smart", "smart-mtdnn-release", "smart-tuned", "r_drop", "r3f")
+TERMS = ("smart", "smart-mtdnn-release", "smart-tuned", "r_drop", "r3f", "vat")
 """Names in the log of the penalties that are measured; `free_lb` changes the loss itself."""
 
 
@@ -31,13 +34,21 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="folder of the study")
     parser.add_argument("--split", default="dev")
     given = parser.parse_args()
-    lines = read_csv(given.study / "results.csv")
+    with errors_reported():
+        print(to_markdown(document_of(given.study, given.split), pictures=""), end="")
+
+
+def document_of(study: Path, split: str) -> Document:
+    """A table of each task, of the cells that are finished."""
+    lines, _ = lines_and_missing(study, axes=("method", "seed"))
     metrics = main_metrics(lines)
-    document = Document(given.study.name)
+    document = Document(study.name)
     for task in sorted(metrics):
-        chosen = [line for line in lines if (line.task, line.split, line.metric) == (task, given.split, metrics[task])]
-        document.add(Heading(f"{task}, {metrics[task]}"), of_task(given.study, chosen))
-    print(to_markdown(document, pictures=""), end="")
+        chosen = [line for line in lines if (line.task, line.split, line.metric) == (task, split, metrics[task])]
+        if not chosen:
+            raise DataError(f"{study}: {task} has no results of the split '{split}'.")
+        document.add(Heading(f"{task}, {metrics[task]}"), of_task(study, chosen))
+    return document
 
 
 def of_task(study: Path, lines: list[Line]) -> Table:

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.rows_out import errors_reported
 from experiments.outcomes import finished_lines
 from mtdnn.columns import table
-from mtdnn.errors import DataError
 from mtdnn.study.statistics import Entry, entries
 from mtdnn.study.table import Line
 
@@ -52,10 +52,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
-    try:
-        print(report(finished_lines(parser.parse_args(words).study)))
-    except DataError as error:
-        raise SystemExit(str(error)) from error
+    folder = parser.parse_args(words).study
+    with errors_reported():
+        print(report(finished_lines(folder, axes=("method", "seed"), metrics=(BY, SHOWN))))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_helpers_are_ordered_by_affinity_next_to_what_pairs_gained():
     text = report(lines, TaskAgreement(["rte", *HELPERS], cosines, affinities)).splitlines()
     assert [each.split()[:5] for each in text[1:4]] == [
         ["rte", "mrpc", "+3", "-0.20", "+3.0"], ["rte", "stsb", "+1", "+0.00", "+2.0"],
-        ["rte", "cola", "-2", "+0.50", "-1.0"],
+        ["rte", "cola", "-2", "+0.50", "−1.0"],
     ]  # fmt: skip
     assert text[4].startswith("affinity, rte: Spearman's ρ 1.00")
     assert text[6].startswith("cosine, rte: Spearman's ρ -1.00")
@@ -49,6 +49,15 @@ def test_targets_are_pooled_by_their_mean_correlation_and_permuted_within_each()
 
 def test_targets_of_two_helpers_have_no_correlation():
     assert agreement("affinity", {("a", "t"): 1.0, ("b", "t"): 2.0}, {("a", "t"): 1.0, ("b", "t"): 2.0}) is None
+
+
+def test_a_target_whose_helpers_are_all_equal_says_nothing():
+    """Equal numbers have no order: with them ρ would be undefined and p, of no number, 0.0001."""
+    predicted = {(helper, target): number for target in "tu" for number, helper in enumerate(HELPERS)}
+    gained = {(helper, "t"): number / 10 for number, helper in enumerate(HELPERS)}
+    found = agreement("affinity", predicted, {**gained, **{(helper, "u"): 0.1 for helper in HELPERS}})
+    assert found is not None and list(found.by_target) == ["t"] and found.mean == pytest.approx(1.0)
+    assert agreement("affinity", predicted, {(helper, "u"): 0.1 for helper in HELPERS}) is None
 
 
 def test_p_of_the_two_predictors_are_corrected_together_by_holm():
