@@ -28,12 +28,14 @@ BLOCK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def words_of_types() -> str:
     """Which metrics, losses and heads each task type takes; the defaults come first."""
-    lines = ["| task_type | metrics | loss | head |", "|---|---|---|---|"]
+    lines = ["| task_type | metrics by default | other metrics | loss | head |", "|---|---|---|---|---|"]
     for name in TASK_TYPES:
         kind = TASK_TYPES.get(name)
-        metrics = dict.fromkeys((*kind.default_metrics, *kind.metrics))
+        others = [metric for metric in kind.metrics if metric not in kind.default_metrics]
         losses = dict.fromkeys((kind.default_loss, *kind.losses))
-        cells = (", ".join(f"`{word}`" for word in words) for words in (metrics, losses, kind.heads))
+        cells = (
+            ", ".join(f"`{word}`" for word in words) for words in (kind.default_metrics, others, losses, kind.heads)
+        )
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -131,7 +131,7 @@ def prepro(
         data: Folder of the rows; not needed by tasks with a `source`.
         encoder: Hub name or folder of the encoder whose tokenizer is used.
         out: Folder of the prepared rows.
-        workers: Processes. Default: one per core, or per CPU of the Ray cluster.
+        workers: Processes, or parts in flight with ray. Default: one per core, two per CPU of the Ray cluster.
         tasks: Names, separated by commas. Default: all.
         launcher: local = processes on this machine; ray = a Ray cluster, or a local Ray.
         shard: i/n, from 1/n to n/n: encode only this share of the rows; n calls, on any machines, make all of them.

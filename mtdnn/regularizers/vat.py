@@ -20,8 +20,10 @@ from mtdnn.regularizers.sizes import RelativeSize, Size
 class VATOptions(PerturbationOptions):
     """Sizes are numbers, or {relative: number} in units of the embeddings' root mean square."""
 
-    epsilon: Size = Field(RelativeSize(relative=5.0), description="ε, l2 norm of the adversarial perturbation.")
-    xi: Size = Field(RelativeSize(relative=0.1), description="ξ, l2 norm of the probe that finds the direction.")
+    epsilon: Size = Field(RelativeSize(relative=5.0), description="ε, l2 norm of the move. Default: {relative: 5}.")
+    xi: Size = Field(
+        RelativeSize(relative=0.1), description="ξ, l2 norm of the probe for its direction. Default: {relative: 0.1}."
+    )
     steps: int = Field(1, ge=1, description="Power iterations.")
     scope: Scope = Field("example", description="What a norm is taken over: a whole sequence, or each token.")
 
