@@ -6,6 +6,8 @@ memory are sent to the machines.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
@@ -65,7 +67,7 @@ def _by_tasks(
     """The parts in order; a bounded number of those that are missing is in flight."""
     ray = connected_ray()
     limit = num_tasks or PER_CPU * num_cpus(ray)
-    shared = ray.put((tuple(jobs), tokenizer, tuple(files), is_trusted()))
+    shared = ray.put((tuple(jobs), tokenizer, tuple(files), is_trusted(), os.getcwd()))
     encode = ray.remote(max_retries=MAX_RETRIES, num_cpus=1)(_encode)
     waiting, running = deque(sorted(missing)), dict[Any, tuple[int, int]]()
     try:
@@ -102,8 +104,9 @@ def _require_success(ray: Any, handle: Any, job: Job) -> None:
 
 def _encode(shared: list[Any], index: int, number: int, part: Part) -> None:
     """Encode one part and write its file, in a process of the cluster."""
-    jobs, tokenizer, files, trust = _received(shared[0])
-    with trusted(trust):  # processes of the cluster do not have the environment of this one
+    jobs, tokenizer, files, trust, folder = _received(shared[0])
+    # Processes of the cluster have neither the environment of this one nor its folder, from which paths are named.
+    with trusted(trust), contextlib.chdir(folder):
         files[index].write(number, encode_part(jobs[index], part, tokenizer))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -244,6 +245,8 @@ def require_launchable(launcher: str, *, jobs: int, gpus: float, slurm: SlurmOpt
         faults.append(fault("", "launcher", unknown("launcher", launcher, LAUNCHERS)))
     if jobs < 1:
         faults.append(fault("", "jobs", f"{jobs} is not a valid number of processes", "Give 1 or more."))
+    elif launcher == "here" and jobs > 1:
+        faults.append(fault("", "jobs", f"{jobs}, but 'here' runs one cell after another", "Give launcher: local."))
     if gpus and launcher not in ("ray", "slurm"):
         fix = "A local study gives each of its jobs a GPU of those it sees."
         faults.append(fault("", "gpus", "is for the launchers ray and slurm", fix))
@@ -286,7 +289,7 @@ class Ray:
 
     def start(self, cell: Cell) -> None:
         """Submit the cell to Ray."""
-        self._running[self._remote.remote(cell, self.run_cell, is_trusted())] = cell
+        self._running[self._remote.remote(cell, self.run_cell, is_trusted(), os.getcwd())] = cell
 
     def wait(self, seconds: float) -> list[Ended]:
         """The cells that have ended; waits for one."""
@@ -312,6 +315,7 @@ class Ray:
         self._running = {}
 
 
-def _run_on_ray(cell: Cell, run_cell: RunCell, trust: bool) -> Status:
-    with trusted(trust):  # machines of a cluster do not have this one's environment
+def _run_on_ray(cell: Cell, run_cell: RunCell, trust: bool, folder: str) -> Status:
+    # Workers have neither the environment nor the folder of the process that submits, from which paths are named.
+    with trusted(trust), contextlib.chdir(folder):
         return run_cell_once(cell, run_cell)

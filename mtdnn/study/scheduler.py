@@ -196,10 +196,11 @@ class _Scheduler:
         """Record how a cell ended; a lost one is run again, from its newest checkpoint."""
         cell, status, why = ended
         self.running.discard(cell.name)
+        if status == "finished" and not self._note_outcome(cell):  # on a machine with other files, or ones seen late
+            status, why = "lost", f"it finished, but its outcome is not in {cell.folder}: do all machines share that?"
         if status == "busy":
             self.not_before[cell.name] = time.monotonic() + self.launcher.busy_seconds
         elif status == "finished":
-            self._note_outcome(cell)
             write_results(self.grid)
         elif status == "lost" and self.losses[cell.name] < MAX_LOSSES:
             self.losses[cell.name] += 1

@@ -55,7 +55,9 @@ class SlurmOptions:
         if faults:
             raise ConfigError(faults)
         found = cls(**(values or {}))
-        if faults := [each for name, least in LOWEST.items() for each in _number_faults(name, found, least)]:
+        faults = [each for name, least in LOWEST.items() for each in _number_faults(name, found, least)]
+        faults += [each for name in known if name not in LOWEST for each in _text_faults(name, getattr(found, name))]
+        if faults:
             raise ConfigError(faults)
         return found
 
@@ -75,8 +77,15 @@ class SlurmOptions:
         }
 
 
+def _text_faults(name: str, value: Any) -> list[Fault]:
+    """The error if an option is given and no text."""
+    if isinstance(value, (str, NoneType)):
+        return []
+    return [fault("", f"slurm.{name}", f"{value!r}: expected a text", "Give one, or leave it out.")]
+
+
 def _number_faults(name: str, options: SlurmOptions, least: float) -> list[Fault]:
-    """The error if an option is no number, or too small.
+    """The error if an option is no number, or too small; all but the memory are whole numbers.
 
     Args:
         name: of the option.
@@ -84,7 +93,9 @@ def _number_faults(name: str, options: SlurmOptions, least: float) -> list[Fault
         least: its smallest number.
     """
     value, fix = getattr(options, name), f"Give {least:g} or more."
-    if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
-        return [fault("", f"slurm.{name}", f"{value!r}: expected a number", fix)]
+    kinds = (int, float, NoneType) if name == "mem" else (int,)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        wanted = "a number" if name == "mem" else "a whole number"
+        return [fault("", f"slurm.{name}", f"{value!r}: expected {wanted}", fix)]
     is_small = value is not None and value < least
     return [fault("", f"slurm.{name}", f"{value:g} is too small", fix)] if is_small else []

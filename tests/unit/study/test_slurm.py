@@ -239,7 +239,15 @@ def test_options_are_those_that_are_declared() -> None:
     with pytest.raises(ConfigError) as caught:
         SlurmOptions.of({"time": True, "cpus_per_task": "4", "mem": None})
     assert caught.value.lines == (
-        "slurm.time: True: expected a number. Give 3 or more.",
-        "slurm.cpus_per_task: '4': expected a number. Give 1 or more.",
+        "slurm.time: True: expected a whole number. Give 3 or more.",
+        "slurm.cpus_per_task: '4': expected a whole number. Give 1 or more.",
+    )
+    with pytest.raises(ConfigError) as caught:
+        SlurmOptions.of({"time": 3.5, "requeue": None, "partition": 5, "setup": ["a"]})
+    assert caught.value.lines == (
+        "slurm.time: 3.5: expected a whole number. Give 3 or more.",
+        "slurm.requeue: None: expected a whole number. Give 0 or more.",
+        "slurm.partition: 5: expected a text. Give one, or leave it out.",
+        "slurm.setup: ['a']: expected a text. Give one, or leave it out.",
     )
     assert SlurmOptions.of({"partition": "gpu"}) == SlurmOptions(partition="gpu")

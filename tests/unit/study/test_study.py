@@ -16,7 +16,7 @@ import yaml
 
 from mtdnn.config.run import RunConfig
 from mtdnn.errors import ConfigError
-from mtdnn.study import scheduler
+from mtdnn.study import launchers, scheduler
 from mtdnn.study.cells import (
     Diverged,
     Ended,
@@ -568,9 +568,10 @@ class _Loses:
 
     busy_seconds = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Ended | None = None) -> None:
         self.started: list[Cell] = []
         self._running: list[Cell] = []
+        self._ended = ended
 
     def has_room(self) -> bool:
         return True
@@ -581,6 +582,8 @@ class _Loses:
 
     def wait(self, seconds: float) -> list[Ended]:
         ended, self._running = self._running, []
+        if self._ended is not None:
+            return [self._ended._replace(cell=cell) for cell in ended]
         return [Ended(cell, "lost", "its machine is gone") for cell in ended]
 
     def close(self) -> None: ...
@@ -607,6 +610,29 @@ def test_a_cell_that_is_lost_again_and_again_is_broken(tmp_path: Path) -> None:
     assert summary.broken[first.name] == "its machine is gone"
     assert attempts(first) == ["lost", "lost"]
     assert run_cells(grid, Here(score_of_seed), progress=False).finished == 9
+
+
+def test_a_cell_that_finishes_where_its_files_are_not_seen_is_not_run_for_ever(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    launcher = _Loses(Ended(grid.cells[0], "finished"))
+    summary = run_cells(grid, launcher, progress=False)
+    first = grid.cells[0]
+    assert launcher.started.count(first) == MAX_LOSSES + 1
+    assert "its outcome is not in" in summary.broken[first.name] and "share" in summary.broken[first.name]
+
+
+def test_a_cell_on_ray_stands_where_the_study_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers stand where `ray start` was given; paths of a study are named from where it was started."""
+    seen, cell = [], grid_of(tmp_path).cells[0]
+
+    def notes_folder(cell: Cell) -> Outcome:
+        seen.append(Path.cwd())
+        return score_of_seed(cell)
+
+    (tmp_path / "worker").mkdir()
+    monkeypatch.chdir(tmp_path / "worker")
+    assert launchers._run_on_ray(cell, notes_folder, False, str(tmp_path)) == "finished"
+    assert seen == [tmp_path] and Path.cwd() == tmp_path / "worker"
 
 
 def notes_its_gpu(cell: Cell) -> Outcome:
