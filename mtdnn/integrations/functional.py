@@ -84,7 +84,7 @@ class Terms:
             loss_scale=None if scaler is None else LossScale(next(bare.parameters()).device, scaler=scaler),
         )
         self._headed.go_through(model)
-        self._checked = False
+        self._checked = self._checked_padded = False
         self.step = 0
 
     @property
@@ -188,7 +188,8 @@ class Terms:
         )
 
     def batch_of(self, inputs: Mapping[str, Any], *, task: str | None = None, part: int = 0) -> Batch:
-        """The batch for regularizers; with the first one, also a check that the model accepts word embeddings.
+        """The batch for regularizers; with the first one, and the first one with padding, also a check that the
+        model accepts word embeddings.
 
         Args:
             inputs: the batch.
@@ -205,9 +206,12 @@ class Terms:
             raise ConfigError(fault("", "task", found, "Name the batch's task."))
         rank = self.objective.rank
         batch = batch_of(inputs, task=name, row_names=lambda place: f"{rank}-{part}-{place}")
-        if not self._checked:
-            self._headed.require_embeddings_fit(batch)
-            self._checked = True
+        if not self._checked_padded:
+            # Heads of decoders look for the last token in the ids, which is seen only in a batch with padding.
+            padded = not bool(batch.inputs["mask"].all())
+            if padded or not self._checked:
+                self._headed.require_embeddings_fit(batch)
+            self._checked, self._checked_padded = True, padded
         return batch
 
     def after_step(self) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 from transformers.trainer import Trainer
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
-from transformers.training_args import TrainingArguments
+from transformers.training_args import OptimizerNames, TrainingArguments
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault
@@ -76,6 +77,9 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             if is_on:
                 fix = "Start one process per device with torchrun or accelerate launch."
                 raise ConfigError(fault("", "args", f"{way} with regularizer or proximal", fix))
+        if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            found = f"{self.args.optim.value} moves the weights in each backward pass, of which a step has several"
+            raise ConfigError(fault("", "args.optim", found, "Give another optimizer, such as adamw_torch."))
 
     def _keep_buffers(self) -> None:
         """Have DistributedDataParallel leave buffers alone, unless `ddp_broadcast_buffers` is set.
@@ -118,6 +122,8 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             num_items_in_batch: number of labels in all batches of the step, if the loss is a mean over them.
         """
         model.train()
+        if callable(to_training := getattr(self.optimizer, "train", None)):  # of optimizers without a schedule
+            to_training()
         terms = self._terms or self._make_terms(model)
         task, row_ids = inputs.pop("task", None), inputs.pop("row_ids", None)
         inputs = self._prepare_inputs(inputs)
@@ -137,6 +143,9 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             for name, value in part.named.items():
                 self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + value
         self._parts_seen += 1
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         return total
 
     def prediction_step(

@@ -201,6 +201,17 @@ def test_a_decoder_that_looks_for_the_last_token_in_the_ids_is_refused():
         list(Terms(model, "smart").losses(inputs))
 
 
+def test_such_a_decoder_is_refused_at_the_first_batch_with_padding():
+    """Rows of one length show nothing: the last token is where the head looks without ids, too."""
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, num_labels=3, pad_token_id=0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    whole = IDS.masked_fill(IDS == 0, 5)
+    terms, labels = Terms(model, "smart"), torch.tensor([0, 2])
+    list(terms.losses({"input_ids": whole, "attention_mask": torch.ones_like(whole), "labels": labels}))
+    with pytest.raises(ConfigError, match=r"returns other logits .* for word embeddings than for their ids"):
+        list(terms.losses({"input_ids": IDS, "attention_mask": (IDS != 0).long(), "labels": labels}))
+
+
 def test_what_cannot_work_is_refused_with_a_reason():
     model = AutoModelForSequenceClassification.from_config(BertConfig(**BERT))
     with pytest.raises(ConfigError, match="free_at moves the optimizer within a step"):

@@ -287,6 +287,24 @@ def test_buffers_are_left_alone_between_the_passes_of_a_batch_where_nothing_is_s
     assert trainer.accelerator.ddp_handler.broadcast_buffers is used
 
 
+def test_an_optimizer_that_has_two_modes_is_put_into_that_of_training(tmp_path, monkeypatch):
+    """As transformers' own step does, for optimizers without a schedule; its evaluation puts them into the other."""
+    modes = []
+    monkeypatch.setattr(torch.optim.AdamW, "train", lambda self: modes.append("train"), raising=False)
+    monkeypatch.setattr(torch.optim.AdamW, "eval", lambda self: modes.append("eval"), raising=False)
+    emptied = []
+    monkeypatch.setattr("mtdnn.integrations.trainer.clear_device_cache", lambda: emptied.append(1))
+    trainer = trained(tmp_path, terms={"regularizer": SMART}, max_steps=2, torch_empty_cache_steps=1)
+    assert modes == ["train", "train"] and len(emptied) == 2
+    trainer.evaluate(rows(4))
+    assert modes[-1] == "eval"
+
+
+def test_an_optimizer_that_moves_weights_in_the_backward_pass_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"args.optim: lomo moves the weights in each backward pass"):
+        RegularizedTrainer(model(0.0), arguments(tmp_path, optim="lomo"), train_dataset=rows(), regularizer=SMART)
+
+
 def test_a_typo_is_refused_before_training(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'smart'"):
         RegularizedTrainer(model(), arguments(tmp_path), regularizer="smrt")
