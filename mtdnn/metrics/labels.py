@@ -33,13 +33,17 @@ def _has_names(record: Record, labels: Sequence[str]) -> bool:
     return isinstance(record["label"], str) and isinstance(record.get("prediction"), str)
 
 
+def _has_names_of_classes(record: Record, labels: Sequence[str]) -> bool:
+    return _has_names(record, labels) and (not labels or record["label"] in labels)
+
+
 def _has_one_of_two_names(record: Record, labels: Sequence[str]) -> bool:
     return _has_names(record, labels) and len(labels) == 2 and record["label"] in labels
 
 
 def _has_scores(record: Record, labels: Sequence[str]) -> bool:
     scores = record.get("scores")
-    return _has_names(record, labels) and isinstance(scores, Mapping) and record["label"] in scores
+    return _has_names(record, labels) and isinstance(scores, Mapping) and {record["label"], *labels} <= scores.keys()
 
 
 def _has_probabilities(record: Record, labels: Sequence[str]) -> bool:
@@ -51,10 +55,13 @@ def _is_an_option(record: Record, labels: Sequence[str]) -> bool:
 
 
 def _has_names_or_sets(record: Record, labels: Sequence[str]) -> bool:
-    return _has_names(record, labels) or has_sets(record, labels)
+    return _has_names_of_classes(record, labels) or has_sets(record, labels)
 
 
 NAMES = Demand("a label name as prediction and as label", _has_names)
+
+
+CLASSES = Demand("a label name as prediction and as label, one of the declared labels", _has_names_of_classes)
 
 
 NAMES_OR_SETS = Demand(
@@ -153,7 +160,7 @@ def question_of(record: Record) -> str:
     return str(record["id"]).rpartition("-")[0]
 
 
-@metric("balanced_accuracy", NAMES, range=RATE, percent=True)
+@metric("balanced_accuracy", CLASSES, range=RATE, percent=True)
 def balanced_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Mean recall over the labels that occur."""
     from sklearn.metrics import recall_score
@@ -162,7 +169,7 @@ def balanced_accuracy(records: Sequence[Record], labels: Sequence[str]) -> float
     return float(recall_score(gold, guessed, labels=sorted(set(gold)), average="macro", zero_division=0.0))
 
 
-@metric("kappa", NAMES, range=CORRELATION)
+@metric("kappa", CLASSES, range=CORRELATION)
 def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Cohen's κ, agreement of predictions and labels beyond chance; 1 if both are constant and equal."""
     from sklearn.metrics import cohen_kappa_score
@@ -171,7 +178,7 @@ def kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
     return 1.0 if len({*gold, *guessed}) == 1 else float(cohen_kappa_score(gold, guessed))
 
 
-@metric("weighted_kappa", NAMES, range=CORRELATION)
+@metric("weighted_kappa", CLASSES, range=CORRELATION)
 def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Cohen's κ with quadratic weights: an error counts by its squared distance in the order of the labels.
 
@@ -188,7 +195,7 @@ def weighted_kappa(records: Sequence[Record], labels: Sequence[str]) -> float:
     return float(cohen_kappa_score(gold, guessed, labels=list(labels) or None, weights="quadratic"))
 
 
-@metric("mcc", NAMES, range=CORRELATION, percent=True)
+@metric("mcc", CLASSES, range=CORRELATION, percent=True)
 def mcc(records: Sequence[Record], labels: Sequence[str]) -> float:
     """Matthews correlation coefficient; 0 when labels or predictions are constant (as scikit-learn defines it)."""
     from sklearn.metrics import matthews_corrcoef

@@ -104,7 +104,9 @@ def with_temperature(record: Mapping[str, Any], temperature: float) -> dict[str,
     """
     import numpy as np
 
-    logits = np.log(np.maximum(np.array(list(record["scores"].values()), float), SMALLEST)) / temperature
+    # Nothing above 0 is cut off, so that the inverse temperature gives the probabilities back.
+    shares = np.maximum(np.array(list(record["scores"].values()), float), np.finfo(float).tiny)
+    logits = np.log(shares) / temperature
     shares = np.exp(logits - logits.max())
     return {**record, "scores": dict(zip(record["scores"], (shares / shares.sum()).tolist(), strict=True))}
 

@@ -58,7 +58,7 @@ def accuracy_threshold(scored: Sequence[tuple[float, bool]]) -> float:
 def f1_threshold(scored: Sequence[tuple[float, bool]]) -> float:
     """The threshold on probabilities with the highest F1 on (probability, whether the label applies).
 
-    Of equally good thresholds the nearest to 0.5 is chosen; 0.5 if the label never applies.
+    Of equally good cuts that with its middle nearest to 0.5 is chosen; 0.5 if the label never applies.
     """
     total = sum(right for _, right in scored)
     if not total:
@@ -74,9 +74,12 @@ def f1_threshold(scored: Sequence[tuple[float, bool]]) -> float:
 
 
 def _halfway(one: float, other: float) -> float:
+    """The middle; of two neighbouring float32 numbers the larger, as the smaller would decide for both."""
     import numpy as np  # here, as reading prediction files needs none
 
-    return float(np.float32((one + other) / 2))
+    middle = np.float32((one + other) / 2)
+    decides_for_both = one != other and float(middle) <= min(one, other)
+    return float(np.nextafter(middle, np.float32(np.inf)) if decides_for_both else middle)
 
 
 def _not_above(score: float) -> float:

@@ -186,13 +186,16 @@ def ordinal(logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weigh
 
 
 @LOSSES.register("soft_cross_entropy")
-def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, weights: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy of the logits with given distributions over the classes, in nats.
 
     Args:
         logits: [B, C] or [B, T, C], float, not normalised.
         labels: the same shape, probabilities (annotators' votes, a teacher's predictions); no gradient flows into them.
         mask: [B] or [B, T], bool, True = counts; None counts all.
+        weights: the mask's shape, factor of each term; the sum is divided by the number of terms.
     Returns:
         Scalar ≥ 0; 0 when nothing counts.
     Raises:
@@ -201,7 +204,8 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None = Non
     require_same_shape(logits, labels)
     log_p = log_softmax(logits, mask)
     terms = (labels.detach().to(log_p.dtype) * log_p).masked_fill(labels == 0, 0.0)  # 0 · log 0 is 0
-    return masked_mean(-terms.sum(dim=-1), mask)
+    values = -terms.sum(dim=-1)
+    return masked_mean(values if weights is None else values * weights, mask)
 
 
 @LOSSES.register("binary_cross_entropy")

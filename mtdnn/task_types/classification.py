@@ -43,7 +43,8 @@ class ClassificationOptions(Options):
     """Keys specific to classification."""
 
     class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
-        None, description="Label → factor of its rows' loss. balanced: rows ∕ (labels × its rows). Default: none."
+        None,
+        description="Label → factor of its rows' loss. balanced: rows ∕ (labels in train × its own). Default: none.",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="The same as this option of the loss `cross_entropy`; 0: none."
@@ -233,7 +234,8 @@ class Classification(TaskType):
         """T² · mean cross entropy of softmax(z/T) with the teacher's q, q_c ∝ p_c^(1/T), in nats.
 
         T² keeps the size of the gradient as T grows. Source: Hinton et al. 2015, arXiv 1503.02531, section 2; with
-        several teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3.
+        several teachers p is the mean of their probabilities, Liu et al. 2019, arXiv 1904.09482, section 3. Weights of
+        rows count here too, those of classes do not, as a soft label is of several.
 
         Args:
             logits: the head's output for the batch.
@@ -243,7 +245,9 @@ class Classification(TaskType):
         """
         known = ~soft.isnan().any(dim=-1)
         targets = torch.softmax(soft.masked_fill(~known.unsqueeze(-1), 1.0).log() / temperature, dim=-1)
-        return temperature**2 * losses.soft_cross_entropy(logits / temperature, targets, known)
+        return temperature**2 * losses.soft_cross_entropy(
+            logits / temperature, targets, known, weights=batch.extras.get("weights")
+        )
 
     def label_count(self, batch: Batch) -> int:
         return 0 if batch.labels is None else int((batch.labels != IGNORED).sum())

@@ -123,13 +123,18 @@ class MultipleChoice(Ranking):
     def record(self, row_id: str, names: list[str], shares: list[float], relevance: list[float]) -> dict[str, Any]:
         """`prediction`: the text of the best choice; `label`: that of the correct one, or a list with `several`.
 
+        Choices with the same text are one, with the sum of their shares.
+
         Args:
             row_id: id of the row.
             names: names of the choices.
             shares: softmax of the scores.
             relevance: relevance of each choice, 1 or 0.
         """
-        ranked = super().record(row_id, names, shares, relevance)
+        totals: dict[str, float] = {}
+        for name, share in zip(names, shares, strict=False):
+            totals[name] = totals.get(name, 0.0) + share
+        ranked = super().record(row_id, list(totals), list(totals.values()), relevance)
         right = [name for name, value in zip(names, relevance, strict=False) if value > 0]
         label = None if not right else right if self.options.several else right[0]
         return {**ranked, "prediction": ranked["prediction"][0], "label": label}

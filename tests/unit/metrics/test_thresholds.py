@@ -35,6 +35,16 @@ def test_a_ranking_is_cut_between_different_scores_only() -> None:
     assert found == [Cut(1, -1.0, 0.9, 0.5), Cut(3, 2.0, 0.5, 0.1), Cut(4, 6.0, 0.1, -np.inf)]
 
 
+@pytest.mark.parametrize("choose", [accuracy_threshold, f1_threshold])
+def test_neighbouring_scores_are_told_apart(choose: Callable[[Scored], float]) -> None:
+    """The middle of two neighbouring float32 numbers is rounded to one of them: it must be the larger."""
+    for number in (0.7, 0.70000005, 0.3):
+        high = np.float32(number)
+        low = np.nextafter(high, np.float32(0))
+        threshold = choose([(float(high), True), (float(low), False)])
+        assert float(low) < threshold <= float(high)
+
+
 @pytest.mark.parametrize(("choose", "value"), [(accuracy_threshold, accuracy), (f1_threshold, f1)])
 def test_no_other_threshold_is_better(
     choose: Callable[[Scored], float], value: Callable[[Scored, float], float]

@@ -56,6 +56,19 @@ def test_calibration_lowers_ece_and_changes_no_prediction():
     assert found["ece_before_calibration"] == pytest.approx(before["ece"])
 
 
+def test_calibration_that_sharpens_strongly_can_be_undone():
+    """All rows right at 0.9: the temperature is near the least, and what it makes of 0.1 is far below 1e-12."""
+    records = [
+        {"id": str(row), "label": "yes_", "prediction": "yes_", "scores": {"yes_": 0.9, "no_": 0.1}}
+        for row in range(40)
+    ]
+    temperature = fitted_temperature(records, LABELS)
+    calibrated = [{**with_temperature(each, temperature), "temperature": temperature} for each in records]
+    assert calibrated[0]["scores"]["no_"] < 1e-12
+    found = score(calibrated, metrics=["ece_before_calibration"], labels=LABELS)
+    assert found["ece_before_calibration"] == pytest.approx(0.1)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose first task is calibrated, on labels that its dev split has at random."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtdnn.config.tasks import task_def_from
-from mtdnn.metrics.base import compute
+from mtdnn.metrics.base import applicable, compute
 from mtdnn.rows.example import RowError
 from mtdnn.task_types.multiple_choice import MultipleChoice
 
@@ -38,6 +38,20 @@ def test_answers_are_written_back_as_strings(make):
         ("She slipped.", None),
     ]
     assert compute(["accuracy"], records) == {"accuracy": 0.0}
+
+
+def test_choices_with_the_same_text_are_one_with_the_sum_of_their_shares(make):
+    made = make(COPA, [{**ROW, "label": "0", "choice": ["yes", "yes", "no"]}])
+    (record,) = made.type.predict(torch.tensor([[0.5, 0.1, 0.4]]).log(), made.batch())
+    assert record["prediction"] == "yes" and record["scores"] == pytest.approx({"yes": 0.6, "no": 0.4})
+
+
+def test_metrics_of_classes_are_not_computed_from_choices_that_differ_by_row(make):
+    made = make(COPA, [ROW, {**ROW, "id": "2", "choice": ["Rain.", "He fell."]}])
+    records = made.type.predict(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), made.batch())
+    found = applicable(records)
+    assert {"accuracy", "cross_entropy_at_best_temperature"} & set(found) == {"accuracy"}
+    assert not {"auc", "average_precision", "kappa", "weighted_kappa", "mcc", "f1_macro"} & set(found)
 
 
 def test_a_cloze_may_have_several_right_choices(make):

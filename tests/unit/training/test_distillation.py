@@ -101,6 +101,14 @@ def test_a_probability_of_0_leaves_loss_and_gradient_finite() -> None:
     assert loss.item() == pytest.approx(16 * math.log(2)) and bool(logits.grad.isfinite().all())
 
 
+def test_a_row_without_weight_is_not_learnt_from_its_soft_label_either() -> None:
+    task_type = classification(weight=1.0)
+    batch = batch_of(torch.tensor([0, 0]), [[0.5, 0.5], [0.5, 0.5]])
+    weighted = replace(batch, extras={**batch.extras, "weights": torch.tensor([0.0, 0.5])})
+    found = task_type.training_loss(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), weighted)
+    assert found.item() == pytest.approx(0.5 * math.log(2) / 2)  # of two rows, as the loss of labels divides
+
+
 def test_without_soft_labels_the_loss_is_the_tasks_own() -> None:
     batch = replace(batch_of(torch.tensor([0]), [[0.9, 0.1]]), extras={})
     task_type, logits = classification(), torch.tensor([[0.3, -0.2]])
