@@ -8,7 +8,6 @@ model that is less confident everywhere is closer to divided votes without knowi
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 
 from mtdnn.errors import DataError, Place, fault, unreadable
 from mtdnn.metrics.base import Record
-from mtdnn.metrics.probabilities import SMALLEST, best_temperature
+from mtdnn.metrics.probabilities import best_temperature, tempered_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def by_agreement(
             groups.setdefault(pattern(counts, len(labels)), []).append((record, counts))
     rows = [row for group in groups.values() for row in group]
     scored = bool(rows) and all(record.get("scores") for record, _ in rows)
-    temperature = best_temperature(*_shares_of(rows, labels)) if scored else None
-    return [_measured(name, groups[name], temperature) for name in sorted(groups, key=_votes, reverse=True)]
+    temperature = best_temperature(_probabilities(rows, labels), _votes_of(rows, labels)) if scored else None
+    return [_measured(name, groups[name], labels, temperature) for name in sorted(groups, key=_votes, reverse=True)]
 
 
 def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
@@ -105,11 +104,17 @@ def usual_votes(annotators: Mapping[str, Sequence[str]]) -> int:
     return max(counts, key=lambda votes: (counts[votes], votes), default=0)
 
 
-def _shares_of(rows: Sequence[tuple[Record, Counter[str]]], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and shares of the votes, both [rows, labels]."""
-    probabilities = [[record["scores"].get(label, 0.0) for label in labels] for record, _ in rows]
-    votes = [[counts[label] / counts.total() for label in labels] for _, counts in rows]
-    return np.array(probabilities), np.array(votes)
+Rows = Sequence[tuple[Record, Counter[str]]]
+
+
+def _probabilities(rows: Rows, labels: Sequence[str]) -> np.ndarray:
+    """[rows, labels] the model's."""
+    return np.array([[record["scores"].get(label, 0.0) for label in labels] for record, _ in rows])
+
+
+def _votes_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
+    """[rows, labels] shares of the annotators' votes."""
+    return np.array([[counts[label] / counts.total() for label in labels] for _, counts in rows])
 
 
 def pattern(counts: Mapping[str, int], num_labels: int) -> str:
@@ -122,37 +127,16 @@ def _votes(name: str) -> list[int]:
     return [int(count) for count in name.split("/")]
 
 
-def _measured(name: str, group: Sequence[tuple[Record, Counter[str]]], temperature: float | None) -> Agreement:
+def _measured(name: str, group: Rows, labels: Sequence[str], temperature: float | None) -> Agreement:
     right = [counts[str(record["prediction"])] == max(counts.values()) for record, counts in group]
-    entropies = [_cross_entropy(_shares(counts), counts) for _, counts in group]
+    votes = _votes_of(group, labels)
+    shares = None if temperature is None else _probabilities(group, labels)
     return Agreement(
         pattern=name,
         count=len(group),
         accuracy=sum(right) / len(group),
-        cross_entropy=None if temperature is None else _mean_distance(group),
-        entropy=sum(entropies) / len(group),
+        cross_entropy=None if shares is None else tempered_cross_entropy(shares, votes, 1.0),
+        entropy=tempered_cross_entropy(votes, votes, 1.0),
         temperature=temperature,
-        tempered=None if temperature is None else _mean_distance(group, temperature),
+        tempered=None if shares is None or temperature is None else tempered_cross_entropy(shares, votes, temperature),
     )
-
-
-def _mean_distance(group: Sequence[tuple[Record, Counter[str]]], temperature: float = 1.0) -> float:
-    distances = [_cross_entropy(_tempered(record["scores"], temperature), counts) for record, counts in group]
-    return sum(distances) / len(group)
-
-
-def _tempered(scores: Mapping[str, float], temperature: float) -> Mapping[str, float]:
-    if temperature == 1.0:
-        return scores
-    powers = {label: min(max(share, SMALLEST), 1.0) ** (1 / temperature) for label, share in scores.items()}
-    total = sum(powers.values())
-    return {label: power / total for label, power in powers.items()}
-
-
-def _shares(counts: Counter[str]) -> dict[str, float]:
-    return {label: n / counts.total() for label, n in counts.items()}
-
-
-def _cross_entropy(scores: Mapping[str, float], counts: Counter[str]) -> float:
-    total = counts.total()
-    return -sum(n / total * math.log(max(scores.get(label, 0.0), SMALLEST)) for label, n in counts.items())

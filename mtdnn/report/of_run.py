@@ -109,12 +109,15 @@ def _agreement(
     annotators: Mapping[str, Sequence[str]],
     labels: Mapping[str, Sequence[str]],
 ) -> list[Block]:
-    """The agreement of the run with the annotators, of all splits of each task with labels."""
-    paths: dict[str, list[str | Path]] = {}
-    for (task, _), found in records.items():
+    """The agreement of the run with the annotators, of each split of the tasks with labels.
+
+    Splits stay apart, as ids are unique within one only.
+    """
+    tasks: dict[str, dict[str, list[RecordFiles]]] = {}
+    for (task, split), found in records.items():
         if labels.get(task):
-            paths.setdefault(task, []).extend(found.paths)
-    return agreement_section({task: {task: [RecordFiles(*each)]} for task, each in paths.items()}, annotators, labels)
+            tasks.setdefault(task, {})[split] = [found]
+    return agreement_section(tasks, annotators, labels)
 
 
 def _trained_tasks(run: RunFolder, config: RunConfig) -> dict[str, TaskDef]:
@@ -160,7 +163,7 @@ def _results(results: Mapping[str, Mapping]) -> list[Heading | Table | Text]:
             names |= {name: None for name in values if name not in COUNTS}
             metrics = [f"{name} {scales[name].shown(value)}" for name, value in values.items() if name not in COUNTS]
             lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
-    caption = "Rates and correlations in percent, other values unchanged."
+    caption = "Values with one decimal are in percent, others unchanged."
     blocks: list[Heading | Table | Text] = [Heading("Results")]
     blocks.append(Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3]))
     return [*blocks, *unknown_scales_note(scales.unknown(names))]

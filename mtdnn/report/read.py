@@ -247,12 +247,13 @@ def row_texts(run: Path, task: str, split: str, ids: Sequence[str]) -> dict[str,
         if manifest is None:
             return {}
         wanted, found = set(ids), {}
-        columns = RowColumns(("id", "label", *definition.inputs), repeats_last=True)  # as for the choices of a row
+        task_type = TASK_TYPES.get(definition.task_type)(definition)
+        columns = RowColumns(task_type.columns, task_type.repeats_last, definition.columns)
         for row in read_rows(manifest.source["path"], columns):
             if isinstance(row, Row) and row.values["id"] in wanted:
                 found[row.values["id"]] = {name: _joined(row.values[name]) for name in definition.inputs}
         return found
-    except (MtdnnError, OSError, KeyError):  # a report without texts is still useful
+    except (MtdnnError, OSError, KeyError, ValidationError):  # a report without texts is still useful
         return {}
 
 

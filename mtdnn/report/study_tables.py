@@ -126,7 +126,7 @@ def overview(view: StudyView) -> list[Block]:
         "Large dots: means; bars: 95 % t intervals; small dots: single runs; dotted line: always the most "
         "frequent label."
     )
-    explanation = "Rates and correlations in percent; other values unchanged."
+    explanation = "Values with one decimal are in percent, others unchanged."
     return [
         Heading("Results"),
         _table(view.main, tasks, heads, key=lambda entry: entry.task, caption=explanation, floors=floors),

@@ -473,7 +473,7 @@ def test_annotators_add_bars_by_agreement(tmp_path: Path) -> None:
         lines.append(f"{row_id}\t{','.join([label] * 5 if number % 2 else [label] * 4 + ['no'])}\n")
     votes.write_text("".join(lines))
     text = write_report(run, annotators=votes)[0].read_text(encoding="utf-8")
-    assert "| nli | 5/0 |" in text and "| nli | 4/1 |" in text
+    assert "| dev | 5/0 |" in text and "| dev | 4/1 |" in text
 
 
 def report_with_votes(folder: Path, votes: dict[str, list[str]]) -> str:
@@ -489,7 +489,7 @@ def test_annotators_need_not_be_five(tmp_path: Path) -> None:
     }
     text = report_with_votes(tmp_path, {**votes, "r0": ["no"]})
     assert "Rows that 3 annotators voted on, by how" in text
-    assert "| nli | 3/0 | 7 |" in text and "| nli | 2/1 | 4 |" in text  # even rows but r0; r6 is a "no"
+    assert "| dev | 3/0 | 7 |" in text and "| dev | 2/1 | 4 |" in text  # even rows but r0; r6 is a "no"
 
 
 @pytest.mark.parametrize(
@@ -523,6 +523,24 @@ def test_a_report_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
         DataError, match=r"run/report_pictures: the report cannot be written: File exists. Make the folder"
     ):
         write_report(run)
+
+
+def test_texts_are_those_of_the_tasks_columns(tmp_path: Path) -> None:
+    """A column of weights before the texts, and inputs that have other names in the file."""
+    run, prepared = tmp_path / "run", write_rows(tmp_path)
+    write_run(run, right=9, rows_of=prepared)
+    block = TASKS["nli"]
+    (run / "tasks.yml").write_text(yaml.safe_dump({"nli": {**block, "row_weights": True}}))
+    (tmp_path / "dev.tsv").write_text("r1\tyes\t0.5\tA dog runs.\tAn animal moves.\n")
+    expected = {"r1": {"premise": "A dog runs.", "hypothesis": "An animal moves."}}
+    assert row_texts(run, "nli", "dev", ["r1"]) == expected
+    (run / "tasks.yml").write_text(yaml.safe_dump({"nli": {**block, "columns": {"premise": "sentence1"}}}))
+    source = tmp_path / "dev.jsonl"
+    source.write_text('{"id": "r1", "label": "yes", "sentence1": "A dog runs.", "hypothesis": "An animal moves."}\n')
+    manifest = prepared / "nli" / "dev" / "manifest.json"
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**found, "source": {**found["source"], "path": str(source)}}))
+    assert row_texts(run, "nli", "dev", ["r1"]) == expected
 
 
 def test_texts_are_left_out_where_the_rows_are_not_at_hand(tmp_path: Path) -> None:
