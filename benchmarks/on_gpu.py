@@ -33,6 +33,14 @@ TOKENS_OF_A_WORD = 1.7
 """About, by the tokenizer of `small_encoder`."""
 
 
+def some_names(words: str) -> list[str]:
+    """The benchmarks of `--only`; an error of argparse for an unknown one."""
+    found = words.split(",")
+    if unknown := [word for word in found if word not in NAMES]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(NAMES)}")
+    return found
+
+
 def write_glue_rows(folder: Path, tasks: Sequence[str], words: Sequence[str]) -> Path:
     """Rows of pair tasks with made-up words, about as long as the tasks' own."""
     definitions, generator = load_task_defs(TASKS), np.random.default_rng(0)
@@ -126,7 +134,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the rows of RTE and MRPC; default: made here")
     parser.add_argument("--shape", choices=list(SHAPES), default="base", help="of an encoder made here")
     parser.add_argument("--peak-tflops", type=float, help="bf16 products of the device, by its data sheet")
-    parser.add_argument("--only", default=",".join(NAMES), type=lambda words: words.split(","))
+    parser.add_argument("--only", default=",".join(NAMES), type=some_names)
     parser.add_argument("--quick", action="store_true", help="a few steps, to check that all of it runs")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():

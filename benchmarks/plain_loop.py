@@ -177,10 +177,15 @@ def train_steps(
     clip_norm: float,
     bf16: bool,
     max_steps: int | None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, Any]:
-    """The loop; counts and times it."""
+    """The loop; counts and times it.
+
+    Args:
+        optimizer: of earlier steps, with its state. Default: a new AdamW.
+    """
     total = epochs * len(loader)
-    optimizer = torch.optim.AdamW(decayed_and_not(model, weight_decay), lr=lr, fused=True)
+    optimizer = optimizer or torch.optim.AdamW(decayed_and_not(model, weight_decay), lr=lr, fused=True)
     scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(warmup * total), total)
     steps = examples = tokens = positions = 0
     model.train()
