@@ -9,7 +9,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_prep.rows_out import Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
+from data_prep.rows_out import (
+    Report,
+    Row,
+    errors_reported,
+    path_of,
+    print_reports,
+    read_rows,
+    require_other_file,
+    write_rows,
+)
 
 
 def kinds_of(tags: str) -> str:
@@ -24,6 +33,7 @@ def convert(source: Path, target: Path) -> Report:
     Raises:
         DataError: a file of another layout, or one that cannot be read or written.
     """
+    require_other_file(target, source)
     return write_rows(target, [Row(row.id, kinds_of(row.label), row.texts) for row in read_rows(source)])
 
 

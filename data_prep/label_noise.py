@@ -16,7 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
+from data_prep.rows_out import (
+    Report,
+    Row,
+    errors_reported,
+    path_of,
+    print_reports,
+    read_rows,
+    require_other_file,
+    write_rows,
+)
 from mtdnn.errors import DataError
 from mtdnn.rows.example import UNLABELLED
 from mtdnn.seeding import derive_seed
@@ -54,6 +63,7 @@ def write_noisy(source: Path, out: Path, *, rate: float, seed: int) -> list[Repo
     """
     if not 0 <= rate <= 1:
         raise DataError(f"--rate: {rate} is no share. Give a number from 0 to 1.")
+    require_other_file(out, source)
     rows = list(read_rows(source))
     labels = sorted({row.label for row in rows if row.label not in UNLABELLED})
     if len(labels) < 2:

@@ -132,7 +132,14 @@ def _plain(candidate: str) -> str:
 
 def wnli(path: Path, split: str) -> Iterator[Schema | Dropped]:
     """The schemas in a file of WNLI, as distributed (with a header) or as canonical rows."""
-    for id, label, premise, hypothesis in _wnli_rows(path, split):
+    for found_row in _wnli_rows(path, split):
+        if isinstance(found_row, Dropped):
+            yield found_row
+            continue
+        id, label, premise, hypothesis = found_row
+        if not WORD.search(premise):
+            yield Dropped("the premise has no word", id)
+            continue
         if label not in (*BINARY, UNLABELLED):
             yield Dropped(f"label is none of {', '.join(BINARY)}", id)
             continue
@@ -144,17 +151,19 @@ def wnli(path: Path, split: str) -> Iterator[Schema | Dropped]:
         yield Schema(id, label, premise, start, end, candidate)
 
 
-def _wnli_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str]]:
-    """id, label, premise and hypothesis of each row."""
+def _wnli_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str] | Dropped]:
+    """id, label, premise and hypothesis of each row; in place of a short one, that it is dropped."""
     header = next(read_lines(path), (1, ""))[1].split("\t")
     if header[0] != "index":
         yield from ((row.id, row.label, row.texts[0], row.texts[-1]) for row in read_rows(path))
         return
     columns = ["sentence1", "sentence2", *(["label"] if "label" in header else [])]
     for number, values in read_columns(path, columns):
-        if values is not None:
-            label = values[2] if len(values) > 2 else UNLABELLED
-            yield f"{split}-{number - 2}", label, values[0], values[1]
+        if values is None:
+            yield Dropped("too few columns", f"{split}-{number - 2}")
+            continue
+        label = values[2] if len(values) > 2 else UNLABELLED
+        yield f"{split}-{number - 2}", label, values[0], values[1]
 
 
 @dataclass(frozen=True)
@@ -280,7 +289,7 @@ def collection(path: Path) -> Iterator[Row | Dropped]:
     """
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also of an unknown encoding
         raise DataError(f"{path}: no XML ({error}). Check that this is the file as distributed.") from error
     for number, schema in enumerate(root.iter("schema")):
         id = f"test-{number}"

@@ -6,7 +6,6 @@ label, texts; UTF-8, tab separated, no header, no quoting), whole or not at all,
 
 import argparse
 import math
-import os
 import re
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 from mtdnn.config.json_source import json_value, raw_lines
 from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, printable, shortened, system_fault
+from mtdnn.files import same_file, whole_file
 
 UNLABELLED = ""
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
@@ -84,8 +84,7 @@ def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
     """
     report = Report(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         with unfinished.open("w", encoding="utf-8", newline="\n") as file:
             for row in rows:
                 if isinstance(row, Row):
@@ -97,10 +96,13 @@ def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
                 report.written += 1
         if not report.written:
             raise DataError(f"{report}. Check that the input is the file this converter is for.")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return report
+
+
+def require_other_file(out: Path, source: Path) -> None:
+    """Raise DataError if a file would be written over the one that it is made from."""
+    if same_file(out, source):
+        raise DataError(f"--out: '{out}' would overwrite '{source}'. Name another file.")
 
 
 def clean(row: Row, report: Report) -> Row | Dropped:

@@ -10,7 +10,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_prep.rows_out import Report, errors_reported, path_of, print_reports, read_rows, write_rows
+from data_prep.rows_out import (
+    Report,
+    errors_reported,
+    path_of,
+    print_reports,
+    read_rows,
+    require_other_file,
+    write_rows,
+)
 from mtdnn.errors import DataError
 from mtdnn.rows.subset import chosen_rows
 
@@ -25,6 +33,8 @@ def write_parts(source: Path, *, rows: int, seed: int) -> list[Report]:
     Raises:
         DataError: no row would be left on one of the two sides, or a file with another layout.
     """
+    for name in ("fit", "tune"):
+        require_other_file(source.with_name(f"{name}.tsv"), source)
     all_rows = list(read_rows(source))
     ids = list(dict.fromkeys(row.id for row in all_rows))
     if not 0 < rows < len(ids):

@@ -21,7 +21,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.rows_out import Report, Row, errors_reported, path_of, print_reports, read_rows, write_rows
+from data_prep.rows_out import (
+    Report,
+    Row,
+    errors_reported,
+    path_of,
+    print_reports,
+    read_rows,
+    require_other_file,
+    write_rows,
+)
 from mtdnn.errors import DataError
 from mtdnn.seeding import derive_seed
 
@@ -120,6 +129,7 @@ def write_changed(source: Path, out: Path, *, kind: str, rate: float, seed: int)
         raise DataError(f"--kind: unknown kind {kind!r}; known: {', '.join(KINDS)}.")
     if not 0 <= rate <= 1:
         raise DataError(f"--rate: {rate} is no share. Give a number from 0 to 1.")
+    require_other_file(out, source)
     rows = list(read_rows(source))
     new = [changed(row, kind, rate=rate, seed=seed) for row in rows]
     report = write_rows(out, new)

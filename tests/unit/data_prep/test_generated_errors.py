@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,30 @@ def test_rates_and_files_that_cannot_be_are_refused(source: Path, tmp_path: Path
     with pytest.raises(DataError, match="1 label in 1 rows"):
         write_noisy(tmp_path / "one.tsv", tmp_path / "x.tsv", rate=0.3, seed=1)
     assert not (tmp_path / "x.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_noisy(path, path, rate=0.5, seed=1),
+        lambda path: write_changed(path, path, kind="typos", rate=0.5, seed=1),
+        lambda path: write_parts(path.rename(path.with_name("fit.tsv")), rows=10, seed=1),
+    ],
+)
+def test_rows_are_not_written_over_those_they_are_made_from(source: Path, write: Callable[[Path], object]) -> None:
+    before = source.read_bytes()
+    with pytest.raises(DataError, match=r"--out: '.*' would overwrite '.*'\. Name another file\."):
+        write(source)
+    (found,) = source.parent.glob("*.tsv")
+    assert found.read_bytes() == before
+
+
+def test_rows_are_written_to_what_a_link_names(source: Path, tmp_path: Path) -> None:
+    real, link = tmp_path / "real.tsv", tmp_path / "link.tsv"
+    real.write_text("old\n")
+    link.symlink_to(real)
+    write_noisy(source, link, rate=0.0, seed=1)
+    assert link.is_symlink() and real.read_bytes() == source.read_bytes()
 
 
 def test_rows_without_a_label_stay_without_one(tmp_path: Path) -> None:

@@ -66,7 +66,12 @@ def test_rows_of_wnli_have_the_candidates_of_the_same_pronoun_as_rivals(tmp_path
     lines = ["index\tsentence1\tsentence2\tlabel", *("\t".join(row) for row in WNLI)]
     put(tmp_path / "in/WNLI/train.tsv", "\n".join(lines) + "\n")
     put(tmp_path / "in/WNLI/test.tsv", "index\tsentence1\tsentence2\n0\tRain fell.\tIt was wet.\n")
-    (train, test) = converted(tmp_path)
+    bad = "0\tRain fell.\n1\t\tIt rained.\t1\n"
+    put(tmp_path / "in/WNLI/dev.tsv", f"{lines[0]}\n{bad}{lines[1]}\n")
+    reports = converted(tmp_path)
+    (train, test) = (report for report in reports if report.path.stem != "dev")
+    (dev,) = (report for report in reports if report.path.stem == "dev")
+    assert dev.dropped == {"too few columns": 1, "the premise has no word": 1}
     assert rows_of(tmp_path, "wnli_pronoun", "train") == [
         ["train-0", "0", "Mia thanked Ida because *she* had waited.", "Mia", "Ida"],
         ["train-1", "1", "Mia thanked Ida because *she* had waited.", "Ida", "Mia"],
@@ -111,9 +116,10 @@ def test_collections_in_xml_have_the_number_of_the_right_answer(tmp_path):
     (report,) = converted(tmp_path)
     expected = ["test-0", "1", "The drawer stuck, so Ola oiled *it*.", "Ola", "The drawer"]
     assert rows_of(tmp_path, "pdp", "test") == [expected] and sum(report.dropped.values()) == 1
-    put(tmp_path / "in/PDPChallenge2016.xml", "<collection>")
-    with pytest.raises(DataError, match=r"PDPChallenge2016\.xml: no XML"):
-        converted(tmp_path)
+    for text in ("<collection>", '<?xml version="1.0" encoding="foo"?><collection/>'):
+        put(tmp_path / "in/PDPChallenge2016.xml", text)
+        with pytest.raises(DataError, match=r"PDPChallenge2016\.xml: no XML"):
+            converted(tmp_path)
 
 
 def test_definite_pronouns_are_rows_with_two_candidates(tmp_path):
