@@ -6,7 +6,6 @@ memory are sent to the machines.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -16,8 +15,8 @@ from typing import Any
 from mtdnn.data.encode import EncodedPart, Job, encode_part, with_bar
 from mtdnn.data.part_files import PartFiles
 from mtdnn.errors import DataError, MtdnnError, fault, first_line
-from mtdnn.execution.ray_cluster import connected_ray, num_cpus
-from mtdnn.registry import is_trusted, trusted
+from mtdnn.execution.ray_cluster import as_submitted, connected_ray, num_cpus
+from mtdnn.registry import is_trusted
 from mtdnn.rows.source import Part
 from mtdnn.tokens.tokenizer import Tokenizer
 
@@ -105,8 +104,7 @@ def _require_success(ray: Any, handle: Any, job: Job) -> None:
 def _encode(shared: list[Any], index: int, number: int, part: Part) -> None:
     """Encode one part and write its file, in a process of the cluster."""
     jobs, tokenizer, files, trust, folder = _received(shared[0])
-    # Processes of the cluster have neither the environment of this one nor its folder, from which paths are named.
-    with trusted(trust), contextlib.chdir(folder):
+    with as_submitted(folder, trust=trust):
         files[index].write(number, encode_part(jobs[index], part, tokenizer))
 
 

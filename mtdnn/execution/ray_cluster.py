@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from mtdnn.errors import ConfigError, fault, first_line
+from mtdnn.registry import trusted
 
 
 def imported_ray() -> Any:
@@ -37,3 +41,18 @@ def connected_ray() -> Any:
 def num_cpus(ray: Any) -> int:
     """The CPUs of the cluster, at least 1."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+@contextlib.contextmanager
+def as_submitted(folder: str, *, trust: bool) -> Iterator[None]:
+    """Within a process of the cluster: the folder and the trust of the process that submitted the work.
+
+    Processes begin where Ray was started and have another environment, while paths are named from where the command
+    was given. A machine without that folder stays where it was: absolute paths work there all the same.
+
+    Args:
+        folder: of the process that submitted.
+        trust: whether it may import dotted paths.
+    """
+    with trusted(trust), contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
+        yield

@@ -9,6 +9,7 @@ from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.data.arrow import DATA_FILE
 from mtdnn.data.jobs import block_faults
 from mtdnn.data.manifest import read_manifest
+from mtdnn.data.store import prepro_command
 from mtdnn.errors import ConfigError, DataError, Fault, MtdnnError, fault, unknown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.hub import run_place
@@ -44,13 +45,14 @@ def require_prepared(cell: Cell) -> None:
         DataError: a split that is not prepared, or damaged.
     """
     tasks, unknown_words, faults = measured_by(cell), [], []
-    fix = f"Run mtdnn prepro {cell.config.tasks} --out {cell.config.data} first, or remove it from `evaluate`."
     for word in cell.evaluate:
-        found = [(task.name, split) for task in tasks.values() for split in _splits_of(task, word)]
+        found = [(task, split) for task in tasks.values() for split in _splits_of(task, word)]
         if not found:
             known = sorted({each for task in tasks.values() for each in (*task.splits, *task.split_names)})
             unknown_words.append(fault(f"stages.{cell.stage}", "evaluate", unknown("split", word, known)))
-        for folder in (Path(cell.config.data) / name / split for name, split in found):
+        for task, split in found:
+            folder = Path(cell.config.data) / task.name / split
+            fix = f"{prepro_command(Path(cell.config.data), task, None, None)}. Or remove it from `evaluate`."
             if (manifest := read_manifest(folder)) is None:
                 faults.append(fault(str(folder), "", f"is not prepared, but evaluate: {word} needs it", fix))
             elif (damage := manifest.damage(folder / DATA_FILE)) is not None:

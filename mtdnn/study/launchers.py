@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -18,8 +17,8 @@ from typing import Any
 
 from mtdnn.errors import ConfigError, fault, first_line, unknown
 from mtdnn.execution.machine import interrupts_held, usable_cores, visible_gpus
-from mtdnn.execution.ray_cluster import connected_ray, num_cpus
-from mtdnn.registry import is_trusted, trusted
+from mtdnn.execution.ray_cluster import as_submitted, connected_ray, num_cpus
+from mtdnn.registry import is_trusted
 from mtdnn.study.cells import Ended, RunCell, Status, run_cell_once
 from mtdnn.study.grid import Cell
 from mtdnn.study.slurm_options import SlurmOptions
@@ -316,6 +315,5 @@ class Ray:
 
 
 def _run_on_ray(cell: Cell, run_cell: RunCell, trust: bool, folder: str) -> Status:
-    # Workers have neither the environment nor the folder of the process that submits, from which paths are named.
-    with trusted(trust), contextlib.chdir(folder):
+    with as_submitted(folder, trust=trust):
         return run_cell_once(cell, run_cell)

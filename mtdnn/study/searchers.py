@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -14,8 +13,8 @@ from multiprocessing.process import BaseProcess
 
 from mtdnn.errors import MtdnnError, first_line
 from mtdnn.execution.machine import visible_gpus
-from mtdnn.execution.ray_cluster import connected_ray
-from mtdnn.registry import is_trusted, trusted
+from mtdnn.execution.ray_cluster import as_submitted, connected_ray
+from mtdnn.registry import is_trusted
 from mtdnn.study.launchers import STOP_SECONDS, death, end_with_parent, threads_each
 
 Work = Callable[[], None]
@@ -83,7 +82,7 @@ def work_on_ray(work: Work, jobs: int, *, gpus: float) -> list[str]:
 
 def _run_on_ray(work: Work, trust: bool, folder: str) -> MtdnnError | None:
     """Run the function as the process that submitted it would; an error to report is returned as it is."""
-    with trusted(trust), contextlib.chdir(folder):
+    with as_submitted(folder, trust=trust):
         try:
             work()
         except MtdnnError as error:

@@ -621,8 +621,8 @@ def test_a_cell_that_finishes_where_its_files_are_not_seen_is_not_run_for_ever(t
     assert "its outcome is not in" in summary.broken[first.name] and "share" in summary.broken[first.name]
 
 
-def test_a_cell_on_ray_stands_where_the_study_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers stand where `ray start` was given; paths of a study are named from where it was started."""
+def test_a_cell_on_ray_is_run_where_the_study_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers begin where `ray start` was given; paths of a study are named from where it was started."""
     seen, cell = [], grid_of(tmp_path).cells[0]
 
     def notes_folder(cell: Cell) -> Outcome:
