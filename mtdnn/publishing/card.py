@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.run import EncoderSource, RunConfig
+from mtdnn.config.task import Distill
 from mtdnn.config.tasks import TaskDef
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.data.manifest import Manifest, read_manifest
@@ -214,11 +215,20 @@ def _result_table(results: Sequence[Result], scales: Scales) -> str:
 
 def _settings(config: RunConfig) -> str:
     """What differs from the defaults, as in a run's YAML; without paths of the machine it was trained on."""
+    config = config.model_copy(update={"distill": without_places_of_teachers(config.distill)})
     values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     kept = {key: value for key, value in values.items() if key not in ("tasks", "data", "output")}
     source = config.encoder
     kept["encoder"] = _named(source) if isinstance(source, str) else {**kept["encoder"], "run": _named(source.run)}
     return f"What differs from the defaults of mtdnn; `run.yml` has every key.\n\n```yaml\n{dump_yaml(kept)}```"
+
+
+def without_places_of_teachers(distill: Mapping[str, Distill]) -> dict[str, Distill]:
+    """The teachers' files by their names alone."""
+    return {
+        task: each.model_copy(update={"from_": tuple(Path(file).name for file in each.from_)})
+        for task, each in distill.items()
+    }
 
 
 def _provenance(results: Mapping[str, Any]) -> str:

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import chosen_tasks
+from mtdnn.config.yaml_source import dump_yaml, read_yaml
 from mtdnn.errors import ConfigError, DataError, fault
 from mtdnn.files import write_text
-from mtdnn.publishing.card import model_card
+from mtdnn.publishing.card import model_card, without_places_of_teachers
 from mtdnn.runs.encoders import read_parts
 from mtdnn.runs.export import export_task
 from mtdnn.runs.hub import HUB_NAME, hub_name
@@ -19,7 +21,7 @@ from mtdnn.runs.opened import Run, open_run
 from mtdnn.tokens.hub import hub_error
 from mtdnn.training.checkpoint import TRAINING
 
-RECORDS = ("results.json", "log.jsonl", "tasks.yml")
+RECORDS = ("results.json", "log.jsonl")
 """Files of a run that are published as they are; predictions and prepared rows, which contain texts, are not."""
 
 
@@ -79,6 +81,7 @@ def _write_run(opened: Run, upload: Upload, folder: Path) -> None:
     for name in RECORDS:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
+    write_text(folder / "tasks.yml", dump_yaml(without_places_of_tasks(source.path / "tasks.yml")))
     write_text(folder / "run.yml", _without_places(opened.config, upload.repo).to_yaml())
     shutil.copytree(checkpoint, folder / "best", ignore=shutil.ignore_patterns(TRAINING))
     if not opened.model.has_adapters_by_task:
@@ -113,7 +116,19 @@ def _without_places(config: RunConfig, repo: str) -> RunConfig:
         encoder = encoder if hub_name(encoder.run) else encoder.model_copy(update={"run": Path(encoder.run).name})
     elif not hub_name(encoder):
         encoder = Path(encoder).name
-    return config.model_copy(update={"tasks": "tasks.yml", "data": "prepared", "output": repo, "encoder": encoder})
+    update = {"tasks": "tasks.yml", "data": "prepared", "output": repo, "encoder": encoder}
+    return config.model_copy(update={**update, "distill": without_places_of_teachers(config.distill)})
+
+
+def without_places_of_tasks(file: Path) -> dict[str, Any]:
+    """The blocks of a run's tasks.yml, with teachers' files and local data sets by their names alone."""
+    blocks = read_yaml(file).value
+    for block in blocks.values():
+        if isinstance(distill := block.get("distill"), dict) and (given := distill.get("from")):
+            distill["from"] = [Path(each).name for each in ([given] if isinstance(given, str) else given)]
+        if isinstance(source := block.get("source"), dict) and not hub_name(str(source.get("path", ""))):
+            source["path"] = Path(str(source["path"])).name
+    return dict(blocks)
 
 
 def push(run: str | Path, upload: Upload) -> tuple[str, list[str]]:

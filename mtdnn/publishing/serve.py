@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mtdnn.config.task import TaskDef
 from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, first_of
 from mtdnn.metrics.base import Record
 from mtdnn.publishing.batching import Batcher, Question
@@ -269,7 +270,8 @@ def answers_of(run: Run, questions: Sequence[Question[Answer]]) -> list[Answer]:
     """
     rows: list[Any] = [row for each in questions for row in each.rows]
     if isinstance(rows[0], dict):
-        rows = [{"id": str(number), **row} for number, row in enumerate(rows, 1)]
+        task = run.tasks[questions[0].tasks[0]]
+        rows = [{"id": str(number), **_as_in_files(task, row)} for number, row in enumerate(rows, 1)]
     found = run.predict(list(questions[0].tasks), rows)
     if len(questions) == 1:
         return [found]
@@ -288,7 +290,7 @@ def _part(found: Mapping[str, list[Record]], start: int, count: int) -> Answer:
 def _tasks_for(run: Run, row: dict[str, str | list[str]] | list[str]) -> list[str]:
     """The tasks that read rows with these columns, or with so many texts."""
     if isinstance(row, dict):
-        names = [name for name, task in run.tasks.items() if set(task.inputs) <= set(row)]
+        names = [name for name, task in run.tasks.items() if _files_names(task) <= set(_as_in_files(task, row))]
     else:
         names = [name for name, task in run.tasks.items() if len(task.inputs) == len(row)]
     if not names:
@@ -296,6 +298,17 @@ def _tasks_for(run: Run, row: dict[str, str | list[str]] | list[str]) -> list[st
         raise ConfigError(fault("rows", "", "no task reads such rows", f"Inputs of the tasks: {known}."))
     first = run.model.task_types[names[0]]
     return [name for name in names if name == names[0] or first.predicts_with(run.model.task_types[name])]
+
+
+def _files_names(task: TaskDef) -> set[str]:
+    """The names of a task's inputs in the files of its rows."""
+    return {task.columns.get(name, name) for name in task.inputs}
+
+
+def _as_in_files(task: TaskDef, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row under the names that its columns have in the task's files; it may have those already."""
+    theirs = {ours: name for ours, name in task.columns.items() if ours in task.inputs and name not in row}
+    return {theirs.get(name, name): value for name, value in row.items()}
 
 
 def require_free(host: str, port: int) -> None:

@@ -79,6 +79,17 @@ def test_rows_may_name_their_columns(server):
     assert ask(f"{server}/predict", {"rows": rows, "tasks": ["demo_nli"]}) == listed
 
 
+def test_rows_may_have_our_names_or_those_of_the_tasks_files(demo_run):
+    run = mtdnn.open_run(demo_run)
+    task = run.tasks["demo_nli"]
+    run.tasks["demo_nli"] = task.model_copy(update={"columns": {task.inputs[0]: "body"}})
+    run.tasks = {"demo_nli": run.tasks["demo_nli"]}
+    theirs = {"body": PAIRS[0][0], task.inputs[1]: PAIRS[0][1]}
+    ours = dict(zip(task.inputs, PAIRS[0], strict=True))
+    first, second = (answers_of(run, [question_of(run, Request(rows=[row]))])[0]["demo_nli"] for row in (theirs, ours))
+    assert first == second
+
+
 def test_a_row_of_one_text_may_be_that_text(server):
     listed = ask(f"{server}/predict", {"rows": [["a fine day"]], "tasks": ["demo_sentiment"]})
     assert ask(f"{server}/predict", {"rows": ["a fine day"], "tasks": ["demo_sentiment"]}) == listed
