@@ -146,6 +146,8 @@ def prepro(
     if merge and shard is not None:
         fix = "Give --shard i/n to each call, and --merge to a last one."
         raise ConfigError(fault("--merge", "", "merges the shards of other calls", fix))
+    if merge and workers is not None:
+        raise ConfigError(fault("--workers", "", "given in addition to --merge", "Leave it out: nothing is encoded."))
     if launcher != "local" and (merge or shard is not None):
         fix = "Leave out --launcher, or --shard and --merge: a cluster divides the rows among its machines itself."
         raise ConfigError(fault("--launcher", "", f"{launcher} has no shards", fix))

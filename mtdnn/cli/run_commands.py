@@ -158,7 +158,7 @@ def submit(
     *,
     out: str | None = None,
     data: str | None = None,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     check: str | None = None,
 ) -> str:
     """Write test predictions as the archive that GLUE's or SuperGLUE's server takes, or check such an archive.
@@ -168,11 +168,11 @@ def submit(
         run: Folder of a run, or several separated by commas; those of one task are averaged.
         out: The archive, a .zip file.
         data: Folder made by `mtdnn prepro`. Default: the one each run was trained on.
-        checkpoint: best, last or step-N.
+        checkpoint: best, last or step-N. Default: best.
         check: An archive: report everything in which it differs from the rules; nothing is written.
     """
     if check is not None:
-        given = {"benchmark": benchmark, "run": run, "--out": out, "--data": data}
+        given = {"benchmark": benchmark, "run": run, "--out": out, "--data": data, "--checkpoint": checkpoint}
         if strange := [name for name, value in given.items() if value is not None]:
             fix = "Leave it out: nothing is written."
             raise ConfigError([fault(name, "", "given in addition to --check", fix) for name in strange])
@@ -188,7 +188,7 @@ def submit(
     target = output_file(out, suffixes=(".zip",), flag="--out")
     from mtdnn.runs.submit import submit as submit_runs
 
-    counts = submit_runs(benchmark, names_in(run) or [run], target, data=data, checkpoint=checkpoint)
+    counts = submit_runs(benchmark, names_in(run) or [run], target, data=data, checkpoint=checkpoint or "best")
     return table([["file", "rows"], *([name, str(count)] for name, count in counts.items())]) + f"\n\narchive: {out}"
 
 

@@ -17,6 +17,20 @@ from mtdnn.config.words import Words, WordToWord
 from mtdnn.config.yaml_source import KeyPath, YamlSource
 from mtdnn.errors import Fault, Place, fault, home_expanded
 
+RESERVED = frozenset({
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",
+    "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer",
+    "get_extra_state", "get_parameter", "get_submodule", "half", "ipu", "items", "keys", "load_state_dict",
+    "modules", "mtia", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters",
+    "pop", "register_backward_hook", "register_buffer", "register_forward_hook", "register_forward_pre_hook",
+    "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+    "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_", "set_extra_state",
+    "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train", "training", "type", "update",
+    "values", "xpu", "zero_grad",
+})  # fmt: skip
+"""Attributes of PyTorch's `ModuleDict`, which holds the heads by the names of their tasks and takes none of these."""
+
 
 def _checked_name(name: str, what: str) -> str:
     """The name; raises ValueError if it cannot name a folder on every system."""
@@ -120,6 +134,8 @@ class TaskDef(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
+        if name in RESERVED:
+            raise ValueError(f"'{name}' is a word that PyTorch reserves; another one, such as '{name}_task', is free")
         return _checked_name(name, "a task's name")
 
     @field_validator("labels", "inputs", "metrics")

@@ -14,7 +14,7 @@ from mtdnn.config import legacy
 from mtdnn.config.refusals import validated
 from mtdnn.config.shipped import definitions_file
 from mtdnn.config.task import TaskDef
-from mtdnn.config.yaml_source import YamlSource, read_yaml
+from mtdnn.config.yaml_source import YamlSource, parse_value, read_yaml
 from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,13 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
             logger.info("%s: %s", source.path, remark)
     blocks, file = Blocks(), None if in_memory else source
     for name, block in value.items():
+        if isinstance(name, bool) or name is None:
+            word = _written(source, name)
+            found = (
+                f"YAML reads {word} without quotes as {'nothing' if name is None else str(name).lower()}, not a name"
+            )
+            blocks.faults.append(fault(source.where((word,)), "", found, "Put it in quotes."))
+            continue
         try:
             blocks.tasks[str(name)] = _task_def_of(str(name), block, file)
         except ConfigError as error:
@@ -120,6 +127,12 @@ def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:
     blocks.faults += [line for task in blocks.tasks.values() for line in _head_of_faults(task, blocks.tasks, known)]
     blocks.faults += _sharing_faults(blocks.tasks)
     return blocks
+
+
+def _written(source: YamlSource, name: bool | None) -> str:
+    """A key at the top of a document as it is written there, such as `no`, of which YAML makes no word."""
+    keys = (str(keys[0]) for keys in source.lines if len(keys) == 1)
+    return next((key for key in keys if parse_value(key, where="") is name), str(name))
 
 
 def row_units(tasks: Mapping[str, TaskDef]) -> dict[str, list[str]]:

@@ -264,6 +264,10 @@ def parse_value(text: str, *, where: str) -> object:
         if node is None:
             return None
         _refuse_unsupported(node, where)
+        faults: list[Fault] = []
+        _walk(node, (), {}, faults, where)
+        if faults:
+            raise ConfigError([replace(each, place=Place(where)) for each in faults])
         return _constructed(node)
     except (yaml.YAMLError, ConfigError) as error:
         shown = text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}…"

@@ -72,7 +72,7 @@ class RowStream:
             raise ConfigError(fault("", "group_by_length", found, "Give 2 or more, or null to turn it off."))
         if self.max_tokens is not None and self.lengths is not None and self.lengths.max() > self.max_tokens:
             found = f"{self.max_tokens} is less than the longest row of {self.name}, {self.lengths.max()} tokens"
-            raise ConfigError(fault("", "max_tokens", found, f"Raise it, or lower {self.name}.max_length."))
+            raise ConfigError(fault("", "max_tokens", found, "Raise it, or lower the `max_length` of its task."))
 
     def num_batches(self, pass_number: int) -> int:
         """Number of batches in a pass."""

@@ -151,7 +151,7 @@ class Momentum(Proximal):
     def beta(self, update: int) -> float:
         if self.half_life is not None:
             return float(0.5 ** (self.options.inner_steps / self.half_life))
-        early = update <= self.options.late_after * self.total_steps
+        early = update <= PartOfRun(fraction=self.options.late_after).whole_steps(self.total_steps)
         return float(self.options.beta if early else self.options.beta_late)
 
 

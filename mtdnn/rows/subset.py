@@ -175,8 +175,11 @@ def _refuse_bad_name(out: Path, source: Path) -> None:
 
 
 def _refuse_taken(out: Path, ids_file: Path, chosen_ids: Sequence[str]) -> None:
-    """Raise ConfigError if the ids file exists and belongs neither to this subset nor to the one in `out`."""
+    """Raise ConfigError if `out` exists and is no subset, or the ids file belongs neither to this one nor to `out`."""
     if not ids_file.exists():
+        if out.is_file():
+            found = f"'{out}' exists, and has no ids file, so it is not from an earlier subset"
+            raise ConfigError(fault("--out", "", found, "Name another file, or remove it."))
         return
     there = list(_lines_of_text(ids_file).values())
     with suppress(DataError):  # rows that cannot be read have no ids
@@ -229,4 +232,5 @@ def _id_of(line: str, place: Place, suffix: str) -> str:
     if suffix == ".tsv":
         return line.split("\t", 1)[0]
     record = json_value(line, place, "One object per line is expected.")
-    return str(record.get("id", "")) if isinstance(record, dict) else ""
+    found = record.get("id") if isinstance(record, dict) else None
+    return "" if found is None else str(found)

@@ -86,11 +86,15 @@ def average_runs(
         checkpoint: best, last or step-N, of each.
         data: folder made by `mtdnn prepro`; None: that of the first run.
     Raises:
-        ConfigError: fewer than two runs, or runs that differ in their tasks, heads, encoder or adapter.
+        ConfigError: fewer than two runs, an output that contains a run, or runs that differ in their tasks, heads,
+            encoder or adapter.
         DataError: a checkpoint is missing or damaged, rows are not prepared, or greedy has no dev rows with labels.
     """
     if len({Path(each).resolve() for each in folders}) < 2:
         raise ConfigError(fault("", "runs", "an average is of two or more different runs", "Name several folders."))
+    if RunFolder(output).config_file.exists():
+        what, fix = "already contains a run, or the beginning of one", "Remove it, or name another --output."
+        raise ConfigError(fault(str(output), "output", what, fix))
     first = open_run(folders[0], checkpoint=checkpoint)
     if data is not None:
         first.config = first.config.model_copy(update={"data": str(data)})

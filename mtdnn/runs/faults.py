@@ -11,7 +11,7 @@ import torch
 from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import TaskDef
 from mtdnn.data.jobs import block_faults
-from mtdnn.errors import ConfigError, Fault, MtdnnError
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import Regularizer, RunPrecision
@@ -75,6 +75,8 @@ def resolution_faults(
     embedding_rms = encoder.embedding_rms()  # once: it reads the whole table
     for name, each in methods.items():
         _, where, key = named_regularizer(config, tasks[name])
+        if getattr(each.options, "embeddings", "word") == "block" and not hasattr(encoder.backbone, "embeddings"):
+            faults.append(fault(where, f"{key}.embeddings", "this encoder has no embedding block", "Give: word."))
         faults += each.precision_faults(
             where,
             key,

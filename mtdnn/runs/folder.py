@@ -252,6 +252,7 @@ def commit() -> str:
     """The commit of the checkout of this code, `+changes` when it has uncommitted ones, or `unknown`."""
     where = Path(__file__).resolve().parent
     try:
+        _git(where, "ls-files", "--error-unmatch", Path(__file__).name)  # an environment may be within another checkout
         head = _git(where, "rev-parse", "--short=12", "HEAD")
         return f"{head}+changes" if _git(where, "status", "--porcelain", "--", ".") else head
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):  # no git, or no checkout

@@ -60,7 +60,7 @@ class Guess:
 
     def as_yaml(self) -> str:
         """The block as YAML, with each reason as a comment: after its key, or above where the line would be long."""
-        lines = [f"{self.name}:"]
+        lines = [f"{_flow(self.name)}:"]
         for key, value in self.block.items():
             line, reason = f"  {key}: {_flow(value)}", f"# {printable(self.reasons[key])}"
             lines += [f"{line}  {reason}"] if len(line) + len(reason) < MAX_LINE else [f"  {reason}", line]

@@ -20,7 +20,7 @@ from mtdnn.config.tasks import TaskDef, row_units
 from mtdnn.data.manifest import read_manifest
 from mtdnn.data.samplers import SAMPLERS, Sampler
 from mtdnn.data.sharing import labelled_rows
-from mtdnn.data.store import Store, open_store
+from mtdnn.data.store import Store, open_store, prepro_command
 from mtdnn.errors import ConfigError, DataError, Fault, fault
 from mtdnn.files import file_stamp
 from mtdnn.rows.subset import chosen_rows, size_fault, subset_size
@@ -217,7 +217,7 @@ def prepared_rows(config: RunConfig, *tasks: TaskDef) -> int:
         folder = Path(config.data) / tasks[0].name / split
         manifest = read_manifest(folder)
         if manifest is None:
-            fix = f"Run mtdnn prepro {config.tasks} --out {config.data} first."
+            fix = prepro_command(Path(config.data), tasks[0], None, None)
             raise DataError(fault(str(folder), "", "is not prepared", fix))
         together = manifest.labels.get("together")
         total += manifest.rows if together is None else labelled_rows(together, [task.name for task in tasks])

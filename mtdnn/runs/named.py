@@ -87,6 +87,7 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     if config.early_stopping is not None and names and not measured:
         fix = "Add one to a task, or remove early_stopping."
         faults.append(fault("", "early_stopping", "no task has a dev split to measure", fix))
+    faults += _unmeasured_faults(config, [known[name] for name in names if name in known])
     for key, named in (("subset", config.subset), ("distill", config.distill)):
         unknown_names = [name for name in named if name not in (*names, *unread)]
         faults += [fault("", key, unknown("task", name, trained)) for name in unknown_names]
@@ -98,6 +99,18 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     faults += [each for own in units.values() for each in _subset_faults(config, own)]
     faults += sharding_faults(config) + scaling_faults(config)
     return faults + balance_faults(config, [*units.values(), *([name] for name in dict.fromkeys(alone))])
+
+
+def _unmeasured_faults(config: RunConfig, tasks: Sequence[TaskDef]) -> list[Fault]:
+    """What needs measuring on dev in a run that does not measure until its end."""
+    if config.evaluate_every != "never":
+        return []
+    needs = ["early_stopping"] if config.early_stopping is not None else []
+    needs += [
+        f"{task.name}.{key}" for task in tasks for key in ("calibrate", "tune_thresholds") if task.options.get(key)
+    ]
+    fix = "Give evaluate_every: epoch, or leave it out."
+    return [fault("", key, "nothing is measured on dev, as evaluate_every is never", fix) for key in needs]
 
 
 def sharding_faults(config: RunConfig) -> list[Fault]:

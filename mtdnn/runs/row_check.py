@@ -15,7 +15,7 @@ from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.sharing import sharing_faults, unlabelled_fault
-from mtdnn.errors import ConfigError, Fault, fault, keywords_checked
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, keywords_checked
 from mtdnn.metrics.base import selection_faults
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data
@@ -91,7 +91,7 @@ def _or_fault(make: Callable[[], T], faults: list[Fault]) -> T | None:
     """The function's result; on an error None, and its errors are added to `faults`."""
     try:
         return make()
-    except ConfigError as error:
+    except MtdnnError as error:
         faults += error.faults
         return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.config.yaml_source import dump_yaml
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import ConfigError, DataError, MtdnnError, fault
 from mtdnn.files import write_text
 from mtdnn.runs.guess import Guess, guessed
 from mtdnn.runs.row_check import report_on
@@ -57,7 +57,12 @@ def start(
         if rows is None:
             (folder / ROWS).parent.mkdir(exist_ok=True)
             write_text(folder / ROWS, "id,review,verdict\n" + "".join(generated_rows()))
-        guess = _checked(rows or folder / ROWS, name=name, label=label, texts=texts)
+        try:
+            guess = _checked(rows or folder / ROWS, name=name, label=label, texts=texts)
+        except MtdnnError:
+            if rows is None:  # else the corrected command would find them in its way
+                (folder / ROWS).unlink()
+            raise
         encoder = _seen_from(folder, Path(encoder)) if Path(encoder).exists() else encoder
         write_text(folder / "tasks.yml", guess.as_yaml())
         write_text(folder / "run.yml", run_text(encoder))

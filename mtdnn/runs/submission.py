@@ -7,6 +7,7 @@ header `index`, `prediction`); Wang et al. 2019, arXiv 1905.00537 (one JSONL fil
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import re
 import zipfile
@@ -212,6 +213,10 @@ def write_archive(path: Path, contents: Mapping[str, str], *, checked: bool = Fa
             raise DataError(faults)
 
 
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What reading a damaged archive raises besides errors of the system and of Python."""
+
+
 def archive_faults(path: Path, *, place: str | None = None) -> list[Fault]:
     """Everything in which an archive differs from what its benchmark's server takes; empty for a sound one.
 
@@ -224,7 +229,7 @@ def archive_faults(path: Path, *, place: str | None = None) -> list[Fault]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _faults_within(place or str(path), archive)
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except (OSError, EOFError, NotImplementedError, RuntimeError, ValueError, *DAMAGE) as error:
         return [fault(str(path), "", f"no readable zip archive ({error})", "Write it with `mtdnn submit`.")]
 
 
@@ -269,7 +274,7 @@ def _file_faults(file: File, data: bytes) -> Iterator[Fault]:
         except MtdnnError as error:
             yield from error.faults
             is_whole = False
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             yield fault(place, "", str(error), "See the benchmark's rules for this file.")
             is_whole = False
     yield from _count_faults(file, numbers, is_whole=is_whole)

@@ -59,9 +59,9 @@ class MaskedLM(TaskType):
     """Predicts hidden tokens of a text; they are chosen again for each training batch.
 
     Rows have no label; a text longer than max_length is split into pieces, and nothing is cut off. In each piece
-    round(share · tokens) tokens are hidden, at least one, drawn from the batch's seed and the row's id, so that
-    evaluation always hides the same tokens. In a row with the tokenizer's mask token, only these tokens are hidden and
-    there is no label: `mtdnn predict` fills them in.
+    round(share · tokens) tokens are hidden, at least one, and with whole words at least that many, drawn from the
+    batch's seed and the row's id, so that evaluation always hides the same tokens. In a row with the tokenizer's mask
+    token, only these tokens are hidden and there is no label: `mtdnn predict` fills them in.
 
     Source: Devlin et al. 2019, arXiv 1810.04805, appendix A.1 (80 / 10 / 10); whole words: their code of May 2019.
     """

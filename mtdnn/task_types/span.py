@@ -96,6 +96,9 @@ class Span(TaskType):
         found = super().faults(task)
         if task.labels:
             found.append(task.fault("labels", "a span task has no labels", "Remove the key."))
+        if task.loss is not None and task.loss.options.get("label_smoothing"):
+            reason = "a share of the label would fall on tokens outside the context, which are no answers"
+            found.append(task.fault("loss.label_smoothing", reason, "Remove it."))
         if task.max_length < 16:
             fix = "Give 16 or more; 384 is usual."
             found.append(

@@ -70,8 +70,8 @@ class Turn:
         return False
 
     def add_loss(self, loss: Tensor) -> None:
-        """Add the loss of one movement to those before it in this step."""
-        self.loss = loss if self.loss is None else self.loss + loss
+        """Keep the loss of the step's first movement, which is that of the weights as they were before it."""
+        self.loss = loss if self.loss is None else self.loss
 
 
 def by_pass(turns: Sequence[Turn]) -> list[list[Turn]]:

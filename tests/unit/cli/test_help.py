@@ -32,7 +32,7 @@ def test_help_has_no_types_of_python(name, capsys, monkeypatch):
     ("name", "parts"),
     [
         ("prepro", ["usage: mtdnn prepro DEFINITIONS --encoder ENCODER --out OUT [flags]",
-                    "--workers N Processes. Default:",
+                    "--workers N Processes, or parts",
                     "--launcher local|ray local = ", "a local Ray. [local]", "--merge Write", "rows. (required)"]),
         ("study", ["--gpus NUMBER GPUs", "at most 1. [0.0]", "--slurm FILE These options as a YAML file.",
                    "--slurm.time N Minutes"]),

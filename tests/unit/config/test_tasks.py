@@ -1,8 +1,12 @@
 """Blocks of task definitions become frozen TaskDefs; every fault has its line."""
 
+import re
+
 import pydantic
 import pytest
+from torch import nn
 
+from mtdnn.config.task import RESERVED
 from mtdnn.config.tasks import TaskDef, chosen_tasks, load_task_defs, task_def_from
 from mtdnn.errors import ConfigError, Place
 
@@ -34,6 +38,22 @@ def faults_of(tmp_path, text):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     return [line.replace(f"{tmp_path}/", "") for line in caught.value.lines]
+
+
+def test_a_name_that_pytorch_reserves_is_refused(tmp_path):
+    """The heads are in a ModuleDict by the names of their tasks."""
+    assert {name for name in dir(nn.ModuleDict()) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)} == RESERVED
+    block = "  task_type: classification\n  inputs: [text]\n  labels: [a, b]\n"
+    (line,) = faults_of(tmp_path, f"type:\n{block}")
+    assert "'type' is a word that PyTorch reserves; another one, such as 'type_task', is free" in line
+
+
+@pytest.mark.parametrize("word", ["no", "on", "null"])
+def test_a_name_that_yaml_reads_as_no_word_is_refused(tmp_path, word):
+    block = "  task_type: classification\n  inputs: [text]\n  labels: [a, b]\n"
+    (line,) = faults_of(tmp_path, f"{word}:\n{block}")
+    assert line.startswith(f"tasks.yml:1: YAML reads {word} without quotes as ") and "Put it in quotes." in line
+    assert list(load(tmp_path, f"'{word}':\n{block}")) == [word]
 
 
 def test_a_full_block_is_read(tmp_path):

@@ -110,6 +110,8 @@ def test_a_value_alone_is_read_as_in_a_file(text, value):
 
 
 def test_a_value_alone_that_is_no_yaml_is_reported():
+    with pytest.raises(ConfigError, match=r"--key: '\{a: 1, a: 2\}' is not valid YAML"):
+        parse_value("{a: 1, a: 2}", where="--key")
     with pytest.raises(ConfigError, match=r"--key: '\[a' is not valid YAML. Put it in quotes if it is text."):
         parse_value("[a", where="--key")
 

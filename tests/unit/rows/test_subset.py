@@ -133,6 +133,7 @@ def rows(tmp_path: Path) -> Path:
         ("link.tsv", "would overwrite"),
         ("part.ids", r"is the name of the ids file\. Name it, for example, .*part\.tsv\."),
         ("other", "is a folder"),
+        ("precious.tsv", r"'.*precious\.tsv' exists, and has no ids file, so it is not from an earlier subset\. Name"),
         ("taken.tsv", r"'.*taken\.ids', the ids file, exists and does not belong to a subset in"),
     ],
 )
@@ -140,6 +141,7 @@ def test_a_subset_writes_over_nothing_but_an_earlier_one(tmp_path: Path, rows: P
     (tmp_path / "other").mkdir()
     (tmp_path / "link.tsv").symlink_to(rows)
     (tmp_path / "taken.ids").write_text("mine\n")
+    (tmp_path / "precious.tsv").write_text("mine\n")
     before = {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(ConfigError, match=rf"--out: .*{reported}"):
         write_subset(rows, tmp_path / out, seed=0, fraction=0.1)
@@ -151,6 +153,13 @@ def test_an_earlier_subset_is_replaced_with_its_ids(tmp_path: Path, rows: Path) 
     write_subset(rows, out, seed=0, fraction=0.1)
     assert write_subset(rows, out, seed=1, fraction=0.2).size == 4
     assert [line.split("\t")[0] for line in out.read_text().splitlines()] == (tmp_path / "part.ids").read_text().split()
+
+
+def test_an_id_of_null_is_none(tmp_path: Path) -> None:
+    source = tmp_path / "s.jsonl"
+    source.write_text('{"id": null, "text": "a"}\n{"id": "2", "text": "b"}\n')
+    with pytest.raises(DataError, match=r"s\.jsonl:1: id: the row has no id"):
+        write_subset(source, tmp_path / "part.jsonl", seed=0, rows=1)
 
 
 def test_a_subset_that_cannot_be_written_is_reported(rows: Path) -> None:

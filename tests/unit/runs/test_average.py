@@ -116,5 +116,5 @@ def test_runs_that_do_not_fit_are_refused(there, tmp_path, capsys, words, messag
 
 def test_a_folder_with_a_run_is_not_overwritten(there, tmp_path):
     average_runs(["runs/1", "runs/2"], tmp_path / "mean")
-    with pytest.raises(ConfigError, match="already contains a run"):
+    with pytest.raises(ConfigError, match=r"already contains a run.* Remove it, or name another --output\."):
         average_runs(["runs/1", "runs/2"], tmp_path / "mean")

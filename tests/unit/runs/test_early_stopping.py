@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 import mtdnn
+from mtdnn.errors import ConfigError
 from mtdnn.runs.folder import RunFolder
 from tests.conftest import Demo
+
+
+def test_what_needs_measuring_is_refused_where_nothing_is_measured(demo: Demo, tmp_path: Path) -> None:
+    values = {"train": ["demo_nli"], "evaluate_every": "never", "early_stopping": {"patience": 2}}
+    with pytest.raises(ConfigError, match=r"early_stopping: nothing is measured on dev, as evaluate_every is never"):
+        mtdnn.train(**demo.run_values(tmp_path / "run", **values), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

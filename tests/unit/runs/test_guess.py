@@ -40,6 +40,18 @@ def rows_of_kind(kind: str, count: int = 40) -> list[dict]:
     return [{"id": f"r{number}", "label": labels(number), **text} for number in range(count)]
 
 
+def test_a_wrong_flag_leaves_nothing_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown column 'nope'"):
+        start(tmp_path / "new", rows=None, encoder="tiny", label="nope")
+    start(tmp_path / "new", rows=None, encoder="tiny", label="verdict")
+
+
+def test_a_name_that_yaml_would_read_as_false_is_in_quotes(tmp_path: Path) -> None:
+    guess = guessed(write_rows(tmp_path / "no.csv", rows_of_kind("classes")))
+    (tmp_path / "tasks.yml").write_text(guess.as_yaml())
+    assert list(load_task_defs(tmp_path / "tasks.yml")) == ["no"]
+
+
 @pytest.mark.parametrize(
     ("kind", "suffix", "expected"),
     [

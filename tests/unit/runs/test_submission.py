@@ -175,6 +175,8 @@ def test_a_nested_file_counts_its_answers(tmp_path, monkeypatch):
     answers.pop()
     assert "1 rows" in reported(archive(tmp_path / "b.zip", **{"MultiRC.jsonl": json.dumps(line)}))[0]
     assert "MultiRC.jsonl:1" in reported(archive(tmp_path / "c.zip", **{"MultiRC.jsonl": '{"idx": 0}'}))[0]
+    line["passage"]["questions"][0]["answers"] = ["x"]
+    assert "MultiRC.jsonl:1" in reported(archive(tmp_path / "d.zip", **{"MultiRC.jsonl": json.dumps(line)}))[0]
 
 
 def test_files_that_are_missing_strange_twice_or_in_a_folder_are_named(tmp_path, monkeypatch):
@@ -199,6 +201,13 @@ def test_what_is_no_archive_is_reported_without_a_traceback(tmp_path, capsys):
     for path in (tmp_path / "none.zip", tmp_path, damaged):
         assert main(["submit", "--check", str(path)]) == 2
         assert "no readable zip archive" in capsys.readouterr().err
+    squeezed = tmp_path / "c.zip"
+    with zipfile.ZipFile(squeezed, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("RTE.tsv", "index\tprediction\n" * 100)
+    data = bytearray(squeezed.read_bytes())
+    data[45:60] = bytes(15)
+    squeezed.write_bytes(data)
+    assert any("no readable zip archive" in line for line in reported(squeezed))
     latin = archive(tmp_path / "b.zip", **{"RTE.tsv": "index\tprediction\n"})
     with zipfile.ZipFile(latin, "w") as file:
         file.writestr("RTE.tsv", "é".encode("latin-1"))

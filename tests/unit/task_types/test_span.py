@@ -7,9 +7,10 @@ import random
 import pytest
 import torch
 
+from mtdnn.config.tasks import task_def_from
 from mtdnn.metrics.answers import best, overlap
 from mtdnn.rows.example import RowError
-from mtdnn.task_types.span import OUTSIDE, null_threshold
+from mtdnn.task_types.span import OUTSIDE, Span, null_threshold
 
 BLOCK = {"task_type": "span", "inputs": ["context", "question"], "max_length": 16, "stride": 4}
 LONG = " ".join(f"{word}{number}" for number in range(12) for word in ("heron", "nests", "pond,"))
@@ -74,6 +75,13 @@ def test_a_question_without_answer_is_refused_where_each_has_one(make):
 )
 def test_answers_as_the_original_toolkit_writes_them_are_read(make, label, answers):
     assert make(BLOCK, [("1", label, "The lamp is off.", "?")]).examples[0].label == answers
+
+
+def test_smoothing_over_tokens_that_are_no_answers_is_refused():
+    """Their logits are −∞, and the loss would be ∞ from the first step on."""
+    block = {**BLOCK, "loss": {"name": "cross_entropy", "label_smoothing": 0.1}}
+    (fault,) = Span.faults(task_def_from("qa", block))
+    assert "tokens outside the context, which are no answers" in str(fault)
 
 
 def test_an_impossible_answer_of_the_original_toolkit_is_refused_where_each_question_has_one(make):
