@@ -59,7 +59,14 @@ def flag_faults(
 def unknown_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
     """The words that look like flags and are none of the parser's, without values."""
     words = dict.fromkeys(word.split("=")[0] for word in argv if word.startswith("--") and word != "--")
-    return [flag for flag in words if flag not in flags_of_parser(parser)]
+    known = flags_of_parser(parser)
+    return [flag for flag in words if flag not in known and not _is_of_a_mapping(flag, known)]
+
+
+def _is_of_a_mapping(flag: str, known: Sequence[str]) -> bool:
+    """Whether it is `--variables.name` of a flag that takes any names."""
+    whole, dot, _ = flag.partition(".")
+    return bool(dot) and whole in known and not any(each.startswith(f"{whole}.") for each in known)
 
 
 def flags_of_parser(parser: ArgumentParser) -> list[str]:
@@ -109,6 +116,8 @@ def _wrong_value(
     """The error for a value of another type; arguments as for `flag_faults`."""
     members, place = members_of(hints[key]), _place(key, parser)
     given = _given(key, argv)
+    if (part := next((word.split("=")[0] for word in argv if word.startswith(f"--{key}.")), None)) is not None:
+        key, place, given = part.removeprefix("--"), part, _given(part.removeprefix("--"), argv)
     if words := [each for each in members if isinstance(each, str)]:
         return fault(place, "", unknown("word", given, words))
     expected = " or ".join(dict.fromkeys(EXPECTED[each] for each in members))

@@ -28,6 +28,10 @@ PREPRO = ["prepro", "tasks.yml", "--encoder", "e", "--out", "o"]
         (["study", "s.yml", "--slurm", "nope.yml"],
          ["--slurm: 'nope.yml' is no YAML file of these options. Check the path, or give them one by one: "
           "--slurm.NAME VALUE."]),
+        (["study", "s.yml", "--variables.rows", "null"],
+         ["--variables.rows: 'null': expected a text. Give another value."]),
+        ([*PREPRO, "--merge", "--workers", "3"],
+         ["--workers: given in addition to --merge. Leave it out: nothing is encoded."]),
         (["list", "taks"],
          ["mtdnn list: unknown word 'taks'; known: tasks, converters, types, heads, losses, metrics, regularizers, "
           "proximal, mixings, balancers, optimizers, schedules, adapters. Did you mean 'tasks'?"]),
