@@ -87,7 +87,8 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     if config.early_stopping is not None and names and not measured:
         fix = "Add one to a task, or remove early_stopping."
         faults.append(fault("", "early_stopping", "no task has a dev split to measure", fix))
-    faults += _unmeasured_faults(config, [known[name] for name in names if name in known])
+    chosen = [known[name] for name in names if name in known]
+    faults += _unmeasured_faults(config, chosen) + _teacher_faults(config, chosen)
     for key, named in (("subset", config.subset), ("distill", config.distill)):
         unknown_names = [name for name in named if name not in (*names, *unread)]
         faults += [fault("", key, unknown("task", name, trained)) for name in unknown_names]
@@ -99,6 +100,19 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
     faults += [each for own in units.values() for each in _subset_faults(config, own)]
     faults += sharding_faults(config) + scaling_faults(config)
     return faults + balance_faults(config, [*units.values(), *([name] for name in dict.fromkeys(alone))])
+
+
+def _teacher_faults(config: RunConfig, tasks: Sequence[TaskDef]) -> list[Fault]:
+    """Tasks with soft labels on rows that several tasks share, of which some may have no label of the task.
+
+    Parts of a batch count by their labels, which such rows would have none of, and lose their soft ones.
+    """
+    fix = "Give the task a file of its own, or leave distill out."
+    return [
+        fault("", f"distill.{task.name}", "its rows are shared with other tasks, which is not supported", fix)
+        for task in tasks
+        if task.rows is not None and (task.name in config.distill or task.distill is not None)
+    ]
 
 
 def _unmeasured_faults(config: RunConfig, tasks: Sequence[TaskDef]) -> list[Fault]:

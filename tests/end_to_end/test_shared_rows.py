@@ -400,6 +400,10 @@ def test_parts_and_steps_of_a_run_that_cannot_be_are_refused(world: Demo, tmp_pa
     assert "2 tasks, but the run has 1, counting tasks that share rows as one" in line
     (line,) = faults(subset={"intent": {"rows": 5}})
     assert "share rows, but have different subsets" in line
+    teacher = tmp_path / "soft.jsonl"
+    teacher.write_text('{"id": "m1", "label": "ask", "prediction": "ask", "scores": {"ask": 0.5, "report": 0.5}}\n')
+    (line,) = faults(distill={"intent": {"from": str(teacher)}})
+    assert "distill.intent: its rows are shared with other tasks, which is not supported" in line
 
 
 def test_rows_without_names_of_columns_are_refused(world: Demo, tmp_path: Path) -> None:
