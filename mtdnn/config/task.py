@@ -26,10 +26,11 @@ RESERVED = frozenset({
     "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
     "register_load_state_dict_pre_hook", "register_module", "register_parameter",
     "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_", "set_extra_state",
-    "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train", "training", "type", "update",
-    "values", "xpu", "zero_grad",
+    "set_submodule", "share_memory", "smart_apply", "state_dict", "to", "to_empty", "train", "training", "type",
+    "update", "values", "xpu", "zero_grad",
 })  # fmt: skip
-"""Attributes of PyTorch's `ModuleDict`, which holds the heads by the names of their tasks and takes none of these."""
+"""Attributes of PyTorch's `ModuleDict`, which holds the heads by the names of their tasks and takes none of these; with
+`smart_apply`, which transformers adds."""
 
 
 def _checked_name(name: str, what: str) -> str:

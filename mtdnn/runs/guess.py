@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mtdnn.config.task import RESERVED
 from mtdnn.config.yaml_source import Dumper
 from mtdnn.errors import ConfigError, DataError, fault, printable, unknown
 from mtdnn.rows.example import UNLABELLED
@@ -89,7 +90,7 @@ def guessed(path: Path, *, name: str | None = None, label: str | None = None, te
         DataError: the file cannot be read, or it does not show what is to be learnt.
     """
     source = readable_source(path)
-    guess = Guess(name or re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_") or "task")
+    guess = Guess(name or _name_of(path))
     columns = read_columns(source, path)
     guess.rows = max((len(each.values) for each in columns.values()), default=0)
     if guess.rows < MIN_ROWS:
@@ -115,6 +116,12 @@ def guessed(path: Path, *, name: str | None = None, label: str | None = None, te
     _add_length(guess, inputs)
     _add_splits(guess, path, stratify=guess.separator == "")
     return guess
+
+
+def _name_of(path: Path) -> str:
+    """A task's name from that of its file or, of a `train.csv` and other names that no task may have, its folder."""
+    named = [re.sub(r"[^A-Za-z0-9_-]+", "-", each).strip("-_") for each in (path.stem, path.absolute().parent.name)]
+    return next((each for each in named if each and each not in RESERVED), "task")
 
 
 def _refuse_unknown(columns: Mapping[str, ColumnValues], label: str | None, texts: Sequence[str]) -> None:

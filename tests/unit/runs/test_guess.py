@@ -46,6 +46,13 @@ def test_a_wrong_flag_leaves_nothing_in_the_way_of_the_right_one(tmp_path: Path)
     start(tmp_path / "new", rows=None, encoder="tiny", label="verdict")
 
 
+def test_a_file_whose_name_no_task_may_have_gives_its_folders(tmp_path: Path) -> None:
+    """`train.csv` is the most usual name; PyTorch keeps heads by name, and has `train` for itself."""
+    for folder, expected in (("reviews", "reviews"), ("train", "task")):
+        (tmp_path / folder).mkdir()
+        assert guessed(write_rows(tmp_path / folder / "train.csv", rows_of_kind("classes"))).name == expected
+
+
 def test_a_name_that_yaml_would_read_as_false_is_in_quotes(tmp_path: Path) -> None:
     guess = guessed(write_rows(tmp_path / "no.csv", rows_of_kind("classes")))
     (tmp_path / "tasks.yml").write_text(guess.as_yaml())

@@ -130,7 +130,7 @@ def test_a_method_that_reports_no_cost_leaves_the_time_unknown(demo: Demo) -> No
 @pytest.mark.parametrize(
     ("word", "reported"),
     [
-        ("test", r"demo_nli/blind: is not prepared, but evaluate: test needs it. Run mtdnn prepro .* first"),
+        ("test", r"demo_nli/blind: is not prepared, but evaluate: test needs it. Run: mtdnn prepro .* Or remove it"),
         ("blind", r"demo_nli/blind: is not prepared, but evaluate: blind needs it."),
         ("tset", r"stages.only: evaluate: unknown split 'tset'; known: .* Did you mean 'test'\?"),
     ],
@@ -271,7 +271,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("given", "reported"),
     [
-        ({"data": "nosuch"}, r"nosuch/demo_nli/train: is not prepared. Run mtdnn prepro"),
+        ({"data": "nosuch"}, r"nosuch/demo_nli/train: is not prepared. Run: mtdnn prepro"),
         ({"encoder": "./nosuch"}, r"encoder: there is no folder './nosuch'"),
     ],
 )
