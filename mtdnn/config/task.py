@@ -40,6 +40,13 @@ def _checked_name(name: str, what: str) -> str:
     return name
 
 
+def checked_task_name(name: str) -> str:
+    """The name; raises ValueError if no task may have it."""
+    if name in RESERVED:
+        raise ValueError(f"'{name}' is a word that PyTorch reserves; another one, such as '{name}_task', is free")
+    return _checked_name(name, "a task's name")
+
+
 class Source(Frozen):
     """A Hugging Face data set from which the rows are read, in place of files."""
 
@@ -135,9 +142,7 @@ class TaskDef(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if name in RESERVED:
-            raise ValueError(f"'{name}' is a word that PyTorch reserves; another one, such as '{name}_task', is free")
-        return _checked_name(name, "a task's name")
+        return checked_task_name(name)
 
     @field_validator("labels", "inputs", "metrics")
     @classmethod

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mtdnn.config.task import checked_task_name
 from mtdnn.config.tasks import load_task_defs
 from mtdnn.config.yaml_source import dump_yaml
 from mtdnn.errors import ConfigError, DataError, MtdnnError, fault
@@ -44,9 +45,14 @@ def start(
     Returns:
         What was guessed and why, and the commands that follow.
     Raises:
-        ConfigError: a file exists already, or the rows have no such column.
+        ConfigError: a file exists already, the rows have no such column, or no task may have the name.
         DataError: the rows do not show what is to be learnt, or have errors; nothing is written.
     """
+    if name is not None:
+        try:
+            checked_task_name(name)
+        except ValueError as error:
+            raise ConfigError(fault("--name", "", f"'{name}': {error}", "Give another one.")) from error
     files = [folder / "tasks.yml", folder / "run.yml", *([folder / ROWS] if rows is None else [])]
     if existing := [path for path in files if path.exists()]:
         raise ConfigError(

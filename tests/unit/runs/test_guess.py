@@ -43,6 +43,9 @@ def rows_of_kind(kind: str, count: int = 40) -> list[dict]:
 def test_a_wrong_flag_leaves_nothing_in_the_way_of_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown column 'nope'"):
         start(tmp_path / "new", rows=None, encoder="tiny", label="nope")
+    for name, found in (("my task", "may have only letters"), ("type", "is a word that PyTorch reserves")):
+        with pytest.raises(ConfigError, match=rf"--name: '{name}': .*{found}"):
+            start(tmp_path / "new", rows=None, encoder="tiny", name=name)
     start(tmp_path / "new", rows=None, encoder="tiny", label="verdict")
 
 
