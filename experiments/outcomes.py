@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,19 @@ class Outcome:
     name: str
     metric: str
     comparison: Comparison
+
+
+def study_folder(description: str | None, words: Sequence[str] | None = None) -> Path:
+    """The folder of the study that a table is asked of on its command line.
+
+    Args:
+        description: of the module, whose first line is shown as help.
+        words: in place of those of the command line.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("study", type=Path, help="folder of the study")
+    folder: Path = parser.parse_args(words).study
+    return folder
 
 
 def finished_lines(folder: Path, *, axes: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Line]:

@@ -6,17 +6,15 @@ target by its affinity (Fifty et al. 2021), and by the cosine of their gradients
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr, zscore
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import finished_lines
+from experiments.outcomes import finished_lines, study_folder
 from mtdnn.columns import table
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
@@ -155,9 +153,7 @@ def _means(values: Mapping[Pair, Sequence[float]]) -> dict[Pair, float]:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args(words).study
+    folder = study_folder(__doc__, words)
     with errors_reported():
         lines = finished_lines(folder, axes=("tasks", "seed"))
         run = next((line.run for line in lines if line.stage == "all"), None)

@@ -9,12 +9,10 @@ paired by it. p is corrected by Benjamini and Hochberg over each table.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import Outcome, discovery_of, lines_and_missing, mean_and_std, outcome_table
+from experiments.outcomes import Outcome, discovery_of, lines_and_missing, mean_and_std, outcome_table, study_folder
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.grid import PlannedCell
@@ -32,9 +30,7 @@ OTHERS = ("auc", "cross_entropy_at_best_temperature")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args().study
+    folder = study_folder(__doc__)
     with errors_reported():
         lines, missing = lines_and_missing(folder, axes=("fraction", "init", *UPSTREAM), metrics=("accuracy",))
         print(to_markdown(document_of(lines, missing), pictures=""), end="")

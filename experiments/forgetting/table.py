@@ -8,12 +8,18 @@ runs of the first stage: of each the mean over its fine-tunings is taken, and di
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, mean_and_std, outcome_table
+from experiments.outcomes import (
+    Outcome,
+    discovery_of,
+    finished_lines,
+    holm_of,
+    mean_and_std,
+    outcome_table,
+    study_folder,
+)
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import Entry, Spread, entries, spread
@@ -36,9 +42,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args().study
+    folder = study_folder(__doc__)
     with errors_reported():
         lines = finished_lines(folder, axes=(*UPSTREAM, "method"), metrics=[metric for _, metric in COLUMNS])
         print(to_markdown(document_of(lines), pictures=""), end="")

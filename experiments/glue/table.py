@@ -8,12 +8,18 @@ n of each method on each task; where it starts from a multi-task run, that is ru
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import Outcome, discovery_of, finished_lines, holm_of, mean_and_std, outcome_table
+from experiments.outcomes import (
+    Outcome,
+    discovery_of,
+    finished_lines,
+    holm_of,
+    mean_and_std,
+    outcome_table,
+    study_folder,
+)
 from mtdnn.errors import DataError
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import MARGIN, Comparison, Entry, entries, main_metrics, pooled_over_tasks
@@ -34,9 +40,7 @@ AT_BEST = "cross_entropy_at_best_temperature"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args().study
+    folder = study_folder(__doc__)
     with errors_reported():
         lines = finished_lines(folder, axes=("unit", "method"), metrics=(AT_BEST,))
         print(to_markdown(document_of(lines), pictures=""), end="")

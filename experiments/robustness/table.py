@@ -8,13 +8,11 @@ each seed the mean over the three kinds of errors is taken, and differences are 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import Outcome, discovery_of, finished_lines, mean_and_std, outcome_table
+from experiments.outcomes import Outcome, discovery_of, finished_lines, mean_and_std, outcome_table, study_folder
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import MARGIN, compared, spread
 from mtdnn.study.table import Line
@@ -28,9 +26,7 @@ Values = Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args().study
+    folder = study_folder(__doc__)
     with errors_reported():
         lines = finished_lines(folder, axes=("data_set", "method", "seed"), metrics=(METRIC,))
         print(to_markdown(document_of(lines), pictures=""), end="")

@@ -6,12 +6,10 @@ seeds, which varies less between them than accuracy; one of which a run diverged
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import finished_lines
+from experiments.outcomes import finished_lines, study_folder
 from mtdnn.columns import table
 from mtdnn.study.statistics import Entry, entries
 from mtdnn.study.table import Line
@@ -50,9 +48,7 @@ def report(lines: Sequence[Line]) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path, help="folder of the study")
-    folder = parser.parse_args(words).study
+    folder = study_folder(__doc__, words)
     with errors_reported():
         print(report(finished_lines(folder, axes=("method", "seed"), metrics=(BY, SHOWN))))
 

@@ -101,6 +101,11 @@ class Regularizer:
         self.precision: Precision = "run"
         self.log: Callable[[str], object] = logger.info
 
+    @property
+    def needs_embedding_block(self) -> bool:
+        """Whether it goes through the encoder's embedding block by itself, which not every encoder has."""
+        return False
+
     @classmethod
     def type_faults(cls, task_type: type[TaskType], where: Place | str, key: str) -> list[Fault]:
         """Errors if it cannot be used for a task type; empty when it can.

@@ -60,9 +60,13 @@ class SmartMtdnnRelease(Smart):
     def moves(self) -> dict[str, float]:
         return {} if self.options.projection == "unit" else super().moves()
 
+    @property
+    def needs_embedding_block(self) -> bool:
+        return bool(self.options.embeddings == "block")
+
     def penalty(self, forward_pass: ForwardPass) -> Tensor:
         clean, embeddings = self.clean_logits(forward_pass), forward_pass.embeddings
-        if self.options.embeddings == "block":
+        if self.needs_embedding_block:
             embeddings = forward_pass.embedding_block(embeddings, dropout=self.options.dropout)
         delta = self.perturbation(forward_pass, embeddings.detach(), clean.detach())
         perturbed = self.perturbed(forward_pass, embeddings + delta)

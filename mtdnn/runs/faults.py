@@ -75,7 +75,7 @@ def resolution_faults(
     embedding_rms = encoder.embedding_rms()  # once: it reads the whole table
     for name, each in methods.items():
         _, where, key = named_regularizer(config, tasks[name])
-        if getattr(each.options, "embeddings", "word") == "block" and not hasattr(encoder.backbone, "embeddings"):
+        if each.needs_embedding_block and not hasattr(encoder.backbone, "embeddings"):
             faults.append(fault(where, f"{key}.embeddings", "this encoder has no embedding block", "Give: word."))
         faults += each.precision_faults(
             where,

@@ -120,9 +120,10 @@ def _unmeasured_faults(config: RunConfig, tasks: Sequence[TaskDef]) -> list[Faul
     if config.evaluate_every != "never":
         return []
     needs = ["early_stopping"] if config.early_stopping is not None else []
-    needs += [
-        f"{task.name}.{key}" for task in tasks for key in ("calibrate", "tune_thresholds") if task.options.get(key)
-    ]
+    for task in tasks:
+        kind = task.task_type
+        keys = TASK_TYPES.get(kind).tuned_on_dev if kind in TASK_TYPES else ()  # an unknown one is reported elsewhere
+        needs += [f"{task.name}.{key}" for key in keys if task.options.get(key)]
     fix = "Give evaluate_every: epoch, or leave it out."
     return [fault("", key, "nothing is measured on dev, as evaluate_every is never", fix) for key in needs]
 

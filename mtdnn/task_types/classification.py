@@ -65,6 +65,7 @@ class Classification(TaskType):
     default_metrics = ("accuracy",)
     default_loss = "cross_entropy"
     losses = ("cross_entropy", "focal", "ordinal")
+    tuned_on_dev = ("calibrate",)
     unstored = ("class_weights", "label_smoothing", "calibrate")
     metrics = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "mcc", "question_exact_match",

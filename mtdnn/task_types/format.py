@@ -37,6 +37,7 @@ class Format(Declaration):
         repeats_last: the last column of a row may be repeated; its value is then a list.
         stratifies: rows have classes, so that a file can be cut into parts in which each has the same share.
         needs_decoder: the encoder must be that of an encoder-decoder, whose decoder is the head.
+        tuned_on_dev: keys of `Options` that have something fitted on the dev split while a run is evaluated.
         unstored: keys of `Options` that do not affect the store; changing them needs no new prepro.
         shared_sequences: which sequences of a row the task reads where several tasks share the rows: "first", the only
             one of a type with one sequence a row, or "all"; None: its rows cannot be shared.
@@ -50,6 +51,7 @@ class Format(Declaration):
     repeats_last: ClassVar[bool] = False
     stratifies: ClassVar[bool] = False
     needs_decoder: ClassVar[bool] = False
+    tuned_on_dev: ClassVar[tuple[str, ...]] = ()
     unstored: ClassVar[tuple[str, ...]] = ()
     shared_sequences: ClassVar[Literal["first", "all"] | None] = None
     store_format: ClassVar[int] = 1

@@ -69,6 +69,7 @@ class Multilabel(TaskType):
     stratifies = True
     shared_sequences = "first"
     label_dtype = "int64"
+    tuned_on_dev = ("tune_thresholds",)
     unstored = ("threshold", "tune_thresholds")
     sample_block = {"task_type": "multilabel", "inputs": ["title", "text"], "labels": ["sport", "politics", "money"]}
     sample_rows = (

@@ -69,9 +69,10 @@ class Turn:
         self.coming.pop(0)
         return False
 
-    def add_loss(self, loss: Tensor) -> None:
+    def keep_first_loss(self, loss: Tensor) -> None:
         """Keep the loss of the step's first movement, which is that of the weights as they were before it."""
-        self.loss = loss if self.loss is None else self.loss
+        if self.loss is None:
+            self.loss = loss
 
 
 def by_pass(turns: Sequence[Turn]) -> list[list[Turn]]:

@@ -232,7 +232,7 @@ class Updater:
             turn.watch.moves += 1
         for turn in waiting:
             if turn.task in losses:
-                turn.add_loss(losses[turn.task])
+                turn.keep_first_loss(losses[turn.task])
             if turn.task in move.weights:
                 turn.weight = {"balance.weight": move.weights[turn.task]}
         return norm
