@@ -341,11 +341,19 @@ class Annealed(Weighted):
     Options = AnnealedOptions
 
     def prepare(self) -> None:
-        steps = -(-self.num_batches(0) // self.tasks_per_step)  # at least; more where a task is drawn that often
-        epochs = self.num_epochs if self.max_steps is None else self.max_steps / steps
+        epochs = self.num_epochs if self.max_steps is None else self.max_steps / self._steps_of_an_epoch()
         if epochs is None:
             raise ConfigError(fault("", "mixing", "annealed needs the length of the run", "Give `epochs`."))
         self.last_epoch = max(int(np.ceil(epochs)) - 1, 1)
+
+    def _steps_of_an_epoch(self) -> float:
+        """The mean of the first and the last epoch: steps of several tasks are more where one task is drawn often."""
+        if self.tasks_per_step == 1:
+            return self.num_batches(0)
+        self.last_epoch = 1
+        steps = (self.num_steps(0) + self.num_steps(1)) / 2
+        self._updates.clear()  # planned for a run of two epochs
+        return steps
 
     def probabilities(self, epoch: int) -> np.ndarray:
         share, start, end = min(epoch / self.last_epoch, 1.0), self.options.start, self.options.end

@@ -203,6 +203,16 @@ def test_annealed_ends_with_the_steps_where_they_are_given() -> None:
     assert [share for share, _ in shares] == pytest.approx(expected)
 
 
+def test_annealed_ends_with_the_steps_where_each_has_several_tasks() -> None:
+    """Of 1,700 draws in pairs, 1,600 are of one task in the first epoch: 1,600 steps, and 1,080 in the last, not 850."""
+    arguments = {"sizes": {"a": 1600, "b": 100}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0, "tasks_per_step": 2}
+    one = sampler("annealed", {}, {**arguments, "max_steps": 4000})
+    assert one.last_epoch == 2  # type: ignore[attr-defined]
+    steps = [one.num_steps(epoch) for epoch in range(3)]
+    assert sum(steps[:2]) < 4000 <= sum(steps)
+    assert weighted_shares("annealed", {}, 4) == pytest.approx(one.probabilities(2).tolist())  # type: ignore[attr-defined]
+
+
 def test_turns_are_drawn_with_these_probabilities() -> None:
     arguments = {"sizes": {"a": 16000, "b": 1000}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0}
     counts = sampler("temperature", {"tau": 2}, arguments).batches_per_task(0)
