@@ -124,7 +124,8 @@ class Updater:
         the same dropout masks but have fewer sequences, or where the tasks' gradients are needed apart and the batch is
         split to save memory: passes would have to be kept for all parts.
         """
-        if self.model.has_adapters_by_task or (len(update[0].parts) > 1 and self._needs_apart(len(update))):
+        in_parts = any(len(turn.parts) > 1 for turn in update)
+        if self.model.has_adapters_by_task or (in_parts and self._needs_apart(len(update))):
             return
         groups: dict[int, list[Turn]] = {}
         turns_of_units = [turn for turn in update if turn.parts[0].shared is not None]
@@ -181,7 +182,7 @@ class Updater:
             self._record_affinity(move, waiting)
         products = self.combination.finish(move, self.step)
         if conflicts and products is not None and self.recorder is not None:
-            self.recorder.conflicts(self.step + 1, Conflicts.of(move.tasks, products))
+            self.recorder.conflicts(self.step + 1, Conflicts.of(list(move.kept), products))
         return self._move(move, waiting, update)
 
     def _has_one_backward(self, move: Move, waiting: Sequence[Turn]) -> bool:
