@@ -44,5 +44,5 @@ class Adversarial(Attack):
             delta = self.ascended(delta, forward_pass.gradient(loss, shifted), forward_pass)
         loss = self.attacked_loss(forward_pass, delta)
         if self.weight < 1:
-            loss = self.weight * loss + (1 - self.weight) * forward_pass.loss(forward_pass.logits)
+            loss = self.weight * loss + (1 - self.weight) * forward_pass.loss(self.clean_logits(forward_pass))
         yield LossTerms(loss)

@@ -114,10 +114,20 @@ class Regularizer:
             task_type: the task type.
             where, key: place and key of the block that names it, e.g. "run.yml:9", "regularizer".
         """
-        if cls.logits_of is None or task_type.logits_of in cls.logits_of:
+        return cls.logits_faults(task_type.logits_of, task_type.__name__, where, key)
+
+    @classmethod
+    def logits_faults(cls, logits_of: LogitsOf, owner: str, where: Place | str, key: str) -> list[Fault]:
+        """Errors if it cannot be used for such logits; empty when it can.
+
+        Args:
+            logits_of: what the logits are for.
+            owner: whose they are, for the message.
+            where, key: as for `type_faults`.
+        """
+        if cls.logits_of is None or logits_of in cls.logits_of:
             return []
-        theirs = f"those of {task_type.__name__} are of {task_type.logits_of}"
-        found = f"{cls.name} is for logits of {', '.join(cls.logits_of)}; {theirs}"
+        found = f"{cls.name} is for logits of {', '.join(cls.logits_of)}; those of {owner} are of {logits_of}"
         return [fault(where, key, found, "Use another regularizer, or `none`, for this task.")]
 
     @property

@@ -102,6 +102,7 @@ class ForwardPass:
 
     def embed(self) -> Tensor:
         """[N, T, E]: the same, looked up again, for methods with several backward passes."""
+        seed_default_generators(*self._dropout_stream, "embeddings")  # a hook on the lookup may draw, as NEFTune's does
         with self._in_precision(self.precision):
             embeddings: Tensor = self.model.encoder.embed(self.batch.inputs["input_ids"])
             return embeddings
@@ -112,9 +113,10 @@ class ForwardPass:
         if self._shared is not None:
             with self._in_precision(self.precision):
                 return self.model.task_logits(self.batch.task, self._shared.hidden(self.batch), self.batch)
+        embeddings = self.embeddings
         seed_default_generators(*self._dropout_stream)
         with self._in_precision(self.precision):
-            logits: Tensor = self.model(self.batch, self.embeddings)
+            logits: Tensor = self.model(self.batch, embeddings)
             return logits
 
     @property

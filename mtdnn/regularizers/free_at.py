@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from mtdnn.regularizers.attack import Attack
 from mtdnn.regularizers.base import REGULARIZERS, LossTerms
-from mtdnn.regularizers.forward_pass import ForwardPass
+from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 from mtdnn.regularizers.free_lb import gradient_at
 
 
@@ -39,7 +39,8 @@ class FreeAT(Attack):
             delta = delta.requires_grad_(not last)
             loss = self.weight * self.attacked_loss(forward_pass, delta)
             if self.weight < 1:
-                clean = forward_pass.rerun(forward_pass.embed())
+                mode: DropoutMode = "off" if self.options.dropout == "off" else "same"
+                clean = forward_pass.rerun(forward_pass.embed(), dropout=mode)
                 loss = loss + (1 - self.weight) * forward_pass.loss(clean)
             yield LossTerms(loss, then_update=not last, log_share=1 / steps)
             if not last:

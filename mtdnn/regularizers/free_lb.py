@@ -31,7 +31,7 @@ class FreeLB(Attack):
 
     def losses(self, forward_pass: ForwardPass) -> Iterator[LossTerms]:
         if self.weight < 1:
-            yield LossTerms((1 - self.weight) * forward_pass.loss(forward_pass.logits))
+            yield LossTerms((1 - self.weight) * forward_pass.loss(self.clean_logits(forward_pass)))
         steps, delta = self.options.steps, self.start(forward_pass)
         for step in range(steps):
             delta = delta.requires_grad_(step + 1 < steps)

@@ -113,13 +113,18 @@ class PerturbationRegularizer(Regularizer):
         if found := self._unresolvable(**place, precision=finest):
             return [fault(where, key, found, "Give larger sizes.")]
         if self.options.precision == "run" and (found := self._unresolvable(**place, precision=precision)):
-            return [fault(where, f"{key}.precision", f"run: {found}", "Use precision: auto, or larger sizes.")]
+            larger = "" if self._compares_coarse(precision) else ", or larger sizes"
+            return [fault(where, f"{key}.precision", f"run: {found}", f"Use precision: auto{larger}.")]
         return []
+
+    def _compares_coarse(self, precision: RunPrecision) -> bool:
+        """Whether it compares logits that are too coarse for that, whatever its sizes."""
+        return self.compares and precision.of_logits and precision.spacing > torch.finfo(torch.float32).eps
 
     def _unresolvable(self, *, embedding_rms: float, embedding_size: int, precision: RunPrecision) -> str:
         """Why this precision cannot resolve the perturbation; empty when it can."""
-        if self.compares and precision.of_logits and precision.spacing > torch.finfo(torch.float32).eps:
-            return f"logits over the vocabulary are in {precision.name}, too coarse to compare two passes"
+        if self._compares_coarse(precision):
+            return f"the logits are in {precision.name}, too coarse to compare two passes"
         coordinates = self.coordinates(embedding_size)
         least = embedding_rms * precision.spacing * coordinates
         small = {name: size for name, size in self.moves().items() if size < least}

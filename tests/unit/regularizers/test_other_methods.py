@@ -212,6 +212,17 @@ def test_every_pass_of_an_attack_has_the_masks_of_the_clean_pass(name: str, weig
     torch.testing.assert_close(total, clean, **EXACT)
 
 
+@pytest.mark.parametrize("name", ["adversarial", "free_at", "free_lb"])
+@pytest.mark.parametrize("weight", [1.0, 0.4])
+def test_an_attack_without_dropout_has_none_in_its_clean_share_either(name: str, weight: float) -> None:
+    found = []
+    for seed in (1, 2):
+        model, method = make_model(dropout=0.5), REGULARIZERS.get(name)(start=0, steps=2, weight=weight, dropout="off")
+        parts = Objective(model, {"nli": method}, seed=seed).parts(make_batch(), step=0)
+        found.append([(part.loss.backward(), part.named["task"])[1] for part in parts])
+    assert found[0] == found[1]
+
+
 def test_projected_gradient_ascent_has_a_ball_by_default_and_the_ball_can_be_taken_away() -> None:
     """Three steps of 0.04 from a start of about 0.046 reach 0.17; the default ball ends at 0.08, the start's bound."""
     forward_pass = ForwardPass(make_model(), make_batch(), seed=1, step=0)
