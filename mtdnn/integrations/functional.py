@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
+import torch
+from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +21,7 @@ from mtdnn.config.options import Named, named, named_faults
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.integrations.headed import Answers, HeadedModel, LossOf, batch_of
 from mtdnn.model import MultiTaskModel
-from mtdnn.regularizers.base import REGULARIZERS, Regularizer
+from mtdnn.regularizers.base import REGULARIZERS, Regularizer, RunPrecision
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.proximal import PROXIMAL, Proximal
 from mtdnn.seeding import preserved_default_generators
@@ -72,17 +74,22 @@ class Terms:
         scaler: GradScaler | None = None,
     ) -> None:
         wanted = named_regularizers(regularizer, tasks)
+        if is_compiled_module(model):
+            found = "compiled: its passes have dropout masks and a precision of their own"
+            raise ConfigError(fault("", "model", found, "Give the model before torch.compile."))
         bare = model.module if isinstance(model, DistributedDataParallel) else model
         self._headed = HeadedModel(cast(PreTrainedModel, bare), tuple(wanted))
         self._task = next(iter(wanted)) if len(wanted) == 1 else None
         self.objective = Objective(
             cast(MultiTaskModel, self._headed),  # it has all that objective and regularizers need of a model
-            regularizers_of(wanted),
+            self._fitting(regularizers_of(wanted)),
             self._proximal(proximal, total_steps),
             seed=seed,
             autocast=autocast,
             loss_scale=None if scaler is None else LossScale(next(bare.parameters()).device, scaler=scaler),
         )
+        self._require_fine_weights()
+        self._wanted = self._wanted_terms(proximal_block(proximal))
         self._headed.go_through(model)
         self._checked = self._checked_padded = False
         self.step = 0
@@ -91,6 +98,38 @@ class Terms:
     def answers(self) -> Answers:
         """The loss of the model's head, and ℓ_s."""
         return self._headed.answers
+
+    def _fitting(self, regularizers: dict[str, Regularizer]) -> dict[str, Regularizer]:
+        """These regularizers; ConfigError for one that is not made for the model's logits."""
+        owner = type(self._headed.model).__name__
+        faults = [
+            each
+            for task, method in regularizers.items()
+            for each in method.logits_faults(self.answers.logits_of, owner, "", key_of(task))
+        ]
+        if faults:
+            raise ConfigError(faults)
+        return regularizers
+
+    def _require_fine_weights(self) -> None:
+        """Raise ConfigError where passes are to be in float32, but the weights themselves have 16 bits."""
+        dtype = next(self._headed.parameters()).dtype
+        names = [each.name for each in self.objective.regularizers.values() if each.precision == "float32"]
+        if names and dtype in (torch.bfloat16, torch.float16):
+            found = f"weights in {RunPrecision.of(dtype).name}, but the passes of {names[0]} need float32"
+            fix = "Load it with dtype=torch.float32: the run may still have bf16 or fp16. Or give larger sizes."
+            raise ConfigError(fault("", "model", found, fix))
+
+    def _wanted_terms(self, proximal: Named | None) -> dict[str, Any]:
+        """Names and all options of the terms, as plain values: equal where the terms are."""
+        terms = {
+            key_of(task): {"name": each.name, **each.options.model_dump(mode="json")}
+            for task, each in self.objective.regularizers.items()
+        }
+        if proximal is not None and self.objective.proximal is not None:
+            options = self.objective.proximal.options.model_dump(mode="json")
+            terms["proximal"] = {"name": proximal.name, **options}
+        return terms
 
     def _proximal(self, given: PlugIn, total_steps: int | None) -> Proximal | None:
         block = proximal_block(given)
@@ -221,10 +260,17 @@ class Terms:
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs, with the teacher's weights; tensors and plain values."""
-        return {**self.objective.state_dict(), "step": self.step}
+        return {**self.objective.state_dict(), "step": self.step, "terms": self._wanted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            ConfigError: it is of other terms.
+        """
+        if state.get("terms", self._wanted) != self._wanted:
+            found = f"of training with {shown(state['terms'])}, but this is with {shown(self._wanted)}"
+            raise ConfigError(fault("", "state", found, "Give the same terms, or start without it."))
         self.objective.load_state_dict(state)
         self.step = state["step"]
 
@@ -234,6 +280,16 @@ def named_regularizers(regularizer: PlugIn, tasks: Mapping[str, PlugIn] | None) 
     if tasks is not None and regularizer is not None:
         raise ConfigError(fault("", "regularizer", "given in addition to tasks", "Give one of the two."))
     return {ONE_TASK: regularizer} if tasks is None else dict(tasks)
+
+
+def key_of(task: str) -> str:
+    """Where a task's regularizer is given, for messages."""
+    return "regularizer" if task == ONE_TASK else f"tasks.{task}"
+
+
+def shown(terms: Mapping[str, Any]) -> str:
+    """Terms by name with their options, for a message."""
+    return ", ".join(f"{key} {block}" for key, block in terms.items()) or "no term"
 
 
 def proximal_block(given: PlugIn) -> Named | None:
@@ -264,7 +320,7 @@ def regularizers_of(wanted: Mapping[str, PlugIn]) -> dict[str, Regularizer]:
     """
     found, faults = dict[str, Regularizer](), list[Fault]()
     for task, given in wanted.items():
-        key = "regularizer" if task == ONE_TASK else f"tasks.{task}"
+        key = key_of(task)
         try:
             block = _block(given, key)
         except ConfigError as error:

@@ -19,6 +19,7 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.networks import divergences, means
 from mtdnn.networks.encoder import embedding_rms
 from mtdnn.networks.modes import evaluation_mode
+from mtdnn.task_types.base import LogitsOf
 from mtdnn.tokens.families import position_offset
 
 SEQUENCE, TOKEN, SPAN = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
@@ -165,6 +166,16 @@ class Answers:
     def is_span(self) -> bool:
         """Whether there are two sets of logits, of an answer's first and last token."""
         return self.kind == SPAN
+
+    @property
+    def logits_of(self) -> LogitsOf:
+        """What the logits of a row are for, as in the task types; "classes" if only a batch can show several."""
+        if self.kind != SEQUENCE:
+            return "parts"
+        if self.config.problem_type == SEVERAL_LABELS:
+            return "labels"
+        is_number = self.config.problem_type == NUMBERS or self.config.num_labels == 1
+        return "number" if is_number else "classes"
 
     def logits(self, outputs: Any) -> Tensor:
         """The part of a model's output that is compared and scored."""

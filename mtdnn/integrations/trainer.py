@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
@@ -67,7 +68,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         self.add_callback(_Steps(self))
 
     def _require_usable(self) -> None:
-        """Raise ConfigError for ways of training in which a process does not have all weights."""
+        """Raise ConfigError where a pass cannot be repeated as it was, or a process does not have all weights."""
         reasons = {
             "deepspeed": self.is_deepspeed_enabled,
             "fsdp": self.is_fsdp_enabled,
@@ -77,6 +78,9 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             if is_on:
                 fix = "Start one process per device with torchrun or accelerate launch."
                 raise ConfigError(fault("", "args", f"{way} with regularizer or proximal", fix))
+        if self.args.torch_compile:
+            found = "compiled passes have dropout masks and a precision of their own"
+            raise ConfigError(fault("", "args.torch_compile", found, "Leave it out, or train without these terms."))
         if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
             found = f"{self.args.optim.value} moves the weights in each backward pass, of which a step has several"
             raise ConfigError(fault("", "args.optim", found, "Give another optimizer, such as adamw_torch."))
@@ -96,7 +100,20 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         self._terms: Terms | None = None
         self._sums: dict[str, Tensor] = {}
         self._parts_seen = 0
+        self._rows_of_step: int | None = None
         self._logged_at = 0
+
+    def get_batch_samples(self, *args: Any, **keywords: Any) -> Any:
+        """As `Trainer.get_batch_samples`; the rows of all batches of the step are counted.
+
+        Args:
+            args, keywords: arguments of `Trainer.get_batch_samples`.
+        Returns:
+            The batches, and the number of labels in them.
+        """
+        batches, num_items = super().get_batch_samples(*args, **keywords)
+        self._rows_of_step = sum(map(_num_rows, batches))
+        return batches, num_items
 
     def train(self, *args: Any, **keywords: Any) -> Any:
         """As `Trainer.train`; each call has terms of its own.
@@ -128,13 +145,14 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         task, row_ids = inputs.pop("task", None), inputs.pop("row_ids", None)
         inputs = self._prepare_inputs(inputs)
         share = 1.0 / self.current_gradient_accumulation_steps
+        row_share = _num_rows(inputs) / self._rows_of_step if self._rows_of_step else share
         given = inputs if row_ids is None else {**inputs, "row_ids": row_ids}
         total = torch.zeros((), device=self.args.device)
         for part in terms.parts(
             given,
             task=_one_word(task),
             part=self._parts_seen,
-            row_share=share,
+            row_share=row_share,
             label_share=1.0 if self._loss_is_a_share(num_items_in_batch) else share,
             loss_of=lambda logits, batch: self._loss_of(model, inputs, logits, batch, num_items_in_batch),
         ):
@@ -179,7 +197,7 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
         if self._resumed_from is not None:
             state = torch.load(self._resumed_from, map_location=self.args.device, weights_only=True)
             terms.load_state_dict(state)
-        self._terms, self._logged_at = terms, terms.step
+        self._terms, self._logged_at = terms, self.state.global_step
         return terms
 
     def _loss_is_a_share(self, num_items_in_batch: Tensor | int | None) -> bool:
@@ -211,10 +229,20 @@ class RegularizedTrainer(Trainer):  # type: ignore[misc]  # the linter takes tra
             args, keywords: further arguments of `Trainer.log`.
         """
         if "loss" in logs and self._sums and self._terms is not None:
-            steps = max(self._terms.step - self._logged_at, 1)
-            logs = {**logs, **{name: round(float(value) / steps, 6) for name, value in self._sums.items()}}
-            self._sums, self._logged_at = {}, self._terms.step
+            steps = max(self.state.global_step - self._logged_at, 1)
+            means = {name: float(f"{value / steps:.6g}") for name, value in self._sums_over_processes().items()}
+            logs = {**logs, **means}
+            self._sums, self._logged_at = {}, self.state.global_step
         super().log(logs, *args, **keywords)
+
+    def _sums_over_processes(self) -> dict[str, float]:
+        """The sums of the terms since the last line, means over the processes, as `Trainer` has its loss."""
+        own = {name: float(value) for name, value in self._sums.items()}
+        if self.accelerator.num_processes == 1:
+            return own
+        of_all = gather_object([own])  # processes may have had batches of other tasks, and thus other terms
+        names = dict.fromkeys(name for each in of_all for name in each)
+        return {name: sum(each.get(name, 0.0) for each in of_all) / len(of_all) for name in names}
 
     def after_optimizer_step(self) -> None:
         """Update counters and the teacher, unless the optimizer skipped the step because of an overflow."""
@@ -277,6 +305,11 @@ class _Replay(nn.Module):
             starts, ends = self._logits.unbind(1)
             return QuestionAnsweringModelOutput(loss=loss, start_logits=starts, end_logits=ends)
         return SequenceClassifierOutput(loss=loss, logits=self._logits)
+
+
+def _num_rows(inputs: Mapping[str, Any]) -> int:
+    """Rows of a batch; 0 without ids, which is an error elsewhere."""
+    return len(inputs["input_ids"]) if "input_ids" in inputs else 0
 
 
 def _one_word(task: Any) -> str | None:

@@ -29,7 +29,9 @@ def main(folder, batch_size):
     )
     trainer.train()
     if trainer.args.process_index == 0:
-        state = {**trainer.model.state_dict(), "steps": torch.tensor(trainer._terms.step)}
+        (line,) = [line for line in trainer.state.log_history if "smart" in line]
+        logged = {f"logged {name}": torch.tensor(line[name]) for name in ("task", "smart", "proximal")}
+        state = {**trainer.model.state_dict(), **logged, "steps": torch.tensor(trainer._terms.step)}
         torch.save(state, Path(folder) / "weights.pt")
 
 

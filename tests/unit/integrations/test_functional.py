@@ -260,3 +260,28 @@ def test_in_fp16_the_ascent_has_a_direction_if_the_scaler_is_known(scaled):
 
     moved = loss_of(adversarial, GradScaler("cpu", init_scale=2.0**16) if scaled else None) - loss_of(None)
     assert moved > 1e-9 if scaled else moved == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_refused_where_passes_need_float32(dtype):
+    """As a folder saved in bf16 is loaded: the log spoke of float32, and R_s was 0 or rounding noise."""
+    network = AutoModelForSequenceClassification.from_config(BertConfig(**BERT, num_labels=3)).to(dtype)
+    with pytest.raises(ConfigError, match=r"but the passes of smart need float32. Load it with dtype=torch.float32"):
+        Terms(network, "smart")
+    Terms(network, {"name": "r_drop", "weight": 4})
+
+
+def test_a_regularizer_for_other_logits_is_refused():
+    """Odds of labels that do not exclude each other, and of tokens."""
+    several = BertConfig(**BERT, num_labels=3, problem_type="multi_label_classification")
+    with pytest.raises(ConfigError, match=r"smart-mtdnn-release is for logits of .* are of labels"):
+        Terms(AutoModelForSequenceClassification.from_config(several), "smart-mtdnn-release")
+    with pytest.raises(ConfigError, match=r"tasks\.a: smart-mtdnn-release is for .* are of parts"):
+        tokens = AutoModelForTokenClassification.from_config(BertConfig(**BERT, num_labels=3))
+        Terms(tokens, tasks={"a": "smart-mtdnn-release", "b": "smart"})
+
+
+def test_a_compiled_model_is_refused():
+    network = AutoModelForSequenceClassification.from_config(BertConfig(**BERT, num_labels=3))
+    with pytest.raises(ConfigError, match="model: compiled"):
+        Terms(torch.compile(network, backend="eager"), "smart")

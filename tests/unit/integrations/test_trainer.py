@@ -171,6 +171,15 @@ def test_accumulated_parts_make_the_step_of_a_whole_batch(tmp_path):
     assert parts._terms.step == 2
 
 
+def test_each_row_counts_alike_where_the_parts_of_a_step_differ_in_size(tmp_path):
+    """Parts of four rows and of one: the penalties of the one counted four times."""
+    options = {"terms": {"regularizer": SMART, "proximal": MOMENTUM}, "optim": "sgd", "max_grad_norm": 0.0}
+    options |= {"data": rows(5), "max_steps": 2}
+    whole = trained(tmp_path, **options, per_device_train_batch_size=5)
+    parts = trained(tmp_path, **options, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    same(whole, parts, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path, dropout):
     options = {"dropout": dropout, "terms": {"regularizer": SMART, "proximal": MOMENTUM}}
@@ -196,12 +205,59 @@ def test_a_checkpoint_without_our_file_is_refused(tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "found"),
+    [
+        ({}, {"regularizer": SMART}, "of training with no term, but this is with regularizer {'name': 'smart'"),
+        ({}, {"proximal": MOMENTUM}, "but this is with proximal {'name': 'momentum', 'mu': 1.0"),
+        ({"regularizer": SMART, "proximal": MOMENTUM}, {}, "'momentum'.* but this is with no term"),
+        ({"regularizer": SMART}, {"regularizer": {**SMART, "weight": 5}}, "'weight': 1.0.* but .*'weight': 5.0"),
+    ],
+)
+def test_a_checkpoint_of_other_terms_is_refused(tmp_path, first, then, found):
+    """KeyError, TypeError, and twice not a word."""
+    trained(tmp_path, terms=first, save_strategy="steps", save_steps=2)
+    trainer = RegularizedTrainer(model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, **then)
+    with pytest.raises(ConfigError, match=found):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
 def test_the_log_has_each_term_unweighted(tmp_path):
     trainer = trained(tmp_path, terms={"regularizer": {**SMART, "weight": 2.0}, "proximal": MOMENTUM})
     lines = [line for line in trainer.state.log_history if "smart" in line]
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:
         assert line["loss"] == pytest.approx(line["task"] + 2 * line["smart"] + line["proximal"], abs=2e-4)
+
+
+def test_the_log_counts_the_steps_that_were_skipped(tmp_path, monkeypatch):
+    """As the loss beside the terms does; they were divided by fewer steps."""
+    trainer = RegularizedTrainer(
+        model(), arguments(tmp_path), train_dataset=rows(), data_collator=collate, regularizer={**SMART, "weight": 0}
+    )
+    skipped = property(lambda self: trainer.state.global_step % 2 == 0)
+    monkeypatch.setattr(type(trainer.accelerator), "optimizer_step_was_skipped", skipped)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "task" in line]
+    assert [line["task"] for line in lines] == [pytest.approx(line["loss"], abs=1e-4) for line in lines]
+
+
+def test_a_small_penalty_is_not_logged_as_none(tmp_path):
+    assert 0 < smart_line(trained(tmp_path, terms={"regularizer": "smart"}))["smart"] < 5e-7
+
+
+def test_noise_on_the_embeddings_leaves_the_dropout_masks_of_both_passes_the_same(tmp_path):
+    """NEFTune draws at the lookup, before the masks are drawn; R_s was 1.7 in place of 3e-7."""
+    values = [
+        smart_line(trained(tmp_path, dropout=0.3, terms={"regularizer": "smart"}, neftune_noise_alpha=alpha))["smart"]
+        for alpha in (None, 5.0)
+    ]
+    assert values[1] < 100 * values[0]
+
+
+def test_compiled_passes_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"args.torch_compile: compiled passes have dropout masks .* of their own"):
+        RegularizedTrainer(model(), arguments(tmp_path, torch_compile=True), train_dataset=rows(), regularizer=SMART)
 
 
 def smart_line(trainer):
