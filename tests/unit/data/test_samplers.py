@@ -204,7 +204,7 @@ def test_annealed_ends_with_the_steps_where_they_are_given() -> None:
 
 
 def test_annealed_ends_with_the_steps_where_each_has_several_tasks() -> None:
-    """Of 1,700 draws in pairs, 1,600 are of one task in the first epoch: 1,600 steps, and 1,080 in the last, not 850."""
+    """Of 1,700 draws in pairs 1,600 are of one task in the first epoch: 1,600 steps; 1,080 in the last, not 850."""
     arguments = {"sizes": {"a": 1600, "b": 100}, "batch_sizes": {"a": 1, "b": 1}, "seed": 0, "tasks_per_step": 2}
     one = sampler("annealed", {}, {**arguments, "max_steps": 4000})
     assert one.last_epoch == 2  # type: ignore[attr-defined]
