@@ -56,14 +56,15 @@ def export(
         pad = tokenizer.pads_with_id
         export_task(opened.model, names[0], folder, save_tokenizer=tokenizer.save, pad_token_id=pad)
         return f"model and tokenizer: {output}"
-    from mtdnn.publishing.onnx_export import export_onnx, megabytes, quantize
+    from mtdnn.publishing.onnx_export import export_int8, export_onnx, megabytes
 
-    difference = export_onnx(opened, names or (), folder)
-    text = f"graph of {', '.join(names or ())}, {megabytes(folder)} MB: {output}\n"
-    text += f"largest difference from the run's outputs: {difference:.1e}"
+    text = "graph of {}, {} MB: {}\nlargest difference from the run's outputs: {:.1e}"
+    shown = ", ".join(names or ())
     if not int8:
-        return text
-    losses = quantize(folder, data=None if data is None else Path(data))
+        difference = export_onnx(opened, names or (), folder)
+        return text.format(shown, megabytes(folder), output, difference)
+    difference, size, losses = export_int8(opened, names or (), folder, data=None if data is None else Path(data))
+    text = text.format(shown, size, output, difference)
     lines = [["task", "split", "metric", "float32", "int8", "difference"]]
     for each in losses:
         values = (each.before, each.after, each.after - each.before)

@@ -247,6 +247,10 @@ def _missing_faults(parts: _Parts) -> Iterator[Fault]:
     if len(missing) == len(order) and missing:
         fix = "First run the same command with --shard 1/n, …, --shard n/n in place of --merge."
         yield fault(str(folder), "", "no shard has encoded any part", fix)
+    elif missing and not (folder / NUM_SHARDS).is_file():
+        found = f"{len(missing)} of {len(order)} parts are missing"
+        fix = "Run the command that has encoded the others again: with --launcher ray, or --shard 1/n, …, --shard n/n."
+        yield fault(str(folder), "", found, fix)
     elif missing:
         num_shards = int(read_json(folder / NUM_SHARDS, dict[str, int], fix="")["of"])
         for shard in (Shard(number, num_shards) for number in range(1, num_shards + 1)):

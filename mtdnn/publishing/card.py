@@ -145,19 +145,31 @@ def _named(encoder: str) -> str:
 
 def _usage(name: str, tasks: Mapping[str, TaskDef], *, whole: bool) -> str:
     first = next(iter(tasks.values()))
-    texts = ", ".join(json.dumps(f"{column} …", ensure_ascii=False) for column in first.inputs)
     if not whole:
-        kind = f"AutoModelFor{'Token' if _hub_task(first) == OF_TOKENS else 'Sequence'}Classification"
-        return (
-            f"```python\nfrom transformers import {kind}, AutoTokenizer\n\n"
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")\nmodel = {kind}.from_pretrained("{name}").eval()\n'
-            f'logits = model(**tokenizer({texts}, return_tensors="pt")).logits\n```'
-        )
+        return _usage_of_model(name, first)
+    texts = ", ".join(json.dumps(f"{column} …", ensure_ascii=False) for column in first.inputs)
     return (
         f'```python\nimport mtdnn\n\nrun = mtdnn.open_run("{name}")\n'
         f'records = run.predict("{first.name}", [({texts},)])\n```\n\n'
         f"In a shell: `mtdnn predict {name} --task {first.name} --input rows.tsv --output out.jsonl`. To start another "
         f"run from its encoder: `encoder: {name}`; from encoder and heads: `encoder: {{run: {name}, heads: keep}}`."
+    )
+
+
+def _usage_of_model(name: str, task: TaskDef) -> str:
+    """Code that loads one task as a model of transformers, and gives it a row."""
+    task_type = TASK_TYPES.get(task.task_type)(task)
+    texts = ", ".join(json.dumps(text, ensure_ascii=False) for text in task_type.shown_texts)
+    kind = f"{'Token' if task_type.hub_task == OF_TOKENS else 'Sequence'}Classification"
+    answer = "logits = model(**inputs).logits"
+    if task_type.needs_decoder:
+        kind = "Seq2SeqLM"
+        answer = "text = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True)"
+    return (
+        f"```python\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = AutoModelFor{kind}.from_pretrained("{name}").eval()\n'
+        f'inputs = tokenizer({texts}, return_tensors="pt")\n{answer}\n```'
     )
 
 

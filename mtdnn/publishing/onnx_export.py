@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,17 +70,51 @@ def export_onnx(run: Run, tasks: Sequence[str], folder: Path) -> float:
         ConfigError: a package is missing; a head cannot be exported; tasks have adapters of their own; or the outputs
             differ.
     """
+    with atomic_folder(folder) as partial:
+        return _export(run, tasks, partial)
+
+
+class Quantized(NamedTuple):
+    """What an export with 8-bit weights has come to.
+
+    Attributes:
+        difference: the largest of the float graph from the run's own outputs.
+        megabytes: size of the float graph.
+        losses: what the 8-bit weights cost, by metric.
+    """
+
+    difference: float
+    megabytes: float
+    losses: list[Loss]
+
+
+def export_int8(run: Run, tasks: Sequence[str], folder: Path, *, data: Path | None = None) -> Quantized:
+    """`export_onnx` and `quantize`; the folder is there when both are done.
+
+    Args:
+        run, tasks, folder: as for `export_onnx`.
+        data: as for `quantize`.
+    Raises:
+        ConfigError, DataError: as these.
+    """
+    with atomic_folder(folder) as partial:
+        difference = _export(run, tasks, partial)
+        size = megabytes(partial)
+        return Quantized(difference, size, quantize(partial, data=data))
+
+
+def _export(run: Run, tasks: Sequence[str], folder: Path) -> float:
+    """`export_onnx` into a folder that exists."""
     require_onnx("onnx", "onnxscript", "onnxruntime")
     names = list(dict.fromkeys(tasks))
     _require_exportable(run.model, names)
     graph = _graph_of(run.model, names)
-    with atomic_folder(folder) as partial:
-        _write_graph(graph, partial / GRAPH, names)
-        _write_description(run, names, partial)
-        difference = _largest_difference(run.model, partial, names)
-        if not difference <= TOLERANCE:
-            found = f"the graph returns other outputs (differing by up to {difference:.1e})"
-            raise ConfigError(fault(", ".join(names), "export", found, "Use the run itself."))
+    _write_graph(graph, folder / GRAPH, names)
+    _write_description(run, names, folder)
+    difference = _largest_difference(run.model, folder, names)
+    if not difference <= TOLERANCE:
+        found = f"the graph returns other outputs (differing by up to {difference:.1e})"
+        raise ConfigError(fault(", ".join(names), "export", found, "Use the run itself."))
     return difference
 
 

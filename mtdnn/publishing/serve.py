@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mtdnn.config.task import TaskDef
+from mtdnn.config.tasks import chosen_tasks
 from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, first_of
 from mtdnn.metrics.base import Record
 from mtdnn.publishing.batching import Batcher, Question
@@ -234,12 +235,13 @@ def question_of(run: Run, request: Request) -> Question[Answer]:
         run: opened.
         request: rows, and the tasks, or None for all that read such rows.
     Raises:
-        ConfigError: no task reads such rows, or rows are of both kinds.
+        ConfigError: a task is unknown, no task reads such rows, or rows are of both kinds.
     """
     named = sum(isinstance(row, dict) for row in request.rows)
     if named and named < len(request.rows):
         raise ConfigError(fault("rows", "", "lists and objects", "Give one kind."))
-    tasks = tuple(request.tasks or _tasks_for(run, request.rows[0]))
+    asked = list(chosen_tasks(run.tasks, request.tasks, key="tasks")) if request.tasks else None
+    tasks = tuple(asked or _tasks_for(run, request.rows[0]))
     return Question(tasks, request.rows, _form_of(tasks, request.rows))
 
 

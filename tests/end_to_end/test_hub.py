@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import mtdnn
 from mtdnn.cli.main import main
 from mtdnn.config.run import EncoderSource
+from mtdnn.config.tasks import task_def_from
 from mtdnn.metrics.records import read_records
 from mtdnn.publishing import card, intervals
 from tests.reference.hub import stand_in
@@ -60,6 +61,23 @@ def test_no_name_or_label_has_a_meaning_in_the_markdown_of_a_card(demo_run):
     opening = card._opening(config, run.tasks, whole=True)
     assert "fine-tuned from `` `tiny` ``" in opening
     assert r"Licence: my_own\*\*." in card._limits(config, run.tasks, "my_own**")
+
+
+def test_the_code_in_a_card_reads_a_row_as_the_task_does():
+    """A choice became the tokenizer's `text_target`, and a decoder a classifier with a new head."""
+    blocks = {
+        "g": {"task_type": "generation", "inputs": ["text"]},
+        "c": {"task_type": "multiple_choice", "inputs": ["story", "question", "choice"]},
+        "r": {"task_type": "ranking", "inputs": ["question", "candidate"]},
+        "t": {"task_type": "sequence_labeling", "inputs": ["words"], "labels": ["O", "X"]},
+    }
+    code = {
+        name: card._usage("me/x", {name: task_def_from(name, block)}, whole=False) for name, block in blocks.items()
+    }
+    assert "AutoModelForSeq2SeqLM.from_" in code["g"] and "model.generate(**inputs)" in code["g"]
+    assert 'tokenizer("story …", "question … choice …", return_tensors' in code["c"]
+    assert 'tokenizer("question …", "candidate …", return_tensors' in code["r"]
+    assert "AutoModelForTokenClassification.from_" in code["t"] and 'tokenizer("words …", return' in code["t"]
 
 
 def test_a_revision_of_a_run_is_read(hub):

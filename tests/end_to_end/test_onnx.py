@@ -106,6 +106,23 @@ def test_eight_bit_weights_report_what_they_cost(demo_run, tmp_path, capsys):
         assert 0 < (model.outputs(batch)["demo_nli"] - ours(batch)).abs().max() < 0.5  # integers, and near
 
 
+def test_an_export_of_8_bits_that_fails_leaves_no_graph_of_32(demo_run, tmp_path, capsys):
+    """It was in the way of the corrected command."""
+    words = [
+        "export",
+        str(demo_run),
+        "--format",
+        "onnx",
+        "--task",
+        "demo_nli",
+        "--int8",
+        "--output",
+        str(tmp_path / "g"),
+    ]
+    assert main([*words, "--data", str(tmp_path / "nowhere")]) == 2
+    assert "--data: no dev split of demo_nli" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 def test_heads_that_read_more_than_the_mask_are_refused(demo_run, monkeypatch, tmp_path):
     run = mtdnn.open_run(demo_run)
     monkeypatch.setattr(type(run.model.head_of("demo_nli")), "reads_only_mask", False)

@@ -118,6 +118,7 @@ def test_health_and_tasks(server, demo_run):
         ({"rows": PAIRS * 3}, 413, "6 rows, more than 4"),
         ({"rows": [["a" * 3000, "b"]]}, 413, "more than 2000 bytes"),
         ({"rows": PAIRS, "tasks": ["demo_nil"]}, 400, "unknown task 'demo_nil'"),
+        ({"rows": [{"premise": "a", "hypothesis": "b"}], "tasks": ["demo_nil"]}, 400, "unknown task 'demo_nil'"),
         ({"rows": PAIRS, "tasks": ["demo_sentiment"]}, 400, "is not a sequence of texts of this task"),
         ({"rows": [["a", "b", "c"]]}, 400, "no task reads such rows"),
         ({"rows": [PAIRS[0], {"premise": "a"}]}, 400, "lists and objects"),

@@ -151,6 +151,14 @@ def test_shards_that_are_missing_are_named(rows, encoder):
     assert not (rows.out / "nli").exists()
 
 
+def test_parts_that_no_shard_has_counted_are_reported_in_words(rows, encoder):
+    """As `--launcher ray` leaves them when it is killed; FileNotFoundError."""
+    encode_shards(rows, encoder, (2,))
+    (rows.out / ".parts" / "shards.json").unlink()
+    (line,) = lines_of(merge_shards, rows.tasks, **settings_of(rows, encoder))
+    assert "parts are missing. Run the command that has encoded the others again: with --launcher ray, or" in line
+
+
 def test_shards_of_other_settings_are_refused(rows, encoder, tmp_path):
     other = save_encoder(tmp_path / "other", ["A", "kite", "lake"])
     encode_shards(rows, encoder, (1, 2))
