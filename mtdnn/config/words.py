@@ -27,6 +27,11 @@ def _words_to_words(value: object) -> object:
     return {_word(key): _word(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def words_as_keys(value: object) -> object:
+    """A mapping whose keys are words, of one with numbers such as 0 and 1 among them."""
+    return {_word(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
 Word = str | int | float
 Words = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_words, json_schema_input_type=Word | list[Word])]
 WordToWord = Annotated[dict[str, str], BeforeValidator(_words_to_words, json_schema_input_type=dict[str, Word])]

@@ -48,12 +48,14 @@ class Job:
         split: name of the split.
         rows: source of the rows.
         labels: whether its rows must have labels.
+        lenient: whether ids and labels may be missing even where the task's `columns` rename them.
     """
 
     task: TaskDef
     split: str
     rows: RowSource
     labels: LabelPolicy
+    lenient: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -74,7 +76,8 @@ class Job:
     def columns(self) -> RowColumns:
         """The columns that its rows must have."""
         optional = ("id",) if self.labels == "required" and self.task.rows is None else OPTIONAL
-        return RowColumns(self.task_type.columns, self.task_type.repeats_last, self.task.columns, optional)
+        kind = self.task_type
+        return RowColumns(kind.columns, kind.repeats_last, self.task.columns, optional, lenient=self.lenient)
 
     def parts(self) -> list[Part]:
         """The parts of its rows; a single part for a task that joins rows across the file."""

@@ -163,8 +163,9 @@ def prepare_rows(
         DataError: rows are invalid; reports every error, and nothing is written.
     """
     present = rows.names() if task.columns else ()
-    renamed = {ours: name for ours, name in task.columns.items() if ours not in OPTIONAL or name in present}
-    job = Job(task.model_copy(update={"columns": renamed}), folder.name, rows, labels)
+    own = {ours for ours, name in task.columns.items() if ours in OPTIONAL and ours in present and name not in present}
+    renamed = {ours: name for ours, name in task.columns.items() if ours not in own}
+    job = Job(task.model_copy(update={"columns": renamed}), folder.name, rows, labels, lenient=True)
     return prepare_job(job, tokenizer, folder, num_workers=num_workers)
 
 

@@ -109,7 +109,7 @@ class SharedJob(Job):
             raise TypeError(f"'{first.task.name}' has rows of its own")
         task = first.task.model_copy(update={"name": shared_folder(first.task.rows.file)})
         theirs_id = {"id": first.task.their_column("id")}
-        return cls(task, first.split, RenamedRows(rows.inner, theirs_id), "allowed", tuple(members))
+        return cls(task, first.split, RenamedRows(rows.inner, theirs_id), "allowed", members=tuple(members))
 
     @property
     def separate(self) -> tuple[Job, ...]:

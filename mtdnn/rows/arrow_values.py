@@ -51,8 +51,12 @@ def schema_paths(schema: Any) -> list[str]:
     Args:
         schema: a `pyarrow.Schema`.
     """
-    leaves = [path for field in schema for path in _leaves(field.name, field.type)]
-    return list(dict.fromkeys([*schema.names, *leaves]))
+    return list(dict.fromkeys([*schema.names, *schema_leaves(schema)]))
+
+
+def schema_leaves(schema: Any) -> list[str]:
+    """As `schema_paths`, without the columns that hold others."""
+    return list(dict.fromkeys(path for field in schema for path in _leaves(field.name, field.type)))
 
 
 def _leaves(path: str, kind: Any) -> Iterator[str]:

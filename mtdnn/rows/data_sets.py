@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdnn.config.task import Source
 from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, first_line
-from mtdnn.rows.arrow_values import missing_paths, schema_paths
+from mtdnn.rows.arrow_values import missing_paths, schema_leaves, schema_paths
 from mtdnn.rows.source import (
     PART_BYTES,
     ROWS_READ_AT_ONCE,
@@ -52,6 +52,9 @@ class HubRows(RowSource):
 
     def names(self) -> list[str]:
         return schema_paths(self._schema)
+
+    def leaves(self) -> list[str]:
+        return schema_leaves(self._schema)
 
     @property
     def _schema(self) -> Any:

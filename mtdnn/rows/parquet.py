@@ -15,6 +15,7 @@ from mtdnn.rows.arrow_values import (
     expanded_size,
     largest_dictionary,
     missing_paths,
+    schema_leaves,
     schema_paths,
     text_size,
     texts_in_lists,
@@ -112,6 +113,9 @@ class ParquetRows(RowSource):
 
     def names(self) -> list[str]:
         return schema_paths(self._open().schema_arrow)
+
+    def leaves(self) -> list[str]:
+        return schema_leaves(self._open().schema_arrow)
 
     def sha256(self) -> str:
         return file_sha256(self.path)

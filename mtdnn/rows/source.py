@@ -60,12 +60,14 @@ class RowColumns:
         repeats_last: the last column may be repeated, or contain a list; its value is always a list.
         renamed: our column → its name in formats with named columns, where that differs.
         optional: those that may be missing in a format with named columns.
+        lenient: whether these may be missing even where they are renamed.
     """
 
     names: tuple[str, ...]
     repeats_last: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = OPTIONAL
+    lenient: bool = False
 
     def theirs(self, name: str) -> str:
         """The name of one of our columns in a format with named columns."""
@@ -74,7 +76,8 @@ class RowColumns:
     @property
     def needed(self) -> list[str]:
         """The columns, by their names there, that a format with named columns must have."""
-        return [self.theirs(name) for name in self.names if name not in self.optional or name in self.renamed]
+        required = {*self.names} - {*self.optional} | ({*()} if self.lenient else {*self.renamed})
+        return [self.theirs(name) for name in self.names if name in required]
 
 
 class RowSource(ABC):
@@ -108,6 +111,10 @@ class RowSource(ABC):
     def names(self) -> list[str]:
         """The names of its columns, in JSON lines those of the first row; empty if they have none."""
         return []
+
+    def leaves(self) -> list[str]:
+        """As `names`, without the columns that hold others."""
+        return self.names()
 
     def faults(self, columns: RowColumns) -> list[Fault]:
         """Errors of the source as a whole: it is empty, or lacks a column."""

@@ -204,7 +204,7 @@ def _lines(path: Path) -> dict[int, str]:
 
 def _lines_of_text(path: Path) -> dict[int, str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # a carriage return within a row is no end of a line
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(fault(str(path), "", unreadable(error), "Check the path.")) from error
     return {number: line.rstrip("\r") for number, line in enumerate(text.split("\n"), 1) if line.strip()}

@@ -23,6 +23,7 @@ from mtdnn.rows.source import (
     RowColumns,
     RowSource,
     asked_for,
+    flat,
     long_row_fault,
     missing_columns,
     named_values,
@@ -195,14 +196,21 @@ class JsonlRows(LineRows):
     """Rows of a .jsonl file: one JSON object per line; blank lines are skipped."""
 
     def names(self) -> list[str]:
+        return paths(self._first())
+
+    def leaves(self) -> list[str]:
+        return list(flat(self._first()))
+
+    def _first(self) -> dict[str, Any]:
+        """The first record; empty if there is none that can be read."""
         for part in self.parts():
             for number, line in self.lines(part):
                 if isinstance(line, str) and line.strip():
                     with suppress(DataError):
                         values = json_value(line, Place(self.place, number))
-                        return paths(values) if isinstance(values, dict) else []
-                    return []
-        return []
+                        return values if isinstance(values, dict) else {}
+                    return {}
+        return {}
 
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         if not line.strip():

@@ -16,6 +16,7 @@ from mtdnn.config.task import RESERVED
 from mtdnn.config.yaml_source import Dumper
 from mtdnn.errors import ConfigError, DataError, fault, printable, unknown
 from mtdnn.rows.example import UNLABELLED
+from mtdnn.rows.source import OPTIONAL
 from mtdnn.rows.text import JsonlRows, PlainRows
 from mtdnn.runs.guessed_columns import (
     MAX_CLASSES,
@@ -34,6 +35,7 @@ MAX_WHOLE_CLASSES = 10  # more different whole numbers are taken for degrees, no
 MAX_LENGTHS = (32, 64, 128, 256, 512)
 TOKENS_PER_WORD = 1.5
 MAX_LINE = 110
+NAMES_OF_TEXTS = ("text", "text_a", "text_b", "text_c")  # in place of names that the columns of every row have
 SMALL = 500  # rows, below which a fifth of them is used for dev
 
 
@@ -98,6 +100,10 @@ def guessed(path: Path, *, name: str | None = None, label: str | None = None, te
             fault(str(path), "", f"{guess.rows} rows", f"Give at least {MIN_ROWS}, to train and evaluate on.")
         )
     _refuse_unknown(columns, label, texts)
+    if not source.has_names and (label is not None or texts):
+        found = f"the columns of a {path.suffix} are known by their order: {', '.join(columns)}"
+        fix = "Leave it out, or save the file as .csv with a header."
+        raise ConfigError(fault("--label" if label is not None else "--text", "", found, fix))
     if isinstance(source, PlainRows):
         guess.set("task_type", "masked_lm", "a text in each line, without labels")
         guess.set("inputs", ["text"], "lines have no columns")
@@ -153,12 +159,18 @@ def _add_type(guess: Guess, label: ColumnValues, texts: Sequence[ColumnValues], 
                 "Label them, move them to a file of their own, or give --label with another column.",
             )
         )
+    if all(re.fullmatch(r"[+-]?\d+,\d+", each) for each in label.values):
+        fix = "Write numbers with a point, such as 3.5, or sets of labels as lists, such as [3, 5]."
+        raise DataError(fault(str(path), label.name, f"'{label.values[0]}': decimal commas, or two labels?", fix))
     different, numbers = len({*label.values}), _numbers(label.values)
     shown = f"'{label.name}' has {different} different values in {guess.rows} rows"
     if _tags_words(label, texts):
         guess.separator = " "
         guess.set("task_type", "sequence_labeling", f"'{label.name}' has a tag for each word of '{texts[0].name}'")
     elif (sets := _sets(label)) is not None:
+        if (empty := next((row for row, names in enumerate(sets, 1) if "" in names), None)) is not None:
+            found = f"'{label.values[empty - 1]}' has an empty label, in row {empty}"
+            raise DataError(fault(str(path), label.name, found, "Remove the comma, or write the label."))
         guess.separator = ","
         guess.set("task_type", "multilabel", f"'{label.name}' has lists of {len({x for s in sets for x in s})} labels")
     elif numbers is not None and (different > MAX_WHOLE_CLASSES or any(not each.is_integer() for each in numbers)):
@@ -203,12 +215,16 @@ def _add_columns(
     guess: Guess, label: ColumnValues, row_id: ColumnValues | None, texts: Sequence[ColumnValues], *, named: bool
 ) -> None:
     """Add the inputs, and the names of columns that are named differently."""
-    inputs = [each.name for each in texts]
-    means = " and ".join(f"{each.mean_words:.0f}" for each in texts)
-    guess.set("inputs", inputs, f"{means} words on average")
     renamed = {} if label.name == "label" else {"label": label.name}
     if row_id is not None and row_id.name != "id":
         renamed["id"] = row_id.name
+    inputs = [each.name for each in texts]
+    for place, name in enumerate(inputs):
+        if name in OPTIONAL:  # of a text, and so not the label or the id of a row
+            inputs[place] = next(each for each in NAMES_OF_TEXTS if each not in inputs)
+            renamed[inputs[place]] = name
+    means = " and ".join(f"{each.mean_words:.0f}" for each in texts)
+    guess.set("inputs", inputs, f"{means} words on average")
     if renamed and named:
         why = f"labels are in '{label.name}'" + ("" if row_id is None else f", ids in '{row_id.name}'")
         guess.set("columns", renamed, why + ("; rows are numbered" if row_id is None else ""))

@@ -32,15 +32,18 @@ class ColumnValues:
         name: in the file.
         values: of each row.
         lists: whether every value is a list, or a text that is written like one.
+        nested: whether every value is a list, so that a path can lead into it.
     """
 
     name: str
     values: list[str] = field(default_factory=list)
     lists: bool = True
+    nested: bool = True
 
     def add(self, value: Any) -> None:
         """Add the value of the next row."""
         is_list = isinstance(value, (list, tuple))
+        self.nested = self.nested and is_list
         self.lists = self.lists and (is_list or (isinstance(value, str) and value.strip().startswith("[")))
         self.values.append(repr(list(value)) if is_list else str(value).strip())
 
@@ -76,8 +79,7 @@ def read_columns(source: RowSource, path: Path) -> dict[str, ColumnValues]:
     Raises:
         DataError: the file as a whole cannot be read, or has no columns that could be known.
     """
-    known = source.names() if source.has_names else _unnamed(source, path)
-    names = [name for name in known if not any(each.startswith(f"{name}.") for each in known)]
+    names = source.leaves() if source.has_names else _unnamed(source, path)
     wanted = RowColumns(tuple(names), optional=tuple(names))
     if found := source.faults(wanted):
         raise DataError(found)
@@ -144,10 +146,10 @@ def label_column(columns: dict[str, ColumnValues], texts: Sequence[str], path: P
 
 def unwrapped(labels: ColumnValues) -> ColumnValues:
     """The labels themselves, where every row has a list of exactly one, as labelling tools write it."""
-    lists = [items_of(value, ",") for value in labels.values] if labels.lists else [[]]
+    lists = [items_of(value, ",") for value in labels.values] if labels.nested else [[]]
     if any(len(each) != 1 for each in lists):
         return labels
-    return ColumnValues(f"{labels.name}.0", [each[0] for each in lists], lists=False)
+    return ColumnValues(f"{labels.name}.0", [each[0] for each in lists], lists=False, nested=False)
 
 
 def id_column(columns: dict[str, ColumnValues]) -> ColumnValues | None:

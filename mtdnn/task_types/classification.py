@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mtdnn.batch import IGNORED, Batch, on_device
 from mtdnn.config.options import Named, Options
 from mtdnn.config.tasks import TaskDef
+from mtdnn.config.words import words_as_keys
 from mtdnn.deferred import deferred
 from mtdnn.errors import Fault, unknown
 from mtdnn.metrics.base import METRICS, Record, labelled_records
@@ -42,7 +43,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class ClassificationOptions(Options):
     """Keys specific to classification."""
 
-    class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
+    class_weights: Annotated[Literal["balanced"] | dict[str, Weight] | None, BeforeValidator(words_as_keys)] = Field(
         None,
         description="Label → factor of its rows' loss. balanced: rows ∕ (labels in train × its own). Default: none.",
     )
@@ -133,7 +134,8 @@ class Classification(TaskType):
             return [task.fault("row_weights", "'weight' names an input, too", "Give the input another name.")]
         if weights is None and not of_rows:
             return []
-        strange = [label for label in weights if label not in task.labels] if isinstance(weights, dict) else []
+        labels = [str(each) for each in weights if type(each) is not bool] if isinstance(weights, dict) else []
+        strange = [label for label in labels if label not in task.labels]
         found = [task.fault(f"class_weights.{label}", unknown("label", label, task.labels)) for label in strange]
         if task.loss is not None and "." in task.loss.name:
             fix = "Give the weights to the loss as its own options."

@@ -83,9 +83,13 @@ class Format(Declaration):
     @classmethod
     def row_faults(cls, task: TaskDef) -> list[Fault]:
         """Errors in how rows are read: columns that the type does not have, and parts by label without labels."""
-        found = []
+        found, known = [], cls(task).columns
+        for name in dict.fromkeys(task.inputs):
+            if known.count(name) > 1:
+                own = ", ".join(each for each in known if each not in task.inputs or known.count(each) > 1)
+                fix = f"Name it otherwise here; for a file with named columns, say `columns: {{text: {name}}}`."
+                found.append(task.fault("inputs", f"'{name}' is a column of its own ({own})", fix))
         if task.columns:
-            known = cls(task).columns
             strange = [name for name in task.columns if name not in known]
             found += [task.fault(f"columns.{name}", unknown("column", name, known)) for name in strange]
         if task.columns and task.source is not None:
@@ -148,6 +152,11 @@ class Format(Declaration):
             return "Give a text."
         path = f"{self.task.columns.get(name, name)}.{next(iter(value))}"
         return f"Give a text, or its path in the task's `columns`, such as {{{name}: {path}}}."
+
+    @property
+    def shown_texts(self) -> tuple[str, ...]:
+        """The texts of one sequence as the model reads them, with the names of the inputs in their places."""
+        return tuple(f"{name} …" for name in self.task.inputs)
 
     def read(self, values: Mapping[str, Any]) -> Example:
         """The example in a row's values.

@@ -123,7 +123,12 @@ class Ranking(TaskType):
                 an id is repeated, a relevance is invalid, or several candidates are best where one is expected.
         """
         name = self.task.inputs[-1]
-        candidates = ["" if each is None or each != each else str(each) for each in _listed(values[name])]
+        given = _listed(values[name])
+        for key, value in [(key, values[key]) for key in self.task.inputs[:-1]] + [(name, each) for each in given]:
+            if not (value is None or isinstance(value, (str, int, float))):
+                fix = "Give each as a text." if key == name and len(given) > 1 else self._text_fix(key, value)
+                raise RowError(key, f"a {type(value).__name__}; expected a text", fix)
+        candidates = ["" if each is None or each != each else str(each) for each in given]
         if not candidates:
             raise RowError(name, "no candidates", "Give at least one, or remove the row.")
         if len(candidates) == 1:
@@ -187,6 +192,11 @@ class Ranking(TaskType):
                 None: unlabelled,
             }
         )
+
+    @property
+    def shown_texts(self) -> tuple[str, ...]:
+        (texts,) = self.pairs(Example("", super().shown_texts, None, {"count": 1}))
+        return texts
 
     def pairs(self, example: Example) -> list[tuple[str, ...]]:
         """The texts of the sequence of each candidate."""

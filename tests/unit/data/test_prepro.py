@@ -20,7 +20,7 @@ from mtdnn.data.arrow import SplitFile, SplitWriter
 from mtdnn.data.encode import Job
 from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.split_faults import IdHashes
-from mtdnn.data.store import open_store
+from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.rows.places import open_split, rows_of
 from mtdnn.rows.text import TextRows
@@ -422,6 +422,21 @@ def test_one_file_is_prepared_with_or_without_its_labels(project, encoder, tmp_p
     assert not (tmp_path / "new").exists()
     manifest = prepare_rows(rows_of(path), task, tokenizer, tmp_path / "new", labels="ignored")
     assert (manifest.rows, manifest.labels["unlabelled"]) == (2, 2)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ids_and_labels_under_other_names_may_be_in_some_rows_only(project, encoder, tmp_path, first):
+    """The first row decided for all: ids became numbers of lines, or the file was refused."""
+    rows = [
+        {"premise": "A kite.", "hypothesis": "The lake.", "key": "order-77", "verdict": "yes_"},
+        {"premise": "A boat.", "hypothesis": "The lake."},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(rows[place]) + "\n" for place in (first, 1 - first)))
+    task = project.tasks["nli"].model_copy(update={"columns": {"id": "key", "label": "verdict"}})
+    manifest = prepare_rows(rows_of(path), task, load_tokenizer(encoder), tmp_path / "new")
+    assert manifest.labels["unlabelled"] == 1
+    assert "order-77" in open_prepared(tmp_path / "new").ids
 
 
 def test_rows_joined_by_their_type_are_read_as_one_part(project, monkeypatch):

@@ -94,6 +94,14 @@ def test_a_written_subset_holds_whole_unchanged_lines_and_their_ids(tmp_path: Pa
     ).tolist()
 
 
+def test_a_carriage_return_within_a_text_does_not_end_its_row(tmp_path: Path) -> None:
+    """Half of the text was lost, and the other half was a row's id; the lines are read as `check` reads them."""
+    source = tmp_path / "train.tsv"
+    source.write_bytes(b"1\ta\tfoo\rbar is here\r\n2\tb\tbaz\r\n")
+    written = write_subset(source, tmp_path / "part.tsv", seed=1, fraction=1.0)
+    assert (written.num_rows, written.rows.read_bytes()) == (2, b"1\ta\tfoo\rbar is here\n2\tb\tbaz\n")
+
+
 def test_an_id_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "train.jsonl"
     source.write_text('{"id": "a"}\n{"id": "b\\ud800"}\n', encoding="utf-8")

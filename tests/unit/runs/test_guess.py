@@ -8,8 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from mtdnn.cli.main import main
-from mtdnn.config.tasks import load_task_defs
+from mtdnn.config.tasks import load_task_defs, task_def_from
+from mtdnn.data.encode import Job
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.rows.places import rows_of
 from mtdnn.runs.guess import guessed
 from mtdnn.runs.starter import start
 from tests.reference.small_world import make_world, succeed
@@ -116,6 +118,8 @@ def test_lines_of_text_are_for_masked_language_modelling(tmp_path):
         ("no_label.csv", "".join(f"the kite {n} flies,over the {n} lake\n" for n in range(20)), "no column of labels"),
         ("missing.csv", "label,text\n" + "x,A kite.\n,A boat.\ny,A lake.\n" * 5, "5 of 15 rows have no label, row 2"),
         ("names.csv", "label,text\n" + "".join(f"l{n},A kite.\n" for n in range(20)), "neither classes nor numbers"),
+        ("comma.csv", "label;text\n" + "3,5;A kite.\n1,25;A boat.\n" * 9, "'3,5': decimal commas, or two labels?"),
+        ("end.csv", "label,text\n" + '"a,b",A.\n"a,",A.\nb,A.\nc,A.\n"b,c",A.\n' * 9, "'a,' has an empty label, in"),
         ("three.csv", "label,a,b,c\n" + "x,A kite.,A kite.,A kite.\ny,A a.,A b.,A c.\n" * 9, "3 columns of texts"),
     ],
 )  # fmt: skip
@@ -140,6 +144,50 @@ def test_columns_may_be_named(tmp_path):
     assert [line.split("; known")[0] for line in caught.value.lines] == [
         "--label: unknown column 'verdikt'", "--text: unknown column 'titel'",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_column_whose_name_begins_like_anothers_is_a_column(tmp_path, suffix):
+    """`text` was left out where there is a `text.lang`, which became the text; so was `label` beside `label.sure`."""
+    rows = [
+        {"text": f"A kite {n}.", "text.lang": "en", "label": ["bad", "good"][n % 2], "label.sure": "1"}
+        for n in range(20)
+    ]
+    guess = guessed(write_rows(tmp_path / f"rows{suffix}", rows))
+    assert (guess.block["inputs"], guess.block["labels"]) == (["text"], ["bad", "good"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_text_in_a_column_named_label_or_id_is_read_under_another_name(tmp_path, suffix):
+    """The label was learnt from itself."""
+    rows = [{"label": f"A kite {n}.", "id": "A boat.", "verdict": ["bad", "good"][n % 2]} for n in range(20)]
+    path = write_rows(tmp_path / f"rows{suffix}", rows)
+    guess = guessed(path, label="verdict", texts=["label", "id"])
+    assert guess.block["inputs"] == ["text", "text_a"]
+    task = task_def_from("t", {key: guess.block[key] for key in ("task_type", "inputs", "columns", "labels")})
+    job = Job(task, "train", rows_of(path), "required")
+    assert [each.texts for part in job.parts() for each in job.examples(part)][3] == ("A kite 3.", "A boat.")
+
+
+def test_the_columns_of_a_tsv_are_not_to_be_chosen(tmp_path):
+    """`--text hypothesis,premise` gave the columns each other's name, and left their order."""
+    rows = [
+        {"id": n, "label": ["bad", "good"][n % 2], "premise": "A kite.", "hypothesis": "A boat."} for n in range(20)
+    ]
+    path = write_rows(tmp_path / "rows.tsv", rows)
+    assert guessed(path).block["inputs"] == ["premise", "hypothesis"]
+    for flag, given in (("--text", {"texts": ["hypothesis", "premise"]}), ("--label", {"label": "premise"})):
+        with pytest.raises(
+            ConfigError, match=f"{flag}: the columns of a .tsv are known by their order: id, label, prem"
+        ):
+            guessed(path, **given)
+
+
+def test_labels_that_are_texts_in_brackets_are_such(tmp_path):
+    """A path into a text was named, which the rows do not have."""
+    rows = [{"text": f"A kite {n}.", "label": ["[pos]", "[neg]"][n % 2]} for n in range(20)]
+    guess = guessed(write_rows(tmp_path / "rows.jsonl", rows))
+    assert guess.block["labels"] == ["[neg]", "[pos]"] and "columns" not in guess.block
 
 
 def test_rows_of_a_labelling_tool_are_guessed_by_their_paths(tmp_path):

@@ -96,6 +96,12 @@ def test_a_row_without_a_relevant_candidate_neither_teaches_nor_counts(make):
         ({"label": "1,0,0"}, "label: 3 for 2 candidates."),
         ({"label": "yes,no"}, "label: 'yes' is not a number. Give a relevance such as 0 or 1."),
         ({"label": "-1,0"}, "label: '-1' is not a relevance. Give a number ≥ 0."),
+        ({"question": {"text": "Where?"}}, "question: a dict; expected a text. Give a text, or its path in the task's"),
+        ({"candidate": ["Here.", {"text": "There."}]}, "candidate: a dict; expected a text. Give each as a text."),
+        (
+            {"candidate": [{"text": ["Here.", "There."]}]},
+            "candidate: a dict; expected a text. Give a text, or its path",
+        ),
         ({"label": "1,1"}, "label: 2 best candidates; expected one. Mark one, or set one_best: false."),
     ],
 )
