@@ -79,11 +79,15 @@ def study(
     from mtdnn.study.launchers import require_launchable
     from mtdnn.study.load import load_study
     from mtdnn.study.run import checked_cells, run_study
+    from mtdnn.study.variables import as_in_yaml
 
     with keys_as_flags(**{f"slurm.{name}": f"slurm.{name}" for name in vars(slurm)}):
         slurm = SlurmOptions.of(slurm)
-    given = {"encoder": encoder, "data": data, **(variables or {})}
-    grid = load_study(study, output=output, variables={name: value for name, value in given.items() if value})
+    given: dict[str, Any] = {"encoder": encoder, "data": data}
+    given |= {name: as_in_yaml(text) for name, text in (variables or {}).items()}
+    grid = load_study(
+        study, output=output, variables={name: value for name, value in given.items() if value not in (None, "")}
+    )
     names = names_in(stages)
     if names == []:
         raise ConfigError(fault("--stages", "", "names no stage", f"Known: {', '.join(grid.study.stages)}."))

@@ -174,18 +174,35 @@ def entries(
 
     measured = _groups((line for line in lines if line.metric), lambda line: (*place(line), line.split, line.metric))
     diverged = _groups((line for line in lines if line.outcome == "diverged"), place)
-    words = {label(line): line.axes[compare] for line in lines}
+    words: dict[str, dict[str, str]] = {}
+    for line in lines:
+        words.setdefault(line.task, {})[label(line)] = line.axes[compare]
     reference = reference or next((line.axes[compare] for line in lines), "")
-    against = {name: reference + name.removeprefix(word) for name, word in words.items()}
+    against = {(task, name): _against(name, of_task, reference) for task, of_task in words.items() for name in of_task}
     scales = {line.metric: line.scale for line in reversed(lines)}
     found = {
         key: _entry(key, measured.get(key, []), scales, repeats=repeats, diverged=len(diverged.get(key[:3], [])))
         for key in _keys(map(place, lines), measured)
     }
     return [
-        _with_comparison(replace(entry, against=against[name]), found.get((task, against[name], *rest)), margin)
+        _with_comparison(replace(entry, against=other), found.get((task, other, *rest)), margin)
         for (task, name, *rest), entry in found.items()
+        for other in [against[task, name]]
     ]
+
+
+def _against(name: str, words: Mapping[str, str], reference: str) -> str:
+    """The label that another is compared with: that of the reference at the same values of the other axes, or the only
+    one the reference has, as a baseline that was run once beside several weights of a method.
+
+    Args:
+        name: the label.
+        words: of its task, label → value of the compared axis.
+        reference: the value of that axis to compare with.
+    """
+    alike = reference + name.removeprefix(words[name])
+    own = [label for label, word in words.items() if word == reference]
+    return own[0] if alike not in words and len(own) == 1 else alike
 
 
 def _groups(lines: Iterable[Line], key: Callable[[Line], tuple]) -> dict[tuple, list[Line]]:

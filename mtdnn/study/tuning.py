@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.run import RunConfig, run_source
-from mtdnn.config.yaml_source import dump_yaml
+from mtdnn.config.yaml_source import YamlSource, dump_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import exclusive, write_text
 from mtdnn.runs.folder import RunFolder
@@ -97,8 +97,9 @@ def tune(search: Search, *, jobs: int = 1, launcher: str = "local", gpus: float 
     """
     require_optuna()
     _require_launchable(search, launcher, jobs=jobs, gpus=gpus)
-    config = checked_run(run_source(search.run))
-    _require_dev(config)
+    source = run_source(search.run)
+    config = checked_run(source)
+    _require_dev(config, source)
     search.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(search)
     _require_same(study, search, config)
@@ -131,7 +132,12 @@ def _require_launchable(search: Search, launcher: str, *, jobs: int, gpus: float
         raise ConfigError(faults)
 
 
-def _require_dev(config: RunConfig) -> None:
+def _require_dev(config: RunConfig, source: YamlSource) -> None:
+    """Raise ConfigError for a run that is never measured on a dev split."""
+    if config.evaluate_every == "never":
+        found = "never leaves nothing to compare trials by"
+        place = source.where(("evaluate_every",))
+        raise ConfigError(fault(place, "evaluate_every", found, "Give epoch, or a number of steps."))
     tasks, _ = run_tasks(config)
     if not any(task.splits.get("dev") for task in tasks.values()):
         raise ConfigError(

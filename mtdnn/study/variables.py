@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,19 @@ VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 
 OWN_FLAGS = ("encoder", "data")
 """Variables that `mtdnn study` has a flag for; the others are given as `--variables.name`."""
+
+
+def as_in_yaml(text: str) -> Any:
+    """The value of a variable given as a flag, as the same text in a study's YAML: cells are known by their values.
+
+    A text that a number would not be written as, such as 007 or 1e3, stays a text.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    written = json.dumps(value) == text and isinstance(value, (int, float))
+    return value if written else text
 
 
 def declared_variables(source: YamlSource) -> Options:

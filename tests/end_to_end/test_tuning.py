@@ -17,6 +17,7 @@ import yaml
 
 import mtdnn
 from mtdnn.cli.main import main
+from mtdnn.errors import ConfigError
 from mtdnn.files import exclusive
 from mtdnn.runs.opened import Run
 from mtdnn.study import tuning
@@ -157,6 +158,14 @@ def test_errors_of_a_space_have_their_place(space, reported, files, tmp_path, ca
     assert main(files) == 2
     assert reported in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_never_evaluated_has_nothing_to_be_tuned_by(files):
+    """A whole trial was trained first, and then labels were missed that were there."""
+    run = Path(files[1])
+    run.write_text(run.read_text().replace("evaluate_every: 1", "evaluate_every: never"))
+    with pytest.raises(ConfigError, match=r"run.yml:\d+: evaluate_every: never leaves nothing to compare trials"):
+        tune(search_of(files, trials=1))
 
 
 def test_errors_of_the_run_and_of_the_space_are_in_one_report(files, tmp_path, capsys):

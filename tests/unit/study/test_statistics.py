@@ -139,6 +139,23 @@ def test_entries_compare_each_label_with_the_reference_at_the_same_place() -> No
     assert found["mt-dnn", "0.01"].train_rows == 100
 
 
+def test_a_reference_that_was_run_once_is_that_of_every_value_of_the_other_axes() -> None:
+    """As a baseline beside three weights of a method: there was no test at all."""
+    plain = [line(0.5 + seed / 100, method="plain", weight="1", seed=str(seed)) for seed in range(3)]
+    others = [
+        line(0.6 + seed * int(weight) / 100, method="smart", weight=weight, seed=str(seed))
+        for weight in "13"
+        for seed in range(3)
+    ]
+    found = {entry.label: entry for entry in entries([*plain, *others], compare="method", reference="plain")}
+    assert {label: entry.against for label, entry in found.items()} == dict.fromkeys(found, "plain") and len(found) == 3
+    difference = found["smart, weight 3"].comparison
+    assert difference is not None and difference.difference.mean == pytest.approx(0.12)
+    both = [*plain, *others, *(line(0.4, method="plain", weight="3", seed=str(seed)) for seed in range(3))]
+    alike = {entry.label: entry.against for entry in entries(both, compare="method", reference="plain")}
+    assert alike["smart, weight 3"] == "plain, weight 3"
+
+
 def test_diverged_runs_are_counted_and_never_averaged() -> None:
     lines = [line(0.8, init="a", seed="1"), line(None, init="a", seed="2"), line(0.6, init="a", seed="3")]
     (found,) = entries(lines, compare="init")

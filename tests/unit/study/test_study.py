@@ -34,6 +34,7 @@ from mtdnn.study.run import chosen_cells
 from mtdnn.study.scheduler import MAX_LOSSES, Summary, run_cells, write_results
 from mtdnn.study.statistics import best_of
 from mtdnn.study.table import read_csv
+from mtdnn.study.variables import as_in_yaml
 
 TASKS = {
     "rte": {"task_type": "classification", "labels": ["yes", "no"], "inputs": ["premise", "hypothesis"]},
@@ -321,6 +322,17 @@ def test_a_value_with_keys_that_have_no_order_is_refused_as_other_values_are(tmp
     stage = {"axes": {"seed": [1]}, "run": {"tasks.rte.max_rows": {True: 1, "a": 2}}}
     with pytest.raises(ConfigError, match=r"rte\.max_rows: \{True: 1, 'a': 2\}: expected a whole number"):
         grid_of(tmp_path, stages={"only": stage})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1000", 1000), ("-0.5", -0.5), ("true", True), ("007", "007"), ("1e3", "1e3"), ("0.10", "0.10"), ("no", "no"),
+     ("null", "null"), ('"x"', '"x"'), ("[1]", "[1]")],
+)  # fmt: skip
+def test_a_variable_given_as_a_flag_is_what_it_would_be_in_the_file(text: str, value: Any) -> None:
+    """`--variables.rows 1000`, the default, gave every cell another name, and ran it again."""
+    found = as_in_yaml(text)
+    assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize("variables", ["x", 3, ["x"], {1: "x"}, True])
