@@ -113,10 +113,10 @@ def _agreement(
 
     Splits stay apart, as ids are unique within one only.
     """
-    tasks: dict[str, dict[str, list[RecordFiles]]] = {}
+    tasks: dict[str, dict[str, list[list[RecordFiles]]]] = {}
     for (task, split), found in records.items():
         if labels.get(task):
-            tasks.setdefault(task, {})[split] = [found]
+            tasks.setdefault(task, {})[split] = [[found]]
     return agreement_section(tasks, annotators, labels)
 
 

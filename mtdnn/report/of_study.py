@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mtdnn.report.document import Block, Document, Text
 from mtdnn.report.sections import (
@@ -55,9 +56,19 @@ def study_document(folder: Path, *, annotators: Mapping[str, Sequence[str]], wor
     predictions = predictions_of(view, runs)
     document.add(*confusion_section(predictions, view.labels, of=which_runs(view)))
     if annotators:
-        document.add(*agreement_section(records_of_runs(view), annotators, view.labels))
+        records, labels = _by_heading(view)
+        document.add(*agreement_section(records, annotators, labels))
     document.add(*worst_section(all_predictions(view), view.types, count=worst))
     return document
+
+
+def _by_heading(view: StudyView) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
+    """Heading → the records of the compared runs, and → the labels of their task."""
+    records, labels = dict[str, Any](), dict[str, Sequence[str]]()
+    for (task, split), found in records_of_runs(view).items():
+        heading = f"{task}, {split}" if split else task
+        records[heading], labels[heading] = found, view.labels[task]
+    return records, labels
 
 
 def _together(view: StudyView) -> list[Block]:

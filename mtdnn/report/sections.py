@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,17 +133,21 @@ def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str], caption: str)
     return Table(["", *names], rows, caption=caption, matrix=True)
 
 
+Units = Sequence[Sequence[Iterable[Record]]]
+"""Records of the runs of each unit; see `mtdnn.study.statistics.entries`."""
+
+
 def agreement_section(
-    tasks: Mapping[str, Mapping[str, Sequence[Iterable[Record]]]],
+    tasks: Mapping[str, Mapping[str, Units]],
     annotators: Mapping[str, Sequence[str]],
     labels: Mapping[str, Sequence[str]],
 ) -> list[Block]:
     """Accuracy and cross-entropy by the annotators' agreement, for each task they annotated.
 
     Args:
-        tasks: task → label of a run → records of each of its runs, over all splits.
+        tasks: task, or task and split → label of a run → records of each of its runs, by unit.
         annotators: row id → labels.
-        labels: task → its labels, in order.
+        labels: the same keys → the task's labels, in order.
     """
     blocks: list[Block] = []
     for task, of_labels in tasks.items():
@@ -164,13 +169,14 @@ def agreement_section(
 
 
 def _no_agreement(
-    tasks: Mapping[str, Mapping[str, Sequence[Iterable[Record]]]],
+    tasks: Mapping[str, Mapping[str, Units]],
     annotators: Mapping[str, Sequence[str]],
     labels: Mapping[str, Sequence[str]],
     votes: int,
 ) -> str:
     """The reason why there is nothing to show."""
-    runs = [records for of_labels in tasks.values() for each in of_labels.values() for records in each if records]
+    units = [unit for of_labels in tasks.values() for each in of_labels.values() for unit in each]
+    runs = [records for unit in units for records in unit if records]
     if not runs:
         return "Nothing to show: no predictions of a classification into labels."
     if not votes:
@@ -188,7 +194,7 @@ def _no_agreement(
 
 @dataclass(frozen=True)
 class Agreements:
-    """Results of one pattern of votes, over several runs."""
+    """Results of one pattern of votes, over the units: of each the mean of its runs."""
 
     rows: Agreement
     accuracy: Spread
@@ -197,24 +203,25 @@ class Agreements:
     temperature: Spread
 
 
-def _agreements(
-    runs: Sequence[Iterable[Record]], annotators: Mapping[str, Sequence[str]], labels: Sequence[str]
-) -> dict[str, Agreements]:
-    """Pattern → its numbers over the runs."""
-    groups: dict[str, list[Agreement]] = {}
-    for records in runs:
-        for entry in by_agreement(records, annotators, labels=labels):
-            groups.setdefault(entry.pattern, []).append(entry)
+def _agreements(units: Units, annotators: Mapping[str, Sequence[str]], labels: Sequence[str]) -> dict[str, Agreements]:
+    """Pattern → its numbers over the units."""
+    groups: dict[str, list[list[Agreement]]] = {}
+    for runs in units:
+        of_unit: dict[str, list[Agreement]] = {}
+        for records in runs:
+            for entry in by_agreement(records, annotators, labels=labels):
+                of_unit.setdefault(entry.pattern, []).append(entry)
+        for name, found in of_unit.items():
+            groups.setdefault(name, []).append(found)
+
+    def over_units(found: list[list[Agreement]], name: str, scale: float = 1) -> Spread:
+        given = [[value for entry in of_unit if (value := getattr(entry, name)) is not None] for of_unit in found]
+        return spread([scale * statistics.fmean(values) for values in given if values])
+
+    others = ("cross_entropy", "tempered", "temperature")
     return {
-        name: Agreements(
-            entries[0],
-            spread([100 * entry.accuracy for entry in entries]),
-            *(
-                spread([value for entry in entries if (value := getattr(entry, name)) is not None])
-                for name in ("cross_entropy", "tempered", "temperature")
-            ),
-        )
-        for name, entries in groups.items()
+        name: Agreements(found[0][0], over_units(found, "accuracy", 100), *(over_units(found, each) for each in others))
+        for name, found in groups.items()
     }
 
 

@@ -163,23 +163,34 @@ def floor_of(view: StudyView, task: str, split: str) -> float | None:
 
 
 def representatives(view: StudyView) -> dict[tuple[str, str], Path]:
-    """(task, label) → one run: the first repeat at the last column."""
-    columns = {column: place for place, column in enumerate(view.columns)}
-    found: dict[tuple[str, str], tuple[int, Path]] = {}
+    """(task, label) → one run: the first repeat at its last column."""
+    last, found = last_columns(view), dict[tuple[str, str], Path]()
+    for line in view.compared:
+        key = (line.task, line.axes[view.compare])
+        if line.value is not None and line.axes.get(view.across or "", "") == last[key]:
+            found.setdefault(key, view.folder / line.run)
+    return found
+
+
+def last_columns(view: StudyView) -> dict[tuple[str, str], str]:
+    """(task, label) → the last column at which it has a run; empty without columns."""
+    places = {column: place for place, column in enumerate(view.columns)}
+    found: dict[tuple[str, str], str] = {}
     for line in view.compared:
         if line.value is not None:
-            place = columns.get(line.axes.get(view.across or "", view.columns[0]), 0)
-            key = (line.task, line.axes[view.compare])
-            if key not in found or place > found[key][0]:
-                found[key] = (place, view.folder / line.run)
-    return {key: path for key, (_, path) in found.items()}
+            key, column = (line.task, line.axes[view.compare]), line.axes.get(view.across or "", "")
+            found[key] = max(found.get(key, column), column, key=lambda each: places.get(each, -1))
+    return found
 
 
 def which_runs(view: StudyView) -> str:
     """The note on the representative runs."""
-    return (
-        f"first run of each at {view.across} {view.columns[-1]}" if view.across and view.main else "first run of each"
-    )
+    columns = dict.fromkeys(last_columns(view).values())
+    if not (view.across and view.main):
+        return "first run of each"
+    if len(columns) > 1:
+        return f"first run of each at the last {view.across} it has"
+    return f"first run of each at {view.across} {next(iter(columns))}"
 
 
 def by_label(runs: Mapping[tuple[str, str], Path]) -> dict[str, list[Path]]:
@@ -202,20 +213,45 @@ def predictions_of(view: StudyView, runs: Mapping[tuple[str, str], Path]) -> dic
     return found
 
 
-def records_of_runs(view: StudyView) -> dict[str, dict[str, list[RecordFiles]]]:
-    """Task → label → records of all splits, of each compared run at the last column."""
-    columns = view.columns
-    runs: dict[tuple[str, str], dict[str, None]] = {}
+def records_of_runs(view: StudyView) -> dict[tuple[str, str], dict[str, list[list[RecordFiles]]]]:
+    """(task, split) → label → unit → records of its compared runs at their last column.
+
+    Splits of which no two have a row of the same id are one, of an empty name: the votes of a row belong to one split.
+    """
+    last = last_columns(view)
+    runs: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
     for line in view.compared:
-        if not view.across or line.axes.get(view.across) == columns[-1]:
-            runs.setdefault((line.task, line.axes[view.compare]), {})[line.run] = None
-    found: dict[str, dict[str, list[RecordFiles]]] = {}
-    for (task, label), folders in runs.items():
-        for folder in folders:
-            paths = sorted(RunFolder(view.folder / folder).predictions.glob(f"{task}.*.jsonl"))
-            if view.labels.get(task):
-                found.setdefault(task, {}).setdefault(label, []).append(RecordFiles(*paths))
+        if line.value is None or not view.labels.get(line.task):
+            continue
+        if line.axes.get(view.across or "", "") == last[line.task, line.axes[view.compare]]:
+            units = runs.setdefault(line.task, {}).setdefault(view.label_of(line), {})
+            units.setdefault(line.axes.get(view.repeats[0], ""), {})[line.run] = None
+    found: dict[tuple[str, str], dict[str, list[list[RecordFiles]]]] = {}
+    for task, of_labels in runs.items():
+        first = next(iter(next(iter(next(iter(of_labels.values())).values()))))
+        for split, names in _splits_apart(RunFolder(view.folder / first), task).items():
+            for label, units in of_labels.items():
+                found.setdefault((task, split), {})[label] = [
+                    [_records(RunFolder(view.folder / run), task, names) for run in folders]
+                    for folders in units.values()
+                ]
     return found
+
+
+def _splits_apart(run: RunFolder, task: str) -> dict[str, list[str]]:
+    """Split → itself, of those with predictions; if no id is in two of them, an empty name → all."""
+    names = [path.name.removeprefix(f"{task}.").removesuffix(".jsonl") for path in _prediction_files(run, task)]
+    ids = [{str(record["id"]) for record in _records(run, task, [name])} for name in names]
+    return {"": names} if len(set().union(*ids)) == sum(map(len, ids)) else {name: [name] for name in names}
+
+
+def _prediction_files(run: RunFolder, task: str) -> list[Path]:
+    return sorted(run.predictions.glob(f"{task}.*.jsonl"))
+
+
+def _records(run: RunFolder, task: str, splits: Sequence[str]) -> RecordFiles:
+    paths = (run.prediction_file(task, split) for split in splits)
+    return RecordFiles(*(path for path in paths if path.exists()))
 
 
 def all_predictions(view: StudyView) -> dict[tuple[str, str], dict[Path, Any]]:

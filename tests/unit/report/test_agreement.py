@@ -94,6 +94,6 @@ def test_annotators_are_read_and_faults_have_their_line(tmp_path: Path) -> None:
 
 def test_predictions_without_probabilities_have_a_dash_for_what_needs_them() -> None:
     records = [{"id": "r", "prediction": "yes", "label": "yes"}]
-    blocks = agreement_section({"nli": {"one": [records]}}, {"r": ["yes", "yes", "no"]}, {"nli": ["yes", "no"]})
+    blocks = agreement_section({"nli": {"one": [[records]]}}, {"r": ["yes", "yes", "no"]}, {"nli": ["yes", "no"]})
     (table,) = (block for block in blocks if isinstance(block, Table))
     assert [place.text for place in table.rows[0]] == ["one", "2/1", "1", "100.0", "–", "–", "–", "0.637"]
