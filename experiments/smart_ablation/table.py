@@ -111,9 +111,10 @@ def from_log(run: Path, task: str) -> dict[str, float]:
 
 
 def from_predictions(run: RunFolder, line: Line) -> dict[str, float]:
-    """Of one run of a classification task: the mean probability of what it predicts."""
+    """Of one run of a task with classes: the mean probability of what it predicts; nothing of one with numbers."""
     records = read_records(run.prediction_file(line.task, line.split))
-    return {"sure": statistics.mean(max(record["scores"].values()) for record in records)}
+    sure = [max(record["scores"].values()) for record in records if record["scores"]]
+    return {"sure": statistics.mean(sure)} if sure else {}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
