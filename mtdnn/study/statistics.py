@@ -193,7 +193,7 @@ def entries(
 
 def _against(name: str, words: Mapping[str, str], reference: str) -> str:
     """The label that another is compared with: that of the reference at the same values of the other axes, or the only
-    one the reference has, as a baseline that was run once beside several weights of a method.
+    one the reference has, as a baseline that was run once with several weights of a method.
 
     Args:
         name: the label.
