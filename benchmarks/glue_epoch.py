@@ -236,7 +236,7 @@ class PlainWork:
         outputs = {task: max(1, len(each.task.labels)) for task, each in types.items()}
         model.heads = nn.ModuleDict({task: nn.Linear(config.hidden_size, size) for task, size in outputs.items()})
         self.model = model.to(self.device).train()
-        loader = loader_of(stores, types, given, self.device, group_by_length=given.group_by_length or GROUPED)
+        loader = loader_of(stores, types, given, self.device, group_by_length=GROUPED)
         self.optimizer = torch.optim.AdamW(decayed_and_not(self.model, 0.01), lr=5e-5, fused=True)
         self.scheduler = get_linear_schedule_with_warmup(self.optimizer, len(loader) // 10, len(loader))
         self.batches = endless(loader)

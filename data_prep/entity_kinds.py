@@ -19,11 +19,19 @@ from data_prep.rows_out import (
     require_other_file,
     write_rows,
 )
+from mtdnn.rows.example import UNLABELLED
+from mtdnn.rows.lists import written_list
 
 
 def kinds_of(tags: str) -> str:
-    """The kinds of entities among tags such as `B-PER O I-LOC`, in alphabetical order; `none` if there is none."""
-    kinds = {tag.partition("-")[2] for tag in tags.split() if "-" in tag}
+    """The kinds of entities among tags such as `B-PER O I-LOC`, in alphabetical order; `none` if there is none.
+
+    Tags may be written as a list. A row without tags has no label, which is not `none`.
+    """
+    if tags.strip() in UNLABELLED:
+        return ""
+    written = written_list(tags.strip())
+    kinds = {str(tag).partition("-")[2] for tag in (tags.split() if written is None else written) if "-" in str(tag)}
     return ",".join(sorted(kinds)) or "none"
 
 

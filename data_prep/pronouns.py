@@ -39,7 +39,7 @@ from data_prep.rows_out import (
     run,
     write_rows,
 )
-from data_prep.superglue import SPLITS, place_of, yes_or_no
+from data_prep.superglue import SPLITS, is_unlabelled, place_of, yes_or_no
 from mtdnn.errors import DataError
 
 MARK = "*"
@@ -155,7 +155,9 @@ def _wnli_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str] | D
     """id, label, premise and hypothesis of each row; in place of a short one, that it is dropped."""
     header = next(read_lines(path), (1, ""))[1].split("\t")
     if header[0] != "index":
-        yield from ((row.id, row.label, row.texts[0], row.texts[-1]) for row in read_rows(path))
+        for row in read_rows(path):
+            label = UNLABELLED if is_unlabelled(row.label) or row.label == "-" else row.label
+            yield row.id, label, row.texts[0], row.texts[-1]
         return
     columns = ["sentence1", "sentence2", *(["label"] if "label" in header else [])]
     for number, values in read_columns(path, columns):

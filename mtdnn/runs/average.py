@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from mtdnn.config.json_source import read_json
 from mtdnn.config.tasks import TaskDef
 from mtdnn.errors import ConfigError, DataError, Fault, fault
 from mtdnn.files import sole_writer, write_text
@@ -28,6 +29,9 @@ from mtdnn.runs.parts import measured_stores
 from mtdnn.training.checkpoint import ENCODER, copy_weights, open_checkpoint, read_state, read_weights, save_checkpoint
 
 logger = logging.getLogger(__name__)
+
+OF_A_VERSION = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
+"""Keys of an encoder's configuration that say how it was saved."""
 
 Weights = dict[str, Tensor]
 
@@ -128,6 +132,8 @@ def _differences(first: Run, path: Path, first_path: Path) -> list[Fault]:
     ours, parts = (read_parts(each) for each in (first_path, path))
     if (ours.adapter, ours.base and ours.base.sha256) != (parts.adapter, parts.base and parts.base.sha256):
         faults.append(fault(place, "adapter", f"another one, or over another encoder, than {first.folder.path}", fix))
+    if not faults and _architecture(path) != _architecture(first_path):
+        faults.append(fault(place, ENCODER, f"another encoder or tokenizer than in {first_path}", fix))
     shapes, known = ({name: each.shape for name, each in read_weights(at, "").items()} for at in (path, first_path))
     if not faults and shapes != known:
         name = next(iter({*shapes.items()} ^ {*known.items()}))[0]
@@ -135,13 +141,26 @@ def _differences(first: Run, path: Path, first_path: Path) -> list[Fault]:
     return faults
 
 
+def _architecture(checkpoint: Path) -> tuple[dict[str, Any], object]:
+    """What the weights of an encoder are weights of: its configuration, and its tokenizer's vocabulary."""
+    folder = checkpoint / ENCODER
+    config = read_json(folder / "config.json", dict[str, Any], fix="Name another checkpoint.")
+    tokenizer = folder / "tokenizer.json"
+    vocabulary = read_json(tokenizer, dict[str, Any], fix="")["model"] if tokenizer.is_file() else None
+    return {key: value for key, value in config.items() if key not in OF_A_VERSION}, vocabulary
+
+
 def _of(task: TaskDef, key: str) -> object:
     return getattr(task, key)
 
 
 def _warn_of_other_starts(first: Run, folders: Sequence[str | Path]) -> None:
-    """Warn where new heads started from different weights: their average may be worse than each."""
+    """Warn where encoders or new heads started from different weights: their average may be worse than each."""
     configs = [RunFolder(each).read_config() for each in folders]
+    starts = [each.encoder if isinstance(each.encoder, str) else each.encoder.run for each in configs]
+    encoders = list(dict.fromkeys(starts))
+    if len(encoders) > 1:
+        logger.warning("the runs started from different encoders (%s); give runs of one", ", ".join(encoders))
     seeds = sorted({each.seed for each in configs})
     kept = all(not isinstance(each.encoder, str) and each.encoder.heads == "keep" for each in configs)
     if len(seeds) > 1 and not kept:

@@ -157,6 +157,8 @@ def content(file: File, records: Sequence[Record]) -> str:
     for record in records:
         key = numbers_of(str(record["id"]))
         try:
+            if file.name == NESTED and len(key) != 3:
+                raise ValueError("no numbers of a paragraph, a question and an answer")
             if not key or key in answers:
                 raise ValueError("no number of a row" if not key else "a second row of this number")
             answers[key] = file.answer(record["prediction"])

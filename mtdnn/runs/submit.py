@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def submit(
 ) -> dict[str, int]:
     """Predict every test split of a benchmark, and write the archive that its server takes.
 
-    Each task is answered by the runs that have it; the probabilities of several are averaged. AX is answered by the
+    Each task is answered by the runs that have it; the probabilities, or numbers, of several are averaged, of types
+    whose predictions have a mean; files of the others need one run that has the task. AX is answered by the
     head of MNLI. The archive is checked before it is written.
 
     Args:
@@ -54,7 +56,9 @@ def submit(
     files, opened = files_of(benchmark), [open_run(run, checkpoint=checkpoint) for run in runs]
     contents, faults, counts = dict[str, str](), list[Fault](), dict[str, int]()
     for file in files:
-        able = [Answered(run, name) for run in opened if (name := task_for(file, run.tasks))]
+        found = [(run, task_for(file, run.tasks)) for run in opened]
+        nearest = min((match.distance for _, match in found if match is not None), default=0)
+        able = [Answered(run, match.task) for run, match in found if match and match.distance == nearest]
         if not able:
             fix = f"Add a run with the task '{file.task}'."
             faults.append(fault(file.name, "", f"no run of {', '.join(map(str, runs))} answers it", fix))
@@ -70,13 +74,26 @@ def submit(
     return counts
 
 
-def task_for(file: File, tasks: Iterable[str]) -> str | None:
-    """The task of a run that answers a file: of the same name, of one that reads alike (SST-2 and sst2), or another."""
+class Match(NamedTuple):
+    """A task that answers a file.
+
+    Attributes:
+        task: its name.
+        distance: 0: it is named as in `task_defs/`; 1: as the file; 2: it is another that answers it. SuperGLUE has an
+            RTE.jsonl, whose rows are not those of GLUE's task `rte`.
+    """
+
+    task: str
+    distance: int
+
+
+def task_for(file: File, tasks: Iterable[str]) -> Match | None:
+    """The task of a run that answers a file: of its name, or of one that reads alike (SST-2 and sst2), or another."""
     names = list(tasks)
-    for wanted in ({file.task, file.name.rpartition(".")[0]}, {*file.others}):
+    for distance, wanted in enumerate(((file.task,), (file.name.rpartition(".")[0],), file.others)):
         letters = {_letters(each) for each in wanted}
         if found := next((name for name in names if _letters(name) in letters), None):
-            return found
+            return Match(found, distance)
     return None
 
 
@@ -94,13 +111,13 @@ def predictions(file: File, able: Sequence[Answered], data: str | Path | None) -
     Raises:
         DataError: the split is not prepared, or several runs of a task whose predictions have no mean.
     """
+    task_type = able[0].run.model.task_types[able[0].task]
+    if len(able) > 1 and not task_type.soft_labels:
+        found = f"{len(able)} runs answer it, and predictions of {task_type.task.task_type} have no mean"
+        raise DataError(fault(file.name, "", found, "Give one run with this task."))
     of_runs = [_records(file, each, data) for each in able]
     if len(of_runs) == 1:
         return of_runs[0]
-    task_type = able[0].run.model.task_types[able[0].task]
-    if not task_type.soft_labels:
-        found = f"{len(able)} runs answer it, and predictions of {task_type.task.task_type} have no mean"
-        raise DataError(fault(file.name, "", found, "Give one run with this task."))
     return averaged(of_runs, task_type, places=[str(each.run.folder.path) for each in able])
 
 

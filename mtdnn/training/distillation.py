@@ -72,11 +72,15 @@ def averaged(
         places: name of each model, for messages.
         task_type: the task seen through its type.
     Raises:
-        DataError: a model predicts other labels than the task has.
+        DataError: a model predicts other labels than the task has, or for other rows than the first.
     """
     teachers = [
         soft_labels(records, task_type, place=place) for records, place in zip(predictions, places, strict=True)
     ]
+    for place, each in zip(places, teachers, strict=True):
+        if others := sorted(each.keys() ^ teachers[0].keys()):
+            shown = f"{len(others)} rows are not in both, such as '{others[0]}'"
+            raise DataError(fault(place, "", f"other rows than {places[0]}: {shown}", "Predict the same split."))
 
     def mean(record: Record) -> Record:
         soft = task_type.soft_record(np.mean([each[record["id"]] for each in teachers], axis=0).tolist())

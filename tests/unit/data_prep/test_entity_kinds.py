@@ -9,8 +9,10 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
-    ("tags", "expected"), [("O O", "none"), ("B-PER I-PER O B-LOC", "LOC,PER"), ("B-PER O B-PER", "PER")]
-)
+    ("tags", "expected"),
+    [("O O", "none"), ("B-PER I-PER O B-LOC", "LOC,PER"), ("B-PER O B-PER", "PER"), ("['B-PER', 'O']", "PER"),
+     ("", ""), ("-", "")],
+)  # fmt: skip
 def test_the_kinds_are_those_of_the_tags(tags, expected):
     assert kinds_of(tags) == expected
 

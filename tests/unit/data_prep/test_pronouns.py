@@ -87,6 +87,14 @@ def test_canonical_rows_of_wnli_are_read_as_well(tmp_path):
     assert [row[0] for row in rows_of(tmp_path, "wnli_pronoun", "dev")] == ["dev-0", "dev-1", "dev-2"]
 
 
+@pytest.mark.parametrize("mark", ["", "-", "-1"])
+def test_canonical_rows_of_wnli_without_a_label_are_kept(tmp_path, mark):
+    """A submission needs every row; with `-`, which is a missing label too, all were dropped."""
+    put(tmp_path / "in/wnli/test.tsv", "".join(f"test-{row[0]}\t{mark}\t{row[1]}\t{row[2]}\n" for row in WNLI))
+    converted(tmp_path)
+    assert [row[1] for row in rows_of(tmp_path, "wnli_pronoun", "test")] == [""] * len(WNLI)
+
+
 def test_the_pronoun_of_wsc_is_looked_for_where_its_index_is_off(tmp_path):
     target = {"span1_text": "Mia", "span2_text": "she", "span1_index": 0, "span2_index": 3}
     rows = [

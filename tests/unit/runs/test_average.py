@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from mtdnn import open_run
 from mtdnn.cli.main import main
 from mtdnn.errors import ConfigError
+from mtdnn.files import file_sha256
 from mtdnn.runs.average import average_runs
 from tests.reference.small_world import make_world, succeed
 
@@ -112,6 +113,24 @@ def test_runs_that_do_not_fit_are_refused(there, tmp_path, capsys, words, messag
     assert main(["average", *words, "--output", str(tmp_path / "mean")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()
+
+
+def test_another_activation_is_another_encoder_and_another_start_is_warned_of(there, tmp_path, capsys, caplog):
+    """Weights of the same names and shapes were averaged, whatever they were weights of."""
+    other = tmp_path / "other"
+    shutil.copytree("runs/2", other)
+    config = other / "run.yml"
+    config.write_text(config.read_text().replace("encoder: ", "encoder: ./", 1))
+    words = ["average", "runs/1", str(other), "--output"]
+    assert main([*words, str(tmp_path / "mean")]) == 0
+    assert "the runs started from different encoders" in caplog.text
+    file = other / "best" / "encoder" / "config.json"
+    file.write_text(file.read_text().replace('"gelu"', '"relu"'))
+    sums = json.loads((other / "best" / "checksums.json").read_text())
+    sums["encoder/config.json"] = file_sha256(file)
+    (other / "best" / "checksums.json").write_text(json.dumps(sums))
+    assert main([*words, str(tmp_path / "again")]) == 2
+    assert "encoder: another encoder or tokenizer than in runs/1/best" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_run_is_not_overwritten(there, tmp_path):

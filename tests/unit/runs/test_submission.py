@@ -214,19 +214,35 @@ def test_what_is_no_archive_is_reported_without_a_traceback(tmp_path, capsys):
     assert any("RTE.tsv: not UTF-8" in line for line in reported(latin))
 
 
+def named(file, tasks):
+    """The name of the task that answers a file."""
+    return task_for(file, tasks).task
+
+
+@pytest.mark.parametrize("tasks", [["rte", "superglue_rte"], ["superglue_rte", "rte"]])
+def test_superglues_rte_is_not_glues_where_both_are_there(tasks):
+    """The first of them answered it, though GLUE's head is another and its test file, too."""
+    assert task_for(RTE_JSON, tasks) == ("superglue_rte", 0) and task_for(RTE_JSON, ["rte"]) == ("rte", 1)
+
+
+def test_ids_of_multirc_without_three_numbers_are_refused_in_the_list():
+    with pytest.raises(DataError, match=r"MultiRC.jsonl: row test-7: no numbers of a paragraph, a question and an"):
+        content(FILES["MultiRC.jsonl"], [{"id": "test-7", "prediction": "1"}])
+
+
 def test_a_task_is_found_by_the_benchmarks_own_name_too():
-    assert task_for(FILES["SST-2.tsv"], ["rte", "SST-2"]) == "SST-2"
-    assert task_for(FILES["STS-B.tsv"], ["stsb"]) == "stsb"
-    assert task_for(FILES["MNLI-m.tsv"], ["mnli"]) == "mnli"
-    assert task_for(RTE_JSON, ["rte"]) == "rte" and task_for(RTE_JSON, ["superglue_rte"]) == "superglue_rte"
+    assert named(FILES["SST-2.tsv"], ["rte", "SST-2"]) == "SST-2"
+    assert named(FILES["STS-B.tsv"], ["stsb"]) == "stsb"
+    assert named(FILES["MNLI-m.tsv"], ["mnli"]) == "mnli"
+    assert named(RTE_JSON, ["rte"]) == "rte" and named(RTE_JSON, ["superglue_rte"]) == "superglue_rte"
     assert task_for(FILES["CoLA.tsv"], ["rte"]) is None
 
 
 def test_pronouns_answer_wnli_and_wsc_where_no_other_task_does():
     """Predictions of `coreference` with labels are words of the benchmarks."""
-    assert task_for(FILES["WNLI.tsv"], ["rte", "wnli_pronoun"]) == "wnli_pronoun"
-    assert task_for(FILES["WNLI.tsv"], ["wnli_pronoun", "wnli"]) == "wnli"
-    assert task_for(FILES["WSC.jsonl"], ["wsc-pronoun"]) == "wsc-pronoun"
+    assert named(FILES["WNLI.tsv"], ["rte", "wnli_pronoun"]) == "wnli_pronoun"
+    assert named(FILES["WNLI.tsv"], ["wnli_pronoun", "wnli"]) == "wnli"
+    assert named(FILES["WSC.jsonl"], ["wsc-pronoun"]) == "wsc-pronoun"
     assert task_for(FILES["WSC.jsonl"], ["wnli_pronoun", "pdp"]) is None
     assert content(FILES["WNLI.tsv"], records("1", "0")) == "index\tprediction\n0\t1\n1\t0\n"
     assert content(FILES["WSC.jsonl"], records("no")) == '{"idx": 0, "label": "False"}\n'
