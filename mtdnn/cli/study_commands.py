@@ -91,12 +91,7 @@ def study(
     names = names_in(stages)
     if names == []:
         raise ConfigError(fault("--stages", "", "names no stage", f"Known: {', '.join(grid.study.stages)}."))
-    if dry_run and json:
-        raise ConfigError(fault("--json", "", "is for results, and --dry_run has none", "Leave out one of them."))
-    if rate is not None and not (dry_run and rate > 0):
-        found = f"{rate:g} examples per second" if dry_run else "is for the estimate of --dry_run"
-        fix = "Give a number above 0." if dry_run else "Add --dry_run, or leave it out."
-        raise ConfigError(fault("--rate", "", found, fix))
+    _require_together(dry_run=dry_run, json=json, rate=rate)
     if dry_run:
         require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=slurm)
         return plan_of(checked_cells(grid, names), rate=rate)
@@ -106,6 +101,16 @@ def study(
     if summary.broken:
         raise MtdnnError([*broken_lines(summary), summary_text(grid, summary)])
     return as_json(summary_values(grid, summary)) if json else summary_text(grid, summary)
+
+
+def _require_together(*, dry_run: bool, json: bool, rate: float | None) -> None:
+    """Raise ConfigError for flags of `study` that have no effect together."""
+    if dry_run and json:
+        raise ConfigError(fault("--json", "", "is for results, and --dry_run has none", "Leave out one of them."))
+    if rate is not None and not (dry_run and rate > 0):
+        found = f"{rate:g} examples per second" if dry_run else "is for the estimate of --dry_run"
+        fix = "Give a number above 0." if dry_run else "Add --dry_run, or leave it out."
+        raise ConfigError(fault("--rate", "", found, fix))
 
 
 def tune(

@@ -164,12 +164,17 @@ def floor_of(view: StudyView, task: str, split: str) -> float | None:
 
 def representatives(view: StudyView) -> dict[tuple[str, str], Path]:
     """(task, label) → one run: the first repeat at its last column."""
-    last, found = last_columns(view), dict[tuple[str, str], Path]()
-    for line in view.compared:
-        key = (line.task, line.axes[view.compare])
-        if line.value is not None and line.axes.get(view.across or "", "") == last[key]:
-            found.setdefault(key, view.folder / line.run)
+    found: dict[tuple[str, str], Path] = {}
+    for line in lines_at_last_column(view):
+        found.setdefault((line.task, line.axes[view.compare]), view.folder / line.run)
     return found
+
+
+def lines_at_last_column(view: StudyView) -> list[Line]:
+    """The measured lines of the compared runs, of each task and label those at its last column."""
+    last, column = last_columns(view), view.across or ""
+    measured = [line for line in view.compared if line.value is not None]
+    return [line for line in measured if line.axes.get(column, "") == last[line.task, line.axes[view.compare]]]
 
 
 def last_columns(view: StudyView) -> dict[tuple[str, str], str]:
@@ -218,12 +223,9 @@ def records_of_runs(view: StudyView) -> dict[tuple[str, str], dict[str, list[lis
 
     Splits of which no two have a row of the same id are one, of an empty name: the votes of a row belong to one split.
     """
-    last = last_columns(view)
     runs: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
-    for line in view.compared:
-        if line.value is None or not view.labels.get(line.task):
-            continue
-        if line.axes.get(view.across or "", "") == last[line.task, line.axes[view.compare]]:
+    for line in lines_at_last_column(view):
+        if view.labels.get(line.task):
             units = runs.setdefault(line.task, {}).setdefault(view.label_of(line), {})
             units.setdefault(line.axes.get(view.repeats[0], ""), {})[line.run] = None
     found: dict[tuple[str, str], dict[str, list[list[RecordFiles]]]] = {}
