@@ -30,7 +30,7 @@ from mtdnn.rows.source import (
     equal_parts,
     missing_columns,
     named_values,
-    paths,
+    paths_of,
     repeated_columns,
     roots,
     with_nested,
@@ -111,8 +111,7 @@ class TableRows(RowSource):
         yield from equal_parts(len(self.table), size)
 
     def names(self) -> list[str]:
-        first = next(self.records(0, 1), None) if len(self.table) else None
-        return paths(first) if isinstance(first, Mapping) else []
+        return paths_of(each for each in self.records(0, len(self.table)) if isinstance(each, Mapping))
 
     def sha256(self) -> str:
         return content_sha256(self.records(0, len(self.table)))
@@ -139,7 +138,7 @@ class FrameRows(TableRows):
             return [fault(self.place, "", repeated, RENAME_ALL_BUT_ONE)]
         asked = asked_for(columns, present)
         needed = [path for path in asked if not roots([path], present)]  # of the others, rows are looked into
-        missing = missing_columns(needed, list(dict.fromkeys([*present, *self.names()])))
+        missing = missing_columns(needed, list(dict.fromkeys([*present, *self.names()]))) if needed else ""
         return super().faults(columns) + ([fault(self.place, "", missing, RENAME_COLUMN)] if missing else [])
 
     @cached_property

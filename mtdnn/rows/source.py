@@ -109,7 +109,7 @@ class RowSource(ABC):
         """Hash of the content, to detect changes."""
 
     def names(self) -> list[str]:
-        """The names of its columns, in JSON lines those of the first row; empty if they have none."""
+        """The names of its columns, in JSON lines those of all rows; empty if they have none."""
         return []
 
     def leaves(self) -> list[str]:
@@ -252,6 +252,21 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def paths(values: Mapping[str, Any]) -> list[str]:
     """The names in a record, and after them the paths to what is nested in it."""
     return list(dict.fromkeys([*map(str, values), *flat(values)]))
+
+
+def paths_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names and paths in any of the records, in the order in which they are first seen."""
+    return list(dict.fromkeys(path for record in records for path in paths(record)))
+
+
+def leaves_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The paths in any of the records, without those that are empty wherever they do not lead to others."""
+    filled: dict[str, bool] = {}
+    for record in records:
+        for path, value in flat(record).items():
+            filled[path] = filled.get(path, False) or not (value is None or value in ([], {}))
+    inner = {path[:place] for path in filled for place, character in enumerate(path) if character == "."}
+    return [path for path, has_value in filled.items() if has_value or path not in inner]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -23,11 +23,11 @@ from mtdnn.rows.source import (
     RowColumns,
     RowSource,
     asked_for,
-    flat,
+    leaves_of,
     long_row_fault,
     missing_columns,
     named_values,
-    paths,
+    paths_of,
     repeated_columns,
     unreadable_fault,
     with_nested,
@@ -196,21 +196,20 @@ class JsonlRows(LineRows):
     """Rows of a .jsonl file: one JSON object per line; blank lines are skipped."""
 
     def names(self) -> list[str]:
-        return paths(self._first())
+        return paths_of(self._records())
 
     def leaves(self) -> list[str]:
-        return list(flat(self._first()))
+        return leaves_of(self._records())
 
-    def _first(self) -> dict[str, Any]:
-        """The first record; empty if there is none that can be read."""
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """Every record that can be read: a column may be missing in any of them."""
         for part in self.parts():
             for number, line in self.lines(part):
                 if isinstance(line, str) and line.strip():
                     with suppress(DataError):
                         values = json_value(line, Place(self.place, number))
-                        return values if isinstance(values, dict) else {}
-                    return {}
-        return {}
+                        if isinstance(values, dict):
+                            yield values
 
     def parse(self, line: str, where: Place, columns: RowColumns) -> Row | Fault | None:
         if not line.strip():

@@ -118,7 +118,8 @@ def _unnamed(source: RowSource, path: Path) -> list[str]:
 
 
 def label_column(columns: dict[str, ColumnValues], texts: Sequence[str], path: Path) -> ColumnValues:
-    """The column of the labels: by its name, else the one with the fewest different short values.
+    """The column of the labels: by its name, else the one with the fewest different short values, filled in every row
+    if there is such a one.
 
     Args:
         columns: of the file.
@@ -138,7 +139,7 @@ def label_column(columns: dict[str, ColumnValues], texts: Sequence[str], path: P
         if each.mean_words <= SHORT_WORDS and 2 <= len({*each.values}) <= min(MAX_CLASSES, len(each.values) // 4)
     }
     if short and len(columns) > 1:
-        return columns[min(short, key=lambda name: (short[name], name))]
+        return columns[min(short, key=lambda name: ("" in columns[name].values, short[name], name))]
     found = f"no column of labels among {shortened(', '.join(columns), 200)}"
     fix = "Give --label COLUMN, or save the texts as .txt, one in each line, to learn from them without labels."
     raise DataError(fault(str(path), "", found, fix))

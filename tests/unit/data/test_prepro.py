@@ -22,6 +22,7 @@ from mtdnn.data.prepro import prepare, prepare_rows
 from mtdnn.data.split_faults import IdHashes
 from mtdnn.data.store import open_prepared, open_store
 from mtdnn.errors import ConfigError, DataError
+from mtdnn.rows.memory import table_rows
 from mtdnn.rows.places import open_split, rows_of
 from mtdnn.rows.text import TextRows
 from mtdnn.tokens.loading import load_tokenizer
@@ -435,6 +436,24 @@ def test_ids_and_labels_under_other_names_may_be_in_some_rows_only(project, enco
     path.write_text("".join(json.dumps(rows[place]) + "\n" for place in (first, 1 - first)))
     task = project.tasks["nli"].model_copy(update={"columns": {"id": "key", "label": "verdict"}})
     manifest = prepare_rows(rows_of(path), task, load_tokenizer(encoder), tmp_path / "new")
+    assert manifest.labels["unlabelled"] == 1
+    assert "order-77" in open_prepared(tmp_path / "new").ids
+
+
+@pytest.mark.parametrize("kind", ["file", "list"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_ids_and_labels_under_our_names_may_be_in_some_rows_only(project, encoder, tmp_path, first, kind):
+    """A first row without them had the renamed ones asked for, and every label was taken for missing."""
+    rows = [
+        {"premise": "A kite.", "hypothesis": "The lake.", "id": "order-77", "label": "yes_"},
+        {"premise": "A boat.", "hypothesis": "The lake."},
+    ]
+    rows = [rows[first], rows[1 - first]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = rows_of(path) if kind == "file" else table_rows(rows, place="rows")
+    task = project.tasks["nli"].model_copy(update={"columns": {"id": "key", "label": "verdict"}})
+    manifest = prepare_rows(source, task, load_tokenizer(encoder), tmp_path / "new")
     assert manifest.labels["unlabelled"] == 1
     assert "order-77" in open_prepared(tmp_path / "new").ids
 

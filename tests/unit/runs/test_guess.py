@@ -98,6 +98,37 @@ def test_columns_are_known_by_their_names_and_values(tmp_path):
     }
 
 
+@pytest.mark.parametrize("bare", [0, 7, 39])
+def test_every_row_of_a_jsonl_adds_its_columns(tmp_path, bare):
+    """The first row decided for all: a label that it lacked was in no column, and one that it alone had hid others."""
+    rows = rows_of_kind("classes")
+    rows[bare] = {"id": "bare", "text": "A boat lies in the lake."}
+    rows[20]["comment"] = "Ask Ann."
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=f"label: 1 of 40 rows have no label, row {bare + 1} first"):
+        guessed(path)
+    rows.pop(bare)
+    guess = guessed(write_rows(path, [rows[20], *rows]))
+    assert guess.block["inputs"] == ["text"] and guess.block["labels"] == ["bad", "good", "middling"]
+
+
+def test_paths_that_the_first_rows_lack_are_found_in_later_ones(tmp_path):
+    """An unmarked row of a labelling tool has `annotations: []`; a null leads nowhere."""
+    text = {"data": {"text": "A red kite flies."}}
+    rows = [{**text, "marks": [{"choice": ["good", "bad"][number % 2]}]} for number in range(20)]
+    path = write_rows(tmp_path / "rows.jsonl", [{**text, "marks": []}, {"data": None}, *rows])
+    assert rows_of(path).leaves() == ["data.text", "marks.0.choice"]
+    path = write_rows(path, [{**text, "marks": []}, *rows])
+    with pytest.raises(DataError, match=r"marks.0.choice: 1 of 21 rows have no label, row 1 first"):
+        guessed(path)
+
+
+def test_a_column_that_few_rows_have_is_not_taken_for_the_labels(tmp_path):
+    rows = [{"review": "A red kite flies.", "verdict": ["good", "bad", "fair"][number % 3]} for number in range(30)]
+    rows[0]["note"] = "odd"
+    assert guessed(write_rows(tmp_path / "rows.jsonl", rows)).block["columns"] == {"label": "verdict"}
+
+
 def test_a_column_of_labels_without_a_known_name_has_few_short_values(tmp_path):
     rows = [{"what": f"The kite {number} flies.", "verdict": "ab"[number % 2]} for number in range(30)]
     assert guessed(write_rows(tmp_path / "rows.csv", rows)).block["columns"] == {"label": "verdict"}
