@@ -162,11 +162,21 @@ def prepare_rows(
     Raises:
         DataError: rows are invalid; reports every error, and nothing is written.
     """
-    present = rows.names() if task.columns else ()
-    own = {ours for ours, name in task.columns.items() if ours in OPTIONAL and ours in present and name not in present}
-    renamed = {ours: name for ours, name in task.columns.items() if ours not in own}
-    job = Job(task.model_copy(update={"columns": renamed}), folder.name, rows, labels, lenient=True)
+    renamed = {"columns": columns_in(rows, task.columns)}
+    job = Job(task.model_copy(update=renamed), folder.name, rows, labels, lenient=True)
     return prepare_job(job, tokenizer, folder, num_workers=num_workers)
+
+
+def columns_in(rows: RowSource, columns: Mapping[str, str]) -> dict[str, str]:
+    """A task's `columns`, without `id` and `label` where the rows have them under these names alone.
+
+    Args:
+        rows: given to a trained task, by people who may know our names and not those of its data.
+        columns: our name → that of the task's data.
+    """
+    present = rows.names() if columns else ()
+    ours = {name for name in OPTIONAL if name in present and columns.get(name) not in present}
+    return {name: theirs for name, theirs in columns.items() if name not in ours}
 
 
 def prepare_job(job: Job, tokenizer: Tokenizer, folder: Path, *, num_workers: int = 1) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from mtdnn.config.task import SharedRows, TaskDef
 from mtdnn.data.encode import Job, LabelPolicy, encoded_by
-from mtdnn.data.prepro import prepare_job, prepare_rows
+from mtdnn.data.prepro import columns_in, prepare_job, prepare_rows
 from mtdnn.data.sharing import SharedJob, can_share, columns_of_task, encoded
 from mtdnn.data.store import Store, open_prepared
 from mtdnn.errors import ConfigError, DataError, Place, fault
@@ -122,7 +122,7 @@ class GivenRows:
             return
         source = rows_of(rows) if isinstance(rows, (str, Path)) else table_rows(rows, place="rows")
         owner, members = self.tasks[columns_of], []
-        shared = owner.rows or SharedRows(file="rows", columns=owner.columns)
+        shared = owner.rows or SharedRows(file="rows", columns=columns_in(source, owner.columns))
         for name in sorted(tasks, key=lambda name: name != columns_of):
             own = self.tasks[name]
             of_file = owner.rows is not None and own.unit == owner.unit

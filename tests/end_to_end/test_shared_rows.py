@@ -368,6 +368,23 @@ def test_tasks_of_other_types_are_predicted_in_one_pass_from_texts_and_tables(wo
     assert [record["scores"]["ask"] for record in listed["intent"]] == pytest.approx(scores, rel=1e-5)
 
 
+def test_tasks_of_other_types_have_ids_and_labels_under_our_names_too(world: Demo, tmp_path: Path) -> None:
+    """As one task alone, though the first task's data has other names: ids became row numbers, labels were missing."""
+    text = {"inputs": ["text"], "max_length": 64, "splits": {"train": "train"}}
+    intent = {"task_type": "classification", **text, "labels": ["ask", "tell"], "metrics": ["accuracy"]}
+    slots = {"task_type": "sequence_labeling", **text, "labels": ["O", "B-x"], "metrics": ["token_accuracy"]}
+    tasks = {"intent": {**intent, "columns": {"id": "key", "label": "verdict"}}, "slots": slots}
+    data = {
+        "intent": {"train": [{"key": "a", "verdict": "ask", "text": "A kite."}]},
+        "slots": {"train": [{"id": "a", "label": ["O", "B-x"], "text": ["A", "kite."]}]},
+    }
+    mtdnn.train(tasks=tasks, data=data, encoder=str(world.encoder), output=str(tmp_path), max_steps=1, progress=False)
+    rows = [{"text": "A boat."}, {"id": "order-77", "label": "tell", "text": "A kite."}]
+    found = mtdnn.open_run(tmp_path).predict(["intent", "slots"], rows)
+    assert [(record["id"], record["label"]) for record in found["intent"]] == [("1", None), ("order-77", "tell")]
+    assert [record["id"] for record in found["slots"]] == ["1", "order-77"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
