@@ -23,7 +23,7 @@ def as_json(values: object) -> str:
 def results_table(results: Mapping[str, Any]) -> str:
     """One line per task and split of `{task: {split: {metric: value}}}`; keys that begin with `_` are left out.
 
-    Without splits it is a sentence: no task had one to measure.
+    Without splits it is a sentence: no task had one to measure. Splits without labels are named below the table.
     """
     splits = [
         (task, split, values)
@@ -39,7 +39,9 @@ def results_table(results: Mapping[str, Any]) -> str:
         [task, split, *(number(values[metric]) if metric in values else "" for metric in metrics)]
         for task, split, values in splits
     ]
-    return table(lines)
+    unlabelled = ", ".join(f"{task} {split}" for task, split, values in splits if values.get("rows") == 0)
+    note = f"\n\nno row has a label, so that nothing was measured: {unlabelled}" if unlabelled else ""
+    return f"{table(lines)}{note}"
 
 
 def number(value: Any) -> str:

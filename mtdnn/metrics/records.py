@@ -24,7 +24,7 @@ from mtdnn.errors import (
     shortened,
 )
 from mtdnn.files import named_file
-from mtdnn.metrics.base import Record, applicable, measured
+from mtdnn.metrics.base import Record, applicable, measured, metric_of
 from mtdnn.metrics.stored import kept
 from mtdnn.registry import own_words
 
@@ -84,14 +84,16 @@ def placed_at(place: str) -> Iterator[None]:
 
 def _scored(place: str, records: Sequence[Record], metrics: list[str], labels: Sequence[str]) -> dict[str, float]:
     """As `score`, for records that have been read."""
-    names = metrics or applicable(records, labels)
+    for name in metrics:  # a misspelt one is reported, whatever the records are
+        metric_of(name, key="metrics")
     labelled = sum(record["label"] is not None for record in records)
-    if not names and labelled:
-        found = f"no metric can be computed from its {labelled} labelled predictions"
-        raise DataError(fault(place, "", found, "Name one to see what it needs."))
-    if not names:
+    if not labelled:
         fix = "Predict rows with labels."
         raise DataError(fault(place, "", f"none of the {len(records)} predictions has a label", fix))
+    names = metrics or applicable(records, labels)
+    if not names:
+        found = f"no metric can be computed from its {labelled} labelled predictions"
+        raise DataError(fault(place, "", found, "Name one to see what it needs."))
     return measured(records, names, labels)
 
 

@@ -32,6 +32,8 @@ from mtdnn.study.statistics import COUNTS
 NO_METHOD = ("task", "proximal", "gradient", "gradient_norm", "balance", "steps")
 """Prefixes of a task's values in the log that are not those of a regularizer."""
 
+NOT_MEASURED = "not measured: no row has a label"
+
 
 TERMS = {
     "method": "",
@@ -162,7 +164,7 @@ def _results(results: Mapping[str, Mapping]) -> list[Heading | Table | Text]:
         for split, values in splits.items():
             names |= {name: None for name in values if name not in COUNTS}
             metrics = [f"{name} {scales[name].shown(value)}" for name, value in values.items() if name not in COUNTS]
-            lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics)))
+            lines.append(row(task, split, str(values.get("rows", "")), " · ".join(metrics) or NOT_MEASURED))
     caption = "Values with one decimal are in percent, others unchanged."
     blocks: list[Heading | Table | Text] = [Heading("Results")]
     blocks.append(Table(["task", "split", "rows", "metrics"], lines, caption=caption, words=[1, 3]))

@@ -833,6 +833,18 @@ RESULTS = [
         "o.jsonl: none of the 1 predictions has a label. Predict rows with labels.",
     ),
     Case(
+        "a named metric of predictions without labels",
+        write("o.jsonl", b'{"id": "1", "prediction": "a", "label": null}\n'),
+        "score o.jsonl --metrics accuracy",
+        "o.jsonl: none of the 1 predictions has a label. Predict rows with labels.",
+    ),
+    Case(
+        "a misspelt metric of predictions without labels",
+        write("o.jsonl", b'{"id": "1", "prediction": "a", "label": null}\n'),
+        "score o.jsonl --metrics acuracy",
+        "metrics: unknown metric 'acuracy'; known: ",
+    ),
+    Case(
         "labels that fit no metric",
         write("o.jsonl", b'{"id": "1", "prediction": 1.0, "label": "a"}\n'),
         "score o.jsonl",

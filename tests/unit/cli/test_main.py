@@ -344,6 +344,18 @@ def test_results_are_one_line_per_split():
     ]
 
 
+def test_a_split_without_labels_is_named_below_its_line():
+    results = {"a": {"dev": {"accuracy": 0.5, "rows": 10}, "test": {"rows": 0}}, "b": {"test": {"rows": 0}}}
+    assert results_table(results).split("\n") == [
+        "task  split  rows  accuracy",
+        "a     dev    10    0.5000",
+        "a     test   0",
+        "b     test   0",
+        "",
+        "no row has a label, so that nothing was measured: a test, b test",
+    ]
+
+
 def test_results_of_nothing_are_a_sentence():
     assert results_table({"_run": {"step": 3}}) == "nothing was measured: no task has a dev split"
 

@@ -235,6 +235,14 @@ def test_the_table_of_terms_has_only_columns_with_a_value(tmp_path: Path) -> Non
     assert "| task | method | penalty |\n" in report_of_log(tmp_path / "flat", {"nli": {**alone, **flat}})
 
 
+def test_a_split_without_labels_is_in_the_results_as_not_measured(tmp_path: Path) -> None:
+    results = write_run(tmp_path / "run", right=9, rows_of=write_rows(tmp_path))
+    results["nli"]["test"] = {"rows": 0}
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    text = write_report(tmp_path / "run")[0].read_text(encoding="utf-8")
+    assert "| nli | dev | 12 | accuracy 75.0 |\n| nli | test | 0 | not measured: no row has a label |\n" in text
+
+
 def test_a_dev_split_without_labels_has_no_curve(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, right=9, rows_of=write_rows(tmp_path))
