@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mtdnn.errors import ConfigError, DataError, Fault, Place
+from mtdnn.errors import ConfigError, DataError, Fault, Place, fault
 
 
 def flags_of(function: Callable[..., object]) -> dict[str, str]:
@@ -41,3 +41,20 @@ def _at_flag(found: Fault, flags: dict[str, str]) -> Fault:
 def names_in(words: str | None) -> list[str] | None:
     """`rte,mrpc` as a list, each name once; None stays None."""
     return None if words is None else list(dict.fromkeys(name.strip() for name in words.split(",") if name.strip()))
+
+
+def some_names_in(words: str | None, *, flag: str, kind: str, fix: str) -> list[str] | None:
+    """As `names_in`, of a flag that names one at least: an empty word is no choice of all.
+
+    Args:
+        words: as given.
+        flag: with its dashes.
+        kind: what it names.
+        fix: what to do.
+    Raises:
+        ConfigError: no name is in the words.
+    """
+    names = names_in(words)
+    if names == []:
+        raise ConfigError(fault(flag, "", f"names no {kind}", fix))
+    return names

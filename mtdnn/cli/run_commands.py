@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mtdnn.cli.flags import names_in
+from mtdnn.cli.flags import names_in, some_names_in
 from mtdnn.cli.output import as_json, number, results_table
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, DataError, fault, unknown
@@ -95,7 +95,8 @@ def score(predictions: str, *, metrics: str | None = None, json: bool = False) -
     """
     from mtdnn.metrics.records import score as score_records
 
-    values = score_records(predictions, metrics=names_in(metrics) or ())
+    names = some_names_in(metrics, flag="--metrics", kind="metric", fix="Leave it out for all that can be computed.")
+    values = score_records(predictions, metrics=names or ())
     return as_json(values) if json else table([[name, number(value)] for name, value in values.items()])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from mtdnn.cli.flags import keys_as_flags, names_in
+from mtdnn.cli.flags import keys_as_flags, some_names_in
 from mtdnn.cli.output import as_json
 from mtdnn.cli.verbosity import shows_progress
 from mtdnn.columns import table
@@ -88,9 +88,7 @@ def study(
     grid = load_study(
         study, output=output, variables={name: value for name, value in given.items() if value not in (None, "")}
     )
-    names = names_in(stages)
-    if names == []:
-        raise ConfigError(fault("--stages", "", "names no stage", f"Known: {', '.join(grid.study.stages)}."))
+    names = some_names_in(stages, flag="--stages", kind="stage", fix=f"Known: {', '.join(grid.study.stages)}.")
     _require_together(dry_run=dry_run, json=json, rate=rate)
     if dry_run:
         require_launchable(launcher, jobs=jobs, gpus=gpus, slurm=slurm)
@@ -179,6 +177,9 @@ def report(
     if len(folders) > 1 and (alone or together):
         found = f"compares one run with others, and {len(folders)} are given"
         raise ConfigError(fault("--alone" if alone else "--together", "", found, "Give the folder of one run."))
+    fix = "Give folders of runs, or leave it out."
+    runs_alone = some_names_in(alone, flag="--alone", kind="run", fix=fix) or ()
+    runs_together = some_names_in(together, flag="--together", kind="run", fix=fix) or ()
     written: list[Path] = []
     faults: list[Fault] = []
     for folder in dict.fromkeys(folders):
@@ -187,8 +188,8 @@ def report(
                 folder,
                 annotators=annotators,
                 worst=worst,
-                alone=names_in(alone) or (),
-                together=names_in(together) or (),
+                alone=runs_alone,
+                together=runs_together,
             )
         except MtdnnError as error:
             faults += error.faults

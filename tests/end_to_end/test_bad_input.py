@@ -839,6 +839,18 @@ RESULTS = [
         "o.jsonl: none of the 1 predictions has a label. Predict rows with labels.",
     ),
     Case(
+        "a list of metrics without one",
+        nothing,
+        "score runs/first/predictions/pairs.dev.jsonl --metrics ,",
+        "--metrics: names no metric. Leave it out for all that can be computed.",
+    ),
+    Case(
+        "a list of runs alone without one",
+        nothing,
+        "report runs/first --alone ,",
+        "--alone: names no run. Give folders of runs, or leave it out.",
+    ),
+    Case(
         "a misspelt metric of predictions without labels",
         write("o.jsonl", b'{"id": "1", "prediction": "a", "label": null}\n'),
         "score o.jsonl --metrics acuracy",
