@@ -102,9 +102,11 @@ def together_of_runs(together: Sequence[Path], alone: Sequence[Path]) -> list[Bl
         together: folders of runs of several tasks.
         alone: folders of runs of one task each.
     Raises:
-        DataError: a run of `alone` trains several tasks, or two runs of a task have the same seed.
+        DataError: a run of `alone` trains several tasks; two runs of a task have the same seed, or differ in its main
+            metric or first split; or no two runs make a pair.
     """
     found: dict[str, Measured] = {}
+    measured_by: dict[str, tuple[Path, str]] = {}
     for folder in (*alone, *together):
         run = RunFolder(folder)
         results = run.read_results()
@@ -113,21 +115,36 @@ def together_of_runs(together: Sequence[Path], alone: Sequence[Path]) -> list[Bl
             what = f"trains {', '.join(trained)}, not one task"
             raise DataError(fault(str(folder), "alone", what, "Give runs of single tasks."))
         for task in (name for name in trained if results.get(name)):
-            metric, value = next((each for each in _first(results[task]).items() if each[0] not in COUNTS), ("", 0.0))
+            split, values = next(iter(results[task].items()))
+            metric, value = next((each for each in values.items() if each[0] not in COUNTS), ("", 0.0))
             if not metric:
                 continue
+            own = f"{metric} on {split}"
+            other, theirs = measured_by.setdefault(task, (folder, own))
+            if theirs != own:
+                what = f"'{task}' is measured by {own}, and in {other} by {theirs}"
+                raise DataError(fault(str(folder), "", what, "Give runs of one definition of the task."))
             measured = found.setdefault(task, Measured(Scales(results.get(SCALES))[metric]))
             runs = measured.alone if folder in alone else measured.together
-            values = runs.setdefault(("", ""), {})
-            if seed in values:
+            by_seed = runs.setdefault(("", ""), {})
+            if seed in by_seed:
                 what = f"a second run of '{task}' with seed {seed}"
                 raise DataError(fault(str(folder), "", what, "Runs are paired by seed; give one for each seed."))
-            values[seed] = value
-    return together_section(found)
+            by_seed[seed] = value
+    if blocks := together_section(found):
+        return blocks
+    seeds = (_seeds({task: getattr(each, way) for task, each in found.items()}) for way in ("alone", "together"))
+    what = "no two runs have a task and a seed in common; alone: {}; with others: {}".format(*seeds)
+    raise DataError(
+        fault(str(together[0]) if together else "", "alone", what, "Give runs of one task with these seeds.")
+    )
 
 
-def _first(splits: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    return next(iter(splits.values()))
+def _seeds(runs: Mapping[str, Runs]) -> str:
+    """`rte with seed 1, 2; mrpc with seed 1`, of the runs of each task."""
+    return (
+        "; ".join(f"{task} with seed {', '.join(each)}" for task, of in runs.items() for each in of.values()) or "none"
+    )
 
 
 def _trained(run: RunFolder) -> list[str]:

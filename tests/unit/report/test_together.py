@@ -132,6 +132,31 @@ def test_a_run_of_several_tasks_is_not_alone_and_seeds_occur_once(demo: Demo, tm
         together_of_runs([both, again], [])
 
 
+def test_runs_measured_in_two_ways_are_not_subtracted(demo: Demo, tmp_path: Path):
+    alone = run_folder(demo, tmp_path / "a", train=["demo_nli"], seed=1, accuracy=0.5)
+    both = run_folder(demo, tmp_path / "b", train=["demo_nli", "demo_sentiment"], seed=1, accuracy=0.6)
+    (alone / "results.json").write_text(json.dumps({"demo_nli": {"dev": {"mcc": 0.2, "accuracy": 0.5, "rows": 24}}}))
+    with pytest.raises(DataError) as caught:
+        together_of_runs([both], [alone])
+    assert str(caught.value) == (
+        f"{both}: 'demo_nli' is measured by accuracy on dev, and in {alone} by mcc on dev. "
+        "Give runs of one definition of the task."
+    )
+
+
+def test_runs_of_which_none_make_a_pair_are_reported_with_their_seeds(demo: Demo, tmp_path: Path):
+    alone = run_folder(demo, tmp_path / "a", train=["demo_nli"], seed=2, accuracy=0.5)
+    both = run_folder(demo, tmp_path / "b", train=["demo_nli", "demo_sentiment"], seed=1, accuracy=0.6)
+    with pytest.raises(DataError) as caught:
+        together_of_runs([both], [alone])
+    assert str(caught.value) == (
+        f"{both}: alone: no two runs have a task and a seed in common; alone: demo_nli with seed 2; with others: "
+        "demo_nli with seed 1; demo_sentiment with seed 1. Give runs of one task with these seeds."
+    )
+    with pytest.raises(DataError, match="alone: none; with others: demo_nli with seed 1"):
+        together_of_runs([both], [])
+
+
 def test_the_command_adds_the_table_to_the_report_of_a_run(demo: Demo, tmp_path: Path):
     from mtdnn.cli.main import main
 
