@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtdnn.errors import DataError, Place, fault, unreadable
+from mtdnn.errors import MAX_REPORTED_ERRORS, DataError, Place, fault, first_of, unreadable
 from mtdnn.metrics.base import Record
 from mtdnn.metrics.probabilities import best_temperature, tempered_cross_entropy
 
@@ -47,7 +47,7 @@ def read_annotators(path: Path) -> dict[str, list[str]]:
     """Row id → its annotators' labels, from lines `id<TAB>label,label,…`.
 
     Raises:
-        DataError: no such file, or lines that are something else.
+        DataError: no such file, lines that are something else, or two lines of one row with different labels.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -63,9 +63,11 @@ def read_annotators(path: Path) -> dict[str, list[str]]:
         votes = [word.strip() for word in words.split(",")]
         if not row_id or not all(votes):
             faults.append(fault(Place(str(path), number), "", "no id or an empty label", "Expected id, tab, labels."))
-        labels[row_id] = votes
+        elif labels.setdefault(row_id, votes) != votes:
+            found = f"other labels of row '{row_id}' than in an earlier line"
+            faults.append(fault(Place(str(path), number), "", found, "Give one line for each row."))
     if faults:
-        raise DataError(faults[:20])
+        raise DataError(first_of(faults, len(faults), str(path), MAX_REPORTED_ERRORS))
     return labels
 
 

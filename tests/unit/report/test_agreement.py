@@ -92,6 +92,21 @@ def test_annotators_are_read_and_faults_have_their_line(tmp_path: Path) -> None:
     assert [fault.split(": ")[0] for fault in caught.value.lines] == [f"{path}:1", f"{path}:2"]
 
 
+def test_a_row_with_two_lines_of_different_labels_is_reported_and_errors_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "annotators.tsv"
+    path.write_text("a\tx,y\nb\tx,x\na\tx,y\n", encoding="utf-8")
+    assert read_annotators(path) == {"a": ["x", "y"], "b": ["x", "x"]}
+    path.write_text("a\tx,y\nb\tx,x\na\tx,x\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_annotators(path)
+    found = "other labels of row 'a' than in an earlier line"
+    assert str(caught.value) == f"{path}:3: {found}. Give one line for each row."
+    path.write_text("a\n" * 25, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_annotators(path)
+    assert len(caught.value.lines) == 21 and caught.value.lines[-1] == f"{path}: 5 more errors like these"
+
+
 def test_predictions_without_probabilities_have_a_dash_for_what_needs_them() -> None:
     records = [{"id": "r", "prediction": "yes", "label": "yes"}]
     blocks = agreement_section({"nli": {"one": [[records]]}}, {"r": ["yes", "yes", "no"]}, {"nli": ["yes", "no"]})
