@@ -202,6 +202,9 @@ def bootstrap(
 ) -> tuple[float, float, float]:
     """Mean difference and its 95 % interval, by drawing seeds and rows with replacement, independently.
 
+    `mtdnn.study.inference.bootstrap_over_rows` does this for means over rows, which an AUC is not: it is computed anew
+    from each draw. Accuracy has the same draws here, and not the library's, so that the published intervals stay.
+
     Args:
         pairs: for each seed the metric of the method and that of plain.
         num_rows: rows of the split, which come in the same order in all runs.

@@ -20,7 +20,7 @@ from experiments.label_noise.table import (
 from experiments.outcomes import finished_lines, holm_of
 from mtdnn.errors import DataError
 from mtdnn.report.document import to_markdown
-from mtdnn.study.inference import holm
+from mtdnn.study.inference import bootstrap_over_rows, holm
 from mtdnn.study.table import lines_of, to_csv
 
 SEEDS = range(101, 107)
@@ -131,3 +131,14 @@ def test_the_bootstrap_draws_seeds_and_rows() -> None:
     mean, low, high = bootstrap(pairs, 30, draws=2000)
     assert mean == pytest.approx(a.mean() + b.mean())
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(a.var() / 20 + b.var() / 30), rel=0.1)
+
+
+def test_of_a_mean_over_rows_the_bootstrap_is_the_library_s() -> None:
+    """Both draw units and rows; other draws move an end by a few hundredths of the width."""
+    rng = np.random.default_rng(1)
+    differences = rng.integers(-1, 2, size=(20, 30)).astype(float)
+    pairs = [[lambda counts, of=of: counts @ of / counts.sum(), lambda counts: 0.0] for of in differences]
+    (library,) = bootstrap_over_rows([differences])
+    mean, low, high = bootstrap(pairs, 30)
+    assert mean == pytest.approx(library.mean)
+    assert (low, high) == pytest.approx((library.low, library.high), abs=0.05 * (high - low))
