@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtdnn.config.run import RunConfig, run_source
+from mtdnn.config.run import RunConfig, run_config_from_yaml, run_source
 from mtdnn.config.yaml_source import YamlSource, dump_yaml
 from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.files import exclusive, write_text
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.named import run_tasks
 from mtdnn.runs.plug_ins import checked_run
+from mtdnn.study.cells import remove_weights
 from mtdnn.study.launchers import require_launchable
 from mtdnn.study.searchers import work_in_processes, work_on_ray
 
@@ -38,7 +39,6 @@ STARTUP_TRIALS = 5
 
 LAUNCHERS = ("local", "ray")
 
-WEIGHTS = ("best", "last", "checkpoints")
 JOURNAL, BEST, LOCK = "study.log", "best.yml", ".lock"
 
 
@@ -208,11 +208,21 @@ def _sampler(seed: int) -> BaseSampler:
 def _require_same(study: Study, search: Search, config: RunConfig) -> None:
     """Record the run and the space in the study; ConfigError if it has others."""
     now = {"run": dump_yaml(config.model_dump(mode="json")), "space": dump_yaml(search.space)}
+    stored = {**now, **study.user_attrs}
+    same = {"run": _is_of(stored["run"], config), "space": stored["space"] == now["space"]}
     for key, text in now.items():
-        if study.user_attrs.get(key, text) != text:
+        if not same[key]:
             found = f"has a search of another {key}"
             raise ConfigError(fault(str(search.folder), "", found, "Undo the change, or give another --out."))
         study.set_user_attr(key, text)
+
+
+def _is_of(text: str, config: RunConfig) -> bool:
+    """Whether a stored run is this one; a version that stored it may have had fewer keys."""
+    try:
+        return run_config_from_yaml(text) == config
+    except ConfigError:
+        return False
 
 
 def work(search: Search) -> None:
@@ -259,16 +269,11 @@ def _fail_lost_trials(study: Study, search: Search) -> None:
             with exclusive(folder.path / LOCK, wait=False) as nobody_else:
                 if nobody_else:
                     study.tell(trial.number, state=TrialState.FAIL)
-                    _remove_weights(folder)
+                    remove_weights(folder.path)
 
 
 def _folder_of(search: Search, trial: Trial | FrozenTrial) -> RunFolder:
     return RunFolder(search.folder / "trials" / str(trial.number))
-
-
-def _remove_weights(folder: RunFolder) -> None:
-    for name in WEIGHTS:
-        shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
 def _score(search: Search, trial: Trial) -> float:
@@ -293,7 +298,7 @@ def _score(search: Search, trial: Trial) -> float:
         trial.set_user_attr("why", str(error))
         raise TrialPruned from error
     finally:
-        _remove_weights(folder)
+        remove_weights(folder.path)
 
 
 def _suggested(trial: Trial, key: str, given: Any) -> Any:

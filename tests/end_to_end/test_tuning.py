@@ -124,6 +124,19 @@ def test_another_space_in_the_same_folder_is_refused(files, tmp_path, capsys, mo
     assert "has a search of another space. Undo the change, or give another --out." in capsys.readouterr().err
 
 
+def test_a_search_of_a_version_with_fewer_keys_goes_on_and_that_of_another_run_does_not(files, capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    assert main([*files, "--trials", "1"]) == 0
+    study = open_study(search_of(files, trials=1))
+    stored = study.user_attrs["run"]
+    study.set_user_attr("run", "".join(line for line in stored.splitlines(True) if not line.startswith("sharding")))
+    assert study.user_attrs["run"] != stored
+    assert main([*files, "--trials", "2"]) == 0
+    study.set_user_attr("run", stored.replace("sharding: none", "sharding: full"))
+    assert main([*files, "--trials", "3"]) == 2
+    assert "has a search of another run. Undo the change, or give another --out." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("space", "reported"),
     [
