@@ -43,7 +43,8 @@ def write_report(
     Returns:
         The paths of report.md and report.html.
     Raises:
-        DataError: the folder contains neither a run nor a study with results, or cannot be written.
+        DataError: the folder contains neither a run nor a study with results, or cannot be written; or runs of `alone`
+            and `together` cannot be compared, or make no pair.
 
     Example:
         >>> import mtdnn
