@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     ways = given.ways or WAYS_OF[given.launcher]
+    if unknown := [way for way in ways if way not in works()]:
+        parser.error(f"--ways {', '.join(unknown)}: known are {', '.join(works())}")
     found = {}
     for rows in given.rows:
         with tempfile.TemporaryDirectory(prefix="mtdnn-prepro-") as name:
@@ -225,15 +227,19 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
 
 def work(way: str, folder: str, encoder: str, workers: str) -> None:
     """One way, in this process; prints the seconds it took, without imports and loading the tokenizer."""
-    ways: dict[str, Callable[[Path, Path, int], float]] = {
-        "tokenizers": lambda *given: tokenize(*given, method="encode_batch"),
-        "tokenizers-fast": lambda *given: tokenize(*given, method="encode_batch_fast"),
+    print(works()[way](Path(folder), Path(encoder), int(workers)))
+
+
+def works() -> dict[str, Callable[[Path, Path, int], float]]:
+    """Way → what does it: (folder of the rows, that of the tokenizer, number of workers) → seconds."""
+    return {
+        "tokenizers": partial(tokenize, method="encode_batch"),
+        "tokenizers-fast": partial(tokenize, method="encode_batch_fast"),
         "map": map_rows,
         "prepro": prepare_rows,
         "one-process": lambda folder, encoder, workers: prepare_rows(folder, encoder, 1),
         "ray": partial(prepare_rows, launcher="ray"),
     }
-    print(ways[way](Path(folder), Path(encoder), int(workers)))
 
 
 def tokenize(folder: Path, encoder: Path, workers: int, *, method: str) -> float:
