@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 
 class Embedding(nn.Embedding):
@@ -49,10 +50,14 @@ class TableGradient:
         cast(Embedding, table).gradient = self
 
     @classmethod
-    def of(cls, table: nn.Module) -> TableGradient | None:
+    def of(cls, table: nn.Module, optimizer: Optimizer) -> TableGradient | None:
         """The gradient of a table, or None where nothing would be gained: on a GPU, frozen, or a table of another kind.
 
-        A sharded weight is left alone, too.
+        A sharded weight is left alone, too, and so is the table of an optimizer that may write into gradients.
+
+        Args:
+            table: the word embeddings.
+            optimizer: moves their weight.
         """
         if isinstance(table, Embedding) and table.gradient is not None:
             table.gradient.close()
@@ -60,7 +65,8 @@ class TableGradient:
             return None
         weight, plain = table.weight, table.max_norm is None and not (table.sparse or table.scale_grad_by_freq)
         own = type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_contiguous()
-        return cls(table) if plain and own and weight.requires_grad and weight.device.type == "cpu" else None
+        gains = weight.requires_grad and weight.device.type == "cpu"
+        return cls(table) if plain and own and gains and _only_reads_gradients(optimizer) else None
 
     def __deepcopy__(self, memo: object) -> None:
         """None: the copy of a model has the gradients of PyTorch."""
@@ -139,6 +145,16 @@ class TableGradient:
         self._given: dict[int, int] = {}
         self._known: set[int] = set()
         self._has_more = False
+
+
+def _only_reads_gradients(optimizer: Optimizer) -> bool:
+    """Whether the gradient of rows without tokens is still 0 after an optimizer's update.
+
+    It is with PyTorch's, unless `foreach` is set. Others may add weight decay to the gradient in place, which would
+    remain in the kept tensor.
+    """
+    of_pytorch = type(optimizer).__module__.startswith("torch.optim.")
+    return of_pytorch and not any(group.get("foreach") for group in optimizer.param_groups)
 
 
 class _Lookup(torch.autograd.Function):

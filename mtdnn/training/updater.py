@@ -67,7 +67,8 @@ class Updater:
         clip_norm: largest norm of the gradient over all weights; None = no clipping.
     Attributes:
         step: optimizer steps before the update at hand.
-        table_gradient: the kept gradient of the word embeddings; None on a GPU and with several processes.
+        table_gradient: the kept gradient of the word embeddings; None where there is none, as on a GPU, with several
+            processes, or with an optimizer of the user's own.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class Updater:
         several = None if processes.count == 1 else processes
         self.reduce = None if several is None else several.sums
         self.combination = Combination(model, balancer, seed=seed, reduce=self.reduce, processes=several)
-        self.table_gradient = TableGradient.of(model.encoder.word_embeddings) if several is None else None
+        words = model.encoder.word_embeddings
+        self.table_gradient = TableGradient.of(words, optimizer) if several is None else None
         self._parameters = [each for group in groups_of_model(optimizer, balancer) for each in group["params"]]
 
     def update(self, turns: Sequence[Turn], *, step: int) -> Updated:

@@ -1,6 +1,7 @@
 """The kept gradient of the word embeddings: bit for bit PyTorch's, and one tensor for all updates."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -14,12 +15,16 @@ from tests.unit.training.test_trainer import trainer_of
 ROWS, SIZE = 50, 24
 
 
+def rule_of(table, **options):
+    return torch.optim.SGD(table.parameters(), lr=0.1, **options)
+
+
 def tables(**options):
     """A table of PyTorch, an equal one with a kept gradient, and that gradient."""
     torch.manual_seed(0)
     plain = nn.Embedding(ROWS, SIZE, **options)
     kept = copy.deepcopy(plain)
-    found = TableGradient.of(kept)
+    found = TableGradient.of(kept, rule_of(kept))
     assert found is not None
     assert type(kept) is Embedding
     return plain, kept, found
@@ -142,14 +147,14 @@ def test_gradients_asked_for_and_second_derivatives_are_those_of_pytorch():
 )
 def test_other_tables_are_left_as_they_are(table):
     kind = type(table)
-    assert TableGradient.of(table) is None
+    assert TableGradient.of(table, rule_of(table)) is None
     assert type(table) is kind
 
 
 def test_a_table_can_be_let_go():
     plain, kept, gradient = tables()
     gradient.close()
-    again = TableGradient.of(kept)
+    again = TableGradient.of(kept, rule_of(kept))
     assert again is not None
     gradient.release()
     for table in (plain, kept):
@@ -174,12 +179,47 @@ def test_a_trainer_keeps_the_gradient_and_ends_with_the_same_weights(monkeypatch
     ends = []
     for keeps in (True, False):
         if not keeps:
-            monkeypatch.setattr(TableGradient, "of", classmethod(lambda cls, table: None))
+            monkeypatch.setattr(TableGradient, "of", classmethod(lambda cls, table, optimizer: None))
         trainer = trainer_of(make_model(dtype=dtype), clip_norm=0.1, total_steps=4)
         for _ in range(4):
             trainer.train_step([make_batch()])
         assert (trainer.updater.table_gradient is not None) == keeps
         if trainer.updater.table_gradient is not None:
             assert trainer.updater.table_gradient._zeros is not None
+        ends.append(trainer.model.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+class DecayInGradient(torch.optim.Optimizer):
+    """Gradient descent that adds weight decay to the gradient in place, as optimizers outside PyTorch may do."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.data.add_(weight.data, alpha=0.1)
+                    weight.data.sub_(weight.grad.data, alpha=group["lr"])
+
+
+RULES = {
+    "another's": DecayInGradient,
+    "PyTorch's with foreach": partial(torch.optim.SGD, momentum=0.9, nesterov=True, foreach=True),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_optimizer_that_writes_into_gradients_moves_weights_as_without_the_kept_one(monkeypatch, rule):
+    """What it wrote for rows without tokens in a step is no part of the next step's gradient."""
+    ends = []
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(TableGradient, "of", classmethod(lambda cls, table, optimizer: None))
+        trainer = trainer_of(make_model(), rule=RULES[rule], total_steps=3)
+        for seed in range(3):
+            trainer.train_step([make_batch(seed=seed)])
         ends.append(trainer.model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.optim import Optimizer
 
 from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.base import Regularizer
@@ -27,10 +28,11 @@ def trainer_of(
     regularizer: Regularizer | None = None,
     lr: float = 0.1,
     clip_norm: float | None = 1.0,
+    rule: Callable[..., Optimizer] = torch.optim.SGD,
     **plan: Any,
 ) -> Trainer:
     """A trainer whose evaluations, after each step, have these scores; what it saves comes into a list."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    optimizer = rule(model.parameters(), lr=lr)
     coming = iter(scores)
     return Trainer(
         model=model,
