@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from mtdnn.balancing.base import BALANCERS, Balancer
 from mtdnn.config.options import Options
@@ -22,7 +22,9 @@ else:
 class FixedOptions(Options):
     """Options of `fixed`."""
 
-    weights: dict[str, float] = Field({}, description="Task → factor of its loss. Default: 1 for every task.")
+    weights: dict[str, NonNegativeFloat] = Field(
+        {}, description="Task → factor of its loss. Default: 1 for every task."
+    )
 
 
 @BALANCERS.register("fixed")

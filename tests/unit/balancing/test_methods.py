@@ -15,6 +15,7 @@ from torch import Tensor
 import mtdnn.balancing
 from mtdnn.balancing.base import BALANCERS, Balancer
 from mtdnn.balancing.gramian import cosines, gramian, weighted_sum
+from mtdnn.errors import ConfigError
 
 assert mtdnn.balancing
 TASKS = {"a": "classes", "b": "number", "c": "candidates"}
@@ -403,3 +404,9 @@ def test_fixed_has_the_weights_it_is_given() -> None:
     assert {task: float(each) for task, each in made("fixed", weights={"b": 0.25}).weights(["a", "b"]).items()} == {
         "b": 0.25
     }
+
+
+def test_a_weight_below_0_is_refused_as_it_would_raise_the_loss() -> None:
+    with pytest.raises(ConfigError, match=r"weights.a: -1: input should be greater than or equal to 0"):
+        made("fixed", weights={"a": -1})
+    assert float(made("fixed", weights={"a": 0}).weight("a")) == 0
