@@ -18,6 +18,12 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+READERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.RAdam, torch.optim.SGD)
+"""Optimizers that read gradients and never write into them, unless `foreach` is set.
+
+Others, subclasses of these included, may add weight decay to the gradient in place, which would remain in a kept one.
+"""
+
 
 class Embedding(nn.Embedding):
     """`nn.Embedding` whose gradient comes from a `TableGradient`, if it has one."""
@@ -148,13 +154,8 @@ class TableGradient:
 
 
 def _only_reads_gradients(optimizer: Optimizer) -> bool:
-    """Whether the gradient of rows without tokens is still 0 after an optimizer's update.
-
-    It is with PyTorch's, unless `foreach` is set. Others may add weight decay to the gradient in place, which would
-    remain in the kept tensor.
-    """
-    of_pytorch = type(optimizer).__module__.startswith("torch.optim.")
-    return of_pytorch and not any(group.get("foreach") for group in optimizer.param_groups)
+    """Whether the gradient of rows without tokens is still 0 after an optimizer's update."""
+    return type(optimizer) in READERS and not any(group.get("foreach") for group in optimizer.param_groups)
 
 
 class _Lookup(torch.autograd.Function):

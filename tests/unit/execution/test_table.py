@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from mtdnn.execution.table import Embedding, TableGradient
+from mtdnn.training.optim import OPTIMIZERS, build_optimizer
 from tests.reference.tiny import make_batch, make_model
 from tests.unit.training.test_trainer import trainer_of
 
@@ -223,3 +224,10 @@ def test_an_optimizer_that_writes_into_gradients_moves_weights_as_without_the_ke
             trainer.train_step([make_batch(seed=seed)])
         ends.append(trainer.model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_gradient_is_kept_for_every_optimizer_that_has_a_name(name):
+    table = nn.Embedding(ROWS, SIZE)
+    groups = [{"params": [table.weight], "lr": 0.1, "weight_decay": 0.01}]
+    assert TableGradient.of(table, build_optimizer(name, groups, lr=0.1)) is not None
