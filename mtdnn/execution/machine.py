@@ -76,6 +76,26 @@ def fixed_order(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
+def threads_set(number: int | None) -> Iterator[None]:
+    """A context with this number of CPU threads of PyTorch; after it there are as many as before.
+
+    Args:
+        number: None changes nothing.
+    """
+    if number is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def interrupts_held() -> Iterator[None]:
     """A context in which Ctrl-C waits; processes started in it never receive it, so that only their parent ends them.
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from mtdnn.config.other_names import ours
 from mtdnn.config.run import RunConfig
 from mtdnn.data.prepro import prepare
 from mtdnn.errors import keywords_checked
+from mtdnn.execution.machine import threads_set
 from mtdnn.execution.processes import Processes
 from mtdnn.files import sole_writer
 from mtdnn.registry import own_words, trusting
@@ -78,15 +78,15 @@ def train(
     if isinstance(run, Mapping):
         options, run = {**keys_in(run), **options}, None
     with own_words({name: value for name, value in options.items() if name not in ("tasks", "data")}):
-        return _trained(given_run(run, options), resume=resume, progress=progress)
+        given = given_run(run, options)
+        with threads_set(given.config.threads):
+            return _trained(given, resume=resume, progress=progress)
 
 
 def _trained(given: GivenRun, *, resume: bool, progress: bool) -> dict[str, Any]:
     """Carry out a run that was read; see `train`."""
     config = given.config
     refuse_other_settings(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     folder = RunFolder(config.output)
     if given.rows is not None:
         _prepare_rows(given, given.rows, folder, resume=resume, progress=progress)

@@ -38,11 +38,11 @@ class Recorder:
         self.log, self.timing = folder / "log.jsonl", folder / "timing.jsonl"
         for path in (self.log, self.timing):
             drop_after(path, step)
-        self._hook = threading.excepthook
-        threading.excepthook = self._on_thread_error
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if events else None
         self._trackers = trackers
         self._since = (time.perf_counter(), step)
+        self._hook = threading.excepthook
+        threading.excepthook = self._on_thread_error  # last, as `close` of a whole recorder puts the other one back
 
     def train(self, step: int, tasks: Mapping[str, Mapping[str, float]], values: Mapping[str, float]) -> None:
         """One line of training: per task the means since the last line, and values of the run (lr, gradient norm).

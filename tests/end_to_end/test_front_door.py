@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 
 import mtdnn
+from mtdnn.runs.setup import Setup
 from tests.reference.stranger import COUNTS, rows_of, write_data, write_encoder
 
 NAMES = [name for name in mtdnn.__all__ if name != "__version__"]
@@ -195,6 +197,24 @@ def test_train_takes_a_run_its_file_or_keywords(inside):
     assert all(each == first for each in others)
     names = ("of_config", "of_file", "of_keywords", "of_mapping")
     assert len({Path(f"runs/{name}/log.jsonl").read_text() for name in names}) == 1
+
+
+def test_the_threads_of_a_run_are_its_own(inside, monkeypatch):
+    """A later run in the same process, without the key, had the earlier one's."""
+    seen, before, carry_out = [], torch.get_num_threads(), Setup.carry_out
+
+    def watched(*given, **more):
+        seen.append(torch.get_num_threads())
+        carry_out(*given, **more)
+
+    monkeypatch.setattr(Setup, "carry_out", watched)
+    for number, threads in enumerate((before + 1, None)):
+        mtdnn.train(
+            tasks="tasks.yml", data="prepared", encoder="encoder", output=f"runs/threads{number}", max_steps=1,
+            threads=threads, progress=False,
+        )  # fmt: skip
+    assert seen == [before + 1, before]
+    assert torch.get_num_threads() == before
 
 
 def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
