@@ -140,7 +140,8 @@ def test_the_sum_over_processes_gives_the_update_of_one(
     demo: Demo, without_dropout: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     """Two steps in two threads in place of processes; float32, sums in another order: 1e-3. Methods that draw nothing:
-    threads share a generator."""
+    threads share a generator. Of several processes none keeps its word embeddings' gradient: a sum holds the others'
+    rows, too."""
     config = load_run_config(None, values_of(demo, tmp_path, balance=name, log_conflicts=2, **without_dropout))
 
     def made() -> Trainer:
@@ -150,6 +151,9 @@ def test_the_sum_over_processes_gives_the_update_of_one(
 
     alone, ranks, meeting = made(), [made(), made()], Meeting(2)
     for rank, trainer in enumerate(ranks):
+        assert trainer.updater.table_gradient is not None
+        trainer.updater.table_gradient.close()
+        trainer.updater.table_gradient = None
         trainer.updater.reduce = trainer.updater.combination.reduce = partial(meeting.sums, rank)
         setattr(trainer.processes, "sums_on_host", partial(meeting.sums_on_host, rank))  # noqa: B010
         trainer.loader.rank, trainer.loader.num_processes = rank, len(ranks)  # type: ignore[attr-defined]
