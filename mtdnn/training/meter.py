@@ -115,19 +115,23 @@ class LossWatch:
             event.synchronize()
         self._require(sum(float(copy) for copy in self._copies), "the loss", parts, step)
 
-    def require_finite_gradient(self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int) -> None:
+    def require_finite_gradient(
+        self, norm: Mapping[str, Tensor], parts: Sequence[Batch], step: int, *, summed: bool
+    ) -> None:
         """Raise NonFiniteLoss when the norm of the gradient is, where it can be read without waiting for a device.
 
         Args:
             norm: of the gradient.
             parts: batches of the step.
             step: optimizer steps so far.
+            summed: the gradient is the sum of all processes', of which the parts are this one's.
         """
+        name = "the norm of the gradient" + (" of all processes" if summed else "")
         for value in norm.values():
             if value.device.type == "cpu":
-                self._require(float(value), "the norm of the gradient", parts, step)
+                self._require(float(value), name, parts, step, whose="rows of this process" if summed else "rows")
 
-    def _require(self, value: float, name: str, parts: Sequence[Batch], step: int) -> None:
+    def _require(self, value: float, name: str, parts: Sequence[Batch], step: int, *, whose: str = "rows") -> None:
         if math.isfinite(value):
             return
         tasks = list(dict.fromkeys(f"'{part.task}'" for part in parts))
@@ -137,6 +141,6 @@ class LossWatch:
         times = "once" if self.moves == 1 else f"{self.moves} times"
         moved = f"have moved {times} within this step" if self.moves else "have not moved"
         raise NonFiniteLoss(
-            f"step {step + 1}: {named}: {name} is {value}; rows {shown}. The weights {moved}; "
+            f"step {step + 1}: {named}: {name} is {value}; {whose} {shown}. The weights {moved}; "
             "lower the learning rate or the regularizer's weight, or look at these rows."
         )

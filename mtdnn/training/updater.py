@@ -225,7 +225,8 @@ class Updater:
         norm = self._clip()
         if overflow is None:
             parts = [part for turn in update for part in turn.parts]
-            waiting[0].watch.require_finite_gradient(norm, parts, self.step)
+            several = self.reduce is not None
+            waiting[0].watch.require_finite_gradient(norm, parts, self.step, summed=several)
         else:
             norm = {name: torch.where(overflow > 0, 0.0, value) for name, value in norm.items()}  # of no update
         losses = move.losses or self._losses_of(waiting)

@@ -92,6 +92,17 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_move() -
     assert all(torch.equal(*pair) for pair in zip(before, weights_of(model), strict=True))
 
 
+def test_of_a_gradient_summed_over_processes_the_rows_are_those_of_one_process() -> None:
+    """Another process may have the rows that it comes from."""
+    model = make_model()
+    model.heads["nli"].output.weight.register_hook(lambda gradient: gradient * torch.inf)
+    trainer = trainer_of(model)
+    trainer.updater.reduce = lambda tensors: None
+    reported = r"the norm of the gradient of all processes is (inf|nan); rows of this process "
+    with pytest.raises(NonFiniteLoss, match=reported + ", ".join(make_batch().row_ids)):
+        trainer.train()
+
+
 def test_without_clipping_only_the_loss_is_looked_at() -> None:
     model = make_model()
     model.heads["nli"].output.weight.register_hook(lambda gradient: gradient * torch.inf)
