@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from numbers import Integral
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from types import NoneType, UnionType
+from typing import Any, ParamSpec, Self, TypeVar, get_args, get_origin
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,6 +27,16 @@ MAX_LINE = 300
 
 MAX_REPORTED_ERRORS = 20
 """Errors of one file, or of one split, that a report lists, so that they do not hide those of others."""
+
+KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str, os.PathLike), "a text"),
+    Path: ((str, os.PathLike), "a path"),
+    int: ((Integral,), "a whole number"),
+    Mapping: ((Mapping,), "a mapping"),
+    Sequence: ((Iterable,), "a list"),
+    NoneType: ((NoneType,), "None"),
+}
+"""What an annotation asks for → the types that have it, and its words in a message."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +253,7 @@ def unknown(kind: str, word: str, known: Iterable[str], *, instead: str = "") ->
 def keywords_checked(
     more: Callable[[], Iterable[str]] = tuple, *, instead: Callable[[str], str] = lambda word: ""
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator of public functions: an unknown or missing keyword argument raises a ConfigError.
+    """A decorator of public functions: an unknown or missing keyword, or a value of another type, is a ConfigError.
 
     `prepare(): unknown keyword 'encodr'; known: …. Did you mean 'encoder'?` In arguments, `~/data` is in the user's
     home directory, and a word where several are expected is the only one.
@@ -256,7 +268,8 @@ def keywords_checked(
 
         @wraps(function)
         def call(*args: P.args, **keywords: P.kwargs) -> R:
-            if found := _keyword_faults(function.__qualname__, signature, args, keywords, more, instead):
+            found = _keyword_faults(function.__qualname__, signature, args, keywords, more, instead)
+            if found := found or _value_faults(function, signature, args, keywords):
                 raise ConfigError(found)
             of_words: Callable[..., R] = function
             several = {each.name for each in signature.parameters.values() if _takes_words(each)}
@@ -311,6 +324,45 @@ def _keyword_faults(
     given = {*own[: len(args)], *keywords}
     needed = (each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL)
     return found + [fault(place, word, "is missing", "Give it.") for word in needed if word not in given]
+
+
+def _value_faults(
+    function: Callable[..., object],
+    signature: inspect.Signature,
+    args: Sequence[object],
+    keywords: Mapping[str, object],
+) -> list[Fault]:
+    """Every argument of a call whose type is none of those in its annotation."""
+    annotations = inspect.get_annotations(inspect.unwrap(function), eval_str=True)
+    several = {each.name for each in signature.parameters.values() if each.kind is each.VAR_POSITIONAL}
+    given = {**dict(zip(signature.parameters, args, strict=False)), **keywords}
+    checked = given.keys() & annotations.keys() - several
+    found = {name: wrong_type(value, annotations[name]) for name, value in given.items() if name in checked}
+    return [fault(f"{function.__qualname__}()", name, wrong, "Give one.") for name, wrong in found.items() if wrong]
+
+
+def wrong_type(value: object, annotation: Any) -> str:
+    """`is of type int; expected a text or a path`; empty if the value is of a type in the annotation.
+
+    Args:
+        value: of an argument.
+        annotation: a type or a union; all values are accepted where it has a type that is not in KINDS, nor a class.
+    """
+    types, words = list[type](), list[str]()
+    for each in get_args(annotation) if get_origin(annotation) is UnionType else (annotation,):
+        asked = get_origin(each) or each
+        if asked in KINDS:
+            types += KINDS[asked][0]
+            words.append(KINDS[asked][1])
+        elif isinstance(asked, type) and asked is not bool:
+            types.append(asked)
+            words.append(f"a {asked.__name__}")
+        else:
+            return ""
+    if isinstance(value, tuple(types)):
+        return ""
+    expected = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return f"is of type {type(value).__name__}; expected {expected}"
 
 
 def is_full_disk(error: BaseException) -> bool:

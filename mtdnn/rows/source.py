@@ -176,7 +176,8 @@ def missing_columns(needed: Sequence[str], present: Sequence[str]) -> str:
     missing = [name for name in needed if name not in present]
     if not missing:
         return ""
-    return f"no column '{missing[0]}'; present: {shortened(', '.join(map(str, present)), MAX_NAMES_CHARACTERS)}"
+    names = shortened(", ".join(map(str, present)), MAX_NAMES_CHARACTERS)
+    return f"no column '{missing[0]}'; present: {names or 'none'}"
 
 
 def named_values(values: Mapping[str, Any], columns: RowColumns, number: int | None) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.run import RunConfig, run_source
-from mtdnn.config.tasks import TaskDef, load_task_defs
-from mtdnn.errors import ConfigError, Fault
+from mtdnn.config.tasks import Definitions, TaskDef, load_task_defs
+from mtdnn.errors import ConfigError, Fault, fault, wrong_type
+from mtdnn.rows.places import Data
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.plug_ins import checked_run, plug_in_faults
 
@@ -41,6 +42,10 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
     Raises:
         ConfigError: every error in the configuration, or in definitions in memory.
     """
+    kinds = {"tasks": Definitions, "data": Data}
+    wrong = {key: wrong_type(options[key], kind) for key, kind in kinds.items() if key in options}
+    if faults := [fault(CALL, key, found, "Give one.") for key, found in wrong.items() if found]:
+        raise ConfigError(faults)
     in_memory = {key: options[key] for key in ("tasks", "data") if isinstance(options.get(key), Mapping)}
     config = _config(run, {**options, **dict.fromkeys(in_memory, "in memory")})
     folder = RunFolder(config.output)

@@ -185,6 +185,38 @@ def test_a_wrong_value_of_a_run_is_named_by_its_keyword(keywords, line):
     assert str(caught.value).startswith(line)
 
 
+FRAME = pandas.DataFrame({"text": ["It rained."], "label": ["wet"]})
+PATH, GIVEN = "expected a text or a path. Give one.", "expected a text, a path or a mapping. Give one."
+IN_MEMORY = "expected a text, a path, a mapping or None. Give one."
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: mtdnn.open_run(3), f"open_run(): folder: is of type int; {PATH}"),
+        (lambda: mtdnn.write_report(None), f"write_report(): folder: is of type NoneType; {PATH}"),
+        (lambda: mtdnn.load_study({}), f"load_study(): path: is of type dict; {PATH}"),
+        (lambda: mtdnn.load_task_defs([]), f"load_task_defs(): definitions: is of type list; {GIVEN}"),
+        (lambda: mtdnn.check(3), f"check(): tasks: is of type int; {GIVEN}"),
+        (lambda: mtdnn.check({}, data=FRAME), f"check(): data: is of type DataFrame; {IN_MEMORY}"),
+        (
+            lambda: mtdnn.check({}, run=3),
+            "check(): run: is of type int; expected a text, a path, a RunConfig, a mapping or None. Give one.",
+        ),
+        (
+            lambda: mtdnn.prepare({}, encoder="encoder", out="made", num_workers="2"),
+            "prepare(): num_workers: is of type str; expected a whole number or None. Give one.",
+        ),
+        (lambda: mtdnn.train(tasks=3, data=FRAME), f"train(): tasks: is of type int; {GIVEN}\ntrain(): data: is of"),
+        (lambda: mtdnn.score(3), "score(): predictions: is of type int; expected a text, a path or a list. Give one."),
+    ],
+)
+def test_a_value_of_another_type_is_reported_with_those_that_are_taken(call, line):
+    with pytest.raises(mtdnn.ConfigError) as caught:
+        call()
+    assert str(caught.value).startswith(line)
+
+
 def test_train_takes_a_run_its_file_or_keywords(inside):
     config = mtdnn.load_run_config("run.yml", {"output": "runs/of_config"})
     same = [
