@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, Self, TypeVar, get_args, get_origin
@@ -32,6 +32,7 @@ KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {
     str: ((str, os.PathLike), "a text"),
     Path: ((str, os.PathLike), "a path"),
     int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
     Mapping: ((Mapping,), "a mapping"),
     Sequence: ((Iterable,), "a list"),
     NoneType: ((NoneType,), "None"),
@@ -354,7 +355,7 @@ def wrong_type(value: object, annotation: Any) -> str:
         if asked in KINDS:
             types += KINDS[asked][0]
             words.append(KINDS[asked][1])
-        elif isinstance(asked, type) and asked is not bool:
+        elif isinstance(asked, type) and asked not in (bool, Any):
             types.append(asked)
             words.append(f"a {asked.__name__}")
         else:

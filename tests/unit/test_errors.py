@@ -2,6 +2,8 @@
 
 import errno
 import pickle
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytest
 
@@ -16,6 +18,7 @@ from mtdnn.errors import (
     is_full_disk,
     keywords_checked,
     unknown,
+    wrong_type,
 )
 
 
@@ -161,3 +164,21 @@ def test_an_error_with_a_wrong_keyword_is_a_config_error(kind):
 )
 def test_the_first_line_of_the_error_of_another_library_is_part_of_ours(error, line):
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "found"),
+    [
+        (1, float, ""),
+        (0.5, float, ""),
+        (True, int, ""),
+        ("1", float, "is of type str; expected a number"),
+        (0.5, int | None, "is of type float; expected a whole number or None"),
+        ("rte", Sequence[str], ""),
+        (3, Sequence[str], "is of type int; expected a list"),
+        ([], Literal["here"], ""),
+        (object(), Any, ""),
+    ],
+)
+def test_the_type_of_a_value_is_compared_with_an_annotation(value, annotation, found):
+    assert wrong_type(value, annotation) == found
