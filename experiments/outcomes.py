@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtdnn.errors import DataError
+from mtdnn.files import write_text
 from mtdnn.metrics.base import Scale
-from mtdnn.report.document import Table, row
+from mtdnn.report.document import Table, row, standing_alone
+from mtdnn.report.pictures import Panel, Point, Series, interval_panels
 from mtdnn.report.study_tests import shown_p, verdict
 from mtdnn.study.grid import PlannedCell, read_plan
 from mtdnn.study.inference import false_discovery, holm
@@ -33,10 +35,26 @@ def study_folder(description: str | None, words: Sequence[str] | None = None) ->
         description: of the module, whose first line is shown as help.
         words: in place of those of the command line.
     """
+    folder: Path = _parser(description).parse_args(words).study
+    return folder
+
+
+def study_and_picture(description: str | None, words: Sequence[str] | None = None) -> tuple[Path, Path | None]:
+    """As `study_folder`, and the file to which a picture of the primary outcomes is to be written; None = no picture.
+
+    Args:
+        description, words: as for `study_folder`.
+    """
+    parser = _parser(description)
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="also draw the primary outcomes, as SVG")
+    given = parser.parse_args(words)
+    return given.study, given.picture
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
-    folder: Path = parser.parse_args(words).study
-    return folder
+    return parser
 
 
 def finished_lines(folder: Path, *, axes: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Line]:
@@ -114,3 +132,29 @@ def outcome_table(
         lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))
     head = ["difference", "metric", "mean", "95 % interval", "pairs", "p", "corrected", "equivalence p", "verdict"]
     return Table(head, lines, words=[1, 8])
+
+
+def write_picture(path: Path, outcomes: Sequence[Outcome], scales: Mapping[str, Scale]) -> None:
+    """Draw the mean of each difference, its 95 % interval and its pairs, one panel for each metric.
+
+    Args:
+        path: the SVG file.
+        outcomes: the tested differences; a dotted line is drawn at no difference.
+        scales: of each metric.
+    """
+    panels = [
+        Panel(
+            f"difference in {scales[metric].unit(metric)}",
+            [Series(each.name, [_point(each, scales[metric])]) for each in outcomes if each.metric == metric],
+            floor=0.0,
+        )
+        for metric in dict.fromkeys(each.metric for each in outcomes)
+    ]
+    write_text(path, standing_alone(interval_panels(panels, name=path.stem)) + "\n")
+
+
+def _point(outcome: Outcome, scale: Scale) -> Point:
+    found, factor = outcome.comparison, scale.factor
+    low, high = (None if end is None else factor * end for end in (found.difference.low, found.difference.high))
+    pairs = [factor * each for each in found.by_unit.values()]
+    return Point(0.0, factor * found.difference.mean, low, high, pairs)

@@ -1,6 +1,6 @@
 """The tables of the study of forgetting: the primary outcome by Holm, the secondary ones by Benjamini and Hochberg.
 
-    python -m experiments.forgetting.table STUDY-FOLDER
+    python -m experiments.forgetting.table STUDY-FOLDER [--picture FILE.svg]
 
 Reads `results.csv`; refuses a study that is not finished, as arms are not to be looked at before. The units are the
 runs of the first stage: of each the mean over its fine-tunings is taken, and differences are paired by it.
@@ -18,7 +18,8 @@ from experiments.outcomes import (
     holm_of,
     mean_and_std,
     outcome_table,
-    study_folder,
+    study_and_picture,
+    write_picture,
 )
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
@@ -42,16 +43,18 @@ COLUMNS = (
 
 
 def main() -> None:
-    folder = study_folder(__doc__)
+    folder, picture = study_and_picture(__doc__)
     with errors_reported():
         lines = finished_lines(folder, axes=(*UPSTREAM, "method"), metrics=[metric for _, metric in COLUMNS])
         print(to_markdown(document_of(lines), pictures=""), end="")
+        if picture is not None:
+            primary = outcomes(compared_with_plain(lines), [PRIMARY])
+            write_picture(picture, primary, {line.metric: line.scale for line in lines})
 
 
 def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study."""
-    planned = [line for line in lines if line.axes.get("method") != CONTROL]
-    found = entries(planned, compare="method", reference=PLAIN, repeats=UPSTREAM)
+    found = compared_with_plain(lines)
     scales = {entry.metric: entry.scale for entry in found}
     first = outcomes(found, [PRIMARY])
     second = outcomes(found, [column for column in COLUMNS if column != PRIMARY])
@@ -63,13 +66,19 @@ def document_of(lines: Sequence[Line]) -> Document:
     document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
     document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
     document.add(Text("p corrected by Benjamini and Hochberg over this table."))
-    if len(planned) < len(lines):
+    if any(line.axes.get("method") == CONTROL for line in lines):
         added = outcomes(entries(lines, compare="method", reference=CONTROL, repeats=UPSTREAM), COLUMNS, CONTROL)
         document.add(
             Heading("Added after that result"), outcome_table(added, scales, discovery_of(added), verdicts=True)
         )
         document.add(Text("p corrected by Benjamini and Hochberg over this table."))
     return document
+
+
+def compared_with_plain(lines: Sequence[Line]) -> list[Entry]:
+    """The arms that were named beforehand."""
+    planned = [line for line in lines if line.axes.get("method") != CONTROL]
+    return entries(planned, compare="method", reference=PLAIN, repeats=UPSTREAM)
 
 
 def outcomes(found: Sequence[Entry], columns: Sequence[tuple[str, str]], reference: str = PLAIN) -> list[Outcome]:

@@ -1,6 +1,6 @@
 """The tables of robustness to errors in texts: each method minus plain on changed rows, and what errors cost.
 
-    python -m experiments.robustness.table STUDY-FOLDER
+    python -m experiments.robustness.table STUDY-FOLDER [--picture FILE.svg]
 
 Reads `results.csv` of `typos.yml`; refuses a study that is not finished, as arms are not to be looked at before. Of
 each seed the mean over the three kinds of errors is taken, and differences are paired by seed.
@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from data_prep.rows_out import errors_reported
-from experiments.outcomes import Outcome, discovery_of, finished_lines, mean_and_std, outcome_table, study_folder
+from experiments.outcomes import (
+    Outcome,
+    discovery_of,
+    finished_lines,
+    mean_and_std,
+    outcome_table,
+    study_and_picture,
+    write_picture,
+)
 from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
 from mtdnn.study.statistics import MARGIN, compared, spread
 from mtdnn.study.table import Line
@@ -26,10 +34,12 @@ Values = Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
 
 
 def main() -> None:
-    folder = study_folder(__doc__)
+    folder, picture = study_and_picture(__doc__)
     with errors_reported():
         lines = finished_lines(folder, axes=("data_set", "method", "seed"), metrics=(METRIC,))
         print(to_markdown(document_of(lines), pictures=""), end="")
+        if picture is not None:
+            write_picture(picture, on_changed_rows(values_of(lines)), {line.metric: line.scale for line in lines})
 
 
 def document_of(lines: Sequence[Line]) -> Document:

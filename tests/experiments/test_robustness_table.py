@@ -1,8 +1,11 @@
 """The tables of robustness: units are seeds, of each the mean over the three kinds of errors."""
 
+from pathlib import Path
+
 import pytest
 from scipy import stats
 
+from experiments.outcomes import study_and_picture, write_picture
 from experiments.robustness.table import CHANGED, CLEAN, document_of, lost, on_changed_rows, values_of
 from mtdnn.metrics.base import METRICS
 from mtdnn.report.document import to_markdown
@@ -45,3 +48,17 @@ def test_all_tables(lines: list[Line]) -> None:
     assert "| task | method | dev | dev_typos | dev_dropped | dev_swapped |" in page
     assert "| mrpc | plain | 80.0 ± 2.0 | 71.7 ± 2.1 |" in page
     assert page.count("SMART − plain") == 2
+
+
+def test_the_primary_outcomes_are_drawn_with_their_intervals(lines: list[Line], tmp_path: Path) -> None:
+    """A panel in percentage points, the name of each difference, and one small dot for each pair."""
+    write_picture(tmp_path / "typos.svg", on_changed_rows(values_of(lines)), {"accuracy": ACCURACY})
+    svg = (tmp_path / "typos.svg").read_text()
+    assert ">difference in accuracy, %</text>" in svg
+    assert ">mrpc: SMART − plain</text>" in svg
+    assert svg.count("<use ") > 3
+
+
+def test_the_command_line_names_a_study_and_a_picture() -> None:
+    assert study_and_picture("A table.", ["study"]) == (Path("study"), None)
+    assert study_and_picture("A table.", ["study", "--picture", "a.svg"]) == (Path("study"), Path("a.svg"))
