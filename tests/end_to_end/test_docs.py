@@ -367,7 +367,8 @@ def read_python(words):
             REPOSITORY.joinpath(*words[1].split(".")).with_suffix(".py") if words[0] == "-m" else REPOSITORY / words[0]
         )
         assert script.exists(), words
-        source = "".join(path.read_text(encoding="utf-8") for path in script.parent.glob("*.py"))  # parsers are shared
+        shared = [*script.parent.glob("*.py"), *script.parent.parent.glob("*.py")]  # parsers are
+        source = "".join(path.read_text(encoding="utf-8") for path in shared)
         assert [word for word in words if word.startswith("--") and f'"{word}"' not in source] == []
         return
     known = {*SCRIPT_FLAGS.split(), *(field.name for field in dataclasses.fields(TrainingArguments))}
