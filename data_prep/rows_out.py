@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtdnn.config.arguments import home_expanded
 from mtdnn.config.json_source import json_value, raw_lines
-from mtdnn.errors import DataError, MtdnnError, Place, fault, home_expanded, printable, shortened, system_fault
+from mtdnn.errors import DataError, MtdnnError, Place, fault, printable, shortened, system_fault
 from mtdnn.files import same_file, whole_file
 
 UNLABELLED = ""

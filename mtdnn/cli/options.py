@@ -25,10 +25,11 @@ from mtdnn.cli.flags import names_in
 from mtdnn.cli.help import NAMES, PlainHelp, make_plain, name_groups, shown_fields
 from mtdnn.cli.schema import described, fields_of, inner_model, is_open, option_keys
 from mtdnn.cli.verbosity import VERBOSITY_FLAGS
+from mtdnn.config.arguments import home_expanded
 from mtdnn.config.options import Named
 from mtdnn.config.run import RunConfig
 from mtdnn.config.yaml_source import parse_value
-from mtdnn.errors import ConfigError, Fault, fault, home_expanded
+from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.runs.plug_ins import LIGHT_KEYS
 
 NULLS = ("null", "Null", "NULL", "~")

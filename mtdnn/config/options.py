@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from mtdnn.config.arguments import home_expanded
 from mtdnn.config.booleans import ExactBooleans
 from mtdnn.config.expectations import remedy
 from mtdnn.config.other_names import ours
 from mtdnn.config.refusals import refusal, refusals
 from mtdnn.config.yaml_source import YamlSource
-from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, home_expanded, unknown
+from mtdnn.errors import NOWHERE, ConfigError, Fault, Place, fault, unknown
 from mtdnn.registry import Registry
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.earlier import is_of_a_run, with_execution, without_unused
 from mtdnn.config.execution import Execution, ExecutionOrWord
 from mtdnn.config.options import (
@@ -24,7 +25,7 @@ from mtdnn.config.refusals import validated
 from mtdnn.config.task import Distill
 from mtdnn.config.words import Words
 from mtdnn.config.yaml_source import YamlSource, dump_yaml, parse_yaml, read_yaml
-from mtdnn.errors import ConfigError, fault, keywords_checked
+from mtdnn.errors import ConfigError, fault
 
 
 def _off(value: object) -> object:

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
+from mtdnn.config.arguments import home_expanded
 from mtdnn.config.options import Frozen, Named, NamedOrWord, PathText, args_from_fields
 from mtdnn.config.splits import ROLES, Cut, SplitNames, with_cuts
 from mtdnn.config.words import Words, WordToWord
 from mtdnn.config.yaml_source import KeyPath, YamlSource
-from mtdnn.errors import Fault, Place, fault, home_expanded
+from mtdnn.errors import Fault, Place, fault
 
 RESERVED = frozenset({
     "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear",

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from mtdnn.config import legacy
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.refusals import validated
 from mtdnn.config.shipped import definitions_file
 from mtdnn.config.task import TaskDef
 from mtdnn.config.yaml_source import YamlSource, parse_value, read_yaml
-from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.tasks import Definitions, TaskDef
 from mtdnn.data.arrow import DATA_FILE, SplitWriter
 from mtdnn.data.encode import EncodedPart, Job, LabelPolicy, StoredCounts, encode_part, map_parts
@@ -32,7 +33,7 @@ from mtdnn.data.staging import (
     split_folder,
     write_members,
 )
-from mtdnn.errors import ConfigError, DataError, Fault, fault, keywords_checked, unknown
+from mtdnn.errors import ConfigError, DataError, Fault, fault, unknown
 from mtdnn.execution.ray_cluster import imported_ray
 from mtdnn.files import file_sha256, flush_folder, sole_writer
 from mtdnn.registry import trusting

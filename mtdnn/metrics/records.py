@@ -11,18 +11,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.json_source import json_value, raw_lines
-from mtdnn.errors import (
-    MAX_REPORTED_ERRORS,
-    NOWHERE,
-    DataError,
-    Fault,
-    Place,
-    fault,
-    first_of,
-    keywords_checked,
-    shortened,
-)
+from mtdnn.errors import MAX_REPORTED_ERRORS, NOWHERE, DataError, Fault, Place, fault, first_of, shortened
 from mtdnn.files import named_file
 from mtdnn.metrics.base import Record, applicable, measured, metric_of
 from mtdnn.metrics.stored import kept

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtdnn.errors import DataError, fault, keywords_checked
+from mtdnn.config.arguments import keywords_checked
+from mtdnn.errors import DataError, fault
 from mtdnn.files import write_text
 from mtdnn.registry import trusting
 from mtdnn.report.agreement import read_annotators

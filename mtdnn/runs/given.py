@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtdnn.config.arguments import wrong_type
 from mtdnn.config.run import RunConfig, run_source
 from mtdnn.config.tasks import Definitions, TaskDef, load_task_defs
-from mtdnn.errors import ConfigError, Fault, fault, wrong_type
+from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.rows.places import Data
 from mtdnn.runs.folder import RunFolder
 from mtdnn.runs.plug_ins import checked_run, plug_in_faults

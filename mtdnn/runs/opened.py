@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 
 from mtdnn.batch import Batch
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.run import RunConfig
 from mtdnn.config.task import TaskDef
 from mtdnn.data.loaders import EvalLoader, SharedEvalLoader
 from mtdnn.data.store import Store, open_store, same_rows
-from mtdnn.errors import ConfigError, DataError, fault, keywords_checked, unknown
+from mtdnn.errors import ConfigError, DataError, fault, unknown
 from mtdnn.execution.processes import Processes
 from mtdnn.metrics.base import Record, measured, metric_of
 from mtdnn.metrics.records import placed_at, write_records

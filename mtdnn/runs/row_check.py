@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.run import RunConfig, no_run, run_config_of, run_source
 from mtdnn.config.tasks import Definitions, TaskDef, read_task_defs
 from mtdnn.config.yaml_source import YamlSource
 from mtdnn.data.jobs import block_faults, part_faults, readable_jobs
 from mtdnn.data.sharing import sharing_faults, unlabelled_fault
-from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, keywords_checked
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault
 from mtdnn.metrics.base import selection_faults
 from mtdnn.registry import trusting
 from mtdnn.rows.places import Data

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.data.store import open_store
-from mtdnn.errors import DataError, Fault, MtdnnError, fault, keywords_checked
+from mtdnn.errors import DataError, Fault, MtdnnError, fault
 from mtdnn.metrics.base import Record
 from mtdnn.runs.opened import Run, open_run
 from mtdnn.runs.submission import Choice, File, content, files_of, write_archive

@@ -11,10 +11,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.other_names import ours
 from mtdnn.config.run import RunConfig
 from mtdnn.data.prepro import prepare
-from mtdnn.errors import keywords_checked
 from mtdnn.execution.machine import threads_set
 from mtdnn.execution.processes import Processes
 from mtdnn.files import sole_writer

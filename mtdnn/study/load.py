@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtdnn.config.arguments import keywords_checked
 from mtdnn.config.refusals import validated
 from mtdnn.config.yaml_source import read_yaml
-from mtdnn.errors import ConfigError, keywords_checked
+from mtdnn.errors import ConfigError
 from mtdnn.study.definition import Options, Study, name_of_value
 from mtdnn.study.expansion import Expansion
 from mtdnn.study.grid import Grid

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mtdnn.errors import ConfigError, Fault, fault, keywords_checked, unknown
+from mtdnn.config.arguments import keywords_checked
+from mtdnn.errors import ConfigError, Fault, fault, unknown
 from mtdnn.registry import trusting
 from mtdnn.study.cells import Diverged, Outcome, outcomes
 from mtdnn.study.checks import (

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from mtdnn.config.arguments import keywords_checked, wrong_type
 from mtdnn.errors import (
     ConfigError,
     DataError,
@@ -16,9 +17,7 @@ from mtdnn.errors import (
     fault,
     first_line,
     is_full_disk,
-    keywords_checked,
     unknown,
-    wrong_type,
 )
 
 
