@@ -12,15 +12,18 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS, RunPrecision
-from mtdnn.regularizers.directions import Norm, Scope, direction, exceeds, projected, within_ball
+from mtdnn.regularizers.directions import Norm, Scope, direction, exceeds, extent, projected, within_ball
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.perturbation import PerturbationOptions, PerturbationRegularizer
 from mtdnn.regularizers.sizes import Size, SizeOrZero
 
+UNIT_OFFSET = 1e-6
+"""Added to the norm where a step ends at norm 1 (the released code's `adv_epsilon`, which limits nothing)."""
+
 
 def _in_paper(value: object) -> object:
-    """The value; ValueError for a value that only the released code has."""
-    if value in ("unit", "odds"):
+    """The value; ValueError for the one that only the released code has."""
+    if value == "odds":
         raise ValueError("only the released code does this. Use smart-mtdnn-release, which has the option.")
     return value
 
@@ -34,8 +37,8 @@ class SmartOptions(PerturbationOptions):
     steps: int = Field(1, ge=0, description="T_x̃, ascent steps; 0 leaves x + noise, which is not projected.")
     norm: Norm = Field("inf", description="p, norm of the ball and of the gradient.")
     scope: Scope = Field("example", description="What a norm is taken over: a whole sequence, or each token.")
-    projection: Annotated[Literal["ball", "none"], BeforeValidator(_in_paper)] = Field(
-        "ball", description="Projection after each step: onto the ε-ball, or none."
+    projection: Literal["ball", "none", "unit"] = Field(
+        "ball", description="After each step: onto the ε-ball; none; or unit, rescaled to norm 1, ε unused."
     )
     inner_loss: Annotated[Literal["symmetric", "one_sided"], BeforeValidator(_in_paper)] = Field(
         "symmetric", description="What the ascent steps increase: ℓ_s, or KL(clean‖perturbed)."
@@ -67,7 +70,12 @@ class Smart(PerturbationRegularizer):
             del self.sizes["epsilon"]
 
     def moves(self) -> dict[str, float]:
-        """How far the noise or all steps reach, whichever is farther; ε where the ball is smaller than that."""
+        """How far the noise or all steps reach, whichever is farther; ε where the ball is smaller than that.
+
+        Empty where each step ends at norm 1, which no option changes.
+        """
+        if self.options.projection == "unit" and self.options.steps:
+            return {}
         reach = {"noise": self.sizes["noise"], "eta": self.options.steps * self.sizes["eta"]}
         farther = max(reach, key=reach.__getitem__)
         if self.options.projection == "ball" and self.options.steps and self.sizes["epsilon"] <= reach[farther]:
@@ -123,8 +131,14 @@ class Smart(PerturbationRegularizer):
     def ascend(self, delta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """[N, T, E]: the perturbation after a step along the gradient; where the ball clipped it, or None."""
         norm, scope = self.options.norm, self.options.scope
-        moved = delta + self.sizes["eta"] * direction(gradient, norm, scope)
+        moved = delta + self.sizes["eta"] * self.step_direction(gradient)
         if self.options.projection == "none":
             return moved, None
+        if self.options.projection == "unit":
+            return moved / (extent(moved, norm, scope) + UNIT_OFFSET), None
         limit = self.sizes["epsilon"]
         return projected(moved, limit, norm, scope), exceeds(moved, limit, norm, scope)
+
+    def step_direction(self, gradient: Tensor) -> Tensor:
+        """[N, T, E]: what a step adds η times: the gradient, at norm 1."""
+        return direction(gradient, self.options.norm, self.options.scope)

@@ -12,13 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mtdnn.regularizers.base import REGULARIZERS
-from mtdnn.regularizers.directions import Scope, extent
+from mtdnn.regularizers.directions import Scope
 from mtdnn.regularizers.forward_pass import DropoutMode, ForwardPass
 from mtdnn.regularizers.sizes import Size
 from mtdnn.regularizers.smart import Smart, SmartOptions
-
-UNIT_OFFSET = 1e-6
-"""Added to the norm where it rescales to unit norm (its `adv_epsilon`, which limits nothing)."""
 
 
 class ReleaseOptions(SmartOptions):
@@ -26,7 +23,7 @@ class ReleaseOptions(SmartOptions):
 
     eta: Size = Field(1e-5, description="Factor of the raw gradient (`adv_step_size`).")
     scope: Scope = Field("token", description="`adv_norm_level: 0`.")
-    projection: Literal["ball", "none", "unit"] = Field(  # type: ignore[assignment]  # one value more
+    projection: Literal["ball", "none", "unit"] = Field(
         "unit", description="unit: each token's perturbation is rescaled to norm 1 (raw gradient, ε unused)."
     )
     inner_loss: Literal["symmetric", "one_sided", "odds"] = Field(  # type: ignore[assignment]  # one value more
@@ -57,9 +54,6 @@ class SmartMtdnnRelease(Smart):
     Options = ReleaseOptions
     logits_of = ("classes", "number", "candidates")
 
-    def moves(self) -> dict[str, float]:
-        return {} if self.options.projection == "unit" else super().moves()
-
     @property
     def needs_embedding_block(self) -> bool:
         return bool(self.options.embeddings == "block")
@@ -79,11 +73,8 @@ class SmartMtdnnRelease(Smart):
             return odds_difference(perturbed, clean)
         return super().inner_loss(forward_pass, perturbed, clean)
 
-    def ascend(self, delta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.options.projection != "unit":
-            return super().ascend(delta, gradient)
-        moved = delta + self.sizes["eta"] * gradient
-        return moved / (extent(moved, self.options.norm, self.options.scope) + UNIT_OFFSET), None
+    def step_direction(self, gradient: Tensor) -> Tensor:
+        return gradient if self.options.projection == "unit" else super().step_direction(gradient)
 
 
 def fixed_target_divergence(forward_pass: ForwardPass, logits_p: Tensor, logits_q: Tensor) -> Tensor:

@@ -47,7 +47,14 @@ def test_smart_without_projection_goes_as_far_as_the_step() -> None:
     assert value == pytest.approx(0.25, rel=1e-7)
 
 
-def test_smart_rescaled_to_unit_norm_has_norm_one_whatever_epsilon() -> None:
+def test_smart_rescaled_to_unit_norm_has_norm_one_whatever_epsilon_and_eta() -> None:
+    # η·w/‖w‖₂ at norm 1, less the offset of 1e-6 beside η: (5·1)² = 25
+    for eta in (0.1, 7.0):
+        method = Smart(epsilon=1e-5, eta=eta, noise=TINY_NOISE, norm="l2", projection="unit")
+        assert losses_of(method)[0]["smart"] == pytest.approx(25.0, rel=1e-4)
+
+
+def test_the_released_step_adds_the_raw_gradient_before_it_is_rescaled() -> None:
     # raw gradient 2·(w·ν)·w with ν ~ 1e-9 is dwarfed by η = 1e9: δ = ±w/‖w‖₂ up to the offset 1e-6: (5·1)² = 25
     options = {"embeddings": "word", "targets": "live", "dropout": "same"}  # all else as in the paper
     method = SmartMtdnnRelease(epsilon=1e-5, eta=1e9, noise=TINY_NOISE, norm="l2", projection="unit", **options)

@@ -160,6 +160,7 @@ def test_sizes_that_float32_cannot_hold_are_refused_whatever_the_precision(mode:
     [
         ("smart", {}, ["epsilon 1e-05", "eta 0.001", "noise 1e-05"]),
         ("smart", {"projection": "none"}, ["eta 0.001", "noise 1e-05"]),
+        ("smart", {"projection": "unit"}, ["eta 0.001", "noise 1e-05"]),
         ("smart-mtdnn-release", {}, ["eta 1e-05", "noise 1e-05"]),
     ],
 )
@@ -340,8 +341,8 @@ def test_more_steps_find_a_worse_point() -> None:
         ({"dropout": "none"}, "run.yml:9: regularizer.dropout: 'none': input should be 'same', 'independent' or 'off'"),
         ({"epsilom": 1e-5}, "Did you mean 'epsilon'?"),
         (
-            {"projection": "unit"},
-            "run.yml:9: regularizer.projection: 'unit': only the released code does this. Use smart-mtdnn-release,",
+            {"projection": "sphere"},
+            "run.yml:9: regularizer.projection: 'sphere': input should be 'ball', 'none' or 'unit'",
         ),
         ({"inner_loss": "odds"}, "regularizer.inner_loss: 'odds': only the released code does this. Use smart-mtdnn-r"),
         ({"targets": "fixed"}, "regularizer.targets: unknown key 'targets'; known: weight, every,"),
