@@ -75,9 +75,13 @@ class RunFolder:
             raise ConfigError(fault("", "checkpoint", unknown("checkpoint", name, ("best", "last", "step-N"))))
         return self.checkpoints / name if name.startswith("step-") else self.path / name
 
+    def subset_file(self, task: str) -> Path:
+        """File of the ids of the rows that `subset` chose for a task, one per line."""
+        return self.path / "subset" / f"{task}.ids"
+
     def write_subset_ids(self, task: str, ids: Sequence[str]) -> None:
-        """Write the ids of the rows that `subset` chose for a task, one per line."""
-        path = self.path / "subset" / f"{task}.ids"
+        """Write the ids of the rows that `subset` chose for a task."""
+        path = self.subset_file(task)
         path.parent.mkdir(exist_ok=True)
         write_text(path, "".join(f"{row_id}\n" for row_id in ids))
 

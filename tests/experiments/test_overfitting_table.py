@@ -1,0 +1,99 @@
+"""The tables of the study of overfitting: Holm over four tests, and what a run makes of wrong labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.outcomes import finished_lines, holm_of
+from experiments.overfitting.table import document_of, pool_lines, primary, secondary, shares, values_of
+from mtdnn.errors import DataError
+from mtdnn.metrics.base import compute
+from mtdnn.report.document import to_markdown
+from mtdnn.runs.folder import RunFolder
+from mtdnn.study.inference import holm
+from mtdnn.study.table import lines_of, to_csv
+from tests.experiments.test_forgetting_table import records
+
+METRICS = ("accuracy", "auc", "cross_entropy", "cross_entropy_at_best_temperature")
+SEEDS = ("101", "102", "103", "104")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A finished study of made-up predictions: four seeds; each run saw the first twenty of thirty pool rows."""
+    rng, lines, cells = np.random.default_rng(0), [], []
+    for seed in SEEDS:
+        for noise, split in (("0", "pool"), ("0.3", "pool_noise30")):
+            for method, shift in (("plain", 0.8), ("SMART", 1.0)):
+                axes = {"seed": seed, "noise": noise, "method": method}
+                name = f"fine_tune/{'_'.join(axes.values())}"
+                folder = RunFolder(tmp_path / "cells" / name / "run")
+                folder.predictions.mkdir(parents=True)
+                pool = [
+                    flipped(each) if noise == "0.3" and int(each["id"]) % 3 == 0 else each for each in records(rng, 1.0)
+                ]
+                text = "".join(json.dumps(each) + "\n" for each in pool)
+                folder.prediction_file("scitail", split).write_text(text)
+                folder.write_subset_ids("scitail", [str(number) for number in range(20)])
+                results = {"scitail": {"dev": compute(METRICS, records(rng, shift)), split: compute(METRICS, pool)}}
+                outcome = {"outcome": "finished", "results": results, "rows": {"scitail": 20}}
+                lines += lines_of("fine_tune", axes, outcome, run=f"cells/{name}/run")
+                cells.append({"name": name, "stage": "fine_tune", "axes": axes})
+    (tmp_path / "results.csv").write_text(to_csv(lines, ["seed", "noise", "method"]))
+    (tmp_path / "study.json").write_text(json.dumps({"study": {}, "axes": [], "cells": cells}))
+    return tmp_path
+
+
+def flipped(record: dict) -> dict:
+    return {**record, "label": {"neutral": "entails", "entails": "neutral"}[record["label"]]}
+
+
+def test_shares_are_of_the_rows_with_right_and_wrong_labels_seen_and_unseen() -> None:
+    true = {"a": "x", "b": "x", "c": "x", "d": "y", "e": "y", "f": "x"}
+    given = {"a": "x", "b": "y", "c": "y", "d": "y", "e": "x", "f": "x"}
+    predicted = {"a": "x", "b": "y", "c": "x", "d": "x", "e": "y", "f": "x"}
+    found = [{"id": row, "label": given[row], "prediction": predicted[row]} for row in true]
+    assert shares(found, true, frozenset("abcd")) == {
+        "fitted": 1 / 2,  # a and d were right, and a is predicted so
+        "memorised": 1 / 2,  # b and c were wrong, and b is predicted as it was given
+        "fooled": 0.0,  # e was wrong and not seen
+        "unseen": 1.0,  # e and f
+    }
+
+
+def test_clean_rows_have_nothing_to_memorise() -> None:
+    assert shares([{"id": "a", "label": "x", "prediction": "y"}], {"a": "x"}, frozenset("a")) == {"fitted": 0.0}
+
+
+def test_the_primary_tests_are_paired_by_seed_and_corrected_by_holm(study: Path) -> None:
+    lines = finished_lines(study)
+    values = values_of([*lines, *pool_lines(study, lines)])
+    first = primary(values)
+    assert [(each.name, each.metric) for each in first] == [
+        (f"SMART − plain, {labels}", metric) for labels in ("clean", "30 % wrong") for metric in ("accuracy", "auc")
+    ]
+    ours, theirs = ([values["auc", "0.3", method][seed] for seed in SEEDS] for method in ("SMART", "plain"))
+    assert first[-1].comparison.t_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert holm_of(first) == pytest.approx(holm([each.comparison.t_p for each in first]))
+    assert {each.metric for each in secondary(values)} == {*METRICS[2:], "unseen", "fitted", "memorised", "fooled"}
+
+
+def test_shares_are_of_the_labels_before_noise(study: Path) -> None:
+    lines = finished_lines(study)
+    for noise, names in (("0", {"fitted", "unseen"}), ("0.3", {"fitted", "unseen", "memorised", "fooled"})):
+        of_arm = [line for line in pool_lines(study, lines) if line.axes["noise"] == noise]
+        assert {line.metric for line in of_arm} == names
+    text = to_markdown(document_of([*lines, *pool_lines(study, lines)]), pictures="")
+    assert all(word in text for word in ("Means", "Primary outcomes", "Secondary outcomes", "memorised"))
+
+
+def test_nothing_is_shown_before_the_last_cell_or_without_clean_runs(study: Path) -> None:
+    lines = [line for line in finished_lines(study) if line.axes["noise"] == "0.3"]
+    with pytest.raises(DataError, match="no run on clean labels"):
+        list(pool_lines(study, lines))
+    (study / "results.csv").write_text(to_csv(lines, ["seed", "noise", "method"]))
+    with pytest.raises(DataError, match="8 cells are not finished"):
+        finished_lines(study)
