@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.rows_out import LAYOUT_ERRORS, Dropped, Report, Row, labelled_row, read_objects, run, write_rows
+from data_prep.rows_out import LAYOUT_ERRORS, Dropped, Report, Row, labelled_row, read_objects, run, text_of, write_rows
 from mtdnn.errors import DataError
 
 LABELS = {"c": "contradiction", "n": "neutral", "e": "entailment"}
@@ -38,9 +38,9 @@ def read_rows(path: Path) -> Iterator[Row | Dropped]:
         try:
             if row is None:
                 raise KeyError
-            premise = row["context"] if "context" in row else row["premise"]
+            texts = (text_of(row["context"] if "context" in row else row["premise"]), text_of(row["hypothesis"]))
             label = LABELS.get(str(row["label"]), str(row["label"]))
-            yield labelled_row(str(row["uid"]), label, (str(premise), str(row["hypothesis"])), tuple(LABELS.values()))
+            yield labelled_row(text_of(row["uid"]), label, texts, tuple(LABELS.values()))
         except LAYOUT_ERRORS:
             yield Dropped("not a JSON object with uid, context, hypothesis and label", f"line {number}")
 

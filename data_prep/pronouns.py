@@ -37,6 +37,7 @@ from data_prep.rows_out import (
     read_objects,
     read_rows,
     run,
+    text_of,
     write_rows,
 )
 from data_prep.superglue import SPLITS, is_unlabelled, place_of, yes_or_no
@@ -271,14 +272,14 @@ def wsc(path: Path, split: str) -> Iterator[Schema | Dropped]:
         try:
             if fields is None:
                 raise KeyError("no JSON object")
-            text, target = str(fields["text"]), fields["target"]
-            found = place_of(str(target["span2_text"]), text, int(target["span2_index"]))
+            text, target = text_of(fields["text"]), fields["target"]
+            found = place_of(text_of(target["span2_text"]), text, int(target["span2_index"]))
             if found is None:
                 yield Dropped(
                     "the pronoun is not in the text, or in several places none of which is meant for sure", id
                 )
                 continue
-            yield Schema(id, yes_or_no(fields.get("label")), text, *found, str(target["span1_text"]))
+            yield Schema(id, yes_or_no(fields.get("label")), text, *found, text_of(target["span1_text"]))
         except LAYOUT_ERRORS as error:
             yield Dropped(f"another layout ({error})", id)
 

@@ -5,6 +5,7 @@ label, texts; UTF-8, tab separated, no header, no quoting), whole or not at all,
 """
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -25,6 +26,7 @@ BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 EXIT_ERROR = 2  # as of the commands
 MAX_HEADER_CHARACTERS = 300  # of the header, in messages
+MAX_VALUE_CHARACTERS = 40  # of a value of another type, in messages
 
 LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a record of another layout raises: a missing key, a number in place of a list, `int(inf)`, …"""
@@ -118,6 +120,19 @@ def clean(row: Row, report: Report) -> Row | Dropped:
     cleaned = tuple(BREAKS.sub(" ", text) for text in texts)
     report.replaced += sum(before != after for before, after in zip(texts, cleaned, strict=True))
     return Row(row.id, row.label, cleaned)
+
+
+def text_of(value: Any) -> str:
+    """A value of a JSON object as a text: a number is written as one; null, a list and the like are none.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"{shortened(json.dumps(value), MAX_VALUE_CHARACTERS)} in place of a text")
 
 
 def labelled_row(id: str, label: str, texts: Sequence[str], labels: Sequence[str]) -> Row | Dropped:

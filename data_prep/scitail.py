@@ -28,6 +28,7 @@ from data_prep.rows_out import (
     read_lines,
     read_objects,
     run,
+    text_of,
     write_rows,
 )
 from mtdnn.errors import DataError
@@ -71,7 +72,8 @@ def read_json(path: Path, split: str) -> Iterator[Row | Dropped]:
         try:
             if row is None:
                 raise KeyError
-            yield labelled_row(id, str(row["gold_label"]), (str(row["sentence1"]), str(row["sentence2"])), LABELS)
+            texts = (text_of(row["sentence1"]), text_of(row["sentence2"]))
+            yield labelled_row(id, str(row["gold_label"]), texts, LABELS)
         except LAYOUT_ERRORS:
             yield Dropped("not a JSON object with sentence1, sentence2 and gold_label", id)
 

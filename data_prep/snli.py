@@ -21,6 +21,7 @@ from data_prep.rows_out import (
     read_columns,
     read_objects,
     run,
+    text_of,
     write_rows,
 )
 from mtdnn.errors import DataError
@@ -93,11 +94,17 @@ def read_json_pairs(path: Path) -> Iterator[Pair | Dropped]:
         try:
             if row is None:
                 raise KeyError
-            texts = (str(row["sentence1"]), str(row["sentence2"]))
-            annotators = tuple(str(label) for label in row.get("annotator_labels", []) if label)
-            yield Pair(str(row["pairID"]), str(row["gold_label"]), texts, annotators)
+            texts = (text_of(row["sentence1"]), text_of(row["sentence2"]))
+            annotators = row.get("annotator_labels", [])
+            if not isinstance(annotators, list):
+                raise TypeError
+            labels = tuple(text_of(label) for label in annotators if label)
+            yield Pair(text_of(row["pairID"]), str(row["gold_label"]), texts, labels)
         except LAYOUT_ERRORS:
-            yield Dropped("not a JSON object with sentence1, sentence2, gold_label and pairID", f"line {number}")
+            yield Dropped(
+                "not a JSON object with sentence1, sentence2, gold_label, pairID and a list of annotator_labels",
+                f"line {number}",
+            )
 
 
 def read_text_pairs(path: Path) -> Iterator[Pair | Dropped]:

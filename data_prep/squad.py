@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.rows_out import BREAKS, LAYOUT_ERRORS, Dropped, Report, Row, run, write_rows
+from data_prep.rows_out import BREAKS, LAYOUT_ERRORS, Dropped, Report, Row, run, text_of, write_rows
 from mtdnn.config.json_source import read_json
 from mtdnn.errors import DataError, fault
 
@@ -48,7 +48,7 @@ def read(path: Path) -> Iterator[Row | Dropped]:
         paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
         for paragraph in paragraphs:
             for question in paragraph["qas"]:
-                yield row_of(str(paragraph["context"]), question)
+                yield row_of(text_of(paragraph["context"]), question)
     except LAYOUT_ERRORS as error:
         found = f"not in SQuAD's layout: {type(error).__name__} {error}"
         raise DataError(fault(str(path), "", found, EXPECTED)) from error
@@ -56,18 +56,20 @@ def read(path: Path) -> Iterator[Row | Dropped]:
 
 def row_of(context: str, question: Mapping[str, Any]) -> Row | Dropped:
     """One question; characters are counted in the context as it is written, without space at its ends."""
-    id, shift = str(question["id"]), len(context) - len(context.lstrip())
+    id, shift = text_of(question["id"]), len(context) - len(context.lstrip())
     context = BREAKS.sub(" ", context.strip())
     impossible = question.get("is_impossible", False)
     if impossible not in (True, False):
         return Dropped(f"is_impossible is {impossible!r}, neither true nor false", id)
     given = [] if impossible else question["answers"]
-    answers = [(int(each["answer_start"]) - shift, BREAKS.sub(" ", str(each["text"]))) for each in given]
+    answers = [(int(each["answer_start"]) - shift, BREAKS.sub(" ", text_of(each["text"]))) for each in given]
     if any(start < 0 or not text.strip() or context[start : start + len(text)] != text for start, text in answers):
         return Dropped("an answer is not where it is said to stand", id)
     if not answers and not impossible:
         return Dropped("no answer, and not said to be impossible", id)
-    return Row(id, json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False), (context, str(question["question"])))
+    return Row(
+        id, json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False), (context, text_of(question["question"]))
+    )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from data_prep.rows_out import (
     labelled_row,
     read_objects,
     run,
+    text_of,
     write_rows,
 )
 from mtdnn.errors import DataError
@@ -98,59 +99,60 @@ def yes_or_no(value: Any) -> str:
 def pair(names: tuple[str, str], labels: tuple[str, ...], id: str, fields: Fields) -> Rows:
     """Two texts and a label by name."""
     label = UNLABELLED if is_unlabelled(fields.get("label")) else str(fields["label"])
-    texts = (str(fields[names[0]]), str(fields[names[1]]))
+    texts = (text_of(fields[names[0]]), text_of(fields[names[1]]))
     yield labelled_row(id, label, texts, labels) if label else Row(id, UNLABELLED, texts)
 
 
 def boolq(id: str, fields: Fields) -> Rows:
-    yield Row(id, yes_or_no(fields.get("label")), (str(fields["passage"]), str(fields["question"])))
+    yield Row(id, yes_or_no(fields.get("label")), (text_of(fields["passage"]), text_of(fields["question"])))
 
 
 def copa(id: str, fields: Fields) -> Rows:
     label = UNLABELLED if is_unlabelled(fields.get("label")) else str(fields["label"])
     texts = (fields["premise"], QUESTIONS[fields["question"]], fields["choice1"], fields["choice2"])
-    yield Row(id, label, tuple(map(str, texts)))
+    yield Row(id, label, tuple(map(text_of, texts)))
 
 
 def multirc(id: str, fields: Fields) -> Rows:
     for question in fields["passage"]["questions"]:
         for answer in question["answers"]:
-            row_id = f"{id}-{question['idx']}-{answer['idx']}"
-            texts = (str(fields["passage"]["text"]), f"{question['question']} {answer['text']}")
+            row_id = f"{id}-{text_of(question['idx'])}-{text_of(answer['idx'])}"
+            asked = f"{text_of(question['question'])} {text_of(answer['text'])}"
+            texts = (text_of(fields["passage"]["text"]), asked)
             yield Row(row_id, yes_or_no(answer.get("label")), texts)
 
 
 def record(id: str, fields: Fields) -> Rows:
     """A row for each query; entities that read alike are one choice."""
-    passage = str(fields["passage"]["text"])
+    passage = text_of(fields["passage"]["text"])
     spans = [(int(each["start"]), int(each["end"]) + 1) for each in fields["passage"]["entities"]]
     entities = list(dict.fromkeys(passage[start:end].strip() for start, end in spans))
     for question in fields["qas"]:
-        row_id = f"{id}-{question['idx']}"
-        right = {str(answer["text"]).strip() for answer in question.get("answers", ())}
+        row_id = f"{id}-{text_of(question['idx'])}"
+        right = {text_of(answer["text"]).strip() for answer in question.get("answers", ())}
         places = [str(place) for place, entity in enumerate(entities) if entity in right]
         if right and not places:
             yield Dropped("the answer is none of the entities", row_id)
             continue
         text = passage.replace("@highlight", " ")
-        yield Row(row_id, ",".join(places), (text, str(question["query"]), *entities))
+        yield Row(row_id, ",".join(places), (text, text_of(question["query"]), *entities))
 
 
 def wic(id: str, fields: Fields) -> Rows:
-    texts = tuple(f"{fields['word']}: {fields[name]}" for name in ("sentence1", "sentence2"))
+    texts = tuple(f"{text_of(fields['word'])}: {text_of(fields[name])}" for name in ("sentence1", "sentence2"))
     yield Row(id, yes_or_no(fields.get("label")), texts)
 
 
 def wsc(id: str, fields: Fields) -> Rows:
-    text, target = str(fields["text"]), fields["target"]
-    pronoun = str(target["span2_text"])
+    text, target = text_of(fields["text"]), fields["target"]
+    pronoun = text_of(target["span2_text"])
     found = place_of(pronoun, text, int(target["span2_index"]))
     if found is None:
         yield Dropped("the pronoun is not in the text, or in several places none of which is meant for sure", id)
         return
     start, end = found
     marked = f"{text[:start]}*{text[start:end]}*{text[end:]}"
-    yield Row(id, yes_or_no(fields.get("label")), (marked, str(target["span1_text"])))
+    yield Row(id, yes_or_no(fields.get("label")), (marked, text_of(target["span1_text"])))
 
 
 def place_of(phrase: str, text: str, number: int) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_prep import anli, cs224n, pronouns, snli, squad, superglue
+from data_prep import anli, cs224n, pronouns, scitail, snli, squad, superglue
 from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, run, write_rows
 from mtdnn.errors import DataError
 
@@ -126,6 +126,41 @@ HOSTILE = [
     (cs224n, "ids-sst-dev.csv", b"\tid\n", "ids-sst-dev.csv:1: no column 'sentence'. Check that"),
     (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\ta\rb\t0\n", "ids-sst-dev.csv:2: not CSV"),
 ]
+
+
+NO_TEXTS = [
+    (snli, "snli_1.0_dev.jsonl", {"pairID": "1", "gold_label": "neutral", "sentence1": "a", "sentence2": "b"}),
+    (scitail, "scitail_1.0_dev.jsonl", {"gold_label": "neutral", "sentence1": "a", "sentence2": "b"}),
+    (anli, "R1/dev.jsonl", {"uid": "1", "label": "n", "context": "a", "hypothesis": "b"}),
+    (superglue, "BoolQ/val.jsonl", {"passage": "a", "question": "b", "label": True}),
+    (superglue, "CB/val.jsonl", {"premise": "a", "hypothesis": "b", "label": "neutral"}),
+    (superglue, "COPA/val.jsonl", {"premise": "a", "question": "cause", "choice1": "b", "choice2": "c", "label": 0}),
+    (superglue, "WiC/val.jsonl", {"word": "a", "sentence1": "b", "sentence2": "c", "label": True}),
+    (superglue, "WSC/val.jsonl", {"text": "it", "target": {"span1_text": "a", "span2_text": "it", "span2_index": 0}}),
+    (pronouns, "WSC/val.jsonl", {"text": "it", "target": {"span1_text": "a", "span2_text": "it", "span2_index": 0}}),
+]
+LABELS = ("label", "gold_label", "question", "span2_index", "target")
+
+
+@pytest.mark.parametrize("value", [None, ["a"], {"a": 1}, True])
+@pytest.mark.parametrize(("module", "name", "fields"), NO_TEXTS)
+def test_what_is_no_text_is_not_taken_for_one(tmp_path, module, name, fields, value):
+    """`None` and `['a']` were words of a premise, and an id."""
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    for key in fields.keys() - {*LABELS}:
+        path.write_text("".join(json.dumps(row) + "\n" for row in (fields, fields | {key: value})))
+        (report,) = module.convert(tmp_path / "in", tmp_path / "out")
+        assert (report.written, report.dropped.total()) == (1, 1), (key, str(report))
+
+
+def test_numbers_are_texts_and_labels_of_annotators_are_a_list(tmp_path):
+    row = {"pairID": 7, "gold_label": "neutral", "sentence1": 3.5, "sentence2": "b"}
+    lines = [row | {"annotator_labels": ["neutral", "entailment"]}, row | {"annotator_labels": "neutral"}]
+    (tmp_path / "snli_1.0_dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows, annotators = snli.convert(tmp_path, tmp_path / "out")
+    assert rows.path.read_text() == "7\tneutral\t3.5\tb\n" and rows.dropped.total() == 1
+    assert annotators.path.read_text() == "7\tneutral,entailment\n"
 
 
 def status_and_message(module, source, out, monkeypatch, capsys):
