@@ -12,9 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.rows_out import UNLABELLED, Dropped, Report, Row, labelled_row, read_lines, run, write_rows
+from data_prep.rows_out import (
+    OTHER_COLUMNS,
+    UNLABELLED,
+    Dropped,
+    Report,
+    Row,
+    labelled_row,
+    read_lines,
+    require_columns,
+    run,
+    write_rows,
+)
 from mtdnn.config.json_source import MAX_LINE_BYTES
 from mtdnn.errors import DataError, Place, fault
+from mtdnn.rows.text import CSV_FIX
 
 
 @dataclass(frozen=True)
@@ -57,35 +69,38 @@ def read_rows(path: Path, layout: Layout, *, labelled: bool) -> Iterator[Row | D
     """The rows of one file, a text over several lines in one; rows without some column are dropped."""
     wanted = ["id", *layout.texts, *([layout.label] if labelled else [])]
     for number, values in cells_of(path, wanted):
-        if any(value is None for value in values):
-            yield Dropped("too few columns", values[0] or f"line {number}")
+        if values is None:
+            yield Dropped(OTHER_COLUMNS, f"line {number}")
             continue
-        id, *texts = (str(value) for value in values[: 1 + len(layout.texts)])
+        id, *texts = values[: 1 + len(layout.texts)]
         if labelled:
-            yield labelled_row(id.strip(), plain(str(values[-1])), texts, layout.labels)
+            yield labelled_row(id.strip(), plain(values[-1]), texts, layout.labels)
         else:
             yield Row(id.strip(), UNLABELLED, tuple(texts))
 
 
-def cells_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str | None]]]:
-    """Number of its last line and the named columns of each row; None for a cell that the row does not have.
+def cells_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str] | None]]:
+    """Number of its first line and the named columns of each row; None for a row that has too few or too many cells.
 
     Raises:
-        DataError: the header lacks a column, or the file is not UTF-8 or not quoted as in csv.
+        DataError: the header lacks a column, or the file is not UTF-8 or not quoted as in csv. Without that a quotation
+            mark that is not closed would make the rows after it a part of its text.
     """
     csv.field_size_limit(MAX_LINE_BYTES)  # Python's limit is 131,072 characters; longer lines are refused anyway
-    table = csv.DictReader((f"{line}\n" for _, line in read_lines(path)), delimiter="\t")
+    table = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter="\t", strict=True)
+    begins = 1
     try:
-        missing = [column for column in columns if column not in (table.fieldnames or ())]
-        if missing:
-            found, fix = f"no column {missing[0]!r}", "Check that this is the project's own file."
-            raise DataError(fault(Place(str(path), 1), "", found, fix))
-        for row in table:
-            yield table.line_num, [row[column] for column in columns]
+        header = next(table, [])
+        require_columns(path, header, columns)
+        places = [header.index(column) for column in columns]
+        begins = table.line_num + 1
+        for cells in table:
+            if cells:  # else a blank line
+                fits = len(cells) > max(places) and not any(cells[len(header) :])
+                yield begins, [cells[place] for place in places] if fits else None
+            begins = table.line_num + 1
     except csv.Error as error:
-        fix = "Close the quotes, and double quotes inside texts."
-        place = Place(str(path), table.line_num + 1)  # the reader counts the lines before
-        raise DataError(fault(place, "", f"not CSV: {error}", fix)) from error
+        raise DataError(fault(Place(str(path), begins), "", f"not CSV: {error}", CSV_FIX)) from error
 
 
 def plain(label: str) -> str:

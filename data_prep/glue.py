@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.rows_out import (
+    OTHER_COLUMNS,
     UNLABELLED,
     Dropped,
     Report,
@@ -79,13 +80,13 @@ def convert(source: Path, out: Path) -> list[Report]:
 
 
 def table_rows(path: Path, layout: Layout, split: str, *, labelled: bool | None = None) -> Iterator[Row | Dropped]:
-    """The rows of one file with a header; test splits have no label. Rows that a line break broke are dropped."""
+    """The rows of one file with a header; test splits have no label. Rows broken by a tab or line break are dropped."""
     labelled = not split.startswith("test") if labelled is None else labelled
     columns = [*layout.texts, *([layout.label] if labelled else [])]
     for number, values in read_columns(path, columns):
         id = f"{split}-{number - 2}"  # line 1 is the header
         if values is None:
-            yield Dropped("too few columns", id)
+            yield Dropped(OTHER_COLUMNS, id)
         elif labelled:
             yield labelled_row(id, values[-1], values[:-1], layout.labels)
         else:
@@ -108,7 +109,7 @@ def cola_rows(path: Path, split: str) -> Iterator[Row | Dropped]:
     for number, line in read_lines(path):
         values = line.split("\t")
         id = f"{split}-{number - 1}-{values[0]}"  # with the source publication, by which CoLA tells its dev halves
-        yield labelled_row(id, values[1], values[3:4], BINARY) if len(values) > 3 else Dropped("too few columns", id)
+        yield labelled_row(id, values[1], values[3:], BINARY) if len(values) == 4 else Dropped(OTHER_COLUMNS, id)
 
 
 def convert_mrpc(folder: Path, out: Path) -> list[Report]:
@@ -146,7 +147,7 @@ def mrpc_rows(
     for number, values in read_columns(path, ["#1 ID", "#2 ID", *MRPC.texts, MRPC.label]):
         id = f"{split}-{number - 2}"
         if values is None:
-            yield Dropped("too few columns", id)
+            yield Dropped(OTHER_COLUMNS, id)
         elif (pair := (values[0], values[1])) not in without and (not only or pair in only):
             yield labelled_row(id, values[4], values[2:4], MRPC.labels)
 

@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 from data_prep.glue import BINARY
 from data_prep.rows_out import (
     LAYOUT_ERRORS,
+    OTHER_COLUMNS,
     UNLABELLED,
     Dropped,
     Report,
@@ -163,7 +164,7 @@ def _wnli_rows(path: Path, split: str) -> Iterator[tuple[str, str, str, str] | D
     columns = ["sentence1", "sentence2", *(["label"] if "label" in header else [])]
     for number, values in read_columns(path, columns):
         if values is None:
-            yield Dropped("too few columns", f"{split}-{number - 2}")
+            yield Dropped(OTHER_COLUMNS, f"{split}-{number - 2}")
             continue
         label = values[2] if len(values) > 2 else UNLABELLED
         yield f"{split}-{number - 2}", label, values[0], values[1]

@@ -20,8 +20,10 @@ from mtdnn.config.arguments import home_expanded
 from mtdnn.config.json_source import json_value, raw_lines
 from mtdnn.errors import DataError, MtdnnError, Place, fault, printable, shortened, system_fault
 from mtdnn.files import same_file, whole_file
+from mtdnn.rows.source import RENAME_ALL_BUT_ONE, RowColumns, repeated_columns
 
 UNLABELLED = ""
+OTHER_COLUMNS = "too few or too many columns"  # why a row is dropped
 BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 EXIT_ERROR = 2  # as of the commands
@@ -183,28 +185,40 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield Row(values[0], values[1], tuple(values[2:]))
 
 
+def require_columns(path: Path, header: Sequence[str], columns: Sequence[str], *, optional: Sequence[str] = ()) -> None:
+    """Raise DataError if a header lacks one of the columns, or has one of these or of the optional ones twice."""
+    found, fix = "", "Check that this is the file as distributed."
+    if missing := [column for column in columns if column not in header]:
+        names = shortened(", ".join(header), MAX_HEADER_CHARACTERS)
+        found = f"no column {missing[0]!r}; the columns are {names}"
+    elif repeated := repeated_columns(RowColumns((*columns, *optional)), header):
+        found, fix = repeated, RENAME_ALL_BUT_ONE
+    if found:
+        raise DataError(fault(Place(str(path), 1), "", found, fix))
+
+
 def read_columns(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, list[str] | None]]:
-    """Line number and named columns of each row of a tab-separated file with a header; None where a row is too short.
+    """Line number and named columns of each row of a tab-separated file with a header.
+
+    In place of the columns None where a row is too short, or has more cells than the header and one of these is not
+    empty: a text then holds a tab, and which one cannot be said.
 
     Args:
         columns: must be in the header.
         optional: come after them in each row, as empty texts where the header or the row lacks them.
     Raises:
-        DataError: the header lacks one of the columns.
+        DataError: the header lacks one of the columns, or has one twice.
     """
     lines = read_lines(path)
     header = next(lines, (1, ""))[1].split("\t")
-    missing = [column for column in columns if column not in header]
-    if missing:
-        found = f"no column {missing[0]!r}; the columns are {shortened(', '.join(header), MAX_HEADER_CHARACTERS)}"
-        raise DataError(fault(Place(str(path), 1), "", found, "Check that this is the file as distributed."))
+    require_columns(path, header, columns, optional=optional)
     places = [header.index(column) for column in columns]
     more = [header.index(column) for column in optional if column in header]
     for number, line in lines:
         values = line.split("\t")
-        if len(values) <= max(places):
+        if len(values) <= max(places) or any(values[len(header) :]):
             yield number, None
         else:
             yield number, [values[place] for place in places] + [values[p] if p < len(values) else "" for p in more]

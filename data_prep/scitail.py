@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data_prep.rows_out import (
     LAYOUT_ERRORS,
+    OTHER_COLUMNS,
     Dropped,
     Report,
     Row,
@@ -63,7 +64,7 @@ def read_snli_format(path: Path, split: str) -> Iterator[Row | Dropped]:
         return
     for number, values in read_columns(path, ["gold_label", "sentence1", "sentence2"]):
         id = f"{split}-{number - 2}"
-        yield labelled_row(id, values[0], values[1:], LABELS) if values else Dropped("too few columns", id)
+        yield labelled_row(id, values[0], values[1:], LABELS) if values else Dropped(OTHER_COLUMNS, id)
 
 
 def read_json(path: Path, split: str) -> Iterator[Row | Dropped]:
@@ -82,7 +83,7 @@ def read_plain(path: Path, split: str) -> Iterator[Row | Dropped]:
     for number, line in read_lines(path):
         id = f"{split}-{number - 1}"
         values = line.split("\t")
-        yield labelled_row(id, values[2], values[:2], LABELS) if len(values) > 2 else Dropped("too few columns", id)
+        yield labelled_row(id, values[2], values[:2], LABELS) if len(values) > 2 else Dropped(OTHER_COLUMNS, id)
 
 
 FORMATS: dict[str, tuple[str, tuple[str, ...], Reader]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_prep.rows_out import (
     LAYOUT_ERRORS,
+    OTHER_COLUMNS,
     Dropped,
     Report,
     Row,
@@ -111,7 +112,7 @@ def read_text_pairs(path: Path) -> Iterator[Pair | Dropped]:
     columns = ["pairID", "gold_label", "sentence1", "sentence2"]
     for number, values in read_columns(path, columns, optional=LABEL_COLUMNS):
         if values is None:
-            yield Dropped("too few columns", f"line {number}")
+            yield Dropped(OTHER_COLUMNS, f"line {number}")
         else:
             yield Pair(values[0], values[1], (values[2], values[3]), tuple(label for label in values[4:] if label))
 

@@ -67,8 +67,8 @@ def test_qqp_rows_broken_by_a_line_break_are_dropped_and_named(tmp_path):
     reports = glue.convert(tmp_path / "in", tmp_path / "out")
     assert got(tmp_path / "out", "qqp", "train") == [["train-0", "1", "Where is the oar?", "Where is an oar?"]]
     assert reports[0].written == 1
-    assert dict(reports[0].dropped) == {"too few columns": 2, "empty text": 1, "label is none of 0, 1": 1}
-    assert str(reports[0]).endswith("2 dropped, too few columns (first: train-1, train-2)")
+    assert dict(reports[0].dropped) == {"too few or too many columns": 2, "empty text": 1, "label is none of 0, 1": 1}
+    assert str(reports[0]).endswith("2 dropped, too few or too many columns (first: train-1, train-2)")
 
 
 def test_stsb_keeps_its_scores_and_drops_what_is_no_number(tmp_path):
@@ -315,7 +315,7 @@ def test_cs224n_files_are_split_by_tabs_and_quoted_as_csv(tmp_path):
     assert got(tmp_path / "out", "sts", "dev") == [["c1", "2.4", "A.", "B."]]
     assert got(tmp_path / "out", "cfimdb", "dev") == [["d1", "1", "Good."]]
     quora = next(report for report in reports if report.path.parent.name == "quora")
-    assert dict(quora.dropped) == {"too few columns": 1}
+    assert dict(quora.dropped) == {"too few or too many columns": 1}
 
 
 # -- all ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_prep import anli, cs224n, pronouns, scitail, snli, squad, superglue
+from data_prep import anli, cs224n, glue, pronouns, scitail, snli, squad, superglue
 from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, run, write_rows
 from mtdnn.errors import DataError
 
@@ -72,6 +72,14 @@ def test_columns_are_found_by_name_and_optional_ones_may_be_missing(tmp_path):
     ]
 
 
+def test_a_row_with_more_cells_than_the_header_is_no_row(tmp_path):
+    """A tab in a text moves what comes after it: the first sentence was cut and its rest became the second."""
+    lines = ("sentence1\tsentence2\tlabel", "a\tb\tentailment\t", "a\tof a\tentailment\tneutral")
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    rows = list(read_columns(tmp_path / "a.tsv", ["sentence1", "sentence2", "label"]))
+    assert rows == [(2, ["a", "b", "entailment"]), (3, None)]
+
+
 def test_lines_that_hold_no_object_are_reported(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n[1]\n{"a"\n')
     assert list(read_objects(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (3, None), (4, None)]
@@ -123,8 +131,28 @@ HOSTILE = [
     (pronouns, "wnli/dev.tsv", "1\t0\n", "dev.tsv:1: 2 columns; expected id, label and texts"),
     (anli, "R1/dev.jsonl", '{"uid": "\\ud800", "context": "c", "hypothesis": "h", "label": "n"}', "0 rows written"),
     (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\tcaf\xe9\t0\n", "ids-sst-dev.csv:2: not UTF-8"),
-    (cs224n, "ids-sst-dev.csv", b"\tid\n", "ids-sst-dev.csv:1: no column 'sentence'. Check that"),
+    (cs224n, "ids-sst-dev.csv", b"\tid\n", "ids-sst-dev.csv:1: no column 'sentence'; the columns are , id. Check that"),
     (cs224n, "ids-sst-dev.csv", b"\tid\tsentence\tsentiment\n0\t1\ta\rb\t0\n", "ids-sst-dev.csv:2: not CSV"),
+    (
+        cs224n,
+        "ids-sst-dev.csv",
+        '\tid\tsentence\tsentiment\n0\t1\ta\t0\n1\t2\t"Dull .\t0\n2\t3\t"Fine .\t4\n',
+        "ids-sst-dev.csv:3: not CSV: '\\t' expected after '\"'. Close the quotes",
+    ),
+    (
+        cs224n,
+        "ids-sst-dev.csv",
+        '\tid\tsentence\tsentiment\n0\t1\t"Dull .\t0\n2\t3\tFine .\t4\n',
+        "ids-sst-dev.csv:2: not CSV: unexpected end of data. Close the quotes",
+    ),
+    (cs224n, "ids-sst-dev.csv", "id\tid\tsentence\tsentiment\n", ":1: 2 columns are named 'id'. Rename all but one."),
+    (
+        glue,
+        "SST-2/dev.tsv",
+        "sentence\tlabel\tlabel\na\t0\t1\n",
+        ":1: 2 columns are named 'label'. Rename all but one.",
+    ),
+    (glue, "CoLA/dev.tsv", "ab01\t1\t\tThe hens\tsleep.\n", "0 rows written; 1 dropped, too few or too many columns"),
 ]
 
 
