@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mtdnn.config.json_source import json_value, raw_lines
 from mtdnn.errors import DataError, MtdnnError, Place, fault, printable, shortened, system_fault
 from mtdnn.files import same_file, whole_file
 from mtdnn.rows.source import RENAME_ALL_BUT_ONE, RowColumns, repeated_columns
+from mtdnn.rows.text import TextRows, TsvRows
 
 UNLABELLED = ""
 OTHER_COLUMNS = "too few or too many columns"  # why a row is dropped
@@ -174,10 +175,17 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a canonical file: id, label and at least one text in each line.
 
     Raises:
-        DataError: no such file, or a line with fewer columns, with its number.
+        DataError: no such file; it is empty, in another encoding, or begins with a header; or a line with fewer
+            columns, with its number.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Give canonical rows, as the converters write them.")
+    source = TsvRows(path)
+    found = TextRows.faults(source, RowColumns(()))
+    if not found and (header := source.header_fault()):
+        found = [replace(header, fix="Remove it.")]
+    if found:
+        raise DataError(found)
     for number, line in read_lines(path):
         values = line.split("\t")
         if len(values) < 3:

@@ -6,7 +6,17 @@ import sys
 import pytest
 
 from data_prep import anli, cs224n, glue, pronouns, scitail, snli, squad, superglue
-from data_prep.rows_out import Dropped, Row, labelled_row, read_columns, read_lines, read_objects, run, write_rows
+from data_prep.rows_out import (
+    Dropped,
+    Row,
+    labelled_row,
+    read_columns,
+    read_lines,
+    read_objects,
+    read_rows,
+    run,
+    write_rows,
+)
 from mtdnn.errors import DataError
 
 
@@ -78,6 +88,26 @@ def test_a_row_with_more_cells_than_the_header_is_no_row(tmp_path):
     (tmp_path / "a.tsv").write_text("\n".join(lines))
     rows = list(read_columns(tmp_path / "a.tsv", ["sentence1", "sentence2", "label"]))
     assert rows == [(2, ["a", "b", "entailment"]), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "id\tlabel\ttext\n1\ta\tx\n",
+            r"rows\.tsv:1: the first line is a header \(id, label, text\), .* have\. Remove it\.$",
+        ),
+        ("1\ta\tx\r2\tb\ty\r", r"rows\.tsv: one line, as its lines end with a carriage return and no line feed\. Save"),
+        ("1\ta\tx\n".encode("utf-16"), r"rows\.tsv:1: not UTF-8 but UTF-16"),
+        ("", r"rows\.tsv: the file is empty"),
+        ("\ufeff1\ta\tx\r\n2\tb\n", r"rows\.tsv:2: 2 columns; expected id, label and texts"),
+    ],
+)
+def test_canonical_rows_are_read_as_the_commands_read_them(tmp_path, content, message):
+    """A header was a row with a label of its own, `label`, which label noise then gave to other rows."""
+    (tmp_path / "rows.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message):
+        list(read_rows(tmp_path / "rows.tsv"))
 
 
 def test_lines_that_hold_no_object_are_reported(tmp_path):
