@@ -29,7 +29,10 @@ BREAKS = re.compile(r"[\t\r\n]")  # what would end a column or a row
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 EXIT_ERROR = 2  # as of the commands
 MAX_HEADER_CHARACTERS = 300  # of the header, in messages
-MAX_VALUE_CHARACTERS = 40  # of a value of another type, in messages
+MAX_VALUE_CHARACTERS = 40  # of an id or a value of another type, in messages
+MAX_REASON_CHARACTERS = 120  # of why a row is dropped
+MAX_REASONS = 10  # that are counted apart
+OTHER_REASONS = "other reasons"
 
 LAYOUT_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a record of another layout raises: a missing key, a number in place of a list, `int(inf)`, …"""
@@ -68,10 +71,14 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def drop(self, row: Dropped) -> None:
-        self.dropped[row.reason] += 1
-        first = self.examples.setdefault(row.reason, [])
+        """Count a row by its reason; a reason that quotes the source is cut, and after some the others are one."""
+        reason = shortened(row.reason, MAX_REASON_CHARACTERS)
+        if reason not in self.dropped and len(self.dropped) >= MAX_REASONS:
+            reason = OTHER_REASONS
+        self.dropped[reason] += 1
+        first = self.examples.setdefault(reason, [])
         if len(first) < 3:
-            first.append(row.id)
+            first.append(shortened(row.id, MAX_VALUE_CHARACTERS))
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {self.written} rows written"]

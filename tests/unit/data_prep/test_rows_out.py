@@ -35,6 +35,14 @@ def test_dropped_rows_are_counted_by_reason_with_the_first_three_ids(tmp_path):
     )
 
 
+def test_what_is_said_of_dropped_rows_stays_short_whatever_the_source_holds(tmp_path):
+    """Reasons and ids quote the source: a file of a million different labels made a line of a million reasons."""
+    dropped = [Dropped(f"label {number} is neither true nor false{' ' * 9999}", "i" * 9999) for number in range(5000)]
+    report = write_rows(tmp_path / "dev.tsv", [Row("1", "a", ("x",)), *dropped])
+    assert report.dropped.total() == 5000 and report.dropped["other reasons"] == 4990
+    assert len(str(report)) < 4000 and "4990 dropped, other reasons (first: iii" in str(report)
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_rows(tmp_path / "dev.tsv", [Row("1", "a", ("old",))])
 
