@@ -42,16 +42,24 @@ def convert(source: Path, out: Path) -> list[Report]:
 
 
 def read(path: Path) -> Iterator[Row | Dropped]:
-    """A row for each question."""
+    """A row for each question.
+
+    Raises:
+        DataError: the file has another layout; the message has the place of the first value that does not fit.
+    """
+    key = ""
     try:
-        articles = read_json(path, dict[str, Any], fix=EXPECTED)["data"]
-        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
-        for paragraph in paragraphs:
-            for question in paragraph["qas"]:
-                yield row_of(text_of(paragraph["context"]), question)
+        for number, article in enumerate(read_json(path, dict[str, Any], fix=EXPECTED)["data"]):
+            key = f"data.{number}"
+            for part, paragraph in enumerate(article["paragraphs"]):
+                key = f"data.{number}.paragraphs.{part}"
+                context = text_of(paragraph["context"])
+                for place, question in enumerate(paragraph["qas"]):
+                    key = f"data.{number}.paragraphs.{part}.qas.{place}"
+                    yield row_of(context, question)
     except LAYOUT_ERRORS as error:
-        found = f"not in SQuAD's layout: {type(error).__name__} {error}"
-        raise DataError(fault(str(path), "", found, EXPECTED)) from error
+        what = f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__} {error}"
+        raise DataError(fault(str(path), key, f"not in SQuAD's layout: {what}", EXPECTED)) from error
 
 
 def row_of(context: str, question: Mapping[str, Any]) -> Row | Dropped:

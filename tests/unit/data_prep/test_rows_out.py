@@ -149,7 +149,24 @@ HOSTILE = [
     ),
     (squad, "train-v1.1.json", '{"data": 1e999}', "train-v1.1.json: not in SQuAD's layout: TypeError"),
     (squad, "train-v1.1.json", json.dumps({"data": [ARTICLE | {"paragraphs": ["x"]}]}), "not in SQuAD's layout"),
-    (squad, "train-v1.1.json", '{"data": [{"paragraphs": [{"context": "c", "qas": [3]}]}]}', "not in SQuAD's layout"),
+    (
+        squad,
+        "train-v1.1.json",
+        '{"data": [{"paragraphs": [{"context": "c", "qas": [3]}]}]}',
+        "train-v1.1.json: data.0.paragraphs.0.qas.0: not in SQuAD's layout: TypeError",
+    ),
+    (
+        squad,
+        "train-v1.1.json",
+        json.dumps({"data": [ARTICLE, {"paragraphs": [{"context": "A goat.", "qas": [{"id": "1"}]}]}]}),
+        "train-v1.1.json: data.1.paragraphs.0.qas.0: not in SQuAD's layout: no 'answers'. A file of data/",
+    ),
+    (
+        squad,
+        "train-v1.1.json",
+        json.dumps({"data": [{"paragraphs": [{"context": None, "qas": []}]}]}),
+        "train-v1.1.json: data.0.paragraphs.0: not in SQuAD's layout: TypeError null in place of a text",
+    ),
     (
         snli,
         "snli_1.0_dev.jsonl",
