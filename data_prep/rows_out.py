@@ -171,7 +171,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     for number, raw in raw_lines(path):
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             found = f"not UTF-8 (byte {error.start + 1} of the line)"
             raise DataError(fault(Place(str(path), number), "", found, "Save the file as UTF-8.")) from error

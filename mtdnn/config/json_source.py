@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from functools import cache
@@ -166,7 +167,7 @@ def json_lines(path: Path, shape: Any, *, fix: str, cut_last: bool = False) -> I
 
 
 def raw_lines(path: Path, *, reopened: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, bytes) of each line of a file, including its line feed.
+    """(line number from 1, bytes) of each line of a file, including its line feed, without a byte order mark.
 
     Args:
         path: the file.
@@ -179,7 +180,7 @@ def raw_lines(path: Path, *, reopened: bool = False) -> Iterator[tuple[int, byte
             if len(line) > MAX_LINE_BYTES:
                 found = f"a line of more than {MAX_LINE_BYTES >> 20} MiB"
                 raise DataError(fault(Place(str(path), number), "", found, "Give a file of JSON lines."))
-            yield number, line
+            yield number, line.removeprefix(BOM_UTF8) if number == 1 else line
     except OSError as error:
         found = f"cannot be read: {error.strerror or error}"
         raise DataError(fault(str(path), "", found, "Check the path and its permissions.")) from error
@@ -207,7 +208,7 @@ def _blockwise(path: Path) -> Iterator[bytes]:
 
 
 def _bytes_of(path: Path, fix: str) -> bytes:
-    """The content of a regular file.
+    """The content of a regular file, without the byte order mark that editors of Windows put before UTF-8.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -218,7 +219,7 @@ def _bytes_of(path: Path, fix: str) -> bytes:
             raise DataError(fault(str(path), "", "is a folder or a device, not a file", fix))
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(fault(str(path), "", f"larger than {MAX_FILE_BYTES >> 20} MiB", fix))
-        return path.read_bytes()
+        return path.read_bytes().removeprefix(BOM_UTF8)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from mtdnn.config import json_source
 from mtdnn.config.json_source import json_lines, json_value, read_json, sorted_json
 from mtdnn.errors import DataError, Place
+from mtdnn.metrics.records import read_records
 
 
 class State(TypedDict, total=False):
@@ -16,6 +17,7 @@ class State(TypedDict, total=False):
 
 
 FIX = "Write it again."
+BOM = b"\xef\xbb\xbf"
 
 
 def written(tmp_path, content):
@@ -112,3 +114,14 @@ def test_whatever_the_bytes_there_is_a_value_or_one_error(content):
         json_value(content, Place("x.json", 1))
     except DataError as error:
         assert str(error).startswith("x.json:1: ")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    """Editors of Windows write one; the message was that the file is not JSON."""
+    assert read_json(written(tmp_path, BOM + b'{"step": 3}'), State, fix=FIX) == {"step": 3}
+    record = b'{"id": "1", "prediction": "a", "label": "a", "scores": {"a": 1.0}}\n'
+    assert [each["id"] for each in read_records(written(tmp_path, BOM + record))] == ["1"]
+    lines = written(tmp_path, BOM + b'{"step": 3}\r\n{"step": 4}\r\n')
+    assert list(json_lines(lines, State, fix=FIX)) == [(1, {"step": 3}), (2, {"step": 4})]
+    with pytest.raises(DataError, match=r"state\.json:2: not JSON: Unexpected UTF-8 BOM"):
+        list(json_lines(written(tmp_path, b'{"step": 3}\n' + BOM + b'{"step": 4}\n'), State, fix=FIX))
