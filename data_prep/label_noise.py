@@ -63,7 +63,9 @@ def write_noisy(source: Path, out: Path, *, rate: float, seed: int) -> list[Repo
     """
     if not 0 <= rate <= 1:
         raise DataError(f"--rate: {rate} is no share. Give a number from 0 to 1.")
-    require_other_file(out, source)
+    listed = out.with_suffix(".flipped.tsv")
+    for file in (out, listed):
+        require_other_file(file, source)
     rows = list(read_rows(source))
     labels = sorted({row.label for row in rows if row.label not in UNLABELLED})
     if len(labels) < 2:
@@ -72,7 +74,6 @@ def write_noisy(source: Path, out: Path, *, rate: float, seed: int) -> list[Repo
     flips = [Row(old.id, old.label, (new.label,)) for old, new in zip(rows, noisy, strict=True) if old != new]
     reports = [write_rows(out, noisy)]
     reports[0].notes.append(f"{len(flips)} labels flipped")
-    listed = out.with_suffix(".flipped.tsv")
     if flips:
         return [*reports, write_rows(listed, flips)]
     listed.unlink(missing_ok=True)

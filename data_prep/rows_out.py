@@ -112,10 +112,10 @@ def write_rows(path: Path, rows: Iterable[Row | Dropped]) -> Report:
     return report
 
 
-def require_other_file(out: Path, source: Path) -> None:
-    """Raise DataError if a file would be written over the one that it is made from."""
+def require_other_file(out: Path, source: Path, *, flag: str = "--out") -> None:
+    """Raise DataError if a file would be written over the one that it is made from; `flag` is the one to change."""
     if same_file(out, source):
-        raise DataError(f"--out: '{out}' would overwrite '{source}'. Name another file.")
+        raise DataError(f"{flag}: '{out}' would overwrite '{source}'. Name another file.")
 
 
 def clean(row: Row, report: Report) -> Row | Dropped:

@@ -34,7 +34,7 @@ def write_parts(source: Path, *, rows: int, seed: int) -> list[Report]:
         DataError: no row would be left on one of the two sides, or a file with another layout.
     """
     for name in ("fit", "tune"):
-        require_other_file(source.with_name(f"{name}.tsv"), source)
+        require_other_file(source.with_name(f"{name}.tsv"), source, flag="--input")
     all_rows = list(read_rows(source))
     ids = list(dict.fromkeys(row.id for row in all_rows))
     if not 0 < rows < len(ids):

@@ -79,16 +79,21 @@ def test_rates_and_files_that_cannot_be_are_refused(source: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "write",
+    ("name", "flag", "write"),
     [
-        lambda path: write_noisy(path, path, rate=0.5, seed=1),
-        lambda path: write_changed(path, path, kind="typos", rate=0.5, seed=1),
-        lambda path: write_parts(path.rename(path.with_name("fit.tsv")), rows=10, seed=1),
+        ("train.tsv", "--out", lambda path: write_noisy(path, path, rate=0.5, seed=1)),
+        ("a.flipped.tsv", "--out", lambda path: write_noisy(path, path.with_name("a.tsv"), rate=0.5, seed=1)),
+        ("a.flipped.tsv", "--out", lambda path: write_noisy(path, path.with_name("a.tsv"), rate=0, seed=1)),
+        ("train.tsv", "--out", lambda path: write_changed(path, path, kind="typos", rate=0.5, seed=1)),
+        ("fit.tsv", "--input", lambda path: write_parts(path, rows=10, seed=1)),
     ],
 )
-def test_rows_are_not_written_over_those_they_are_made_from(source: Path, write: Callable[[Path], object]) -> None:
-    before = source.read_bytes()
-    with pytest.raises(DataError, match=r"--out: '.*' would overwrite '.*'\. Name another file\."):
+def test_rows_are_not_written_over_those_they_are_made_from(
+    source: Path, name: str, flag: str, write: Callable[[Path], object]
+) -> None:
+    """The list of flipped rows is written, and removed where there are none, as well."""
+    before, source = source.read_bytes(), source.rename(source.with_name(name))
+    with pytest.raises(DataError, match=rf"{flag}: '.*' would overwrite '.*'\. Name another file\."):
         write(source)
     (found,) = source.parent.glob("*.tsv")
     assert found.read_bytes() == before
