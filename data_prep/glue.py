@@ -24,7 +24,7 @@ from data_prep.rows_out import (
     run,
     write_rows,
 )
-from mtdnn.errors import DataError
+from mtdnn.errors import DataError, Place, fault, shortened
 
 BINARY = ("0", "1")
 RTE_LABELS = ("entailment", "not_entailment")
@@ -134,10 +134,25 @@ Pair = tuple[str, str]
 
 
 def read_dev_ids(folder: Path) -> frozenset[Pair]:
-    """The sentence ids of the pairs that GLUE moved from Microsoft's train file to dev; empty without the list."""
+    """The sentence ids of the pairs that GLUE moved from Microsoft's train file to dev; empty without the list.
+
+    Raises:
+        DataError: the list has no pair, or a line of it is something else; its dev rows would stay in train.
+    """
     path = find_input(folder, ("mrpc_dev_ids.tsv", "dev_ids.tsv"))
-    lines = [line.split("\t") for _, line in read_lines(path)] if path else []
-    return frozenset((line[0], line[1]) for line in lines if len(line) > 1)
+    if path is None:
+        return frozenset()
+    pairs, fix = set[Pair](), "Give GLUE's list, two ids in a line, separated by a tab, or remove the file."
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        ids = [each.strip() for each in line.split("\t")]
+        if len(ids) != 2 or not all(ids):
+            raise DataError(fault(Place(str(path), number), "", f"'{shortened(line, 40)}' is no pair of ids", fix))
+        pairs.add((ids[0], ids[1]))
+    if not pairs:
+        raise DataError(fault(str(path), "", "the file is empty", fix))
+    return frozenset(pairs)
 
 
 def mrpc_rows(

@@ -153,6 +153,21 @@ def test_mrpc_from_microsofts_files_with_the_list_of_dev_ids(tmp_path):
     assert got(tmp_path / "out", "mrpc", "test") == [["test-0", "1", "She ran.", "She did run."]]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"MRPC/dev_ids\.tsv: the file is empty\. Give GLUE's list, two ids in a line, separated by a tab"),
+        ("21\t22\n23 24\n", r"MRPC/dev_ids\.tsv:2: '23 24' is no pair of ids\. Give GLUE's list"),
+    ],
+)
+def test_a_damaged_list_of_dev_ids_does_not_leave_dev_rows_in_train(tmp_path, content, message):
+    put(tmp_path / "MRPC/msr_paraphrase_train.txt", MRPC_HEADER, tabs("1", "21", "22", "He agreed.", "He said yes."))
+    (tmp_path / "MRPC/dev_ids.tsv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        glue.convert(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_ax_takes_the_labelled_file_before_the_unlabelled_one(tmp_path):
     put(
         tmp_path / "in/diagnostic/diagnostic.tsv",
