@@ -275,7 +275,7 @@ def _line_fault(path: Path, line: Line, layout: Layout) -> Fault | None:
         found = f"'{line.cells[0]}' in place of the word's number"
     elif layout.tag is not None and not _is_left_out(line, layout):
         tag = line.cells[layout.tag]
-        if tag in ("", "_") or " " in tag or (layout.entities and not ENTITY.fullmatch(tag)):
+        if tag == "_" or tag.split() != [tag] or (layout.entities and not ENTITY.fullmatch(tag)):
             found = f"'{tag}' is no tag{' such as O, B-PER or I-PER' if layout.entities else ''}"
     return fault(Place(str(path), line.number), "", found, fix) if found else None
 

@@ -125,6 +125,7 @@ def test_a_comment_among_words_is_refused_where_rows_have_no_numbers(tmp_path):
         ("a B-X\n7 b'I-X\nc O\n", ":2: 'b'I-X' is no tag such as O, B-PER or I-PER"),
         ("1\ta\tB-X\n2\tb\tO\n\n1\tc\tO\nx\td\tO\n\n1\te\tO\n2\tf\tO\n", ":5: 'x' in place of the word's number"),
         ("1\ta\tB-X\n2\tb\t_\n", ":2: '_' is no tag"),
+        ("a\tDET\nb\tNOUN\u00a0X\n", ":2: 'NOUN\u00a0X' is no tag"),
         (
             "a B-X 0.9\nb O 0.8\n",
             ": tags of entities are in column 2 of 3, not in the last. Name them with --word_column",
