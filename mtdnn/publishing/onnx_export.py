@@ -184,6 +184,8 @@ def _quiet() -> Iterator[None]:
 def _write_description(run: Run, names: Sequence[str], folder: Path) -> None:
     """The tokenizer, the encoder's configuration, the run and its tasks, and the thresholds of the heads.
 
+    Thresholds are buffers of the head itself; those of its layers are in the graph.
+
     For those who read the folder without mtdnn, the tokenizer's limit is the largest max_length of its tasks.
     """
     run.tokenizer.limited_to(max(run.tasks[name].max_length for name in names)).save_pretrained(folder)
@@ -193,7 +195,10 @@ def _write_description(run: Run, names: Sequence[str], folder: Path) -> None:
     kept |= {owner: run.tasks[owner] for owner in owners}
     write_text(folder / "tasks.yml", tasks_to_yaml(kept))
     write_text(folder / "run.yml", run.config.to_yaml())
-    buffers = {name: {key: value.tolist() for key, value in run.model.head_of(name).named_buffers()} for name in names}
+    heads = {name: run.model.head_of(name) for name in names}
+    buffers = {
+        name: {key: value.tolist() for key, value in head.named_buffers(recurse=False)} for name, head in heads.items()
+    }
     described = {"tasks": list(names), "step": run.step, "checkpoint": run.checkpoint, "buffers": buffers}
     write_text(folder / DESCRIPTION, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
@@ -211,7 +216,9 @@ def _difference(
     shape = (len(lengths), max(lengths))
     mask = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
     ids = torch.randint(5, model.encoder.config.vocab_size, shape, generator=generator).masked_fill(~mask, 0)
-    types = {"token_type_ids": torch.zeros_like(ids)} if has_token_types(model.encoder.config) else {}
+    types: dict[str, Tensor] = {}
+    if has_token_types(model.encoder.config):
+        types["token_type_ids"] = torch.randint(0, 2, shape, generator=generator).masked_fill(~mask, 0)
     batch = Batch(names[0], {"input_ids": ids, "mask": mask, **types}, None, [str(row) for row in range(shape[0])])
     graph: Any = exported.model
     outputs = graph.outputs(batch)

@@ -12,7 +12,7 @@ from mtdnn.cli.main import main
 from mtdnn.data.loaders import EvalLoader
 from mtdnn.data.store import open_store
 from mtdnn.metrics.records import read_records
-from mtdnn.publishing.onnx_export import TOLERANCE, export_onnx
+from mtdnn.publishing.onnx_export import TOLERANCE, Graph, export_onnx
 from mtdnn.publishing.onnx_run import open_any, open_onnx
 
 TASKS = ("demo_sentiment", "demo_nli", "demo_similarity", "demo_target")
@@ -129,6 +129,23 @@ def test_heads_that_read_more_than_the_mask_are_refused(demo_run, monkeypatch, t
     with pytest.raises(mtdnn.ConfigError, match=r"demo_nli: export: a PooledHead reads more .* Leave this task out"):
         export_onnx(run, ["demo_nli"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_head_may_have_layers_with_buffers(demo_run, tmp_path):
+    """They were registered under their path, which no module takes for a name."""
+    run = mtdnn.open_run(demo_run)
+    head = run.model.head_of("demo_nli")
+    head.dropout = torch.nn.BatchNorm1d(head.output.in_features).eval()
+    assert export_onnx(run, ["demo_nli"], tmp_path / "graph") < TOLERANCE
+    assert list(open_onnx(tmp_path / "graph").model.head_of("demo_nli").buffers()) == []
+
+
+def test_a_graph_that_ignores_the_types_of_tokens_is_refused(demo_run, tmp_path, monkeypatch):
+    forward = Graph.forward
+    monkeypatch.setattr(Graph, "forward", lambda self, ids, mask, types: forward(self, ids, mask, 0 * types))
+    with pytest.raises(mtdnn.ConfigError, match="demo_nli: export: the graph returns other outputs"):
+        export_onnx(mtdnn.open_run(demo_run), ["demo_nli"], tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
 
 
 def test_positions_that_depend_on_the_padding_are_in_the_graph(demo, tmp_path):
