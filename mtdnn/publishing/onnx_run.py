@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from mtdnn.batch import Batch
 from mtdnn.config.json_source import read_json
 from mtdnn.config.options import Frozen
 from mtdnn.data.store import open_store
-from mtdnn.errors import ConfigError, fault
+from mtdnn.errors import ConfigError, Fault, fault
 from mtdnn.metrics.base import measured
 from mtdnn.model import MultiTaskModel
 from mtdnn.registry import is_trusted, trusting
@@ -38,13 +38,16 @@ INPUTS = {"input_ids": "input_ids", "mask": "attention_mask", "token_type_ids": 
 """Input of a batch → input of the graph."""
 
 
+Numbers: TypeAlias = float | int | bool | list[Any]
+
+
 class Exported(Frozen):
     """What an exported folder says of its graph."""
 
     tasks: Annotated[list[str], Field(min_length=1)]
     step: int
     checkpoint: str
-    buffers: dict[str, dict[str, Any]]
+    buffers: dict[str, dict[str, Numbers]]
     weights: str = "float32"
     dev: list[dict[str, Any]] = []
 
@@ -165,7 +168,8 @@ def open_onnx(folder: str | Path, *, trust: bool = False) -> ExportedRun:
         folder: made by `mtdnn export --format onnx`.
         trust: as for `open_run`.
     Raises:
-        ConfigError, DataError: a file is missing or damaged, or onnxruntime is not installed.
+        ConfigError, DataError: a file is missing or damaged, the files do not belong together, or onnxruntime is not
+            installed.
     """
     require_onnx("onnxruntime")
     import onnxruntime
@@ -183,14 +187,33 @@ def open_onnx(folder: str | Path, *, trust: bool = False) -> ExportedRun:
     except Exception as error:  # onnxruntime raises classes of its own for damaged files
         found = f"cannot be read: {' '.join(str(error).split())[:200]}"
         raise ConfigError(fault(str(place.path / GRAPH), "", found, "Export the run again.")) from error
+    if faults := _differences(place, described, types, session):
+        raise ConfigError(faults)
     heads = {name: StoredHead(described.buffers.get(name, {})) for name in described.tasks}
-    kept = {name: tasks[name] for name in described.tasks if name in tasks}
+    kept = {name: tasks[name] for name in described.tasks}
     model = OnnxModel(session, {name: types[name] for name in kept}, heads).eval()
     whole = cast(MultiTaskModel, model)
     return ExportedRun(
         place, described.checkpoint, described.step, config, kept, whole, tokenizer, torch.device("cpu"),
         torch.inference_mode, trust=is_trusted(),
     )  # fmt: skip
+
+
+def _differences(
+    place: RunFolder, described: Exported, types: Mapping[str, TaskType], session: InferenceSession
+) -> list[Fault]:
+    """Why the files of an exported folder do not belong together, such as after a label was added to its tasks."""
+    faults, fix = [], "Export the run again."
+    sizes = {each.name: each.shape[-1] for each in session.get_outputs()}
+    for name in described.tasks:
+        if name not in types:
+            faults.append(fault(str(place.tasks_file), "", f"no task '{name}', which {DESCRIPTION} names", fix))
+        elif name not in sizes:
+            faults.append(fault(str(place.path / GRAPH), "", f"no output '{name}', which {DESCRIPTION} names", fix))
+        elif isinstance(sizes[name], int) and sizes[name] != types[name].num_outputs:
+            found = f"the task has {types[name].num_outputs} outputs, and {GRAPH} {sizes[name]}"
+            faults.append(fault(str(place.tasks_file), name, found, fix))
+    return faults
 
 
 def open_any(place: str | Path, *, checkpoint: str = "best") -> Run:

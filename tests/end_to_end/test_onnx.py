@@ -1,6 +1,7 @@
 """Runs as ONNX graphs: made by PyTorch's exporter, computed by onnxruntime, predicted from and served like a run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -23,6 +24,14 @@ def exported(demo_run, tmp_path_factory):
     """The demo's four heads in one graph, written by the command."""
     folder = tmp_path_factory.mktemp("onnx") / "all"
     assert main(["export", str(demo_run), "--format", "onnx", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nli_graph(demo_run, tmp_path_factory):
+    """The graph of one task."""
+    folder = tmp_path_factory.mktemp("onnx") / "nli"
+    export_onnx(mtdnn.open_run(demo_run), ["demo_nli"], folder)
     return folder
 
 
@@ -197,9 +206,52 @@ def test_flags_of_the_other_format_are_refused(words, reported, demo_run, tmp_pa
     assert reported in capsys.readouterr().err
 
 
-def test_a_damaged_graph_is_one_line(exported, tmp_path):
-    import shutil
+@pytest.mark.parametrize(
+    ("file", "before", "after", "error", "message"),
+    [
+        (
+            "tasks.yml",
+            "demo_nli:",
+            "other:",
+            mtdnn.ConfigError,
+            r"tasks\.yml: no task 'demo_nli', which export\.json names",
+        ),
+        (
+            "tasks.yml",
+            "- neutral",
+            "- neutral\n  - maybe",
+            mtdnn.ConfigError,
+            r"tasks\.yml: demo_nli: the task has 4 outputs, and model\.onnx 3\. Export the run again",
+        ),
+        (
+            "export.json",
+            '"demo_nli": {}',
+            '"demo_nli": {"temperature": "warm"}',
+            mtdnn.DataError,
+            r"export\.json: buffers\.demo_nli\.temperature.*: damaged: .*Export the run again",
+        ),
+    ],
+)
+def test_files_that_do_not_belong_together_are_reported(file, before, after, error, message, tmp_path, nli_graph):
+    """An added label gave a ValueError at the first prediction."""
+    copy = tmp_path / "copy"
+    shutil.copytree(nli_graph, copy)
+    text = (copy / file).read_text(encoding="utf-8")
+    assert before in text
+    (copy / file).write_text(text.replace(before, after), encoding="utf-8")
+    with pytest.raises(error, match=message):
+        open_onnx(copy)
 
+
+def test_a_graph_of_another_export_is_reported(exported, nli_graph, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    shutil.copy(nli_graph / "model.onnx", copy / "model.onnx")
+    with pytest.raises(mtdnn.ConfigError, match=r"model\.onnx: no output 'demo_sentiment', which export\.json names"):
+        open_onnx(copy)
+
+
+def test_a_damaged_graph_is_one_line(exported, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     (copy / "model.onnx").write_bytes(b"no graph")
