@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from mtdnn.errors import ConfigError, Fault, fault, unknown
 
@@ -48,10 +48,11 @@ def keywords_checked(
         @wraps(function)
         def call(*args: P.args, **keywords: P.kwargs) -> R:
             found = _keyword_faults(function.__qualname__, signature, args, keywords, more, instead)
-            if found := found or _value_faults(function, signature, args, keywords):
+            annotations = _annotations(function)
+            if found := found or _value_faults(function.__qualname__, signature, annotations, args, keywords):
                 raise ConfigError(found)
             of_words: Callable[..., R] = function
-            several = {each.name for each in signature.parameters.values() if _takes_words(each)}
+            several = {name for name, each in annotations.items() if takes_words(each)}
             ours = [_as_given(each, name in several) for each, name in zip(args, signature.parameters, strict=False)]
             return of_words(
                 *ours,
@@ -64,9 +65,22 @@ def keywords_checked(
     return checked
 
 
-def _takes_words(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter is a sequence of words, or of paths, and not also a single one."""
-    return str(parameter.annotation).startswith("Sequence[str")
+@cache
+def _annotations(function: Callable[..., object]) -> Mapping[str, Any]:
+    """Parameter → its annotation as an object; read at the first call, as it may name what follows the function."""
+    return inspect.get_annotations(inspect.unwrap(function), eval_str=True)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; another annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def takes_words(annotation: Any) -> bool:
+    """Whether an annotation is a sequence of words, or of paths, and not also a single one."""
+    members = _members(annotation)
+    items = [item for each in members if get_origin(each) is Sequence for item in _members(get_args(each)[0])]
+    return str in items and str not in members
 
 
 def _as_given(value: object, several: bool) -> object:
@@ -106,18 +120,18 @@ def _keyword_faults(
 
 
 def _value_faults(
-    function: Callable[..., object],
+    name: str,
     signature: inspect.Signature,
+    annotations: Mapping[str, Any],
     args: Sequence[object],
     keywords: Mapping[str, object],
 ) -> list[Fault]:
     """Every argument of a call whose type is none of those in its annotation."""
-    annotations = inspect.get_annotations(inspect.unwrap(function), eval_str=True)
     several = {each.name for each in signature.parameters.values() if each.kind is each.VAR_POSITIONAL}
     given = {**dict(zip(signature.parameters, args, strict=False)), **keywords}
     checked = given.keys() & annotations.keys() - several
-    found = {name: wrong_type(value, annotations[name]) for name, value in given.items() if name in checked}
-    return [fault(f"{function.__qualname__}()", name, wrong, "Give one.") for name, wrong in found.items() if wrong]
+    found = {word: wrong_type(value, annotations[word]) for word, value in given.items() if word in checked}
+    return [fault(f"{name}()", word, wrong, "Give one.") for word, wrong in found.items() if wrong]
 
 
 def wrong_type(value: object, annotation: Any) -> str:
@@ -128,7 +142,7 @@ def wrong_type(value: object, annotation: Any) -> str:
         annotation: a type or a union; all values are accepted where it has a type that is not in KINDS, nor a class.
     """
     types, words = list[type](), list[str]()
-    for each in get_args(annotation) if get_origin(annotation) is UnionType else (annotation,):
+    for each in _members(annotation):
         asked = get_origin(each) or each
         if asked in KINDS:
             types += KINDS[asked][0]

@@ -1,11 +1,12 @@
-"""Arguments of public functions: unknown and missing keywords, and values of another type, are reported."""
+"""Arguments of public functions: unknown and missing keywords, values of another type, single words, `~` in paths."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Optional
 
 import pytest
 
-from mtdnn.config.arguments import keywords_checked, wrong_type
+from mtdnn.config.arguments import keywords_checked, takes_words, wrong_type
 from mtdnn.errors import ConfigError
 
 
@@ -42,3 +43,33 @@ def test_a_function_that_checks_its_keywords_refuses_unknown_and_missing_ones_to
 )
 def test_the_type_of_a_value_is_compared_with_an_annotation(value, annotation, found):
     assert wrong_type(value, annotation) == found
+
+
+@pytest.mark.parametrize(
+    ("annotation", "found"),
+    [
+        (Sequence[str], True),
+        (Sequence[str] | None, True),
+        (Optional[Sequence[str]], True),  # noqa: UP045  typing's own union
+        (Sequence[Path | str] | None, True),
+        (str | Sequence[str], False),
+        (str | Path | Sequence[Mapping[str, Any]], False),
+        (Sequence[int], False),
+        (Mapping[str, str], False),
+        (str, False),
+        (Any, False),
+    ],
+)
+def test_where_an_annotation_asks_for_several_words_is_asked_of_the_annotation(annotation, found):
+    assert takes_words(annotation) is found
+
+
+def test_a_single_word_where_several_are_expected_is_the_only_one(monkeypatch):
+    @keywords_checked()
+    def bake(cakes: Sequence[str] | None, *, pans: "Sequence[Path | str]" = (), oven: "str | Sequence[str]" = ""):
+        return cakes, pans, oven
+
+    monkeypatch.setenv("HOME", "/home/baker")
+    assert bake("tart", pans="~/pan", oven="hot") == (["tart"], ["/home/baker/pan"], "hot")
+    assert bake(["tart", "pie"]) == (["tart", "pie"], (), "")
+    assert bake(None) == (None, (), "")
