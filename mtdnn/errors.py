@@ -74,8 +74,8 @@ class Fault:
     fix: str = ""
 
     def __str__(self) -> str:
-        """One printable line; empty parts are left out together with their punctuation."""
-        before = ": ".join(part for part in (str(self.place), self.key) if part)
+        """One printable line; empty parts, and a key equal to its place, are left out with their punctuation."""
+        before = ": ".join(dict.fromkeys(part for part in (str(self.place), self.key) if part))
         text = f"{before}: {self.found}" if before else self.found
         if self.fix:
             text = f"{text} {self.fix}" if text.endswith("?") else f"{text.rstrip('.')}. {self.fix}"

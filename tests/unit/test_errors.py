@@ -30,6 +30,8 @@ def test_a_fault_reads_place_key_found_and_fix():
         (("", "", "found"), "found"),
         (("a.yml", "", "found"), "a.yml: found"),
         (("", "key", "found"), "key: found"),
+        (("mnli", "mnli", "found"), "mnli: found"),
+        (("mnli", "mnli.loss", "found"), "mnli: mnli.loss: found"),
         (("a.yml", "key", "found."), "a.yml: key: found."),
         (("a.yml", "key", "found.", "Fix it."), "a.yml: key: found. Fix it."),
         (("", "", "unknown. Did you mean 'x'?", "Fix it."), "unknown. Did you mean 'x'? Fix it."),

@@ -245,7 +245,7 @@ def test_definitions_in_memory_are_blocks_or_tasks_under_their_own_names():
         "mnli: mnli.name: the task under this name has the name 'rte'. Give both the same.",
         "stars: stars.dropout: 2: input should be less than 1. Give another value, or leave it out for the default, "
         "0.1.",
-        "a: a: 3 is not a mapping of keys to values. See docs/task_definitions.md for the keys.",
+        "a: 3 is not a mapping of keys to values. See docs/task_definitions.md for the keys.",
     )
 
 
