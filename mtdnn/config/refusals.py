@@ -155,9 +155,9 @@ def _field_at(model: type[BaseModel], path: KeyPath) -> FieldInfo | None:
 
 
 def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Names of the fields of the model at `path` below `model`."""
+    """Names of the fields of the model at `path` below `model`, as they are written in YAML: `from`, not `from_`."""
     inner = _model_at(model, path)
-    return [] if inner is None else list(inner.model_fields)
+    return [] if inner is None else [field.alias or name for name, field in inner.model_fields.items()]
 
 
 def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:

@@ -88,8 +88,15 @@ def read_task_defs(definitions: Definitions) -> Blocks:
         ConfigError: the file as a whole cannot be read.
     """
     if isinstance(definitions, Mapping):
-        return task_defs_in(YamlSource("tasks", dict(definitions)), in_memory=True)
-    return task_defs_in(read_yaml(definitions_file(definitions)))
+        source = YamlSource("tasks", dict(definitions))
+        blocks = task_defs_in(source, in_memory=True)
+    else:
+        source = read_yaml(definitions_file(definitions))
+        blocks = task_defs_in(source)
+    if not source.value:
+        fix = "Give a name and a block of keys for each, such as `stars: {task_type: regression}`."
+        blocks.faults.append(fault(source.path, "", "defines no task", fix))
+    return blocks
 
 
 def task_defs_in(source: YamlSource, *, in_memory: bool = False) -> Blocks:

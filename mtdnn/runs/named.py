@@ -93,7 +93,9 @@ def task_faults(config: RunConfig, known: Mapping[str, TaskDef], unread: Collect
         unknown_names = [name for name in named if name not in (*names, *unread)]
         faults += [fault("", key, unknown("task", name, trained)) for name in unknown_names]
     if not names and not unread:
-        faults.append(fault(config.tasks, "", "no task has a train split", "Add one to a task's `splits`."))
+        file = next((task.definitions for task in known.values()), config.tasks)
+        found, fix = "no task has a train split", "Add one to a task's `splits`."
+        faults.append(fault("", "tasks", found, fix) if file is None else fault(file, "", found, fix))
     faults += also_evaluate_faults(config, known, trained=names, unread=unread)
     units = row_units({name: known[name] for name in names if name in known})
     alone = [name for name in (*names, *unread) if name not in known]

@@ -249,6 +249,18 @@ def test_definitions_in_memory_are_blocks_or_tasks_under_their_own_names():
     )
 
 
+@pytest.mark.parametrize(("definitions", "place"), [({}, "tasks"), ("tasks.yml", "tasks.yml")])
+def test_definitions_without_a_task_are_refused(tmp_path, monkeypatch, definitions, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.yml").write_text("{}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_task_defs(definitions)
+    assert caught.value.lines == (
+        f"{place}: defines no task. Give a name and a block of keys for each, such as "
+        "`stars: {task_type: regression}`.",
+    )
+
+
 def test_a_wrong_keyword_of_a_task_raises_our_error_with_the_nearest_name():
     with pytest.raises(ConfigError) as caught:
         TaskDef(name="a", task_type="classification", dropuot=0.1, splits={"trian": ["x"]})

@@ -57,6 +57,17 @@ def test_what_it_cannot_have_is_reported(tasks_of, values, expected):
     assert expected in str(caught.value)
 
 
+def test_tasks_without_a_train_split_are_reported_at_their_file_or_in_memory_at_the_key(tmp_path):
+    block = {"task_type": "regression", "splits": {"dev": "dev"}}
+    (tmp_path / "tasks.yml").write_text("stars: {task_type: regression, splits: {dev: dev}}\n")
+    file = str(tmp_path / "tasks.yml")
+    for given, definitions, place in ((file, None, file), ("run/tasks.yml", load_task_defs({"stars": block}), "tasks")):
+        config = load_run_config(None, {"tasks": given, "data": "prepared", "output": "run", "encoder": "tiny"})
+        with pytest.raises(ConfigError) as caught:
+            run_tasks(config, definitions)
+        assert caught.value.lines == (f"{place}: no task has a train split. Add one to a task's `splits`.",)
+
+
 def test_a_method_whose_optimizer_moves_within_a_step_is_refused_where_a_batch_has_parts(tmp_path):
     (tmp_path / "tasks.yml").write_text(TASKS)
     given = {"tasks": str(tmp_path / "tasks.yml"), "data": "prepared", "output": "run", "encoder": "tiny"}
