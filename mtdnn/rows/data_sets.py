@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdnn.config.task import Source
-from mtdnn.errors import NOWHERE, DataError, Fault, Place, fault, first_line
+from mtdnn.errors import NOWHERE, DataError, Fault, Place, did_you_mean, fault, first_line
 from mtdnn.rows.arrow_values import missing_paths, schema_leaves, schema_paths
 from mtdnn.rows.source import (
     PART_BYTES,
@@ -187,7 +187,7 @@ def _saved_split(source: Source, split: str, where: Place) -> Dataset:
     splits = {str(saved.split or "train"): saved} if alone else dict(saved)
     if split in splits:
         return splits[split]
-    found = f"{source.path} has no split '{split}'; there are: {', '.join(splits)}"
+    found = f"{source.path} has no split '{split}'; there are: {', '.join(splits)}.{did_you_mean(split, splits)}"
     cut = "splits: {train: {file: NAME, part: 0.9}, dev: {rest: NAME}}".replace("NAME", next(iter(splits), "train"))
     fix = f"Cut it in the task's `{cut}`." if alone else "Name its split under `source.splits`."
     raise DataError(fault(where, "source", found, fix))

@@ -57,7 +57,8 @@ def rows_in_memory(task: TaskDef, split: str, rows: Mapping[str, Any]) -> RowSou
         found = f"a {type(splits).__name__}; expected a mapping of splits"
         raise DataError(fault(place, "", found, "Give {'train': …, 'dev': …}."))
     if split not in splits:
-        found = f"no rows for split '{split}'; there are: {', '.join(map(str, splits)) or 'none'}"
+        near = did_you_mean(split, map(str, splits))
+        found = f"no rows for split '{split}'; there are: {', '.join(map(str, splits)) or 'none'}.{near}"
         fix = "Rename one, or name it in the task's `splits`."
         raise DataError(fault(place, "", found, fix))
     return table_rows(splits[split], place=f"{place}['{split}']")

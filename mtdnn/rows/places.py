@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.tasks import TaskDef
-from mtdnn.errors import DataError, Fault, fault, unknown
+from mtdnn.errors import DataError, Fault, did_you_mean, fault, unknown
 from mtdnn.rows.data_sets import hub_rows
 from mtdnn.rows.memory import rows_in_memory
 from mtdnn.rows.parquet import ParquetRows
@@ -98,7 +98,7 @@ def find_split(data: str | Path, task: str, split: str) -> Path:
         names = " and ".join(map(str, found))
         raise DataError(fault(where, "", f"more than one file for this split: {names}", "Keep one of them."))
     looked = f"{places[0]}.tsv, {places[1]}.tsv (or {', '.join(SUFFIXES[1:])})"
-    raise DataError(fault(where, "", f"no rows for this split; looked for {looked}", _files_found(data, task)))
+    raise DataError(fault(where, "", f"no rows for this split; looked for {looked}", _files_found(data, task, split)))
 
 
 def _is_file(path: Path) -> bool:
@@ -117,14 +117,19 @@ def _with_suffixes(place: Path) -> list[Path]:
     return [place.with_name(place.name + suffix) for suffix in SUFFIXES]
 
 
-def _files_found(data: Path, task: str) -> str:
-    """What to do about a missing split: the message lists what the folder has instead."""
+def _files_found(data: Path, task: str, split: str) -> str:
+    """What to do about a missing split: the message lists what the folder has instead, and the nearest name."""
     if not data.is_dir():
         return f"There is no folder {data}. Check the path."
     there = [*(data / task).glob("*.*"), *data.glob(f"{task}_*.*")]
-    names = sorted(path.relative_to(data).as_posix() for path in there if path.suffix in SUFFIXES)
-    if names:
-        return f"There are: {', '.join(names)}. Rename a file, or name its split in the task's `splits`."
+    splits = {
+        path.relative_to(data).as_posix(): path.stem.removeprefix(f"{task}_")
+        for path in there
+        if path.suffix in SUFFIXES
+    }
+    if splits:
+        near = did_you_mean(split, splits.values())
+        return f"There are: {', '.join(sorted(splits))}.{near} Rename a file, or name its split in the task's `splits`."
     return f"{data} has no files for task '{task}'. Add them, or remove the task."
 
 

@@ -132,3 +132,5 @@ def test_a_saved_data_set_is_read_where_it_is(tmp_path):
         DataError, match=r"has no split 'dev'; there are: train, validation. Name its split under `source"
     ):
         hub_rows(Source(path=str(tmp_path / "dict")), "dev")
+    with pytest.raises(DataError, match=r"there are: train, validation. Did you mean 'train'\? Name its split under"):
+        hub_rows(Source(path=str(tmp_path / "dict")), "trian")

@@ -174,6 +174,11 @@ def test_nested_classes_of_a_data_set_are_read_by_their_names():
             "Rename one, or name it in the task's `splits`.",
         ),
         (
+            {"rte": {"trian": ROWS, "dev": ROWS}},
+            "rows['rte']: no rows for split 'train'; there are: trian, dev. Did you mean 'trian'? "
+            "Rename one, or name it in the task's `splits`.",
+        ),
+        (
             {"rte": {"train": {"premise": ["A."]}}},
             "rows['rte']['train']: a dict; expected rows. "
             "Give a datasets.Dataset, a pandas DataFrame or a list of dicts.",

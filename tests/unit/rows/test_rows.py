@@ -389,6 +389,13 @@ def test_a_missing_split_reports_where_it_was_looked_for_and_what_is_there(tmp_p
     )
 
 
+@pytest.mark.parametrize("name", ["rte/trian.tsv", "rte_trian.jsonl"])
+def test_a_file_whose_name_is_near_that_of_a_missing_split_is_offered(tmp_path, name):
+    written(tmp_path / name, "x")
+    with pytest.raises(DataError, match=rf"There are: {name}\. Did you mean 'trian'\? Rename a file, or "):
+        find_split(tmp_path, "rte", "train")
+
+
 def test_two_files_for_one_split_are_refused(tmp_path):
     written(tmp_path / "rte" / "dev.tsv", "x")
     written(tmp_path / "rte_dev.tsv", "x")
