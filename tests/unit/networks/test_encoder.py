@@ -173,6 +173,18 @@ def test_auto_packs_the_families_that_can_be_packed_and_no_other():
     assert chosen == set(PACKED)
 
 
+@pytest.mark.parametrize("words", [1, 5, 11])
+def test_an_encoder_of_fewer_words_than_its_trial_has_tokens_is_packed_as_well(words):
+    torch.manual_seed(0)
+    config = BertConfig(**{**SHAPE, "vocab_size": words, "pad_token_id": 0})
+    plain = backbone_class(config).from_config(config).eval()
+    _, mask, types = batch((9, 4, 1))
+    ids = torch.arange(mask.numel()).view(mask.shape) % words
+    expected = plain_forward(plain, ids, mask, types)
+    ours = Encoder(plain, execution="packed")
+    torch.testing.assert_close(ours(ids, mask, types)[mask], expected[mask], rtol=1e-5, atol=1e-5)
+
+
 def test_packing_a_family_that_cannot_be_packed_is_refused_with_the_way_out():
     with pytest.raises(ConfigError, match=r"execution.layout: packed, which 'deberta-v2' does not allow.*or padded"):
         encoder("deberta-v2", "packed")
