@@ -53,7 +53,7 @@ NOT_TRANSLATED = {
     "ClozeChoice": "multiple_choice",
 }
 """A data_format or task_type whose blocks are left out → the task type here for such tasks; empty: none."""
-SAN_TYPES = ("classification", "regression", "ranking")
+POOLED_TYPES = ("classification", "regression", "ranking")  # whose head is pooled or, with enable_san, san
 PIECE_LABELS = ("X", "CLS", "SEP")  # labels of that toolkit for tokens that are not words
 DROPOUT = 0.1  # without dropout_p that toolkit passes None to nn.Dropout and crashes
 ROLES = ("train", "dev", "test")
@@ -165,8 +165,9 @@ def read_split_names(value: Any, block: Mapping[str, Any]) -> Block:
 
 
 def read_activation(value: Any, block: Mapping[str, Any]) -> Block:
-    """The activation as an option of the pooled head; that toolkit's SAN head has no such layer."""
-    return {} if reads_pairs_by_san(block) else {"head": {"name": "pooled", "activation": value}}
+    """The activation as an option of the pooled head; heads of other types, and the SAN head, have no such layer."""
+    is_pooled = task_type_of(block) in POOLED_TYPES and not reads_pairs_by_san(block)
+    return {"head": {"name": "pooled", "activation": value}} if is_pooled else {}
 
 
 def read_san(value: Any, block: Mapping[str, Any]) -> Block:
@@ -177,7 +178,7 @@ def read_san(value: Any, block: Mapping[str, Any]) -> Block:
 def reads_pairs_by_san(block: Mapping[str, Any]) -> bool:
     """Whether a block asks for the SAN head and has pairs of texts; that toolkit crashes on single texts."""
     pairs = len(INPUTS.get(str(block.get("data_format")), ())) == 2
-    return bool(block.get("enable_san")) and pairs and task_type_of(block) in SAN_TYPES
+    return bool(block.get("enable_san")) and pairs and task_type_of(block) in POOLED_TYPES
 
 
 def task_type_of(block: Mapping[str, Any]) -> str:
@@ -226,7 +227,8 @@ def labels_of(block: Mapping[str, Any], name: str, remarks: list[str]) -> Block:
     if task_type == "sequence_labeling":
         pieces = [label for label in labels if label in PIECE_LABELS]
         labels = [label for label in labels if label not in PIECE_LABELS]
-        remarks.append(f"{name}.labels: {pieces} are left out; only words have labels here")
+        if pieces:
+            remarks.append(f"{name}.labels: {pieces} are left out; only words have labels here")
     elif count is not None and count != len(labels):
         remarks.append(f"{name}.n_class: {count} is not the number of labels; the {len(labels)} labels count")
     return {"labels": labels}

@@ -215,6 +215,20 @@ def test_without_pairs_or_when_off_san_leaves_the_pooled_head(changes):
     assert f"t.enable_san: {changes['enable_san']} is read as the default of the task type" in remarks
 
 
+@pytest.mark.parametrize(
+    ("data_format", "task_type"), [("Seqence", "SeqenceLabeling"), ("MRC", "Span"), ("MLM", "MaskLM")]
+)
+def test_an_activation_is_left_to_types_without_a_pooled_head(data_format, task_type, tmp_path):
+    labels = ["O", "B-PER"] if task_type == "SeqenceLabeling" else None
+    odd = {"metric_meta": None, "loss": None, "enable_san": None, "kd_loss": None, "adv_loss": None}
+    given = block(data_format=data_format, task_type=task_type, labels=labels, actf="gelu", **odd)
+    (tmp_path / "tasks.yml").write_text(yaml.safe_dump({"t": given}))
+    assert block_faults(load_task_defs(tmp_path / "tasks.yml")["t"]) == []
+    _, remarks = translate({"t": given})
+    assert "t.actf: gelu is read as the default of the task type" in remarks
+    assert not [line for line in remarks if "left out" in line]
+
+
 def test_a_san_task_is_one_that_its_type_takes(tmp_path):
     path = tmp_path / "san.yml"
     path.write_text(yaml.safe_dump({"t": block(enable_san=True)}))
