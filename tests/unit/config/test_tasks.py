@@ -169,6 +169,14 @@ def test_number_labels_are_words_in_a_head_to_start_from_too(tmp_path):
             "tasks.yml:3: a.source.path: is missing. Add it.",
         ),
         (
+            "a:\n  task_type: classification\n  init_head: {from: b, lables: {x: y}}\n",
+            "tasks.yml:3: a.init_head.lables: unknown key 'lables'; known: from, labels. Did you mean 'labels'?",
+        ),
+        (
+            "a:\n  task_type: classification\n  distill: {from: b, form: c}\n",
+            "tasks.yml:3: a.distill.form: unknown key 'form'; known: from, temperature, weight. Did you mean 'from'?",
+        ),
+        (
             "a:\n  task_type: classification\n  regularizer: {weight: 3}\n",
             "tasks.yml:3: a.regularizer.name: is missing. Add it.",
         ),
