@@ -58,8 +58,12 @@ def given_run(run: RunConfig | str | Path | None, options: Mapping[str, Any]) ->
 
 def keys_in(run: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a run that a mapping in place of its YAML file has; a mapping of definitions is its tasks."""
-    is_tasks = bool(run) and all(isinstance(each, TaskDef) for each in run.values())
-    return {"tasks": run} if is_tasks else dict(run)
+    return {"tasks": run} if any(map(_is_definition, run.values())) else dict(run)
+
+
+def _is_definition(value: object) -> bool:
+    """Whether it defines a task; no key of a run has such a value."""
+    return isinstance(value, TaskDef) or (isinstance(value, Mapping) and isinstance(value.get("task_type"), str))
 
 
 def _config(run: RunConfig | str | Path | None, options: Mapping[str, Any]) -> RunConfig:

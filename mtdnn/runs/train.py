@@ -43,7 +43,7 @@ def train(
 
     Args:
         run: a configuration, its YAML file, or the mapping that would be in one; or only its tasks, a mapping from
-            names to `TaskDef`. None = the options alone.
+            names to `TaskDef` or blocks. None = the options alone.
         resume: continue from the newest whole checkpoint in the run's folder, or from the start when there is none; a
             finished run is only evaluated.
         progress: show a bar on standard error.

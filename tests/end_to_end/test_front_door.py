@@ -254,7 +254,7 @@ def test_a_run_of_tasks_in_memory_holds_their_definitions(inside):
     rte = mtdnn.TaskDef(name="rte", labels=["entailment", "not_entailment"], **pair)
     tasks = {"rte": rte, "mrpc": {"task_type": "classification", "inputs": ["first", "second"], "labels": [0, 1]}}
     given = {"data": "prepared", "encoder": "encoder", "max_steps": 2, "progress": False}
-    results = mtdnn.train(tasks=tasks, output="runs/of_memory", **given)
+    results = mtdnn.train(tasks, output="runs/of_memory", **given)
     of_file = mtdnn.train(tasks="tasks.yml", output="runs/of_their_file", **given)
     assert results["rte"] == of_file["rte"]
     alone = mtdnn.train({"rte": rte}, output="runs/of_one", **given)
