@@ -146,18 +146,19 @@ def equal_parts(num_rows: int, size: int) -> Iterator[Part]:
 def asked_for(columns: RowColumns, present: Iterable[str]) -> list[str]:
     """The columns, by their names there, that must be present: the needed ones, and optional ones under another name.
 
-    A column `Label`, or ` label` after a comma and a space, would else be overlooked, and its rows be unlabelled.
-    A row's `id` may be missing in any case.
+    A column `Label`, or ` label` after a comma and a space, would else be overlooked, and its rows be unlabelled; so
+    would `label` in some of the rows of a file that has it under the task's own name in others. A row's `id` may be
+    missing in any case.
 
     Args:
         columns: the columns of the task.
         present: names of those there.
     """
-    present = [*map(str, present)]
-    optional = [columns.theirs(name) for name in columns.names if name in columns.optional and name != "id"]
-    absent = [name for name in optional if name not in present]
+    present, needed = [*map(str, present)], columns.needed
+    optional = {name: columns.theirs(name) for name in columns.names if name in columns.optional and name != "id"}
+    absent = {name: theirs for name, theirs in optional.items() if theirs not in present and theirs not in needed}
     plain = {plain_name(name) for name in present} if absent else set()
-    return [*columns.needed, *(name for name in absent if name not in columns.needed and plain_name(name) in plain)]
+    return [*needed, *(each for name, each in absent.items() if name in present or plain_name(each) in plain)]
 
 
 def plain_name(name: str) -> str:

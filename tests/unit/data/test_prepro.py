@@ -458,6 +458,21 @@ def test_ids_and_labels_under_our_names_may_be_in_some_rows_only(project, encode
     assert "order-77" in open_prepared(tmp_path / "new").ids
 
 
+@pytest.mark.parametrize("kind", ["file", "list"])
+def test_a_label_under_our_name_where_other_rows_have_it_under_the_tasks_own_is_refused(
+    project, encoder, tmp_path, kind
+):
+    """It was taken for missing."""
+    texts = {"premise": "A kite.", "hypothesis": "The lake."}
+    rows = [{**texts, "verdict": "yes_"}, {**texts, "label": "yes_"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, place = (rows_of(path), path) if kind == "file" else (table_rows(rows, place="rows"), "rows")
+    task = project.tasks["nli"].model_copy(update={"columns": {"label": "verdict"}})
+    with pytest.raises(DataError, match=f"{place}:2: no column 'verdict'; present: premise, hypothesis, label. Rename"):
+        prepare_rows(source, task, load_tokenizer(encoder), tmp_path / "new")
+
+
 def test_rows_joined_by_their_type_are_read_as_one_part(project, monkeypatch):
     job = Job(project.tasks["nli"], "train", open_split(project.tasks["nli"], "train", project.data), "required")
     monkeypatch.setattr(type(job.task_type), "group_by", "label")
