@@ -11,6 +11,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,9 @@ STARTUP_TRIALS = 5
 
 LAUNCHERS = ("local", "ray")
 
-JOURNAL, BEST, LOCK = "study.log", "best.yml", ".lock"
+JOURNAL, BEST = "study.log", "best.yml"
+LOCK, BEGINNING = ".lock", ".beginning"
+"""Lock files: of a trial, by the process that carries it out; of the search, while a trial begins."""
 
 
 @dataclass(frozen=True)
@@ -227,11 +230,31 @@ def _is_of(text: str, config: RunConfig) -> bool:
 
 def work(search: Search) -> None:
     """Carry out trials until the search has as many as it should; several processes may do so at once."""
-    from optuna.study import MaxTrialsCallback
-
     study = open_study(search)
-    if _missing(study, search) > 0:
-        study.optimize(partial(_score, search), callbacks=[MaxTrialsCallback(search.trials, states=_ended())])
+    while _missing(study, search) > 0:
+        _carry_out_trial(study, search)
+
+
+def _carry_out_trial(study: Study, search: Search) -> None:
+    """A trial, from its values to its score; recorded as failed where an error ends it."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    with ExitStack() as locks:
+        with exclusive(search.folder / BEGINNING, wait=True):  # a trial is never seen without the lock of its process
+            trial = study.ask()
+            folder = _folder_of(search, trial)
+            shutil.rmtree(folder.path, ignore_errors=True)  # of an earlier search whose file was removed
+            locks.enter_context(exclusive(folder.path / LOCK, wait=True))
+        try:
+            score = _score(search, trial)
+        except TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except BaseException:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        else:
+            study.tell(trial, score)
 
 
 def _ended() -> tuple[TrialState, ...]:
@@ -263,12 +286,12 @@ def _fail_lost_trials(study: Study, search: Search) -> None:
     """
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        folder = _folder_of(search, trial)
-        if (folder.path / LOCK).exists():
+    with exclusive(search.folder / BEGINNING, wait=True):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            folder = _folder_of(search, trial)
             with exclusive(folder.path / LOCK, wait=False) as nobody_else:
                 if nobody_else:
-                    study.tell(trial.number, state=TrialState.FAIL)
+                    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                     remove_weights(folder.path)
 
 
@@ -288,12 +311,10 @@ def _score(search: Search, trial: Trial) -> float:
 
     values = {key: _suggested(trial, key, given) for key, given in search.space.items()}
     folder = _folder_of(search, trial)
-    shutil.rmtree(folder.path, ignore_errors=True)  # of an earlier search whose file was removed
     own = {"output": str(folder.path), "checkpoint_every": "never"}
     config = checked_run(run_source(search.run, {**values, **own}))
     try:
-        with exclusive(folder.path / LOCK, wait=True):
-            return _trained(config, folder, trial)
+        return _trained(config, folder, trial)
     except NonFiniteLoss as error:
         trial.set_user_attr("why", str(error))
         raise TrialPruned from error

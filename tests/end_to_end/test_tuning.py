@@ -271,6 +271,37 @@ def test_a_trial_of_another_process_is_left_alone(files, monkeypatch):
     assert states == ["RUNNING", "COMPLETE"]
 
 
+def test_a_trial_whose_process_was_killed_as_it_began_has_failed(files, monkeypatch):
+    """Without a lock it stayed a running trial, whose values Optuna avoided from then on."""
+    monkeypatch.setattr(tuning, "_trained", lambda config, folder, trial: 0.5)
+    search = search_of(files, trials=1)
+    search.folder.mkdir()
+    open_study(search).ask()
+    tune(search)
+    assert [trial.state.name for trial in open_study(search).trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_begins_under_a_lock_until_it_has_its_own(files, monkeypatch):
+    search, ask, free = search_of(files, trials=1), optuna.Study.ask, list[bool]()
+
+    def is_free(lock):
+        with exclusive(lock, wait=False) as ours:
+            return ours
+
+    def asked(study):
+        free.append(is_free(search.folder / tuning.BEGINNING))
+        return ask(study)
+
+    def trained(config, folder, trial):
+        free.extend(map(is_free, (search.folder / tuning.BEGINNING, folder.path / tuning.LOCK)))
+        return 0.5
+
+    monkeypatch.setattr(optuna.Study, "ask", asked)
+    monkeypatch.setattr(tuning, "_trained", trained)
+    tune(search)
+    assert free == [False, True, False]
+
+
 @pytest.mark.slow
 def test_a_search_continues_without_a_killed_process(files, tmp_path, caplog):
     """SIGKILL to one of two processes in training: the other carries out the trials."""
