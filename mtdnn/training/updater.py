@@ -172,7 +172,8 @@ class Updater:
 
     def _move_by(self, waiting: Sequence[Turn], update: Sequence[Turn]) -> dict[str, Tensor]:
         """Send the tasks backward, up to where one asks for a move, and let the optimizer move; the gradient's norm."""
-        conflicts, affinity = self._measures(self.log_conflicts), self._measures(self.log_affinity)
+        first = not any(turn.watch.moves for turn in update)  # a step is measured once, with its weights before it
+        conflicts, affinity = (first and self._measures(every) for every in (self.log_conflicts, self.log_affinity))
         measured = (conflicts or affinity) and len(waiting) > 1
         move = self.combination.begin([turn.task for turn in waiting], keep=measured)
         with self.combination.summing(move) if self._has_one_backward(move, waiting) else nullcontext():

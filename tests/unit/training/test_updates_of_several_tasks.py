@@ -253,6 +253,17 @@ def test_affinity_is_the_fall_of_each_loss_by_a_step_on_each_task() -> None:
         assert found[task] == pytest.approx(expected[task], rel=1e-9, abs=1e-12)
 
 
+def test_a_step_of_several_movements_is_measured_once_with_its_weights_before_it() -> None:
+    """The first of FreeAT's movements is the only one of `steps: 1`. Each was a line of its own in the log."""
+    found = {}
+    for steps in (1, 3):
+        noted = Noted()
+        methods = {task: FreeAT(steps=steps) for task in KINDS}
+        trained(regularizers=methods, recorder=noted, log_conflicts=1, log_affinity=1)
+        found[steps] = noted.found
+    assert len(found[1]) == 2 and found[3] == found[1]
+
+
 def straight_line_steps(model: MultiTaskModel, objective: Objective, optimizer: Any, updates: Any, clip: float) -> None:
     """The loop of one task a step, as it was before updates could hold several."""
     for step, parts in enumerate(updates):
