@@ -1,6 +1,6 @@
 """The rooms of the package: imports point downwards between folders, in no circle within one, and cost little.
 
-`ROOMS` is the order of reading (STYLE: a folder imports only from folders above it).
+`ROOMS` is the order of reading (mtdnn/STYLE.md: a folder imports only from folders above it).
 """
 
 import ast
@@ -80,6 +80,15 @@ def test_the_files_of_a_room_import_each_other_in_no_circle(room):
     inside = {name: path for name, path in modules().items() if rank(name) == ROOMS.split().index(room)}
     graph = {name: imports_of(path) & inside.keys() for name, path in inside.items()}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_the_page_of_style_has_the_rooms_in_their_order():
+    text = (PACKAGE / "STYLE.md").read_text(encoding="utf-8")
+    listed = [line.split()[0].rstrip("/") for line in text.split("```text\n")[1].split("```")[0].splitlines()]
+    rooms = ROOMS.split()
+    rooms.insert(rooms.index(MODEL_STANDS_BEFORE), "model")
+    assert listed == [GROUND[0], *rooms[1:]]
+    assert all(module in text for module in GROUND)
 
 
 def test_at_most_eight_modules_lie_at_the_root():
