@@ -72,9 +72,9 @@ class Smart(PerturbationRegularizer):
     def moves(self) -> dict[str, float]:
         """How far the noise or all steps reach, whichever is farther; ε where the ball is smaller than that.
 
-        Empty where each step ends at norm 1, which no option changes.
+        Empty with `projection: unit`: a step ends at norm 1, which no size changes.
         """
-        if self.options.projection == "unit" and self.options.steps:
+        if self.options.projection == "unit":
             return {}
         reach = {"noise": self.sizes["noise"], "eta": self.options.steps * self.sizes["eta"]}
         farther = max(reach, key=reach.__getitem__)

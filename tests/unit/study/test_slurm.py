@@ -26,12 +26,14 @@ from tests.unit.study.test_study import attempts, cell_of, dies_once, grid_of, s
 COMMANDS = {
     "sbatch": """\
 #!/bin/bash
+script=$(mktemp "$FAKE_SLURM/XXXXXX.sh")  # a copy, as sbatch makes one: submitit moves its own away
+cp "$1" "$script"
 cp "$1" "$FAKE_SLURM/sbatch.txt"
 env > "$FAKE_SLURM/environment"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
 export SLURM_ARRAY_JOB_ID=42
 for number in $(seq 0 "$last"); do
-    SLURM_JOB_ID=$((43 + number)) SLURM_ARRAY_TASK_ID=$number setsid bash "$1" > /dev/null 2>&1 &
+    SLURM_JOB_ID=$((43 + number)) SLURM_ARRAY_TASK_ID=$number setsid bash "$script" > /dev/null 2>&1 &
 done
 echo "Submitted batch job 42"
 """,
