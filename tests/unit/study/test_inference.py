@@ -44,6 +44,14 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests() -> None:
     assert (equivalence_p([0.1, 0.1], 0.2), equivalence_p([0.3, 0.3], 0.2)) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(57, 56), (91, 90)])
+def test_a_difference_of_just_the_margin_is_never_equivalent(ours: int, theirs: int) -> None:
+    """One row of 100 in every pair: as floats 0.57 − 0.56 is below 0.01 and 0.91 − 0.9 above it."""
+    difference = ours / 100 - theirs / 100
+    assert difference != 0.01
+    assert (equivalence_p([difference] * 3, 0.01), equivalence_p([-difference] * 3, 0.01)) == (1.0, 1.0)
+
+
 def test_the_interval_at_90_percent_is_within_the_margin_where_the_test_says_so() -> None:
     """The known identity: two one-sided tests at 5 % reject where the 90 % interval is within ± the margin."""
     rng = np.random.default_rng(1)
