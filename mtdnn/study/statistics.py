@@ -14,7 +14,7 @@ MARGIN = 0.01
 """Differences below count as none where a metric is shown in percent: one point."""
 
 SAME = 1e-12  # numbers with a smaller relative difference differ by rounding alone
-DIGITS = 12  # of differences whose ranks are compared
+DIGITS = 12  # of differences; what is smaller is rounding
 INNER = "\x1f"  # between the names of nested repeats
 COUNTS = ("rows",)  # reported with the metrics, but not a metric
 
@@ -120,11 +120,11 @@ def compared(
     if len(differences) < 2:
         return Comparison(spread(differences), None, None, by_unit=by_unit)
     equivalent = None if margin is None else equivalence_p(differences, margin)
-    if not any(differences):
-        return Comparison(spread(differences), 1.0, 1.0, equivalent, by_unit)
-    # Steps of one row differ in the last digit: as ranks they are equal, and so is a difference of nothing.
+    # Steps of one row differ in the last digit: as ranks they are equal, and what is left of none is a difference of 0.
     ranked = [round(difference, DIGITS) for difference in differences]
-    rank_p = float(wilcoxon(ranked).pvalue) if any(ranked) else 1.0
+    if not any(ranked):
+        return Comparison(spread(differences), 1.0, 1.0, equivalent, by_unit)
+    rank_p = float(wilcoxon(ranked).pvalue)
     constant = max(differences) - min(differences) <= SAME * max(map(abs, (*ours, *theirs)))
     t_p = None if constant else float(ttest_rel(ours, theirs).pvalue)
     return Comparison(spread(differences), t_p, rank_p, equivalent, by_unit)

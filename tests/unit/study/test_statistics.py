@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mtdnn.metrics.base import Scales
-from mtdnn.study.statistics import best_of, compared, entries, no_better_than_chance, spread
+from mtdnn.study.statistics import best_of, compared, entries, no_better_than_chance, pooled_over_tasks, spread
 from mtdnn.study.table import Line
 
 
@@ -104,6 +104,21 @@ def test_a_difference_that_is_the_same_in_every_pair_has_no_t_test(ours: dict[st
     """The second differs by 0.07 twice, but for rounding; Wilcoxon of two equal signs is 2/2² by hand."""
     found = compared(ours, {"1": 0.25, "2": 0.5})
     assert found is not None and (found.t_p, found.wilcoxon_p) == (None, 0.5)
+
+
+def test_what_rounding_leaves_of_tasks_that_cancel_out_is_no_difference() -> None:
+    """A row of 100 won on one task and lost on the other, in each of five pairs: what is left, about −5e-17, had a t of
+    SciPy's with p below 0.01."""
+    won = {"1": (57, 56), "2": (57, 56), "3": (57, 56), "4": (57, 56), "5": (29, 28)}
+    lost = {"1": (90, 91), "2": (90, 91), "3": (90, 91), "4": (90, 91), "5": (90, 91)}
+    tasks = [
+        compared({seed: a / 100 for seed, (a, _) in pairs.items()}, {seed: b / 100 for seed, (_, b) in pairs.items()})
+        for pairs in (won, lost)
+    ]
+    pooled = pooled_over_tasks([each for each in tasks if each is not None], margin=0.01)
+    assert pooled is not None and any(pooled.by_unit.values())
+    assert stats.ttest_1samp(list(pooled.by_unit.values()), 0).pvalue < 0.01
+    assert (pooled.t_p, pooled.wilcoxon_p, pooled.equivalence_p) == (1.0, 1.0, 0.0)
 
 
 def test_the_rank_test_is_exact_with_a_difference_of_nothing_and_with_equal_ones() -> None:
