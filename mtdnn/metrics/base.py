@@ -206,7 +206,7 @@ def compute(names: Sequence[str], records: Sequence[Record], labels: Sequence[st
     Raises:
         ConfigError: an unknown metric, or a path that is not one.
         DataError: no record has a label, a metric cannot be computed from a record (its id is reported), or a value is
-            outside the range of its metric.
+            not finite or outside the range of its metric.
     """
     metrics = {name: metric_of(name, key="metrics") for name in names}
     labelled = labelled_records(records)
@@ -334,13 +334,17 @@ def _first_unmet(metrics: Mapping[str, Metric], records: Iterable[Record], label
 
 
 def _refuse_outside(metrics: Mapping[str, Metric], values: Mapping[str, float]) -> None:
-    """Raise DataError for NaN and for values outside the declared range, up to rounding."""
+    """Raise DataError for NaN, infinity, and values outside the declared range, up to rounding."""
     faults = []
     for name, value in values.items():
         low, high = metrics[name].range
         if math.isnan(value):
             faults.append(
                 fault("", name, "its value is not a number", "Return a number, such as 0, where it is undefined.")
+            )
+        elif math.isinf(value):
+            faults.append(
+                fault("", name, "its value is infinite", "Return a finite number, which has a mean over runs.")
             )
         elif not low - ROUNDING <= value <= high + ROUNDING:
             found = f"{value:g} is outside its range, {low:g} to {high:g}"

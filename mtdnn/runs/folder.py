@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +45,8 @@ def _of_tasks(results: dict[str, Any]) -> dict[str, Any]:
         for split, values in splits.items() if not task.startswith("_") else ():
             if not isinstance(values, dict) or not all(isinstance(each, (int, float)) for each in values.values()):
                 raise ValueError(f"'{task}.{split}' has no metrics")
+            if strange := next((name for name, each in values.items() if not abs(each) <= sys.float_info.max), None):
+                raise ValueError(f"'{task}.{split}.{strange}' is not a finite number")
     if not all(isinstance(value, (str, int, float, NoneType)) for value in results.get("_run", {}).values()):
         raise ValueError("'_run' has a value that is neither a text nor a number")
     return results

@@ -127,7 +127,7 @@ def read_csv(path: Path) -> list[Line]:
         DataError: the file does not exist, or is no results.csv.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark first
             records = list(csv.DictReader(file))
     except OSError as error:
         found = f"cannot be read: {error.strerror}"
@@ -161,15 +161,23 @@ def _is_within(run: str) -> bool:
 
 def _line(record: Mapping[str, str]) -> Line:
     axes = {name: value for name, value in record.items() if name not in (*FIXED, *SCALE)}
+    value = float(record["value"]) if record["value"] else None
+    if (value is None) != (not record["metric"]):
+        raise ValueError("a metric without a value, or a value without a metric")
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"the value {record['value']!r} of {record['metric']} is not finite")
     return Line(
         stage=record["stage"], axes=axes, outcome=record["outcome"], task=record["task"], split=record["split"],
         train_rows=int(record["train_rows"]) if record["train_rows"] else None, metric=record["metric"],
-        value=float(record["value"]) if record["value"] else None, run=record["run"], scale=_scale(record),
+        value=value, run=record["run"], scale=_scale(record),
     )  # fmt: skip
 
 
 def _scale(record: Mapping[str, str]) -> Scale:
     """The scale in a line; for a line of an earlier version, this version's scale of the metric."""
     direction, percent = record.get("direction"), record.get("percent")
-    stored = {"direction": direction, "range": [None, None], "percent": percent == "True"}
+    is_percent = {"true": True, "false": False}.get((percent or "").lower())  # spreadsheets write TRUE
+    if direction and is_percent is None:
+        raise ValueError(f"percent is {percent!r}, neither True nor False")
+    stored = {"direction": direction, "range": [None, None], "percent": is_percent}
     return Scales({record["metric"]: stored} if direction else {})[record["metric"]]

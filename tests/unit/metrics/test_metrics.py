@@ -284,6 +284,7 @@ def test_scales_are_read_back_and_names_are_never_imported() -> None:
         (35.2, r"bleu: 35\.2 is outside its range, 0 to 1\. Declare its range: @metric"),
         (-1e-3, r"bleu: -0\.001 is outside its range"),
         (math.nan, r"bleu: its value is not a number\. Return a number, such as 0"),
+        (math.inf, r"bleu: its value is infinite\. Return a finite number"),
         (1 + 1e-9, ""),  # rounding
     ],
 )

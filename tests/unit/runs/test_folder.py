@@ -120,6 +120,15 @@ def test_results_made_by_no_run_of_ours_are_refused(config: RunConfig) -> None:
         folder.read_results()
 
 
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999"])
+def test_results_that_are_not_finite_are_refused(config: RunConfig, value: str) -> None:
+    folder = RunFolder(config.output)
+    folder.path.mkdir()
+    folder.results_file.write_text(f'{{"rte": {{"dev": {{"accuracy": {value}}}}}}}')
+    with pytest.raises(DataError, match=r"results\.json: .*'rte\.dev\.accuracy' is not a finite number"):
+        folder.read_results()
+
+
 def test_each_split_s_results_name_their_own_checkpoint(config: RunConfig, tasks: dict[str, TaskDef]) -> None:
     folder = RunFolder(config.output)
     folder.claim(config, tasks, resume=False)

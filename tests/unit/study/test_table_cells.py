@@ -68,6 +68,11 @@ def test_a_run_outside_of_the_study_is_refused(tmp_path: Path, run: str) -> None
         (lambda content: b"\xff\xfe" + content, "results.csv: damaged: 'utf-8' codec"),
         (lambda content: content.replace(b"dev", b'"dev', 1), "results.csv:2: damaged: its cells are not those of"),
         (lambda content: content.replace(b",8,", b",eight,"), "results.csv: damaged: invalid literal for int"),
+        (lambda content: content.replace(b",-0.5,", b",nan,"), "damaged: the value 'nan' of accuracy is"),
+        (lambda content: content.replace(b",-0.5,", b",1e999,"), "damaged: the value '1e999' of accuracy is"),
+        (lambda content: content.replace(b",-0.5,", b",,"), "damaged: a metric without a value"),
+        (lambda content: content.replace(b",accuracy,", b",,"), "damaged: a metric without a value"),
+        (lambda content: content.replace(b",False", b",wahr"), "damaged: percent is 'wahr', neither True nor"),
         (lambda content: content + b"one,two\n", "results.csv:3: damaged: its cells are not those of the header. Run"),
     ],
 )
@@ -76,3 +81,10 @@ def test_a_damaged_table_is_refused(tmp_path: Path, damage: Callable[[bytes], by
     path.write_bytes(damage(to_csv([line_of("a")], ["method"]).encode()))
     with pytest.raises(DataError, match=re.escape(message)):
         read_csv(path)
+
+
+def test_a_table_that_a_spreadsheet_has_written_again_has_the_same_scales(tmp_path: Path) -> None:
+    """It writes a mark before the header, and TRUE: values were shown as if the metric were none in percent."""
+    path, line = tmp_path / "results.csv", replace(line_of("a"), value=0.5, scale=Scale("maximize", percent=True))
+    path.write_text(to_csv([line], ["method"]).replace(",True\n", ",TRUE\n"), encoding="utf-8-sig", newline="")
+    assert read_csv(path) == [line]
