@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -153,7 +154,7 @@ def _markdown(block: Block, pictures: str) -> str:
         case Picture(name, _, caption):
             explanation = escaped(caption)
             alternative = re.sub(r"[][]", r"\\\g<0>", explanation)
-            return f"![{alternative}]({pictures}/{name}.svg)\n\n{explanation}"
+            return f"![{alternative}]({pictures}/{quote(name)}.svg)\n\n{explanation}"
         case Table():
             return _markdown_table(block)
 
@@ -186,7 +187,7 @@ MARKS = re.compile(
 
 def escaped(text: str) -> str:
     """The text on one line, so that Markdown and the HTML in it show it as it is."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split("\n")))
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", re.sub(r"[\r\n]", " ", text))  # either ends a line of Markdown
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", MARKS.sub(r"\\\g<0>", text))
 
 
@@ -199,7 +200,7 @@ OPENING = re.compile(r"^(?:(?=[#>+-])|\d+(?=[.)](?:\s|$)))")
 
 def prose(text: str) -> str:
     """A paragraph that Markdown shows as it is, with what is between backticks set as code."""
-    parts = CODE.split(" ".join(text.split("\n")).lstrip())
+    parts = CODE.split(re.sub(r"[\r\n]", " ", text).lstrip())
     shown = "".join(part if CODE.fullmatch(part) else escaped(part) for part in parts)
     return OPENING.sub(r"\g<0>\\", shown)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mtdnn.config.run import RunConfig
-from mtdnn.report.document import Document, Heading, Picture, Place, Table, Text, to_html
+from mtdnn.report.document import Document, Heading, Picture, Place, Table, Text, to_html, to_markdown
 from mtdnn.report.pictures import Panel, Point, Series, bar_panels, interval_panels, learning_curve, line_panels
 from mtdnn.report.write import write_report
 
@@ -98,6 +98,14 @@ def test_a_hostile_text_adds_no_element_and_no_attribute_and_is_shown_as_it_is(t
     shown = text.strip("`")
     count = page.texts[text] + page.texts[shown] * (shown != text)
     assert count >= 16  # title, h1, link, h2, h3, two paragraphs, 5 in the table, 3 in the matrix, figcaption
+
+
+def test_a_picture_of_a_split_is_linked_without_a_space_and_a_carriage_return_ends_no_row() -> None:
+    """By CommonMark a destination without brackets ends at a space, and a line at a carriage return."""
+    blocks = [Picture("agreement-nli, dev", "<svg />", "votes"), Table(["text"], [[Place("one\rtwo")]]), Text("a\rb")]
+    markdown = to_markdown(Document("t", blocks), pictures="pictures")
+    assert "](pictures/agreement-nli%2C%20dev.svg)" in markdown
+    assert "| one two |" in markdown and markdown.endswith("a b\n") and "\r" not in markdown
 
 
 def test_labels_of_a_picture_are_not_read_as_formulas() -> None:
