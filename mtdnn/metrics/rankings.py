@@ -17,6 +17,7 @@ def _has_ranking(record: Record, labels: Sequence[str]) -> bool:
     return (
         isinstance(relevance, Mapping)
         and isinstance(ranked, list)
+        and len(ranked) == len(relevance)  # each once
         and set(ranked) == set(relevance)
         and max(relevance.values(), default=0) > 0
     )

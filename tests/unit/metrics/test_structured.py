@@ -222,6 +222,13 @@ def test_map_and_ndcg_are_those_of_scikit_learn():
     assert compute(["map", "ndcg"], records) == pytest.approx({"map": np.mean(averages), "ndcg": np.mean(gains)})
 
 
+def test_a_ranking_has_each_candidate_once():
+    """With a relevant one twice, as in a file of other tools, the precision at its second rank counted again."""
+    twice = {**ranked([1, 0], [0, 1]), "prediction": ["0", "0", "1"]}
+    with pytest.raises(DataError, match=r"row 'q'.*It needs a ranked list of candidates"):
+        compute(["map"], [twice])
+
+
 def test_records_of_another_kind_are_reported_by_id():
     with pytest.raises(DataError, match=r"row '0'.*It needs a ranked list of candidates"):
         compute(["map"], records_of(["yes"], ["no"]))
