@@ -70,7 +70,7 @@ class SequenceLabeling(TaskType):
     same_rows = "texts"
     shared_sequences = "all"
     label_dtype = "int64"
-    store_format = 3  # earlier, words of one letter had no token with some tokenizers
+    store_format = 4  # earlier, words counted at other sub-words than the first if a tokenizer truncates on the left
     sample_block = {
         "task_type": "sequence_labeling",
         "inputs": ["tokens"],
@@ -160,7 +160,8 @@ class SequenceLabeling(TaskType):
             overlap=self.options.overlap,
         )
         columns = sequence_columns(tokenizer, rows)
-        marked = [_mark(row, each.values["words"]) for row, each in zip(rows, examples, strict=True)]
+        order = slice(None, None, -1 if tokenizer.truncation_side == "left" else 1)  # that of the text, and back
+        marked = [_mark(row[order], each.values["words"])[order] for row, each in zip(rows, examples, strict=True)]
         words = [marks for row in marked for marks in row]
         columns["words"] = Ragged(np.concatenate([np.zeros(0, np.int32), *words]), columns["input_ids"].offsets)
         return {"id": [each.id for each in examples], "label": self._stored_tags(examples), **columns}
@@ -301,7 +302,12 @@ def _list_in(text: str, *, numbers: bool) -> list[Any] | str:
 
 
 def _mark(row: Sequence[Window], words: Sequence[str]) -> list[np.ndarray]:
-    """`words` column of a row's windows: each word at its first sub-word, in the window with most context around it."""
+    """`words` column of a row's windows: each word at its first sub-word, in the window with most context around it.
+
+    Args:
+        row: the windows, from the start of the text to its end.
+        words: of the text.
+    """
     ends = np.cumsum([len(word) + 1 for word in words])  # for each word the character after the space that follows it
     best: dict[int, tuple[float, int, int]] = {}  # word → (characters around it, window, token)
     first: dict[int, int] = {}  # word → its first character that a token covers

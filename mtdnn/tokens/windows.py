@@ -53,7 +53,7 @@ def windows(
     max_length: int,
     overlap: int,
 ) -> list[list[Window]]:
-    """The windows of each text, at least one per text.
+    """The windows of each text, at least one per text, in its order; from its end for a tokenizer that truncates left.
 
     Args:
         tokenizer: the tokenizer of the run's encoder.

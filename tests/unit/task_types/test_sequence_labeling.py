@@ -97,6 +97,27 @@ def test_a_word_counts_where_most_is_around_it(make):
     assert first == [0, 1, 2, 3, 4, 5] and second[:2] == [6, 7]
 
 
+def test_windows_from_the_end_of_a_text_are_counted_in_the_order_of_the_text(make):
+    """A tokenizer that truncates on the left has the last window first."""
+    words = [f"{letter}" for letter in "abcdefghijklmnop"]
+    made = make({**BLOCK, "max_length": 10, "overlap": 4}, [("1", " ".join("O" * 16), " ".join(words))])
+    made.tokenizer.truncation_side = "left"
+    marks = made.type.encode(made.examples, lambda texts: {})["words"].values.reshape(3, 10)
+    # windows of 8 letters: 8–15, 4–11 and 0–7; 6 to 9 are farther from the edges of the second one
+    assert [row[row != NO_WORD].tolist() for row in marks] == [[*range(10, 16)], [*range(6, 10)], [*range(6)]]
+
+
+def test_a_word_between_windows_from_the_end_counts_at_its_first_sub_word(make):
+    words = ["Ada", "unbelievably", "left", "old", "Leith"] * 6
+    row = ("1", " ".join("O" * 30), " ".join(words))
+    made = make({**BLOCK, "max_length": 12, "overlap": 4}, [row], known=["ada left old leith", "un believ ably"])
+    made.tokenizer.truncation_side = "left"
+    columns = made.type.encode(made.examples, lambda texts: {})
+    marks, tokens = columns["words"].row(0), made.tokenizer.convert_ids_to_tokens(columns["input_ids"].row(0))
+    assert sorted(marks[marks != NO_WORD].tolist()) == list(range(30))
+    assert [token for token, mark in zip(tokens, marks, strict=True) if mark != NO_WORD and token[:2] == "##"] == []
+
+
 def test_predictions_of_windows_are_put_together_word_by_word(make):
     words = [WORDS[index % len(WORDS)] for index in range(40)]
     made = make({**BLOCK, "max_length": 14, "overlap": 4}, [("1", " ".join(["O"] * 40), " ".join(words))])
