@@ -80,7 +80,7 @@ class Span(TaskType):
     heads = ("span",)
     logits_of = "parts"
     label_dtype = "int64"
-    store_format = 4  # earlier, some tokens began after the first character of their word
+    store_format = 5  # earlier, an answer was not found at the end of a text if no token covers its last character
     sample_block = {"task_type": "span", "inputs": ["context", "question"]}
     sample_rows = (
         '1\t[[13, "Ola Vik"]]\tThe baker is Ola Vik of Tromso.\tWho is the baker?',
@@ -165,10 +165,7 @@ class Span(TaskType):
         columns = sequence_columns(tokenizer, rows)
         offsets = [np.where(each.inside[:, None], each.offsets, OUTSIDE) for row in rows for each in row]
         characters = np.concatenate([np.zeros((0, 2), np.int64), *offsets]).astype(np.int32)
-        labels = [
-            [place for each in row for place in _positions(each, example.label)]
-            for row, example in zip(rows, examples, strict=True)
-        ]
+        labels = [_positions(row, example.label) for row, example in zip(rows, examples, strict=True)]
         lost = [bool(each.label) and max(label) == NULL for each, label in zip(examples, labels, strict=True)]
         return {
             "id": [each.id for each in examples],
@@ -377,16 +374,29 @@ def _refuse_absent(context: str, start: int, answer: str) -> None:
     raise RowError("label", f"'{answer}' is not at character {start} of the context", there)
 
 
-def _positions(window: Window, answers: Sequence[tuple[int, str]] | None) -> tuple[int, int]:
-    """First and last token of the first answer in a window; NULL if it is not complete there, IGNORED if unlabelled."""
+def _positions(row: Sequence[Window], answers: Sequence[tuple[int, str]] | None) -> list[int]:
+    """For each window of a row the first and last token of the first answer: NULL if the answer is not complete there,
+    IGNORED if the row is unlabelled.
+
+    An answer is complete without the characters at its ends that no token covers: white space, and marks over letters
+    and control characters that a tokenizer leaves out.
+    """
     if answers is None:
-        return IGNORED, IGNORED
-    tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))
-    if not answers or not len(tokens):
-        return NULL, NULL
+        return [IGNORED, IGNORED] * len(row)
+    if not answers:
+        return [NULL, NULL] * len(row)
     start, end = answers[0][0], answers[0][0] + len(answers[0][1])
+    offsets = np.concatenate([window.offsets[window.inside] for window in row])
+    own = offsets[(offsets[:, 1] > start) & (offsets[:, 0] < end) & (offsets[:, 1] > offsets[:, 0])]
+    start, end = max(start, own[:, 0].min(initial=end)), min(end, own[:, 1].max(initial=start))
+    return [place for window in row for place in _positions_in(window, start, end)]
+
+
+def _positions_in(window: Window, start: int, end: int) -> tuple[int, int]:
+    """First and last token of the characters from `start` to `end`; NULL if the window does not have all of them."""
+    tokens = np.flatnonzero(window.inside & (window.offsets[:, 1] > window.offsets[:, 0]))
     begins, behind = window.offsets[tokens, 0], window.offsets[tokens, 1]
-    if begins[0] > start or behind[-1] < end:
+    if not len(tokens) or begins[0] > start or behind[-1] < end:
         return NULL, NULL
     first, last = np.searchsorted(behind, start, "right"), np.searchsorted(begins, end, "left") - 1
     return (int(tokens[first]), int(tokens[last])) if first <= last else (NULL, NULL)

@@ -512,6 +512,6 @@ def test_stores_of_span_made_with_windows_of_another_kind_are_made_anew(project,
     for split in ("train", "dev"):
         project.rows(f"nli/{split}", ["1\t[]\tA boat lies in the lake.\tWhere is the goat?"])
     made = prepared(project, encoder)
-    assert made["nli"]["train"].store_format == 4
+    assert made["nli"]["train"].store_format == 5
     replace(made["nli"]["train"], store_format=1).write(project.out / "nli" / "train")
-    assert prepared(project, encoder)["nli"]["train"].store_format == 4
+    assert prepared(project, encoder)["nli"]["train"].store_format == 5

@@ -133,6 +133,27 @@ def test_an_answer_that_no_window_holds_is_reported_and_learnt_as_none(make):
     assert made.batch().labels.abs().sum() == 0
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "covered"),
+    [
+        ("Herons nest in cafe\u0301", "cafe\u0301", "cafe"),  # the tokenizer leaves the accent out
+        ("Herons nest in cafe\u0301", "in cafe\u0301", "in cafe"),
+        ("Herons nest ", "nest ", "nest"),
+        ("\u200bHerons nest", "\u200bHerons", "Herons"),
+    ],
+)
+def test_an_answer_is_whole_without_what_no_token_covers_at_its_ends(make, context, answer, covered):
+    made = make(BLOCK, [("1", json.dumps([[context.index(answer), answer]]), context, "?")])
+    batch, ((first, last),) = made.batch(), made.batch().labels.tolist()
+    assert made.columns["truncated"].tolist() == [False]
+    assert context[batch.extras["first"][0, first] : batch.extras["behind"][0, last]] == covered
+
+
+def test_an_answer_of_characters_that_no_token_covers_is_learnt_as_none(make):
+    made = make(BLOCK, [("1", json.dumps([[7, "\u200b"]]), "Herons \u200b nest", "?")])
+    assert made.batch().labels.tolist() == [[0, 0]] and made.columns["truncated"].tolist() == [True]
+
+
 def test_windows_cover_the_whole_context(make):
     batch = make(BLOCK, [row("1", LONG)]).batch()
     pairs = zip(batch.extras["first"].flatten().tolist(), batch.extras["behind"].flatten().tolist(), strict=True)
