@@ -157,7 +157,7 @@ def _sharing_faults(tasks: Mapping[str, TaskDef]) -> list[Fault]:
     for unit, names in row_units(tasks).items():
         sharing = [tasks[name] for name in names if tasks[name].rows is not None]
         for task in sharing:
-            faults += _unit_faults(task, sharing[0])
+            faults += _unit_faults(task, next((each for each in sharing if each.head_of is None), task))
             if unit in tasks and tasks[unit].rows is None:
                 fix = "Give the rows, or that task, another name."
                 faults.append(task.fault("rows", f"'{unit}' is also the name of a task with its own rows", fix))
@@ -178,12 +178,15 @@ def _unit_faults(task: TaskDef, first: TaskDef) -> list[Fault]:
     for column in (name for name in (task.rows.columns if task.rows is not None else ()) if name not in known):
         faults.append(task.fault("rows.columns", unknown("column", column, known)))
     own, other = ([each.their_column(name) for name in ("id", *each.inputs)] for each in (task, first))
-    pairs: list[tuple[str, object, object]] = [("inputs", own, other)]
-    for key in ("max_length", "max_rows", "batch_size"):
-        pairs.append((key, getattr(task, key), getattr(first, key)))
-    pairs.append(("splits", task.splits.get("train"), first.splits.get("train")))
+    pairs: list[tuple[str, object, object]] = [
+        ("inputs", own, other),
+        ("max_length", task.max_length, first.max_length),
+    ]
+    if task.head_of is None:  # else it is never trained, but it is evaluated on the same tokens
+        pairs += [(key, getattr(task, key), getattr(first, key)) for key in ("max_rows", "batch_size")]
+        pairs.append(("splits", task.splits.get("train"), first.splits.get("train")))
     for key, mine, its in pairs:
-        if mine != its and task.head_of is None:
+        if mine != its:
             found = f"{_plain(mine)}, but '{first.name}', which shares its rows, has {_plain(its)}"
             faults.append(task.fault(key, found, "Give both tasks the same."))
     return faults

@@ -213,6 +213,25 @@ def test_a_fault_has_its_line(tmp_path, text, line):
     assert any(found.startswith(line) for found in faults_of(tmp_path, text))
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_task_that_is_only_evaluated_on_shared_rows_reads_the_same_texts(tmp_path, names):
+    """Rows are encoded once, and it would be evaluated on the texts of the others; what trains need not be equal."""
+    shared = "{{task_type: regression, rows: {{file: all}}, inputs: [{}], max_length: {}, {}}}\n"
+
+    def text(inputs, max_length):
+        trained = shared.format("p", 64, "batch_size: 4, splits: {train: train}")
+        evaluated = shared.format(inputs, max_length, "head_of: a, splits: {dev: dev}")
+        return "".join(f"{name}: {trained if name == 'a' else evaluated}" for name in names)
+
+    def found(inputs, max_length):
+        return [line.split(": ", 1)[1] for line in faults_of(tmp_path, text(inputs, max_length))]
+
+    fix = "Give both tasks the same."
+    assert found("q", 64) == [f"b.inputs: [id, q], but 'a', which shares its rows, has [id, p]. {fix}"]
+    assert found("p", 16) == [f"b.max_length: 16, but 'a', which shares its rows, has 64. {fix}"]
+    assert sorted(load(tmp_path, text("p", 64))) == ["a", "b"]
+
+
 def test_faults_of_all_blocks_are_reported_at_once(tmp_path):
     text = "a:\n  task_type: classification\n  dropout: 2\nb:\n  task_type: regression\n  weight: -1\n  max_length: 1\n"
     assert [line.split(":")[1] for line in faults_of(tmp_path, text)] == ["3", "6", "7"]
