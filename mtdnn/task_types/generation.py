@@ -71,6 +71,7 @@ class Generation(TaskType):
     heads = ("decoder",)
     logits_of = "parts"
     same_rows = "texts"
+    missing_label_marks = ()  # −1 is a text
     label_dtype = "int32"
     needs_decoder = True
     float32_logits = False  # they are as wide as the vocabulary, and the decoder is most of the work

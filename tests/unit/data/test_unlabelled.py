@@ -20,6 +20,7 @@ BLOCKS = {
     "span": {"task_type": "span", "inputs": ["text", "question"]},
     "choice": {"task_type": "multiple_choice", "inputs": ["text", "choice"]},
     "ranking": {"task_type": "ranking", "inputs": ["text", "candidate"]},
+    "answer": {"task_type": "generation", "inputs": ["text"]},
 }
 VALUES = {"text": "an ox", "question": "what ?", "choice": ["ox", "cow"], "candidate": ["ox", "cow"]}
 
@@ -36,7 +37,7 @@ def read(tmp_path, kind, *labels, allowed="allowed"):
 
 
 @pytest.mark.parametrize("mark", ["", "-", None, -1, "-1", -1.0, "-1.0", -100, "_", " _ "])
-@pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind not in ("regression", "signed", "signs")])
+@pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind not in ("regression", "signed", "signs", "answer")])
 def test_a_mark_of_another_tool_is_no_label(tmp_path, kind, mark):
     (example,) = read(tmp_path, kind, mark)
     assert example.label is None
@@ -54,6 +55,8 @@ def test_what_the_task_declares_is_a_label_whatever_it_looks_like(tmp_path):
     assert [example.label for example in read(tmp_path, "regression", -1, "_")] == [-1.0, None]
     assert [example.label for example in read(tmp_path, "span", [], "[]")] == [[], []]
     assert read(tmp_path, "choice", "1")[0].label == [0.0, 1.0]
+    targets = [example.label for example in read(tmp_path, "answer", "-1", -100, ["-1", "minus one"], "_", "-", None)]
+    assert targets == [["-1"], ["-100"], ["-1", "minus one"], ["_"], None, None]
 
 
 @pytest.mark.parametrize(
