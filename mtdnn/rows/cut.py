@@ -60,6 +60,7 @@ class FileOrder:
         import numpy as np
 
         lines, units, keys, labels = list[int](), list[int](), dict[str, int](), list[str]()
+        firsts = list[int]()  # of each unit, the line of its first row
         faults: list[Fault] = []
         unreadable: Fault | None = None
         for row in self.rows.read_all(columns):
@@ -68,9 +69,10 @@ class FileOrder:
                 continue
             key, line = str(row.values[self.unit]), row.where.line or 0
             if self.unit == "id" and key in keys and len(faults) < MAX_REPORTED:
-                first = Place(row.where.name, lines[keys[key]])
+                first = Place(row.where.name, firsts[keys[key]])
                 faults.append(fault(row.where, "id", f"'{key}' is also the id of {first}", "Rename one of them."))
             if key not in keys:
+                firsts.append(line)
                 labels.append(str(row.values.get("label", "")).strip())
             units.append(keys.setdefault(key, len(keys)))
             lines.append(line)

@@ -147,6 +147,15 @@ def test_an_id_that_occurs_twice_is_refused_though_its_rows_may_be_in_two_parts(
     assert [str(line) for line in faults] == [f"{path}:41: id: 'r7' is also the id of {path}:8. Rename one of them."]
 
 
+def test_each_repeated_id_is_reported_with_the_line_of_its_own_first_row(tmp_path):
+    path = write_file(tmp_path, 4) / "t" / "all.tsv"
+    path.write_text(path.read_text() + "r1\tx\tA boat.\nr4\tx\tA boat.\nr4\tx\tA boat.\nr1\tx\tA boat.\n")
+    _, faults = readable_jobs(tasks_with({"train": {"file": "all", "part": 0.5}, "dev": {"rest": "all"}}), tmp_path)
+    pairs = [(5, "r1", 2), (7, "r4", 6), (8, "r1", 2)]  # row, id, first row with it
+    expected = [f"{path}:{row}: id: '{name}' is also the id of {path}:{first}." for row, name, first in pairs]
+    assert [str(line).removesuffix(" Rename one of them.") for line in faults] == expected
+
+
 def test_rows_of_a_group_stay_together(tmp_path):
     """Ranking joins the rows of a question, wherever they are."""
     (tmp_path / "t").mkdir()
