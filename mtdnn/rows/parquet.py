@@ -137,7 +137,7 @@ class ParquetRows(RowSource):
         try:
             for number, values in reader.rows(part):
                 size = text_size(values)
-                reader.characters += size
+                reader.count(number, size)
                 self._refuse_expansion(reader.file_bytes, reader.characters)
                 where = Place(self.place, number)
                 long = size > MAX_ROW_BYTES
@@ -156,13 +156,14 @@ class _SequentialReader:
     there. Memory: one page of each column, and one batch of `BATCH_BYTES` or a single row.
 
     Attributes:
-        characters: of the texts of all rows read.
+        characters: of the texts of all rows read, each counted once: splits cut from one file read it several times.
         file_bytes: size of the file.
     """
 
     def __init__(self, file: Any, columns: RowColumns, path: Path) -> None:
         self.columns = columns
         self.characters = 0
+        self._counted = 0  # number of the last row counted
         self.file_bytes = path.stat().st_size
         self._file = file
         self._wanted = roots(map(columns.theirs, columns.names), file.schema_arrow.names)
@@ -173,6 +174,16 @@ class _SequentialReader:
             largest = max(largest_dictionary(opened, file.metadata), _largest_mean_row(file.metadata))
         self._rows_at_once = max(1, min(ROWS_READ_AT_ONCE, BATCH_BYTES // largest))
         self._go_to_group(0)
+
+    def count(self, number: int, characters: int) -> None:
+        """Count a row, unless it or a later one is counted.
+
+        Args:
+            number: of the row, from 1.
+            characters: of its texts.
+        """
+        if number > self._counted:
+            self._counted, self.characters = number, self.characters + characters
 
     def _go_to_group(self, group: int) -> None:
         groups = list(range(group, self._file.num_row_groups))

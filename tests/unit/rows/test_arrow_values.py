@@ -109,6 +109,17 @@ def test_a_text_that_many_rows_share_takes_little_memory_and_is_refused_when_it_
     assert taken < 300 * MIB
 
 
+def test_rows_that_are_read_several_times_are_counted_once(tmp_path, monkeypatch):
+    """As by the splits that are cut from one file."""
+    monkeypatch.setattr("mtdnn.rows.parquet.ANY_EXPANSION_BYTES", 4 * MIB)  # in place of 256, for a quick test
+    path = written(tmp_path / "rows.parquet", ["x" * MIB], 3)
+    source = rows_of(path)
+    for _ in range(3):
+        assert sum(isinstance(row, Row) for row in source.read_all(COLUMNS)) == 3
+    many = written(tmp_path / "many.parquet", ["x" * MIB], 5)
+    assert read(many, COLUMNS)[0] == 3
+
+
 def test_a_row_of_a_list_with_many_references_to_one_text_takes_little_memory(tmp_path):
     """Read at once, the first row would take 2 GB."""
     path = written(tmp_path / "rows.parquet", ["x" * MIB], 2, in_lists=2000)
