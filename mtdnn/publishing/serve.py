@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from mtdnn.config.task import TaskDef
 from mtdnn.config.tasks import chosen_tasks
-from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, first_of
+from mtdnn.errors import ConfigError, Fault, MtdnnError, fault, first_of, system_fault
 from mtdnn.metrics.base import Record
 from mtdnn.publishing.batching import Batcher, Question
 from mtdnn.runs.opened import Run
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.responses import JSONResponse
 
-TOO_LARGE, BAD_REQUEST = 413, 400
+TOO_LARGE, BAD_REQUEST, FAILED = 413, 400, 500
 
 MAX_ERRORS = 20
 """Errors of a request that its answer lists; a request of 1 MB can have 400,000."""
@@ -153,20 +153,24 @@ def _refuse_large(app: FastAPI, most: int) -> None:
     """Refuse bodies of more than `most` bytes as soon as so many have arrived; a body may come without a length."""
     from fastapi import Request as HttpRequest
     from fastapi import Response
+    from starlette.requests import ClientDisconnect
 
     @app.middleware("http")
     async def refuse_large(request: HttpRequest, proceed: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                return _refusal(TOO_LARGE, [fault("body", "", f"more than {most} bytes", "Send fewer rows.")])
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    return _refusal(TOO_LARGE, [fault("body", "", f"more than {most} bytes", "Send fewer rows.")])
+        except ClientDisconnect:  # nobody reads this answer; as an error it would fill the log
+            return _refusal(BAD_REQUEST, [fault("body", "", "ended before all of it had arrived", BODY)])
         request._body = bytes(body)  # which Starlette gives to the application
         return await proceed(request)
 
 
 def _report_errors(app: FastAPI) -> None:
-    """Answer every error of a request by records: its own, those of its rows, and those of HTTP."""
+    """Answer every error of a request by records: its own, those of its rows, those of HTTP, and ours."""
     from fastapi import Request as HttpRequest
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
@@ -190,6 +194,12 @@ def _report_errors(app: FastAPI) -> None:
         answer = _refusal(error.status_code, [fault("", "request", found, WAYS)])
         answer.headers.update(error.headers or {})
         return answer
+
+    @app.exception_handler(Exception)
+    async def failed(_: HttpRequest, error: Exception) -> JSONResponse:  # Starlette raises it again, for the log
+        found = f"the server failed: {type(error).__name__}"
+        own = fault("", "request", found, "Its log has the cause.")
+        return _refusal(FAILED, [system_fault(error, "request") or own])
 
 
 def _body_fault(keys: tuple[int | str, ...], kind: str, message: str) -> Fault:

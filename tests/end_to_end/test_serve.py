@@ -1,5 +1,6 @@
 """A run behind a real server (uvicorn) on this machine: predictions, limits, errors as JSON."""
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -151,6 +152,41 @@ def test_an_error_of_http_is_answered_in_the_same_form(server):
 def test_a_hostile_body_is_refused_by_a_record(server, body, found):
     status, answer = ask(f"{server}/predict", body)
     assert status == 400 and found in answer["errors"][0]["found"] and answer["errors"][0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "found"),
+    [
+        (ZeroDivisionError("ours"), "", "the server failed: ZeroDivisionError"),
+        (RuntimeError("CUDA out of memory."), "request", "memory ran out"),
+    ],
+)
+def test_an_error_of_the_server_is_answered_in_the_same_form(demo_run, monkeypatch, error, place, found):
+    """It was the plain text `Internal Server Error`."""
+    run = mtdnn.open_run(demo_run)
+
+    def fail(tasks, rows):
+        raise error
+
+    monkeypatch.setattr(run, "predict", fail)
+    with serving(run, Limits()) as address:
+        status, answer = ask(f"{address}/predict", {"rows": PAIRS})
+    (reported,) = answer["errors"]
+    assert (status, reported["place"], reported["found"]) == (500, place, found) and reported["fix"]
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error_of_the_server(demo_run):
+    app, sent = app_of(mtdnn.open_run(demo_run), Limits()), []
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 400 and b"ended before all of it had arrived" in sent[1]["body"]
 
 
 def test_the_answer_to_many_errors_is_short(server):
