@@ -17,7 +17,7 @@ from mtdnn.batch import Batch
 from mtdnn.config.json_source import read_json
 from mtdnn.config.options import Frozen
 from mtdnn.data.store import open_store
-from mtdnn.errors import ConfigError, Fault, fault
+from mtdnn.errors import ConfigError, DataError, Fault, fault, first_line
 from mtdnn.metrics.base import measured
 from mtdnn.model import MultiTaskModel
 from mtdnn.registry import is_trusted, trusting
@@ -189,7 +189,7 @@ def open_onnx(folder: str | Path, *, trust: bool = False) -> ExportedRun:
         raise ConfigError(fault(str(place.path / GRAPH), "", found, "Export the run again.")) from error
     if faults := _differences(place, described, types, session):
         raise ConfigError(faults)
-    heads = {name: StoredHead(described.buffers.get(name, {})) for name in described.tasks}
+    heads = {name: _stored_head(place, name, described.buffers.get(name, {})) for name in described.tasks}
     kept = {name: tasks[name] for name in described.tasks}
     model = OnnxModel(session, {name: types[name] for name in kept}, heads).eval()
     whole = cast(MultiTaskModel, model)
@@ -197,6 +197,15 @@ def open_onnx(folder: str | Path, *, trust: bool = False) -> ExportedRun:
         place, described.checkpoint, described.step, config, kept, whole, tokenizer, torch.device("cpu"),
         torch.inference_mode, trust=is_trusted(),
     )  # fmt: skip
+
+
+def _stored_head(place: RunFolder, task: str, buffers: dict[str, Any]) -> StoredHead:
+    """The place of a task's head; DataError if its thresholds are no numbers, or have names that no buffer can have."""
+    try:
+        return StoredHead(buffers)
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        where, found = str(place.path / DESCRIPTION), f"damaged: {first_line(error)}"
+        raise DataError(fault(where, f"buffers.{task}", found, "Export the run again.")) from error
 
 
 def _differences(
