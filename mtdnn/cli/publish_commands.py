@@ -15,7 +15,7 @@ def export(
     run: str,
     *,
     task: str | None = None,
-    output: str,
+    output: str | None = None,
     checkpoint: str = "best",
     format: Literal["hf", "onnx"] = "hf",
     int8: bool = False,
@@ -26,51 +26,68 @@ def export(
     Args:
         run: Folder of the run.
         task: The task's name; for onnx several, separated by commas. Default: the only one, or for onnx all.
-        output: A new folder.
+        output: A new folder. Default: export/TASK-FORMAT in the run's folder, for several tasks export/onnx.
         checkpoint: best, last or step-N.
         format: hf, a model of transformers; or onnx.
         int8: Weights as 8-bit integers, for onnx; prints what that costs on the dev splits.
         data: Folder made by `mtdnn prepro`, to measure that. Default: the run's.
     """
-    folder = Path(output)
-    if folder.exists():
-        raise ConfigError(fault("--output", "", f"'{output}' exists", "Name a new folder."))
+    if output is not None:
+        _require_new(output)
     if format == "hf" and (int8 or data is not None):
         raise ConfigError(fault("--int8" if int8 else "--data", "", "is for --format onnx", "Add it."))
     if data is not None and not int8:
         found = "measures what 8-bit weights cost, and they are not asked for"
         raise ConfigError(fault("--data", "", found, "Add --int8, or leave it out."))
     from mtdnn.config.tasks import chosen_tasks
+    from mtdnn.runs.hub import hub_name
     from mtdnn.runs.opened import open_run
 
+    if output is None and hub_name(run) is not None:
+        found = f"is missing, and the run '{run}' has no folder of yours to write to"
+        raise ConfigError(fault("--output", "", found, "Name a new folder."))
     opened = open_run(run, checkpoint=checkpoint)
-    names = names_in(task) if task is not None else list(opened.tasks)
+    names = (names_in(task) or []) if task is not None else list(opened.tasks)
     chosen_tasks(opened.tasks, names, key="task")
     if format == "hf":
         from mtdnn.runs.export import export_task
 
-        if names is None or len(names) != 1:
+        if len(names) != 1:
             known = ", ".join(opened.tasks)
             raise ConfigError(fault("--task", "", f"a model of transformers has one task; known: {known}", "Name one."))
+        folder = _folder_of(output, opened.folder.path, f"{names[0]}-hf")
         tokenizer = opened.tokenizer
         pad = tokenizer.pads_with_id
         export_task(opened.model, names[0], folder, save_tokenizer=tokenizer.save, pad_token_id=pad)
-        return f"model and tokenizer: {output}"
+        return f"model and tokenizer: {folder}"
     from mtdnn.publishing.onnx_export import export_int8, export_onnx, megabytes
 
     text = "graph of {}, {} MB: {}\nlargest difference from the run's outputs: {:.1e}"
-    shown = ", ".join(names or ())
+    shown, word = ", ".join(names), "onnx-int8" if int8 else "onnx"
+    folder = _folder_of(output, opened.folder.path, f"{names[0]}-{word}" if len(names) == 1 else word)
     if not int8:
-        difference = export_onnx(opened, names or (), folder)
-        return text.format(shown, megabytes(folder), output, difference)
-    difference, size, losses = export_int8(opened, names or (), folder, data=None if data is None else Path(data))
-    text = text.format(shown, size, output, difference)
+        difference = export_onnx(opened, names, folder)
+        return text.format(shown, megabytes(folder), folder, difference)
+    difference, size, losses = export_int8(opened, names, folder, data=None if data is None else Path(data))
+    text = text.format(shown, size, folder, difference)
     lines = [["task", "split", "metric", "float32", "int8", "difference"]]
     for each in losses:
         values = (each.before, each.after, each.after - each.before)
         lines.append([each.task, each.split, each.metric, *(f"{value:.4f}" for value in values)])
     loss = table(lines) if losses else "its loss was not measured: no dev split is prepared; give --data"
     return f"{text}\nwith 8-bit weights: {megabytes(folder)} MB\n\n{loss}"
+
+
+def _folder_of(output: str | None, run: Path, name: str) -> Path:
+    """The folder to export to: the one given, or one of this name in the run's folder, which must be new."""
+    return Path(output) if output is not None else _require_new(str(run / "export" / name))
+
+
+def _require_new(folder: str) -> Path:
+    """The path of a folder; ConfigError if it exists, so that nothing is overwritten."""
+    if Path(folder).exists():
+        raise ConfigError(fault("--output", "", f"'{folder}' exists", "Name a new folder."))
+    return Path(folder)
 
 
 def push(

@@ -116,6 +116,7 @@ SHOWN_ONLY = {
     "mtdnn tune run.yml --space space.yml --out search --trials 30": SEARCHES,
     "mtdnn train search/best.yml": SEARCHES,
     "mtdnn push demo/runs/together --repo me/demo --license mit --out look": HUB,
+    "mtdnn export demo/runs/together --task demo_nli": "the quickstart does it, with --output",
     "mtdnn export demo/runs/together --format onnx --output graph": GRAPHS,
     "mtdnn export demo/runs/together --format onnx --task demo_nli --int8 --output small": GRAPHS,
     "mtdnn predict graph --task demo_nli,demo_target --input demo/data/demo_nli/dev.tsv --output nli.jsonl": GRAPHS,
