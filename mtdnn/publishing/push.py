@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mtdnn.config.run import EncoderSource, RunConfig
 from mtdnn.config.tasks import chosen_tasks
 from mtdnn.config.yaml_source import dump_yaml, read_yaml
-from mtdnn.errors import ConfigError, DataError, fault
+from mtdnn.errors import MAX_LINE, ConfigError, DataError, fault, shortened
 from mtdnn.files import write_text
 from mtdnn.publishing.card import model_card, without_places_of_teachers
 from mtdnn.runs.encoders import read_parts
@@ -19,7 +19,7 @@ from mtdnn.runs.export import export_task
 from mtdnn.runs.hub import HUB_NAME, hub_name
 from mtdnn.runs.opened import Run, open_run
 from mtdnn.tokens.hub import hub_error
-from mtdnn.training.checkpoint import TRAINING
+from mtdnn.training.checkpoint import TRAINING, atomic_folder
 
 RECORDS = ("results.json", "log.jsonl")
 """Files of a run that are published as they are; predictions and prepared rows, which contain texts, are not."""
@@ -49,7 +49,7 @@ class Upload:
 
 
 def write_repository(run: str | Path, upload: Upload, folder: Path) -> None:
-    """Write what would be uploaded, to a new folder.
+    """Write what would be uploaded, to a new folder; whole or not at all.
 
     Args:
         run: its folder.
@@ -66,10 +66,11 @@ def write_repository(run: str | Path, upload: Upload, folder: Path) -> None:
     if upload.task is not None:
         tokenizer = opened.tokenizer
         pad = tokenizer.pads_with_id
-        export_task(opened.model, upload.task, folder, save_tokenizer=tokenizer.save, pad_token_id=pad)
-    else:
-        _write_run(opened, upload, folder)
-    write_text(folder / "README.md", card)
+        export_task(opened.model, upload.task, folder, save_tokenizer=tokenizer.save, pad_token_id=pad, card=card)
+        return
+    with atomic_folder(folder) as partial:
+        _write_run(opened, upload, partial)
+        write_text(partial / "README.md", card)
 
 
 def _write_run(opened: Run, upload: Upload, folder: Path) -> None:
@@ -77,7 +78,6 @@ def _write_run(opened: Run, upload: Upload, folder: Path) -> None:
     source = opened.folder
     checkpoint = source.checkpoint(upload.checkpoint)
     _require_whole(checkpoint)
-    folder.mkdir(parents=True)
     for name in RECORDS:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
@@ -143,6 +143,8 @@ def push(run: str | Path, upload: Upload) -> tuple[str, list[str]]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    no_answer = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of the client of HTTP that the library uses
+
     with tempfile.TemporaryDirectory(prefix="mtdnn-push-") as temporary:
         folder = Path(temporary) / "repository"
         write_repository(run, upload, folder)
@@ -152,9 +154,12 @@ def push(run: str | Path, upload: Upload) -> tuple[str, list[str]]:
             address = api.create_repo(upload.repo, private=upload.private, exist_ok=True)
             what = upload.task or "run"
             api.upload_folder(repo_id=upload.repo, folder_path=folder, commit_message=f"Upload {what} by mtdnn")
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-            fix = "Log in with `hf auth login`, and check the name and the connection."
+        except (no_answer, OSError, ValueError) as error:
+            why, fix = hub_error("", error), "Log in with `hf auth login`, and check the name and the connection."
             if isinstance(error, OfflineModeIsEnabled):
                 fix = f"Unset HF_HUB_OFFLINE. {fix}"
-            raise DataError(fault(upload.repo, "", f"not uploaded: {hub_error('', error)}", fix)) from error
+            elif isinstance(error, ValueError) and not isinstance(error, OSError):  # of the name, or of the card
+                fix = "Check --repo and --license."
+                why = shortened(" ".join(str(error).split()), MAX_LINE)
+            raise DataError(fault(upload.repo, "", f"not uploaded: {why}", fix)) from error
     return str(address), files

@@ -21,6 +21,7 @@ from transformers import (
 
 from mtdnn.batch import Batch
 from mtdnn.errors import ConfigError, fault, unknown
+from mtdnn.files import write_text
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.decoder import pair_config
 from mtdnn.networks.encoder import has_token_types
@@ -44,7 +45,13 @@ class SaveTokenizer(Protocol):
 
 
 def export_task(
-    model: MultiTaskModel, task: str, folder: Path, *, save_tokenizer: SaveTokenizer, pad_token_id: int | None = None
+    model: MultiTaskModel,
+    task: str,
+    folder: Path,
+    *,
+    save_tokenizer: SaveTokenizer,
+    pad_token_id: int | None = None,
+    card: str | None = None,
 ) -> None:
     """Write one task's encoder and head as its family's sequence (or token) classification model.
 
@@ -55,6 +62,7 @@ def export_task(
         model: encoder and heads.
         task: its name.
         folder: a new one.
+        card: text of its README.md; None: it has none.
     Raises:
         ConfigError: the model has no such task, transformers has no counterpart of the task's head or of the encoder's
             family, or the logits would differ.
@@ -70,6 +78,8 @@ def export_task(
             exported.save_pretrained(partial)
         max_length = model.task_types[task].task.max_length
         save_tokenizer(partial, max_length=max_length, token_types=has_token_types(model.encoder.config))
+        if card is not None:
+            write_text(partial / "README.md", card)
 
 
 def _counterpart(model: MultiTaskModel, task: str) -> Counterpart:
