@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +41,20 @@ class Result:
     high: float | None = None
 
 
-def model_card(run: RunFolder, *, name: str, license: str | None = None, task: str | None = None) -> str:
+def model_card(
+    run: RunFolder, *, checkpoint: str, step: int, name: str, license: str | None = None, task: str | None = None
+) -> str:
     """The text of a run's README.md on the hub: YAML for the hub, then Markdown for people.
 
     Args:
         run: its folder.
+        checkpoint: best, last or step-N: the weights that are published.
+        step: of these weights; the card has their results alone.
         name: of the repository, `user/name`.
         license: an identifier of the hub, such as `mit`; None = not stated.
         task: the only task that is published, as a model of transformers; None = the whole run.
     Raises:
-        DataError: the run has no results yet.
+        DataError: the run has no results of these weights.
     """
     results = run.read_results()
     if not results:
@@ -57,7 +62,12 @@ def model_card(run: RunFolder, *, name: str, license: str | None = None, task: s
         raise DataError(fault(str(run.path), "", "has no results to put into a model card", fix))
     config, tasks = run.read_config(), run.read_tasks()
     shown = {key: each for key, each in tasks.items() if task in (None, key)}
-    found = list(results_of(run, results, shown))
+    own = results_of_step(results, step)
+    if any(results.get(key) for key in shown) and not any(own.get(key) for key in shown):
+        found_at = f"has no results of {checkpoint} (step {step}) to put into a model card, but of other checkpoints"
+        fix = f"Run: mtdnn evaluate {shlex.quote(str(run.path))} --checkpoint {checkpoint}"
+        raise DataError(fault(str(run.path), "", found_at, fix))
+    found = list(results_of(run, own, shown))
     scales = Scales(results.get(SCALES))
     title = name.split("/")[-1]
     parts = [
@@ -68,11 +78,31 @@ def model_card(run: RunFolder, *, name: str, license: str | None = None, task: s
         f"## Tasks\n\n{_task_table(shown)}",
         f"## Data\n\n{_data_table(config, shown)}",
         f"## Results\n\n{_result_table(found, scales)}",
-        f"## Settings\n\n{_settings(config)}",
-        f"## How it was made\n\n{_provenance(results)}",
+        f"## Settings\n\n{_settings(config, whole=task is None)}",
+        f"## How it was made\n\n{_provenance(results, step)}",
         f"## Limits\n\n{_limits(config, shown, license)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def results_of_step(results: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The results of the weights of one step; those of a split may be of another checkpoint, measured later.
+
+    Args:
+        results: of the run's results.json.
+        step: of the weights.
+    """
+    makers, latest = results.get("_made_by", {}), results.get("_run", {})
+
+    def is_of_step(task: str, split: str) -> bool:
+        made = makers.get(task, {}).get(split, latest)
+        return bool(made.get("step", step) == step)  # the first versions noted no step
+
+    return {
+        task: {split: values for split, values in splits.items() if is_of_step(task, split)}
+        for task, splits in results.items()
+        if not task.startswith("_")
+    }
 
 
 def results_of(run: RunFolder, results: Mapping[str, Any], tasks: Mapping[str, TaskDef]) -> Iterator[Result]:
@@ -225,14 +255,15 @@ def _result_table(results: Sequence[Result], scales: Scales) -> str:
     return f"{table_of(lines)}\n\n{note}"
 
 
-def _settings(config: RunConfig) -> str:
+def _settings(config: RunConfig, *, whole: bool) -> str:
     """What differs from the defaults, as in a run's YAML; without paths of the machine it was trained on."""
     config = config.model_copy(update={"distill": without_places_of_teachers(config.distill)})
     values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     kept = {key: value for key, value in values.items() if key not in ("tasks", "data", "output")}
     source = config.encoder
     kept["encoder"] = _named(source) if isinstance(source, str) else {**kept["encoder"], "run": _named(source.run)}
-    return f"What differs from the defaults of mtdnn; `run.yml` has every key.\n\n```yaml\n{dump_yaml(kept)}```"
+    rest = "; `run.yml` has every key" if whole else ""
+    return f"What differs from the defaults of mtdnn{rest}.\n\n```yaml\n{dump_yaml(kept)}```"
 
 
 def without_places_of_teachers(distill: Mapping[str, Distill]) -> dict[str, Distill]:
@@ -243,12 +274,12 @@ def without_places_of_teachers(distill: Mapping[str, Distill]) -> dict[str, Dist
     }
 
 
-def _provenance(results: Mapping[str, Any]) -> str:
+def _provenance(results: Mapping[str, Any], step: int) -> str:
     made = results.get("_run", {})
     packages = ("mtdnn", "python", "torch", "transformers", "tokenizers", "datasets")
     versions = [f"{key} {made[key]}" for key in packages if key in made]
     return (
-        f"Checkpoint of step {made.get('step', 'unknown')}, seed {made.get('seed', 'unknown')}, commit "
+        f"Checkpoint of step {step}, seed {made.get('seed', 'unknown')}, commit "
         f"`{made.get('commit', 'unknown')}` of mtdnn; {', '.join(versions)}.\n\n"
         "```sh\nmtdnn prepro tasks.yml --data DATA --encoder ENCODER --out PREPARED\n"
         "mtdnn train run.yml --tasks tasks.yml --data PREPARED --encoder ENCODER --output RUN\n```"

@@ -62,7 +62,14 @@ def write_repository(run: str | Path, upload: Upload, folder: Path) -> None:
     opened = open_run(run, checkpoint=upload.checkpoint)
     if upload.task is not None:
         chosen_tasks(opened.tasks, [upload.task], key="task")
-    card = model_card(opened.folder, name=upload.repo, license=upload.license, task=upload.task)
+    card = model_card(
+        opened.folder,
+        checkpoint=opened.checkpoint,
+        step=opened.step,
+        name=upload.repo,
+        license=upload.license,
+        task=upload.task,
+    )
     if upload.task is not None:
         tokenizer = opened.tokenizer
         pad = tokenizer.pads_with_id

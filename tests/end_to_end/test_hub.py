@@ -48,7 +48,7 @@ def test_no_folder_of_the_machine_is_in_what_is_uploaded(hub, demo, demo_run):
 def test_the_folder_of_an_earlier_run_is_not_in_the_card(demo_run):
     run, earlier = mtdnn.open_run(demo_run), "/home/me/secret/start"
     config = run.config.model_copy(update={"encoder": EncoderSource(run=earlier)})
-    for text in (card._settings(config), card._opening(config, run.tasks, whole=True)):
+    for text in (card._settings(config, whole=True), card._opening(config, run.tasks, whole=True)):
         assert "start" in text and "secret" not in text
 
 

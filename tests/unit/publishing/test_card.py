@@ -1,0 +1,56 @@
+"""A model card: which results it has."""
+
+import pytest
+
+from mtdnn.config.run import RunConfig
+from mtdnn.config.tasks import task_def_from
+from mtdnn.errors import DataError
+from mtdnn.publishing import card
+from mtdnn.runs.folder import RunFolder
+
+RESULTS = {
+    "a": {"dev": {"rows": 9, "accuracy": 0.5}, "test": {"rows": 9, "accuracy": 0.4}},
+    "b": {"dev": {"rows": 9, "accuracy": 0.7}},
+    "_run": {"seed": 1, "step": 8, "checkpoint": "last"},
+    "_made_by": {
+        "a": {"dev": {"checkpoint": "last", "step": 8}, "test": {"checkpoint": "best", "step": 4}},
+        "b": {"dev": {"checkpoint": "best", "step": 4}},
+    },
+}
+"""Of a run whose best checkpoint is of step 4, after `mtdnn evaluate RUN --tasks a --checkpoint last`."""
+
+
+class Stored(RunFolder):
+    """A run with these results, whose files are not read."""
+
+    def read_results(self):
+        return {key: RESULTS[key] for key in ("a", "_run", "_made_by")}
+
+    def read_config(self):
+        return RunConfig(tasks="tasks.yml", data="prepared", encoder="bert-base-uncased", output="runs/x")
+
+    def read_tasks(self):
+        return {"a": task_def_from("a", {"task_type": "regression", "inputs": ["text"]})}
+
+
+def test_a_card_has_the_results_of_the_published_weights_alone():
+    """It had every split's latest results, whatever checkpoint they were of."""
+    assert card.results_of_step(RESULTS, 4) == {"a": {"test": RESULTS["a"]["test"]}, "b": RESULTS["b"]}
+    assert card.results_of_step(RESULTS, 8) == {"a": {"dev": RESULTS["a"]["dev"]}, "b": {}}
+    assert card.results_of_step({"b": RESULTS["b"]}, 4) == {"b": RESULTS["b"]}  # by a version that noted no step
+
+
+def test_weights_that_were_not_measured_have_no_card():
+    with pytest.raises(DataError) as found:
+        card.model_card(Stored("runs/x"), checkpoint="step-2", step=2, name="me/x")
+    assert found.value.lines == (
+        "runs/x: has no results of step-2 (step 2) to put into a model card, but of other checkpoints. "
+        "Run: mtdnn evaluate runs/x --checkpoint step-2",
+    )
+    assert "Checkpoint of step 8, seed 1" in card.model_card(Stored("runs/x"), checkpoint="last", step=8, name="me/x")
+
+
+def test_the_card_of_one_task_does_not_name_a_file_that_is_not_uploaded():
+    config = Stored("runs/x").read_config()
+    assert "`run.yml` has every key" in card._settings(config, whole=True)
+    assert "run.yml" not in card._settings(config, whole=False)
