@@ -21,7 +21,7 @@ from mtdnn.metrics.records import RecordFiles
 from mtdnn.publishing.intervals import intervals
 from mtdnn.report.document import as_code, escaped
 from mtdnn.runs.folder import RunFolder
-from mtdnn.runs.hub import hub_name
+from mtdnn.runs.hub import hub_name, on_hub
 from mtdnn.task_types.base import TASK_TYPES
 
 NO_HUB_TASK, OF_TOKENS = "other", "token-classification"
@@ -128,8 +128,8 @@ def _front_matter(
 ) -> dict[str, Any]:
     """What the hub reads: licence, library, base model, kind of task, and the results."""
     kinds = list(dict.fromkeys(map(_hub_task, tasks.values())))
-    named = config.encoder if isinstance(config.encoder, str) and hub_name(config.encoder) else None
-    datasets = [task.source.path for task in tasks.values() if task.source and not Path(task.source.path).exists()]
+    named = config.encoder if isinstance(config.encoder, str) and on_hub(config.encoder) else None
+    datasets = [task.source.path for task in tasks.values() if task.source and on_hub(task.source.path)]
     front: dict[str, Any] = {"license": license} if license else {}
     front["library_name"] = "mtdnn" if whole else "transformers"
     front["tags"] = ["mtdnn", "multi-task-learning"]
@@ -236,8 +236,8 @@ def _manifest(folder: Path) -> Manifest | None:
 def _source(task: TaskDef, manifest: Manifest) -> str:
     """The data set on the hub, or the name of the file; not the folders of the machine."""
     if task.source is not None:
-        path = Path(task.source.path)
-        return " ".join(filter(None, (path.name if path.exists() else task.source.path, task.source.name)))
+        path = task.source.path
+        return " ".join(filter(None, (path if on_hub(path) else Path(path).name, task.source.name)))
     return "rows in memory" if manifest.source.get("in_memory") else Path(str(manifest.source.get("path", ""))).name
 
 

@@ -16,7 +16,7 @@ from mtdnn.files import write_text
 from mtdnn.publishing.card import model_card, without_places_of_teachers
 from mtdnn.runs.encoders import read_parts
 from mtdnn.runs.export import export_task
-from mtdnn.runs.hub import HUB_NAME, hub_name
+from mtdnn.runs.hub import HUB_NAME, hub_name, on_hub
 from mtdnn.runs.opened import Run, open_run
 from mtdnn.tokens.hub import hub_error
 from mtdnn.training.checkpoint import TRAINING, atomic_folder
@@ -98,7 +98,7 @@ def _write_run(opened: Run, upload: Upload, folder: Path) -> None:
 def _require_whole(checkpoint: Path) -> None:
     """ConfigError if others could not open the checkpoint: its adapter is over weights of this machine."""
     base = read_parts(checkpoint).base
-    if base is not None and not (isinstance(base.encoder, str) and hub_name(base.encoder)):
+    if base is not None and not (isinstance(base.encoder, str) and on_hub(base.encoder)):
         place = base.encoder if isinstance(base.encoder, str) else base.encoder.run
         found = f"its adapter is over weights at '{place}', which others do not have"
         raise ConfigError(fault(str(checkpoint), "", found, "Push its tasks one by one with --task: they are merged."))

@@ -9,6 +9,9 @@ from mtdnn.errors import ConfigError, fault
 from mtdnn.tokens.hub import hub_error
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
+SHORT_NAME = re.compile(r"\w[\w.-]*")
+"""Of the hub's first models and data sets, whose names have no user."""
+
 RUN_FILES = ("*.json", "*.jsonl", "*.yml", "best/**", "README.md")
 """What is downloaded of a run: nothing that is run when it is read."""
 
@@ -23,6 +26,15 @@ def hub_name(place: str | Path) -> re.Match[str] | None:
     if found is None or Path(text).exists() or Path(text.split("/")[0]).is_dir():
         return None
     return found
+
+
+def on_hub(place: str) -> bool:
+    """Whether an encoder or a data set is named as on the hub: `user/name`, or a name alone, as `bert-base-uncased`.
+
+    Args:
+        place: a name, or a folder, which may be on another machine.
+    """
+    return hub_name(place) is not None or (SHORT_NAME.fullmatch(place) is not None and not Path(place).exists())
 
 
 def run_place(place: str | Path) -> Path:

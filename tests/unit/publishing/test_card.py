@@ -1,4 +1,6 @@
-"""A model card: which results it has."""
+"""A model card: which results it has, and what it says of data sets and encoders that are on the machine."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +50,23 @@ def test_weights_that_were_not_measured_have_no_card():
         "Run: mtdnn evaluate runs/x --checkpoint step-2",
     )
     assert "Checkpoint of step 8, seed 1" in card.model_card(Stored("runs/x"), checkpoint="last", step=8, name="me/x")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "listed"),
+    [
+        ("nyu-mll/glue", "nyu-mll/glue", ["nyu-mll/glue"]),
+        ("imdb", "imdb", ["imdb"]),
+        ("/home/me/secret/rows", "rows", None),  # not there any more, or on another machine
+        ("../secret/rows", "rows", None),
+    ],
+)
+def test_a_data_set_of_the_machine_is_named_without_its_folder(path, shown, listed):
+    task = task_def_from("a", {"task_type": "regression", "inputs": ["text"], "source": {"path": path}})
+    config = Stored("runs/x").read_config()
+    front = card._front_matter(config, {"a": task}, [], license=None, whole=True, title="x")
+    assert front.get("datasets") == listed and front["base_model"] == "bert-base-uncased"
+    assert card._source(task, SimpleNamespace(source={})) == shown
 
 
 def test_the_card_of_one_task_does_not_name_a_file_that_is_not_uploaded():

@@ -7,8 +7,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mtdnn.errors import DataError
+from mtdnn.errors import ConfigError, DataError
 from mtdnn.publishing import push
+from mtdnn.runs.encoders import Base, EncoderParts
 
 
 @pytest.fixture
@@ -71,3 +72,15 @@ def test_a_folder_to_look_at_is_whole_or_not_there(monkeypatch, tmp_path):
     with pytest.raises(DataError, match="look: cannot be written: No space left on device"):
         push.write_repository("runs/x", push.Upload("me/x"), tmp_path / "look")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("encoder", "is_known"), [("bert-base-uncased", True), ("me/x", True), ("/home/me/x", False)])
+def test_an_adapter_over_an_encoder_of_the_hub_is_uploaded(encoder, is_known, monkeypatch, tmp_path):
+    """A name without a user, such as that of the encoder of `mtdnn init`, counted as a folder."""
+    parts = EncoderParts(base=Base(encoder=encoder, sha256="0"))
+    monkeypatch.setattr(push, "read_parts", lambda checkpoint: parts)
+    if is_known:
+        push._require_whole(tmp_path)
+    else:
+        with pytest.raises(ConfigError, match="its adapter is over weights at '/home/me/x', which others do not have"):
+            push._require_whole(tmp_path)
