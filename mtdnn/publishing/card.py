@@ -80,7 +80,7 @@ def model_card(
         f"## Results\n\n{_result_table(found, scales)}",
         f"## Settings\n\n{_settings(config, whole=task is None)}",
         f"## How it was made\n\n{_provenance(results, step)}",
-        f"## Limits\n\n{_limits(config, shown, license)}",
+        f"## Limits\n\n{_limits(config, shown, license, checkpoint=checkpoint)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -286,13 +286,14 @@ def _provenance(results: Mapping[str, Any], step: int) -> str:
     )
 
 
-def _limits(config: RunConfig, tasks: Mapping[str, TaskDef], license: str | None) -> str:
-    dev = [name for name, task in tasks.items() if task.splits.get("dev")]
+def _limits(config: RunConfig, tasks: Mapping[str, TaskDef], license: str | None, *, checkpoint: str) -> str:
+    is_chosen = checkpoint == "best" and config.evaluate_every != "never"
+    is_chosen = is_chosen and any(task.splits.get("dev") for task in tasks.values())
     lines = [
         "It was measured on the splits above and on nothing else: not on other domains, languages or kinds of text.",
         "One run with one seed; another seed gives other figures.",
     ]
-    if dev:
+    if is_chosen:
         lines.append("The checkpoint was chosen by the dev splits, so that their figures are slightly too good.")
     cut = ", ".join(f"{name} {task.max_length}" for name, task in tasks.items())
     lines.append(f"Longer rows are cut; the limits in tokens: {cut}.")

@@ -7,7 +7,6 @@ found, fix}]}` with a status of 4xx. Requests that wait at the same time are com
 from __future__ import annotations
 
 import errno
-import math
 import socket
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from fastapi.responses import JSONResponse
 
 TOO_LARGE, BAD_REQUEST, FAILED = 413, 400, 500
+
+LONGEST_WAIT_MS = 60_000
 
 MAX_ERRORS = 20
 """Errors of a request that its answer lists; a request of 1 MB can have 400,000."""
@@ -102,8 +103,8 @@ class Limits:
     def __post_init__(self) -> None:
         sizes = {"max_rows": self.rows, "max_bytes": self.bytes, "max_batch_tokens": self.batch_tokens}
         faults = [fault("", key, f"{value}", "Give at least 1.") for key, value in sizes.items() if value < 1]
-        if not (math.isfinite(self.wait_ms) and self.wait_ms >= 0):
-            faults.append(fault("", "max_wait_ms", f"{self.wait_ms}", "Give 0 or more."))
+        if not 0 <= self.wait_ms <= LONGEST_WAIT_MS:
+            faults.append(fault("", "max_wait_ms", f"{self.wait_ms}", f"Give 0 to {LONGEST_WAIT_MS:,}."))
         if faults:
             raise ConfigError(faults)
 

@@ -234,4 +234,4 @@ def test_limits_below_1_and_negative_times_are_refused(demo_run, capsys):
     assert main(["serve", str(demo_run), *words]) == 2
     errors = capsys.readouterr().err
     assert "--max_rows: 0. Give at least 1." in errors and "--max_batch_tokens: 0. Give at least 1." in errors
-    assert "--max_wait_ms: -1.0. Give 0 or more." in errors
+    assert "--max_wait_ms: -1.0. Give 0 to 60,000." in errors

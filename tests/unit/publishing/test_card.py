@@ -73,3 +73,16 @@ def test_the_card_of_one_task_does_not_name_a_file_that_is_not_uploaded():
     config = Stored("runs/x").read_config()
     assert "`run.yml` has every key" in card._settings(config, whole=True)
     assert "run.yml" not in card._settings(config, whole=False)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "evaluate_every", "chosen"),
+    [("best", "epoch", True), ("best", "never", False), ("last", "epoch", False), ("step-4", "epoch", False)],
+)
+def test_only_a_checkpoint_that_the_dev_splits_chose_is_said_to_be_chosen(checkpoint, evaluate_every, chosen):
+    config = Stored("runs/x").read_config().model_copy(update={"evaluate_every": evaluate_every})
+    task = task_def_from(
+        "a", {"task_type": "regression", "inputs": ["text"], "splits": {"train": "train", "dev": "dev"}}
+    )
+    text = card._limits(config, {"a": task}, None, checkpoint=checkpoint)
+    assert ("was chosen by the dev splits" in text) is chosen
