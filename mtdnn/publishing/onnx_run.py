@@ -213,7 +213,7 @@ def _differences(
 ) -> list[Fault]:
     """Why the files of an exported folder do not belong together, such as after a label was added to its tasks."""
     faults, fix = [], "Export the run again."
-    sizes = {each.name: each.shape[-1] for each in session.get_outputs()}
+    sizes = {each.name: each.shape[-1] if each.shape else 0 for each in session.get_outputs()}
     for name in described.tasks:
         if name not in types:
             faults.append(fault(str(place.tasks_file), "", f"no task '{name}', which {DESCRIPTION} names", fix))
