@@ -60,7 +60,7 @@ def test_no_name_or_label_has_a_meaning_in_the_markdown_of_a_card(demo_run):
     config = run.config.model_copy(update={"encoder": "a/b/`tiny`"})
     opening = card._opening(config, run.tasks, whole=True)
     assert "fine-tuned from `` `tiny` ``" in opening
-    assert r"Licence: my_own\*\*." in card._limits(config, run.tasks, "my_own**")
+    assert r"Licence: my_own\*\*." in card._limits(config, run.tasks, "my_own**", checkpoint="best")
 
 
 def test_the_code_in_a_card_reads_a_row_as_the_task_does():
