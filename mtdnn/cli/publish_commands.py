@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mtdnn.cli.flags import names_in
 from mtdnn.columns import table
 from mtdnn.errors import ConfigError, fault
+
+if TYPE_CHECKING:
+    from mtdnn.runs.opened import Run
 
 
 def export(
@@ -50,25 +54,34 @@ def export(
     names = (names_in(task) or []) if task is not None else list(opened.tasks)
     chosen_tasks(opened.tasks, names, key="task")
     if format == "hf":
-        from mtdnn.runs.export import export_task
+        return _export_model(opened, names, output)
+    return _export_graph(opened, names, output, int8=int8, data=data)
 
-        if len(names) != 1:
-            known = ", ".join(opened.tasks)
-            raise ConfigError(fault("--task", "", f"a model of transformers has one task; known: {known}", "Name one."))
-        folder = _folder_of(output, opened.folder.path, f"{names[0]}-hf")
-        tokenizer = opened.tokenizer
-        pad = tokenizer.pads_with_id
-        export_task(opened.model, names[0], folder, save_tokenizer=tokenizer.save, pad_token_id=pad)
-        return f"model and tokenizer: {folder}"
+
+def _export_model(run: Run, names: Sequence[str], output: str | None) -> str:
+    """Write the one task as a model of transformers; what the command prints."""
+    from mtdnn.runs.export import export_task
+
+    if len(names) != 1:
+        found = f"a model of transformers has one task; known: {', '.join(run.tasks)}"
+        raise ConfigError(fault("--task", "", found, "Name one."))
+    folder = _folder_of(output, run, f"{names[0]}-hf")
+    pad = run.tokenizer.pads_with_id
+    export_task(run.model, names[0], folder, save_tokenizer=run.tokenizer.save, pad_token_id=pad)
+    return f"model and tokenizer: {folder}"
+
+
+def _export_graph(run: Run, names: Sequence[str], output: str | None, *, int8: bool, data: str | None) -> str:
+    """Write the tasks as one ONNX graph; what the command prints."""
     from mtdnn.publishing.onnx_export import export_int8, export_onnx, megabytes
 
     text = "graph of {}, {} MB: {}\nlargest difference from the run's outputs: {:.1e}"
     shown, word = ", ".join(names), "onnx-int8" if int8 else "onnx"
-    folder = _folder_of(output, opened.folder.path, f"{names[0]}-{word}" if len(names) == 1 else word)
+    folder = _folder_of(output, run, f"{names[0]}-{word}" if len(names) == 1 else word)
     if not int8:
-        difference = export_onnx(opened, names, folder)
+        difference = export_onnx(run, names, folder)
         return text.format(shown, megabytes(folder), folder, difference)
-    difference, size, losses = export_int8(opened, names, folder, data=None if data is None else Path(data))
+    difference, size, losses = export_int8(run, names, folder, data=None if data is None else Path(data))
     text = text.format(shown, size, folder, difference)
     lines = [["task", "split", "metric", "float32", "int8", "difference"]]
     for each in losses:
@@ -78,16 +91,19 @@ def export(
     return f"{text}\nwith 8-bit weights: {megabytes(folder)} MB\n\n{loss}"
 
 
-def _folder_of(output: str | None, run: Path, name: str) -> Path:
+def _folder_of(output: str | None, run: Run, name: str) -> Path:
     """The folder to export to: the one given, or one of this name in the run's folder, which must be new."""
-    return Path(output) if output is not None else _require_new(str(run / "export" / name))
+    if output is not None:
+        return Path(output)
+    folder = run.folder.path / "export" / name
+    _require_new(folder)
+    return folder
 
 
-def _require_new(folder: str) -> Path:
-    """The path of a folder; ConfigError if it exists, so that nothing is overwritten."""
+def _require_new(folder: str | Path, flag: str = "--output") -> None:
+    """Raise ConfigError if a folder exists, so that nothing is overwritten."""
     if Path(folder).exists():
-        raise ConfigError(fault("--output", "", f"'{folder}' exists", "Name a new folder."))
-    return Path(folder)
+        raise ConfigError(fault(flag, "", f"'{folder}' exists", "Name a new folder."))
 
 
 def push(
@@ -124,8 +140,7 @@ def push(
     if out is None:
         address, files = push_run(run, upload)
         return "\n".join([*files, f"\nuploaded: {address}"])
-    if Path(out).exists():
-        raise ConfigError(fault("--out", "", f"'{out}' exists", "Name a new folder."))
+    _require_new(out, "--out")
     write_repository(run, upload, Path(out))
     return f"written, and not uploaded: {out}"
 

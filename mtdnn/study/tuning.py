@@ -31,7 +31,7 @@ from mtdnn.study.searchers import work_in_processes, work_on_ray
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
 logger = logging.getLogger(__name__)
 
@@ -257,15 +257,12 @@ def _carry_out_trial(study: Study, search: Search) -> None:
             study.tell(trial, score)
 
 
-def _ended() -> tuple[TrialState, ...]:
-    from optuna.trial import TrialState
-
-    return (TrialState.COMPLETE, TrialState.PRUNED)
-
-
 def _missing(study: Study, search: Search) -> int:
     """How many trials are still to be carried out."""
-    return search.trials - len(study.get_trials(deepcopy=False, states=_ended()))
+    from optuna.trial import TrialState
+
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    return search.trials - len(study.get_trials(deepcopy=False, states=ended))
 
 
 def _require_complete(search: Search, lost: Sequence[str], jobs: int) -> None:
