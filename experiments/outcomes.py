@@ -35,7 +35,7 @@ def study_folder(description: str | None, words: Sequence[str] | None = None) ->
         description: of the module, whose first line is shown as help.
         words: in place of those of the command line.
     """
-    folder: Path = _parser(description).parse_args(words).study
+    folder: Path = table_parser(description).parse_args(words).study
     return folder
 
 
@@ -45,15 +45,22 @@ def study_and_picture(description: str | None, words: Sequence[str] | None = Non
     Args:
         description, words: as for `study_folder`.
     """
-    parser = _parser(description)
-    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="also draw the primary outcomes, as SVG")
+    parser = table_parser(description, picture=True)
     given = parser.parse_args(words)
     return given.study, given.picture
 
 
-def _parser(description: str | None) -> argparse.ArgumentParser:
+def table_parser(description: str | None, *, picture: bool = False) -> argparse.ArgumentParser:
+    """The command line of a table: the study's folder, to which a script may add what else it reads.
+
+    Args:
+        description: of the module, whose first line is shown as help.
+        picture: whether `--picture` may be given.
+    """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study")
+    if picture:
+        parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="also draw the primary outcomes, as SVG")
     return parser
 
 

@@ -28,7 +28,7 @@ def test_a_shipped_study_loads_and_its_words_are_known(path: Path, monkeypatch: 
 
     assert mtdnn.regularizers
     monkeypatch.chdir(REPOSITORY)
-    declared = [name for name in GIVEN if f"{name}:" in path.read_text().split("run:")[0]]
+    declared = [name for name in GIVEN if f"{name}:" in path.read_text().split("\nrun:")[0]]
     grid = load_study(path, variables={name: GIVEN[name] for name in declared})
     assert len({cell.name for cell in grid.cells}) == len(grid.cells)
     require_known_splits(grid)

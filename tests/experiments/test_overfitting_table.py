@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from experiments.outcomes import finished_lines, holm_of
-from experiments.overfitting.table import document_of, pool_lines, primary, secondary, shares, values_of
+from experiments.overfitting.table import document_of, pool_lines, primary, secondary
+from experiments.wrong_labels import shares, values_of
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import compute
 from mtdnn.report.document import to_markdown

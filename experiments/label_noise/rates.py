@@ -1,0 +1,83 @@
+"""The tables of 20 and 40 % wrong labels: primary outcomes by Holm, secondary ones by Benjamini and Hochberg.
+
+    python -m experiments.label_noise.rates STUDY-FOLDER [--pool data/scitail/pool.tsv] [--picture FILE.svg]
+
+Reads `results.csv` of `rates.yml`, of each run the ids that it trained on and what it predicts for the pool, and the
+pool's rows as they were before noise; refuses a study that is not finished, as arms are not to be looked at before.
+Differences are paired by seed, which is also the subset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.rows_out import errors_reported, read_rows
+from experiments.outcomes import (
+    Outcome,
+    discovery_of,
+    finished_lines,
+    holm_of,
+    outcome_table,
+    table_parser,
+    write_picture,
+)
+from experiments.wrong_labels import (
+    CONFIDENCE,
+    FITTED,
+    FOOLED,
+    MEMORISED,
+    UNSEEN,
+    Values,
+    differences,
+    means,
+    share_lines,
+    values_of,
+)
+from mtdnn.report.document import Document, Heading, Text, to_markdown
+from mtdnn.study.table import Line
+
+TASK = "scitail"
+POOLS = {"0.2": "pool_noise20", "0.4": "pool_noise40"}
+"""Share of wrong labels → split of the pool."""
+AXES = ("seed", "noise", "method")
+PRIMARY = ("accuracy", "auc", MEMORISED)
+SECONDARY = (*CONFIDENCE, UNSEEN, FITTED, FOOLED)
+
+
+def main() -> None:
+    parser = table_parser(__doc__, picture=True)
+    help_text = "rows of the pool before noise [%(default)s]"
+    parser.add_argument("--pool", type=Path, metavar="FILE.tsv", default=Path("data/scitail/pool.tsv"), help=help_text)
+    given = parser.parse_args()
+    with errors_reported():
+        lines = finished_lines(given.study, axes=AXES, metrics=("accuracy", "auc", *CONFIDENCE))
+        true = {each.id: each.label for each in read_rows(given.pool)}
+        lines = [*lines, *share_lines(given.study, lines, task=TASK, pool=POOLS.__getitem__, true=true)]
+        print(to_markdown(document_of(lines), pictures=""), end="")
+        if given.picture is not None:
+            scales = {line.metric: line.scale for line in lines}
+            write_picture(given.picture, outcomes(values_of(lines), PRIMARY), scales)
+
+
+def document_of(lines: Sequence[Line]) -> Document:
+    """All tables, of the numbers of a finished study with the shares of pool rows."""
+    values, scales = values_of(lines), {line.metric: line.scale for line in lines}
+    first, second = outcomes(values, PRIMARY), outcomes(values, SECONDARY)
+    document = Document("20 and 40 % wrong labels")
+    document.add(Heading("Means"), means(values, scales, (*PRIMARY, *SECONDARY)))
+    document.add(Heading("Primary outcomes"), outcome_table(first, scales, holm_of(first), verdicts=True))
+    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
+    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
+    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    return document
+
+
+def outcomes(values: Values, metrics: Sequence[str]) -> list[Outcome]:
+    """SMART minus plain at each rate."""
+    columns = [(noise, metric) for noise in POOLS for metric in metrics]
+    return differences(values, columns, labels=lambda noise: f"{100 * float(noise):.0f} % wrong")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What runs make of a pool of rows of which they saw some: what the tables of studies of wrong labels share.
+
+A run's predictions for the whole pool have the labels that it was given; the ids that it trained on are in its folder.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.outcomes import Outcome, mean_and_std
+from mtdnn.errors import DataError
+from mtdnn.metrics.base import Scale
+from mtdnn.metrics.records import read_records
+from mtdnn.report.document import Table, row
+from mtdnn.runs.folder import RunFolder
+from mtdnn.study.statistics import MARGIN, compared, spread
+from mtdnn.study.table import Line
+
+DEV = "dev"
+PLAIN, SMART = "plain", "SMART"
+CONFIDENCE = ("cross_entropy", "cross_entropy_at_best_temperature")
+"""Metrics that are not in percent, and have no margin of equivalence."""
+MEMORISED, FITTED, FOOLED, UNSEEN = "memorised", "fitted", "fooled", "unseen"
+"""Shares of pool rows, see `shares`."""
+SHARES = {
+    MEMORISED: Scale("minimize", percent=True),
+    FITTED: Scale("maximize", percent=True),
+    FOOLED: Scale("minimize", percent=True),
+    UNSEEN: Scale("maximize", percent=True),
+}
+
+Values = Mapping[tuple[str, str, str], Mapping[str, float]]
+"""(metric, noise, method) → seed → value."""
+
+
+def values_of(lines: Sequence[Line]) -> Values:
+    """The values on the dev split, and the shares of pool rows, of a study with the axes noise, method and seed."""
+    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        if line.value is not None and (line.split == DEV or line.metric in SHARES):
+            found[line.metric, line.axes["noise"], line.axes["method"]][line.axes["seed"]] = line.value
+    return found
+
+
+def share_lines(
+    folder: Path, lines: Sequence[Line], *, task: str, pool: Callable[[str], str], true: Mapping[str, str]
+) -> Iterator[Line]:
+    """A line for each share of each run.
+
+    Args:
+        folder: of the study.
+        lines: its numbers.
+        task: whose predictions are read.
+        pool: value of the axis `noise` → name of the pool's split.
+        true: id → the label before noise.
+    Raises:
+        DataError: a run without predictions for the pool.
+    """
+    for run, line in {line.run: line for line in lines if line.split == DEV}.items():
+        place, split = RunFolder(folder / run), pool(line.axes["noise"])
+        trained = frozenset(place.subset_file(task).read_text(encoding="utf-8").splitlines())
+        for metric, value in shares(read_records(place.prediction_file(task, split)), true, trained).items():
+            yield replace(line, split=split, metric=metric, value=value, scale=SHARES[metric])
+
+
+def shares(records: Sequence[Mapping], true: Mapping[str, str], trained: frozenset[str]) -> dict[str, float]:
+    """What a run makes of the rows that it trained on, and of those that it did not.
+
+    Args:
+        records: predictions, with the labels that the run was given.
+        true: id → the label before noise.
+        trained: ids of the rows that it trained on.
+    Returns:
+        `fitted`: share of the trained rows with a right label that are predicted so; `unseen`: share of the other rows
+        whose true label is predicted; where labels are wrong, `memorised`: share of the trained rows with a wrong label
+        for which that label is predicted, and `fooled`: the same of rows that it did not train on, whose labels it
+        cannot know.
+    """
+    counts: dict[str, list[bool]] = defaultdict(list)
+    for record in records:
+        row_id, given = record["id"], record["label"]
+        wrong, seen = given != true[row_id], row_id in trained
+        if wrong:
+            counts[MEMORISED if seen else FOOLED].append(record["prediction"] == given)
+        elif seen:
+            counts[FITTED].append(record["prediction"] == given)
+        if not seen:
+            counts[UNSEEN].append(record["prediction"] == true[row_id])
+    return {name: sum(right) / len(right) for name, right in counts.items()}
+
+
+def means(values: Values, scales: Mapping[str, Scale], metrics: Sequence[str]) -> Table:
+    """Mean ± deviation of each arm; a dash where there are no wrong labels."""
+    lines = []
+    for noise, method in dict.fromkeys((noise, method) for _, noise, method in values):
+        groups = [list(values.get((metric, noise, method), {}).values()) for metric in metrics]
+        spreads = [spread(group) if group else None for group in groups]
+        shown = [mean_and_std(each, scales[metric]) for each, metric in zip(spreads, metrics, strict=True)]
+        lines.append(row(noise, method, *shown))
+    return Table(["noise", "arm", *metrics], lines, words=[1])
+
+
+def differences(values: Values, columns: Sequence[tuple[str, str]], *, labels: Callable[[str], str]) -> list[Outcome]:
+    """SMART minus plain.
+
+    Args:
+        values: of the study.
+        columns: (noise, metric) of each difference.
+        labels: noise → what the name of an outcome calls it.
+    Raises:
+        DataError: no seed has both arms.
+    """
+    found = []
+    for noise, metric in columns:
+        margin = None if metric in CONFIDENCE else MARGIN
+        pairs = compared(values.get((metric, noise, SMART), {}), values.get((metric, noise, PLAIN), {}), margin=margin)
+        if pairs is None:
+            raise DataError(f"no finished seed has '{metric}' of both '{SMART}' and '{PLAIN}' at noise {noise}.")
+        found.append(Outcome(f"{SMART} − {PLAIN}, {labels(noise)}", metric, pairs))
+    return found
