@@ -28,7 +28,7 @@ gpu: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy mtdnn
+	.venv/bin/mypy
 
 # The site, in build/site; a warning is an error.
 docs: .venv/installed_docs

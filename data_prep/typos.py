@@ -55,10 +55,10 @@ def with_typos(words: list[str], rate: float, rng: random.Random) -> list[str]:
 
 
 def _maybe_mistyped(word: str, rate: float, rng: random.Random) -> str:
-    hit, (before, letters, after) = rng.random() < rate, WORD.fullmatch(word).groups()
-    return (
-        f"{before}{mistyped(letters, rng)}{after}" if hit and len(letters) >= SHORTEST and letters.isalpha() else word
-    )
+    hit, found = rng.random() < rate, WORD.fullmatch(word)
+    before, letters, after = found.groups() if found else ("", word, "")
+    mistypable = hit and len(letters) >= SHORTEST and letters.isalpha()
+    return f"{before}{mistyped(letters, rng)}{after}" if mistypable else word
 
 
 def mistyped(word: str, rng: random.Random) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mtdnn.cli.main import main as mtdnn
 from mtdnn.columns import table
@@ -25,7 +26,7 @@ HERE = Path("experiments/glue_small")
 TASKS = "task_defs/glue.yml"
 EPOCHS = {"rte": 5, "mrpc": 3, "stsb": 3, "cola": 3}
 SEEDS = {"rte": (0, 1, 2), "mrpc": (0,), "stsb": (0,), "cola": (0,)}
-SETTINGS = {"batch_size": 16, "lr": 5e-5, "bf16": True}
+SETTINGS: dict[str, Any] = {"batch_size": 16, "lr": 5e-5, "bf16": True}
 
 
 def carry_out(*words: str) -> None:

@@ -213,7 +213,7 @@ def bootstrap(
     rng = np.random.default_rng(0)
 
     def mean(seeds: np.ndarray, counts: np.ndarray) -> float:
-        differences = [pairs[seed][0](counts) - pairs[seed][1](counts) for seed in np.flatnonzero(seeds)]
+        differences = [pairs[seed][0](counts) - pairs[seed][1](counts) for seed in np.flatnonzero(seeds).tolist()]
         return float(np.average(differences, weights=seeds[seeds > 0]))
 
     drawn = []

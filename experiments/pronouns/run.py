@@ -91,7 +91,7 @@ def write_encoder(lines: Path, folder: Path) -> None:
 
 def train_all(out: Path) -> None:
     """The language model, and each task with each seed; finished runs are kept."""
-    where = {"data": str(out / "prepared"), "encoder": str(out / "encoder"), "output": str(out / "lm")}
+    where: dict[str, Any] = {"data": str(out / "prepared"), "encoder": str(out / "encoder"), "output": str(out / "lm")}
     if not (out / "lm" / "last").is_dir():
         mtdnn.train(HERE / "lm.yml", progress=False, **where)
     for task in TASKS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from mtdnn.batch import Batch
 from mtdnn.config.tasks import task_def_from
+from mtdnn.model import MultiTaskModel
 from mtdnn.regularizers.forward_pass import ForwardPass
 from mtdnn.regularizers.smart import Smart
 from mtdnn.task_types.base import TASK_TYPES
@@ -74,6 +76,11 @@ class Classifier(nn.Module):
         return self.network(points[:, 0])
 
 
+def as_model(classifier: Classifier) -> MultiTaskModel:
+    """The classifier, which has all that an objective asks of a model, as what the objective takes."""
+    return cast("MultiTaskModel", classifier)
+
+
 def batch_of(labels: np.ndarray) -> Batch:
     """All points at once."""
     ids = torch.arange(len(labels))[:, None]
@@ -85,7 +92,7 @@ def train(points: np.ndarray, labels: np.ndarray, *, weight: float, seed: int) -
     """A classifier of the points; weight 0 is training without the regularizer."""
     torch.manual_seed(seed)
     model = Classifier(points).train()
-    objective = Objective(model, {"moons": Smart(**SMART, weight=weight)}, seed=seed)
+    objective = Objective(as_model(model), {"moons": Smart(**SMART, weight=weight)}, seed=seed)
     optimizer = torch.optim.Adam(model.network.parameters(), lr=LEARNING_RATE)
     batch = batch_of(labels)
     for step in range(STEPS):
@@ -99,7 +106,7 @@ def train(points: np.ndarray, labels: np.ndarray, *, weight: float, seed: int) -
 
 def smoothness(model: Classifier, labels: np.ndarray) -> float:
     """R_s at the training points."""
-    return Smart(**PROBE).penalty(ForwardPass(model, batch_of(labels), seed=0, step=0)).item()
+    return Smart(**PROBE).penalty(ForwardPass(as_model(model), batch_of(labels), seed=0, step=0)).item()
 
 
 @torch.no_grad()

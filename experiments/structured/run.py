@@ -95,8 +95,9 @@ def nine(encoder: str, out: Path) -> None:
 
 def predict_all(folder: Path, rows: Path) -> None:
     """Predictions of every task of a run for the first dev rows in every format, and their metrics anew."""
+    trained = RunFolder(folder).read_config().train or ()
     for name, task in RunFolder(folder).read_tasks().items():
-        if name not in RunFolder(folder).read_config().train:
+        if name not in trained:
             continue
         source = next((rows / name).glob("dev.*"))
         for path in in_every_format(source, TASK_TYPES.get(task.task_type)(task), rows / "formats" / name):
