@@ -65,7 +65,8 @@ def _affinity(values: Sequence[float], is_own: bool) -> Place:
         return Place("–")
     mean = fmean(values)
     trend = "" if is_own or mean == 0 else "up" if mean > 0 else "down"
-    return Place(f"{100 * mean:+.2g}".replace("-", "−"), trend=trend)
+    rounded = float(f"{100 * mean:.2g}")  # two digits, and no power of ten for 120 %
+    return Place(f"{rounded:+g}".replace("-", "−"), trend=trend)
 
 
 def _weights(weights: Mapping[str, Sequence[tuple[int, float]]]) -> Picture:

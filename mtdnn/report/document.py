@@ -128,7 +128,8 @@ def _page() -> Template:
 
 
 def _anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    """What a link within the page names: letters of any script, digits and underscores, by which tasks may differ."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
 
 
 def _with_code(text: str) -> Markup:

@@ -91,7 +91,8 @@ def _about(view: StudyView) -> list[Block]:
     explanation = (
         f"{len(finished)} of {len(view.cells)} cells finished, {diverged} of them diverged; {hours:.1f} h of runs."
     )
-    explanation = f"{explanation} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
+    if commits:
+        explanation = f"{explanation} Commit {', '.join(f'`{commit}`' for commit in sorted(commits))}."
     if not view.main:
         return [Text(explanation)]
     axes = "` and `".join(view.repeats[1:])

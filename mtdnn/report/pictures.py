@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 INK = "#010203"  # a placeholder for the colour of the page's text, see `_svg`
 COLORS = ("#3b82c4", "#e07b39", "#2f9e77", "#c2559d", "#8a6fd1", "#b8922a", "#d1495b", "#5b8c99")
 """Distinct on white and on black, and for most colour-blind readers; further lines repeat them with dashes."""
+DASHES: tuple[dict[str, Any], ...] = (
+    {},
+    {"linestyle": (0, (4, 2))},
+    {"linestyle": (0, (1, 1.5))},
+    {"linestyle": (0, (6, 1.5, 1, 1.5))},
+)
+"""Of the first eight lines, of the next eight, and so on."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ def _color(number: int) -> str:
 
 
 def _dash(number: int) -> dict[str, Any]:
-    return {} if number < len(COLORS) else {"linestyle": (0, (4, 2))}
+    return DASHES[number // len(COLORS) % len(DASHES)]
 
 
 def _floor(axes: Axes, value: float | None, *, vertical: bool = False) -> None:

@@ -64,6 +64,7 @@ def tests_against_reference(view: StudyView) -> list[Block]:
     title, other = f"Difference to {view.reference}, per task", f"Difference to {view.reference}, other metrics"
     return [
         *_section(view, title, ["task", *across, view.compare], main, note=True),
+        *_untested(view, [Heading(title)] if not main else []),
         *shared_starts(view),
         *_section(
             view, f"Does the difference depend on {view.across}?", ["task", view.compare, "change"], _changes(view)
@@ -72,6 +73,21 @@ def tests_against_reference(view: StudyView) -> list[Block]:
         *over_rows(view),
         *_section(view, other, ["task", "split", *across, view.compare, "metric"], rest),
     ]
+
+
+def _untested(view: StudyView, heading: Sequence[Heading]) -> list[Block]:
+    """Which methods have no line, because no finished run of the reference has the same task, column and repeat.
+
+    Args:
+        view: of the study.
+        heading: before the text, where no table is.
+    """
+    found = [each for each in in_order(view) if each.values and each.comparison is None and each.label != each.against]
+    if not found:
+        return []
+    names = ", ".join(" ".join([f"`{each.task}`", *_column(view, each), each.label]) for each in found)
+    text = f"Not compared, as {view.reference} has no finished run of the same task and `{view.repeats[0]}`: {names}."
+    return [*heading, Text(text, note=True)]
 
 
 def _column(view: StudyView, entry: Entry) -> list[str]:

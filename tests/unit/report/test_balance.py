@@ -42,6 +42,16 @@ def test_conflicts_affinities_and_weights_are_shown(tmp_path: Path) -> None:
     assert picture.svg.startswith("<svg") or "<svg" in picture.svg
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.234, "+120"), (-0.0004, "−0.04"), (0.0, "+0"), (0.0567, "+5.7"), (-12.0, "−1200")]
+)
+def test_affinities_have_two_digits_and_no_power_of_ten(tmp_path: Path, value: float, shown: str) -> None:
+    found = {"a": {"a": 0.02, "b": value}, "b": {"a": 0.0, "b": 0.0}}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 3, "affinity": found}) + "\n")
+    (table,) = (block for block in balance_section(tmp_path) if isinstance(block, Table))
+    assert table.rows[0][2].text == shown
+
+
 def test_a_run_that_logged_none_of_it_has_no_such_section(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "train": {"a": {"task": 1.0}}}) + "\n")
     assert balance_section(tmp_path) == []

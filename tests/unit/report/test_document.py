@@ -1,6 +1,7 @@
 """The HTML page of a report: whatever a row, a label, a task or a folder is named, it is text and nothing more."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -162,3 +163,18 @@ def test_an_installed_package_holds_the_page_s_template(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path / "lib", env={}, check=True, capture_output=True, text=True
     )
     assert done.stdout.startswith(str(tmp_path)) and "<h1>t</h1>" in done.stdout
+
+
+def test_headings_that_differ_by_an_underscore_or_are_of_another_script_have_anchors_of_their_own() -> None:
+    document = Document("A report")
+    document.add(*(Heading(text) for text in ("a_b: rows", "a-b: rows", "задача", "任务")))
+    page = Page(to_html(document))
+    anchors = ["a_b-rows", "a-b-rows", "задача", "任务"]
+    assert all(page.attributes["id", each] == 1 and page.attributes["href", f"#{each}"] == 1 for each in anchors)
+
+
+def test_no_two_of_thirty_two_lines_look_the_same() -> None:
+    """Eight colours, each whole and with three kinds of dashes."""
+    series = [Series(str(number), [Point(0, number), Point(1, number)]) for number in range(32)]
+    svg = line_panels([Panel("", series)], name="many")
+    assert len(set(re.findall(r'style="fill: none; [^"]*stroke: #[^"]*"', svg))) == 32

@@ -10,7 +10,7 @@ from scipy import stats
 
 from mtdnn.metrics.base import METRICS, Scales
 from mtdnn.report import study_tests
-from mtdnn.report.document import Table, Text, to_markdown
+from mtdnn.report.document import Document, Table, Text, to_markdown
 from mtdnn.report.study_tests import over_rows, shared_starts, verdict
 from mtdnn.report.study_view import StudyView
 from mtdnn.study.statistics import compared, entries
@@ -207,3 +207,24 @@ def _document(blocks: Sequence[Any]) -> Any:
     document = Document("study")
     document.add(*blocks)
     return document
+
+
+def test_methods_without_a_finished_run_of_the_reference_are_named() -> None:
+    """Of one task the reference has no run yet, of the other it has those of other seeds."""
+    tested = study({"SMART": [0.01, 0.02, 0.03]}, task="rte")
+    alone = [line(0.5, task="mrpc", method="SMART", seed="0")]
+    apart = [line(0.5, task="cola", method=method, seed=seed) for method, seed in (("plain", "1"), ("SMART", "2"))]
+    named = "Not compared, as plain has no finished run of the same task and `seed`: "
+    blocks = study_tests.tests_against_reference(view_of([*tested, *alone, *apart]))
+    assert [each.text for each in blocks if isinstance(each, Text) and each.text.startswith("Not compared")] == [
+        f"{named}`mrpc` SMART, `cola` SMART."
+    ]
+    heading, text = study_tests.tests_against_reference(view_of(alone))
+    assert heading.text == "Difference to plain, per task" and text.text == f"{named}`mrpc` SMART."
+    assert named not in to_markdown_of(study_tests.tests_against_reference(view_of(tested)))
+
+
+def to_markdown_of(blocks: Sequence[Any]) -> str:
+    document = Document("A study")
+    document.add(*blocks)
+    return to_markdown(document, pictures="")
