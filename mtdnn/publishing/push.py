@@ -98,8 +98,13 @@ def _write_run(opened: Run, upload: Upload, folder: Path) -> None:
 def _require_whole(checkpoint: Path) -> None:
     """ConfigError if others could not open the checkpoint: its adapter is over weights of this machine."""
     base = read_parts(checkpoint).base
-    if base is not None and not (isinstance(base.encoder, str) and on_hub(base.encoder)):
-        place = base.encoder if isinstance(base.encoder, str) else base.encoder.run
+    if base is None:
+        return
+    if isinstance(base.encoder, EncoderSource):
+        place, known = base.encoder.run, hub_name(base.encoder.run) is not None
+    else:
+        place, known = base.encoder, on_hub(base.encoder)
+    if not known:
         found = f"its adapter is over weights at '{place}', which others do not have"
         raise ConfigError(fault(str(checkpoint), "", found, "Push its tasks one by one with --task: they are merged."))
 

@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from mtdnn.config.run import EncoderSource
 from mtdnn.errors import ConfigError, DataError
 from mtdnn.publishing import push
 from mtdnn.runs.encoders import Base, EncoderParts
@@ -74,7 +75,17 @@ def test_a_folder_to_look_at_is_whole_or_not_there(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("encoder", "is_known"), [("bert-base-uncased", True), ("me/x", True), ("/home/me/x", False)])
+@pytest.mark.parametrize(
+    ("encoder", "is_known"),
+    [
+        ("bert-base-uncased", True),
+        ("me/x", True),
+        ("/home/me/x", False),
+        (EncoderSource(run="me/x@v1"), True),
+        (EncoderSource(run="/home/me/x"), False),
+    ],
+    ids=str,
+)
 def test_an_adapter_over_an_encoder_of_the_hub_is_uploaded(encoder, is_known, monkeypatch, tmp_path):
     """A name without a user, such as that of the encoder of `mtdnn init`, counted as a folder."""
     parts = EncoderParts(base=Base(encoder=encoder, sha256="0"))
