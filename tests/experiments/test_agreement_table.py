@@ -14,8 +14,10 @@ from experiments.agreement.table import (
     CE,
     DIVIDED,
     LABELS,
+    LONGER,
     TEMPERED,
     document_of,
+    equal_time,
     measured_runs,
     primary,
     secondary,
@@ -30,7 +32,7 @@ from mtdnn.runs.folder import RunFolder
 from mtdnn.study.inference import holm
 from mtdnn.study.table import Line, to_csv
 
-ARMS = {"plain": 2.0, "SMART": 1.0, "D_Breg alone": 1.5}
+ARMS = {"plain": 2.0, "SMART": 1.0, "D_Breg alone": 1.5, LONGER: 3.0}
 """Arm → how sure its made-up predictions are."""
 VOTES = ("nnnnn", "nnnnc", "eeecc", "ccccc", "ennec", "eeeee")
 SEEDS = ("101", "102", "103")
@@ -109,8 +111,11 @@ def test_the_primary_tests_are_paired_by_seed_over_both_splits(study: Path) -> N
     assert holm_of(first) == pytest.approx(holm([each.comparison.t_p for each in first]))
     (raw,) = [each for each in secondary(measured) if (each.name, each.metric) == ("SMART − plain, divided rows", CE)]
     assert raw.comparison.difference.mean == pytest.approx(np.mean(np.subtract(distance["SMART"], distance["plain"])))
+    timed = equal_time(measured)
+    assert timed[0].comparison.t_p == pytest.approx(stats.ttest_rel(right["SMART"], right[LONGER]).pvalue)
+    assert not any(LONGER in each.name for each in secondary(measured))
     page = to_markdown(document_of(measured), pictures="")
-    assert "p corrected by Holm over these 3 tests." in page
+    assert page.count("p corrected by Holm over these 3 tests.") == 2
     assert "| 5/0/0 | 12 |" in page and "D_Breg alone − plain, all rows" in page
 
 
