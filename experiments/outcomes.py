@@ -10,7 +10,7 @@ from pathlib import Path
 from mtdnn.errors import DataError
 from mtdnn.files import write_text
 from mtdnn.metrics.base import Scale
-from mtdnn.report.document import Table, row, standing_alone
+from mtdnn.report.document import Block, Heading, Table, Text, row, standing_alone
 from mtdnn.report.pictures import Panel, Point, Series, interval_panels
 from mtdnn.report.study_tests import shown_p, verdict
 from mtdnn.study.grid import PlannedCell, read_plan
@@ -139,6 +139,20 @@ def outcome_table(
         lines.append(row(outcome.name, outcome.metric, mean, interval, count, *ps, word))
     head = ["difference", "metric", "mean", "95 % interval", "pairs", "p", "corrected", "equivalence p", "verdict"]
     return Table(head, lines, words=[1, 8])
+
+
+def tested(title: str, outcomes: Sequence[Outcome], scales: Mapping, *, primary: bool) -> list[Block]:
+    """A section of outcomes with their verdicts, and by what p is corrected.
+
+    Args:
+        title: of the section.
+        outcomes, scales: as for `outcome_table`.
+        primary: whether p is corrected by Holm; else by Benjamini and Hochberg.
+    """
+    corrected = holm_of(outcomes) if primary else discovery_of(outcomes)
+    by = f"Holm over these {len(outcomes)} tests" if primary else "Benjamini and Hochberg over this table"
+    table = outcome_table(outcomes, scales, corrected, verdicts=True)
+    return [Heading(title), table, Text(f"p corrected by {by}.")]
 
 
 def write_picture(path: Path, outcomes: Sequence[Outcome], scales: Mapping[str, Scale]) -> None:

@@ -57,12 +57,17 @@ def share_lines(
         pool: value of the axis `noise` → name of the pool's split.
         true: id → the label before noise.
     Raises:
-        DataError: a run without predictions for the pool.
+        DataError: a run without predictions for the pool, or with one for a row that `true` does not have.
     """
     for run, line in {line.run: line for line in lines if line.split == DEV}.items():
         place, split = RunFolder(folder / run), pool(line.axes["noise"])
         trained = frozenset(place.subset_file(task).read_text(encoding="utf-8").splitlines())
-        for metric, value in shares(read_records(place.prediction_file(task, split)), true, trained).items():
+        records = read_records(place.prediction_file(task, split))
+        if other := next((each["id"] for each in records if each["id"] not in true), None):
+            raise DataError(
+                f"{folder / run}: row '{other}' is not among the pool's rows before noise. Give their file."
+            )
+        for metric, value in shares(records, true, trained).items():
             yield replace(line, split=split, metric=metric, value=value, scale=SHARES[metric])
 
 

@@ -16,19 +16,17 @@ from pathlib import Path
 from data_prep.rows_out import errors_reported
 from experiments.outcomes import (
     Outcome,
-    discovery_of,
     finished_lines,
-    holm_of,
     mean_and_std,
-    outcome_table,
     table_parser,
+    tested,
     write_picture,
 )
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
 from mtdnn.metrics.records import read_records
 from mtdnn.report.agreement import Agreement, by_agreement, read_annotators
-from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
+from mtdnn.report.document import Document, Heading, Table, row, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import MARGIN, compared, spread
 from mtdnn.study.table import Line
@@ -78,18 +76,13 @@ def measured_runs(folder: Path, lines: Sequence[Line], annotators: Mapping[str, 
 
 
 def document_of(measured: Measured) -> Document:
-    first, second = primary(measured), secondary(measured)
     document = Document("Divided annotators")
     document.add(Heading("Means"), means(measured))
     document.add(Heading("By votes"), *(by_votes(measured, name) for name in (ACCURACY, CE, TEMPERED)))
-    document.add(Heading("Primary outcomes"), outcome_table(first, SCALES, holm_of(first), verdicts=True))
-    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
+    document.add(*tested("Primary outcomes", primary(measured), SCALES, primary=True))
     if LONGER in measured:
-        timed = equal_time(measured)
-        document.add(Heading("Equal time"), outcome_table(timed, SCALES, holm_of(timed), verdicts=True))
-        document.add(Text(f"p corrected by Holm over these {len(timed)} tests."))
-    document.add(Heading("Secondary outcomes"), outcome_table(second, SCALES, discovery_of(second), verdicts=True))
-    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+        document.add(*tested("Equal time", equal_time(measured), SCALES, primary=True))
+    document.add(*tested("Secondary outcomes", secondary(measured), SCALES, primary=False))
     return document
 
 

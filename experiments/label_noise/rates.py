@@ -15,11 +15,9 @@ from pathlib import Path
 from data_prep.rows_out import errors_reported, read_rows
 from experiments.outcomes import (
     Outcome,
-    discovery_of,
     finished_lines,
-    holm_of,
-    outcome_table,
     table_parser,
+    tested,
     write_picture,
 )
 from experiments.wrong_labels import (
@@ -34,7 +32,7 @@ from experiments.wrong_labels import (
     share_lines,
     values_of,
 )
-from mtdnn.report.document import Document, Heading, Text, to_markdown
+from mtdnn.report.document import Document, Heading, to_markdown
 from mtdnn.study.table import Line
 
 TASK = "scitail"
@@ -63,13 +61,10 @@ def main() -> None:
 def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study with the shares of pool rows."""
     values, scales = values_of(lines), {line.metric: line.scale for line in lines}
-    first, second = outcomes(values, PRIMARY), outcomes(values, SECONDARY)
     document = Document("20 and 40 % wrong labels")
     document.add(Heading("Means"), means(values, scales, (*PRIMARY, *SECONDARY)))
-    document.add(Heading("Primary outcomes"), outcome_table(first, scales, holm_of(first), verdicts=True))
-    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
-    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
-    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    document.add(*tested("Primary outcomes", outcomes(values, PRIMARY), scales, primary=True))
+    document.add(*tested("Secondary outcomes", outcomes(values, SECONDARY), scales, primary=False))
     return document
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from data_prep.rows_out import errors_reported
 from experiments.outcomes import (
     Outcome,
-    discovery_of,
     finished_lines,
-    holm_of,
-    outcome_table,
     study_and_picture,
+    tested,
     write_picture,
 )
 from experiments.wrong_labels import (
@@ -36,7 +34,7 @@ from experiments.wrong_labels import (
 )
 from mtdnn.errors import DataError
 from mtdnn.metrics.records import read_records
-from mtdnn.report.document import Document, Heading, Text, to_markdown
+from mtdnn.report.document import Document, Heading, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.table import Line
 
@@ -59,14 +57,11 @@ def main() -> None:
 def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study with those of `pool_lines`."""
     values, scales = values_of(lines), {line.metric: line.scale for line in lines}
-    first, second = primary(values), secondary(values)
     document = Document("Overfitting")
     metrics = (*PRIMARY, *CONFIDENCE, UNSEEN, FITTED, MEMORISED, FOOLED)
     document.add(Heading("Means"), means(values, scales, metrics))
-    document.add(Heading("Primary outcomes"), outcome_table(first, scales, holm_of(first), verdicts=True))
-    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
-    document.add(Heading("Secondary outcomes"), outcome_table(second, scales, discovery_of(second), verdicts=True))
-    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    document.add(*tested("Primary outcomes", primary(values), scales, primary=True))
+    document.add(*tested("Secondary outcomes", secondary(values), scales, primary=False))
     return document
 
 

@@ -17,18 +17,16 @@ from pathlib import Path
 from data_prep.rows_out import errors_reported, read_rows
 from experiments.outcomes import (
     Outcome,
-    discovery_of,
     finished_lines,
-    holm_of,
     mean_and_std,
-    outcome_table,
     table_parser,
+    tested,
     write_picture,
 )
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import METRICS, Record, Scale, compute
 from mtdnn.metrics.records import read_records
-from mtdnn.report.document import Document, Heading, Table, Text, row, to_markdown
+from mtdnn.report.document import Document, Heading, Table, row, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import MARGIN, compared, spread
 from mtdnn.study.table import Line
@@ -87,13 +85,10 @@ def with_two_labels(record: Record, true: Mapping[str, str]) -> Record:
 
 
 def document_of(values: Values) -> Document:
-    first, second = outcomes(values, PRIMARY), outcomes(values, SECONDARY)
     document = Document("RTE from a head for SNLI")
     document.add(Heading("Means"), means(values))
-    document.add(Heading("Primary outcomes"), outcome_table(first, scales(), holm_of(first), verdicts=True))
-    document.add(Text(f"p corrected by Holm over these {len(first)} tests."))
-    document.add(Heading("Secondary outcomes"), outcome_table(second, scales(), discovery_of(second), verdicts=True))
-    document.add(Text("p corrected by Benjamini and Hochberg over this table."))
+    document.add(*tested("Primary outcomes", outcomes(values, PRIMARY), scales(), primary=True))
+    document.add(*tested("Secondary outcomes", outcomes(values, SECONDARY), scales(), primary=False))
     return document
 
 

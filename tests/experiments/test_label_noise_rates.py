@@ -10,6 +10,7 @@ from scipy import stats
 from experiments.label_noise.rates import POOLS, PRIMARY, SECONDARY, document_of, outcomes
 from experiments.outcomes import finished_lines, holm_of
 from experiments.wrong_labels import share_lines, values_of
+from mtdnn.errors import DataError
 from mtdnn.metrics.base import compute
 from mtdnn.report.document import to_markdown
 from mtdnn.runs.folder import RunFolder
@@ -72,3 +73,8 @@ def test_the_primary_tests_are_accuracy_auc_and_what_is_memorised_at_both_rates(
     assert len(outcomes(values, SECONDARY)) == 2 * 5
     page = to_markdown(document_of(lines), pictures="")
     assert "p corrected by Holm over these 6 tests." in page
+
+
+def test_the_rows_of_another_pool_are_refused(study: Path) -> None:
+    with pytest.raises(DataError, match="row '0' is not among the pool's rows before noise"):
+        list(share_lines(study, finished_lines(study), task="scitail", pool=POOLS.__getitem__, true={"x": "neutral"}))
