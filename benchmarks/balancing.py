@@ -37,7 +37,7 @@ from mtdnn.training.trainer import Trainer
 
 OWN = ["rte", "mrpc", "stsb"]
 METHODS = ["fixed", "uncertainty", "dwa", "gradnorm", "famo", "pcgrad", "cagrad", "upgrad", "imtl"]
-ALIKE = {
+ALIKE: dict[str, dict[str, Any]] = {
     "verdict": {"task_type": "classification", "labels": ["no", "yes"]},
     "score": {"task_type": "regression"},
     "kinds": {"task_type": "multilabel", "labels": ["long", "short"]},

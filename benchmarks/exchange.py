@@ -121,6 +121,7 @@ class PlainSteps:
 
     def take(self, batch: Batch) -> None:
         """One step."""
+        assert batch.labels is not None
         nn.functional.cross_entropy(self.wrapped(batch), batch.labels).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

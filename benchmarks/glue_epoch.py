@@ -26,11 +26,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,6 +47,7 @@ from mtdnn.config.execution import Execution
 from mtdnn.config.tasks import TaskDef, load_task_defs
 from mtdnn.data.loaders import TrainLoader
 from mtdnn.data.samplers import SAMPLERS
+from mtdnn.data.store import Store
 from mtdnn.model import MultiTaskModel
 from mtdnn.networks.encoder import Encoder
 from mtdnn.regularizers.base import REGULARIZERS
@@ -194,9 +194,7 @@ class Work:
         self.batches = endless(self.loader)
 
     def _trainer(self, way: Way, model: MultiTaskModel, total_steps: int, *, bf16: bool) -> Trainer:
-        autocast: partial[AbstractContextManager] = partial(
-            torch.autocast, self.device.type, dtype=torch.bfloat16, enabled=bf16
-        )
+        autocast = partial(torch.autocast, self.device.type, dtype=torch.bfloat16, enabled=bf16)
         method = None if way.regularizer is None else _regularizer(way.regularizer)
         proximal = None if way.proximal is None else PROXIMAL.get(way.proximal)(model, total_steps=total_steps)
         regularizers = dict.fromkeys(model.task_types, method)
@@ -248,6 +246,7 @@ class PlainWork:
     def _step(self, parts: Sequence[Batch]) -> None:
         for part in parts:
             inputs = {name: each.to(self.device, non_blocking=True) for name, each in part.inputs.items()}
+            assert part.labels is not None
             labels, mask = part.labels.to(self.device, non_blocking=True), inputs.pop("mask").long()
             with autocast(self.device, self.bf16):
                 pooled = self.model(**inputs, attention_mask=mask).pooler_output
@@ -286,7 +285,8 @@ def loader_of(
         group_by_length=group_by_length,
     )
     on_gpu = device.type == "cuda"
-    return TrainLoader(stores, types, sampler, pad_token_id=0, seed=1, prefetch=2 * on_gpu, pin=on_gpu)
+    rows = cast(Mapping[str, Store], stores)  # what a MemoryStore lacks is asked of tasks that share rows
+    return TrainLoader(rows, types, sampler, pad_token_id=0, seed=1, prefetch=2 * on_gpu, pin=on_gpu)
 
 
 def endless(loader: TrainLoader) -> Iterator[Sequence[Batch]]:

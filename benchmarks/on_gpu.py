@@ -89,7 +89,8 @@ def commands(given: argparse.Namespace) -> dict[str, list[str]]:
 
 def markdown(output: str) -> str:
     """What a benchmark printed, with its aligned columns as a Markdown table."""
-    lines, found = output.strip().splitlines(), []
+    lines = output.strip().splitlines()
+    found: list[str] = []
     if any(line.startswith("|") for line in lines):  # a table already, which needs an empty line before it
         return re.sub(r"(?m)^([^|\n].*)\n\|", r"\1\n\n|", output.strip())
     if not lines or "  " not in lines[0]:

@@ -15,17 +15,18 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -37,7 +38,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 EVAL_BATCH_SIZE = 64
-SETTINGS = {"warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}  # of every yardstick
+SETTINGS: dict[str, Any] = {"warmup": 0.1, "weight_decay": 0.01, "clip_norm": 1.0}  # of every yardstick
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,11 @@ def train_plain(
     return PlainResult(task=task, seed=seed, metrics=metrics, **counted)
 
 
+def as_dataset(rows: Sequence[Any]) -> Dataset[Any]:
+    """The rows: a DataLoader takes every sequence, its annotation only PyTorch's own class."""
+    return cast("Dataset[Any]", rows)
+
+
 def train_loader(
     rows: list[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
@@ -161,9 +167,9 @@ def train_loader(
     generator = torch.Generator().manual_seed(seed)
     options = {"collate_fn": DataCollatorWithPadding(tokenizer), "pin_memory": torch.cuda.is_available()}
     if not group_by_length:
-        return DataLoader(rows, batch_size, shuffle=True, generator=generator, **options)
+        return DataLoader(as_dataset(rows), batch_size, shuffle=True, generator=generator, **options)
     sampler = LengthGroupedSampler(batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=generator)
-    return DataLoader(rows, batch_size, sampler=sampler, **options)
+    return DataLoader(as_dataset(rows), batch_size, sampler=sampler, **options)
 
 
 def train_steps(
@@ -260,7 +266,7 @@ def predict(
         order = np.argsort([-len(row["input_ids"]) for row in rows], kind="stable")
     found = []
     chosen = [rows[row] for row in order.tolist()]
-    for batch in DataLoader(chosen, batch_size, collate_fn=DataCollatorWithPadding(tokenizer)):
+    for batch in DataLoader(as_dataset(chosen), batch_size, collate_fn=DataCollatorWithPadding(tokenizer)):
         with autocast(model.device, bf16):
             found.append(model(**batch.to(model.device)).logits.float().cpu().numpy())
     return np.concatenate(found)[np.argsort(order)]

@@ -38,6 +38,7 @@ from benchmarks.plain_loop import (
     EVAL_BATCH_SIZE,
     SETTINGS,
     PlainResult,
+    as_dataset,
     autocast,
     loop_parser,
     train_loader,
@@ -186,7 +187,7 @@ def predict(
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
     found: list[np.ndarray] = []
     collate = DataCollatorWithPadding(tokenizer)
-    for batch in DataLoader([rows[row] for row in order], EVAL_BATCH_SIZE, collate_fn=collate):
+    for batch in DataLoader(as_dataset([rows[row] for row in order]), EVAL_BATCH_SIZE, collate_fn=collate):
         with autocast(model.device, bf16):
             output = model(**batch.to(model.device))
         found += [*torch.stack([output.start_logits, output.end_logits], dim=1).float().cpu().numpy()]

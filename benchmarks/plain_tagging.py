@@ -30,7 +30,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from benchmarks.plain_loop import EVAL_BATCH_SIZE, SETTINGS, PlainResult, autocast, loop_parser, train_steps
+from benchmarks.plain_loop import (
+    EVAL_BATCH_SIZE,
+    SETTINGS,
+    PlainResult,
+    as_dataset,
+    autocast,
+    loop_parser,
+    train_steps,
+)
 
 TASK = "conll2003"
 IGNORED = -100  # the label of tokens that do not count in the loss
@@ -114,8 +122,9 @@ def train_plain(
     model = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(labels), dtype=torch.float32)
     model = model.to(device)
     train_set, dev_set = (encode(rows, tokenizer, max_length) for rows in (train_rows, dev_rows))
+    labelled = [with_labels(*pair, labels) for pair in zip(train_set, (row.tags for row in train_rows), strict=True)]
     loader = DataLoader(
-        [with_labels(*pair, labels) for pair in zip(train_set, (row.tags for row in train_rows), strict=True)],
+        as_dataset(labelled),
         batch_size,
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
@@ -139,7 +148,7 @@ def predict(
     model.eval()
     found: list[list[int]] = []
     collate: Any = DataCollatorForTokenClassification(tokenizer)
-    for batch in DataLoader([row.inputs for row in rows], EVAL_BATCH_SIZE, collate_fn=collate):
+    for batch in DataLoader(as_dataset([row.inputs for row in rows]), EVAL_BATCH_SIZE, collate_fn=collate):
         with autocast(model.device, bf16):
             found += model(**batch.to(model.device)).logits.float().argmax(dim=2).tolist()
     return found

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -287,7 +287,7 @@ def _pairs(path: Path) -> Iterator[list[tuple[str, str]]]:
             yield [(premise, hypothesis) for _, _, premise, hypothesis in cells]
 
 
-def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "local") -> float:
+def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: Literal["local", "ray"] = "local") -> float:
     """Seconds of `prepare`, from the call to the last rename, but for loading the libraries and the tokenizer."""
     import datasets  # noqa: F401  loaded here, so that it does not count as work
 
@@ -296,7 +296,7 @@ def prepare_rows(folder: Path, encoder: Path, workers: int, *, launcher: str = "
     from mtdnn.tokens.loading import load_tokenizer
 
     tokenizer = load_tokenizer(encoder)
-    plan.load_tokenizer = lambda name: tokenizer
+    plan.load_tokenizer = lambda encoder: tokenizer
     tasks = load_task_defs(folder / "tasks.yml")
     if launcher == "ray":
         import ray

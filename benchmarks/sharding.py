@@ -15,7 +15,7 @@ import argparse
 import socket
 from collections.abc import Iterable, Sequence
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def held_after_a_step(shape: str, *, sharded: bool, teacher: bool) -> dict[str, 
     objective = Objective(model, {}, proximal, seed=0)
     if sharded:
         for each in (model, *([] if proximal is None else [proximal.teacher.module])):
-            each.divide(device=torch.device("cpu"))
+            cast(MultiTaskModel, each).divide(device=torch.device("cpu"))
     parts = Parts(model)
     weights = [weight for _, weight in parts.named()]
     optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ def plain_steps(
             loader = some_batches(
                 train_loader(rows, tokenizer, batch_size=16, seed=seed, group_by_length=grouped), steps, seed=seed
             )
-            settings = {"epochs": 1, "lr": LR, **SETTINGS}
+            settings: dict[str, Any] = {"epochs": 1, "lr": LR, **SETTINGS}
             started = clock()
             counted = train_steps(model, loader, bf16=bf16, max_steps=steps, optimizer=optimizer, **settings)
             found.append(Speed(counted["examples"], counted["tokens"], clock() - started))
@@ -125,6 +125,7 @@ def plain_steps(
 
 def some_batches(loader: DataLoader, count: int, *, seed: int) -> DataLoader:
     """Random ones of an epoch's batches: rows grouped by length come longest first, 50 batches at a time."""
+    assert loader.batch_sampler is not None  # the loader has a batch size
     batches = list(loader.batch_sampler)
     chosen = random.Random(seed).sample(batches, min(count, len(batches)))
     return DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory)
@@ -143,7 +144,13 @@ def our_steps(
     """A function that trains this project for the same number of steps on each task, one model for each as above."""
     streams: list[tuple[Trainer, Iterator[Sequence[Batch]]]] = []
     for task in tasks:
-        given = {"tasks": TASKS, "data": str(prepared), "encoder": encoder, "output": "unused", "train": [task]}
+        given: dict[str, Any] = {
+            "tasks": TASKS,
+            "data": str(prepared),
+            "encoder": encoder,
+            "output": "unused",
+            "train": [task],
+        }
         given |= {"batch_size": 16, "precision": "bf16" if bf16 else "float32", "execution": {"products": products}}
         config = load_run_config(None, given)
         setup = Setup.of(config)
