@@ -91,6 +91,15 @@ def test_shares_are_of_the_labels_before_noise(study: Path) -> None:
     assert all(word in text for word in ("Means", "Primary outcomes", "Secondary outcomes", "memorised"))
 
 
+def test_a_study_of_clean_labels_alone_has_their_tests_alone(study: Path) -> None:
+    lines = [line for line in finished_lines(study) if line.axes["noise"] == "0"]
+    values = values_of([*lines, *pool_lines(study, lines)])
+    assert [(each.name, each.metric) for each in primary(values)] == [
+        ("SMART − plain, clean", metric) for metric in METRICS[:2]
+    ]
+    assert [each.metric for each in secondary(values)] == [*METRICS[2:], "unseen", "fitted"]
+
+
 def test_nothing_is_shown_before_the_last_cell_or_without_clean_runs(study: Path) -> None:
     lines = [line for line in finished_lines(study) if line.axes["noise"] == "0.3"]
     with pytest.raises(DataError, match="no run on clean labels"):
