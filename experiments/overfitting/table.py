@@ -58,7 +58,7 @@ def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study with those of `pool_lines`."""
     values, scales = values_of(lines), {line.metric: line.scale for line in lines}
     document = Document("Overfitting")
-    metrics = (*PRIMARY, *CONFIDENCE, UNSEEN, FITTED, MEMORISED, FOOLED)
+    metrics = [each for each in (*PRIMARY, *CONFIDENCE, UNSEEN, FITTED, MEMORISED, FOOLED) if each in scales]
     document.add(Heading("Means"), means(values, scales, metrics))
     document.add(*tested("Primary outcomes", primary(values), scales, primary=True))
     document.add(*tested("Secondary outcomes", secondary(values), scales, primary=False))

@@ -93,10 +93,12 @@ def test_shares_are_of_the_labels_before_noise(study: Path) -> None:
 
 def test_a_study_of_clean_labels_alone_has_their_tests_alone(study: Path) -> None:
     lines = [line for line in finished_lines(study) if line.axes["noise"] == "0"]
-    values = values_of([*lines, *pool_lines(study, lines)])
+    lines += pool_lines(study, lines)
+    values = values_of(lines)
     assert [(each.name, each.metric) for each in primary(values)] == [
         ("SMART − plain, clean", metric) for metric in METRICS[:2]
     ]
+    assert "memorised" not in to_markdown(document_of(lines), pictures="")
     assert [each.metric for each in secondary(values)] == [*METRICS[2:], "unseen", "fitted"]
 
 
