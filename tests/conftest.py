@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = {"train": 60, "dev": 24}
+
+# Tests that a shell has started in the background ignore Ctrl-C, and so would the commands that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
