@@ -21,6 +21,7 @@ from mtdnn.study.table import Line
 
 DEV = "dev"
 PLAIN, SMART = "plain", "SMART"
+EQUAL_TIME = "plain for SMART's time"
 CONFIDENCE = ("cross_entropy", "cross_entropy_at_best_temperature")
 """Metrics that are not in percent, and have no margin of equivalence."""
 MEMORISED, FITTED, FOOLED, UNSEEN = "memorised", "fitted", "fooled", "unseen"
@@ -108,21 +109,25 @@ def means(values: Values, scales: Mapping[str, Scale], metrics: Sequence[str]) -
     return Table(["noise", "arm", *metrics], lines, words=[1])
 
 
-def differences(values: Values, columns: Sequence[tuple[str, str]], *, labels: Callable[[str], str]) -> list[Outcome]:
-    """SMART minus plain.
+def differences(
+    values: Values, columns: Sequence[tuple[str, str]], *, labels: Callable[[str], str], reference: str = PLAIN
+) -> list[Outcome]:
+    """SMART minus plain, or minus another arm.
 
     Args:
         values: of the study.
         columns: (noise, metric) of each difference.
         labels: noise → what the name of an outcome calls it.
+        reference: the arm that SMART is compared with.
     Raises:
         DataError: no seed has both arms.
     """
     found = []
     for noise, metric in columns:
         margin = None if metric in CONFIDENCE else MARGIN
-        pairs = compared(values.get((metric, noise, SMART), {}), values.get((metric, noise, PLAIN), {}), margin=margin)
+        ours, theirs = (values.get((metric, noise, method), {}) for method in (SMART, reference))
+        pairs = compared(ours, theirs, margin=margin)
         if pairs is None:
-            raise DataError(f"no finished seed has '{metric}' of both '{SMART}' and '{PLAIN}' at noise {noise}.")
-        found.append(Outcome(f"{SMART} − {PLAIN}, {labels(noise)}", metric, pairs))
+            raise DataError(f"no finished seed has '{metric}' of both '{SMART}' and '{reference}' at noise {noise}.")
+        found.append(Outcome(f"{SMART} − {reference}, {labels(noise)}", metric, pairs))
     return found

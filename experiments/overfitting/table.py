@@ -22,6 +22,7 @@ from experiments.outcomes import (
 from experiments.wrong_labels import (
     CONFIDENCE,
     DEV,
+    EQUAL_TIME,
     FITTED,
     FOOLED,
     MEMORISED,
@@ -62,6 +63,8 @@ def document_of(lines: Sequence[Line]) -> Document:
     document.add(Heading("Means"), means(values, scales, metrics))
     document.add(*tested("Primary outcomes", primary(values), scales, primary=True))
     document.add(*tested("Secondary outcomes", secondary(values), scales, primary=False))
+    if added := equal_time(values):
+        document.add(*tested("Equal time", added, scales, primary=True))
     return document
 
 
@@ -76,13 +79,25 @@ def secondary(values: Values) -> list[Outcome]:
     return _outcomes(values, [(noise, metric) for noise in _noises(values) for metric in measured[noise]])
 
 
+def equal_time(values: Values) -> list[Outcome]:
+    """SMART minus plain fine-tuning of its time, on clean labels: three tests; none in a study without this arm."""
+    if not any(method == EQUAL_TIME for _, _, method in values):
+        return []
+    columns = [(CLEAN, metric) for metric in (*PRIMARY, "cross_entropy_at_best_temperature")]
+    return differences(values, columns, labels=_label, reference=EQUAL_TIME)
+
+
 def _noises(values: Values) -> list[str]:
     """The rates of the study: `again.yml` has clean labels alone."""
     return [each for each in (CLEAN, NOISY) if any(noise == each for _, noise, _ in values)]
 
 
 def _outcomes(values: Values, columns: Sequence[tuple[str, str]]) -> list[Outcome]:
-    return differences(values, columns, labels=lambda noise: "clean" if noise == CLEAN else "30 % wrong")
+    return differences(values, columns, labels=_label)
+
+
+def _label(noise: str) -> str:
+    return "clean" if noise == CLEAN else "30 % wrong"
 
 
 # -- what a run makes of the pool -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The tables of the study of overfitting: Holm over four tests, and what a run makes of wrong labels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 from scipy import stats
 
 from experiments.outcomes import finished_lines, holm_of
-from experiments.overfitting.table import document_of, pool_lines, primary, secondary
-from experiments.wrong_labels import shares, values_of
+from experiments.overfitting.table import document_of, equal_time, pool_lines, primary, secondary
+from experiments.wrong_labels import EQUAL_TIME, shares, values_of
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import compute
 from mtdnn.report.document import to_markdown
@@ -100,6 +101,25 @@ def test_a_study_of_clean_labels_alone_has_their_tests_alone(study: Path) -> Non
     ]
     assert "memorised" not in to_markdown(document_of(lines), pictures="")
     assert [each.metric for each in secondary(values)] == [*METRICS[2:], "unseen", "fitted"]
+
+
+def test_plain_of_equal_time_is_compared_where_it_is_there(study: Path) -> None:
+    lines = finished_lines(study)
+    lines += pool_lines(study, lines)
+    assert equal_time(values_of(lines)) == []
+    plain = [line for line in lines if line.axes["method"] == "plain"]
+    longer = [
+        replace(line, value=line.value and 0.9 * line.value, axes={**line.axes, "method": EQUAL_TIME}) for line in plain
+    ]
+    lines += longer
+    found = equal_time(values_of(lines))
+    assert [(each.name, each.metric) for each in found] == [
+        ("SMART − plain for SMART's time, clean", metric) for metric in (*METRICS[:2], METRICS[3])
+    ]
+    values = values_of(lines)
+    by_hand = [values["auc", "0", "SMART"][seed] - 0.9 * values["auc", "0", "plain"][seed] for seed in SEEDS]
+    assert found[1].comparison.difference.mean == pytest.approx(np.mean(by_hand))
+    assert "Equal time" in to_markdown(document_of(lines), pictures="")
 
 
 def test_nothing_is_shown_before_the_last_cell_or_without_clean_runs(study: Path) -> None:
