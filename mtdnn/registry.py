@@ -280,12 +280,17 @@ def _fix_of_missing(module: str) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """`file:line: ` of the imported line that raised the error, or of the syntax error; empty if unknown."""
+    """`file:line: ` of the line of the imported module that raised the error, or of the syntax error; empty if unknown.
+
+    An error raised by a library has the line that called it: also `sys.exit`, which some trackers replace by their own.
+    """
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}:{error.lineno}: "
     ours = (__file__, str(Path(importlib.__file__).parent), "<frozen importlib")
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(ours)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    modules = [each.filename for each in frames if each.name == "<module>"]
+    frame = next((each for each in reversed(frames) if each.filename in modules[-1:]), None)
+    return "" if frame is None else f"{frame.filename}:{frame.lineno}: "
 
 
 def _can_take(item: object, arguments: Sequence[str], keywords: Sequence[str]) -> bool:

@@ -179,6 +179,8 @@ def test_a_dotted_name_of_nothing_but_a_dot_is_reported(colours, path):
         ("def red(:\n", 1, "SyntaxError: invalid syntax (broken_plug_in.py, line 1)"),
         ("one = 1\ntwo = one / 0\n", 2, "ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit('two\\nlines')\n", 2, "SystemExit: two lines"),
+        ("import textwrap\ntextwrap.indent(1, 2)\n", 2, "AttributeError: 'int' object has no attribute 'splitlines'"),
+        ("def f():\n    return 1 / 0\nf()\n", 2, "ZeroDivisionError: division by zero"),
         ("import no_such_module_anywhere\n", 1, "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
         ("import sys\nsys.no_such_thing\n", 2, "AttributeError: module 'sys' has no attribute 'no_such_thing'"),
     ],
