@@ -217,6 +217,8 @@ def stand_in(cache: Path, *, token: str | None = TOKEN) -> Iterator[StandIn]:
         ):
             patch.setattr(constants, name, value)
         patch.setattr(hf_api.api, "endpoint", server.endpoint)  # has the address from when it was imported
+        # made at its first use, with the address of that time: asked there, it would try again for most of a minute
+        patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
             if hasattr(transformers.utils.hub, name):
                 patch.setattr(transformers.utils.hub, name, str(cache))
