@@ -7,9 +7,8 @@ PIP_FLAGS ?=
 PIP := .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-# A process for each core with one thread each; tests of a file share its fixtures and so a process. Files come in their order:
-# by their number of tests the slow files of few tests would come last, and all but one process would wait for the last.
-PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
+# A process for each core with one thread each; tests of a file share its fixtures and so a process.
+PARALLEL := -n logical --dist loadfile
 
 .PHONY: demo test lint docs gpu floors wheel clean
 

@@ -69,7 +69,7 @@ setup(
             "peft>=0.18",
             "psutil>=5.9",
             "pytest>=8",
-            "pytest-xdist>=3.8",
+            "pytest-xdist>=3.5",
             "ray>=2.52",
             "rouge-score>=0.1.2",
             "ruff>=0.6",
