@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.outcomes import Outcome, mean_and_std
+from data_prep.rows_out import errors_reported, read_rows
+from experiments.outcomes import Outcome, finished_lines, mean_and_std, table_parser, write_picture
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import Scale
 from mtdnn.metrics.records import read_records
-from mtdnn.report.document import Table, row
+from mtdnn.report.document import Document, Table, row, to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.statistics import MARGIN, compared, spread
 from mtdnn.study.table import Line
 
-DEV = "dev"
+TASK, DEV = "scitail", "dev"
+AXES = ("seed", "noise", "method")
 PLAIN, SMART = "plain", "SMART"
 EQUAL_TIME = "plain for SMART's time"
 CONFIDENCE = ("cross_entropy", "cross_entropy_at_best_temperature")
@@ -37,6 +39,34 @@ Values = Mapping[tuple[str, str, str], Mapping[str, float]]
 """(metric, noise, method) → seed → value."""
 
 
+def print_tables(
+    description: str | None,
+    *,
+    pools: Mapping[str, str],
+    document_of: Callable[[Sequence[Line]], Document],
+    primary: Callable[[Values], list[Outcome]],
+) -> None:
+    """Prints the tables of the study that the command line names, and draws its primary outcomes if asked.
+
+    Args:
+        description: of the script, whose first line is shown as help.
+        pools: value of the axis `noise` → name of the pool's split.
+        document_of: numbers, with the shares of pool rows → tables.
+        primary: values → the differences that are drawn.
+    """
+    parser = table_parser(description, picture=True)
+    help_text = "rows of the pool before noise [%(default)s]"
+    parser.add_argument("--pool", type=Path, metavar="FILE.tsv", default=Path("data/scitail/pool.tsv"), help=help_text)
+    given = parser.parse_args()
+    with errors_reported():
+        lines = finished_lines(given.study, axes=AXES, metrics=("accuracy", "auc", *CONFIDENCE))
+        true = {each.id: each.label for each in read_rows(given.pool)}
+        lines = [*lines, *share_lines(given.study, lines, pools=pools, true=true)]
+        print(to_markdown(document_of(lines), pictures=""), end="")
+        if given.picture is not None:
+            write_picture(given.picture, primary(values_of(lines)), {line.metric: line.scale for line in lines})
+
+
 def values_of(lines: Sequence[Line]) -> Values:
     """The values on the dev split, and the shares of pool rows, of a study with the axes noise, method and seed."""
     found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
@@ -47,23 +77,22 @@ def values_of(lines: Sequence[Line]) -> Values:
 
 
 def share_lines(
-    folder: Path, lines: Sequence[Line], *, task: str, pool: Callable[[str], str], true: Mapping[str, str]
+    folder: Path, lines: Sequence[Line], *, pools: Mapping[str, str], true: Mapping[str, str]
 ) -> Iterator[Line]:
     """A line for each share of each run.
 
     Args:
         folder: of the study.
         lines: its numbers.
-        task: whose predictions are read.
-        pool: value of the axis `noise` → name of the pool's split.
+        pools: value of the axis `noise` → name of the pool's split.
         true: id → the label before noise.
     Raises:
         DataError: a run without predictions for the pool, or with one for a row that `true` does not have.
     """
     for run, line in {line.run: line for line in lines if line.split == DEV}.items():
-        place, split = RunFolder(folder / run), pool(line.axes["noise"])
-        trained = frozenset(place.subset_file(task).read_text(encoding="utf-8").splitlines())
-        records = read_records(place.prediction_file(task, split))
+        place, split = RunFolder(folder / run), pools[line.axes["noise"]]
+        trained = frozenset(place.subset_file(TASK).read_text(encoding="utf-8").splitlines())
+        records = read_records(place.prediction_file(TASK, split))
         if other := next((each["id"] for each in records if each["id"] not in true), None):
             raise DataError(
                 f"{folder / run}: row '{other}' is not among the pool's rows before noise. Give their file."

@@ -10,16 +10,8 @@ Differences are paired by seed, which is also the subset.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_prep.rows_out import errors_reported, read_rows
-from experiments.outcomes import (
-    Outcome,
-    finished_lines,
-    table_parser,
-    tested,
-    write_picture,
-)
+from experiments.outcomes import Outcome, tested
 from experiments.wrong_labels import (
     CONFIDENCE,
     FITTED,
@@ -29,33 +21,20 @@ from experiments.wrong_labels import (
     Values,
     differences,
     means,
-    share_lines,
+    print_tables,
     values_of,
 )
-from mtdnn.report.document import Document, Heading, to_markdown
+from mtdnn.report.document import Document, Heading
 from mtdnn.study.table import Line
 
-TASK = "scitail"
 POOLS = {"0.2": "pool_noise20", "0.4": "pool_noise40"}
 """Share of wrong labels → split of the pool."""
-AXES = ("seed", "noise", "method")
 PRIMARY = ("accuracy", "auc", MEMORISED)
 SECONDARY = (*CONFIDENCE, UNSEEN, FITTED, FOOLED)
 
 
 def main() -> None:
-    parser = table_parser(__doc__, picture=True)
-    help_text = "rows of the pool before noise [%(default)s]"
-    parser.add_argument("--pool", type=Path, metavar="FILE.tsv", default=Path("data/scitail/pool.tsv"), help=help_text)
-    given = parser.parse_args()
-    with errors_reported():
-        lines = finished_lines(given.study, axes=AXES, metrics=("accuracy", "auc", *CONFIDENCE))
-        true = {each.id: each.label for each in read_rows(given.pool)}
-        lines = [*lines, *share_lines(given.study, lines, task=TASK, pool=POOLS.__getitem__, true=true)]
-        print(to_markdown(document_of(lines), pictures=""), end="")
-        if given.picture is not None:
-            scales = {line.metric: line.scale for line in lines}
-            write_picture(given.picture, outcomes(values_of(lines), PRIMARY), scales)
+    print_tables(__doc__, pools=POOLS, document_of=document_of, primary=lambda values: outcomes(values, PRIMARY))
 
 
 def document_of(lines: Sequence[Line]) -> Document:

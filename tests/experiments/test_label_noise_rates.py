@@ -52,7 +52,7 @@ def study(tmp_path: Path) -> Path:
 def test_the_primary_tests_are_accuracy_auc_and_what_is_memorised_at_both_rates(study: Path) -> None:
     """The share memorised is counted again from the predictions: of 3 and 5 wrong labels that a run saw."""
     lines = finished_lines(study)
-    lines += share_lines(study, lines, task="scitail", pool=POOLS.__getitem__, true=TRUE)
+    lines += share_lines(study, lines, pools=POOLS, true=TRUE)
     values = values_of(lines)
     first = outcomes(values, PRIMARY)
     assert [(each.name, each.metric) for each in first] == [
@@ -77,4 +77,4 @@ def test_the_primary_tests_are_accuracy_auc_and_what_is_memorised_at_both_rates(
 
 def test_the_rows_of_another_pool_are_refused(study: Path) -> None:
     with pytest.raises(DataError, match="row '0' is not among the pool's rows before noise"):
-        list(share_lines(study, finished_lines(study), task="scitail", pool=POOLS.__getitem__, true={"x": "neutral"}))
+        list(share_lines(study, finished_lines(study), pools=POOLS, true={"x": "neutral"}))

@@ -1,6 +1,7 @@
 """The tables of the study of overfitting: Holm over four tests, and what a run makes of wrong labels."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,19 @@ import pytest
 from scipy import stats
 
 from experiments.outcomes import finished_lines, holm_of
-from experiments.overfitting.table import document_of, equal_time, pool_lines, primary, secondary
-from experiments.wrong_labels import EQUAL_TIME, shares, values_of
+from experiments.overfitting.table import POOLS, document_of, equal_time, main, primary, secondary
+from experiments.wrong_labels import EQUAL_TIME, share_lines, shares, values_of
 from mtdnn.errors import DataError
 from mtdnn.metrics.base import compute
 from mtdnn.report.document import to_markdown
 from mtdnn.runs.folder import RunFolder
 from mtdnn.study.inference import holm
-from mtdnn.study.table import lines_of, to_csv
+from mtdnn.study.table import Line, lines_of, to_csv
 from tests.experiments.test_forgetting_table import records
 
 METRICS = ("accuracy", "auc", "cross_entropy", "cross_entropy_at_best_temperature")
 SEEDS = ("101", "102", "103", "104")
+TRUE = {each["id"]: each["label"] for each in records(np.random.default_rng(0), 1.0)}
 
 
 @pytest.fixture
@@ -49,6 +51,11 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def with_shares(study: Path) -> list[Line]:
+    lines = finished_lines(study)
+    return [*lines, *share_lines(study, lines, pools=POOLS, true=TRUE)]
+
+
 def flipped(record: dict) -> dict:
     return {**record, "label": {"neutral": "entails", "entails": "neutral"}[record["label"]]}
 
@@ -71,8 +78,7 @@ def test_clean_rows_have_nothing_to_memorise() -> None:
 
 
 def test_the_primary_tests_are_paired_by_seed_and_corrected_by_holm(study: Path) -> None:
-    lines = finished_lines(study)
-    values = values_of([*lines, *pool_lines(study, lines)])
+    values = values_of(with_shares(study))
     first = primary(values)
     assert [(each.name, each.metric) for each in first] == [
         (f"SMART − plain, {labels}", metric) for labels in ("clean", "30 % wrong") for metric in ("accuracy", "auc")
@@ -84,17 +90,16 @@ def test_the_primary_tests_are_paired_by_seed_and_corrected_by_holm(study: Path)
 
 
 def test_shares_are_of_the_labels_before_noise(study: Path) -> None:
-    lines = finished_lines(study)
+    lines = with_shares(study)
     for noise, names in (("0", {"fitted", "unseen"}), ("0.3", {"fitted", "unseen", "memorised", "fooled"})):
-        of_arm = [line for line in pool_lines(study, lines) if line.axes["noise"] == noise]
-        assert {line.metric for line in of_arm} == names
-    text = to_markdown(document_of([*lines, *pool_lines(study, lines)]), pictures="")
+        of_arm = [line for line in lines if line.axes["noise"] == noise and line.split == POOLS[noise]]
+        assert {line.metric for line in of_arm} - set(METRICS) == names
+    text = to_markdown(document_of(lines), pictures="")
     assert all(word in text for word in ("Means", "Primary outcomes", "Secondary outcomes", "memorised"))
 
 
 def test_a_study_of_clean_labels_alone_has_their_tests_alone(study: Path) -> None:
-    lines = [line for line in finished_lines(study) if line.axes["noise"] == "0"]
-    lines += pool_lines(study, lines)
+    lines = [line for line in with_shares(study) if line.axes["noise"] == "0"]
     values = values_of(lines)
     assert [(each.name, each.metric) for each in primary(values)] == [
         ("SMART − plain, clean", metric) for metric in METRICS[:2]
@@ -103,9 +108,30 @@ def test_a_study_of_clean_labels_alone_has_their_tests_alone(study: Path) -> Non
     assert [each.metric for each in secondary(values)] == [*METRICS[2:], "unseen", "fitted"]
 
 
+def test_a_study_of_wrong_labels_alone_has_their_tests_alone(study: Path) -> None:
+    values = values_of([line for line in with_shares(study) if line.axes["noise"] == "0.3"])
+    assert {each.name for each in [*primary(values), *secondary(values)]} == {"SMART − plain, 30 % wrong"}
+    assert [each.metric for each in secondary(values)] == [*METRICS[2:], "unseen", "fitted", "memorised", "fooled"]
+
+
+def test_the_labels_before_noise_are_those_of_the_pool_file(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The means of the printed table are those of the shares counted by hand."""
+    pool = study / "pool.tsv"
+    pool.write_text("".join(f"{row}\t{label}\tA premise.\tA hypothesis.\n" for row, label in TRUE.items()))
+    monkeypatch.setattr(sys, "argv", ["table", str(study), "--pool", str(pool)])
+    main()
+    values = values_of(with_shares(study))["memorised", "0.3", "plain"]
+    assert f"{100 * np.mean(list(values.values())):.1f} ± " in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["table", str(study), "--pool", str(study / "none.tsv")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "none.tsv" in capsys.readouterr().err
+
+
 def test_plain_of_equal_time_is_compared_where_it_is_there(study: Path) -> None:
-    lines = finished_lines(study)
-    lines += pool_lines(study, lines)
+    lines = with_shares(study)
     assert equal_time(values_of(lines)) == []
     plain = [line for line in lines if line.axes["method"] == "plain"]
     longer = [
@@ -122,10 +148,8 @@ def test_plain_of_equal_time_is_compared_where_it_is_there(study: Path) -> None:
     assert "Equal time" in to_markdown(document_of(lines), pictures="")
 
 
-def test_nothing_is_shown_before_the_last_cell_or_without_clean_runs(study: Path) -> None:
+def test_nothing_is_shown_before_the_last_cell(study: Path) -> None:
     lines = [line for line in finished_lines(study) if line.axes["noise"] == "0.3"]
-    with pytest.raises(DataError, match="no run on clean labels"):
-        list(pool_lines(study, lines))
     (study / "results.csv").write_text(to_csv(lines, ["seed", "noise", "method"]))
     with pytest.raises(DataError, match="8 cells are not finished"):
         finished_lines(study)
