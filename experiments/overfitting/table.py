@@ -52,14 +52,20 @@ def document_of(lines: Sequence[Line]) -> Document:
 
 
 def primary(values: Values) -> list[Outcome]:
-    """The tests of the protocol, two at each rate of wrong labels."""
-    return _outcomes(values, [(noise, metric) for noise in _noises(values) for metric in PRIMARY])
+    """The tests of the protocol, two at each rate of wrong labels; three in a study of wrong labels alone."""
+    return _outcomes(values, [(noise, metric) for noise in _noises(values) for metric in _primary_metrics(values)])
 
 
 def secondary(values: Values) -> list[Outcome]:
     """All that the protocol names as secondary."""
     measured = {CLEAN: (*CONFIDENCE, UNSEEN, FITTED), NOISY: (*CONFIDENCE, UNSEEN, FITTED, MEMORISED, FOOLED)}
-    return _outcomes(values, [(noise, metric) for noise in _noises(values) for metric in measured[noise]])
+    columns = [(noise, metric) for noise in _noises(values) for metric in measured[noise]]
+    return _outcomes(values, [each for each in columns if each[1] not in _primary_metrics(values)])
+
+
+def _primary_metrics(values: Values) -> tuple[str, ...]:
+    """What is memorised is among them in `wrong.yml`, which has wrong labels alone."""
+    return (*PRIMARY, MEMORISED) if _noises(values) == [NOISY] else PRIMARY
 
 
 def equal_time(values: Values) -> list[Outcome]:
