@@ -24,6 +24,9 @@ DASHES: tuple[dict[str, Any], ...] = (
 )
 """Of the first eight lines, of the next eight, and so on."""
 
+LETTER = 0.075
+"""Inches of one letter of a label, about."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -38,10 +41,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one label, by x."""
+    """Points of one label, by x; `color` is the number of its colour among intervals, None = one of its own."""
 
     label: str
     points: Sequence[Point]
+    color: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,13 @@ def interval_panels(panels: Sequence[Panel], *, name: str) -> str:
     """Per panel one line for each label: the mean as a dot, its interval as a bar, single runs as small dots."""
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     rows = -(-len(panels) // 3)
-    with _figure(name, 3.6 * min(3, len(panels)) + 1.2, rows * (0.36 * len(labels) + 1.1)) as figure:
+    width = 3.6 * min(3, len(panels)) + max(1.2, LETTER * max(map(len, labels), default=0))
+    with _figure(name, width, rows * (0.36 * len(labels) + 1.1)) as figure:
         for place, panel in enumerate(panels):
             axes = figure.add_subplot(rows, min(3, len(panels)), place + 1)
             for series in panel.series:
-                _interval(axes, series.points[0], labels.index(series.label))
+                line = labels.index(series.label)
+                _interval(axes, series.points[0], line, _color(line if series.color is None else series.color))
             shown = labels if place % 3 == 0 else [""] * len(labels)
             axes.set_yticks(range(len(labels)), shown)
             axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -101,8 +107,7 @@ def interval_panels(panels: Sequence[Panel], *, name: str) -> str:
         return _svg(figure)
 
 
-def _interval(axes: Axes, point: Point, line: int) -> None:
-    color = _color(line)
+def _interval(axes: Axes, point: Point, line: int, color: str) -> None:
     if point.low is not None and point.high is not None:
         axes.plot([point.low, point.high], [line, line], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
     axes.scatter(point.values, [line] * len(point.values), color=color, s=11, alpha=0.55, linewidths=0)
@@ -165,7 +170,7 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
         drawn: list[Any] = [*axes.lines, *axes.containers]  # matplotlib's own list leaves out labels such as "_dev"
         for handle in drawn:
             found.setdefault(handle.get_label(), handle)
-    entry = 0.6 + 0.075 * max(map(len, labels))  # inches: of the handle, and about of a letter
+    entry = 0.6 + LETTER * max(map(len, labels))  # inches; 0.6 of the handle
     columns = max(1, min(4, len(labels), int(figure.get_figwidth() / entry)))
     figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(labels) // columns) - 1))
     handles = [found[label] for label in labels]

@@ -178,3 +178,10 @@ def test_no_two_of_thirty_two_lines_look_the_same() -> None:
     series = [Series(str(number), [Point(0, number), Point(1, number)]) for number in range(32)]
     svg = line_panels([Panel("", series)], name="many")
     assert len(set(re.findall(r'style="fill: none; [^"]*stroke: #[^"]*"', svg))) == 32
+
+
+def test_long_labels_leave_room_for_their_intervals(recwarn: pytest.WarningsRecorder) -> None:
+    """Matplotlib warns where no room is left, and draws axes of no width."""
+    label = "A method whose name says all of its options, of which there are many, and then its encoder"
+    interval_panels([Panel("accuracy", [Series(label, [Point(0, 0.5, 0.4, 0.6)])])], name="long")
+    assert not list(recwarn)
