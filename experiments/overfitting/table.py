@@ -72,7 +72,7 @@ def equal_time(values: Values) -> list[Outcome]:
     """SMART minus plain fine-tuning of its time, on clean labels: three tests; none in a study without this arm."""
     if not any(method == EQUAL_TIME for _, _, method in values):
         return []
-    columns = [(CLEAN, metric) for metric in (*PRIMARY, "cross_entropy_at_best_temperature")]
+    columns = [(CLEAN, metric) for metric in (*PRIMARY, CONFIDENCE[1])]
     return differences(values, columns, labels=_label, reference=EQUAL_TIME)
 
 

@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 from experiments.outcomes import finished_lines, holm_of
+from experiments.overfitting import ensemble
+from experiments.overfitting.ensemble import ensemble_lines
 from experiments.overfitting.table import POOLS, document_of, equal_time, main, primary, secondary
 from experiments.wrong_labels import EQUAL_TIME, share_lines, shares, values_of
 from mtdnn.errors import DataError
@@ -154,3 +156,61 @@ def test_nothing_is_shown_before_the_last_cell(study: Path) -> None:
     (study / "results.csv").write_text(to_csv(lines, ["seed", "noise", "method"]))
     with pytest.raises(DataError, match="8 cells are not finished"):
         finished_lines(study)
+
+
+@pytest.fixture
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of second plain runs, of made-up predictions."""
+    folder, rng, lines, cells = tmp_path_factory.mktemp("second"), np.random.default_rng(1), [], []
+    for seed in SEEDS:
+        axes, name = {"first": seed}, f"fine_tune/{seed}"
+        found = records(rng, 0.9)
+        run = RunFolder(folder / "cells" / name / "run")
+        run.predictions.mkdir(parents=True)
+        run.prediction_file("scitail", "dev").write_text("".join(json.dumps(each) + "\n" for each in found))
+        outcome = {"outcome": "finished", "results": {"scitail": {"dev": compute(METRICS, found)}}, "rows": {}}
+        lines += lines_of("fine_tune", axes, outcome, run=f"cells/{name}/run")
+        cells.append({"name": name, "stage": "fine_tune", "axes": axes})
+    (folder / "results.csv").write_text(to_csv(lines, ["first"]))
+    (folder / "study.json").write_text(json.dumps({"study": {}, "axes": [], "cells": cells}))
+    return folder
+
+
+def test_an_ensemble_has_the_mean_of_the_probabilities_of_both_runs(study: Path, second: Path) -> None:
+    write_first_runs(study)
+    lines = finished_lines(study)
+    found = list(ensemble_lines(study, lines, second, finished_lines(second)))
+    assert len(found) == len(SEEDS) * len(METRICS)
+    files = [
+        RunFolder(folder / name / "run").prediction_file("scitail", "dev")
+        for folder, name in ((study, "cells/fine_tune/102_0_plain"), (second, "cells/fine_tune/102"))
+    ]
+    first, other = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    entails = [(a["scores"]["entails"] + b["scores"]["entails"]) / 2 for a, b in zip(first, other, strict=True)]
+    right = [(each > 0.5) == (record["label"] == "entails") for each, record in zip(entails, first, strict=True)]
+    value = next(line.value for line in found if line.axes["seed"] == "102" and line.metric == "accuracy")
+    assert value == pytest.approx(np.mean(right))
+    tests = ensemble.outcomes(values_of([*lines, *found]))
+    assert [(each.name, each.metric) for each in tests] == [
+        ("SMART − two plain models, clean", metric) for metric in (*METRICS[:2], METRICS[3])
+    ]
+    assert "two plain models" in to_markdown(ensemble.document_of([*lines, *found]), pictures="")
+
+
+def test_a_pair_without_a_second_run_is_refused(study: Path, second: Path) -> None:
+    write_first_runs(study)
+    fewer = [line for line in finished_lines(second) if line.axes["first"] != "103"]
+    with pytest.raises(DataError, match="no second run for seed 103"):
+        list(ensemble_lines(study, finished_lines(study), second, fewer))
+
+
+def write_first_runs(study: Path) -> None:
+    """Predictions for the dev split, and the task definitions, of the plain runs on clean labels."""
+    rng = np.random.default_rng(2)
+    for seed in SEEDS:
+        run = RunFolder(study / f"cells/fine_tune/{seed}_0_plain/run")
+        text = "".join(json.dumps(each) + "\n" for each in records(rng, 0.8))
+        run.prediction_file("scitail", "dev").write_text(text)
+        definition = "{task_type: classification, inputs: [premise, hypothesis], labels: [neutral, entails]}"
+        (run.path / "tasks.yml").write_text(f"scitail: {definition}\n")
+        (run.path / "run.yml").write_text("{tasks: tasks.yml, train: [scitail], encoder: none, data: none}\n")
