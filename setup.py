@@ -77,6 +77,7 @@ setup(
             "seqeval>=1.2.2",
             "setuptools>=77.0.3",
             "shtab>=1.7",
+            "statsmodels>=0.14.5",
             "submitit>=1.5.4",
             "torchjd[cagrad,quadprog-projector]>=0.18",
             "types-PyYAML",
