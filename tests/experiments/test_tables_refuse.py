@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 SCRIPTS = sorted(
     f"experiments.{path.parent.name}.{path.stem}"
-    for name in ("table", "rates", "chosen", "domains")
+    for name in ("table", "rates", "chosen", "domains", "subsets")
     for path in (REPOSITORY / "experiments").glob(f"*/{name}.py")
 )
 
@@ -38,4 +38,4 @@ def test_no_study_and_another_study_are_refused(
 
 
 def test_every_script_of_this_kind_is_tested() -> None:
-    assert len(SCRIPTS) >= 13
+    assert len(SCRIPTS) >= 14
