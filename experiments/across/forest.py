@@ -27,16 +27,22 @@ GROUPS = {
     "time": "Minus plain of SMART's time",
 }
 """Value of the column `group` → its heading."""
+FEWEST = 3
+"""Differences that a mean effect is of, at least."""
 POINTS = Scale("maximize", percent=True)
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One study's mean difference in points, and its 95 % t interval over `pairs` pairs."""
+    """One study's mean difference in points, and its 95 % t interval over `pairs` pairs.
+
+    `pooled` is False of differences that the mean effect leaves out, as they share their models or training rows.
+    """
 
     name: str
     group: str
+    pooled: bool
     mean: float
     low: float
     high: float
@@ -51,7 +57,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Mean over studies with its 95 % interval, their own spread `tau`, and where a further one would be."""
+    """Mean by `weights` with its 95 % interval, the spread `tau` of the effects, and where a further one would be."""
 
     mean: float
     low: float
@@ -59,6 +65,7 @@ class Pooled:
     tau: float
     next_low: float
     next_high: float
+    weights: tuple[float, ...]
 
 
 def main() -> None:
@@ -78,6 +85,7 @@ def read_differences(path: Path) -> list[Difference]:
             Difference(
                 name=line["name"],
                 group=line["group"],
+                pooled=line["pooled"] == "yes",
                 mean=float(line["mean"]),
                 low=float(line["low"]),
                 high=float(line["high"]),
@@ -110,7 +118,9 @@ def pooled(differences: Sequence[Difference]) -> Pooled:
     mean, tau2, variance = float(found.mean_effect_re), float(found.tau2), float(found.sd_eff_w_re) ** 2
     half = _quantile(len(differences) - 1) * math.sqrt(variance)
     beyond = _quantile(len(differences) - 2) * math.sqrt(tau2 + variance)
-    return Pooled(mean, mean - half, mean + half, math.sqrt(tau2), mean - beyond, mean + beyond)
+    return Pooled(
+        mean, mean - half, mean + half, math.sqrt(tau2), mean - beyond, mean + beyond, tuple(found.weights_rel_re)
+    )
 
 
 def _quantile(degrees: int) -> float:
@@ -121,17 +131,36 @@ def _quantile(degrees: int) -> float:
 
 
 def document_of(differences: Sequence[Difference]) -> Document:
-    """For each group its differences, their pooled mean and the interval of a further study."""
+    """For each group its differences and, of those that are pooled, the mean and the interval of a further study."""
     document = Document("SMART minus plain, over all studies")
     for group, title in GROUPS.items():
-        members = [each for each in differences if each.group == group]
-        total = pooled(members)
-        lines = [row(each.name, _shown(each.mean), _interval(each.low, each.high), str(each.pairs)) for each in members]
-        lines.append(row("mean effect", _shown(total.mean), _interval(total.low, total.high), ""))
-        lines.append(row("effect of a further study", "", _interval(total.next_low, total.next_high), ""))
-        lines.append(row("spread of the effects", f"{total.tau:.1f}", "", ""))
-        document.add(Heading(title), Table(["", "accuracy, points", "95 % interval", "pairs"], lines))
+        members, total = in_group(differences, group)
+        weights = iter(total.weights if total else ())
+        lines = [
+            row(
+                each.name,
+                _shown(each.mean),
+                _interval(each.low, each.high),
+                str(each.pairs),
+                f"{100 * next(weights):.0f} %" if total and each.pooled else "–",
+            )
+            for each in members
+        ]
+        if total:
+            lines.append(row("mean effect", _shown(total.mean), _interval(total.low, total.high), "", ""))
+            further = _interval(total.next_low, total.next_high)
+            lines.append(row("effect of a further study", "", further, "", ""))
+            lines.append(row("spread of the effects", f"{total.tau:.1f}", "", "", ""))
+        head = ["", "accuracy, points", "95 % interval", "pairs", "weight in the mean"]
+        document.add(Heading(title), Table(head, lines))
     return document
+
+
+def in_group(differences: Sequence[Difference], group: str) -> tuple[list[Difference], Pooled | None]:
+    """The differences of a group, and their mean effect where enough of them are pooled."""
+    members = [each for each in differences if each.group == group]
+    found = [each for each in members if each.pooled]
+    return members, pooled(found) if len(found) >= FEWEST else None
 
 
 def _shown(points: float) -> str:
@@ -146,10 +175,10 @@ def picture_of(differences: Sequence[Difference], *, name: str) -> str:
     """A forest plot: the studies of each group in one colour, and their mean effect below them."""
     series = []
     for color, (group, title) in enumerate(GROUPS.items()):
-        members = [each for each in differences if each.group == group]
+        members, total = in_group(differences, group)
         series += [Series(each.name, [Point(0.0, each.mean, each.low, each.high)], color) for each in members]
-        total = pooled(members)
-        series.append(Series(f"MEAN: {title}", [Point(0.0, total.mean, total.low, total.high)], color))
+        if total:
+            series.append(Series(f"MEAN: {title}", [Point(0.0, total.mean, total.low, total.high)], color))
     return interval_panels([Panel("SMART − plain, accuracy, points", series, floor=0.0)], name=name)
 
 

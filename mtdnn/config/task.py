@@ -128,7 +128,9 @@ class TaskDef(Frozen):
     weight: float = Field(1.0, ge=0, allow_inf_nan=False, description="Factor of this task's loss.")
     batch_size: int | None = Field(None, ge=1, description="Rows in a batch. Default: the run's.")
     max_length: int = Field(256, ge=3, description="Tokens of a row, special ones included; longer rows are cut.")
-    max_rows: int | None = Field(None, ge=1, description="Use only this many train rows (seeded choice). Default: all.")
+    max_rows: int | None = Field(
+        None, ge=1, description="Use only this many train rows, the same for every seed. Default: all."
+    )
     regularizer: NamedOrWord | None = Field(None, description="Replaces the run's for this task; `none` turns it off.")
     distill: Distill | None = Field(None, description="Soft labels to learn from as well. Default: none.")
     head: NamedOrWord = Field(Named(name="pooled"), description="Output layer on top of the encoder, with its options.")

@@ -1,14 +1,25 @@
 """The forest plot over all studies: its pooled means, and that its numbers are those of the studies' pages."""
 
+import html
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.across.forest import DIFFERENCES, GROUPS, Difference, document_of, main, pooled, read_differences
+from experiments.across.forest import (
+    DIFFERENCES,
+    GROUPS,
+    Difference,
+    document_of,
+    in_group,
+    main,
+    pooled,
+    read_differences,
+)
 from mtdnn.report.document import to_markdown
 from tests.conftest import REPOSITORY
 
@@ -18,7 +29,7 @@ FOUND = read_differences(DIFFERENCES)
 def difference(mean: float, error: float, pairs: int = 10) -> Difference:
     """A difference with the standard error `error`."""
     half = stats.t.ppf(0.975, pairs - 1) * error
-    return Difference("a study", "235", mean, mean - half, mean + half, pairs, "")
+    return Difference("a study", "235", True, mean, mean - half, mean + half, pairs, "")
 
 
 def test_the_spread_of_effects_solves_the_equation_of_paule_and_mandel() -> None:
@@ -58,7 +69,17 @@ def _pattern(points: float) -> str:
     return "[+−]?0\\.0" if points == 0 else re.escape(f"{points:+.1f}".replace("-", "−"))
 
 
-def test_each_group_has_a_mean_and_a_page_of_its_own_lines(
+def test_what_shares_rows_or_models_is_shown_and_not_pooled() -> None:
+    few = [difference(0.5, 0.5), difference(0.6, 1.0)]
+    assert in_group(few, "235") == (few, None)
+    shared = replace(difference(9.0, 0.1), pooled=False)
+    several = [*few, shared, difference(0.4, 1.0)]
+    members, total = in_group(several, "235")
+    assert members == several
+    assert total == pooled([each for each in several if each.pooled])
+
+
+def test_the_page_and_the_picture_have_every_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = tmp_path / "forest.svg"
@@ -66,9 +87,10 @@ def test_each_group_has_a_mean_and_a_page_of_its_own_lines(
     main()
     printed = capsys.readouterr().out
     assert printed == to_markdown(document_of(FOUND), pictures="")
-    assert printed.count("mean effect") == len(GROUPS) == len({each.group for each in FOUND})
+    assert set(GROUPS) == {each.group for each in FOUND}
     svg = picture.read_text(encoding="utf-8")
-    assert all(title.replace("'", "&#x27;") in svg or title in svg for title in GROUPS.values())
+    assert printed.count("mean effect") == svg.count("MEAN: ") == len({each.group for each in FOUND if each.pooled})
+    assert all(html.escape(each.name, quote=False) in svg for each in FOUND)
     page = (REPOSITORY / "experiments/across/README.md").read_text(encoding="utf-8")
     shown = [line for line in printed.splitlines() if line.startswith("| ") and "---" not in line]
     assert all(_cells(line) in {_cells(other) for other in page.splitlines()} for line in shown)
