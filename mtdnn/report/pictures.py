@@ -102,6 +102,7 @@ def interval_panels(panels: Sequence[Panel], *, name: str) -> str:
             shown = labels if place % 3 == 0 else [""] * len(labels)
             axes.set_yticks(range(len(labels)), shown)
             axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.locator_params(axis="x", nbins=6)  # more would touch where they have two decimals
             _floor(axes, panel.floor, vertical=True)
             _finish(axes, panel, grid="x")
         return _svg(figure)
