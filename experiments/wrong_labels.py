@@ -157,6 +157,6 @@ def differences(
         ours, theirs = (values.get((metric, noise, method), {}) for method in (SMART, reference))
         pairs = compared(ours, theirs, margin=margin)
         if pairs is None:
-            raise DataError(f"no finished seed has '{metric}' of both '{SMART}' and '{reference}' at noise {noise}.")
+            raise DataError(f"no finished seed has '{metric}' of both '{SMART}' and '{reference}', {labels(noise)}.")
         found.append(Outcome(f"{SMART} − {reference}, {labels(noise)}", metric, pairs))
     return found

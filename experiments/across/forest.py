@@ -18,6 +18,7 @@ from mtdnn.files import write_text
 from mtdnn.metrics.base import Scale
 from mtdnn.report.document import Document, Heading, Table, row, standing_alone, to_markdown
 from mtdnn.report.pictures import Panel, Point, Series, interval_panels
+from mtdnn.study.inference import CONFIDENCE
 
 DIFFERENCES = Path(__file__).with_name("differences.csv")
 GROUPS = {
@@ -30,7 +31,6 @@ GROUPS = {
 FEWEST = 3
 """Differences that a mean effect is of, at least."""
 POINTS = Scale("maximize", percent=True)
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)

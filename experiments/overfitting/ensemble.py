@@ -51,26 +51,23 @@ def ensemble_lines(
         DataError: a plain run has no second one, or the two predict other rows.
     """
     others = {line.axes["first"]: line.run for line in second_lines}
-    for line in lines:
-        if (
-            line.axes["method"] != PLAIN
-            or line.axes["noise"] != CLEAN
-            or line.split != DEV
-            or line.metric != PRIMARY[0]
-        ):
-            continue
-        seed = line.axes["seed"]
+    of_plain = [line for line in lines if (line.axes["method"], line.axes["noise"], line.split) == (PLAIN, CLEAN, DEV)]
+    for seed, run in {line.axes["seed"]: line.run for line in of_plain}.items():
         if seed not in others:
             raise DataError(f"{second_folder}: no second run for seed {seed}; run all of second.yml.")
-        runs = [folder / line.run, second_folder / others[seed]]
-        files = [RunFolder(run).prediction_file(TASK, DEV) for run in runs]
-        task = RunFolder(runs[0]).read_tasks()[TASK]
-        task_type = TASK_TYPES.get(task.task_type)(task)
-        records = averaged([read_records(file) for file in files], task_type, places=[str(file) for file in files])
-        values = score(records, metrics=METRICS)
-        for each in lines:
-            if each.run == line.run and each.split == DEV and each.metric in METRICS:
-                yield replace(each, value=values[each.metric], axes={**each.axes, "method": TWO})
+        values = ensemble_values([RunFolder(folder / run), RunFolder(second_folder / others[seed])])
+        for line in of_plain:
+            if line.run == run and line.metric in METRICS:
+                yield replace(line, value=values[line.metric], axes={**line.axes, "method": TWO})
+
+
+def ensemble_values(runs: Sequence[RunFolder]) -> dict[str, float]:
+    """The metrics of the mean of the runs' probabilities on the dev split."""
+    files = [run.prediction_file(TASK, DEV) for run in runs]
+    task = runs[0].read_tasks()[TASK]
+    task_type = TASK_TYPES.get(task.task_type)(task)
+    records = averaged([read_records(file) for file in files], task_type, places=[str(file) for file in files])
+    return score(records, metrics=METRICS)
 
 
 def document_of(lines: Sequence[Line]) -> Document:

@@ -9,14 +9,13 @@ Differences are paired by seed, which is also the subset.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from data_prep.rows_out import errors_reported
 from experiments.outcomes import Outcome, finished_lines, mean_and_std, study_and_picture, tested, write_picture
-from experiments.wrong_labels import CONFIDENCE, EQUAL_TIME, PLAIN, SMART
-from mtdnn.errors import DataError
+from experiments.wrong_labels import CONFIDENCE, EQUAL_TIME, PLAIN, SMART, Values, differences
 from mtdnn.report.document import Document, Heading, Table, row, to_markdown
-from mtdnn.study.statistics import MARGIN, compared, spread
+from mtdnn.study.statistics import spread
 from mtdnn.study.table import Line
 
 AXES = ("seed", "method")
@@ -27,9 +26,6 @@ SECONDARY = (
     ("mnli", ACCURACY, EQUAL_TIME),
     *(("snli", metric, reference) for metric in CONFIDENCE for reference in (PLAIN, EQUAL_TIME)),
 )
-
-Values = Mapping[tuple[str, str, str], Mapping[str, float]]
-"""(task, metric, method) → seed → value."""
 
 
 def main() -> None:
@@ -45,22 +41,23 @@ def document_of(lines: Sequence[Line]) -> Document:
     """All tables, of the numbers of a finished study."""
     values, scales = values_of(lines), {line.metric: line.scale for line in lines}
     document = Document("SNLI with other rows for each seed")
-    columns = [("snli", metric) for metric in (ACCURACY, *CONFIDENCE)] + [("mnli", ACCURACY)]
+    columns = [*((metric, "snli") for metric in (ACCURACY, *CONFIDENCE)), (ACCURACY, "mnli")]
     rows = [
-        row(method, *(mean_and_std(spread(list(values[*each, method].values())), scales[each[1]]) for each in columns))
+        row(method, *(mean_and_std(spread(list(values[*each, method].values())), scales[each[0]]) for each in columns))
         for method in (PLAIN, SMART, EQUAL_TIME)
     ]
-    document.add(Heading("Means"), Table(["arm", *(f"{task}, {metric}" for task, metric in columns)], rows))
+    document.add(Heading("Means"), Table(["arm", *(f"{task}, {metric}" for metric, task in columns)], rows))
     document.add(*tested("Primary outcomes", outcomes(values, PRIMARY), scales, primary=True))
     document.add(*tested("Secondary outcomes", outcomes(values, SECONDARY), scales, primary=False))
     return document
 
 
 def values_of(lines: Sequence[Line]) -> Values:
+    """Metric, task and method → seed → value: as `wrong_labels` has them, with tasks for rates of wrong labels."""
     found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for line in lines:
         if line.value is not None:
-            found[line.task, line.metric, line.axes["method"]][line.axes["seed"]] = line.value
+            found[line.metric, line.task, line.axes["method"]][line.axes["seed"]] = line.value
     return found
 
 
@@ -70,14 +67,11 @@ def outcomes(values: Values, tests: Sequence[tuple[str, str, str]]) -> list[Outc
     Raises:
         DataError: no seed has both arms.
     """
-    found = []
-    for task, metric, reference in tests:
-        ours, theirs = (values.get((task, metric, method), {}) for method in (SMART, reference))
-        pairs = compared(ours, theirs, margin=None if metric in CONFIDENCE else MARGIN)
-        if pairs is None:
-            raise DataError(f"no finished seed has '{metric}' of {task} of both '{SMART}' and '{reference}'.")
-        found.append(Outcome(f"{SMART} − {reference}, {task}", metric, pairs))
-    return found
+    return [
+        outcome
+        for task, metric, reference in tests
+        for outcome in differences(values, [(task, metric)], labels=str, reference=reference)
+    ]
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_the_three_primary_tests_are_those_of_the_protocol() -> None:
     assert [each.name for each in found] == [
         "SMART − plain, snli", "SMART − plain, mnli", "SMART − plain for SMART's time, snli"
     ]  # fmt: skip
-    ours, theirs = ([values["snli", "accuracy", method][seed] for seed in SEEDS] for method in (SMART, EQUAL_TIME))
+    ours, theirs = ([values["accuracy", "snli", method][seed] for seed in SEEDS] for method in (SMART, EQUAL_TIME))
     assert found[-1].comparison.t_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
     assert holm_of(found) == pytest.approx(holm([each.comparison.t_p for each in found]))
     assert len(outcomes(values, SECONDARY)) == 5
